@@ -154,7 +154,7 @@ const imageOptions = z.strictObject({
 export const imageOptionFields = imageOptions.shape
 export type ImageOptions = z.infer<typeof imageOptions>
 
-/** The image options of a request that are given. */
+/** The image options present in a request. */
 export function imageOptionsOf(request: ImageOptions): ImageOptions {
   const given = Object.entries(request).filter(([name, value]) => name in imageOptionFields && value !== undefined)
   return Object.fromEntries(given)
@@ -358,7 +358,10 @@ export const WARNING_CODES = [
 /** Characters that a terminal would execute or not show: controls, formats such as bidirectional marks, separators, lone surrogates. */
 const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu
 
-/** Text from outside for errors, logs and terminals: each invisible character as `\uXXXX`, as in JSON, which stays valid and equal. */
+/**
+ * Escapes untrusted text for errors, logs and terminals: invisible characters become `\uXXXX`. Within JSON, the escaped text is valid and
+ * has the same value.
+ */
 export const escapeText = (text: string): string =>
   text.replace(INVISIBLE, (character) =>
     character.replace(/[\s\S]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`),

@@ -127,11 +127,11 @@ export const manifest = z.strictObject({
     joint_width: z.int(),
     pooled_width: z.int(),
   }),
-  /** 1: the step graph takes one sample at a time; null: any number. */
+  /** Batch size of the step graph; null if it is variable. */
   transformer_batch: z.literal(1).nullable(),
   /** In the order in which a job runs them. */
   networks: z.record(z.string(), network),
-  /** Target cuda-fp8: graphs over the same weights for GPUs that do not support the kernels. This step graph takes one sample. */
+  /** Target cuda-fp8: graphs with the same weights for GPUs without support for the kernels. Their step graph has batch size 1. */
   without_kernels: z
     .strictObject({ transformer: network, vae_decoder: network, vae_encoder: network.optional() })
     .optional(),

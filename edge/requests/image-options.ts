@@ -98,7 +98,7 @@ export function chooseImageOptions(
   }
 }
 
-/** The given fields that work through guidance. */
+/** The names of the request's fields that have no effect without guidance. */
 export const fieldsOfGuidance = ({ guidance_interval, skip_layer_guidance }: Given): string[] => [
   ...(guidance_interval ? ['guidance_interval'] : []),
   ...(skip_layer_guidance ? ['skip_layer_guidance'] : []),

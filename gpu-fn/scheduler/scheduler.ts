@@ -68,7 +68,7 @@ export class Scheduler {
     return this.#ranked(now).map(({ task }) => task)
   }
 
-  /** The job to run next, and the start of its turn. Jobs for which `isReady` is false are passed over. */
+  /** Starts the turn of the first job in order for which `isReady` is true, and returns it; undefined without such a job. */
   next(now: number, isReady: (task: Task) => boolean = () => true): Task | undefined {
     const chosen = this.#ranked(now).find(({ task }) => isReady(task))
     if (!chosen) return undefined

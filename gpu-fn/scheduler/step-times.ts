@@ -33,7 +33,7 @@ export class StepTimes {
     if (this.#shapes.size > MOST_SHAPES) this.#shapes.delete(this.#shapes.keys().next().value!)
   }
 
-  /** Milliseconds of a phase: of the same shape, or scaled from the nearest size of the same group. */
+  /** Median milliseconds of a phase for this shape; if unmeasured, those of the nearest size in the same group, scaled to this shape. */
   estimate(shape: Shape, phase: Phase): number {
     const own = this.#shapes.get(keyOf(shape))?.durations[phase]
     if (own && own.length > 0) return median(own)

@@ -1,4 +1,4 @@
-// The compilation target of this machine, and its requirements: onnxruntime's CUDA provider and the kernels.
+// Chooses the compilation target for this machine and prepares what it requires: onnxruntime's CUDA provider and the kernels.
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import path from 'node:path'

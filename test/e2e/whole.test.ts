@@ -195,7 +195,7 @@ describe('the worker with the GPU function behind it', () => {
       image = Uint8Array.from(Buffer.from(data![0]!.b64_json!, 'base64'))
     })
 
-    /** Mean difference of the values of an image's part to those of the input image. */
+    /** Mean absolute difference between `file` and the input image within the rectangle `part`. */
     async function differenceTo(file: Uint8Array, part: { left: number; top: number; width: number; height: number }) {
       const [a, b] = await Promise.all([image, file].map((each) => sharp(each).extract(part).raw().toBuffer()))
       return a!.reduce((sum, value, i) => sum + Math.abs(value - b![i]!), 0) / a!.length

@@ -1,4 +1,5 @@
-// Compares networks with adapters on CUDA with those on the CPU, and those after the adapters with those before.
+// Compares the outputs of networks with adapters between CUDA and the CPU. Their outputs after the removal of the adapters must equal those
+// before.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'

@@ -68,7 +68,7 @@ describe('the native API', () => {
 
   test.for([
     [[{ id: 'unknown' }], 'loras has the id "unknown"; it must be one of ink, mine, pair.'],
-    // An adapter of other accounts is as unknown as any.
+    // An adapter of other accounts only gets the same message as an unknown one.
     [[{ id: 'hidden' }], 'loras has the id "hidden"; it must be one of ink, mine, pair.'],
     [[{ id: 'ink' }, { id: 'ink', scale: 1 }], 'loras has "ink" twice; name each adapter once.'],
     [[{ id: 'mine' }, { id: 'pair' }], 'loras have no model in common: mine is for tiny; pair is for paired.'],
