@@ -83,8 +83,8 @@ export class SlotQueue {
   }
 
   /**
-   * Grants free slots and returns the ids of their jobs. An account has one slot more than there are GPUs at most, so that the next of its
-   * jobs is at the GPU when one ends, and a heavy account one per GPU; the other slots are for jobs that may interrupt them.
+   * Grants free slots and returns the ids of their jobs. An account has at most one slot more than there are GPUs, so that its next job is
+   * already at the GPU when one ends. A heavy account has at most one slot per GPU. The other slots are for jobs that may interrupt these.
    */
   grant({ gpus, sharing }: GpuSlots, now: number): string[] {
     const granted: string[] = []

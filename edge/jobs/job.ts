@@ -29,7 +29,7 @@ import { JobSlot } from './slot.ts'
 /** The pause after a failed settlement or announcement. It doubles up to the longest. */
 const UNFINISHED_MS = 5_000
 const LONGEST_PAUSE_MS = 10 * 60_000
-/** The wait of a job while reservations of other jobs prevent its start. */
+/** Delay before a retry while reservations of other jobs prevent the start of a job. */
 const BUSY_MS = 1_000
 /** The time limit for a GPU to end its stream after it confirmed a cancellation. */
 const CANCEL_MS = 10_000
@@ -282,7 +282,7 @@ export class JobDO extends DurableObject<Env> {
   }
 
   async #afterAttempt({ signal }: AbortController): Promise<void> {
-    // This precedes the next attempt, whose reservation it would otherwise end.
+    // Before the next attempt starts, because this ends the reservation in the budget.
     await settleGpuTime(this.env, this.#log.job())
     if (this.#live?.abort.signal === signal) this.#live = null
     const job = this.#log.job()

@@ -59,7 +59,7 @@ const size = z
 /** A blank text counts as absent, so that it does not affect the route. */
 const blankable = text(0, LIMITS.promptCharacters).overwrite((text) => (isBlank(text) ? '' : text))
 
-/** An input image. Larger texts exceed the limit of a body. */
+/** An input image. The limit of a body also limits its length. */
 const file = z
   .string()
   .min(1)

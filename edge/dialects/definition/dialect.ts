@@ -108,7 +108,7 @@ export type DialectRoute = {
   | {
       action: 'submit'
       accepts: 'form' | 'json'
-      /** The methods of a path that `path` covers although it belongs to other routes; null for a path of this route. */
+      /** The methods of a path that matches `path` but belongs to another route; null for a path of this route. */
       methodsOf?(path: string): readonly string[] | null
       parse(request: DialectRequest): Translation
       render: RenderJob
@@ -134,7 +134,7 @@ export type DialectRoute = {
     }
   /** Cancels the open jobs that the key created through this dialect. */
   | { action: 'interrupt'; render(): JsonReply }
-  /** Stores the model for the key's requests without one. `parse` returns its name, or undefined for no change. */
+  /** Stores the model for the key's requests without the field `model`. `parse` returns its name, or undefined for no change. */
   | { action: 'choose'; accepts: 'json'; parse(request: DialectRequest): string | undefined; render(): JsonReply }
   /** Facts about the deployment. */
   | {

@@ -105,7 +105,7 @@ const inputWithImage = input.extend({ prompt: text(0).default('') })
 
 const shape = input.shape
 
-/** Parameters that need an image as input in another way. */
+/** Parameters for guidance by an image, which is not supported. */
 const GUIDING = ['control_image', 'image_prompt'] as const
 /** Native fields, which are validated afterward. */
 const NATIVE: readonly string[] = [

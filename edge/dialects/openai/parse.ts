@@ -153,7 +153,7 @@ export function parse({ body }: DialectRequest): Translation {
   const adjusted: Fields = Object.assign({}, given, ...made.map(({ change }) => change))
   const isStream = readFlag(adjusted, 'stream')
   const found = readSize(adjusted)
-  // The native field reports a size that no offer has.
+  // A strict size stays a native field, whose check refuses a size without an offer.
   const size = readFlag(adjusted, 'strict') && found?.wanted && 'width' in found.wanted ? null : found
   const isBase64Model = typeof given.model === 'string' && BASE64_MODEL.test(given.model)
   return {
@@ -179,7 +179,7 @@ const strengthWarning = ({ strength }: Fields, { image }: InputFields): Warning[
 /** The part of the image that an edit repaints: the transparent one of the mask, or of the image. */
 const EDIT = { repaint: 'transparent' } as const
 
-/** An edit: with a mask, its part is painted anew. Errors: as parse, and for a missing image. */
+/** Parses an edit. With a mask, the default strength is 1. Errors: as parse, and invalid_request without an image. */
 export function parseEdit(request: DialectRequest): Translation {
   const { image, mask, strength } = readFiles(request.body).fields
   if (image === undefined)

@@ -1,4 +1,4 @@
-// The routes of dialects that are not about one job: lists, facts about the deployment, the choice of a model, and interruption.
+// The routes of dialects without a job: lists, facts about the deployment, the choice of a model, and interruption.
 import type { Context } from 'hono'
 import type { JobSpec } from '../../accounts/job-spec.ts'
 import { requireScope } from '../../auth/auth.ts'

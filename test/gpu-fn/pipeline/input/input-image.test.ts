@@ -142,7 +142,7 @@ describe('the mask', () => {
   })
 })
 
-/** A small PNG file with large dimensions in its header. */
+/** A small PNG file with these dimensions in its header. */
 function bomb(width: number, height: number): Uint8Array {
   const chunk = (type: string, data: Uint8Array) => {
     const head = Buffer.alloc(8)
