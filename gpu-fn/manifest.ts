@@ -7,7 +7,7 @@ import { DTYPES } from './dtype.ts'
 export const TARGETS = ['cpu', 'cuda', 'cuda-fp8'] as const
 export type Target = (typeof TARGETS)[number]
 
-/** The default sampler of a package, by diffusers' class name; pipeline/schedulers/. */
+/** The possible default samplers of a package, by diffusers' class names; pipeline/schedulers/. */
 export const SCHEDULER_NAMES = [
   'FlowMatchEulerDiscreteScheduler',
   'FlowMatchHeunDiscreteScheduler',

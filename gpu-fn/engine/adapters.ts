@@ -66,7 +66,7 @@ function partOf({ manifest }: Package, lora: LoraPackage, module: LoraModule, st
   }
 }
 
-/** The stored weights that have rows of a module: none of a fused projection whose rows the package omits. */
+/** The stored weights with rows of a module; none if the package omits these rows of a fused projection. */
 function locate({ manifest }: Package, lora: LoraPackage, { network, weight, shape, rows }: LoraModule): Stored[] {
   const found: Stored[] = []
   let [known, columns] = [0, 0]

@@ -121,7 +121,7 @@ class ReservedWeights implements DeviceWeights {
   async #applyUpdates(): Promise<void> {
     if (!this.#updates) return
     await updateOnDevice(this.#placed, this.#updates)
-    // Mapping gigabytes takes seconds, which the restoration would otherwise wait for.
+    // Maps the file for the restoration ahead of time, because mapping gigabytes takes seconds.
     this.#host.keep().catch(() => {})
   }
 

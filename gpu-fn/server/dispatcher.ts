@@ -29,10 +29,10 @@ export type DispatcherOptions = {
   agingMs: number
 }
 
-/** `hosting`: its current turn needs the host only. `occupied`: its model waits for room. */
+/** `hosting`: whether its current turn needs the host only. `occupied`: whether its model waits for memory. */
 type Entry = { job: Job; task: Task; run: Run; hosting: boolean; occupied: boolean }
 
-/** The refusal of a job. `full`: the maximum number of jobs waits. */
+/** The refusal of a job. `full`: the queue has the maximum number of jobs. */
 export type Rejection = Refused | { reason: 'full'; retryAfterMs: number }
 
 export class Dispatcher {
@@ -41,7 +41,7 @@ export class Dispatcher {
   readonly #admission: Admission
   /** By task id. */
   readonly #entries = new Map<string, Entry>()
-  /** Ended jobs and other work for the device between two turns. */
+  /** Work between two turns: the ends of jobs, and actions that need the device. */
   readonly #chores: (() => Promise<void>)[] = []
   #working: Entry | undefined
   /** The job whose networks take turns on the device; it is not interrupted. */
@@ -80,7 +80,7 @@ export class Dispatcher {
     return true
   }
 
-  /** Number of jobs ahead of this one; 0 for one that runs, has run or is unknown. */
+  /** Number of jobs ahead of this one; 0 if it is running, ended or unknown. */
   position(job: Job): number {
     const entry = this.#entryOf(job)
     if (!entry || entry === this.#working) return 0

@@ -150,7 +150,7 @@ export class Jobs {
     return this.#dispatcher.census()
   }
 
-  /** Whether another job would be accepted, as far as the number of jobs decides. */
+  /** Whether the number of waiting jobs permits another one. */
   hasRoom(): boolean {
     return this.counts().queued < this.#options.queue
   }

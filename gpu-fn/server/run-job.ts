@@ -22,7 +22,7 @@ export type Turn = {
   phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied'
   /** Of phase `load`. */
   load?: Load
-  /** Alternating between jobs reloads or changes weights: networks take turns on the device, or the job has adapters. */
+  /** Whether alternation with other jobs reloads or changes weights: networks take turns on the device, or the job has adapters. */
   inTurns?: boolean
 }
 

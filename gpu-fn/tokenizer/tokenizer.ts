@@ -126,7 +126,7 @@ export function tokenizeWeighted(
   return { ids: pad(from, ids, limits), weights, ...(cut !== undefined && { cut }) }
 }
 
-/** Tokens of a text, at least `enough` of them if it has as many. */
+/** The first tokens of a text: at least `enough`, or all of a shorter text. */
 function encodeUpTo({ tokenizer, cutter }: PromptTokenizer, text: string, enough: number): number[] {
   let ids: number[] = []
   for (const piece of cutter ? cutIntoPieces(text, cutter, PIECE_CHARACTERS) : [{ text, next: '' }]) {

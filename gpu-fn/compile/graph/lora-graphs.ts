@@ -23,13 +23,13 @@ export function denseUpdate(dtype: 'float16' | 'float32'): Graph {
 
 /** Exponents of E4M3: index 0 is -6, which subnormals share. */
 const EXPONENTS = { first: -6, count: 15 }
-/** Of the factors by which a row's scale may change. */
+/** Maximum magnitude of the exponent of the power of two by which a row's scale changes. */
 const GROWTH = 64
 /** The largest code with a finite value. */
 const MAX_CODE = 126
 /** The part of a step in which rounding is random. 0 is rounding to nearest. */
 const DITHER = 0.5
-/** Above the error of a logarithm. A magnitude that is taken for one of the next lower exponent has the same code. */
+/** Exceeds the error of a computed logarithm. A magnitude just above a power of two has the same code with the lower exponent. */
 const LOG_ERROR = 1e-5
 
 /**

@@ -87,7 +87,7 @@ function scaleOf(file: string, configuration: Configuration, module: string, ran
   return alpha / (of('use_rslora') === true ? Math.sqrt(rank) : rank)
 }
 
-/** The value for a module: a key is a module's whole name, anchored by `^`, or the end of its name. */
+/** The value of the first key that matches the module: after `^` its whole name, otherwise its whole name or the end of it. */
 function patternOf(patterns: unknown, module: string): unknown {
   if (!isRecord(patterns)) return undefined
   const key = Object.keys(patterns).find((pattern) => {

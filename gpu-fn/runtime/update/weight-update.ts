@@ -39,7 +39,7 @@ const VALUES_AT_ONCE = 1 << 23
 /** Rows [start, end) of a weight and the matrices for them. */
 export type Segment = { readonly start: number; readonly end: number; readonly inputs: Record<string, Tensor> }
 
-/** Divides a weight's rows so that each segment has the same parts, and reads their matrices in float32. Rows without parts are omitted. */
+/** Divides a weight's rows into segments with the same parts for all rows, and reads the matrices in float32. Omits rows without parts. */
 export async function* segmentsOf({ weight, parts }: Pick<WeightUpdate, 'weight' | 'parts'>): AsyncGenerator<Segment> {
   const columns = columnsOf(weight)
   const step = Math.max(1, Math.floor(VALUES_AT_ONCE / columns))
@@ -121,7 +121,7 @@ async function readFactor(
   return new Float32Array(Uint32Array.from(halves, (half) => half << 16).buffer)
 }
 
-/** Constants of the random phases with which FP8 weights are rounded. */
+/** Seeds of the random phases for the rounding of FP8 weights. */
 const [ROW_SEED, COLUMN_SEED] = [0x9e3779b9, 0x85ebca6b]
 
 /** `count` numbers in [0, 1) from `first`, equal on every machine. MurmurHash3's finalizer. */

@@ -16,7 +16,7 @@ import type { Scope } from '../../../compile/graph/scope.ts'
 
 export type VaeConfig = {
   readonly latentChannels: number
-  /** Resolutions; the decoder doubles the size after all but the last, the encoder halves it. */
+  /** Number of resolutions. The decoder doubles the size after each but the last, and the encoder halves it. */
   readonly levels: number
   /** Blocks per level of the decoder. */
   readonly blocksPerLevel: number
