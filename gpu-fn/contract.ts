@@ -51,11 +51,11 @@ export const LIMITS = {
   inputBytes: 16 * 1024 * 1024,
   /** Of an input image: the largest result, so that every result can be an input. */
   inputPixels: 6144 * 6144,
-  /** Below the minimum no step would run. */
+  /** Below the minimum, a job would run no step. */
   strength: { min: 0.01, max: 1 },
   maskFeather: 256,
   heartbeatMs: 5_000,
-  /** Adapters of one job, and the magnitude of an adapter's strength. */
+  /** Maximum number of adapters of a job, and maximum magnitude of an adapter's strength. */
   loras: { max: 8, scale: 4 },
 } as const
 
@@ -140,7 +140,7 @@ const imageOptions = z.strictObject({
   max_sequence_length: z.int().min(LIMITS.maxSequenceLength.min).max(LIMITS.maxSequenceLength.max).optional(),
   sampler: z.enum(SAMPLERS).optional(),
   noise_schedule: z.enum(SCHEDULES).optional(),
-  /** In place of `noise_schedule`; as many as `steps`. */
+  /** Custom noise levels in place of `noise_schedule`, one for each step. */
   sigmas: sigmas.optional(),
   /** The shift of the noise levels; absent: the package's. */
   shift: z.number().min(LIMITS.shift.min).max(LIMITS.shift.max).optional(),
@@ -169,9 +169,9 @@ export const jobSchedule = z.strictObject({
   tenant: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/),
   /** The account's share relative to others. */
   weight: z.number().min(0.01).max(100),
-  /** Somebody waits for the images, which take few steps. */
+  /** Whether a caller waits for the images, which take few steps. */
   interactive: z.boolean(),
-  /** The longest wished time from acceptance to end; the job is refused if it cannot be met. */
+  /** The maximum time from acceptance to end. A job that cannot meet it is refused. */
   max_latency_ms: z.int().min(1).optional(),
 })
 export type JobSchedule = z.infer<typeof jobSchedule>
@@ -221,13 +221,13 @@ export const jobRequest = z.strictObject({
   repaint: z.enum(REPAINTS).optional(),
   /** Standard deviation of the blur of the mask's edge, in pixels of the result; absent: 0. */
   mask_feather: z.number().min(0).max(LIMITS.maskFeather).optional(),
-  /** How the job shares the GPU. It does not identify the job, and a retry may change it. Absent: a tenant of its own name. */
+  /** How the job shares the GPU. It does not identify the job, and a retry may change it. Absent: weight 1 in a tenant without a name. */
   schedule: jobSchedule.optional(),
 })
 export type JobRequest = z.infer<typeof jobRequest>
 export type JobInput = NonNullable<JobRequest['inputs']>[number]
 
-/** The first bytes of each kind of file as text, with `offset` bytes before them. */
+/** The signature of each kind of file, as text, which begins at byte `offset`. */
 const SIGNATURES: readonly { kind: string; bytes: string; offset?: number }[] = [
   { kind: 'PNG', bytes: '\x89PNG\r\n\x1a\n' },
   { kind: 'JPEG', bytes: '\xff\xd8\xff' },

@@ -235,7 +235,7 @@ export class PackageEngine implements Engine {
       const command: Command = { type: 'load', package: pkg, ...(size && { size: sizeOf(size) }) }
       for await (const reply of this.#thread!.send(command, watch.progress)) {
         if (reply.type === 'note') this.#options.log.warn(reply.note)
-        // The package was not open. Its weights follow its plan.
+        // Only a package that was not open sends its plan. The weights are loaded next.
         else if (reply.type === 'plan') void readAhead(pkg, opened.signal)
         else if (reply.type === 'closed') loaded.closed.push(...reply.models)
         else if (reply.type === 'occupied') loaded.occupied = true

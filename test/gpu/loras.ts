@@ -14,7 +14,7 @@ import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
 import type { FloatTensor } from '../support/checkpoints/tensors.ts'
 import { LORAS, networkOutputs } from '../support/lora-outputs.ts'
 
-/** Allowed relative error of an output with adapters, and of the change that they make to it. */
+/** Allowed relative error of an output with adapters, and of their change of it. */
 const LIMITS = { output: 8e-2, change: 0.5 }
 /** Strong, so that the change exceeds the difference between the devices. */
 const SCALE = 4

@@ -56,7 +56,7 @@ describe('the native API', () => {
     expect(gpu.map(({ request }) => request.model)).toEqual(['paired', 'tiny'])
   })
 
-  test('two strengths are two images', async ({ expect }) => {
+  test('different strengths give different images', async ({ expect }) => {
     const make = async (scale: number) => {
       const fields = { prompt: 'a', seed: 1, reuse: true, loras: [{ id: 'ink', scale }] }
       return (await generatedOf(await generate(caller, fields))).octet.job
@@ -109,7 +109,7 @@ describe('the native API', () => {
   })
 })
 
-test('a GPU that ran without the adapters has not run the job', async ({ expect }) => {
+test('a run without the adapters fails the job', async ({ expect }) => {
   gpu = fakeGpu((seen) => {
     const { model, tier } = seen.request
     return stream([accepted(seen), line({ type: 'started', model, tier, package: 'a'.repeat(64), device: 'fake' })])

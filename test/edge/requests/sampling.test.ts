@@ -26,7 +26,7 @@ describe('the native fields', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: price })
   })
 
-  test('leave a request without them as it was', async ({ expect }) => {
+  test('are absent from the request to the GPU function unless given', async ({ expect }) => {
     const calls = fakeGpu(works)
     await over(await jobIn(await send('POST', '/v1/jobs', await newCaller(), cat)))
     for (const name of Object.keys(imageOptionFields)) expect(calls[0]!.request).not.toHaveProperty(name)

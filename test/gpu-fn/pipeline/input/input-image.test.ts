@@ -93,7 +93,7 @@ test.each([1, 2, 3, 4, 5, 6, 7, 8])('EXIF orientation %i', async (orientation) =
 describe('fits another shape', () => {
   const halves = pngOf(64, 16, (x) => (x < 32 ? [255, 0, 0] : [0, 0, 255])).png()
 
-  test('by cutting its sides, by borders in the colors of its edge, or by its deformation', async () => {
+  test('by cropping, by borders in the colors of its edge, or by stretching', async () => {
     const file = await halves.toBuffer()
     const [cut, padded, stretched] = await Promise.all(
       (['crop', 'pad', 'stretch'] as const).map((image_fit) => decode(file, { width: 16, height: 16, image_fit })),
