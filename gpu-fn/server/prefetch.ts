@@ -14,7 +14,7 @@ export type Prefetch = {
   busy(): void
 }
 
-/** Orders models by their requests, with a half-life of ten minutes. Models that were read once are not read again: the system decides. */
+/** Orders models by their requests, with a half-life of ten minutes. A model is read once; then the system decides what stays. */
 export function createPrefetch(engine: Pick<Engine, 'models' | 'prefetch'>): Prefetch {
   const requests = new Map<Model, { count: number; at: number }>()
   const read = new Set<Model>()
