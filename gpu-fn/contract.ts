@@ -113,8 +113,8 @@ const share = z.number().min(0).max(1)
 /** The shares of the steps between which guidance runs: step i of N if trunc(start · N) ≤ i < trunc(stop · N), as in diffusers' guiders. */
 export const guidanceInterval = z.strictObject({ start: share, stop: share })
 /**
- * Skip-layer guidance as in diffusers: step i of N, if start · N < i < stop · N, also evaluates the denoiser without the blocks `layers`,
- * and moves away from that. Without `layers`: those that the package states.
+ * Skip-layer guidance as in diffusers: step i of N, if start · N < i < stop · N, also evaluates the denoiser without the blocks `layers`
+ * and moves the velocity away from that result. The default of `layers` is in the package.
  */
 export const skipLayerGuidance = z.strictObject({
   scale: z.number().min(0).max(LIMITS.guidanceScale.max),

@@ -46,7 +46,7 @@ export type Message =
   /** `networks`: seconds for each newly opened network. `inTurns`: networks take turns on the device, so alternating jobs reload them. `bytes`: planned
    * memory of all open packages. */
   | { type: 'loaded'; seconds: number; networks: Opened; inTurns: boolean; bytes: number }
-  /** The package does not fit beside those of unfinished runs. */
+  /** The package does not fit into memory beside the packages of unfinished runs. */
   | { type: 'occupied' }
   | { type: 'plan'; plan: MemoryPlan }
   /** Models that were closed to make room, as model:tier. */

@@ -179,7 +179,7 @@ async function openOrThrow(pkg: Package, send: Send): Promise<OpenPackage> {
   throw new Error(`${pkg.manifest.model}:${pkg.manifest.tier} does not fit beside the packages of unfinished runs`)
 }
 
-/** Opens the package if necessary. Null if it does not fit beside those of unfinished runs. */
+/** Opens the package if necessary. Null if it does not fit into memory beside the packages of unfinished runs. */
 async function pipelineOf(pkg: Package, send: Send, networks: Opened = {}): Promise<OpenPackage | null> {
   const onPlan = (plan: MemoryPlan) => send({ type: 'plan', plan })
   const onOpen = (network: NetworkName, seconds: number) => {

@@ -55,8 +55,8 @@ export class Usage {
   }
 
   /**
-   * Fractions of the recent past, from 0 to 1. `others`: the device had jobs of other tenants. `left`: it had no jobs that precede those of
-   * this tenant and class, which are those of tenants with precedence and, for standard jobs, its own interactive ones.
+   * Fractions of the recent past, from 0 to 1. `others`: the device ran other tenants. `left`: it ran nothing that precedes this tenant's
+   * jobs of the class, neither tenants with precedence nor, for standard jobs, its own interactive jobs.
    */
   shares({ tenant, interactive }: Terms, now: number): { others: number; left: number } {
     const heavy = this.heavy(now)

@@ -67,7 +67,7 @@ describe('decodes to 8-bit sRGB', () => {
 
 test.each([1, 2, 3, 4, 5, 6, 7, 8])('EXIF orientation %i', async (orientation) => {
   const upright = pngOf(32, 16, (x, y) => [8 * x, 16 * y, 0])
-  // The file's pixels are those that the orientation turns upright. sharp mirrors before it rotates.
+  // Stores the pixels so that the orientation turns them upright. sharp mirrors before it rotates.
   const stored = {
     ...{ 1: (s) => s, 2: (s) => s.flop(), 3: (s) => s.rotate(180), 4: (s) => s.flip() },
     ...{
