@@ -272,7 +272,7 @@ export class JobDO extends DurableObject<Env> {
     )
   }
 
-  /** Reports the job's progress to its webhook URL, if its request says so, once for all attempts of this instance. */
+  /** Reports the job's progress to its webhook URL, if the request selects such events, once for all attempts of this instance. */
   #report(): void {
     if (this.#reporting || !wantsProgress(this.#log.job())) return
     this.#reporting = reportProgress(this.env, this.#log).catch((cause: unknown) =>

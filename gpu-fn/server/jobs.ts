@@ -79,7 +79,10 @@ export class Jobs {
     })
   }
 
-  /** Accepts a new job, or returns the existing one with this id if its request is the same. For an attempt that was canceled earlier, returns a job that has ended as canceled. */
+  /**
+   * Accepts a new job, or returns the existing one with this id if its request is the same. For an attempt that was canceled earlier,
+   * returns a job that has ended as canceled.
+   */
   submit(id: string, request: JobRequest, files: InputFiles = {}, trace: TraceParent | null = null): Job {
     const known = this.#jobs.get(id)
     if (known && known.parameters !== parametersOf(request))

@@ -20,7 +20,7 @@ type Progress = { timings: Timings; stepsDone: number; images: number }
 /** The part of a run that a turn has completed. `occupied`: none, because models of unfinished runs occupy the memory for its own. */
 export type Turn = {
   phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied'
-  /** Of phase `load`. */
+  /** Present for the phase `load`. */
   load?: Load
   /** Whether alternation with other jobs reloads or changes weights: networks take turns on the device, or the job has adapters. */
   inTurns?: boolean

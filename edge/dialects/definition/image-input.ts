@@ -182,8 +182,8 @@ const defined = (fields: Record<string, unknown>) =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
 
 /**
- * The native fields of a client's parameters, with a warning for each one without an effect. `strength` is the API's default. Errors: invalid_request, with the name that
- * the client used.
+ * The native fields of a client's parameters, with a warning for each one without an effect. `strength` is the API's default. Errors:
+ * invalid_request, with the name that the client used.
  */
 export function readImageInput(
   given: Record<string, unknown>,

@@ -1,5 +1,5 @@
-// Low-rank updates of stored weights: weight + Σ scale · up · down. onnxruntime computes them with the graphs of an adapter's package, so that
-// the device of the weights does the work.
+// Low-rank updates of stored weights: weight + Σ scale · up · down. onnxruntime computes them on the device of the weights, with the graphs
+// of an adapter's package.
 import { open } from 'node:fs/promises'
 import { FACTOR_BYTES, type LoraManifest, type LoraModule, type StoredTensor } from '../../manifest.ts'
 import type { Tensor } from '../session.ts'

@@ -87,7 +87,10 @@ export function control(s: Scope, config: ControlNetConfig, positions: PositionT
   return graph
 }
 
-/** The stream at the block's start with its deferred branches applied, and at its end. diffusers transformer_sd3.py `SD3SingleTransformerBlock` */
+/**
+ * `entered`: the stream at the block's start, with its deferred branches applied. `left`: the stream at its end. diffusers
+ * transformer_sd3.py `SD3SingleTransformerBlock`
+ */
 function block(s: Scope, x: Stream, m: Modulations, config: ControlNetConfig): { entered: Stream; left: Stream } {
   const attn = s.at('attn')
   const msa = m(s.path, '_msa')
