@@ -28,7 +28,7 @@ const offer = z
   .refine((each) => each.route === 'full' || each.guidance_scale === 1, 'the turbo route runs at guidance_scale 1')
 
 const lora = z.strictObject({
-  /** The name of its package, `npm run compile -- --lora FILE --name ID`. */
+  /** The name of its package: `npm run compile -- --lora FILE --name ID`. */
   id: modelName,
   /** The models of `offers` that it applies to. */
   models: z.array(modelName).min(1),

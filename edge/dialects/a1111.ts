@@ -20,7 +20,7 @@ const batch = z.int().min(1).max(8).describe('an integer from 1 to 8').optional(
 
 const blur = z.number().min(0).max(256).describe('a number from 0 to 256').optional()
 
-/** Parameters with names or values of this API alone. */
+/** Parameters whose names or values are specific to this API. */
 const body = z.object({
   ...{ batch_size: batch, n_iter: batch },
   /** 0 stretches, 1 crops, 2 adds borders. 3, which enlarges the latent, is treated as 0. */

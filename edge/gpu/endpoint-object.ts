@@ -34,7 +34,7 @@ const MARK = { ready: markReady, starting: markStarting, down: markDown }
 /** The share of the host's idle time after which a ping extends it. Above 0.5, because no ping is due while more than half is left. */
 const EXTEND = 0.75
 
-/** The gaps between jobs, and two Unix milliseconds: the end of the last job, and the time until which the GPU is kept. */
+/** The gaps between jobs, the end of the last job, and the end of the time for which the GPU is kept. Times are Unix milliseconds. */
 type Keep = { gaps: Gaps; ended: number | null; until: number }
 
 /** A slot expires after this many missed renewals of its job, which renews it at every alarm. */
@@ -179,7 +179,7 @@ export class EndpointDO extends DurableObject<Env> {
     if (at < this.#keep().until) await this.ctx.storage.setAlarm(at)
   }
 
-  /** Opens the model of the latest request for it, on a GPU that is ready, and clears the request. */
+  /** Opens the model of the latest prewarming on the ready GPU, once. */
   async #openModel(name: string): Promise<void> {
     const model = this.#models.get(name)
     this.#models.delete(name)

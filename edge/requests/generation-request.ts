@@ -321,7 +321,7 @@ function fingerprintOf(fields: Generation, inputs: readonly InputFile[], wantedS
 
 const capitalize = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`
 
-/** A hash of all fields that determine the pixels and their file, which the fields of previews do not. */
+/** A hash of the fields that determine the pixels and their file: all but those of previews. */
 async function digestOf({ preview_steps: _, ...request }: JobSpec['request']): Promise<string> {
   return sha256(JSON.stringify(Object.entries(request).toSorted(([a], [b]) => (a < b ? -1 : 1))))
 }

@@ -27,7 +27,7 @@ export type SchedulerOptions = {
 
 /**
  * Orders jobs by lane, then by start-time fair queuing over tenants (Goyal, Vin and Cheng, 1996) with device time as the cost. Lanes are:
- * overdue jobs, oldest first; jobs of light tenants, namely urgent, interactive and standard ones; the same of heavy tenants.
+ * overdue jobs, oldest first; urgent, interactive and standard jobs of light tenants; urgent, interactive and standard jobs of heavy ones.
  * Jobs of one lane run to their end, because sharing the device would only delay the first. A job of an earlier lane preempts others
  * before their next step.
  */

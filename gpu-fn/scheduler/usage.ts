@@ -13,7 +13,7 @@ const HEAVY = { above: 1.25, below: 0.8 }
 /** With less usage than this, about one image of 28 steps per minute, a tenant is never heavy. */
 const LIGHT_MS = 3_000
 
-/** `ms`: usage divided by weight. `total`: device time; `first`: of interactive jobs. */
+/** `ms`: device time divided by weight. `total`: device time. `first`: device time of interactive jobs. */
 type Entry = { ms: number; total: number; first: number; at: number }
 
 /** Usage with a half-life of a minute, divided by the tenant's weight. Times are milliseconds of one monotonic clock. */

@@ -6,11 +6,11 @@ const HALF_LIFE_MS = 10 * 60_000
 const IDLE_MS = 1_000
 
 export type Prefetch = {
-  /** A job or a prewarming names this model. */
+  /** Called for each job or prewarming of a model. */
   requested(model: Model): void
-  /** The device became idle. */
+  /** Called when the device becomes idle. */
   idle(): void
-  /** The device has work. */
+  /** Called when the device gets work. */
   busy(): void
 }
 

@@ -1,5 +1,5 @@
 // An OpenAI image request as its clients send it, translated to native fields. Neutral parameters are accepted, unsupported parameters that
-// change the image are rejected, and every adjustment is a warning.
+// change the image are rejected, and every adjustment causes a warning.
 import { LIMITS } from '#contract'
 import { ApiError } from '../../http/errors.ts'
 import { shown } from '../../http/validation.ts'
@@ -176,7 +176,7 @@ const strengthWarning = ({ strength }: Fields, { image }: InputFields): Warning[
     ? []
     : [noEffect('strength', 'strength had no effect without an image.')]
 
-/** The part of the image that an edit repaints: the transparent one of the mask, or of the image. */
+/** An edit repaints the transparent part of the mask or, without a mask, of the image. */
 const EDIT = { repaint: 'transparent' } as const
 
 /** Parses an edit. With a mask, the default strength is 1. Errors: as parse, and invalid_request without an image. */

@@ -1,4 +1,4 @@
-// Pillow's Lanczos resampling to the bit, because diffusers resizes input images with it. Pillow src/libImaging/Resample.c
+// Pillow's Lanczos resampling, bit for bit, because diffusers resizes input images with it. Pillow src/libImaging/Resample.c
 // `ImagingResample` for 8-bit channels.
 import { setImmediate } from 'node:timers/promises'
 import type { Size } from '../pipeline.ts'
@@ -54,7 +54,7 @@ async function alongAxis(data: Uint8Array, axis: Axis, size: number, inner: numb
   return new Uint8Array(result.buffer)
 }
 
-/** The positions of `length` that each of `size` results reads, and their weights in fixed point. */
+/** For each of `size` results, the positions of `length` that it reads, and their weights in fixed point. */
 function windowsOf(length: number, size: number): { start: number; weights: Int32Array }[] {
   const scale = length / size
   const spread = Math.max(1, scale)

@@ -1,4 +1,4 @@
-// A worker behind a proxy that ends TLS.
+// A worker behind a proxy that terminates TLS.
 import { createExecutionContext, waitOnExecutionContext } from 'cloudflare:test'
 import { afterEach, expect, test, vi } from 'vitest'
 import { app } from '../../../edge/app.ts'
