@@ -8,7 +8,7 @@ import type { Job } from './job.ts'
 import type { Observer } from './observability/observer.ts'
 import type { Turn } from './run-job.ts'
 
-/** Jobs that may be unfinished at a time. Each interrupted job keeps its latent and its prompt embeddings in host memory. */
+/** Maximum number of started, unfinished jobs. Each interrupted one keeps its latent and its prompt embeddings in host memory. */
 const MOST_STARTED = 8
 
 export type Run = AsyncGenerator<Turn, { fault: boolean }>

@@ -34,7 +34,7 @@ export interface JobsOptions extends RetentionLimits {
   observer?: Required<Observer>
 }
 
-/** Twice the longest job of the built-in model on a slow CPU, with room for others. */
+/** Twice the duration of the built-in model's longest job on a slow CPU, so that there is room for others. */
 const AGING_SECONDS = 60
 /** Bounds on remembered cancellations. A PUT overtaken by its DELETE arrives while the edge still retries. */
 const CANCELLATIONS = { seconds: 600, most: 16_384 }

@@ -38,9 +38,9 @@ const LOG_ERROR = 1e-5
  *
  * The codes are on the grid of E4M3, and most updates are smaller than half a step of it: rounding to nearest would drop those of a weak
  * adapter. The sum is therefore dithered: from a quarter of a step to three quarters, it is rounded up with a probability that rises from 0
- * to 1. Dithering a whole step would be right on average for any update, and adds more noise. The phases are the random numbers, in a form
- * that every device repeats. A new scale is the old one times the power of two for the
- * magnitude of the unrounded row, so that the base's values stay on the grid and only the update is rounded.
+ * to 1. Dithering over a whole step would be unbiased for any update, but adds more noise. The phases are the random numbers, as inputs that
+ * are equal on every device. A new scale is the old one times a power of two, which the magnitude of the unrounded row determines. The
+ * base's values thus stay on the grid, and only the update is rounded.
  */
 export function fp8Update(): Graph {
   const graph = new Graph('lora_float8e4m3fn')
@@ -89,7 +89,7 @@ const powerOf = (index: Value, bias: number, count: number, sign: 1 | -1) =>
     ops.cast(index, 'int64'),
   )
 
-/** (row phase + column phase) modulo 1, in the middle `DITHER` of [0, 1) [N, K]. */
+/** (row phase + column phase) modulo 1, scaled to the part `DITHER` in the middle of [0, 1) [N, K]. */
 function phases(graph: Graph): Value {
   const rows = graph.input('row_phases', 'float32', ['N', 1])
   const columns = graph.input('column_phases', 'float32', [1, 'K'])

@@ -30,7 +30,7 @@ export async function loraScales(header: SafetensorsFile): Promise<{ of(module: 
     of({ module, rank, alpha, target }) {
       if (!alpha) return configuration ? scaleOf(header.file, configuration, module, rank) : 1
       const value = readAlpha(header.file, alpha)
-      // kohya's `split_qkv` trains three LoRAs of a third of the rank, whose matrices it stores as one with the alpha of one of them.
+      // With `split_qkv`, kohya trains three LoRAs of a third of the rank, and stores them as one module with the alpha of a single one.
       const fused = isSplit && /\.qkv\.weight$/.test(target.weight) && target.rows[1] === target.shape[0]
       return value === 0 ? 1 : (value * (fused ? 3 : 1)) / rank
     },

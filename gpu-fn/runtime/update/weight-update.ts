@@ -33,7 +33,7 @@ export const graphOf = ({ graphs }: WeightUpdates, { dtype }: StoredTensor): str
 
 export const columnsOf = ({ shape }: StoredTensor): number => shape.slice(1).reduce((n, dim) => n * dim, 1)
 
-/** Values that are updated at a time, which bounds the memory: about 40 bytes each. */
+/** Maximum number of values in a segment, which bounds the memory: about 40 bytes for each value. */
 const VALUES_AT_ONCE = 1 << 23
 
 /** Rows [start, end) of a weight and the matrices for them. */
@@ -124,7 +124,7 @@ async function readFactor(
 /** Seeds of the random phases for the rounding of FP8 weights. */
 const [ROW_SEED, COLUMN_SEED] = [0x9e3779b9, 0x85ebca6b]
 
-/** `count` numbers in [0, 1) from `first`, equal on every machine. MurmurHash3's finalizer. */
+/** The `count` pseudorandom numbers in [0, 1) from index `first`, equal on every machine. MurmurHash3's finalizer. */
 function phasesFrom(seed: number, first: number, count: number): Float32Array {
   return Float32Array.from({ length: count }, (_, i) => {
     let hash = Math.imul(first + i + 1, seed)

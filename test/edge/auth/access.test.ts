@@ -13,7 +13,7 @@ afterEach(() => vi.restoreAllMocks())
 
 const SCOPES = { scopes: ['generate', 'read', 'admin'] as ('generate' | 'read' | 'admin')[] }
 const [LITTLE, CHUNK] = [16 * 1024, 4 * 1024]
-/** An upload's limit is 12 MiB, and that of a file to verify 16 MiB. */
+/** The limit is 12 MiB for an upload, and 16 MiB for a file to verify. */
 const LARGEST_BYTES = 16 * 1024 * 1024
 const routes = Object.entries(ACCESS).map(([name, access]) => {
   const [method, path] = name.split(' ') as [string, string]
