@@ -159,7 +159,7 @@ function readBucket(env: z.infer<typeof environment>) {
       region: env.OCTET_BUCKET_REGION,
     },
     models: models.map(([model, tier]) => ({ model, tier, target: env.OCTET_TARGET })),
-    /** By default 0, for most of the free space on that disk. */
+    /** 0, the default, uses most of the free space on that disk. */
     cacheBytes: env.OCTET_CACHE_BYTES,
   }
 }

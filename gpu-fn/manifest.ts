@@ -7,7 +7,7 @@ import { DTYPES } from './dtype.ts'
 export const TARGETS = ['cpu', 'cuda', 'cuda-fp8'] as const
 export type Target = (typeof TARGETS)[number]
 
-/** The default sampler of a package, by diffusers' class name; pipeline/schedulers/. */
+/** The possible default samplers of a package, by diffusers' class names; pipeline/schedulers/. */
 export const SCHEDULER_NAMES = [
   'FlowMatchEulerDiscreteScheduler',
   'FlowMatchHeunDiscreteScheduler',
@@ -127,11 +127,11 @@ export const manifest = z.strictObject({
     joint_width: z.int(),
     pooled_width: z.int(),
   }),
-  /** 1: the step graph takes one sample at a time; null: any number. */
+  /** Batch size of the step graph; null if it is variable. */
   transformer_batch: z.literal(1).nullable(),
   /** In the order in which a job runs them. */
   networks: z.record(z.string(), network),
-  /** Target cuda-fp8: graphs over the same weights for GPUs that do not support the kernels. This step graph takes one sample. */
+  /** Target cuda-fp8: graphs with the same weights for GPUs without support for the kernels. Their step graph has batch size 1. */
   without_kernels: z
     .strictObject({ transformer: network, vae_decoder: network, vae_encoder: network.optional() })
     .optional(),

@@ -82,7 +82,7 @@ export class AccountDO extends DurableObject<Env> {
     return this.ctx.storage.transactionSync(() => revokeKey(this.#sql, id, by))
   }
 
-  /** The model for a key's requests that name none; null if none was chosen. */
+  /** The model for a key's requests without the field `model`; null if none was chosen. */
   chosenModel(keyId: string): string | null {
     return chosenModel(this.#sql, keyId)
   }

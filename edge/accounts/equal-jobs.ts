@@ -30,7 +30,7 @@ const undeliveredJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobS
     )
     .toArray()[0]?.job ?? null
 
-/** Whether the job's result is still to be delivered: once for each caller, so that a second retry starts a new job. */
+/** Whether the job's result is still due to a caller. True once for each of its callers, so that a second retry starts a new job. */
 export function takeUndelivered(sql: SqlStorage, job: string): boolean {
   const [row] = sql.exec<{ callers: number }>(
     'UPDATE undelivered SET callers = callers - 1 WHERE job = ? AND ended > ? RETURNING callers',

@@ -33,7 +33,7 @@ export type JobSpec = {
   origin: string
   /** The request's own webhook address. */
   webhook: string | null
-  /** The kinds of events for this address; only the job's end if absent. */
+  /** The kinds of events to send to `webhook`; absent: only the job's end. */
   webhookEvents?: readonly WebhookEventKind[]
   /** The dialect of the request; null for the native API. */
   dialect: string | null

@@ -16,7 +16,7 @@ const offer = z
     fallbacks: z.array(z.string()).optional(),
     steps: z.int().min(LIMITS.steps.min).max(LIMITS.steps.max),
     guidance_scale: z.number().min(LIMITS.guidanceScale.min).max(LIMITS.guidanceScale.max),
-    /** By default that of the package. */
+    /** The default is the package's. */
     sampler: z.enum(SAMPLERS).optional(),
     /** The default size, and the maximum number of pixels of an image. */
     width: side,
@@ -28,13 +28,13 @@ const offer = z
   .refine((each) => each.route === 'full' || each.guidance_scale === 1, 'the turbo route runs at guidance_scale 1')
 
 const lora = z.strictObject({
-  /** The name of its package, `npm run compile -- --lora FILE --name ID`. */
+  /** The name of its package: `npm run compile -- --lora FILE --name ID`. */
   id: modelName,
   /** The models of `offers` that it applies to. */
   models: z.array(modelName).min(1),
-  /** The strength of requests without one. */
+  /** The default strength. */
   scale: z.number().min(-LIMITS.loras.scale).max(LIMITS.loras.scale).default(1),
-  /** Words of a prompt to which it was trained to respond. */
+  /** Words in a prompt that activate it. */
   trigger_words: z.array(z.string().min(1).max(100)).max(20).default([]),
   /** The accounts that may use it; all by default. */
   accounts: z.array(z.string()).optional(),
@@ -53,7 +53,7 @@ export const catalogTable = z.strictObject({
   offers: z.array(offer).min(1),
   /** Models that serve names of other providers: a model of `offers`, or `auto` for any. */
   aliases: z.record(alias, z.string()).optional(),
-  /** Adapters (LoRAs) that the endpoints of their models have. */
+  /** Adapters (LoRAs) installed on the endpoints of their models. */
   loras: z.array(lora).optional(),
 })
 

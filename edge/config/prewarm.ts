@@ -25,8 +25,8 @@ const schema = z.strictObject({
   /** The times at which the GPU is kept warm, within the budget. */
   schedule: z.array(span).default([]),
   /**
-   * Keeps an idle GPU for as long as the gaps between recent jobs make worthwhile, within the budget. `wait_worth` is what a caller's wait for
-   * a start is worth, in multiples of the start's cost; null keeps it for `idle_seconds` only.
+   * Keeps an idle GPU for a time derived from the gaps between recent jobs, within the budget. `wait_worth` is the cost of a caller's wait
+   * for a start, as a multiple of the cost of the start; null keeps the GPU for `idle_seconds` only.
    */
   wait_worth: z.number().min(0).max(1000).nullable().default(null),
   /** The price of a container in dollars per hour, for estimates of the cost. */

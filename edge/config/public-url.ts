@@ -4,7 +4,7 @@ import { text } from './values.ts'
 
 const ALLOWED = 'empty, or an http or https address without a path, such as "https://images.example.com"'
 
-/** Null if requests have the address themselves. */
+/** `origin` is null for empty text: links then begin with the origin of each request. Null for invalid text. */
 function parseOrigin(given: string): { origin: string | null } | null {
   if (given === '') return { origin: null }
   const url = URL.parse(given)
@@ -12,7 +12,7 @@ function parseOrigin(given: string): { origin: string | null } | null {
   return isOrigin ? { origin: url.origin } : null
 }
 
-/** The start of links; null for the address of each request. */
+/** The origin of all links; null for the origin of each request. */
 export const publicOrigin = z
   .object({ OCTET_PUBLIC_URL: text(ALLOWED, parseOrigin).prefault('') })
   .transform(({ OCTET_PUBLIC_URL }) => OCTET_PUBLIC_URL.origin)

@@ -20,10 +20,10 @@ const batch = z.int().min(1).max(8).describe('an integer from 1 to 8').optional(
 
 const blur = z.number().min(0).max(256).describe('a number from 0 to 256').optional()
 
-/** Parameters that other APIs name or define differently. */
+/** Parameters whose names or values are specific to this API. */
 const body = z.object({
   ...{ batch_size: batch, n_iter: batch },
-  /** 0 stretches, 1 crops, 2 adds borders; 3 enlarges the latent, which is not distinguished from 0. */
+  /** 0 stretches, 1 crops, 2 adds borders. 3, which enlarges the latent, is treated as 0. */
   resize_mode: z.int().min(0).max(3).describe('an integer from 0 to 3').optional(),
   inpainting_mask_invert: z.union([z.boolean(), z.int()]).describe('0 or 1').optional(),
   ...{ mask_blur: blur, mask_blur_x: blur },
@@ -43,16 +43,16 @@ const USUAL: readonly unknown[] = [undefined, null, false, '']
 
 const isUsual = (value: unknown) => USUAL.includes(value) || (Array.isArray(value) && value.length === 0)
 
-/** The model that settings name. A checkpoint's title may have its hash in brackets. */
+/** The model in settings, without the hash in brackets that may follow a checkpoint's title. */
 function modelOf({ sd_model_checkpoint: title }: Readonly<Record<string, unknown>>): string | undefined {
   const name = typeof title === 'string' ? title.replace(/ \[[^\][]*\]$/, '') : ''
   return name === '' ? undefined : name
 }
 
-/** A tag of a prompt: the adapter's name, and its strength. A second strength, of the denoiser alone, is not separate here. */
+/** An adapter's tag in a prompt: its name and its strength. A second strength, for the denoiser alone, is ignored. */
 const LORA_TAG = /<lora:([^:<>]{1,200})(?::([^:<>]{0,20}))?(?::[^<>]{0,100})?>/g
 
-/** The prompt without its tags of adapters, and the adapters. */
+/** The prompt without the tags of adapters, and the adapters. */
 function readTags(prompt: unknown): { prompt: unknown; loras: { id: string; scale?: number }[] } {
   if (typeof prompt !== 'string') return { prompt, loras: [] }
   const loras = [...prompt.matchAll(LORA_TAG)].map(([, name, scale]) => {
@@ -102,7 +102,7 @@ function parse({ body: given }: DialectRequest, names: readonly string[]): Trans
   const model = modelOf(parsed.override_settings ?? {})
   const ignored = NO_EFFECT.filter((name) => !isUsual(given[name]))
   return {
-    // Weights are part of prompts there.
+    // This API always reads weights in prompts.
     fields: {
       ...{ prompt_weights: true, ...fields, n, response_format: 'b64_json' },
       ...(loras.length > 0 && { loras }),

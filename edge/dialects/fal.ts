@@ -27,7 +27,7 @@ function parseRun(request: DialectRequest): Translation {
   return { fields: { ...fields, ...(isInline && { response_format: 'b64_json' }) }, ...others, wait: 'end' }
 }
 
-/** The methods of a request's own routes, which an app's path must not have. */
+/** The methods of a path of a request, which is not an app; null for the path of an app. */
 function methodsOf(path: string): readonly string[] | null {
   if (!path.includes('/requests/')) return null
   return /\/cancel\/?$/.test(path) ? ['PUT'] : ['GET']
@@ -124,7 +124,7 @@ const renderOutputEvent: RenderEvent = (event, rendered) => {
   throw new ApiError('generation_failed', failureOf(rendered.job).message)
 }
 
-/** The event of each change of the status. */
+/** Renders each change of the status as one event. */
 const renderStatusEvent: RenderEvent = ({ type, ...event }, rendered) => {
   if (isFinal(rendered.job)) return [{ data: JSON.stringify(statusOf(rendered)) }]
   const state = type === 'running' || type === 'step' ? ('running' as const) : ('queued' as const)

@@ -33,7 +33,7 @@ type Body = z.infer<typeof body>
 /** The default of `prompt_strength` in Replicate's models of SD3.5. */
 const STRENGTH = 0.85
 
-/** A version at Replicate, which no deployment of Octet has. */
+/** Whether a version is a digest, as at Replicate. Deployments of Octet have no such versions. */
 const isDigest = (version: string) => /^[0-9a-f]{64}$/.test(version)
 
 /** The model of a reference: the name of `owner/name:version`, or a version, which is the name of its model. */

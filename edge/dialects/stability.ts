@@ -119,7 +119,10 @@ const error = ({ request_id, status, detail, errors, error: { code } }: Problem)
   json: { id: request_id, name: NAMES[status] ?? code, errors: errors?.map(({ message }) => message) ?? [detail] },
 })
 
-/** Text to image and image to image, as bytes or as JSON. The size has the requested aspect ratio; the deployment's models replace Stability's. */
+/**
+ * Text to image and image to image, as bytes or as JSON. The size has the requested aspect ratio; the deployment's models replace
+ * Stability's.
+ */
 export const stability: Dialect = {
   name: 'stability',
   routes: [

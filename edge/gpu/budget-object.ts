@@ -26,7 +26,7 @@ export class GpuBudgetDO extends DurableObject<Env> {
     if (!budget) return 'reserved'
     return this.ctx.storage.transactionSync(() => {
       const now = Date.now()
-      // An earlier reservation of the job is left over from an attempt that a reset of the job's object ended.
+      // An earlier reservation of the job remains if a reset of the job's object ended the attempt.
       this.#end(job, this.#sinceOf(job), now)
       this.#expire(budget, now)
       const free = budget.dailyMs - this.#spent(now)

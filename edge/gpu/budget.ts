@@ -25,7 +25,10 @@ export async function reserveGpuTime(env: Env, job: string): Promise<Room> {
 /** `accepted`: Unix milliseconds; null if no GPU accepted the attempt. `timings`: null if the GPU function reported none. */
 type Attempted = { id: string; accepted: number | null; timings: Timings | null }
 
-/** The time since `accepted`, or the time that the GPU worked on the job. Jobs share a GPU, so their times since acceptance overlap. */
+/**
+ * The start of the GPU time to count. With timings, only the work on the job counts, because the times since acceptance of jobs that share
+ * a GPU overlap.
+ */
 function sinceOf({ accepted, timings }: Attempted): number | null {
   if (accepted === null || timings === null) return accepted
   const { load, encode, denoise, decode } = timings

@@ -124,7 +124,7 @@ export async function traceparentOf(job: string): Promise<string> {
   return `00-${trace}-${span}-01`
 }
 
-/** Equal shares; the tenant's name hides the account's. */
+/** All accounts have equal shares. The tenant's name is opaque, so that the GPU function does not learn the account's. */
 async function scheduleOf({ account, interactive, deadline }: GpuCall['terms']): Promise<JobSchedule> {
   const tenant = (await sha256(`tenant ${account}`)).slice(0, TRACE_DIGITS)
   const left = deadline === null ? 0 : deadline - Date.now()

@@ -31,10 +31,10 @@ const PING_INTERVAL_MS = 5_000
 
 const MARK = { ready: markReady, starting: markStarting, down: markDown }
 
-/** The share of the host's idle time after which a ping extends it; pings are sent when less than half of it is left. */
+/** The share of the host's idle time after which a ping extends it. Above 0.5, because no ping is due while more than half is left. */
 const EXTEND = 0.75
 
-/** Gaps between jobs; the end of the last one and the time until which its GPU is kept, in Unix milliseconds. */
+/** The gaps between jobs, the end of the last job, and the end of the time for which the GPU is kept. Times are Unix milliseconds. */
 type Keep = { gaps: Gaps; ended: number | null; until: number }
 
 /** A slot expires after this many missed renewals of its job, which renews it at every alarm. */
@@ -157,7 +157,7 @@ export class EndpointDO extends DurableObject<Env> {
     this.ctx.storage.kv.put('keep', { gaps, ended: null, until: 0 } satisfies Keep)
   }
 
-  /** The endpoint is idle: keeps its GPU for the window that its recent gaps make worthwhile. */
+  /** Keeps the GPU of the idle endpoint for the window that `chooseWindow` derives from recent gaps. */
   async #keepWhileWorthwhile(): Promise<void> {
     const { prewarm } = configOf(this.env)
     if (prewarm.wait_worth === null) return
@@ -168,7 +168,7 @@ export class EndpointDO extends DurableObject<Env> {
     await this.#scheduleExtension()
   }
 
-  /** Pings shortly before the host would end the container; budget permitting. */
+  /** Sends a ping shortly before the host would end the container, if the budget covers it. */
   async #extend(): Promise<void> {
     await this.prewarm(this.ctx.storage.kv.get<string>('name') ?? 'default', 'traffic')
     await this.#scheduleExtension()
@@ -179,7 +179,7 @@ export class EndpointDO extends DurableObject<Env> {
     if (at < this.#keep().until) await this.ctx.storage.setAlarm(at)
   }
 
-  /** Opens the model that was named last, once, on a GPU that is ready. */
+  /** Opens the model of the latest prewarming on the ready GPU, once. */
   async #openModel(name: string): Promise<void> {
     const model = this.#models.get(name)
     this.#models.delete(name)

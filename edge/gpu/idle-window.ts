@@ -1,17 +1,17 @@
 // The time that an idle GPU is worth keeping, from the gaps between recent jobs. Pure.
 
-/** Upper limits of the classes of gaps in seconds, and the windows to choose from. */
+/** The windows to choose from, in seconds. They are also the upper limits of the classes of gaps. */
 export const WINDOWS = [15, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600] as const
 /** The weight of earlier gaps falls by this factor with each new one: the last fifty decide. */
 const FADE = 0.98
-/** Before so many gaps, the default window applies. */
+/** With fewer recorded gaps, the default window applies. */
 const FEWEST = 8
 
-/** Weighted numbers of gaps by class, and the sum of their seconds within the class; the last class has longer gaps. */
+/** For each class, the weighted number of gaps and the weighted sum of their seconds. The last class has the gaps above all windows. */
 export type Gaps = { counts: number[]; sums: number[]; seen: number }
 export const NO_GAPS: Gaps = { counts: WINDOWS.map(() => 0).concat(0), sums: WINDOWS.map(() => 0).concat(0), seen: 0 }
 
-/** The record after a gap of so many seconds between the end of a job and the next one. */
+/** Adds a gap, the seconds between the end of a job and the next job. */
 export function recordGap({ counts, sums, seen }: Gaps, seconds: number): Gaps {
   const found = WINDOWS.findIndex((limit) => seconds <= limit)
   const own = found < 0 ? WINDOWS.length : found
@@ -20,8 +20,8 @@ export function recordGap({ counts, sums, seen }: Gaps, seconds: number): Gaps {
 }
 
 /**
- * The window with the least expected cost per gap: idle seconds up to the window, and `coldSeconds` for a gap that exceeds it. `coldSeconds`
- * is the duration of a start, which is billed, and what the caller's wait is worth. `otherwise` applies until gaps were seen.
+ * The window with the least expected cost per gap: the idle seconds within the window, plus `coldSeconds` for a gap that exceeds it.
+ * `coldSeconds` is the billed duration of a start plus the worth of the caller's wait. `otherwise` applies until enough gaps are recorded.
  */
 export function chooseWindow(gaps: Gaps, coldSeconds: number, otherwise: number): number {
   if (gaps.seen < FEWEST) return otherwise

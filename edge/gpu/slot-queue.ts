@@ -17,15 +17,15 @@ const STARVATION_MS = 30_000
 
 /** Times are Unix milliseconds. */
 type Entry = Terms & { round: number; since: number; renewed: number }
-/** `interactive`: somebody waits for the job, which takes few steps. */
+/** `interactive`: whether a caller waits for the job, which takes few steps. */
 export type Terms = { account: string; interactive: boolean }
 /** `ms` is the usage at the time `at`. `turn` counts the account's jobs; turns 0 to 2 are in round 0, and so on. `granted` is the last grant. */
 type Account = { ms: number; at: number; turn: number; granted: number }
 
 /**
- * Grants slots to jobs of light and starving accounts before those of heavy ones, then to interactive jobs, then by round, then by age. The rounds are start-time fair queuing (Goyal,
- * Vin and Cheng, 1996) with jobs as the cost. Usage is the time that jobs held slots. The queue is kept in memory; after a restart, the renewals of
- * its jobs fill it again.
+ * Grants slots to jobs of light and starving accounts before jobs of heavy ones, then to interactive jobs, then by round, then by age. The
+ * rounds are start-time fair queuing (Goyal, Vin and Cheng, 1996) with jobs as the cost. Usage is the time that jobs held slots. The queue
+ * is kept in memory; after a restart, the renewals of its jobs fill it again.
  */
 export class SlotQueue {
   readonly #leaseMs: number
@@ -83,8 +83,8 @@ export class SlotQueue {
   }
 
   /**
-   * Grants free slots and returns the ids of their jobs. An account has one slot more than there are GPUs at most, so that the next of its
-   * jobs is at the GPU when one ends, and a heavy account one per GPU; the other slots are for jobs that may interrupt them.
+   * Grants free slots and returns the ids of their jobs. An account has at most one slot more than there are GPUs, so that its next job is
+   * already at the GPU when one ends. A heavy account has at most one slot per GPU. The other slots are for jobs that may interrupt these.
    */
   grant({ gpus, sharing }: GpuSlots, now: number): string[] {
     const granted: string[] = []

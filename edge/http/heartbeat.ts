@@ -2,7 +2,7 @@
 import type { Context } from 'hono'
 import type { EdgeEnv } from './context.ts'
 
-/** The latest start of the reply, and the interval between spaces. A failure before the start has its own status. */
+/** `startMs`: the time after which the reply starts; an earlier failure has its own status. `beatMs`: the interval between spaces. */
 const TIMES = { startMs: 4_000, beatMs: 10_000 }
 
 /** `identity`, because a compressor would hold back the spaces until the end. `no-transform` forbids compression by proxies. */

@@ -111,8 +111,8 @@ export const isForm = (c: Context<EdgeEnv>): boolean =>
 type Part = string | File
 
 /**
- * Reads the parts of a form that are not empty; of several parts with one name, the last. A name that ends in `[]` has all of its parts.
- * Errors: as readJson.
+ * Reads the nonempty parts of a form. Of several parts with the same name, the last one counts; a name that ends in `[]` keeps all of them
+ * in a list. Errors: as readJson.
  */
 export async function readForm(c: Context<EdgeEnv>): Promise<Record<string, Part | Part[]>> {
   const type = c.req.header('content-type') ?? ''

@@ -40,7 +40,7 @@ export function eventOf(job: JobRecord): WebhookEvent {
   return { id: `evt_${job.id}`, type, body, origin: job.origin }
 }
 
-/** The event of a running job after entry `seq` of its log, with its progress. Images follow at its end. */
+/** The webhook event with the progress of a running job at entry `seq` of its log. Images are in the final event only. */
 export function progressEventOf(job: JobRecord, seq: number): WebhookEvent {
   const data = { ...dataOf(job), progress: job.progress }
   const timestamp = new Date().toISOString()
@@ -51,7 +51,7 @@ export function progressEventOf(job: JobRecord, seq: number): WebhookEvent {
   return { id: `evt_${job.id}_${seq}`, type: 'job.progress', body, origin: job.origin }
 }
 
-/** Whether the request's webhook URL receives the job's end. All images are available at once, so that they are the end of a success. */
+/** Whether the request's webhook URL receives the final event. `output` selects that of a success, which has all images. */
 const wantsEnd = ({ webhookEvents = ['completed'], state }: JobRecord) =>
   webhookEvents.includes('completed') || (webhookEvents.includes('output') && state === 'succeeded')
 

@@ -30,7 +30,7 @@ export function openJobLog(storage: DurableObjectStorage) {
     return found
   }
   const save = (record: JobRecord) => storage.kv.put('job', record)
-  /** Logs an event and saves the record with its effect. The record is passed on, because each read of it deserializes all fields. */
+  /** Logs an event, applies it to the record and saves the result. The record is an argument, because each read deserializes all fields. */
   const insert = (record: JobRecord, attempt: number, event: LoggedEvent): JobRecord => {
     const now = Date.now()
     storage.sql.exec('INSERT INTO events (attempt, at, event) VALUES (?, ?, ?)', attempt, now, JSON.stringify(event))

@@ -25,7 +25,7 @@ import { JobSlot } from './slot.ts'
 
 /** The pause after a failed action. */
 const RETRY_MS = 5_000
-/** The wait of a job while reservations of other jobs prevent its start. */
+/** Delay before a retry while reservations of other jobs prevent the start of a job. */
 const BUSY_MS = 1_000
 /** The time limit for a GPU to end its stream after it confirmed a cancellation. */
 const CANCEL_MS = 10_000
@@ -266,7 +266,7 @@ export class JobDO extends DurableObject<Env> {
     )
   }
 
-  /** Reports the job's progress to its webhook URL, if its request says so, once for all attempts of this instance. */
+  /** Reports the job's progress to its webhook URL, if the request selects such events, once for all attempts of this instance. */
   #report(): void {
     if (this.#reporting || !wantsProgress(this.#log.job())) return
     this.#reporting = reportProgress(this.env, this.#log).catch((cause: unknown) =>
@@ -276,7 +276,7 @@ export class JobDO extends DurableObject<Env> {
   }
 
   async #afterAttempt({ signal }: AbortController): Promise<void> {
-    // This precedes the next attempt, whose reservation it would otherwise end.
+    // Before the next attempt starts, because this ends the reservation in the budget.
     await settleGpuTime(this.env, this.#log.job())
     if (this.#live?.abort.signal === signal) this.#live = null
     const job = this.#log.job()

@@ -13,9 +13,9 @@ const KINDS: Partial<Record<LoggedEvent['type'], Kind>> = {
   step: 'logs',
   warning: 'logs',
 }
-/** The shortest time between two events about steps. */
+/** Minimum interval before the next event of the kind `logs`. */
 const PAUSE_MS = 500
-/** The longest wait for an entry of the log, of which a GPU sends one every few seconds. */
+/** Maximum wait for the next log entry. A GPU sends one every few seconds. */
 const WAIT_MS = 60_000
 
 export const wantsProgress = ({ webhook, webhookEvents = [] }: JobRecord): boolean =>

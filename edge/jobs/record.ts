@@ -161,7 +161,7 @@ export function warningsOf({
   warnings,
 }: Pick<JobRecord, 'adjustments' | 'request' | 'warnings'>): JobRecord['warnings'] {
   if (!request.negative_prompt || hasGuidance(request)) return [...adjustments, ...warnings]
-  const message = `negative_prompt had no effect: it works through guidance, and this job ran at guidance_scale ${request.guidance_scale}.`
+  const message = `negative_prompt had no effect: it requires guidance, and this job ran at guidance_scale ${request.guidance_scale}.`
   return [...adjustments, { code: 'negative_prompt_ignored', message }, ...warnings]
 }
 

@@ -11,7 +11,7 @@ const termsOf = ({ account, decision }: Job) => ({ account, interactive: decisio
 /** Calls the EndpointDO that queues the job, even if a fallback endpoint runs it. */
 export class JobSlot {
   readonly #env: Env
-  /** Resolves with the last call. */
+  /** Resolves at the end of the last call. */
   #calls: Promise<unknown> = Promise.resolve()
   /** Whether the attempt in progress still needs the slot. */
   #isNeeded = false

@@ -72,7 +72,7 @@ export const OPERATIONS: Record<string, Operation> = {
 }
 
 const { job, image, problem, webhookEvent, limits } = replies
-/** Schemas that the document names. It contains all others in place. */
+/** Schemas with a name in the document. All others are inline. */
 const NAMED = {
   ImageRequest: generation,
   Job: job,
@@ -130,7 +130,7 @@ const PATH_PARAMETERS: Record<string, Json> = {
 /** A part of a path of another provider's API, such as the owner or the name of a model. */
 const FOREIGN_PARAMETER = { type: 'string', minLength: 1 }
 
-/** A path of Hono as one of OpenAPI. */
+/** Converts a path of Hono to one of OpenAPI. */
 const templateOf = (path: string) => path.replace(/:(\w+)(\{[^}]*\})?/g, '{$1}')
 
 function parametersOf(path: string, { query, headers = {} }: Operation): Json[] {

@@ -1,4 +1,5 @@
-// What OpenAI's route accepts beyond the native fields, each adjustment with a warning. The route itself is lenient; see dialects/openai.
+// The fields of OpenAI's route beyond the native ones. Adjusted values cause warnings. The route itself is more lenient; see
+// dialects/openai.
 import * as z from 'zod'
 import { MAX_IMAGES, MAX_PROMPT } from '../dialects/openai/parse.ts'
 import { generation } from '../requests/generation-request.ts'

@@ -28,7 +28,7 @@ export function describeAdjustments(
     warnings.push({ code: 'quality_ignored', message })
   }
   for (const name of decision.guidanceScale > 1 ? [] : fieldsOfGuidance(options)) {
-    const message = `${name} had no effect: it works through guidance, and this job ran at guidance_scale ${decision.guidanceScale}.`
+    const message = `${name} had no effect: it requires guidance, and this job ran at guidance_scale ${decision.guidanceScale}.`
     warnings.push({ code: `${name}_ignored`, message })
   }
   return warnings

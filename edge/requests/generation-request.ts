@@ -59,7 +59,7 @@ const size = z
 /** A blank text counts as absent, so that it does not affect the route. */
 const blankable = text(0, LIMITS.promptCharacters).overwrite((text) => (isBlank(text) ? '' : text))
 
-/** An input image. Larger texts exceed the limit of a body. */
+/** An input image. The limit of a body also limits its length. */
 const file = z
   .string()
   .min(1)
@@ -321,7 +321,7 @@ function fingerprintOf(fields: Generation, inputs: readonly InputFile[], wantedS
 
 const capitalize = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`
 
-/** A hash of all fields that determine the pixels and their file, so without those of previews. */
+/** A hash of the fields that determine the pixels and their file: all but those of previews. */
 async function digestOf({ preview_steps: _, ...request }: JobSpec['request']): Promise<string> {
   return sha256(JSON.stringify(Object.entries(request).toSorted(([a], [b]) => (a < b ? -1 : 1))))
 }

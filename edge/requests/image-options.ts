@@ -48,7 +48,7 @@ type Fields = Given & { steps?: number | undefined }
 
 const refuse = (param: string, message: string) => new ApiError('invalid_request', message, { param })
 
-/** The steps of a request, which `sigmas` may state. Errors: invalid_request. */
+/** The number of steps: `steps`, or the number of `sigmas`. Errors: invalid_request if both are given and differ. */
 export function stepsOf({ steps, sigmas }: Fields): number | undefined {
   if (sigmas && steps !== undefined && steps !== sigmas.length)
     throw refuse('sigmas', `sigmas has ${sigmas.length} levels, but steps is ${steps}; leave one of them out.`)
@@ -69,7 +69,7 @@ function skipOf({ scale, start, stop, layers }: Skip): NonNullable<ImageOptions[
   return { scale: scale ?? published, start: start ?? first, stop: stop ?? last, ...(layers && { layers }) }
 }
 
-/** The options that work through guidance, for a job with guidance. Errors: invalid_request. */
+/** The options of a job with guidance that have no effect without it. Errors: invalid_request. */
 function guidanceOptions({ guidance_interval: interval, skip_layer_guidance: skip }: Given): ImageOptions {
   const { start = 0, stop = 1 } = interval ?? {}
   if (start >= stop)
@@ -98,7 +98,7 @@ export function chooseImageOptions(
   }
 }
 
-/** The given fields that work through guidance. */
+/** The names of the request's fields that have no effect without guidance. */
 export const fieldsOfGuidance = ({ guidance_interval, skip_layer_guidance }: Given): string[] => [
   ...(guidance_interval ? ['guidance_interval'] : []),
   ...(skip_layer_guidance ? ['skip_layer_guidance'] : []),

@@ -22,7 +22,7 @@ const list = (names: readonly string[]) => names.join(', ')
 
 /**
  * The adapters of a request with their scales, and the catalog without the models that they do not fit. Errors: invalid_request for adapters
- * that the account does not have, and for adapters or a model that do not go together.
+ * that the account does not have, for adapters without a common model, and for a named model that they do not fit.
  */
 export function chooseLoras(
   chosen: z.infer<typeof loras>,

@@ -51,7 +51,7 @@ export async function createSubmission(
   return { fields, submission: { credential, spec, inputs, idempotencyKey: key, retried, joins, reuse } }
 }
 
-/** The input files of a request, whose key is checked before anything is fetched. Errors: those of readInputs, and of the key. */
+/** The input files of a request. Checks the key before it fetches anything. Errors: those of requireScope and readInputs. */
 async function openInputs(c: Context<EdgeEnv>, { image, mask }: Generation): Promise<InputFile[]> {
   if (image === undefined && mask === undefined) return []
   const credential = await requireScope(c, 'generate')
@@ -65,7 +65,7 @@ const isRecord = (body: unknown): body is Record<string, unknown> =>
 const IMAGE_NAME = /image|mask|^inputs?$/i
 const hasImageField = (body: unknown) => isRecord(body) && Object.keys(body).some((name) => IMAGE_NAME.test(name))
 
-/** Refuses a body above the limit of one without an image, which its fields show. Errors: body_too_large. */
+/** Refuses a body without input images above the limit for such bodies. Errors: body_too_large. */
 export function limitBodyWithoutImage(c: Context<EdgeEnv>, body: unknown): void {
   if (!hasImageField(body)) limitBody(c, LIMITS.requestBytes)
 }

@@ -54,7 +54,7 @@ const toMetadata = ({ loras, ...facts }: RunFacts): Record<string, string> => ({
   ...(loras && { loras: JSON.stringify(loras) }),
 })
 
-/** Facts of the file's own run; those of `ran` for a file without them. */
+/** The facts in a file's metadata about its run; `ran` without them. */
 function fromMetadata(metadata: Record<string, string> | undefined, ran: RunFacts): RunFacts {
   if (!metadata?.package || !metadata.device) return ran
   const { package: digest, device, loras } = metadata

@@ -4,7 +4,7 @@ import { type Access, byKey, byKeyOrToken, generates, UPLOAD_BYTES } from '../au
 import type { Dialect, DialectRoute } from '../dialects/definition/dialect.ts'
 import { DIALECTS } from '../dialects/dialects.ts'
 
-/** Of a file whose marks are read. Larger than any PNG of 2048² pixels. */
+/** Maximum size of a file whose marks are read: above that of any PNG of 2048² pixels. */
 const VERIFIED_BYTES = 16 * 1024 * 1024
 
 const NATIVE: Readonly<Record<string, Access>> = {

@@ -14,8 +14,8 @@ function unknownModel(name: string, offers: readonly { model: string }[]): ApiEr
 }
 
 /**
- * Prewarms the preferred endpoints of all offers, or of those of `?model=`, which is then opened on their GPUs, within the operator's budget, for example when a page with a prompt field opens. The
- * response lists the GPU state of each offer.
+ * Prewarms the preferred endpoints of all offers within the operator's budget, for example when a page with a prompt field opens. `?model=`
+ * selects the offers of one model, and opens it on their GPUs. The response lists the GPU state of each offer.
  */
 export const prewarmRoute = new Hono<EdgeEnv>().post('/', async (c) => {
   const { model: name } = parseFields(query, query.shape, c.req.query())

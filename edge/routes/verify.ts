@@ -32,7 +32,10 @@ async function checkReceipt(c: Context<EdgeEnv>, receipt: string, sha256: string
   }
 }
 
-/** Whether a file states that it was generated, and whether its receipt is genuine. Stores nothing. Errors: invalid_request, body_too_large, rate_limited. */
+/**
+ * Whether a file states that it was generated, and whether its receipt is genuine. Stores nothing. Errors: invalid_request, body_too_large,
+ * rate_limited.
+ */
 export const verify = new Hono<EdgeEnv>().post('/', async (c) => {
   await assertRate(c)
   const file = await readBytes(c)

@@ -18,7 +18,7 @@ export type RouteRequest = {
   tier?: Tier | undefined
   steps?: number | undefined
   guidanceScale?: number | undefined
-  /** Fields of the request that work through guidance, besides the negative prompt. */
+  /** Fields of the request that have no effect without guidance, besides the negative prompt. */
   guidanceFields?: readonly string[]
   size?: { width: number; height: number } | undefined
   /** Replaces `size`. */
@@ -39,7 +39,7 @@ export type Decision = {
   fallbacks?: string[]
   steps: number
   guidanceScale: number
-  /** The offer's sampler, for requests that name none. */
+  /** The offer's sampler, for requests without the field `sampler`. */
   sampler?: NonNullable<ImageOptions['sampler']>
   width: number
   height: number

@@ -65,13 +65,13 @@ function preferRoute(request: RouteRequest): Preference {
     return {
       route: 'full',
       isFirm: false,
-      reason: 'A negative_prompt works through guidance, which the full route runs.',
+      reason: 'The full route has guidance, required for negative_prompt.',
     }
   if (guidanceFields.length > 0)
     return {
       route: 'full',
       isFirm: false,
-      reason: `${guidanceFields.join(' and ')} work through guidance, which the full route runs.`,
+      reason: `The full route has guidance, required for ${guidanceFields.join(' and ')}.`,
     }
   if (steps !== undefined && steps <= TURBO_STEPS)
     return { route: 'turbo', isFirm: false, reason: `${steps} steps suit the turbo route.` }

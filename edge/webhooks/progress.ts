@@ -12,7 +12,7 @@ import { isPaused, recordFailure, recordSuccess, saveReceiver } from './endpoint
 const MAX_OF_HOST = 4
 
 /**
- * `sent`: the receiver has it, or another one follows. `failed`: the receiver failed or its circuit breaker is open, so that no further
+ * `sent`: the receiver has it, or a later one replaces it. `failed`: the receiver failed or its circuit breaker is open, so that no further
  * progress of the job should be sent to it.
  */
 export type ProgressOutcome = 'sent' | 'failed'

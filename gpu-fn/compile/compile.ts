@@ -27,7 +27,7 @@ export type CompileOptions = BuildOptions &
     /** A diffusers directory, or the files of the single-file layout. */
     readonly checkpoint: readonly string[]
     readonly out: string
-    /** A scheduler_config.json, in place of the checkpoint's. */
+    /** Path of a scheduler_config.json, which replaces the checkpoint's. */
     readonly scheduler?: string | undefined
     /** The name that a job requests; the variant's by default. */
     readonly name?: string | undefined
@@ -145,7 +145,10 @@ async function writePackage(
   return { manifest: about, sourceBytes, packageBytes, notes }
 }
 
-/** Zeros are the sign of an interrupted download by a program that reserves the file's size first. They can also result from training. */
+/**
+ * Notes tensors of zeros. They indicate an interrupted download by a program that reserves the file's size first, but can also result from
+ * training.
+ */
 function describeBlank(tensors: ReadonlySet<Tensor>): string[] {
   if (tensors.size === 0) return []
   const files = new Set([...tensors].flatMap(({ parts }) => parts.map(({ file }) => file)))

@@ -17,8 +17,8 @@ const share = z.number().min(0).max(1)
 /** The shares of the steps between which guidance runs: step i of N if trunc(start · N) ≤ i < trunc(stop · N), as in diffusers' guiders. */
 export const guidanceInterval = z.strictObject({ start: share, stop: share })
 /**
- * Skip-layer guidance as in diffusers: step i of N, if start · N < i < stop · N, also evaluates the denoiser without the blocks `layers`,
- * and moves away from that. Without `layers`: those that the package states.
+ * Skip-layer guidance as in diffusers: step i of N, if start · N < i < stop · N, also evaluates the denoiser without the blocks `layers`
+ * and moves the velocity away from that result. The default of `layers` is in the package.
  */
 export const skipLayerGuidance = z.strictObject({
   scale: z.number().min(0).max(LIMITS.guidanceScale.max),
@@ -44,7 +44,7 @@ const imageOptions = z.strictObject({
   max_sequence_length: z.int().min(LIMITS.maxSequenceLength.min).max(LIMITS.maxSequenceLength.max).optional(),
   sampler: z.enum(SAMPLERS).optional(),
   noise_schedule: z.enum(SCHEDULES).optional(),
-  /** In place of `noise_schedule`; as many as `steps`. */
+  /** Custom noise levels in place of `noise_schedule`, one for each step. */
   sigmas: sigmas.optional(),
   /** The shift of the noise levels; absent: the package's. */
   shift: z.number().min(LIMITS.shift.min).max(LIMITS.shift.max).optional(),
@@ -58,7 +58,7 @@ const imageOptions = z.strictObject({
 export const imageOptionFields = imageOptions.shape
 export type ImageOptions = z.infer<typeof imageOptions>
 
-/** The image options of a request that are given. */
+/** The image options present in a request. */
 export function imageOptionsOf(request: ImageOptions): ImageOptions {
   const given = Object.entries(request).filter(([name, value]) => name in imageOptionFields && value !== undefined)
   return Object.fromEntries(given)

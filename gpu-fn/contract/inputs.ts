@@ -1,6 +1,6 @@
 import type { JobRequest } from './requests.ts'
 
-/** The first bytes of each kind of file as text, with `offset` bytes before them. */
+/** The signature of each kind of file, as text, which begins at byte `offset`. */
 const SIGNATURES: readonly { kind: string; bytes: string; offset?: number }[] = [
   { kind: 'PNG', bytes: '\x89PNG\r\n\x1a\n' },
   { kind: 'JPEG', bytes: '\xff\xd8\xff' },

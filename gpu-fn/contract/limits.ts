@@ -18,14 +18,14 @@ export const LIMITS = {
   eventLineBytes: 64 * 1024,
   imageBytes: 64 * 1024 * 1024,
   previewBytes: 256 * 1024,
-  /** Of each input file. */
+  /** Maximum size of each input file. */
   inputBytes: 16 * 1024 * 1024,
-  /** Of an input image: the largest result, so that every result can be an input. */
+  /** Maximum number of pixels of an input image: that of the largest result, so that every result can be an input. */
   inputPixels: 6144 * 6144,
-  /** Below the minimum no step would run. */
+  /** Below the minimum, a job would run no step. */
   strength: { min: 0.01, max: 1 },
   maskFeather: 256,
   heartbeatMs: 5_000,
-  /** Adapters of one job, and the magnitude of an adapter's strength. */
+  /** Maximum number of adapters of a job, and maximum magnitude of an adapter's strength. */
   loras: { max: 8, scale: 4 },
 } as const

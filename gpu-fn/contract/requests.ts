@@ -31,9 +31,9 @@ export const jobSchedule = z.strictObject({
   tenant: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/),
   /** The account's share relative to others. */
   weight: z.number().min(0.01).max(100),
-  /** Somebody waits for the images, which take few steps. */
+  /** Whether a caller waits for the images, which take few steps. */
   interactive: z.boolean(),
-  /** The longest wished time from acceptance to end; the job is refused if it cannot be met. */
+  /** The maximum time from acceptance to end. A job that cannot meet it is refused. */
   max_latency_ms: z.int().min(1).optional(),
 })
 export type JobSchedule = z.infer<typeof jobSchedule>
@@ -83,7 +83,7 @@ export const jobRequest = z.strictObject({
   repaint: z.enum(REPAINTS).optional(),
   /** Standard deviation of the blur of the mask's edge, in pixels of the result; absent: 0. */
   mask_feather: z.number().min(0).max(LIMITS.maskFeather).optional(),
-  /** How the job shares the GPU. It does not identify the job, and a retry may change it. Absent: a tenant of its own name. */
+  /** How the job shares the GPU. It does not identify the job, and a retry may change it. Absent: weight 1 in a tenant without a name. */
   schedule: jobSchedule.optional(),
 })
 export type JobRequest = z.infer<typeof jobRequest>

@@ -1,7 +1,10 @@
 /** Characters that a terminal would execute or not show: controls, formats such as bidirectional marks, separators, lone surrogates. */
 const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu
 
-/** Text from outside for errors, logs and terminals: each invisible character as `\uXXXX`, as in JSON, which stays valid and equal. */
+/**
+ * Escapes untrusted text for errors, logs and terminals: invisible characters become `\uXXXX`. Within JSON, the escaped text is valid and
+ * has the same value.
+ */
 export const escapeText = (text: string): string =>
   text.replace(INVISIBLE, (character) =>
     character.replace(/[\s\S]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`),

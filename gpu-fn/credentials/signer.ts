@@ -16,7 +16,10 @@ const GENERATOR = { name: 'Octet', version: packageJson.version }
 const SIGNATURE_BYTES = 2048
 const SETTINGS = { builder: { thumbnail: { enabled: false } } }
 
-/** Checks the certificate and the key, and signs a small image for proof. Throws CredentialsError. A signer keeps the process running until `process.exit`. */
+/**
+ * Checks the certificate and the key, and signs a small test image. Throws CredentialsError. A signer keeps the process running until
+ * `process.exit`.
+ */
 export async function openSigner(files: CredentialFiles): Promise<Signer> {
   const certificate = readCertificate(files)
   const library = await loadLibrary()

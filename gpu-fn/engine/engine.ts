@@ -22,8 +22,8 @@ type Tier = JobRequest['tier']
 const PREFETCH_SHARE = 0.5
 
 /**
- * A compiled model that this process can serve. Sides are in pixels. `blocks`: the denoiser's, and those that skip-layer guidance skips by
- * default; absent if its package does not state them.
+ * A compiled model that this process can serve. Sides are in pixels. `blocks`: the number of the denoiser's blocks, and the default of
+ * skip-layer guidance; absent if the package does not state them.
  */
 export type Model = {
   model: string
@@ -49,7 +49,7 @@ export type Loaded = {
   closed?: string[]
   /** Planned memory of all open models. */
   bytes?: number
-  /** The model does not fit beside those of unfinished runs, and is not loaded. */
+  /** The model was not loaded, because it does not fit into memory beside the models of unfinished runs. */
   occupied?: boolean
   /** Networks take turns on the device, so that alternating between jobs reloads them. */
   inTurns?: boolean
@@ -235,7 +235,7 @@ export class PackageEngine implements Engine {
       const command: Command = { type: 'load', package: pkg, ...(size && { size: sizeOf(size) }) }
       for await (const reply of this.#thread!.send(command, watch.progress)) {
         if (reply.type === 'note') this.#options.log.warn(reply.note)
-        // The package was not open. Its weights follow its plan.
+        // Only a package that was not open sends its plan. The weights are loaded next.
         else if (reply.type === 'plan') void readAhead(pkg, opened.signal)
         else if (reply.type === 'closed') loaded.closed.push(...reply.models)
         else if (reply.type === 'occupied') loaded.occupied = true

@@ -39,14 +39,19 @@ export type Command =
       cancel: Int32Array<SharedArrayBuffer>
     }
 
-/** `ready` is sent once at startup, with id 0; `note` is a remark about a newly opened package; `done`, `aborted`, `failed` and `refused` end the replies to a command. */
+/**
+ * `ready` is sent once at startup, with id 0; `note` is a remark about a newly opened package; `done`, `aborted`, `failed` and `refused` end
+ * the replies to a command.
+ */
 export type Message =
   | { type: 'ready' }
   | { type: 'note'; note: string }
-  /** `networks`: seconds for each newly opened network. `inTurns`: networks take turns on the device, so alternating jobs reload them. `bytes`: planned
-   * memory of all open packages. */
+  /**
+   * `networks`: seconds for each newly opened network. `inTurns`: networks take turns on the device, so alternating jobs reload them.
+   * `bytes`: planned memory of all open packages.
+   */
   | { type: 'loaded'; seconds: number; networks: Opened; inTurns: boolean; bytes: number }
-  /** The package does not fit beside those of unfinished runs. */
+  /** The package does not fit into memory beside the packages of unfinished runs. */
   | { type: 'occupied' }
   | { type: 'plan'; plan: MemoryPlan }
   /** Models that were closed to make room, as model:tier. */

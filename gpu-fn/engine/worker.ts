@@ -15,8 +15,8 @@ import { type OpenPipeline, openPipeline } from './package/open-pipeline.ts'
 const { memoryBytes, deviceBytes, promptCacheBytes = 0 } = workerData as Settings
 const port = parentPort!
 /**
- * `runs`: unfinished runs, during which the package must stay open. `whole`: its memory with all weights; `sessions`: without, null if its
- * sessions cannot stay open without them.
+ * `runs`: the number of unfinished runs, during which the package must stay open. `whole`: its memory with all weights. `sessions`: its
+ * memory without weights; null if its sessions cannot stay open without them.
  */
 type OpenPackage = Peak & { pipeline: OpenPipeline; name: string; runs: number; whole: Peak; sessions: Peak | null }
 /** Open pipelines by package digest, least recently used first. */
@@ -151,7 +151,7 @@ async function run(
     // Adapters may change the text encoders.
     const encoders = JSON.stringify([pkg.digest, ...adapters.map(({ lora, scale }) => [lora.digest, scale])])
     const remember: RememberPrompts = (key, encode) => prompts.get(tenant, `${encoders} ${key}`, encode)
-    // Also without adapters, to remove those of the job before.
+    // Also without adapters, to remove those of the previous job.
     await opened.pipeline.adapt(adapters)
     for await (const event of txt2img(opened.pipeline, request, abort.signal, { remember, ...(input && { input }) })) {
       const resumed = new Promise<void>((resolve) => paused.set(id, resolve))
@@ -169,7 +169,7 @@ async function run(
   }
 }
 
-/** Whether the turn after an event is one on the device: after `decoded` it is not, and other jobs may compute with the same weights. */
+/** Whether the turn after an event uses the device. The turn after `decoded` does not, so that other jobs may use the same weights. */
 const needsDevice = (event: PipelineEvent, { count }: JobRequest): boolean =>
   event.type !== 'decoded' && event.type !== 'finished' && !(event.type === 'image' && event.image === count - 1)
 
@@ -179,7 +179,7 @@ async function openOrThrow(pkg: Package, send: Send): Promise<OpenPackage> {
   throw new Error(`${pkg.manifest.model}:${pkg.manifest.tier} does not fit beside the packages of unfinished runs`)
 }
 
-/** Opens the package if necessary. Null if it does not fit beside those of unfinished runs. */
+/** Opens the package if necessary. Null if it does not fit into memory beside the packages of unfinished runs. */
 async function pipelineOf(pkg: Package, send: Send, networks: Opened = {}): Promise<OpenPackage | null> {
   const onPlan = (plan: MemoryPlan) => send({ type: 'plan', plan })
   const onOpen = (network: NetworkName, seconds: number) => {

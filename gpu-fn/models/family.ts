@@ -11,7 +11,7 @@ export type LoraTarget =
   | {
       readonly network: string
       readonly weight: string
-      /** Of the whole weight in the checkpoint. */
+      /** Shape of the whole weight in the checkpoint. */
       readonly shape: readonly number[]
       readonly rows: readonly [start: number, end: number]
       readonly swap: boolean

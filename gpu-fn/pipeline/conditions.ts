@@ -5,7 +5,7 @@ import { HostTensor, type Session } from '../runtime/session.ts'
 import { type Condition, condition, conditioningInputs, releaseConditions } from './denoise.ts'
 import type { PromptEmbeds } from './prompt.ts'
 
-/** What a run evaluates: the prompt; with guidance, the negative prompt too; with skip-layer guidance, also the prompt without some blocks. */
+/** What a run evaluates. `plain`: the prompt. `guided`: also the negative prompt. `skipping`: also the prompt without some blocks. */
 export type Mode = 'plain' | 'guided' | 'skipping'
 
 /** Maximum number of runs per run of `conditioning`, which bounds the memory of the modulation. */
@@ -21,8 +21,8 @@ type Runs = { timesteps: Float32Array; modes: readonly Mode[] }
 type Compute = (timesteps: Float32Array, mode: Mode) => Promise<Condition[]>
 
 /**
- * The conditions on the device. Those of an interrupted run are released when another needs its own, and computed again when it continues:
- * they take hundreds of megabytes, and computing them takes less time than a step.
+ * The conditions on the device. Conditions of another run replace those of an interrupted run, which are computed again when it continues:
+ * they take hundreds of megabytes, and their computation takes less time than a step.
  */
 let onDevice: Conditions | undefined
 
@@ -103,7 +103,7 @@ export const computeConditions =
     const positive = prompts.at(-1)!
     if (mode === 'plain') return condition(session, [positive], timesteps, options)
     if (mode === 'guided') return condition(session, prompts, timesteps, options)
-    // First, because its result leaves the device.
+    // Before the other condition, because this one is copied to the host.
     const gates = skippedGates(manifest, layers)
     const skipping = await conditionWithoutBlocks(session, positive, timesteps, {
       ...options,

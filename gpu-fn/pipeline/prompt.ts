@@ -45,7 +45,7 @@ export async function encodePrompts(
     truncations.push(...tokens.flatMap((each, i) => describeTruncation(about.title, own[i]!.name, each, length)))
     const encodings = await runEncoder(session, tokens, options)
     if (tokens.some(isWeighted)) {
-      // Not in the batch of the prompts, for which the memory is planned.
+      // A separate run, because the memory is planned for the batch of the prompts alone.
       const [empty] = await runEncoder(session, [tokenize(tokenizer, '', limits)], options)
       for (const [i, { hidden }] of encodings.entries()) applyWeights(hidden, empty!.hidden, tokens[i]!.weights)
     }

@@ -4,7 +4,7 @@ import type { Tensor } from '../runtime/session.ts'
 /** Latents that neighboring tiles share: half as context for the convolutions, half for blending. */
 const OVERLAP = 16
 
-/** From `start` to `end` along one axis; `before` and `after`: whether it is blended with a neighbor there. */
+/** A part of one axis. `before` and `after`: whether it is blended with a neighbor at its start and at its end. */
 export type Span = Range & { before: boolean; after: boolean }
 export type Range = { start: number; end: number }
 
@@ -47,7 +47,7 @@ export const newCanvas = (channels: number, height: number, width: number): Canv
   ...{ channels, height, width },
 })
 
-/** Adds a tile [1, C, h, w] with its blending weights; `rows` and `columns` × `scale` is its place. */
+/** Adds a tile [1, C, h, w], times its blending weights, at the rows and columns `rows` × `scale` and `columns` × `scale`. */
 export function paint(canvas: Canvas, image: Tensor, rows: Span, columns: Span, scale: number): void {
   const { planes, weights, channels, height, width } = canvas
   const data = image.data as Float32Array

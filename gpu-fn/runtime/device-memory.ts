@@ -14,7 +14,7 @@ export type DeviceMemory = {
   register(address: Pointer, bytes: number): Promise<boolean>
   unregister(address: Pointer): Promise<void>
   copyFromHost(to: Pointer, from: Pointer, bytes: number): Promise<void>
-  /** Between two places of the device; complete when it resolves. */
+  /** Copies between two addresses of the device; complete when it resolves. */
   copyOnDevice(to: Pointer, from: Pointer, bytes: number): Promise<void>
 }
 

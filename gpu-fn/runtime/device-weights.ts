@@ -30,8 +30,8 @@ export type DeviceWeights = {
   /** Makes their memory available to other weights. Must not be called during a run or a load. */
   unload(): void
   /**
-   * Replaces the updates of the weights; without `updates` they equal their file again. Must not be called during a run. Throws what the
-   * update throws, and the weights are then unloaded.
+   * Replaces the updates of the weights; without `updates`, restores the content of their file. Must not be called during a run. Throws the
+   * errors of the update, after which the weights are unloaded.
    */
   update(updates: WeightUpdates | undefined): Promise<void>
   /** To be called after the session's release. */
@@ -121,7 +121,7 @@ class ReservedWeights implements DeviceWeights {
   async #applyUpdates(): Promise<void> {
     if (!this.#updates) return
     await updateOnDevice(this.#placed, this.#updates)
-    // Mapping gigabytes takes seconds, which the restoration would otherwise wait for.
+    // Maps the file for the restoration ahead of time, because mapping gigabytes takes seconds.
     this.#host.keep().catch(() => {})
   }
 
@@ -146,7 +146,7 @@ const rangesOf = ({ weight, scales }: WeightUpdate): FileRange[] =>
     bytes: tensorBytes(dtype, shape),
   }))
 
-/** A mapped weights file. It stays mapped, and so in memory, after the second copy, and for the restoration of updated weights. */
+/** A mapped weights file. From the second copy on, or for the restoration of updated weights, it stays mapped and thus in memory. */
 class HostFile {
   readonly bytes: number
   readonly #file: string

@@ -66,7 +66,7 @@ const openUpdateGraphs = new Map<string, Promise<Session>>()
 const updateGraphs =
   ({ entries, cuda }: NativeSettings) =>
   async (file: string): Promise<Session> => {
-    // All adapters of a format have the same graphs.
+    // The name of a graph's file identifies it, because all adapters of one format have the same graphs.
     const key = `${cuda ? 'cuda' : 'cpu'} ${path.basename(file)}`
     const settings = { entries, memoryPattern: false, ...(cuda && { cuda: { ...cuda, use_tf32: '0' } }) }
     const found = openUpdateGraphs.get(key) ?? openNativeSession(file, settings)

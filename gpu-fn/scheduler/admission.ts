@@ -1,21 +1,21 @@
-// Admission: the device accepts only jobs that it can finish within their limits. The refusal of others states the time of a retry.
+// Admission: accepts only jobs that can end within their limits. A refusal states the time after which a retry is accepted.
 import type { Scheduler } from './scheduler.ts'
 import type { Task } from './task.ts'
 
 /** The maximum share of the aging bound for all accepted work. The rest is a margin for errors of the estimates. */
 const BACKLOG = 0.8
 /**
- * The largest share of the backlog that one tenant fills with jobs of one class, so that there is room for its other class and for others.
- * A tenant that is alone fills all of it; `others` is the weight of the device time of others.
+ * The maximum share of the backlog for one tenant's jobs of one class, so that room remains for its other class and for other tenants. It
+ * is the whole backlog if no other tenant used the device recently; `others` times their share of the device reduces it, down to `least`.
  */
 const TENANT = { least: 0.15, others: 4 }
-/** The excess over the limits that is accepted to keep a promise, as a share of the limits. */
+/** The permitted excess of a promised job over the limits, as a share of them. */
 const TOLERANCE = { all: 0.1, tenant: 0.3 }
-/** A tenant's work must fit into this share of the backlog at the rate at which the device is left to it, so that it is not overdue. */
+/** The maximum share of the backlog, times the share of the device that is left to the tenant, so that its work is not overdue. */
 const SERVED = 0.3
-/** A tenant is assumed to get at least this share of the device. */
+/** The minimum share of the device that a tenant is assumed to get. */
 const LEAST_SHARE = 0.1
-/** The time after which an unused promise ends, and a share of its delay in addition. */
+/** An unused promise ends `ms`, plus `share` of its wait, after its time. */
 const GRACE = { ms: 2_000, share: 0.3 }
 const MOST_PROMISES = 4_096
 
@@ -84,7 +84,7 @@ export class Admission {
     const shares = this.#scheduler.usage.shares(task, now)
     const alone = 1 - TENANT.others * shares.others
     const limit = Math.min(Math.max(TENANT.least, alone), Math.max(SERVED, alone) * shares.left) * this.#limitMs
-    // A promise that is due is kept although the work before it took longer than estimated.
+    // A due promise is kept even if the work before it took longer than estimated.
     const isDue = promised !== undefined && now >= promised.at - 1
     const ownLimit = limit * (isDue ? 1 + TOLERANCE.tenant : 1)
     return Math.max(
@@ -94,8 +94,8 @@ export class Admission {
   }
 
   /**
-   * Promises that are kept before this job: earlier ones of its tenant, and those of others that are due. Interactive jobs pass others, and
-   * light tenants heavy ones.
+   * The promised jobs that precede this one: earlier ones of its tenant, and due ones of other tenants. An interactive job precedes
+   * promises to others, and a light tenant precedes heavy ones.
    */
   #promisesBefore(task: Task, promised: Promised | undefined, now: number): Promised[] {
     const heavy = this.#scheduler.usage.heavy(now)
@@ -123,7 +123,7 @@ type Work = Pick<Task, 'tenant' | 'interactive'> & { ms: number }
 const workOf = ({ tenant, interactive, left }: Task): Work => ({ tenant, interactive, ms: left })
 const sum = (tasks: readonly Task[]) => tasks.reduce((total, { left }) => total + left, 0)
 
-/** Milliseconds by which a job exceeds the limit together with the work before it. A job above the limit is accepted once it is alone. */
+/** Milliseconds by which a job and the work before it exceed the limit. A job that exceeds it alone only waits for the work before it. */
 function excessOf(before: readonly Work[], ms: number, limit: number): number {
   const work = before.reduce((total, each) => total + each.ms, 0)
   return Math.min(work + ms - limit, work)

@@ -1,4 +1,4 @@
-/** The middle of the sorted values; the mean of both middles for an even count. */
+/** The median: for an even number of values, the mean of the two in the middle. */
 export function median(values: readonly number[]): number {
   const sorted = values.toSorted((a, b) => a - b)
   const middle = sorted.length >> 1

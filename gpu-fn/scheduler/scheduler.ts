@@ -5,9 +5,12 @@ import { Usage } from './usage.ts'
 /** Lanes in order of service. */
 const LANE = { overdue: 0, urgent: 1, interactive: 2, standard: 3 } as const
 const LANES = Object.keys(LANE).length
-/** A deadline is urgent when this multiple of the job's remaining time is left. */
+/** A job is urgent once the time until its deadline is at most this multiple of its remaining device time. */
 const URGENT = 1.25
-/** A job is overdue when its aging bound, less this share of it, leaves this multiple of the time that it and all older jobs still take. */
+/**
+ * A job is overdue once the time until its aging bound, which is shortened by `share`, is at most `factor` times the remaining device time
+ * of it and all older jobs.
+ */
 const OVERDUE = { share: 0.02, factor: 1.1 }
 
 type Entry = { task: Task; start: number; number: number }
@@ -24,7 +27,7 @@ export type SchedulerOptions = {
 
 /**
  * Orders jobs by lane, then by start-time fair queuing over tenants (Goyal, Vin and Cheng, 1996) with device time as the cost. Lanes are:
- * overdue jobs, oldest first; jobs of light tenants, namely urgent, interactive and standard ones; the same of heavy tenants.
+ * overdue jobs, oldest first; urgent, interactive and standard jobs of light tenants; urgent, interactive and standard jobs of heavy ones.
  * Jobs of one lane run to their end, because sharing the device would only delay the first. A job of an earlier lane preempts others
  * before their next step.
  */
@@ -63,12 +66,12 @@ export class Scheduler {
     return [...this.#entries.values()].map(({ task }) => task)
   }
 
-  /** All jobs in the order in which they would run if none arrived. */
+  /** All jobs in the order in which they would run without further arrivals. */
   order(now: number): Task[] {
     return this.#ranked(now).map(({ task }) => task)
   }
 
-  /** The job to run next, and the start of its turn. Jobs for which `isReady` is false are passed over. */
+  /** Starts the turn of the first job in order for which `isReady` is true, and returns it; undefined without such a job. */
   next(now: number, isReady: (task: Task) => boolean = () => true): Task | undefined {
     const chosen = this.#ranked(now).find(({ task }) => isReady(task))
     if (!chosen) return undefined
@@ -84,7 +87,7 @@ export class Scheduler {
     task.left = left
   }
 
-  /** The jobs that would precede this one, which need not have been added, if no other job arrived. */
+  /** The jobs that would run before this one without further arrivals. The job itself need not have been added. */
   ahead(task: Task, now: number): Task[] {
     const entry = { task, start: Math.max(this.#virtual, this.#finish.get(task.tenant) ?? 0), number: this.#count }
     const own = this.#rank(entry, { heavy: this.usage.heavy(now), overdue: this.#overdue(now), now })
@@ -99,8 +102,8 @@ export class Scheduler {
   }
 
   /**
-   * The arrival of the youngest overdue job. The bounds of all jobs are met in order of arrival if for each the time left suffices for it
-   * and all older ones, so this order is followed only when there is no time left for another.
+   * The arrival time of the youngest overdue job. In order of arrival, each job meets its bound if the time left suffices for it and all
+   * older ones. This order is used only for jobs without time for any other.
    */
   #overdue(now: number): number {
     let [older, youngest] = [0, Number.NEGATIVE_INFINITY]

@@ -9,9 +9,9 @@ export type Shape = { group: string; pixels: number /** Per step: 2 with guidanc
 /** The work of a job that is left. */
 export type Work = { encode: number; step: number; decode: number }
 
-/** The median of few values follows a change quickly and ignores the first run of a shape, which is slow. */
+/** Number of durations per median: few, so that it follows a change quickly. The median ignores the slow first run of a shape. */
 const REMEMBERED = 9
-/** Shapes are few; the limit protects against a caller who varies sizes. */
+/** Maximum number of shapes, which bounds the memory for callers with many sizes. */
 const MOST_SHAPES = 512
 /** The estimate before the first measurement. */
 const UNKNOWN_MS: Record<Phase, number> = { load: 0, encode: 100, step: 100, decode: 100 }
@@ -33,7 +33,7 @@ export class StepTimes {
     if (this.#shapes.size > MOST_SHAPES) this.#shapes.delete(this.#shapes.keys().next().value!)
   }
 
-  /** Milliseconds of a phase: of the same shape, or scaled from the nearest size of the same group. */
+  /** Median milliseconds of a phase for this shape; if unmeasured, those of the nearest size in the same group, scaled to this shape. */
   estimate(shape: Shape, phase: Phase): number {
     const own = this.#shapes.get(keyOf(shape))?.durations[phase]
     if (own && own.length > 0) return median(own)

@@ -1,19 +1,19 @@
 // Device time of tenants in the recent past, which determines their priority.
 import type { Terms } from './task.ts'
 
-/** A burst no longer counts after a few minutes. The same as at the edge (edge/gpu/slot-queue.ts). */
+/** Half-life of usage, so that a burst does not count after a few minutes. Equal to the edge's (edge/gpu/slot-queue.ts). */
 const HALF_LIFE_MS = 60_000
 /** Lower usage is dropped. */
 const NEGLIGIBLE_MS = 50
 /**
- * A tenant becomes heavy above the first multiple of the mean usage, and light again below the second. A lower first one would demote
- * regular tenants by chance; equal ones would let two jobs alternate at every step.
+ * Multiples of the mean usage: a tenant becomes heavy over `above`, and light again under `below`. With a lower `above`, regular tenants
+ * would become heavy by chance; with equal values, two jobs could alternate at every step.
  */
 const HEAVY = { above: 1.25, below: 0.8 }
 /** With less usage than this, about one image of 28 steps per minute, a tenant is never heavy. */
 const LIGHT_MS = 3_000
 
-/** `ms`: usage divided by weight. `total`: device time; `first`: of interactive jobs. */
+/** `ms`: device time divided by weight. `total`: device time. `first`: device time of interactive jobs. */
 type Entry = { ms: number; total: number; first: number; at: number }
 
 /** Usage with a half-life of a minute, divided by the tenant's weight. Times are milliseconds of one monotonic clock. */
@@ -55,8 +55,8 @@ export class Usage {
   }
 
   /**
-   * Fractions of the recent past, from 0 to 1: `others`, in which another tenant had the device; `left`, in which neither a tenant that
-   * precedes this one nor an interactive job of this one had it.
+   * Fractions of the recent past, from 0 to 1. `others`: the device ran other tenants. `left`: it ran nothing that precedes this tenant's
+   * jobs of the class, neither tenants with precedence nor, for standard jobs, its own interactive jobs.
    */
   shares({ tenant, interactive }: Terms, now: number): { others: number; left: number } {
     const heavy = this.heavy(now)

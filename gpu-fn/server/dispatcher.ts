@@ -8,7 +8,7 @@ import type { Job } from './job.ts'
 import type { Observer } from './observability/observer.ts'
 import type { Turn } from './run-job.ts'
 
-/** Jobs that may be unfinished at a time. Each interrupted job keeps its latent and its prompt embeddings in host memory. */
+/** Maximum number of started, unfinished jobs. Each interrupted one keeps its latent and its prompt embeddings in host memory. */
 const MOST_STARTED = 8
 /** Twice the longest pause of the edge between two offers of a job (edge/gpu/client.ts). */
 const UNCLAIMED_MS = 10_000
@@ -31,10 +31,10 @@ export type DispatcherOptions = {
   agingMs: number
 }
 
-/** `hosting`: its current turn needs the host only. `occupied`: its model waits for room. */
+/** `hosting`: whether its current turn needs the host only. `occupied`: whether its model waits for memory. */
 type Entry = { job: Job; task: Task; run: Run; hosting: boolean; occupied: boolean }
 
-/** The refusal of a job. `full`: the maximum number of jobs waits. */
+/** The refusal of a job. `full`: the queue has the maximum number of jobs. */
 export type Rejection = Refused | { reason: 'full'; retryAfterMs: number }
 
 export class Dispatcher {
@@ -43,7 +43,7 @@ export class Dispatcher {
   readonly #admission: Admission
   /** By task id. */
   readonly #entries = new Map<string, Entry>()
-  /** Ended jobs and other work for the device between two turns. */
+  /** Work between two turns: the ends of jobs, and actions that need the device. */
   readonly #chores: (() => Promise<void>)[] = []
   #working: Entry | undefined
   /** The job whose networks take turns on the device; it is not interrupted. */
@@ -88,7 +88,7 @@ export class Dispatcher {
     return true
   }
 
-  /** Number of jobs ahead of this one; 0 for one that runs, has run or is unknown. */
+  /** Number of jobs ahead of this one; 0 if it is running, ended or unknown. */
   position(job: Job): number {
     const entry = this.#entryOf(job)
     if (!entry || entry === this.#working) return 0

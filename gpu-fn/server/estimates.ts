@@ -5,7 +5,7 @@ import type { Task } from '../scheduler/task.ts'
 import type { Job } from './job.ts'
 import type { Turn } from './run-job.ts'
 
-/** Without a schedule, jobs of few steps without guidance count as interactive. */
+/** A job without a schedule is interactive up to this number of steps and this guidance scale. */
 const INTERACTIVE = { steps: 8, guidanceScale: 1 }
 
 const workOf = ({ steps, count }: JobRequest): Work => ({ encode: 1, step: steps * count, decode: count })

@@ -34,7 +34,7 @@ export interface JobsOptions extends RetentionLimits {
   observer?: Required<Observer>
 }
 
-/** Twice the longest job of the built-in model on a slow CPU, with room for others. */
+/** Twice the duration of the built-in model's longest job on a slow CPU, so that there is room for others. */
 const AGING_SECONDS = 60
 /** Bounds on remembered cancellations. A PUT overtaken by its DELETE arrives while the edge still retries. */
 const CANCELLATIONS = { seconds: 600, most: 16_384 }
@@ -79,7 +79,10 @@ export class Jobs {
     })
   }
 
-  /** Accepts a new job, or returns the existing one with this id if its request is the same. For an attempt that was canceled earlier, returns a job that has ended as canceled. */
+  /**
+   * Accepts a new job, or returns the existing one with this id if its request is the same. For an attempt that was canceled earlier,
+   * returns a job that has ended as canceled.
+   */
   submit(id: string, request: JobRequest, files: InputFiles = {}, trace: TraceParent | null = null): Job {
     const known = this.#jobs.get(id)
     if (known && known.parameters !== parametersOf(request))
@@ -151,7 +154,7 @@ export class Jobs {
     return this.#dispatcher.census()
   }
 
-  /** Whether another job would be accepted, as far as the number of jobs decides. */
+  /** Whether the number of waiting jobs permits another one. */
   hasRoom(): boolean {
     return this.counts().queued < this.#options.queue
   }

@@ -6,15 +6,15 @@ const HALF_LIFE_MS = 10 * 60_000
 const IDLE_MS = 1_000
 
 export type Prefetch = {
-  /** A job or a prewarming names this model. */
+  /** Called for each job or prewarming of a model. */
   requested(model: Model): void
-  /** The device became idle. */
+  /** Called when the device becomes idle. */
   idle(): void
-  /** The device has work. */
+  /** Called when the device gets work. */
   busy(): void
 }
 
-/** Orders models by their requests, with a half-life of ten minutes. Models that were read once are not read again: the system decides. */
+/** Orders models by their requests, with a half-life of ten minutes. A model is read once; then the system decides what stays. */
 export function createPrefetch(engine: Pick<Engine, 'models' | 'prefetch'>): Prefetch {
   const requests = new Map<Model, { count: number; at: number }>()
   const read = new Set<Model>()

@@ -17,12 +17,12 @@ const WARNING_CHARACTERS = 2_000
 type Generation = { job: Job; progress: Progress; log: Logger }
 type Progress = { timings: Timings; stepsDone: number; images: number }
 
-/** The part of a run that a turn has completed. `occupied`: none, because the model does not fit beside those of unfinished runs. */
+/** The part of a run that a turn has completed. `occupied`: none, because models of unfinished runs occupy the memory for its own. */
 export type Turn = {
   phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied'
-  /** Of phase `load`. */
+  /** Present for the phase `load`. */
   load?: Load
-  /** Alternating between jobs reloads or changes weights: networks take turns on the device, or the job has adapters. */
+  /** Whether alternation with other jobs reloads or changes weights: networks take turns on the device, or the job has adapters. */
   inTurns?: boolean
 }
 

@@ -173,7 +173,7 @@ function healthReply({ jobs, engine, lifecycle }: ServerOptions): Response {
   return Response.json(body, { status: lifecycle.status === 'ready' ? 200 : 503 })
 }
 
-/** Ready for a job: the models are loaded, the process does not end, and jobs may wait. */
+/** Whether the process accepts jobs: its models are loaded, it is not ending, and the queue has room. */
 const isReady = ({ jobs, lifecycle }: ServerOptions): boolean => lifecycle.status === 'ready' && jobs.hasRoom()
 
 async function metricsReply(c: Context, { metrics }: ServerOptions): Promise<Response> {

@@ -1,7 +1,10 @@
 // Splits a prompt into pieces whose concatenated tokens equal those of the whole prompt, which avoids tokenizing a long prompt to its end.
 import { CLIP_WORDS, type TokenizerJson } from './files.ts'
 
-/** A piece of a prompt. If the cut is inside a word, `next` is the character after it: the piece's tokens are those of `text + next` minus those of `next`. */
+/**
+ * A piece of a prompt. If the cut is inside a word, `next` is the character after it: the piece's tokens are the tokens of `text + next`
+ * without the tokens of `next`.
+ */
 export type Piece = { text: string; next: string }
 
 /** Allowed cuts of a prompt. Inside a word, a cut must not separate a pair of `junctions`; null allows no cuts inside words. */

@@ -4,9 +4,9 @@
 /** A part of a prompt, without the syntax of its weight. */
 export type Segment = { text: string; weight: number }
 
-/** Weights beyond this only produce noise. */
+/** Maximum magnitude of a weight. Larger ones only produce noise. */
 const MOST = 10
-/** Parentheses in parentheses. */
+/** Maximum depth of nested parentheses. */
 const DEEPEST = 32
 const GROUP_WEIGHT = 1.1
 
@@ -36,7 +36,7 @@ export function hasWeights(prompt: string): boolean {
 function weigh(text: string, weight: number, depth: number): Segment[] {
   if (depth > DEEPEST) throw new WeightError(`has more than ${DEEPEST} parentheses in parentheses`)
   return splitGroups(text).flatMap((part) => {
-    // An open parenthesis that is never closed makes a group too, if the text ends with one that closes another.
+    // As in ComfyUI, the first and the last parenthesis of a group need not match each other.
     if (part.length < 2 || !part.startsWith('(') || !part.endsWith(')')) return [{ text: part, weight }]
     const group = part.slice(1, -1)
     const colon = group.lastIndexOf(':')

@@ -97,7 +97,7 @@ export function tokenize(
 /** ComfyUI moves shorter segments whole to the next part of a long prompt, which this pipeline does not have. */
 const DIVISIBLE_TOKENS = 8
 
-/** Ids as of `tokenize` and the weight of each. Each segment is tokenized for itself; start, end and padding weigh 1. */
+/** Ids as from `tokenize`, and the weight of each. Each segment is tokenized for itself; start, end and padding weigh 1. */
 export function tokenizeWeighted(
   from: PromptTokenizer,
   segments: readonly Segment[],
@@ -126,7 +126,7 @@ export function tokenizeWeighted(
   return { ids: pad(from, ids, limits), weights, ...(cut !== undefined && { cut }) }
 }
 
-/** Tokens of a text, at least `enough` of them if it has as many. */
+/** The first tokens of a text: at least `enough`, or all of a shorter text. */
 function encodeUpTo({ tokenizer, cutter }: PromptTokenizer, text: string, enough: number): number[] {
   let ids: number[] = []
   for (const piece of cutter ? cutIntoPieces(text, cutter, PIECE_CHARACTERS) : [{ text, next: '' }]) {

@@ -168,7 +168,7 @@ class RangeReply implements Dispatcher.DispatchHandler {
 
 type Headers = Record<string, string | string[] | undefined>
 
-/** The fault of a reply's head; undefined if exactly the range follows. */
+/** The error in a reply's status or headers; undefined if its body is exactly the range. */
 function checkHead(
   status: number,
   headers: Headers,

@@ -19,7 +19,7 @@ import { safetensorsHeader } from '../checkpoints/safetensors-header.ts'
 const MIB = 2 ** 20
 const PAGE = 4096
 const FILE = 'random.weights'
-/** Bytes per value. A weight that reaches the end of the file continues at its start. */
+/** Bytes of random values for each kind of weight. A weight that does not fit into the rest of its region begins at the region's start. */
 const REGIONS = { codes: 256 * MIB, halves: 64 * MIB, scales: 4 * MIB, norms: MIB, biases: 4 * MIB }
 type Kind = keyof typeof REGIONS
 

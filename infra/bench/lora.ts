@@ -59,7 +59,7 @@ export async function benchLora(options: LoraBenchOptions): Promise<void> {
       ] as const) {
         const start = performance.now()
         await pipeline.adapt(sets[name]!)
-        // On a CPU the networks are opened again by their next run.
+        // On a CPU, the next run opens the networks again.
         const first = await stepsOf(pipeline, { ...options, steps: 1 })
         const seconds = (performance.now() - start - first[0]!) / 1000
         const change = `${before} to ${name}`

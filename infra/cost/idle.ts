@@ -8,7 +8,7 @@ import { drawArrivals, TRAFFIC, type Traffic } from './traffic.ts'
 const IMAGES_PER_DAY = [50, 200, 1_000, 5_000]
 const IMAGES = 40_000
 const DAY = 86_400
-/** What a caller's wait for a start is worth, in multiples of the cost of the start. */
+/** Costs of a caller's wait for a start, as multiples of the cost of the start. */
 const WORTHS = [0, 0.5, 1, 2, 3, 5, 8, 12, 20, 40]
 
 function adaptive(cold: number): IdlePolicy {
@@ -32,7 +32,7 @@ export type IdleRow = {
   ratio: number
 }
 
-/** The cheapest fixed and the cheapest adaptive window of each class of p95. A class that no fixed window reaches is left out. */
+/** The cheapest fixed and the cheapest adaptive window of each class of p95. Omits a class without a fixed window. */
 export function compareWindows(traffic: Traffic, imagesPerDay: number, images = IMAGES): IdleRow[] {
   const rate = imagesPerDay / DAY
   const arrivals = drawArrivals(traffic, rate, images, randomOf(1, `idle ${traffic} ${imagesPerDay}`))

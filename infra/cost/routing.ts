@@ -6,14 +6,14 @@ import figures from './figures.json' with { type: 'json' }
 import { packageGigabytes, serviceSeconds } from './model.ts'
 import { drawArrivals, type Traffic } from './traffic.ts'
 
-/** `free`: the container that is free first. `hint`: the containers of the job's model, unless all of them have a longer queue than others. */
+/** `free`: the first container to become free. `hint`: a container of the job's model, unless another one would start it much earlier. */
 export const POLICIES = ['free', 'hint'] as const
 export type Policy = (typeof POLICIES)[number]
 export type RoutingOptions = { containers: number; models: number; load: number; traffic: Traffic; jobs?: number }
 export type RoutingOutcome = { switches: number; p50: number; p95: number }
 
 const JOBS = 20_000
-/** A job leaves the containers of its model if another would start it so many switches earlier. */
+/** "Much earlier" for `hint`, in durations of a model switch. */
 const PATIENCE = 2
 
 /** Containers with room for one model each. A switch is one copy of the package from the page cache to the GPU. */

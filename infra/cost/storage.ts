@@ -1,5 +1,5 @@
-// Storage at a constant number of jobs per day, once as many jobs are deleted as arrive. The retention periods are the worker's; the row
-// sizes are measured (measure-storage.ts). Aggregated usage, a row per day and key, is below 1 MB and not included.
+// Storage at a constant number of jobs per day, when as many are deleted as arrive. The retention periods are the worker's; the row sizes
+// are measured (measure-storage.ts). Aggregated usage, a row per day and key, is below 1 MB and not included.
 import { FULL_BYTES, OBSERVATION_DAYS, RECORD_DAYS, USAGE_DAYS } from '../../edge/results/retention.ts'
 import figures from './figures.json' with { type: 'json' }
 import sizes from './storage-sizes.json' with { type: 'json' }

@@ -37,7 +37,7 @@ function drawBursty(rate: number, count: number, random: Random): Float64Array {
 }
 
 const DAY = 86_400
-/** The rate at night, and the share of the mean that it varies by. */
+/** The amplitude of the rate over a day, as a share of the mean. */
 const SWING = 0.95
 
 /** A Poisson process whose rate follows the time of day as a cosine: nearly twice the mean at noon, a twentieth of it at night. */

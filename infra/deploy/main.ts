@@ -53,7 +53,7 @@ function parseAddress(text: string): string {
   throw new InvalidArgumentError('It must be an address that starts with https:// or http://.')
 }
 
-/** Throws for errors of the options that a later step would report. */
+/** Throws early for invalid options that only a later step would report. */
 async function checkInputs({ config }: World, gpuUrl = 'https://gpu.invalid'): Promise<void> {
   await workerConfigOf(config, gpuUrl)
   checkEnvironment(process.env)

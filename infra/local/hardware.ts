@@ -1,4 +1,4 @@
-// The compilation target of this machine, and its requirements: onnxruntime's CUDA provider and the kernels.
+// Chooses the compilation target for this machine and prepares what it requires: onnxruntime's CUDA provider and the kernels.
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import path from 'node:path'
@@ -14,7 +14,7 @@ const NO_KERNELS =
   'Warning: neither the kernels (gpu-fn/kernels/dist) nor nvcc are installed; FP8 weights are multiplied in 16 bits.'
 const FAILED_KERNELS =
   'Warning: the kernels were not built; FP8 weights are multiplied in 16 bits. NVCC, CUDA_HOME and CUDA_LIBRARIES name the locations of CUDA 13 (gpu-fn/kernels/build).'
-/** Those of `gpu-fn/kernels/build`. Code for 9.0, 10.0 and 12.0 runs on all GPUs with the same first number. */
+/** The architectures of `gpu-fn/kernels/build`. Code for 9.0, 10.0 and 12.0 runs on all GPUs with the same first number. */
 const ARCHITECTURES: readonly number[] = [89, 90, 100, 120]
 /** The least compute capability of a target: Ada multiplies in FP8, Ampere has bfloat16 products. */
 const CAPABILITY = { 'cuda-fp8': 8.9, cuda: 8.0 } as const
@@ -47,7 +47,7 @@ export async function prepareHardware(requested: Target | undefined, wheel: stri
   return target
 }
 
-/** The shared libraries that `library` needs and that the loader does not find, by `ldd`; none without `ldd`. */
+/** The dependencies of `library` that the loader does not find, from `ldd`; none without `ldd`. */
 export function findMissingLibraries(library: string): string[] {
   const { stdout } = spawnSync('ldd', [library], { encoding: 'utf8' })
   return (stdout ?? '').split('\n').flatMap((line) => {
@@ -77,7 +77,7 @@ async function addProvider(wheel: string | undefined): Promise<void> {
     .finally(progress.stop)
 }
 
-/** The architectures of `gpu-fn/kernels/build` that the GPUs need; all of them if it is not certain which. */
+/** The architectures of `gpu-fn/kernels/build` for these GPUs; empty, for all of them, if one of the GPUs has another. */
 export function architecturesOf(gpus: readonly Gpu[]): string[] {
   const needed = gpus.map(({ capability }) => (capability < 9 ? capability * 10 : Math.floor(capability) * 10))
   return needed.every((each) => ARCHITECTURES.includes(each)) ? [...new Set(needed)].map(String) : []

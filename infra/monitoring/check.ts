@@ -16,7 +16,7 @@ function checkAll(): void {
   try {
     const rules = dashboardQueries().map((expr, i) => ({ record: `dashboard:query${i}`, expr }))
     const file = path.join(directory, 'dashboard.yml')
-    // JSON is YAML.
+    // JSON is valid YAML.
     writeFileSync(file, JSON.stringify({ groups: [{ name: 'dashboard', rules }] }))
     promtool('check', 'rules', 'alerts.yml', file)
     promtool('test', 'rules', 'alerts.test.yml')

@@ -12,7 +12,7 @@ const DIST = path.join(root, 'edge/dist')
 const STAMP = path.join(DIST, '.build')
 const KEPT: ReadonlySet<string> = new Set(['.assetsignore', '.build'])
 
-/** Files of packages for the reference. */
+/** Files of npm packages for the API reference. */
 const DOCS_FILES = [
   'swagger-ui-dist/swagger-ui-bundle.js',
   'swagger-ui-dist/swagger-ui.css',
@@ -61,7 +61,7 @@ async function bundlePage(outDir: string): Promise<void> {
 }
 
 async function writeReference(outDir: string): Promise<void> {
-  // The path is computed, so that the compiler does not follow it: the worker's files have types of workerd.
+  // A computed path keeps the compiler from checking the worker's files, which need the types of workerd.
   const file = pathToFileURL(path.join(root, 'edge/openapi/document.ts')).href
   const { openApiDocument } = (await import(file)) as { openApiDocument: () => object }
   await fs.writeFile(path.join(outDir, 'openapi.json'), JSON.stringify(openApiDocument()))
@@ -75,7 +75,7 @@ async function filesBelow(directory: string): Promise<string[]> {
   return files.map((entry) => path.relative(directory, path.join(entry.parentPath, entry.name)))
 }
 
-/** Moves a file; also to another file system, which .octet is on if it is a link to a larger disk. */
+/** Moves a file, also between file systems: .octet may be a link to another disk. */
 async function move(from: string, to: string): Promise<void> {
   await fs.rename(from, to).catch(async (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EXDEV') throw error

@@ -17,8 +17,8 @@ export type Program = {
 }
 
 /**
- * Settings contain secrets, so they are passed in the environment: any user can read a process's arguments, but only its owner the
- * environment.
+ * The environment variable with the settings. They contain secrets, and any user can read the arguments of a process, but only its owner
+ * can read its environment.
  */
 export const SETTINGS = 'OCTET_PROGRAM_SETTINGS'
 

@@ -54,7 +54,7 @@ export function uploadTarget({ url, accessKeyId, secretAccessKey, region = 'auto
 /** Throws if the bucket does not exist or the credentials are refused. */
 export async function checkAccess({ client, bucket }: BucketTarget): Promise<void> {
   try {
-    // The request is for any object: the reply about an absent one also proves access.
+    // Any key will do: the reply "not found" also proves access.
     await client.send(
       new GetObjectCommand({ Bucket: bucket, Key: pointerKey({ model: 'none', tier: 'fp8', target: 'cpu' }) }),
     )

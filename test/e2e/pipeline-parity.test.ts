@@ -22,7 +22,7 @@ const subjects = cases
   .flatMap((golden) => LAYOUTS.map((layout) => ({ ...golden, layout })))
   .filter(({ variant, layout }) => variant !== 'tiny-odd' || layout === 'diffusers')
 
-/** Of test/golden/scripts/pipeline_sampling.py, which has the fields that all of them have in common. */
+/** Cases of test/golden/scripts/pipeline_sampling.py, which also has their common fields. */
 const sampling: (Pick<TinyCase, 'name' | 'variant'> & Partial<Golden>)[] = JSON.parse(
   await readGolden('pipeline/sampling.json'),
 )

@@ -139,7 +139,7 @@ describe('the worker with the GPU function behind it', () => {
     expect(images).toEqual([made[0]!.data[0]!.b64_json])
   })
 
-  test('guides in a part of the steps, and away from the image without some blocks', async () => {
+  test('applies a guidance interval and skip-layer guidance', async () => {
     const guided = async (fields: Record<string, unknown>) =>
       (await generate({ route: 'full', steps: 4, seed: 5, response_format: 'b64_json', ...fields })) as unknown as {
         data: { b64_json: string }[]
@@ -195,14 +195,14 @@ describe('the worker with the GPU function behind it', () => {
       image = Uint8Array.from(Buffer.from(data![0]!.b64_json!, 'base64'))
     })
 
-    /** Mean difference of the values of an image's part to those of the input image. */
+    /** Mean absolute difference between `file` and the input image within the rectangle `part`. */
     async function differenceTo(file: Uint8Array, part: { left: number; top: number; width: number; height: number }) {
       const [a, b] = await Promise.all([image, file].map((each) => sharp(each).extract(part).raw().toBuffer()))
       return a!.reduce((sum, value, i) => sum + Math.abs(value - b![i]!), 0) / a!.length
     }
     const WHOLE = { left: 0, top: 0, width: 64, height: 64 }
 
-    test('is edited by the official client, the less the lower the strength', async () => {
+    test('is edited by the official client, and changes less at a lower strength', async () => {
       const edit = async (strength: number) => {
         const file = new File([image], 'image.png', { type: 'image/png' })
         const fields = { image: file, prompt: 'a cat', size: '64x64', seed: 3, strength, response_format: 'b64_json' }

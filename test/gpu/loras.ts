@@ -1,4 +1,5 @@
-// Compares networks with adapters on CUDA with those on the CPU, and those after the adapters with those before.
+// Compares the outputs of networks with adapters between CUDA and the CPU. Their outputs after the removal of the adapters must equal those
+// before.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -13,7 +14,7 @@ import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
 import type { FloatTensor } from '../support/checkpoints/tensors.ts'
 import { LORAS, networkOutputs } from '../support/lora-outputs.ts'
 
-/** Allowed relative error of an output with adapters, and of the change that they make to it. */
+/** Allowed relative error of an output with adapters, and of their change of it. */
 const LIMITS = { output: 8e-2, change: 0.5 }
 /** Strong, so that the change exceeds the difference between the devices. */
 const SCALE = 4

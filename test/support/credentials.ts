@@ -10,7 +10,7 @@ const ROOT = path.join(import.meta.dirname, '../..')
 const LIBRARY = path.join(ROOT, 'gpu-fn/credentials/node_modules/@contentauth/c2pa-node/dist/index.js')
 const GOLDEN = path.join(ROOT, 'test/golden/credentials')
 
-/** Installs the library unless an earlier run did: `npm ci` does not have it. */
+/** Installs the library if it is missing: `npm ci` does not install it. */
 export async function installLibrary(): Promise<void> {
   if (!existsSync(LIBRARY)) await promisify(execFile)('npm', ['run', 'credentials:setup'], { cwd: ROOT })
 }
@@ -23,7 +23,7 @@ export const credentialFiles = async (name: string, key = name) => ({
   key: await pem(`${key}-key`),
 })
 
-/** What the library reads in a file, trusting the test's certificate authority; null for a file without credentials. */
+/** The credentials that the library reads from a file, with trust in the tests' root certificate; null without credentials. */
 export async function readCredentials(file: Uint8Array, mimeType: string) {
   const { Reader }: typeof import('@contentauth/c2pa-node') = await import(pathToFileURL(LIBRARY).href)
   const settings = { trust: { trust_anchors: await pem('root') }, verify: { verify_trust: true } }

@@ -1,4 +1,4 @@
-// The outputs that test/golden/scripts/lora.py stores, of an open pipeline of a tiny checkpoint.
+// Computes the outputs that test/golden/scripts/lora.py stores, with the open pipeline of a tiny checkpoint.
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import type { OpenPipeline } from '../../gpu-fn/engine/package/open-pipeline.ts'

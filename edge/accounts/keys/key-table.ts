@@ -99,7 +99,7 @@ export function areLinksValid(sql: SqlStorage, id: string): boolean {
   return lineage.some(isActive)
 }
 
-/** The model for the requests of a key's lineage that name none; null if none was chosen. */
+/** The model for requests without the field `model` from a key's lineage; null if none was chosen. */
 export const chosenModel = (sql: SqlStorage, id: string): string | null =>
   sql
     .exec<Pick<KeyRow, 'chosen_model'>>(
@@ -108,7 +108,7 @@ export const chosenModel = (sql: SqlStorage, id: string): string | null =>
     )
     .toArray()[0]?.chosen_model ?? null
 
-/** Chooses the model for the requests of a key's lineage that name none; null for no choice. */
+/** Sets the model for requests without the field `model` from a key's lineage; null removes the choice. */
 export function chooseModel(sql: SqlStorage, id: string, model: string | null): void {
   sql.exec('UPDATE keys SET chosen_model = ? WHERE id = (SELECT lineage FROM keys WHERE id = ?)', model, id)
 }

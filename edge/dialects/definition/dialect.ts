@@ -31,13 +31,13 @@ export type Translation = {
   wantedSize?: WantedSize
   /** Adjustments of the request, which become the first warnings of the job. */
   warnings?: readonly Warning[]
-  /** Whether a request without the field `model` is for the model that its key has chosen; see the action `choose`. */
+  /** Whether the model that the key has chosen is the default of the field `model`; see the action `choose`. */
   usesChoice?: boolean
   /** The sent names of renamed fields by native name. Errors have the sent names. */
   names?: Readonly<Record<string, string>>
   /** Whether fields that are not native have no effect, with a warning; otherwise they are errors. */
   ignoresUnknown?: boolean
-  /** The events for the field `webhook`; only the job's end if absent. */
+  /** The kinds of events to send to the field `webhook`; absent: only the job's end. */
   webhookEvents?: readonly WebhookEventKind[]
   /** `both`: files as links, and as base64 too unless they are too large. */
   files?: 'both'
@@ -108,7 +108,7 @@ export type DialectRoute = {
   | {
       action: 'submit'
       accepts: 'form' | 'json'
-      /** The methods of a path that `path` covers although it belongs to other routes; null for a path of this route. */
+      /** The methods of a path that matches `path` but belongs to another route; null for a path of this route. */
       methodsOf?(path: string): readonly string[] | null
       parse(request: DialectRequest): Translation
       render: RenderJob
@@ -134,7 +134,7 @@ export type DialectRoute = {
     }
   /** Cancels the open jobs that the key created through this dialect. */
   | { action: 'interrupt'; render(): JsonReply }
-  /** Stores the model for the key's requests without one. `parse` returns its name, or undefined for no change. */
+  /** Stores the model for the key's requests without the field `model`. `parse` returns its name, or undefined for no change. */
   | { action: 'choose'; accepts: 'json'; parse(request: DialectRequest): string | undefined; render(): JsonReply }
   /** Facts about the deployment. */
   | {

@@ -105,7 +105,7 @@ const inputWithImage = input.extend({ prompt: text(0).default('') })
 
 const shape = input.shape
 
-/** Parameters that need an image as input in another way. */
+/** Parameters for guidance by an image, which is not supported. */
 const GUIDING = ['control_image', 'image_prompt'] as const
 /** Native fields, which are validated afterward. */
 const NATIVE: readonly string[] = [
@@ -182,8 +182,8 @@ const defined = (fields: Record<string, unknown>) =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
 
 /**
- * The native fields of a client's parameters, with a warning for each one without an effect. `strength` is the API's default. Errors: invalid_request, with the name that
- * the client used.
+ * The native fields of a client's parameters, with a warning for each one without an effect. `strength` is the API's default. Errors:
+ * invalid_request, with the name that the client used.
  */
 export function readImageInput(
   given: Record<string, unknown>,

@@ -39,8 +39,8 @@ function fileOf(name: string, value: unknown): { file: FileValue; others: number
 }
 
 /**
- * The native fields of an input image, and a warning about images after the first. `strength` is what the API's clients expect without one.
- * Strengths below the least are raised to it. Errors: invalid_request.
+ * The native fields of an input image, and a warning about images after the first. `strength` is the API's default. Strengths below the
+ * native minimum become the minimum. Errors: invalid_request.
  */
 export function readFiles(given: Fields, strength?: number): Files {
   const find = (names: readonly string[]) => names.find((name) => Object.hasOwn(given, name) && isGiven(given[name]))

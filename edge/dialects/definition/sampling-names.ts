@@ -9,7 +9,7 @@ type Schedule = (typeof SCHEDULES)[number]
 type Sampling = { sampler?: Sampler; noise_schedule?: Schedule }
 type Named = { label: string; names: readonly string[] }
 
-/** Names as `simplify` leaves them. */
+/** Names in the form that `simplify` returns. */
 export const SAMPLER_NAMES: Readonly<Record<Sampler, Named>> = {
   euler: { label: 'Euler', names: ['euler', 'keuler', 'eulerdiscrete', 'flowmatcheuler', 'flowmatcheulerdiscrete'] },
   dpmpp_2m: { label: 'DPM++ 2M', names: ['dpmpp2m', 'kdpmpp2m', 'dpmsolvermultistep'] },
@@ -23,7 +23,7 @@ export const SCHEDULE_NAMES: Readonly<Record<Schedule, Named>> = {
   beta: { label: 'Beta', names: ['beta'] },
 }
 
-/** Names that ask for nothing special. */
+/** Names of the default. */
 const ANY: ReadonlySet<string> = new Set(['', 'automatic', 'auto', 'default', 'none'])
 /** Known names without a counterpart. Clients send some of them by default, so they are no errors. */
 const OTHERS: ReadonlySet<string> = new Set([
@@ -75,7 +75,7 @@ const LABELS = [...Object.values(SAMPLER_NAMES), ...Object.values(SCHEDULE_NAMES
 
 /**
  * The native fields of parameters with names of samplers or schedules, with a warning for a known name that has no counterpart. The first
- * parameter of each kind counts. Errors: invalid_request for an unknown name.
+ * parameter of each kind applies. Errors: invalid_request for an unknown name.
  */
 export function readSampling(given: Readonly<Record<string, string | undefined>>, ignored: (name: string) => Warning) {
   const fields: Sampling = {}

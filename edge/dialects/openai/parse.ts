@@ -1,5 +1,5 @@
 // An OpenAI image request as its clients send it, translated to native fields. Neutral parameters are accepted, unsupported parameters that
-// change the image are rejected, and every adjustment is a warning.
+// change the image are rejected, and every adjustment causes a warning.
 import { LIMITS } from '#contract'
 import { ApiError } from '../../http/errors.ts'
 import { shown } from '../../http/validation.ts'
@@ -153,7 +153,7 @@ export function parse({ body }: DialectRequest): Translation {
   const adjusted: Fields = Object.assign({}, given, ...made.map(({ change }) => change))
   const isStream = readFlag(adjusted, 'stream')
   const found = readSize(adjusted)
-  // The native field reports a size that no offer has.
+  // A strict size stays a native field, whose check refuses a size without an offer.
   const size = readFlag(adjusted, 'strict') && found?.wanted && 'width' in found.wanted ? null : found
   const isBase64Model = typeof given.model === 'string' && BASE64_MODEL.test(given.model)
   return {
@@ -176,10 +176,10 @@ const strengthWarning = ({ strength }: Fields, { image }: InputFields): Warning[
     ? []
     : [noEffect('strength', 'strength had no effect without an image.')]
 
-/** The part of the image that an edit repaints: the transparent one of the mask, or of the image. */
+/** An edit repaints the transparent part of the mask or, without a mask, of the image. */
 const EDIT = { repaint: 'transparent' } as const
 
-/** An edit: with a mask, its part is painted anew. Errors: as parse, and for a missing image. */
+/** Parses an edit. With a mask, the default strength is 1. Errors: as parse, and invalid_request without an image. */
 export function parseEdit(request: DialectRequest): Translation {
   const { image, mask, strength } = readFiles(request.body).fields
   if (image === undefined)

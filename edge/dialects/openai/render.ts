@@ -21,7 +21,7 @@ function countTokens({ job, parameters }: RenderedJob) {
   }
 }
 
-/** The warning for a request whose job is that of an equal one. */
+/** The warning for a request that joined the job of an equal one. */
 export const JOINED = {
   code: 'request_joined',
   message:

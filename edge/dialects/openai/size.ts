@@ -1,4 +1,4 @@
-// The size of an OpenAI image request: any size, or only its shape.
+// Reads the size of an OpenAI image request: a width and a height, or an aspect ratio.
 import { ApiError } from '../../http/errors.ts'
 import { shown } from '../../http/validation.ts'
 import type { WantedSize } from '../../routing/decision.ts'

@@ -23,7 +23,7 @@ function roundUp(value: number): number {
 
 const [HEIGHT, LEFT, BOTTOM, TOP] = [220, 64, 24, 8]
 const PLOT = HEIGHT - BOTTOM - TOP
-/** The space of a day's name. */
+/** The width of a day's label. */
 const LABEL = 72
 const shortDay = new Intl.DateTimeFormat('en', { month: 'short', day: 'numeric', timeZone: 'UTC' })
 

@@ -25,7 +25,7 @@ export function Examples() {
         <h1>Describe an image. See the price first.</h1>
         <p class="muted">
           {isNano
-            ? 'This deployment serves nano, a small model that draws 359 objects and passes over other words. Start from one of its pictures:'
+            ? 'This deployment serves nano, a small model that draws 359 objects and ignores other words. Start from one of its pictures:'
             : 'Start from one of these prompts, made by nano, the built-in model:'}
         </p>
       </header>

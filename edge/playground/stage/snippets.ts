@@ -9,7 +9,7 @@ function fieldsOf({ fields: { route, output_format, n, image, mask, ...fields },
   return {
     ...(decision && { model: decision.model }),
     ...fields,
-    // The files are too long for code.
+    // Addresses replace the files, which are too long for an example.
     ...(image && { image: 'https://…' }),
     ...(mask && { mask: 'https://…' }),
     ...(n > 1 && { n }),

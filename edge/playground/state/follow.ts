@@ -73,8 +73,8 @@ async function update(id: string, jobId: string): Promise<JobView | null> {
 }
 
 /**
- * Sets the length of the bar to the time until the GPU is ready. It stays unchanged for a GPU that is late, whose remaining time stops at
- * one second, and for a GPU that has not begun to start.
+ * Sets the length of the bar to the time until the GPU is ready. A set length does not change while the GPU is cold, or late: the reported
+ * time of a late GPU stays at one second.
  */
 function expectGpu(id: string, { state, ready_in_seconds: seconds }: GpuState): void {
   const { waitBegan, waitMs } = liveOf(id)

@@ -30,7 +30,7 @@ export type Run = {
   warnings: string[]
   error: RunError | null
   images: RunImage[]
-  /** The time of the links' signatures. */
+  /** The time at which the links were signed. */
   linked: number
 }
 

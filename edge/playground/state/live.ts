@@ -53,7 +53,7 @@ export function progressOf(run: Run, { state, waitBegan, waitMs, image, step, st
 
 const seconds = (ms: number) => Math.max(0, Math.round(ms / 1000))
 const ordinal = (n: number) => `${n}${['th', 'st', 'nd', 'rd'][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10] ?? 'th'}`
-/** Shorter waits are not explained. */
+/** Minimum duration of a wait with an explanation. */
 const EXPLAINED_MS = 600
 
 /** The state of an open run in words: what happens, and how long it takes. */

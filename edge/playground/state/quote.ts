@@ -16,7 +16,7 @@ export const refreshQuote = () => {
 
 const PAUSE_MS = 300
 
-/** The strength alone determines the price. */
+/** A price depends on the strength of an input image, not on the image itself. */
 const withoutFiles = <T extends Partial<Fields>>({ image: _, mask: __, ...fields }: T) => fields
 
 async function ask(wanted: Fields[], signal: AbortSignal): Promise<void> {

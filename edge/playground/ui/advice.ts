@@ -25,7 +25,7 @@ export const ADVICE = {
   too_many_keys: 'Revoke a key that is no longer used, then create a new one.',
   credit_mismatch: 'Use a new id for another amount of credit.',
   webhook_exists: 'Change the existing endpoint instead of creating another one with its URL.',
-  webhook_delivered: 'The event has arrived, so that there is nothing to send again.',
+  webhook_delivered: 'The event was delivered, so there is nothing to send again.',
   account_deleted: 'Use a key of another account.',
   body_too_large: 'Shorten the prompt.',
   uri_too_long: RELOAD,

@@ -1,4 +1,4 @@
-// The fields of a form as those of JSON: texts of numbers and truth values become these, and files become base64.
+// Converts the fields of a form to values of JSON: texts to numbers or truth values where the field has these, and files to base64.
 
 /** Fields whose text is taken as it is. */
 const TEXT = /^(prompt|prompt_2|prompt_3|negative_prompt|model|user|webhook|seed|image|mask)$/

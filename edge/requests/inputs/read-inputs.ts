@@ -71,7 +71,7 @@ function decode(name: Name, base64: string): Uint8Array<ArrayBuffer> {
     const bytes = Uint8Array.fromBase64(base64, { alphabet })
     if (bytes.byteLength > 0) return bytes
   } catch {
-    // The same message.
+    // Falls through to the same error.
   }
   throw refuse(name, `is not an image; it must be ${ALLOWED}`)
 }

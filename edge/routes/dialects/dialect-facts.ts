@@ -1,4 +1,4 @@
-// The routes of dialects that are not about one job: lists, facts about the deployment, the choice of a model, and interruption.
+// The routes of dialects without a job: lists, facts about the deployment, the choice of a model, and interruption.
 import type { Context } from 'hono'
 import type { JobSpec } from '../../accounts/job-spec.ts'
 import { requireScope } from '../../auth/auth.ts'
@@ -49,7 +49,7 @@ async function choose(c: Context<EdgeEnv>, { accepts, parse, render }: RouteOf<'
   return render()
 }
 
-/** The most jobs that one interruption ends. */
+/** Maximum number of jobs that one interruption cancels. */
 const MOST_INTERRUPTED = 100
 
 /** Cancels the open jobs of the same key or browser token and dialect. */
@@ -65,7 +65,7 @@ async function interrupt(c: Context<EdgeEnv>, dialect: Dialect, { render }: Rout
   return render()
 }
 
-/** The reply of a route that is not about one job. */
+/** The reply of a route without a job. */
 export async function replyTo(
   c: Context<EdgeEnv>,
   dialect: Dialect,

@@ -32,7 +32,7 @@ export function checkBase64Size(job: JobSpec): void {
   throw new ApiError('invalid_request', message, { param: 'response_format' })
 }
 
-/** The id of the key whose revocation ends the links; null for the job's own key. */
+/** The id of the key whose revocation invalidates the links; null if it is the job's own key. */
 function linkKey(c: Context<EdgeEnv>, { keyId }: JobRecord): string | null {
   const link = c.get('link')
   const requester = link ? link.key : c.get('credential').keyId

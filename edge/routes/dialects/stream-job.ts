@@ -95,7 +95,7 @@ export async function streamJob(
       yield* eventsOf(c, stream, submitted)
       caller.done()
     } finally {
-      // Without all events sent, the reader has canceled the stream.
+      // If not all events were sent, the reader has canceled the stream.
       caller.leave(submitted.job.id)
     }
   }

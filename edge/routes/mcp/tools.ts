@@ -86,7 +86,7 @@ export async function generateImage(
   given: Record<string, unknown>,
   { mcpReq }: { mcpReq: Progress },
 ): Promise<CallToolResult> {
-  // A client that gives up repeats the call as it was.
+  // A client that gave up repeats the same call, which joins the running job.
   const { fields, submission } = await createSubmission(c, withPreviews(given), { joins: true })
   const { job, joined } = await submitAndWait(c, fields, submission, 0)
   return describeJob(c, await waitFor(c, job, mcpReq), joined ? [JOINED.message] : [])

@@ -23,13 +23,13 @@ export function denseUpdate(dtype: 'float16' | 'float32'): Graph {
 
 /** Exponents of E4M3: index 0 is -6, which subnormals share. */
 const EXPONENTS = { first: -6, count: 15 }
-/** Of the factors by which a row's scale may change. */
+/** Maximum magnitude of the exponent of the power of two by which a row's scale changes. */
 const GROWTH = 64
 /** The largest code with a finite value. */
 const MAX_CODE = 126
 /** The part of a step in which rounding is random. 0 is rounding to nearest. */
 const DITHER = 0.5
-/** Above the error of a logarithm. A magnitude that is taken for one of the next lower exponent has the same code. */
+/** Exceeds the error of a computed logarithm. A magnitude just above a power of two has the same code with the lower exponent. */
 const LOG_ERROR = 1e-5
 
 /**
@@ -38,9 +38,9 @@ const LOG_ERROR = 1e-5
  *
  * The codes are on the grid of E4M3, and most updates are smaller than half a step of it: rounding to nearest would drop those of a weak
  * adapter. The sum is therefore dithered: from a quarter of a step to three quarters, it is rounded up with a probability that rises from 0
- * to 1. Dithering a whole step would be right on average for any update, and adds more noise. The phases are the random numbers, in a form
- * that every device repeats. A new scale is the old one times the power of two for the
- * magnitude of the unrounded row, so that the base's values stay on the grid and only the update is rounded.
+ * to 1. Dithering over a whole step would be unbiased for any update, but adds more noise. The phases are the random numbers, as inputs that
+ * are equal on every device. A new scale is the old one times a power of two, which the magnitude of the unrounded row determines. The
+ * base's values thus stay on the grid, and only the update is rounded.
  */
 export function fp8Update(): Graph {
   const graph = new Graph('lora_float8e4m3fn')
@@ -89,7 +89,7 @@ const powerOf = (index: Value, bias: number, count: number, sign: 1 | -1) =>
     ops.cast(index, 'int64'),
   )
 
-/** (row phase + column phase) modulo 1, in the middle `DITHER` of [0, 1) [N, K]. */
+/** (row phase + column phase) modulo 1, scaled to the part `DITHER` in the middle of [0, 1) [N, K]. */
 function phases(graph: Graph): Value {
   const rows = graph.input('row_phases', 'float32', ['N', 1])
   const columns = graph.input('column_phases', 'float32', [1, 'K'])

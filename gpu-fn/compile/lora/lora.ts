@@ -111,7 +111,7 @@ export type FileModule = {
   readonly alpha: TensorInfo | undefined
 }
 
-/** Pairs the tensors of each module and checks their shapes. Throws CheckpointError that names the tensor. */
+/** Pairs the tensors of each module and checks their shapes. Throws CheckpointError with the name of the tensor. */
 function joinModules(header: SafetensorsFile, names: LoraNames, base: Manifest) {
   const { file, tensors } = header
   const parts = new Map<string, Partial<Record<LoraPart, TensorInfo>>>()

@@ -20,8 +20,8 @@ export function refuseOtherBase({ file, metadata }: SafetensorsFile, { variant }
 }
 
 /**
- * The scale of each module: alpha ÷ rank with its alpha tensor; else that of PEFT's configuration, in the metadata (diffusers) or in
- * adapter_config.json beside the file; else 1.
+ * The scale of each module: alpha ÷ rank if it has an alpha tensor; otherwise the scale in PEFT's configuration, which is in the metadata
+ * (diffusers) or in adapter_config.json beside the file; otherwise 1.
  */
 export async function loraScales(header: SafetensorsFile): Promise<{ of(module: FileModule): number }> {
   const configuration = await readConfiguration(header)
@@ -30,7 +30,7 @@ export async function loraScales(header: SafetensorsFile): Promise<{ of(module: 
     of({ module, rank, alpha, target }) {
       if (!alpha) return configuration ? scaleOf(header.file, configuration, module, rank) : 1
       const value = readAlpha(header.file, alpha)
-      // kohya's `split_qkv` trains three LoRAs of a third of the rank, whose matrices it stores as one with the alpha of one of them.
+      // With `split_qkv`, kohya trains three LoRAs of a third of the rank, and stores them as one module with the alpha of a single one.
       const fused = isSplit && /\.qkv\.weight$/.test(target.weight) && target.rows[1] === target.shape[0]
       return value === 0 ? 1 : (value * (fused ? 3 : 1)) / rank
     },
@@ -87,7 +87,7 @@ function scaleOf(file: string, configuration: Configuration, module: string, ran
   return alpha / (of('use_rslora') === true ? Math.sqrt(rank) : rank)
 }
 
-/** The value for a module: a key is a module's whole name, anchored by `^`, or the end of its name. */
+/** The value of the first key that matches the module: after `^` its whole name, otherwise its whole name or the end of it. */
 function patternOf(patterns: unknown, module: string): unknown {
   if (!isRecord(patterns)) return undefined
   const key = Object.keys(patterns).find((pattern) => {

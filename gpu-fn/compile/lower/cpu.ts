@@ -76,7 +76,7 @@ export function upsampleAxes(x: Value, factors: readonly number[]): Value {
   return x.graph.node('Resize', [x, null, ops.float32(x, factors)], [{ dtype: x.dtype, shape }], attributes)[0]!
 }
 
-/** Zeros after the end of some axes, whose names stay. */
+/** Appends `after` zeros to each axis. The declared shape stays that of `x`. */
 export function padAxes(x: Value, after: readonly number[]): Value {
   const pads = ops.int64(x, [...after.map(() => 0), ...after])
   return x.graph.node('Pad', [x, pads], [{ dtype: x.dtype, shape: x.shape }])[0]!

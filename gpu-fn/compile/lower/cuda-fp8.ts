@@ -50,7 +50,7 @@ export type Fp8Operators = {
   ): ReturnType<Lowering['groupNorm']>
 }
 
-/** The unit of products that may be large: those before GELU and before a gate. */
+/** The divisor of products that may be large: those before GELU and before a gate. */
 const UNIT = 16
 const HEAD_DEPTH = 64
 /** GroupNorm's number of channels must be a multiple of this. */

@@ -11,7 +11,7 @@ export class AdapterError extends Error {
   override name = 'AdapterError' as const
 }
 
-/** The part of a module's rows that one stored weight has. */
+/** The rows of a module in one stored weight. */
 type Stored = { graph: NetworkName; weight: StoredTensor; scales: StoredTensor | undefined; rows: [number, number] }
 
 /** The updates of each network. Adapters of scale 0 have none. Throws AdapterError. */
@@ -66,7 +66,7 @@ function partOf({ manifest }: Package, lora: LoraPackage, module: LoraModule, st
   }
 }
 
-/** The stored weights that have rows of a module: none of a fused projection whose rows the package omits. */
+/** The stored weights with rows of a module; none if the package omits these rows of a fused projection. */
 function locate({ manifest }: Package, lora: LoraPackage, { network, weight, shape, rows }: LoraModule): Stored[] {
   const found: Stored[] = []
   let [known, columns] = [0, 0]
@@ -95,7 +95,7 @@ const graphsOfNetwork = ({ text }: Package['manifest'], network: string): readon
     ? ['conditioning', 'transformer']
     : (text.encoders.find(({ name }) => name === network)?.graphs ?? [])
 
-/** The rows of a weight that a stored tensor has: all, or those in its name (`weight[start:end]`); undefined for other weights. */
+/** The rows of a weight in a stored tensor: all, or the range in its name (`weight[start:end]`); undefined for tensors of other weights. */
 function rowsOf({ name, shape }: StoredTensor, weight: string): [number, number] | undefined {
   if (name === weight) return [0, shape[0]!]
   const [, start, end] = (name.startsWith(weight) && /^\[(\d+):(\d+)\]$/.exec(name.slice(weight.length))) || []

@@ -153,7 +153,7 @@ function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, { 
   const value = target === 'cpu' ? 4 : 2
   const patch = latent.downsample * latent.patch_size
   const tokens = (size.width / patch) * (size.height / patch) + TEXT_TOKENS
-  // The largest of the weights that are widened before their product exists twice.
+  // A weight that is widened for its product exists twice. This is the largest one.
   const widened = 4 * position.width ** 2 * value
   const modulation = networks.conditioning?.outputs.find(({ name }) => name === 'modulation')?.shape.at(-1)
   const longEncoders = text.encoders.filter((encoder) => longestPrompt(encoder) > LONG_PROMPT)

@@ -20,8 +20,8 @@ export type OpenPipeline = Pipeline & {
   note: string | null
   plan: MemoryPlan
   /**
-   * Replaces the adapters. Throws AdapterError if one does not fit the package, which then keeps its adapters, and errors of onnxruntime;
-   * a later call replaces what such an error left.
+   * Replaces the adapters. Throws AdapterError, with nothing changed, if one does not fit the package. Throws errors of onnxruntime, after
+   * which the adapters are undefined until the next call.
    */
   adapt(adapters: readonly Adapter[]): Promise<void>
   /** Names of the networks whose weights are loaded. */

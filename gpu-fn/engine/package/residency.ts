@@ -56,8 +56,8 @@ export class Residency {
   }
 
   /**
-   * Replaces the updates of all networks' weights; networks without updates get those of the package again. A session whose weights cannot
-   * change while it is open is closed. Throws what an update throws; the networks concerned then load their weights in their next run.
+   * Replaces the updates of all networks' weights. Networks without updates get the package's weights back. A session whose weights cannot
+   * change while it is open is closed. Throws the errors of updates; the affected networks then load their weights in their next run.
    */
   update(updates: ReadonlyMap<NetworkName, WeightUpdates>): Promise<void> {
     return this.#serialize(async () => {

@@ -43,14 +43,14 @@ function assertAgrees(network: string, config: Json | undefined, derived: Json):
   }
 }
 
-/** Throws CheckpointError for a setting that is not implemented. */
+/** Throws CheckpointError if the setting `key` has a value outside `allowed`. */
 function assertOneOf(file: string, config: Json | undefined, key: string, allowed: readonly unknown[]): void {
   if (config?.[key] === undefined || allowed.includes(config[key])) return
   const names = allowed.map((value) => JSON.stringify(value)).join(', ')
   throw new CheckpointError(file, `${key} is ${show(config[key])}; allowed: ${names}`)
 }
 
-/** The value without a config.json, and the value of a setting that config.json omits; undefined if config.json must have it. */
+/** `published`: the value without a config.json. `omitted`: the value if config.json omits the setting; undefined if it is required. */
 type Otherwise = { published: number; omitted: number | undefined }
 
 /** A positive setting. */

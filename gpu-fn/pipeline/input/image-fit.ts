@@ -3,7 +3,7 @@ import type { JobRequest } from '../../contract.ts'
 import type { Size } from '../pipeline.ts'
 
 export type Box = {
-  /** The part of the image that is used; absent for the whole. It is cut before it is scaled, so that no scaled image exceeds the result. */
+  /** The part of the image to use; absent for the whole. Cut before the scaling, so that the scaled image is not larger than the result. */
   cut?: Size & { left: number; top: number }
   /** The size to which that part is scaled. */
   scaled: Size
@@ -35,7 +35,7 @@ export function fitBox(image: Size, result: Size, fit: NonNullable<JobRequest['i
   return { scaled, border: { left, top, right: width - scaled.width - left, bottom: height - scaled.height - top } }
 }
 
-/** The box of another image of the same picture, such as a mask in another size. */
+/** The box for an image of another size with the same content, such as a mask. */
 export function scaleCut({ cut, ...box }: Box, from: Size, to: Size): Box {
   if (!cut) return box
   const across = to.width / from.width

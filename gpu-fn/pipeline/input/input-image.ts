@@ -16,7 +16,7 @@ export class InputError extends Error {
   override name = 'InputError' as const
 }
 
-// libvips has decoders for many more formats, such as SVG, whose code the first bytes of a file must not be able to choose.
+// Blocks libvips' decoders of all other formats, such as SVG, because the first bytes of an untrusted file select the decoder.
 sharp.block({ operation: ['VipsForeignLoad'] })
 sharp.unblock({
   operation: ['Png', 'Jpeg', 'Webp', 'Nsgif', 'Heif'].map((format) => `VipsForeignLoad${format}`),

@@ -1,4 +1,4 @@
-// Pillow's Lanczos resampling to the bit, because diffusers resizes input images with it. Pillow src/libImaging/Resample.c
+// Pillow's Lanczos resampling, bit for bit, because diffusers resizes input images with it. Pillow src/libImaging/Resample.c
 // `ImagingResample` for 8-bit channels.
 import { setImmediate } from 'node:timers/promises'
 import type { Size } from '../pipeline.ts'
@@ -8,7 +8,7 @@ export type Raster = Size & { data: Uint8Array; channels: number }
 
 const SUPPORT = 3
 const PRECISION_BITS = 22
-/** Output values between two turns of the event loop: some milliseconds of work. */
+/** Number of output values before the event loop gets a turn: some milliseconds of work. */
 const VALUES_AT_A_TIME = 2 ** 16
 
 /** Resizes to `size`: along rows, then along columns, each if its length changes. Does not block the event loop. */
@@ -26,9 +26,10 @@ export async function resample(image: Raster, { width, height }: Size): Promise<
   return { data, width, height, channels }
 }
 
-/** `lines` runs of `length` positions that are `step` values apart; each position has `inner` values. */
+/** In each of `lines` lines, which are `stride` values apart, `length` positions that are `step` values apart. */
 type Axis = { length: number; step: number; lines: number; stride: number }
 
+/** Resizes an axis to `size` positions of `inner` values each. */
 async function alongAxis(data: Uint8Array, axis: Axis, size: number, inner: number): Promise<Uint8Array> {
   const { length, step, lines, stride } = axis
   if (size === length) return data
@@ -53,7 +54,7 @@ async function alongAxis(data: Uint8Array, axis: Axis, size: number, inner: numb
   return new Uint8Array(result.buffer)
 }
 
-/** The positions of `length` that each of `size` results reads, and their weights in fixed point. */
+/** For each of `size` results, the positions of `length` that it reads, and their weights in fixed point. */
 function windowsOf(length: number, size: number): { start: number; weights: Int32Array }[] {
   const scale = length / size
   const spread = Math.max(1, scale)

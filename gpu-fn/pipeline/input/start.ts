@@ -23,7 +23,7 @@ export type Start = {
   first: number
   /** Draws the noise of steps, which follows that of the start, as in diffusers with one generator. */
   draw: DrawNoise
-  /** Called with the latent after each step and its noise level: restores the parts outside of the mask. */
+  /** Restores the parts outside of the mask. Called after each step with the latent and its noise level. */
   restore?: (latent: Float32Array, sigma: number) => void
 }
 
@@ -77,7 +77,7 @@ function addNoise(latent: Float32Array, noise: Float32Array, sigma: number): Flo
   return latent.map((value, i) => Math.fround(sigma * noise[i]!) + Math.fround(rest * value))
 }
 
-/** `keep` [h·w] is the share of each latent that comes from `original` [C, h, w]. */
+/** Blends `original` [C, h, w] into `latent` in place; `keep` [h·w] is its share at each position. */
 function restore(latent: Float32Array, original: Float32Array, keep: Float32Array): void {
   for (let i = 0; i < latent.length; i++) {
     const share = keep[i % keep.length]!

@@ -16,7 +16,7 @@ function incompleteBeta(x: number): number {
   return sum * x ** ALPHA
 }
 
-/** The x below which a share `probability` of the distribution is, for 0 to 1. */
+/** The quantile at `probability`, from 0 to 1. */
 export function betaQuantile(probability: number): number {
   // The distribution is symmetric. The middle must be exact: the schedule `beta` rounds half an index there.
   if (probability === 0.5) return 0.5

@@ -1,6 +1,6 @@
-// DPM-Solver++(2M), of second order with one run per step: the image of the step before extrapolates the current one.
-// arXiv 2211.01095; Stability-AI/sd3.5 sd3_impls.py `sample_dpmpp_2m` @ fbf8f48, which is that of k-diffusion and ComfyUI: the noise
-// level of the flow takes the place of the standard deviation.
+// DPM-Solver++(2M), of second order with one run per step: extrapolates from the images of the current and the previous step.
+// arXiv 2211.01095; Stability-AI/sd3.5 sd3_impls.py `sample_dpmpp_2m` @ fbf8f48, equal to k-diffusion's and ComfyUI's. The noise level of
+// the flow takes the place of the standard deviation.
 import { withoutNoise } from '../preview.ts'
 import type { Sampler } from './scheduler.ts'
 

@@ -1,4 +1,4 @@
-// Sampling of consistency models: each step goes to the image, and then back to the next noise level with new noise.
+// Sampling of consistency models: each step predicts the image, and then adds new noise up to the next noise level.
 // arXiv 2303.01469, algorithm 1; diffusers `FlowMatchLCMScheduler`, and `FlowMatchEulerDiscreteScheduler` with `stochastic_sampling`.
 import { withoutNoise } from '../preview.ts'
 import type { DrawNoise, Sampler } from './scheduler.ts'

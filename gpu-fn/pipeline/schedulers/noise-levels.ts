@@ -89,7 +89,7 @@ const SCHEDULES: Record<'simple' | 'sgm_uniform' | 'beta', Levels> = {
       const skipped = Math.trunc(i * (config.num_train_timesteps / steps))
       return trained(config.num_train_timesteps - skipped, config)
     }),
-  /** `normal_scheduler` with `sgm`: the first of one level more than steps. */
+  /** `normal_scheduler` with `sgm`: `steps` + 1 levels without the last. */
   sgm_uniform: (steps, config) => {
     const first = config.num_train_timesteps
     const last = fround(trained(1, config) * first)

@@ -16,7 +16,7 @@ export interface Scheduler {
   readonly timesteps: Float32Array
   /** The step of each run, from 0. A sampler of higher order has several runs in a step. */
   readonly steps: readonly number[]
-  /** Moves `sample` in place, given the velocity at `timesteps[run]`. Runs come in order. */
+  /** Updates `sample` in place with the velocity at `timesteps[run]`. Called once for each run, in ascending order. */
   step(velocity: Float32Array, run: number, sample: Float32Array): void | Promise<void>
 }
 

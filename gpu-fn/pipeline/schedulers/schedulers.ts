@@ -1,4 +1,4 @@
-// The samplers by name. contract.ts lists the names, and manifest.ts those of diffusers, which checkpoints have.
+// The samplers by name. contract.ts lists these names; manifest.ts lists diffusers' names, which checkpoints have.
 import type { JobRequest } from '../../contract.ts'
 import type { Manifest, SchedulerName } from '../../manifest.ts'
 import { dpmpp2m } from './dpmpp-2m.ts'

@@ -26,7 +26,7 @@ export type Placed = {
   readonly openGraph: (file: string) => Promise<Session>
 }
 
-/** Updates weights that equal their file. Throws what a run throws; the weights are then undefined. */
+/** Updates weights that have the content of their file. Throws the errors of a run, after which the weights are undefined. */
 export async function updateOnDevice(placed: Placed, updates: WeightUpdates): Promise<void> {
   for (const update of updates.weights) {
     const session = await placed.openGraph(graphOf(updates, update.weight))

@@ -1,5 +1,5 @@
-// Low-rank updates of stored weights: weight + Σ scale · up · down. onnxruntime computes them with the graphs of an adapter's package, so that
-// the device of the weights does the work.
+// Low-rank updates of stored weights: weight + Σ scale · up · down. onnxruntime computes them on the device of the weights, with the graphs
+// of an adapter's package.
 import { open } from 'node:fs/promises'
 import { FACTOR_BYTES, type LoraManifest, type LoraModule, type StoredTensor } from '../../manifest.ts'
 import type { Tensor } from '../session.ts'
@@ -33,13 +33,13 @@ export const graphOf = ({ graphs }: WeightUpdates, { dtype }: StoredTensor): str
 
 export const columnsOf = ({ shape }: StoredTensor): number => shape.slice(1).reduce((n, dim) => n * dim, 1)
 
-/** Values that are updated at a time, which bounds the memory: about 40 bytes each. */
+/** Maximum number of values in a segment, which bounds the memory: about 40 bytes for each value. */
 const VALUES_AT_ONCE = 1 << 23
 
 /** Rows [start, end) of a weight and the matrices for them. */
 export type Segment = { readonly start: number; readonly end: number; readonly inputs: Record<string, Tensor> }
 
-/** Divides a weight's rows so that each segment has the same parts, and reads their matrices in float32. Rows without parts are omitted. */
+/** Divides a weight's rows into segments with the same parts for all rows, and reads the matrices in float32. Omits rows without parts. */
 export async function* segmentsOf({ weight, parts }: Pick<WeightUpdate, 'weight' | 'parts'>): AsyncGenerator<Segment> {
   const columns = columnsOf(weight)
   const step = Math.max(1, Math.floor(VALUES_AT_ONCE / columns))
@@ -121,10 +121,10 @@ async function readFactor(
   return new Float32Array(Uint32Array.from(halves, (half) => half << 16).buffer)
 }
 
-/** Constants of the random phases with which FP8 weights are rounded. */
+/** Seeds of the random phases for the rounding of FP8 weights. */
 const [ROW_SEED, COLUMN_SEED] = [0x9e3779b9, 0x85ebca6b]
 
-/** `count` numbers in [0, 1) from `first`, equal on every machine. MurmurHash3's finalizer. */
+/** The `count` pseudorandom numbers in [0, 1) from index `first`, equal on every machine. MurmurHash3's finalizer. */
 function phasesFrom(seed: number, first: number, count: number): Float32Array {
   return Float32Array.from({ length: count }, (_, i) => {
     let hash = Math.imul(first + i + 1, seed)

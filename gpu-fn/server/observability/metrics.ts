@@ -22,7 +22,7 @@ function sizeOf({ width, height }: JobRequest): string {
 export type Metrics = Observer & {
   /** The metrics as text, and its media type. */
   text(): Promise<{ body: string; contentType: string }>
-  /** Adds gauges of the process: the state of its jobs and of its life. */
+  /** Adds gauges of the process: the number of its jobs by state, and its own state. */
   watch(jobs: Jobs, lifecycle: Lifecycle): void
   /** The process became ready `seconds` after its start. */
   ready(seconds: number): void

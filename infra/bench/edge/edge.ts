@@ -58,7 +58,7 @@ function edgeOf(client: Client, key: string, operator: string): Edge {
   }
 }
 
-/** A load, and the load of the empty route, measured just before it. */
+/** A measured load, and that of the empty route just before it. */
 type Row = { what: string; load: Load; bare: Load }
 
 const COLUMNS = ['p50 ms', 'p99 ms', 'a second', 'p50 added', 'p50 ratio', 'p99 ratio', 'rate ratio']

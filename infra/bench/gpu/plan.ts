@@ -13,7 +13,7 @@ type Common = {
   steps: number
   /** Timed runs, except of images with all steps. */
   runs: number
-  /** Whether only images are generated. */
+  /** Whether to measure images only, and no parts of the pipeline. */
   imagesOnly?: boolean
   prompt: string
   seed: number

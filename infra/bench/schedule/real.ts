@@ -16,7 +16,7 @@ export type RealOptions = { packages: string; cache: string; size: number; recip
 
 const WAIT_MS = 60_000
 const MEASURED = 5
-/** Every job of one tenant and class runs in order of arrival. */
+/** With equal terms, all jobs run in order of arrival. */
 const IN_ORDER = { tenant: 'all', weight: 1, interactive: false }
 
 export async function openEngine({ packages, cache }: RealOptions): Promise<PackageEngine> {

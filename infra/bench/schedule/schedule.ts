@@ -24,7 +24,7 @@ export type ScheduleBenchOptions = {
   /** A variant of full size with random weights, made in `directory`. */
   random?: FullSize
   directory: string
-  /** The runs to make, and a file that carries them to the next command. */
+  /** The runs to make, and a file for their results, with which the next command continues. */
   runs: (keyof Runs)[]
   out?: string
   turbo: string
@@ -38,7 +38,7 @@ type Runs = { fcfs: Outcome; steps: Outcome; alone: Outcome }
 const latencies = (served: readonly Served[]) => served.map(({ submitted, ended }) => ended - submitted)
 const ofClass = (served: readonly Served[], kind: string) => served.filter((each) => each.kind === kind)
 const honest = (served: readonly Served[]) => served.filter(({ account }) => account !== FLOODING)
-/** Images by the end of the arrivals. */
+/** Number of jobs that ended by `ms`. */
 const endedBy = (served: readonly Served[], ms: number) => served.filter(({ ended }) => ended <= ms).length
 const p95 = (served: readonly Served[]) => percentile(latencies(served), 0.95)
 
@@ -121,7 +121,7 @@ export async function benchSchedule(options: ScheduleBenchOptions): Promise<void
   for (const load of options.loads) print(load, compare(load, options), options)
 }
 
-/** Costs and runs so far; a file carries them from one command to the next. */
+/** The costs and runs so far, as saved in the file between two commands. */
 type Recorded = { costs?: CostTable; runs: Record<string, Partial<Runs>> }
 export const RUNS = ['fcfs', 'steps', 'alone'] as const
 

@@ -6,7 +6,7 @@ import { type Arrival, type CostTable, deviceMs, type JobClass } from './trace.t
 
 /** Milliseconds: first submission, acceptance, end. */
 export type Served = { account: string; kind: JobClass; submitted: number; accepted: number; ended: number }
-/** A refusal: the promised time, and the time at which the job was accepted in the end, in milliseconds after the refusal. */
+/** A refusal, with the promised and the actual time of acceptance in milliseconds after it. */
 export type Refusal = { promised: number; actual: number; returns: number }
 export type Outcome = { served: Served[]; refusals: Refusal[] /** Of the last job. */; endMs: number; busyMs: number }
 

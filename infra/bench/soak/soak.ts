@@ -45,7 +45,7 @@ type Tally = {
   wrong: string[]
   stuck: string[]
   lost: string[]
-  /** Times at which the process would have been replaced, because the test of its engine met a fault as well. */
+  /** Number of faults that also met the test of the engine, after which the process would have been replaced. */
   givenUp: number
 }
 
@@ -65,7 +65,7 @@ class Soak {
   readonly #jobs: Jobs
   readonly #packages: string
   readonly #channel = new BroadcastChannel(CHANNEL)
-  /** SHA-256 of the image of each request, as its first run made it. */
+  /** SHA-256 of the image from the first run of each request. */
   readonly #images = new Map<string, string>()
   readonly tally: Tally = {
     ...{ faults: {}, jobs: 0, succeeded: 0, canceled: 0, attempts: 0, refused: 0, wrong: [], stuck: [], lost: [] },
@@ -178,7 +178,7 @@ function disturbReader(fault: Fault, jobs: Jobs, job: Job): void {
       }
     }, 20)
   }
-  // A stream that is never read holds the job's log, and nothing else.
+  // A stream without reads keeps the job's log in memory, and nothing else.
   if (fault === 'reader is stuck') jobStream(job, { type: 'heartbeat' }, 5_000, jobs.attach(job))
 }
 

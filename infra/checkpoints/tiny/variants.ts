@@ -24,7 +24,7 @@ export type ClipShape = {
   activation: 'quick_gelu' | 'gelu'
   vocabulary: number
   /**
-   * The token whose state is pooled: with 2, the published value, the token with the highest id; otherwise the first token with this id.
+   * Selects the token for the pooled state: for the published value 2, the token with the highest id; otherwise the first one with this id.
    */
   eosTokenId: number
   inputScale: number

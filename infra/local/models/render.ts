@@ -9,7 +9,10 @@ import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 /** Steps, guidance scale and size are the package's defaults unless set. */
 export type RenderRequest = Pick<Txt2ImgRequest, 'prompt' | 'seed'> & Partial<Txt2ImgRequest>
 
-/** Generates one image, from `input` if given, and returns the encoded file, a PNG by default. `onEvent` receives every event of the pipeline. */
+/**
+ * Generates one image, from `input` if given, and returns the encoded file, a PNG by default. `onEvent` receives every event of the
+ * pipeline.
+ */
 export async function render(
   pipeline: OpenPipeline,
   request: RenderRequest,

@@ -80,7 +80,7 @@ export function offerOf({ model, tier, defaults, position, latent, scheduler }: 
   return {
     ...{ route: route ?? own, model, tier, steps, width, height },
     guidance_scale: route === 'turbo' ? 1 : guidance_scale,
-    // Stated, because the price counts its evaluations.
+    // Explicit, because the price depends on the sampler's evaluations.
     ...(scheduler.name === 'FlowMatchHeunDiscreteScheduler' && { sampler: 'heun' as const }),
     max_pixels: Math.floor(width * height * LARGER),
     max_side: Math.min(side, position.max * multiple, LIMITS.side.max),

@@ -3,7 +3,7 @@ import fs from 'node:fs/promises'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 
-/** The files of each kind, and a table that every database with content has. */
+/** The files of each kind of database, and a table that each nonempty one has. */
 const KINDS = {
   account: ['**/*AccountDO*/*.sqlite', 'ledger'],
   job: ['**/*JobDO*/*.sqlite', '_cf_KV'],

@@ -34,7 +34,7 @@ const app = createApp({ jobs, engine, lifecycle, log, edgePublicKeys: [key], hea
 const server = createServer(getRequestListener(app.fetch)).listen(port, '127.0.0.1')
 await once(server, 'listening')
 process.send!('ready')
-// Until then the GPU function responds with 503, as during the loading of models.
+// Up to this time the GPU function responds with 503, as during the loading of models.
 setTimeout(() => {
   lifecycle.status = 'ready'
 }, 300)

@@ -22,7 +22,7 @@ const metered = (limits: Partial<Limits>, meter: Meter = newMeter('key:a')): Met
   limits: { ...UNLIMITED, ...limits },
   meter,
 })
-/** The meter after the admission of `n` concurrent jobs. */
+/** A meter with `n` admitted jobs that are still running. */
 const used = (limits: Partial<Limits>, n: number, price = 0, now = NOON) =>
   Array.from({ length: n }).reduce<Metered>(
     (each) => ({ ...each, meter: reserveOn(each, price, now) }),

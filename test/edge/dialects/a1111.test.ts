@@ -44,7 +44,7 @@ describe('txt2img', () => {
     expect(calls[0]!.request).toMatchObject({ sampler: 'dpmpp_2m', prompt_weights: true })
   })
 
-  test('has the samplers and schedules of its lists, by their names and labels', async ({ expect }) => {
+  test('accepts the samplers and schedules of its lists, by their names and labels', async ({ expect }) => {
     const calls = fakeGpu(works)
     const caller = await newCaller()
     const samplers = (await get(caller, 'samplers')) as { name: string; aliases: string[] }[]
@@ -99,7 +99,7 @@ describe('txt2img', () => {
 })
 
 describe('the facts that clients read when they connect', () => {
-  test('are the models and no other networks', async ({ expect }) => {
+  test('have the models and no other networks', async ({ expect }) => {
     const caller = await newCaller()
     expect(await get(caller, 'sd-models')).toMatchObject([
       { title: 'auto', model_name: 'auto' },
@@ -113,7 +113,7 @@ describe('the facts that clients read when they connect', () => {
     expect(await get(caller, 'upscalers')).toMatchObject([{ name: 'None' }])
   })
 
-  test('say how far a job is, and an interruption ends it', async ({ expect }) => {
+  test('have the progress of a job, and an interruption ends it', async ({ expect }) => {
     const caller = await newCaller()
     const idle = { progress: 0, state: { job_count: 0 } }
     expect(await get(caller, 'progress?skip_current_image=true')).toMatchObject(idle)

@@ -1,4 +1,4 @@
-// What every dialect does when a request goes wrong, in the words and the format of its API.
+// Errors, cancellations and retries in every dialect, in the terms and the format of its API.
 import { createExecutionContext, waitOnExecutionContext } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'

@@ -24,7 +24,7 @@ beforeEach(async () => {
 })
 afterEach(() => vi.restoreAllMocks())
 
-/** A GPU function at each host. Call k gets the host's behavior k, later calls its last one. */
+/** A GPU function at each host. Call k of a host has its behavior k, and further calls have its last one. */
 function gpus(first: Behavior[], spare: Behavior[]): Seen[] {
   const left = { [DEFAULT]: [...first], [SPARE]: [...spare] }
   return fakeGpu((seen) => {

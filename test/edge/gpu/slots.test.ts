@@ -175,7 +175,7 @@ test('a canceled job leaves the queue at once', async ({ expect }) => {
   const released = vi.spyOn(EndpointDO.prototype, 'releaseSlot')
   await send('DELETE', `/v1/jobs/${waiting.id}`, caller)
   await vi.waitFor(() => expect(released).toHaveBeenCalledWith(waiting.id))
-  // The slot is free for another reason than its turn.
+  // The cancellation released the place in the queue, not the end of the first job.
   expect(await stateOf(first)).toBe('running')
   await finishNext()
 })

@@ -64,7 +64,7 @@ describe('a refusal', () => {
     expect(pulled).toBeLessThanOrEqual(131_072)
   })
 
-  test('that falls silent is judged by the events received', async ({ expect }) => {
+  test('that stops before its end is reported as far as it arrived', async ({ expect }) => {
     const warn = vi.spyOn(console, 'warn')
     let begun = false
     fakeGpu(() =>

@@ -97,7 +97,7 @@ describe.for(['succeeded', 'failed', 'canceled'] as const)('a job that has %s', 
     expect(job.state).toBe(state)
     expect(await alarmOf(job)).toBe(retentionEnd(job))
     expect(await events()).toEqual([1, 1, 1])
-    // A file of another attempt, which no record names.
+    // A file of another attempt, without a record.
     await env.RESULTS.put(`results/30d/${owner.account}/${job.id}/7.png`, 'stray')
     await exported(job)
     const before = await accountOf(owner).audit()
@@ -213,7 +213,7 @@ describe('a job whose retention is over', () => {
   })
 })
 
-test('a job outlives its images, for every retention period', ({ expect }) => {
+test('a job is kept longer than its images, for every retention period', ({ expect }) => {
   for (const retentionDays of RETENTION_DAYS)
     expect(retentionEnd({ finished: 0, created: 0, retentionDays })).toBe((retentionDays + 7) * DAY_MS)
 })

@@ -56,7 +56,7 @@ describe('the native API', () => {
     expect(gpu.map(({ request }) => request.model)).toEqual(['paired', 'tiny'])
   })
 
-  test('two strengths are two images', async ({ expect }) => {
+  test('different strengths give different images', async ({ expect }) => {
     const make = async (scale: number) => {
       const fields = { prompt: 'a', seed: 1, reuse: true, loras: [{ id: 'ink', scale }] }
       return (await generatedOf(await generate(caller, fields))).octet.job
@@ -68,7 +68,7 @@ describe('the native API', () => {
 
   test.for([
     [[{ id: 'unknown' }], 'loras has the id "unknown"; it must be one of ink, mine, pair.'],
-    // An adapter of other accounts is as unknown as any.
+    // An adapter of other accounts only gets the same message as an unknown one.
     [[{ id: 'hidden' }], 'loras has the id "hidden"; it must be one of ink, mine, pair.'],
     [[{ id: 'ink' }, { id: 'ink', scale: 1 }], 'loras has "ink" twice; name each adapter once.'],
     [[{ id: 'mine' }, { id: 'pair' }], 'loras have no model in common: mine is for tiny; pair is for paired.'],
@@ -109,7 +109,7 @@ describe('the native API', () => {
   })
 })
 
-test('a GPU that ran without the adapters has not run the job', async ({ expect }) => {
+test('a run without the adapters fails the job', async ({ expect }) => {
   gpu = fakeGpu((seen) => {
     const { model, tier } = seen.request
     return stream([accepted(seen), line({ type: 'started', model, tier, package: 'a'.repeat(64), device: 'fake' })])

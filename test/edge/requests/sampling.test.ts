@@ -26,7 +26,7 @@ describe('the native fields', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: price })
   })
 
-  test('leave a request without them as it was', async ({ expect }) => {
+  test('are absent from the request to the GPU function unless given', async ({ expect }) => {
     const calls = fakeGpu(works)
     await over(await jobIn(await send('POST', '/v1/jobs', await newCaller(), cat)))
     for (const name of Object.keys(imageOptionFields)) expect(calls[0]!.request).not.toHaveProperty(name)
@@ -66,7 +66,7 @@ describe('the native fields', () => {
     const caller = await newCaller()
     const fields = { prompt: 'a cat', size: '64x64', guidance_interval: {}, skip_layer_guidance: true }
     const quote = await send('POST', '/v1/quote', caller, fields)
-    const reason = 'guidance_interval and skip_layer_guidance work through guidance, which the full route runs.'
+    const reason = 'The full route has guidance, required for guidance_interval and skip_layer_guidance.'
     expect(await quote.json()).toMatchObject({ route: 'full', reason })
     const job = await jobIn(
       await send('POST', '/v1/jobs', caller, { ...fields, route: 'turbo', negative_prompt: 'fog' }),

@@ -68,7 +68,7 @@ describe('POST /v1/jobs', () => {
     expect(calls).toHaveLength(1)
   })
 
-  test('is refused as any other request for images', async ({ expect }) => {
+  test('refuses an invalid request, a missing key and a key without the scope, free of charge', async ({ expect }) => {
     const caller = await newCaller()
     expect((await submit(caller, {}, { prompt: '' })).status).toBe(400)
     expect((await send('POST', '/v1/jobs', { headers: {} }, body)).status).toBe(401)

@@ -74,7 +74,7 @@ test.for(Object.entries(REQUESTS))('%s makes the documented calls', async ([name
   const world = await prepare()
   clearGpuStates()
   clearObservations()
-  // The job of this request continues after the reply, on its own account. Its calls count until it is accepted.
+  // The job continues after the reply. Its calls count up to its acceptance.
   const { behavior, send: feed } = fed()
   const gpu = name.startsWith('POST /v1/images') ? works : behavior
   const calls = fakeGpu(gpu)

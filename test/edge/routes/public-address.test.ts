@@ -1,4 +1,4 @@
-// A worker behind a proxy that ends TLS.
+// A worker behind a proxy that terminates TLS.
 import { createExecutionContext, waitOnExecutionContext } from 'cloudflare:test'
 import { afterEach, expect, test, vi } from 'vitest'
 import { app } from '../../../edge/app.ts'
@@ -42,7 +42,7 @@ test('links and advice begin with the public address, and links work behind the 
   expect(await lost.text()).toContain('the base URL is https://images.example.com/v1')
 })
 
-test('a disconnect still cancels a job that asks for it', async () => {
+test('a disconnect cancels a job with on_disconnect: cancel', async () => {
   const calls = fakeGpu(untilCanceled(1))
   const { headers } = await newCaller()
   const connection = new AbortController()

@@ -82,7 +82,7 @@ test('refuses other files, large files and too many files', async () => {
   expect(statuses.at(-1)).toBe(429)
 })
 
-test('reading marks ends for any bytes', () => {
+test('the reading of marks terminates for any bytes', () => {
   const changes = fc.array(fc.tuple(fc.integer({ min: 13, max: 12_000 }), fc.nat(255)), { maxLength: 8 })
   const mutated = fc.tuple(fc.constantFrom(...FORMATS), changes, fc.nat(12_000))
   fc.assert(

@@ -158,7 +158,7 @@ describe('replay', () => {
     const replies = await Promise.all(requests)
     await settled(caller)
     expect(new Set(replies.map(({ status }) => status))).toEqual(new Set([202, 429]))
-    // The tokens that the bucket gains during the test.
+    // Tokens that the bucket may gain during the test.
     const refill = PER_MINUTE / 2
     expect(calls.length - before).toBeLessThanOrEqual(PER_MINUTE + refill)
     for (const path of [`/${id}/deliveries/${events[0]}/replay`, `/${id}/replay`, `/${id}/test`]) {

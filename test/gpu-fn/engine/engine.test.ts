@@ -240,7 +240,7 @@ test('a package that was damaged after the start is not available, and the other
   const { engine } = await startEngine({ packages: directory })
   await truncate(path.join(directory, 'custom-fp32', 'transformer.onnx'), 100)
   const [damaged, sound] = engine.models
-  // The result is the fault, not the cancellation.
+  // The run reports the fault rather than the cancellation.
   const canceled = AbortSignal.abort(new Error('enough'))
   await expect(collect(engine, request({ tier: 'fp32' }), canceled)).rejects.toMatchObject({ code: 'internal' })
   await expect(engine.load(damaged!)).rejects.toMatchObject({

@@ -60,14 +60,14 @@ test('the engine finds the adapters beside its packages', () => {
   expect(engine.loras.get('kohya')).toEqual({ package: expect.stringMatching(/^[0-9a-f]{64}$/), rank: 6 })
 })
 
-test('every image of a job has the adapters, and later jobs have theirs', async () => {
+test('every image of a job has the job’s adapters, and later jobs have their own', async () => {
   const base = await imagesOf({ count: 2 })
   const first = await imagesOf({ count: 2, ...adapters('kohya') })
   const second = await imagesOf({ count: 2, ...adapters('everything') })
   const both = await imagesOf({ count: 2, ...adapters('kohya', 'everything', 'kohya-encoders') })
   const all = [base, first, second, both].flat().map((file) => file.toString('base64'))
   expect(new Set(all).size).toBe(8)
-  // In another order and after another job, byte for byte.
+  // The files are equal in another order of the jobs.
   expect(await imagesOf({ count: 2, ...adapters('kohya') })).toEqual(first)
   expect(await imagesOf({ count: 2 })).toEqual(base)
   expect(await readParameters(first[1]!)).toMatchObject(adapters('kohya'))

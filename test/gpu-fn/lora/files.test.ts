@@ -104,7 +104,7 @@ describe('a LoRA is refused, by name', () => {
     expect(await refusal(compiled)).toMatch(/was trained for "stable-diffusion-3-medium\/lora" by its metadata/)
   })
 
-  test('by PEFT a DoRA', async () => {
+  test('that is a DoRA by the metadata of PEFT', async () => {
     const metadata = { lora_adapter_metadata: JSON.stringify({ 'transformer.use_dora': true, 'transformer.r': 2 }) }
     expect(await refusal(compileTensors(pair(), metadata))).toMatch(/is a DoRA \(use_dora of transformer\)/)
   })

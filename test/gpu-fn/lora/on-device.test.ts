@@ -60,7 +60,7 @@ async function placed(pkg: Package, network: string) {
 
 test.each([
   ['transformer', 'fp8'],
-  // In 16 bits.
+  // A network with weights in 16 bits.
   ['conditioning', 'fp8'],
   ['transformer', 'fp32'],
 ] as const)(
@@ -74,7 +74,7 @@ test.each([
       expect(bytes().equals(await updated(changed))).toBe(true)
       expect(bytes().equals(base)).toBe(false)
     }
-    // Also when they are loaded again.
+    // The updates also apply after the weights are loaded again.
     weights.unload()
     await weights.load()
     expect(bytes().equals(await updated(strong))).toBe(true)

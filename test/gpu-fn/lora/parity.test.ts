@@ -62,7 +62,7 @@ describe('a LoRA in float32 equals PEFT', () => {
     expectGolden(await networkOutputs(pipeline), 'two')
   })
 
-  test('and leaves the base exactly as it was', async () => {
+  test('restores the outputs exactly when it is removed', async () => {
     await pipeline.adapt([{ lora: await lora('everything'), scale: 1 }])
     await networkOutputs(pipeline)
     await pipeline.adapt([])

@@ -7,7 +7,7 @@ const encoded = () => ({
   truncations: [],
 })
 
-/** A cache, and a function that tells whether a prompt was encoded. */
+/** Creates a cache. The returned function gets a prompt and returns whether this encoded it. */
 function start(limit: number) {
   const cache = createPromptCache(limit)
   return async (tenant: string, prompt: string) => {
@@ -37,7 +37,7 @@ test('drops the least recently used prompts, and a tenant does not displace thos
   expect(await isEncoded('b', 'kept')).toBe(false)
 })
 
-test('a limit of 0 stores nothing, and a failed encoding neither', async () => {
+test('stores nothing with a limit of 0, or after a failed encoding', async () => {
   const isEncoded = start(0)
   expect([await isEncoded('a', 'cat'), await isEncoded('a', 'cat')]).toEqual([true, true])
   const cache = createPromptCache(100_000)

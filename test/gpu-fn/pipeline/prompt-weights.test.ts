@@ -28,7 +28,7 @@ describe('the segments of a prompt', () => {
     expect(describeWeightProblem(prompt)).toBe(problem)
   })
 
-  test('end for hostile prompts', () => {
+  test('are found in bounded time for hostile prompts', () => {
     for (const piece of [
       '(',
       ')',

@@ -7,7 +7,7 @@ afterEach(() => void vi.useRealTimers())
 
 const [first, second] = [pacedModel, { ...pacedModel, model: 'second' }]
 
-/** A class, as the real engine is one. */
+/** A class like the real engine, so that a call without its object fails. */
 class Engine {
   readonly models = [first, second]
   readonly read: string[] = []
@@ -31,7 +31,7 @@ test('reads the most requested model first, after a second of idleness, and each
   expect(engine.read).toHaveLength(2)
 })
 
-test('ends with the idleness, and continues with the next', async () => {
+test('stops when the device gets work, and continues in the next idle period', async () => {
   const engine = new Engine()
   const prefetch = createPrefetch(engine)
   prefetch.idle()

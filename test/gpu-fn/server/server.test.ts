@@ -176,7 +176,7 @@ test('jobs that ended are forgotten when newer ones need the bytes', async () =>
   const put = async (job: string) =>
     readWholeStream(await putJob(server.url, job, { prompt: 'bytes 100000', steps: 1 }))
   for (const job of ['a', 'b', 'c', 'c', 'b', 'a']) await put(job)
-  // Two jobs fit: c and b were replayed, and a ran a second time.
+  // Two jobs fit, so c and b were replayed and a ran twice.
   expect(engine.runs).toHaveLength(4)
 })
 

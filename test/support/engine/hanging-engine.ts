@@ -22,5 +22,5 @@ function install(port: NonNullable<typeof parentPort>): void {
   }
 }
 
-// Only the engine's thread has the settings of the hang.
+// Only in the engine's thread, which has these settings.
 if (parentPort && workerData && 'memoryBytes' in workerData) install(parentPort)

@@ -10,10 +10,10 @@ export const BLOCKS = {
 } as const satisfies Record<string, readonly [values: number, bytes: number]>
 export type ParameterDtype = keyof typeof BLOCKS
 
-/** The scale of stored numbers: one for the tensor, or one for each row (index of the first axis). */
+/** The scale of stored numbers: one for the tensor, or one for each row (first axis). */
 export type Scale = number | Float32Array
 
-/** The size of `count` values in bytes. Without whole blocks, it is not an integer. */
+/** The size of `count` values in bytes; not an integer if they do not fill whole blocks. */
 export function bytesOf(dtype: ParameterDtype, count: number): number {
   const [values, bytes] = BLOCKS[dtype]
   return (count / values) * bytes

@@ -1,4 +1,4 @@
-// Keys of LoRA files: a module's name, which each trainer spells in its own way, and the part of the module that the tensor is.
+// Keys of LoRA files: a module's name, in the spelling of the trainer, and the tensor's role in the module.
 import { CheckpointError, quote } from '../error.ts'
 
 export type LoraPart = 'down' | 'up' | 'alpha'

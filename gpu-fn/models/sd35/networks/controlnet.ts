@@ -2,8 +2,8 @@
 // diffusers controlnet_sd3.py `SD3ControlNetModel` with `use_pos_embed: false`.
 // B batch · S image tokens · T steps · D width · P width of the pooled prompt
 //
-// Its blocks read the image alone, without norms of queries and keys. It has no embedder of the latent: the tensors `x_embedder.proj` and
-// `pos_embed` are those of the denoiser, so that its ledger has them beside its own.
+// Its blocks have tokens of the image alone, and no norms of queries and keys. The embedder of the latent is the denoiser's, so its ledger
+// has the denoiser's tensors `x_embedder.proj` and `pos_embed` besides its own.
 import type { Graph, Value } from '../../../compile/graph/graph.ts'
 import type { Stream } from '../../../compile/graph/layer-types.ts'
 import { addTo, attend, branch, conv2d, linear, modulate, toActivations, toStream } from '../../../compile/graph/nn.ts'
@@ -87,7 +87,10 @@ export function control(s: Scope, config: ControlNetConfig, positions: PositionT
   return graph
 }
 
-/** The stream at the block's start with its deferred branches applied, and at its end. diffusers transformer_sd3.py `SD3SingleTransformerBlock` */
+/**
+ * `entered`: the stream at the block's start, with its deferred branches applied. `left`: the stream at its end. diffusers
+ * transformer_sd3.py `SD3SingleTransformerBlock`
+ */
 function block(s: Scope, x: Stream, m: Modulations, config: ControlNetConfig): { entered: Stream; left: Stream } {
   const attn = s.at('attn')
   const msa = m(s.path, '_msa')

@@ -16,7 +16,7 @@ import type { Scope } from '../../../compile/graph/scope.ts'
 
 export type VaeConfig = {
   readonly latentChannels: number
-  /** Resolutions; the decoder doubles the size after all but the last, the encoder halves it. */
+  /** Number of resolutions. The decoder doubles the size after each but the last, and the encoder halves it. */
   readonly levels: number
   /** Blocks per level of the decoder. */
   readonly blocksPerLevel: number
@@ -48,7 +48,7 @@ export function residualBlock(s: Scope, x: FeatureMap, groups: number): FeatureM
   return s.lowering.addSkip(same ? map : conv2d(s.at('nin_shortcut'), map, out, ONE_BY_ONE), y)
 }
 
-/** One attention head over all positions. sd3_impls.py `AttnBlock` */
+/** Self-attention over all positions with one head. sd3_impls.py `AttnBlock` */
 function attentionBlock(s: Scope, x: FeatureMap, groups: number): FeatureMap {
   const channels = s.lowering.channels(x.value)
   const { map, normed } = applyDeferredAndNorm(s.at('norm'), x, { groups, epsilon: EPSILON, silu: false })

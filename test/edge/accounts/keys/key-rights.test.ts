@@ -210,7 +210,7 @@ test('no sequence of key management increases the rights or budgets of an admin 
       expires: start + HOUR * 1000 + 1000,
     }
     const run = (steps: Step[]) => {
-      // The keys whose secrets the holder of the capped key has.
+      // The keys with secrets that are known to the holder of the capped key.
       const held = [caller.keyId]
       for (const [i, { what, by, target, given, overlap }] of steps.entries()) {
         const manager = held[by % held.length]!

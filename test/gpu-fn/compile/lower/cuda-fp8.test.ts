@@ -16,7 +16,7 @@ import { useScratch } from '../../../support/scratch.ts'
 
 const scratch = useScratch()
 
-/** The number of nodes of each operator below a module of a graph. */
+/** Counts the nodes of each operator, in the whole graph or in the module `under`. */
 function countOperators({ nodes }: Graph, under = ''): Record<string, number> {
   const counts: Record<string, number> = {}
   for (const { name, op } of nodes) if (name.startsWith(under)) counts[op] = (counts[op] ?? 0) + 1

@@ -67,7 +67,7 @@ describe('decodes to 8-bit sRGB', () => {
 
 test.each([1, 2, 3, 4, 5, 6, 7, 8])('EXIF orientation %i', async (orientation) => {
   const upright = pngOf(32, 16, (x, y) => [8 * x, 16 * y, 0])
-  // The file's pixels are those that the orientation turns upright. sharp mirrors before it rotates.
+  // Stores the pixels so that the orientation turns them upright. sharp mirrors before it rotates.
   const stored = {
     ...{ 1: (s) => s, 2: (s) => s.flop(), 3: (s) => s.rotate(180), 4: (s) => s.flip() },
     ...{
@@ -93,7 +93,7 @@ test.each([1, 2, 3, 4, 5, 6, 7, 8])('EXIF orientation %i', async (orientation) =
 describe('fits another shape', () => {
   const halves = pngOf(64, 16, (x) => (x < 32 ? [255, 0, 0] : [0, 0, 255])).png()
 
-  test('by cutting its sides, by borders in the colors of its edge, or by its deformation', async () => {
+  test('by cropping, by borders in the colors of its edge, or by stretching', async () => {
     const file = await halves.toBuffer()
     const [cut, padded, stretched] = await Promise.all(
       (['crop', 'pad', 'stretch'] as const).map((image_fit) => decode(file, { width: 16, height: 16, image_fit })),
@@ -142,7 +142,7 @@ describe('the mask', () => {
   })
 })
 
-/** A PNG with these dimensions and little data. */
+/** A small PNG file with these dimensions in its header. */
 function bomb(width: number, height: number): Uint8Array {
   const chunk = (type: string, data: Uint8Array) => {
     const head = Buffer.alloc(8)

@@ -65,7 +65,7 @@ test('Heun’s method is of second order', async () => {
   expect(await error('heun')).toBeLessThan((await error('euler')) / 2)
 })
 
-test('the runs that are priced are those of the sampler', () => {
+test('the number of priced runs is that of the sampler', () => {
   for (const sampler of ['euler', 'dpmpp_2m', 'heun', 'lcm'] as const) {
     for (const steps of [1, 2, 28, 200]) {
       const scheduler = createScheduler({ steps, sampler }, { name: 'FlowMatchLCMScheduler', ...SD35 }, noDraw)

@@ -40,7 +40,7 @@ test('counts jobs, waits, phases, loads and refusals, without names of tenants',
   expect(text).not.toMatch(/secret-tenant|invented/)
 })
 
-test('asks for its token, if it has one', async () => {
+test('requires its token, if one is set', async () => {
   const metrics = createMetrics()
   await using server = await startServer(createPacedEngine(), { metrics, metricsToken: 'hush' })
   const read = async (authorization?: string) =>
@@ -95,7 +95,7 @@ test.each([
   expect(parseTraceparent(header)).toEqual(expected)
 })
 
-test('an observer without a member is passed over', () => {
+test('an observer may lack members', () => {
   const seen: string[] = []
   const observer = observeWith([{}, { refused: (code) => void seen.push(code) }])
   observer.refused('queue_full')

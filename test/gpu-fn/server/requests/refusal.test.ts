@@ -193,7 +193,7 @@ describe('tokens', () => {
     expect(await refusalOf(await putWith(authorization))).toBe('401 token_invalid')
   })
 
-  test('cancel requires one too', async () => {
+  test('a cancellation requires one too', async () => {
     const response = await fetch(`${server.url}/jobs/job-1`, { method: 'DELETE' })
     expect(await refusalOf(response)).toBe('401 token_missing')
   })
