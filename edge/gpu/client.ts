@@ -127,8 +127,9 @@ export async function traceparentOf(job: string): Promise<string> {
 /** All accounts have equal shares. The tenant's name is opaque, so that the GPU function does not learn the account's. */
 async function scheduleOf({ account, interactive, deadline }: GpuCall['terms']): Promise<JobSchedule> {
   const tenant = (await sha256(`tenant ${account}`)).slice(0, TRACE_DIGITS)
-  const left = deadline === null ? 0 : deadline - Date.now()
-  return { tenant, weight: 1, interactive, ...(left >= 1 && { max_latency_ms: Math.floor(left) }) }
+  // The GPU function refuses a job whose deadline has passed.
+  const left = deadline === null ? null : Math.max(1, deadline - Date.now())
+  return { tenant, weight: 1, interactive, ...(left !== null && { max_latency_ms: left }) }
 }
 
 /** Milliseconds before the next try: backoff with jitter, or the GPU function's `Retry-After` if longer. */

@@ -5,7 +5,12 @@ export const PHASES = ['load', 'encode', 'step', 'decode'] as const
 export type Phase = (typeof PHASES)[number]
 
 /** The properties of a job that its durations depend on. */
-export type Shape = { group: string; pixels: number /** Per step: 2 with guidance. */; samples: number }
+export type Shape = {
+  group: string
+  pixels: number
+  /** Evaluations of the denoiser per step: 2 with guidance. */
+  samples: number
+}
 /** The work of a job that is left. */
 export type Work = { encode: number; step: number; decode: number }
 

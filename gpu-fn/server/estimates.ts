@@ -1,5 +1,5 @@
 // The device time of jobs, estimated from measured turns.
-import type { JobRequest } from '../contract.ts'
+import { countEvaluations, type JobRequest, stepsRun } from '../contract.ts'
 import { type Shape, StepTimes, type Work } from '../scheduler/step-times.ts'
 import type { Task } from '../scheduler/task.ts'
 import type { Job } from './job.ts'
@@ -8,9 +8,16 @@ import type { Turn } from './run-job.ts'
 /** A job without a schedule is interactive up to this number of steps and this guidance scale. */
 const INTERACTIVE = { steps: 8, guidanceScale: 1 }
 
-const workOf = ({ steps, count }: JobRequest): Work => ({ encode: 1, step: steps * count, decode: count })
-const shapeOf = ({ model, tier, width, height, guidance_scale }: JobRequest): Shape => ({
-  ...{ group: `${model}:${tier}`, pixels: width * height, samples: guidance_scale > 1 ? 2 : 1 },
+const stepsOf = ({ steps, strength }: JobRequest) => stepsRun(steps, strength)
+const workOf = (request: JobRequest): Work => ({
+  encode: 1,
+  step: stepsOf(request) * request.count,
+  decode: request.count,
+})
+const shapeOf = (request: JobRequest): Shape => ({
+  group: `${request.model}:${request.tier}`,
+  pixels: request.width * request.height,
+  samples: countEvaluations(request) / stepsOf(request),
 })
 
 export class Estimates {

@@ -67,6 +67,13 @@ describe('a GPU that does not take the job yet', () => {
     for (const { headers } of calls) expect(headers.get('traceparent')).toMatch(/^00-[0-9a-f]{32}-[0-9a-f]{16}-01$/)
   })
 
+  test('receives a job after its deadline with the shortest time, which it refuses', async ({ expect }) => {
+    const calls = fakeGpu(refuses(503, 'loading', { 'retry-after': '1' }), refuses(429, 'deadline_unmet'))
+    const response = await generate(await newCaller(), { ...body, max_latency_ms: 500 })
+    expect(calls.map(({ request }) => request.schedule?.max_latency_ms)).toEqual([expect.any(Number), 1])
+    expect((await problemOf(response)).error.code).toBe('max_latency_exceeded')
+  })
+
   test('that cannot make the images in time ends the job at once, free of charge', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(refuses(429, 'deadline_unmet', { 'retry-after': '7' }))

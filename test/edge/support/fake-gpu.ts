@@ -213,7 +213,8 @@ function parsed(body: string): JobRequest {
   }
 }
 
-const withoutAttempt = ({ attempt: _, ...request }: JobRequest) => JSON.stringify(request)
+/** What identifies a job's request: a retry may change the attempt and the schedule. */
+const parametersOf = ({ attempt: _, schedule: __, ...request }: JobRequest) => JSON.stringify(request)
 
 /** The files after a request, which must match their digests and end the body. */
 async function split(bytes: Uint8Array<ArrayBuffer>, inputs: readonly JobInput[]): Promise<Uint8Array[]> {
@@ -239,7 +240,7 @@ async function see(request: Request, calls: readonly Seen[]): Promise<Seen> {
   const files = await split(bytes.subarray(end + 1), asked.inputs ?? [])
   if (asked.attempt !== attempt) throw new Refused(403, 'token_mismatch')
   const known = calls.find((seen) => seen.job === job)
-  if (known && withoutAttempt(known.request) !== withoutAttempt(asked)) throw new Refused(409, 'job_conflict')
+  if (known && parametersOf(known.request) !== parametersOf(asked)) throw new Refused(409, 'job_conflict')
   return {
     job,
     request: asked,
