@@ -10,7 +10,7 @@ const JOB_SECONDS = [0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300]
 /** Upper limits of the size classes in megapixels. */
 const SIZES = [0.3, 0.6, 1.1, 2.2]
 
-export const classOf = ({ schedule, steps, guidance_scale }: JobRequest): 'interactive' | 'standard' =>
+const classOf = ({ schedule, steps, guidance_scale }: JobRequest): 'interactive' | 'standard' =>
   (schedule?.interactive ?? (steps <= 8 && guidance_scale <= 1)) ? 'interactive' : 'standard'
 
 function sizeOf({ width, height }: JobRequest): string {
