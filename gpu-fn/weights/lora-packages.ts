@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { readdir, realpath, stat } from 'node:fs/promises'
 import path from 'node:path'
 import * as z from 'zod'
+import { countElements } from '../dtype.ts'
 import { FACTOR_BYTES, type LoraManifest, type LoraPackage, loraManifest } from '../manifest.ts'
 import { locate, MANIFEST, PackageError, parseJson, readManifest } from './packages.ts'
 
@@ -47,7 +48,7 @@ function assertConsistent(directory: string, { modules, factors, graphs, files }
     throw new PackageError(`${directory}: ${MANIFEST} uses ${unlisted}, which "files" does not list`)
   const { bytes } = files[factors]!
   for (const { weight, shape, rows, rank, up, down } of modules) {
-    const columns = shape.slice(1).reduce((n, dim) => n * dim, 1)
+    const columns = countElements(shape.slice(1))
     const ends = [up.offset + (rows[1] - rows[0]) * rank * FACTOR_BYTES[up.dtype]]
     ends.push(down.offset + rank * columns * FACTOR_BYTES[down.dtype])
     if (!(rows[0] < rows[1] && rows[1] <= shape[0]!) || ends.some((end) => end > bytes))
