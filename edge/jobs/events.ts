@@ -3,8 +3,7 @@
 import { resultUrlUntil } from '../results/results.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 import type { JobLog } from './event-log.ts'
-import type { LogEntry } from './record.ts'
-import { isFinal, type JobRecord } from './record.ts'
+import { isFinal, type JobRecord, type LogEntry } from './record.ts'
 
 /** The interval of comments that keep proxies from closing an idle connection. */
 const PING_MS = 15_000
