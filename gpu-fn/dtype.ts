@@ -15,5 +15,7 @@ export const ONNX_DATA_TYPES: Record<Dtype, number> = {
   float8e4m3fn: 17,
 }
 
+/** Elements of a tensor. */
+export const countElements = (shape: readonly number[]): number => shape.reduce((count, dim) => count * dim, 1)
 export const tensorBytes = (dtype: Dtype, shape: readonly number[]): number =>
-  shape.reduce((bytes, dim) => bytes * dim, ELEMENT_BYTES[dtype])
+  ELEMENT_BYTES[dtype] * countElements(shape)

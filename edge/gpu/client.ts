@@ -118,7 +118,7 @@ const TRACE_DIGITS = 32
 const SPAN_DIGITS = 16
 
 /** W3C Trace Context: all requests about a job are in one trace, whose id is derived from the job's. */
-export async function traceparentOf(job: string): Promise<string> {
+async function traceparentOf(job: string): Promise<string> {
   const trace = (await sha256(`trace ${job}`)).slice(0, TRACE_DIGITS)
   const span = crypto.randomUUID().replaceAll('-', '').slice(0, SPAN_DIGITS)
   return `00-${trace}-${span}-01`

@@ -3,8 +3,7 @@
 import { resultUrlUntil } from '../results/results.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 import type { JobLog } from './event-log.ts'
-import type { LogEntry } from './record.ts'
-import { isFinal, type JobRecord } from './record.ts'
+import { isFinal, type JobRecord, type LogEntry } from './record.ts'
 
 /** The interval of comments that keep proxies from closing an idle connection. */
 const PING_MS = 15_000
@@ -24,7 +23,7 @@ export const linkToHour =
   }
 
 /** A log entry without internal details such as addresses and causes of faults. */
-export async function publicEvent(job: JobRecord, { event }: LogEntry, linkOf: LinkOf): Promise<PublicEvent> {
+async function publicEvent(job: JobRecord, { event }: LogEntry, linkOf: LinkOf): Promise<PublicEvent> {
   switch (event.type) {
     case 'accepted':
       return { type: event.position > 0 ? 'queued' : 'starting', position: event.position }
@@ -54,7 +53,7 @@ export async function publicEvent(job: JobRecord, { event }: LogEntry, linkOf: L
 }
 
 /** One event of the stream. Its id, for `Last-Event-ID`, is the entry's number. */
-export async function serverSentEvent(job: JobRecord, entry: LogEntry, linkOf: LinkOf): Promise<string> {
+async function serverSentEvent(job: JobRecord, entry: LogEntry, linkOf: LinkOf): Promise<string> {
   const { type, ...rest } = await publicEvent(job, entry, linkOf)
   const data = JSON.stringify({ type, job: job.id, attempt: entry.attempt, at: entry.at / 1000, ...rest })
   return `id: ${entry.seq}\nevent: ${type}\ndata: ${data}\n\n`

@@ -5,7 +5,7 @@ import { loraChoice, side } from './requests.ts'
 import { seed } from './seed.ts'
 
 /** Failures of accepted jobs. `invalid_request` is an error of the request; the others are faults of the service. */
-export const JOB_ERROR_CODES = ['invalid_request', 'model_not_available', 'out_of_memory', 'internal'] as const
+const JOB_ERROR_CODES = ['invalid_request', 'model_not_available', 'out_of_memory', 'internal'] as const
 export const WARNING_CODES = [
   'prompt_truncated',
   'prompt_words_unknown',

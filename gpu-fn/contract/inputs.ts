@@ -18,7 +18,7 @@ const SIGNATURES: readonly { kind: string; bytes: string; offset?: number }[] = 
   { kind: 'PSD', bytes: '8BPS' },
 ]
 /** The kinds of input images. */
-export const INPUT_KINDS = ['PNG', 'JPEG', 'WebP', 'GIF', 'AVIF']
+const INPUT_KINDS = ['PNG', 'JPEG', 'WebP', 'GIF', 'AVIF']
 /** The bytes of a file that decide its kind. */
 const SIGNATURE_BYTES = 64
 

@@ -26,7 +26,7 @@ export const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf
 const prompt = z.string().max(LIMITS.promptCharacters)
 
 /** The order of jobs on the GPU: interactive ones first, and accounts in turn. */
-export const jobSchedule = z.strictObject({
+const jobSchedule = z.strictObject({
   /** An opaque name of the account. */
   tenant: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/),
   /** The account's share relative to others. */

@@ -8,7 +8,7 @@ import {
   X509Certificate,
 } from 'node:crypto'
 
-export const CERTIFICATES = 'OCTET_C2PA_CERTIFICATES'
+const CERTIFICATES = 'OCTET_C2PA_CERTIFICATES'
 export const KEY = 'OCTET_C2PA_KEY'
 
 /** An unusable certificate or key, or an absent library. Messages never contain the key. */

@@ -67,7 +67,7 @@ export class Conditions {
 }
 
 /** The gates of the skipped blocks. Throws RangeError for a package without them; run-job.ts refuses such requests earlier. */
-export function skippedGates({ blocks }: Manifest, layers: readonly number[] | undefined): number[] {
+function skippedGates({ blocks }: Manifest, layers: readonly number[] | undefined): number[] {
   const skipped = layers ?? blocks?.skipped
   const gates = skipped?.flatMap((layer) => blocks?.gates[layer] ?? [])
   if (!gates || gates.length === 0) throw new RangeError('the package does not state the blocks to skip')
@@ -77,7 +77,7 @@ export function skippedGates({ blocks }: Manifest, layers: readonly number[] | u
 type Options = { batched: boolean; signal?: AbortSignal }
 
 /** The condition of one prompt without some blocks: their gates are zero, so that they add nothing. In JavaScript's memory. */
-export async function conditionWithoutBlocks(
+async function conditionWithoutBlocks(
   session: Session,
   prompt: PromptEmbeds,
   timesteps: Float32Array,

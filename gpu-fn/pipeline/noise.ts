@@ -87,9 +87,6 @@ export function gaussianNoise(seed: Seed, count: number): Float32Array {
   return data
 }
 
-/** `gaussianNoise` without blocking the event loop. */
-export const gaussianNoiseAsync = (seed: Seed, count: number): Promise<Float32Array> => createNoise(seed, count)()
-
 /** Successive draws of one generator, each of `count` values: the first is the noise of `gaussianNoise`. Does not block the event loop. */
 export function createNoise(seed: Seed, count: number): () => Promise<Float32Array> {
   const word = mersenneTwister(seed)

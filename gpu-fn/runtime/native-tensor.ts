@@ -1,5 +1,5 @@
 // Tensors of onnxruntime's C API.
-import { ONNX_DATA_TYPES } from '../dtype.ts'
+import { countElements, ONNX_DATA_TYPES } from '../dtype.ts'
 import type { OrtApi, Pointer } from './ort-api.ts'
 import type { DeviceTensor, Tensor } from './session.ts'
 
@@ -55,7 +55,7 @@ export class NativeTensor implements DeviceTensor {
 
 /** Copies a tensor to onnxruntime's memory. */
 export function copyToNative(api: OrtApi, { data, dims }: Tensor): Pointer {
-  const count = dims.reduce((n, dim) => n * dim, 1)
+  const count = countElements(dims)
   if (count !== data.length) throw new Error(`${data.length} values do not have the shape [${dims.join(', ')}]`)
   const type = data instanceof Float32Array ? FLOAT32 : data instanceof BigInt64Array ? INT64 : UINT8
   const shape = BigInt64Array.from(dims.map(BigInt))
@@ -67,7 +67,7 @@ export function copyToNative(api: OrtApi, { data, dims }: Tensor): Pointer {
 /** Copies a value on the host to JavaScript's memory. */
 export function copyFromNative(api: OrtApi, value: Pointer): Tensor {
   const { type, dims } = shapeOf(api, value)
-  const count = dims.reduce((n, dim) => n * dim, 1)
+  const count = countElements(dims)
   const data = arrayOf(type, count)
   if (count > 0) api.copy(data, api.make('GetTensorMutableData', value), data.byteLength)
   return { data, dims }

@@ -1,4 +1,5 @@
 // The interface of an open graph, independent of onnxruntime's binding.
+import { countElements } from '../dtype.ts'
 import type { DeviceWeights } from './device-weights.ts'
 
 export type Tensor = { data: Float32Array | BigInt64Array | Uint8Array; dims: readonly number[] }
@@ -49,7 +50,7 @@ export class HostTensor implements DeviceTensor, Tensor {
   row(index: number): DeviceTensor {
     const [count, ...dims] = this.dims
     if (!(index >= 0 && index < count!)) throw new RangeError(`row ${index} is outside of ${count} rows`)
-    const size = dims.reduce((n, dim) => n * dim, 1)
+    const size = countElements(dims)
     return new HostTensor({ data: this.data.subarray(index * size, (index + 1) * size) as Tensor['data'], dims })
   }
 

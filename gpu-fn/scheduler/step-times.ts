@@ -1,7 +1,7 @@
 // Measured durations of a job's phases, and estimates from them.
 import { median } from './median.ts'
 
-export const PHASES = ['load', 'encode', 'step', 'decode'] as const
+const PHASES = ['load', 'encode', 'step', 'decode'] as const
 export type Phase = (typeof PHASES)[number]
 
 /** The properties of a job that its durations depend on. */

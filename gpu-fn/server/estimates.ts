@@ -2,11 +2,8 @@
 import { countEvaluations, type JobRequest, stepsRun } from '../contract.ts'
 import { type Shape, StepTimes, type Work } from '../scheduler/step-times.ts'
 import type { Task } from '../scheduler/task.ts'
-import type { Job } from './job.ts'
+import { isInteractive, type Job } from './job.ts'
 import type { Turn } from './run-job.ts'
-
-/** A job without a schedule is interactive up to this number of steps and this guidance scale. */
-const INTERACTIVE = { steps: 8, guidanceScale: 1 }
 
 const stepsOf = ({ steps, strength }: JobRequest) => stepsRun(steps, strength)
 const workOf = (request: JobRequest): Work => ({
@@ -28,13 +25,14 @@ export class Estimates {
 
   /** The job for the scheduler. */
   taskOf({ id, request, acceptedAt }: Job): Task {
-    const { steps, guidance_scale, schedule } = request
-    const isShort = steps <= INTERACTIVE.steps && guidance_scale <= INTERACTIVE.guidanceScale
-    const { tenant = '', weight = 1, interactive = isShort, max_latency_ms = null } = schedule ?? {}
+    const { tenant = '', weight = 1, max_latency_ms = null } = request.schedule ?? {}
     const shape = shapeOf(request)
     const deadline = max_latency_ms === null ? null : acceptedAt + max_latency_ms
     const left = this.#times.total(shape, workOf(request))
-    return { id, tenant, weight, interactive, group: shape.group, arrived: acceptedAt, deadline, left, started: false }
+    return {
+      ...{ id, tenant, weight, interactive: isInteractive(request), group: shape.group },
+      ...{ arrived: acceptedAt, deadline, left, started: false },
+    }
   }
 
   /** Milliseconds to load the job's model; 0 if it was loaded before. */

@@ -34,6 +34,11 @@ export type Wait = { ms: number /** `performance.now()`; null during a turn. */;
 /** Milliseconds of waiting so far. */
 export const waitedMs = ({ wait: { ms, since } }: Job): number => ms + (since === null ? 0 : performance.now() - since)
 
+/** Without a schedule, jobs of few steps without guidance count as interactive. */
+const INTERACTIVE = { steps: 8, guidanceScale: 1 }
+export const isInteractive = ({ schedule, steps, guidance_scale }: JobRequest): boolean =>
+  schedule?.interactive ?? (steps <= INTERACTIVE.steps && guidance_scale <= INTERACTIVE.guidanceScale)
+
 const ENTRY_BYTES = 256
 const TERMINAL: readonly JobEvent['type'][] = ['succeeded', 'failed', 'canceled']
 

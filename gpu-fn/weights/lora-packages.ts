@@ -1,25 +1,20 @@
 // Compiled adapters (LoRAs) on disk: directories in `loras`, beside the packages.
 import { createHash } from 'node:crypto'
-import { readdir, realpath, stat } from 'node:fs/promises'
+import { readdir, realpath } from 'node:fs/promises'
 import path from 'node:path'
-import * as z from 'zod'
+import { countElements } from '../dtype.ts'
 import { FACTOR_BYTES, type LoraManifest, type LoraPackage, loraManifest } from '../manifest.ts'
-import { locate, MANIFEST, PackageError, parseJson, readManifest } from './packages.ts'
+import { directoriesWithManifest, locate, MANIFEST, PackageError, parseWith, readManifest } from './packages.ts'
 
 /** The directory of adapters in a directory of packages. */
 export const LORAS = 'loras'
-const PROBLEM_CHARACTERS = 2_000
 
 /** The adapters of a directory of packages, ordered by directory name; none if it has no `loras`. Throws PackageError. */
 export async function findLoras(packages: string): Promise<LoraPackage[]> {
   const root = path.join(packages, LORAS)
   const entries = await readdir(root).catch(() => [])
   const found: LoraPackage[] = []
-  for (const name of entries.filter((entry) => !entry.startsWith('.')).sort()) {
-    const directory = path.join(root, name)
-    const manifest = await stat(path.join(directory, MANIFEST)).catch(() => undefined)
-    if (manifest?.isFile()) found.push(await openLora(directory))
-  }
+  for await (const directory of directoriesWithManifest(root, entries)) found.push(await openLora(directory))
   const names = found.map(({ manifest }) => manifest.name)
   const duplicate = names.find((name, i) => names.indexOf(name) !== i)
   if (duplicate !== undefined) throw new PackageError(`${root} has more than one adapter ${duplicate}: keep one`)
@@ -29,12 +24,7 @@ export async function findLoras(packages: string): Promise<LoraPackage[]> {
 /** Opens a compiled adapter: checks its manifest, and that every file is inside the directory with the stated size. Throws PackageError. */
 export async function openLora(directory: string): Promise<LoraPackage> {
   const bytes = await readManifest(directory)
-  const parsed = loraManifest.safeParse(parseJson(directory, bytes))
-  if (!parsed.success) {
-    const problems = z.prettifyError(parsed.error).slice(0, PROBLEM_CHARACTERS)
-    throw new PackageError(`${directory}: ${MANIFEST} is not valid: ${problems}`, { cause: parsed.error })
-  }
-  const manifest = parsed.data
+  const manifest = parseWith(loraManifest, directory, bytes)
   const root = await realpath(directory)
   for (const [name, { bytes }] of Object.entries(manifest.files)) await locate(root, name, bytes)
   assertConsistent(directory, manifest)
@@ -47,7 +37,7 @@ function assertConsistent(directory: string, { modules, factors, graphs, files }
     throw new PackageError(`${directory}: ${MANIFEST} uses ${unlisted}, which "files" does not list`)
   const { bytes } = files[factors]!
   for (const { weight, shape, rows, rank, up, down } of modules) {
-    const columns = shape.slice(1).reduce((n, dim) => n * dim, 1)
+    const columns = countElements(shape.slice(1))
     const ends = [up.offset + (rows[1] - rows[0]) * rank * FACTOR_BYTES[up.dtype]]
     ends.push(down.offset + rank * columns * FACTOR_BYTES[down.dtype])
     if (!(rows[0] < rows[1] && rows[1] <= shape[0]!) || ends.some((end) => end > bytes))

@@ -50,17 +50,19 @@ export async function findPackages(root: string): Promise<Package[]> {
     throw new PackageError(`${root} cannot be listed`, { cause })
   })
   if (entries.some(({ name }) => name === MANIFEST)) return [await openPackage(root)]
-  const names = entries
-    .map(({ name }) => name)
-    .filter((name) => !name.startsWith('.'))
-    .sort()
+  const names = entries.map(({ name }) => name)
   const packages: Package[] = []
-  for (const name of names) {
+  for await (const directory of directoriesWithManifest(root, names)) packages.push(await openPackage(directory))
+  return packages
+}
+
+/** The directories with a manifest among the entries of `root`, ordered by name; without names that start with a dot. */
+export async function* directoriesWithManifest(root: string, entries: readonly string[]): AsyncGenerator<string> {
+  for (const name of entries.filter((entry) => !entry.startsWith('.')).sort()) {
     const directory = path.join(root, name)
     const found = await stat(path.join(directory, MANIFEST)).catch(() => undefined)
-    if (found?.isFile()) packages.push(await openPackage(directory))
+    if (found?.isFile()) yield directory
   }
-  return packages
 }
 
 function fail(directory: string, problem: string, cause?: unknown): never {
@@ -81,8 +83,12 @@ export async function readManifest(directory: string): Promise<Uint8Array> {
 }
 
 /** Parses a manifest; `directory` appears in errors. Throws PackageError. */
-export function parseManifest(directory: string, bytes: Uint8Array): Manifest {
-  const parsed = manifestSchema.safeParse(parseJson(directory, bytes))
+export const parseManifest = (directory: string, bytes: Uint8Array): Manifest =>
+  parseWith(manifestSchema, directory, bytes)
+
+/** Parses a manifest with the schema of its kind; `directory` appears in errors. Throws PackageError. */
+export function parseWith<Parsed>(schema: z.ZodType<Parsed>, directory: string, bytes: Uint8Array): Parsed {
+  const parsed = schema.safeParse(parseJson(directory, bytes))
   if (!parsed.success) {
     const problems = z.prettifyError(parsed.error).slice(0, PROBLEM_CHARACTERS)
     fail(directory, `${MANIFEST} is not valid: ${problems}`, parsed.error)
@@ -91,7 +97,7 @@ export function parseManifest(directory: string, bytes: Uint8Array): Manifest {
 }
 
 /** The JSON of a manifest; `directory` appears in errors. Throws PackageError. */
-export function parseJson(directory: string, bytes: Uint8Array): unknown {
+function parseJson(directory: string, bytes: Uint8Array): unknown {
   try {
     return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
   } catch (cause) {

@@ -1,8 +1,4 @@
-export function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b)
-  const middle = Math.floor(sorted.length / 2)
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
-}
+export { median } from '../../gpu-fn/scheduler/median.ts'
 
 /** The nearest-rank quantile at the fraction `part` (0 to 1); NaN for an empty list. */
 export function percentile(values: readonly number[], part: number): number {

@@ -3,6 +3,7 @@ import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { Graph } from '../../gpu-fn/compile/graph/graph.ts'
+import { countElements } from '../../gpu-fn/dtype.ts'
 import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { findKernels } from '../../gpu-fn/runtime/fp8-kernels.ts'
 import { openSession } from '../../gpu-fn/runtime/open-session.ts'
@@ -53,10 +54,7 @@ function noiseFor({ inputs }: Graph, free: Record<string, number>): Record<strin
   return Object.fromEntries(
     inputs.map(({ name, shape }, seed) => {
       const dims = shape.map((dim) => (typeof dim === 'number' ? dim : free[dim]!))
-      const data = gaussianNoise(
-        seed,
-        dims.reduce((n, dim) => n * dim, 1),
-      )
+      const data = gaussianNoise(seed, countElements(dims))
       return [name, { dims, data: name === 'modulation' ? data.map((value) => value * 0.2) : data }]
     }),
   )

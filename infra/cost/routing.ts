@@ -7,7 +7,7 @@ import { packageGigabytes, serviceSeconds } from './model.ts'
 import { drawArrivals, type Traffic } from './traffic.ts'
 
 /** `free`: the first container to become free. `hint`: a container of the job's model, unless another one would start it much earlier. */
-export const POLICIES = ['free', 'hint'] as const
+const POLICIES = ['free', 'hint'] as const
 export type Policy = (typeof POLICIES)[number]
 export type RoutingOptions = { containers: number; models: number; load: number; traffic: Traffic; jobs?: number }
 export type RoutingOutcome = { switches: number; p50: number; p95: number }

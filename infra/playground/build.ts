@@ -99,7 +99,7 @@ export async function publish(built: string, dist: string = DIST): Promise<void>
 }
 
 /** Builds edge/dist unless it is up to date. Concurrent builds of the same sources give the same files. */
-export async function buildPlayground(): Promise<void> {
+async function buildPlayground(): Promise<void> {
   const digest = await digestOfSources()
   if ((await fs.readFile(STAMP, 'utf8').catch(() => '')) === digest) return
   const scratch = path.join(root, '.octet', `page-${randomUUID()}`)

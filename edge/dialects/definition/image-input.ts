@@ -116,16 +116,7 @@ const NATIVE: readonly string[] = [
 /** Parameters without an effect on the image in Octet. */
 const SILENT: ReadonlySet<string> = new Set([
   ...['disable_safety_checker', 'enable_safety_checker', 'safety_tolerance', 'apply_watermark', 'sync_mode'],
-  ...[
-    'go_fast',
-    'acceleration',
-    'prompt_strength',
-    'strength',
-    'image_strength',
-    'denoising_strength',
-    'megapixels',
-    'replicate_weights',
-  ],
+  ...['go_fast', 'acceleration', 'megapixels', 'replicate_weights'],
 ])
 
 function checkGuiding(given: Record<string, unknown>): void {

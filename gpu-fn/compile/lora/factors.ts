@@ -1,4 +1,5 @@
 // The matrices of a LoRA in one file, in their own precision.
+import { countElements } from '../../dtype.ts'
 import type { LoraModule } from '../../manifest.ts'
 import { CheckpointError, quote } from '../checkpoint/error.ts'
 import { float32ToFloat16, type ParameterDtype, toFloat32 } from '../checkpoint/formats/dtype.ts'
@@ -44,7 +45,7 @@ function floatBytes(info: TensorInfo): Uint8Array {
   if (!STORED[dtype])
     throw new CheckpointError(file, `${quote(name)} is ${dtype}; matrices of a LoRA are ${allowed.join(', ')}`)
   const bytes = readBytes(info)
-  const values = new Float32Array(info.shape.reduce((n, dim) => n * dim, 1))
+  const values = new Float32Array(countElements(info.shape))
   if (!toFloat32(bytes, dtype as ParameterDtype, 1, values).finite)
     throw new CheckpointError(file, `${quote(name)} holds NaN or infinity`)
   if (!dtype.startsWith('F8')) return bytes

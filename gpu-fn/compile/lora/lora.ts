@@ -5,6 +5,7 @@ import path from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import packageJson from '../../../package.json' with { type: 'json' }
 import { modelName } from '../../contract.ts'
+import { countElements } from '../../dtype.ts'
 import { LORA_FORMAT, type LoraManifest, type LoraModule, loraManifest, type Manifest } from '../../manifest.ts'
 import { FAMILIES, type FamilyName } from '../../models/families.ts'
 import type { LoraNames, LoraTarget } from '../../models/family.ts'
@@ -161,20 +162,19 @@ function describeUnknown(keys: readonly string[], { model, variant, text }: Mani
   return te3 && !text.encoders.some(({ name }) => name === 't5') ? `${has}: the package is without T5` : has
 }
 
-const product = (dims: readonly number[]) => dims.reduce((n, dim) => n * dim, 1)
 const show = ({ name, shape }: TensorInfo) => `${quote(name)} is [${shape.join(', ')}]`
 
 /** The rank of matrices up [N, rank] and down [rank, K]; those of a convolution have more axes. */
 function rankOf(file: string, { weight, shape, rows }: UsedTarget, up: TensorInfo, down: TensorInfo): number {
-  const [n, k] = [rows[1] - rows[0], product(shape.slice(1))]
+  const [n, k] = [rows[1] - rows[0], countElements(shape.slice(1))]
   const rank = down.shape[0] ?? 0
   if (rank < 1 || rank > MAX_RANK) throw new CheckpointError(file, `${show(down)}; its rank must be 1 to ${MAX_RANK}`)
-  if (product(down.shape) !== rank * k)
+  if (countElements(down.shape) !== rank * k)
     throw new CheckpointError(
       file,
       `${show(down)}; ${weight} takes [rank, ${shape.slice(1).join(', ')}]. The LoRA is of another model`,
     )
-  if (up.shape[0] !== n || product(up.shape.slice(1)) !== rank)
+  if (up.shape[0] !== n || countElements(up.shape.slice(1)) !== rank)
     throw new CheckpointError(file, `${show(up)}; ${weight} takes [${n}, ${rank}] with the rank of ${quote(down.name)}`)
   return rank
 }

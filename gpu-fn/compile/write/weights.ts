@@ -3,7 +3,7 @@ import { createHash, type Hash } from 'node:crypto'
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import { Piscina } from 'piscina'
-import { tensorBytes } from '../../dtype.ts'
+import { countElements, tensorBytes } from '../../dtype.ts'
 import type { StoredTensor } from '../../manifest.ts'
 import { CheckpointError } from '../checkpoint/error.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
@@ -140,7 +140,7 @@ async function* blocksInFlight(
 type Converting = Extract<WeightSource, { kind: 'cast' | 'codes' }>
 
 function matrixOf({ tensor, rows }: Converting): { count: number; columns: number; step: number } {
-  const columns = tensor.shape.slice(1).reduce((n, dim) => n * dim, 1)
+  const columns = countElements(tensor.shape.slice(1))
   return { count: rows[1] - rows[0], columns, step: Math.max(1, Math.floor(BLOCK_VALUES / columns)) }
 }
 

@@ -1,7 +1,8 @@
 // The updates that adapters (LoRAs) make to the stored weights of a package.
 import path from 'node:path'
+import { countElements } from '../../dtype.ts'
 import type { LoraModule, LoraPackage, NetworkName, Package, StoredTensor } from '../../manifest.ts'
-import type { LowRank, WeightUpdate, WeightUpdates } from '../../runtime/update/weight-update.ts'
+import { columnsOf, type LowRank, type WeightUpdate, type WeightUpdates } from '../../runtime/update/weight-update.ts'
 
 /** An adapter, and its strength in a request. */
 export type Adapter = { readonly lora: LoraPackage; readonly scale: number }
@@ -76,12 +77,12 @@ function locate({ manifest }: Package, lora: LoraPackage, { network, weight, sha
       const range = rowsOf(tensor, weight)
       if (!range) continue
       known = Math.max(known, range[1])
-      columns = tensor.shape.slice(1).reduce((n, dim) => n * dim, 1)
+      columns = columnsOf(tensor)
       const scales = tensors.find(({ name }) => name === `${tensor.name}.scale`)
       if (range[0] < rows[1] && rows[0] < range[1]) found.push({ graph, weight: tensor, scales, rows: range })
     }
   }
-  const expected = shape.slice(1).reduce((n, dim) => n * dim, 1)
+  const expected = countElements(shape.slice(1))
   if (known === shape[0] && columns === expected) return found
   const has = known === 0 ? 'has no such weight' : `has a weight of ${known} x ${columns}`
   throw new AdapterError(

@@ -1,6 +1,7 @@
 // The latent with which the denoising of an image starts: noise, or an input image with noise. diffusers
 // pipeline_stable_diffusion_3_img2img.py and …_inpaint.py: the generator draws the sample of the encoded image first, then the noise.
 import { DEFAULT_STRENGTH, firstStepOf, type JobRequest, seedOf } from '../../contract.ts'
+import { countElements } from '../../dtype.ts'
 import { createNoise } from '../noise.ts'
 import type { Pipeline } from '../pipeline.ts'
 import { noiseLevels } from '../schedulers/noise-levels.ts'
@@ -36,7 +37,7 @@ export function createStarts(
   { dims, input }: { dims: readonly number[]; input: InputImage | undefined },
   signal: AbortSignal,
 ): (image: number) => Promise<Start> {
-  const count = dims.reduce((product, dim) => product * dim)
+  const count = countElements(dims)
   const generatorOf = (image: number) => createNoise(seedOf(request.seed, image), count)
   if (!input)
     return async (image) => {

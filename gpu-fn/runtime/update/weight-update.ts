@@ -1,6 +1,7 @@
 // Low-rank updates of stored weights: weight + Σ scale · up · down. onnxruntime computes them on the device of the weights, with the graphs
 // of an adapter's package.
 import { open } from 'node:fs/promises'
+import { countElements } from '../../dtype.ts'
 import { FACTOR_BYTES, type LoraManifest, type LoraModule, type StoredTensor } from '../../manifest.ts'
 import type { Tensor } from '../session.ts'
 
@@ -31,7 +32,7 @@ export type WeightUpdates = {
 export const graphOf = ({ graphs }: WeightUpdates, { dtype }: StoredTensor): string =>
   graphs[dtype as keyof LoraManifest['graphs']]
 
-export const columnsOf = ({ shape }: StoredTensor): number => shape.slice(1).reduce((n, dim) => n * dim, 1)
+export const columnsOf = ({ shape }: StoredTensor): number => countElements(shape.slice(1))
 
 /** Maximum number of values in a segment, which bounds the memory: about 40 bytes for each value. */
 const VALUES_AT_ONCE = 1 << 23

@@ -1,7 +1,7 @@
 // Metrics in Prometheus' format. Labels have few values: tenants, prompts and exact sizes are not among them.
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { JobRequest } from '../../contract.ts'
-import { outcome, waitedMs } from '../job.ts'
+import { isInteractive, outcome, waitedMs } from '../job.ts'
 import type { Jobs, Lifecycle } from '../jobs.ts'
 import type { Observer } from './observer.ts'
 
@@ -10,8 +10,7 @@ const JOB_SECONDS = [0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300]
 /** Upper limits of the size classes in megapixels. */
 const SIZES = [0.3, 0.6, 1.1, 2.2]
 
-export const classOf = ({ schedule, steps, guidance_scale }: JobRequest): 'interactive' | 'standard' =>
-  (schedule?.interactive ?? (steps <= 8 && guidance_scale <= 1)) ? 'interactive' : 'standard'
+const classOf = (interactive: boolean) => (interactive ? 'interactive' : 'standard')
 
 function sizeOf({ width, height }: JobRequest): string {
   const megapixels = (width * height) / 1e6
@@ -80,7 +79,7 @@ export function createMetrics(): Metrics {
     },
     end(job) {
       const { model, tier } = job.request
-      const kind = classOf(job.request)
+      const kind = classOf(isInteractive(job.request))
       const end = outcome(job)!
       const result = end.type === 'failed' ? end.code : end.type
       jobs.inc({ model: known(end, model), tier, class: kind, outcome: result })
@@ -95,7 +94,7 @@ export function createMetrics(): Metrics {
         labelNames: ['class', 'state'] as const,
         collect() {
           for (const { interactive, started, count } of registered.census())
-            this.set({ class: interactive ? 'interactive' : 'standard', state: started ? 'started' : 'waiting' }, count)
+            this.set({ class: classOf(interactive), state: started ? 'started' : 'waiting' }, count)
         },
       })
       new Gauge({

@@ -15,20 +15,13 @@ import torch
 import transformers
 from diffusers import StableDiffusion3Pipeline
 
+from pipeline_arguments import arguments_of
+
 
 def image(directory: Path, request: dict):
     pipeline = StableDiffusion3Pipeline.from_pretrained(directory, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline(
-        request["prompt"],
-        negative_prompt=request["negative_prompt"],
-        width=request["width"],
-        height=request["height"],
-        num_inference_steps=request["steps"],
-        guidance_scale=request["guidance_scale"],
-        generator=torch.Generator("cpu").manual_seed(request["seed"]),
-        max_sequence_length=256,
-    ).images[0]
+    return pipeline(**arguments_of(request), max_sequence_length=256).images[0]
 
 
 @torch.inference_mode()

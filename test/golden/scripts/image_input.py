@@ -17,6 +17,7 @@ import transformers
 from diffusers import StableDiffusion3Img2ImgPipeline, StableDiffusion3InpaintPipeline
 from PIL import Image, ImageDraw
 
+from pipeline_arguments import arguments_of
 from quantized import quantize
 
 NETWORKS = ["transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae"]
@@ -37,16 +38,10 @@ def render(directory: Path, golden: Path, case: dict):
     read = lambda name: Image.open(golden / case[name])
     mask = {"mask_image": read("mask")} if "mask" in case else {}
     latents = pipeline(
-        case["prompt"],
-        negative_prompt=case["negative_prompt"],
+        **arguments_of(case),
         image=read("image").convert("RGB"),
         **mask,
-        width=case["width"],
-        height=case["height"],
         strength=case["strength"],
-        num_inference_steps=case["steps"],
-        guidance_scale=case["guidance_scale"],
-        generator=torch.Generator("cpu").manual_seed(int(case["seed"])),
         output_type="latent",
     ).images
     config = pipeline.vae.config

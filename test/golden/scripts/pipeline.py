@@ -18,6 +18,7 @@ import transformers
 from diffusers import StableDiffusion3Pipeline
 from transformers import T5EncoderModel
 
+from pipeline_arguments import arguments_of
 from quantized import quantize
 
 
@@ -42,15 +43,9 @@ def image(root: Path, case: dict, single_file: bool):
             if model := getattr(pipeline, name):
                 quantize(model)
     return pipeline(
-        case["prompt"],
+        **arguments_of(case),
         prompt_2=case.get("prompt_2"),
         prompt_3=case.get("prompt_3"),
-        negative_prompt=case["negative_prompt"],
-        width=case["width"],
-        height=case["height"],
-        num_inference_steps=case["steps"],
-        guidance_scale=case["guidance_scale"],
-        generator=torch.Generator("cpu").manual_seed(int(case["seed"])),
         max_sequence_length=case.get("max_sequence_length", 256),
     ).images[0]
 

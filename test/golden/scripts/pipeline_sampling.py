@@ -13,6 +13,8 @@ import torch
 import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, StableDiffusion3Pipeline
 
+from pipeline_arguments import arguments_of
+
 COMMON = {
     "prompt": "a photorealistic flower garden with sunlight, best quality",
     "negative_prompt": "dark, blurry",
@@ -59,16 +61,7 @@ def image(root: Path, case: dict):
         options["callback_on_step_end_tensor_inputs"] = ["prompt_embeds", "pooled_prompt_embeds"]
     if sigmas := case.get("sigmas"):
         options["sigmas"] = sigmas
-    return pipeline(
-        COMMON["prompt"],
-        negative_prompt=COMMON["negative_prompt"],
-        width=COMMON["width"],
-        height=COMMON["height"],
-        num_inference_steps=COMMON["steps"],
-        guidance_scale=COMMON["guidance_scale"],
-        generator=torch.Generator("cpu").manual_seed(COMMON["seed"]),
-        **options,
-    ).images[0]
+    return pipeline(**arguments_of(COMMON), **options).images[0]
 
 
 @torch.inference_mode()

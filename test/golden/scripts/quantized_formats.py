@@ -21,6 +21,8 @@ from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoi
 from gguf import GGMLQuantizationType as Type
 from safetensors.torch import load_file, save_file
 
+from pipeline_arguments import arguments_of
+
 ROOT, OUT = Path(sys.argv[1]), Path(sys.argv[2])
 PREFIX = "model.diffusion_model."
 PACKAGES = ["torch", "diffusers", "transformers", "torchao", "optimum-quanto", "nvidia-modelopt", "comfy-kitchen", "gguf"]
@@ -265,16 +267,7 @@ def image(values, case):
     pipeline.set_progress_bar_config(disable=True)
     network = pipeline.text_encoder_3 if "shared.weight" in values else pipeline.transformer
     network.load_state_dict(values, strict="shared.weight" not in values)
-    return pipeline(
-        case["prompt"],
-        negative_prompt=case["negative_prompt"],
-        width=case["width"],
-        height=case["height"],
-        num_inference_steps=case["steps"],
-        guidance_scale=case["guidance_scale"],
-        generator=torch.Generator("cpu").manual_seed(case["seed"]),
-        max_sequence_length=256,
-    ).images[0]
+    return pipeline(**arguments_of(case), max_sequence_length=256).images[0]
 
 
 @torch.no_grad()
