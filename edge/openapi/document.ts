@@ -102,11 +102,20 @@ function named(): Json {
   return Object.fromEntries(Object.entries(schemas).map(([id, { $schema: _, $id: __, ...schema }]) => [id, schema]))
 }
 
+const FILE = z.file()
+
 function schemaOf(schema: z.ZodType): Json {
   const id = registry.get(schema)?.id
   if (id) return { $ref: reference(id) }
   const { $schema: _, $defs: __, ...json } = z.toJSONSchema(schema, { ...OPTIONS, metadata: registry })
   return JSON.parse(JSON.stringify(json).replaceAll('#/$defs/', reference(''))) as Json
+}
+
+/** The fields of a request as a form, with files as input images. */
+function schemaOfForm(body: z.ZodType): Json {
+  const { $ref: _, ...json } = schemaOf((body as z.ZodObject).extend({}))
+  const file = schemaOf(FILE)
+  return { ...json, properties: { ...(json.properties as Json), image: file, mask: file } }
 }
 
 const headerOf = (name: string) => [name, { schema: { type: 'string' } }] as const
@@ -171,7 +180,17 @@ const FOREIGN_ERROR = { description: 'An error in the format of that API' }
 const isWithContent = (status: string) => status !== '204' && status !== '304'
 
 function operationOf(route: string, operation: Operation): Json {
-  const { tag, summary, description, body, bodyType = 'application/json', isBodyOptional, examples, links } = operation
+  const {
+    tag,
+    summary,
+    description,
+    body,
+    bodyType = 'application/json',
+    isForm,
+    isBodyOptional,
+    examples,
+    links,
+  } = operation
   const [, path] = route.split(' ') as [string, string]
   const values = Object.entries(examples ?? {}).map(([name, value]) => [name, { value }])
   const linked = Object.entries(links ?? {}).map(([name, [target, parameter, expression]]) => [
@@ -195,6 +214,7 @@ function operationOf(route: string, operation: Operation): Json {
             schema: schemaOf(body),
             ...(values.length > 0 && { examples: Object.fromEntries(values) }),
           },
+          ...(isForm && { 'multipart/form-data': { schema: schemaOfForm(body) } }),
         },
       },
     }),

@@ -12,6 +12,9 @@ const HEADERS = {
 }
 const WAIT = { Prefer: '`wait=SECONDS`, at most 60: waits for the end of the job.' }
 const SAMPLE = { prompt: 'a red heart on a blue background', route: 'turbo', seed: 7 }
+/** A PNG of one pixel. */
+const PIXEL =
+  'data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='
 const ENDED: Reply = { description: 'The job has ended', schema: replies.job, headers: ['x-octet-job'] }
 const OPEN: Reply = {
   description: 'The job is not over',
@@ -37,19 +40,37 @@ data: {"type":"step","job":"job_…","attempt":1,"at":1796000001.2,"image":0,"st
 `
 
 const images = { tag: 'Images', body: generation }
+const openaiEdit = openaiRequest.required({ image: true })
+const openai = { tag: 'Images', body: openaiRequest, isForm: true, headers: HEADERS }
+const MADE = {
+  200: { description: 'The images', schema: replies.images, headers: ['x-octet-job', 'server-timing'] },
+} as const
 
 export const IMAGE_OPERATIONS: Record<string, Operation> = {
   'POST /v1/images/generations': {
-    ...{ ...images, body: openaiRequest },
+    ...openai,
     summary: 'Generate images and wait for them',
     description:
       "OpenAI's route. The member `octet` of the reply has the job, the route with its reason, and the price.",
-    headers: HEADERS,
     examples: { turbo: SAMPLE, inline: { ...SAMPLE, response_format: 'b64_json', output_format: 'webp' } },
-    replies: { 200: { description: 'The images', schema: replies.images, headers: ['x-octet-job', 'server-timing'] } },
+    replies: MADE,
+  },
+  'POST /v1/images/edits': {
+    ...{ ...openai, body: openaiEdit },
+    summary: 'Generate images from an input image and wait for them',
+    description: "OpenAI's route. Transparent parts of the mask or, without one, of the image are repainted.",
+    examples: { edit: { ...SAMPLE, image: PIXEL } },
+    replies: MADE,
+  },
+  'POST /v1/images/variations': {
+    ...{ ...openai, body: openaiEdit.partial({ prompt: true }) },
+    summary: 'The same without a prompt',
+    description: "OpenAI's route.",
+    examples: { variation: { seed: 7, image: PIXEL } },
+    replies: MADE,
   },
   'POST /v1/jobs': {
-    ...images,
+    ...{ ...images, isForm: true },
     summary: 'Create a job',
     headers: { ...HEADERS, ...WAIT },
     examples: { turbo: SAMPLE, previews: { ...SAMPLE, preview: true, max_cost: 0.01 } },
@@ -57,7 +78,7 @@ export const IMAGE_OPERATIONS: Record<string, Operation> = {
     links: JOB_LINKS,
   },
   'PUT /v1/jobs/:id': {
-    ...images,
+    ...{ ...images, isForm: true },
     summary: 'Create a job under a name of your choice',
     headers: WAIT,
     examples: { turbo: SAMPLE },

@@ -20,6 +20,8 @@ export type Operation = {
   body?: z.ZodType
   /** The media type of the body; JSON by default. */
   bodyType?: string
+  /** Whether the body may also be a form, with files as input images. */
+  isForm?: boolean
   /** Whether the body may be missing. */
   isBodyOptional?: boolean
   /** Example requests, complete enough to be sent. */

@@ -282,7 +282,7 @@ export async function createJobSpec(
     ...(loras.length > 0 && { loras }),
   }
   const contradiction = describeInputs(request)
-  if (contradiction) throw new ApiError('invalid_request', `${capitalize(contradiction)}.`, { param: 'image' })
+  if (contradiction) throw new ApiError('invalid_request', `${contradiction}.`, { param: 'image' })
   const oversize = describeOversize(request)
   if (oversize) throw new ApiError('invalid_request', `${capitalize(oversize)}.`, { param: 'output_format' })
   const created = Date.now()

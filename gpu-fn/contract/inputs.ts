@@ -40,6 +40,7 @@ export function describeInputs(request: Pick<JobRequest, 'inputs' | (typeof IMAG
   const names = (request.inputs ?? []).map(({ name }) => name)
   const field = IMAGE_FIELDS.find((name) => request[name] !== undefined)
   if (names.length === 0 && field) return `${field} was given without an image: give both or neither`
+  if (names.length > 0 && !names.includes('image')) return 'mask was given without an image: give both or neither'
   if (names.length > 0 && names[0] !== 'image') return 'the first of inputs must be the image'
   if (new Set(names).size < names.length) return `inputs has ${names.join(' and ')}: each may be given once`
   if (request.mask_feather && names.length === 1 && request.repaint !== 'transparent')

@@ -209,7 +209,7 @@ function checkSkippedLayers({ model, blocks }: Model, { skip_layer_guidance: ski
   if (!blocks) throw refuse(`needs a package of this version; ${model} must be compiled again`)
   const layers = skip.layers ?? blocks.skipped
   if (layers.length === 0)
-    throw refuse(`has no layers, and ${model} has no published ones; list some of its ${blocks.count}`)
+    throw refuse(`has no layers, and ${model} has no published ones; list some of its ${blocks.count} blocks`)
   const missing = layers.find((layer) => layer >= blocks.count)
   if (missing !== undefined) throw refuse(`has layer ${missing}; the layers of ${model} are 0 to ${blocks.count - 1}`)
 }

@@ -157,7 +157,7 @@ describe('the worker with the GPU function behind it', () => {
     const runs = made.map(({ octet }) => octet.price_microdollars - 200)
     expect(runs).toEqual([8, 6, 10, 7 + 4 + 2].map((count) => Math.ceil((64 * 64 * count * 300) / 1e6)))
     const unknown = generate({ route: 'full', skip_layer_guidance: true })
-    await expect(unknown).rejects.toThrow('nano has no published ones; list some of its 8')
+    await expect(unknown).rejects.toThrow('nano has no published ones; list some of its 8 blocks')
     await expect(guided({ skip_layer_guidance: { layers: [8] } })).rejects.toThrow('the layers of nano are 0 to 7')
   })
 

@@ -73,9 +73,13 @@ function interpret(name: string): Meaning | null {
 
 const LABELS = [...Object.values(SAMPLER_NAMES), ...Object.values(SCHEDULE_NAMES)].map(({ label }) => label).join(', ')
 
+/** The message for a name of which only the sampler or only the schedule has a counterpart. */
+const partly = (param: string, value: string, used: string) =>
+  `${param} is ${shown(value)}, of which only the ${used.replace('_', ' ')} has an effect here.`
+
 /**
- * The native fields of parameters with names of samplers or schedules, with a warning for a known name that has no counterpart. The first
- * parameter of each kind applies. Errors: invalid_request for an unknown name.
+ * The native fields of parameters with names of samplers or schedules, with a warning for a known name without a counterpart or with a
+ * partial one. The first parameter of each kind applies. Errors: invalid_request for an unknown name.
  */
 export function readSampling(given: Readonly<Record<string, string | undefined>>, ignored: (name: string) => Warning) {
   const fields: Sampling = {}
@@ -89,7 +93,9 @@ export function readSampling(given: Readonly<Record<string, string | undefined>>
     }
     const { isOther, ...found } = meaning
     Object.assign(fields, { ...found, ...fields })
-    if (isOther) warnings.push(ignored(param))
+    const [used] = Object.keys(found)
+    if (isOther)
+      warnings.push(used ? { code: 'parameter_ignored', message: partly(param, value, used) } : ignored(param))
   }
   return { fields, warnings }
 }

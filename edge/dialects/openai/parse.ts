@@ -53,11 +53,11 @@ function renameFields(body: Fields): { fields: Fields; names: Record<string, str
   return { fields, names }
 }
 
-/** Refuses adapters. Errors: not_offered. */
+/** Refuses inputs that the API does not have. Errors: not_offered. */
 function refuseUnsupported(fields: Fields): void {
   const param = UNSUPPORTED.find((name) => Object.hasOwn(fields, name))
   if (param === undefined) return
-  const message = `${param} is not offered by this model, which has no adapters; leave it out.`
+  const message = `${param} is not offered; leave it out${param === 'lora' ? ', or use loras' : ''}.`
   throw new ApiError('not_offered', message, { param, headers: { 'x-should-retry': 'false' } })
 }
 

@@ -1,6 +1,6 @@
 import { useEffect, useRef } from 'preact/hooks'
 import { problemOf } from '../state/draft.ts'
-import { changeInput, type InputImage, inputImage, takeFile, takeTransfer } from '../state/input-image.ts'
+import { changeInput, type InputImage, inputImage, inputProblem, takeFile, takeTransfer } from '../state/input-image.ts'
 import { Button, FieldError } from '../ui/controls.tsx'
 
 /** Width of the brush as a share of the image's width. */
@@ -127,6 +127,7 @@ export function InputField() {
               icon="trash"
               onClick={() => {
                 inputImage.value = null
+                inputProblem.value = null
               }}
             >
               Remove the image
@@ -134,7 +135,7 @@ export function InputField() {
           </div>
         </>
       )}
-      <FieldError id="image-error" text={problemOf('image', 'mask')} />
+      <FieldError id="image-error" text={inputProblem.value ?? problemOf('image', 'mask')} />
     </section>
   )
 }

@@ -12,14 +12,17 @@ export type InputImage = {
   strength: number
 }
 export const inputImage = signal<InputImage | null>(null)
+/** Why the last file was not taken. */
+export const inputProblem = signal<string | null>(null)
 
 /** Larger images are scaled down: no result shows more, and the upload stays small. */
 const MAX_SIDE = 1536
 const QUALITY = 0.92
 const STRENGTH = 0.6
 
-/** Takes an image file as the input image. Files that the browser cannot decode are announced. */
+/** Takes an image file as the input image. A file that the browser cannot decode is a problem of the field. */
 export async function takeFile(file: Blob): Promise<void> {
+  inputProblem.value = null
   try {
     const bitmap = await createImageBitmap(file)
     const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height))
@@ -32,13 +35,14 @@ export async function takeFile(file: Blob): Promise<void> {
     inputImage.value = { image, width, height, mask: null, strength: inputImage.value?.strength ?? STRENGTH }
     announce('The input image was added.')
   } catch {
-    announce('This file is not an image that the browser can show.')
+    inputProblem.value = 'This file is not an image that the browser can show.'
   }
 }
 
-/** Takes the image of a paste or a drop, if there is one. */
+/** Takes the image of a paste or a drop, or else its first file, if there is one. */
 export function takeTransfer(transfer: DataTransfer | null): boolean {
-  const file = [...(transfer?.files ?? [])].find(({ type }) => type.startsWith('image/'))
+  const files = [...(transfer?.files ?? [])]
+  const file = files.find(({ type }) => type.startsWith('image/')) ?? files[0]
   if (file) void takeFile(file)
   return file !== undefined
 }

@@ -1,13 +1,24 @@
-// Converts the fields of a form to values of JSON: texts to numbers or truth values where the field has these, and files to base64.
+// Converts the fields of a form to values of JSON: texts to numbers, truth values, lists or objects, and files to base64.
 
 /** Fields whose text is taken as it is. */
 const TEXT = /^(prompt|prompt_2|prompt_3|negative_prompt|model|user|webhook|seed|image|mask)$/
+/** Fields of lists and objects, as JSON in a form. */
+const STRUCTURED = /^(sigmas|guidance_interval|skip_layer_guidance|loras)$/
 const NUMBER = /^-?\d{1,15}(\.\d{1,15})?$/
 
 const convert = (name: string, value: unknown): unknown => {
   if (typeof value !== 'string' || TEXT.test(name)) return value
   if (value === 'true' || value === 'false') return value === 'true'
+  if (STRUCTURED.test(name)) return parseOrKeep(value)
   return NUMBER.test(value) ? Number(value) : value
+}
+
+function parseOrKeep(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return text
+  }
 }
 
 /** The fields of a form, with typed values. Files stay. */

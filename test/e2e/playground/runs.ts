@@ -109,10 +109,12 @@ describe('a run', () => {
     const [, whole] = (await page.locator('.run').innerText()).match(/\$([\d.]+)/)!
     const file = { create: { width: 128, height: 128, channels: 3, background: 'blue' } } as const
     const buffer = await sharp(file).png().toBuffer()
-    await page
-      .getByLabel('Input image', { exact: true })
-      .last()
-      .setInputFiles({ name: 'blue.png', mimeType: 'image/png', buffer })
+    const field = page.getByLabel('Input image', { exact: true }).last()
+    await field.setInputFiles({ name: 'notes.txt', mimeType: 'text/plain', buffer: Buffer.from('notes') })
+    const refusal = page.getByText('This file is not an image that the browser can show.')
+    await refusal.waitFor()
+    await field.setInputFiles({ name: 'blue.png', mimeType: 'image/png', buffer })
+    await refusal.waitFor({ state: 'detached' })
     const mask = page.getByLabel('Mask: paint the part to repaint')
     await mask.waitFor()
     await page.getByLabel(/^Strength/).fill('0.5')

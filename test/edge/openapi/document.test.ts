@@ -34,6 +34,29 @@ test('every path is a template, and each of its parameters has a schema', ({ exp
   }
 })
 
+test('the form of a route with an input image has its fields, with the image as a file', ({ expect }) => {
+  type Body = { schema: { properties: Record<string, object>; required?: string[]; $ref?: string } }
+  const forms = Object.entries(document.paths).flatMap(([path, methods]) =>
+    Object.values(methods).flatMap((operation) => {
+      const { requestBody } = operation as { requestBody?: { content: Record<string, Body> } }
+      const form = requestBody?.content['multipart/form-data']
+      return form ? [{ path, form, json: requestBody.content['application/json'] }] : []
+    }),
+  )
+  const jobs = ['/v1/jobs', '/v1/jobs/{id}']
+  const openai = ['generations', 'edits', 'variations'].map((name) => `/v1/images/${name}`)
+  const stability = '/v2beta/stable-image/generate/sd3'
+  expect(forms.map(({ path }) => path).toSorted()).toEqual([...jobs, ...openai, stability].toSorted())
+  for (const { path, form, json } of forms.filter(({ path }) => path !== stability)) {
+    expect(form.schema.properties, path).toMatchObject({
+      strength: { type: 'number' },
+      image: { type: 'string', format: 'binary' },
+      mask: { type: 'string', format: 'binary' },
+    })
+    if (!json!.schema.$ref) expect(Object.keys(json!.schema.properties)).toEqual(Object.keys(form.schema.properties))
+  }
+})
+
 test('every reference has a target, and every operation an id of its own', ({ expect }) => {
   const text = JSON.stringify(document)
   const targets = new Set([...text.matchAll(/"\$ref":"#\/([^"]+)"/g)].map(([, path]) => path!))

@@ -75,8 +75,9 @@ test('charges the steps that run', async () => {
 test('takes a form, typed by its fields, and a blank prompt with an image', async () => {
   const calls = fakeGpu(works)
   const form = new FormData()
-  for (const [name, value] of Object.entries({ n: '2', seed: '5', strength: '0.25', preview: 'true' }))
-    form.set(name, value)
+  const texts = { n: '2', seed: '5', strength: '0.25', preview: 'true', steps: '4', guidance_scale: '3' }
+  const structures = { guidance_interval: '{"stop": 0.5}', skip_layer_guidance: '{"layers": [1]}' }
+  for (const [name, value] of Object.entries({ ...texts, ...structures })) form.set(name, value)
   form.set('image', new File([IMAGE], 'image.png', { type: 'image/png' }))
   const response = await fetchWorker('/v1/jobs', {
     method: 'POST',
@@ -86,6 +87,8 @@ test('takes a form, typed by its fields, and a blank prompt with an image', asyn
   expect(response.status).toBe(200)
   expect(calls[0]!.files).toEqual([IMAGE])
   expect(calls[0]!.request).toMatchObject({ prompt: '', count: 2, seed: 5, strength: 0.25 })
+  expect(calls[0]!.request.guidance_interval).toMatchObject({ stop: 0.5 })
+  expect(calls[0]!.request.skip_layer_guidance).toMatchObject({ layers: [1] })
 })
 
 test('takes an image of an own job by its id or address, and of no other account or token', async () => {
@@ -179,10 +182,10 @@ test.each([
     /SVG, XML or HTML; allowed: PNG, JPEG, WebP, GIF, AVIF/,
   ],
   [{ image: btoa('II*\0') }, /TIFF/],
-  [{ mask: MASK.toBase64() }, /first of inputs must be the image/],
-  [{ strength: 0.5 }, /Strength was given without an image/],
+  [{ mask: MASK.toBase64() }, /^mask was given without an image: give both or neither\.$/],
+  [{ strength: 0.5 }, /^strength was given without an image/],
   [{ image: IMAGE.toBase64(), strength: 0 }, /strength is 0; it must be a number from 0.01 to 1/],
-  [{ image: IMAGE.toBase64(), mask_feather: 2 }, /Mask_feather was given without a mask/],
+  [{ image: IMAGE.toBase64(), mask_feather: 2 }, /^mask_feather was given without a mask/],
   [{ image: IMAGE.toBase64(), image_fit: 'zoom' }, /image_fit is "zoom"; it must be one of crop, pad, stretch/],
 ])('refuses %j', async (change, message) => {
   const calls = fakeGpu(works)

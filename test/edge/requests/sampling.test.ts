@@ -110,6 +110,7 @@ describe('the names of other APIs', () => {
   const [EULER, DPMPP] = [{ sampler: 'euler' }, { sampler: 'dpmpp_2m' }]
   const lists = { name: 'replicate', path: '/v1/predictions', body: (input: object) => ({ input, version: 'tiny' }) }
   const direct = { name: 'fal', path: '/fal/run/octet/tiny', body: (input: object) => input }
+  const partOf = (name: string, used: string) => `scheduler is "${name}", of which only the ${used} has an effect here.`
   test.for([
     [direct, { scheduler: 'DPM++ 2M' }, DPMPP, []],
     [direct, { scheduler: 'DPM++ 2M SGM Uniform' }, { ...DPMPP, noise_schedule: 'sgm_uniform' }, []],
@@ -118,6 +119,8 @@ describe('the names of other APIs', () => {
     [lists, { scheduler: 'FlowMatchHeunDiscreteScheduler' }, { sampler: 'heun' }, []],
     [lists, { sampler: 'dpmpp_2m', schedule: 'simple' }, { ...DPMPP, noise_schedule: 'simple' }, []],
     [lists, { scheduler: 'K_EULER_ANCESTRAL' }, {}, ['scheduler is "K_EULER_ANCESTRAL", which has no effect here.']],
+    [direct, { scheduler: 'DPM++ 2M Karras' }, DPMPP, [partOf('DPM++ 2M Karras', 'sampler')]],
+    [lists, { scheduler: 'DDIM Beta' }, { noise_schedule: 'beta' }, [partOf('DDIM Beta', 'noise schedule')]],
     [direct, { sigmas: [1, 0.5], shift: 2 }, { sigmas: [1, 0.5], shift: 2 }, []],
   ] as const)('%j', async ([api, input, fields, warnings], { expect }) => {
     const calls = fakeGpu(works)
