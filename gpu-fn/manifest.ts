@@ -22,7 +22,7 @@ export const IMAGE_ENCODER = 'vae_encoder'
 export type NetworkName = string
 
 /** The package format, which defines the manifest's fields and the operators in the graphs. Packages of another format are refused. */
-export const MANIFEST_FORMAT = 4
+export const MANIFEST_FORMAT = 5
 
 const count = z.int().min(0)
 

@@ -24,7 +24,7 @@ type Outputs = Record<string, FloatTensor>
 type Series = { base: Outputs; changed: Outputs; restored: Outputs }
 
 /** Prints the errors of every output relative to the CPU. Throws if one is too large, or if the base is not restored exactly. */
-export async function compareLoras(): Promise<void> {
+export async function compareLoras(target: 'cuda' | 'cuda-fp8'): Promise<void> {
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-loras-'))
   const failures: string[] = []
   try {
@@ -32,7 +32,7 @@ export async function compareLoras(): Promise<void> {
     const common = { checkpoint, tier: 'fp8', variant: 'custom' } as const
     const packages = { cpu: path.join(scratch, 'cpu'), gpu: path.join(scratch, 'gpu') }
     const { manifest } = await compile({ ...common, target: 'cpu', out: packages.cpu })
-    await compile({ ...common, target: 'cuda', out: packages.gpu })
+    await compile({ ...common, target, out: packages.gpu })
     const loras: LoraPackage[] = []
     for (const name of NAMES) {
       const out = path.join(scratch, name)
@@ -46,13 +46,13 @@ export async function compareLoras(): Promise<void> {
       const restored = errorOf(gpu.restored, gpu.base, name)
       const good = output <= LIMITS.output && change <= LIMITS.change && restored === 0
       const figures = `error ${output.toExponential(1)}, of the change ${change.toExponential(1)}, after it ${restored}`
-      console.log(`${good ? ' ' : '✗'} adapters fp8 cuda ${name}: ${figures}`)
+      console.log(`${good ? ' ' : '✗'} adapters fp8 ${target} ${name}: ${figures}`)
       if (!good) failures.push(name)
     }
   } finally {
     await fs.rm(scratch, { recursive: true })
   }
-  if (failures.length > 0) throw new Error(`adapters on CUDA are wrong: ${failures.join(', ')}`)
+  if (failures.length > 0) throw new Error(`adapters on ${target} are wrong: ${failures.join(', ')}`)
 }
 
 async function runSeries(directory: string, loras: readonly LoraPackage[]): Promise<Series> {

@@ -24,7 +24,7 @@ async function checkTargets(options: TargetsOptions): Promise<void> {
 
 async function checkLoras(): Promise<void> {
   const { compareLoras } = await import('./loras.ts')
-  await compareLoras()
+  for (const target of GPU_TARGETS) await compareLoras(target)
 }
 
 /** Runs all checks, also after a failure. */

@@ -46,10 +46,8 @@ export const kernelOperators: Fp8Operators = {
   },
   linear(x, { codes, scales }, bias, factor) {
     const shape = x.shape.with(-1, codes.shape[0]!)
-    // onnxruntime folds this product when it opens the graph.
-    const scaled = factor === 1 ? scales : ops.multiply(scales, ops.scalar(scales, factor))
-    const inputs = [x, x.rowScales!, codes, scaled, bias]
-    return node('Linear', inputs, [{ dtype: 'float16', shape }])[0]!
+    const inputs = [x, x.rowScales!, codes, scales, bias]
+    return node('Linear', inputs, [{ dtype: 'float16', shape }], { factor: { float: factor } })[0]!
   },
   geluQuantize(x, factor) {
     const [codes, scales] = node('GeluQuantize', [x], rows(x.shape), { factor: { float: factor } })

@@ -18,7 +18,6 @@ type Stored = { graph: NetworkName; weight: StoredTensor; scales: StoredTensor |
 /** The updates of each network. Adapters of scale 0 have none. Throws AdapterError. */
 export function updatesOf(pkg: Package, adapters: readonly Adapter[]): ReadonlyMap<NetworkName, WeightUpdates> {
   const active = adapters.filter(({ scale }) => scale !== 0)
-  if (active.length > 0) requireUpdatable(pkg)
   const parts = new Map<NetworkName, Map<string, WeightUpdate & { parts: LowRank[] }>>()
   for (const { lora, scale } of active) {
     for (const module of lora.manifest.modules) {
@@ -38,15 +37,6 @@ export function updatesOf(pkg: Package, adapters: readonly Adapter[]): ReadonlyM
     return [graph, { key, weights, graphs: graphsOf(first!.lora) }] as const
   })
   return new Map(entries)
-}
-
-/** onnxruntime folds the row scales of some products of target cuda-fp8 when it opens a graph, so updates would not reach them. */
-function requireUpdatable({ manifest: { target, model } }: Package): void {
-  if (target === 'cuda-fp8')
-    throw new AdapterError(
-      `this server cannot apply adapters to ${model}, whose package has the target cuda-fp8. ` +
-        `The operator can compile it with --target cuda, which can`,
-    )
 }
 
 function graphsOf({ directory, manifest: { graphs } }: LoraPackage): WeightUpdates['graphs'] {

@@ -55,6 +55,7 @@ struct Linear {
 
  private:
   bool portable;
+  float factor;
 };
 
 struct QkNormQuantize {
@@ -82,6 +83,7 @@ struct Attention {
 
  private:
   bool portable;
+  float factor;
 };
 
 struct GroupNorm {

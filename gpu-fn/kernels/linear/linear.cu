@@ -124,9 +124,9 @@ bool scalesRows(int device) {
 }  // namespace
 
 /** `portable` selects the path of the other GPUs on Hopper too, for tests. */
-Linear::Linear(const Attributes& attributes) : portable(attributes.integer("portable", 0)) {}
+Linear::Linear(const Attributes& attributes) : portable(attributes.integer("portable", 0)), factor(attributes.number("factor", 1)) {}
 
-/** codes [B, S, K], scales [B, S], weight [N, K], weight scales [N] or [N, 1], bias [N] → product + bias, [B, S, N]. */
+/** codes [B, S, K], scales [B, S], weight [N, K], weight scales [N] or [N, 1], bias [N] → factor · product + bias, [B, S, N]. */
 void Linear::compute(const Context& context) const {
   const Tensor codes = context.input(0), scales = context.input(1), weight = context.input(2), weightScales = context.input(3);
   const Tensor bias = context.input(4);
@@ -150,7 +150,7 @@ void Linear::compute(const Context& context) const {
     set(plan->product, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(weightScales.data));
     set(plan->product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(scales.data));
     set(plan->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias.data));
-    return products().run(*plan, device, 1.f, weight, codes, y, stream);
+    return products().run(*plan, device, factor, weight, codes, y, stream);
   }
   size.rowScales = false;
   plan = products().plan(size, nullptr);
@@ -160,7 +160,7 @@ void Linear::compute(const Context& context) const {
   const int pairs = int(n / 2);
   const dim3 grid(unsigned(m), (pairs + THREADS - 1) / THREADS);
   applyScales<<<grid, THREADS, 0, stream>>>(y.as<half2>(), scales.as<float>(), weightScales.as<float2>(), bias.as<half2>(), pairs,
-                                            1.f / PORTABLE_FACTOR);
+                                            factor / PORTABLE_FACTOR);
 }
 
 }  // namespace octet

@@ -156,13 +156,6 @@ test('damaged packages are refused', async () => {
   expect(await findLoras(path.join(directory, 'nothing'))).toEqual([])
 })
 
-test('packages of target cuda-fp8 refuse adapters other than those of scale 0', async () => {
-  const base = await openPackage(await compileTiny({ tier: 'fp8', target: 'cuda-fp8' }))
-  const lora = await compiledLora(path.join(LORAS, 'everything.safetensors'), pkg.directory)
-  expect(() => updatesOf(base, [{ lora, scale: 1 }])).toThrow(/cuda-fp8.*compile it with --target cuda/)
-  expect(updatesOf(base, [{ lora, scale: 0 }]).size).toBe(0)
-})
-
 test('a convolution with its channels last has the same update', async () => {
   const cuda = await openPackage(await compileTiny({ tier: 'fp8', target: 'cuda' }))
   const convolution = async (base: Package) => {

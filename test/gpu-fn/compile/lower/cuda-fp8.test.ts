@@ -44,6 +44,15 @@ describe('the step graph of target cuda-fp8', () => {
     expect(last).toMatchObject({ ModulateQuantize: 3, Linear: 5, GeluQuantize: 1, Attention: 1 })
   })
 
+  test('reads the weights of FP8 products and their scales as they are stored, so that updates of both have an effect', async () => {
+    const graph = (await build('large')).graphs.get('transformer')!
+    const stored = new Set(graph.weights.map(({ name }) => name))
+    const products = graph.nodes.filter(({ op }) => op === 'Linear')
+    expect(products.length).toBeGreaterThan(38 * 7)
+    const read = products.flatMap(({ inputs: [, , codes, scales] }) => [codes, scales])
+    expect(read.filter((name) => !stored.has(name!))).toEqual([])
+  })
+
   test('of Medium has a second attention in its first blocks, which shares the normalization', async () => {
     const graph = (await build('medium')).graphs.get('transformer')!
     expect(countOperators(graph, 'joint_blocks.0.')).toMatchObject({ ModulateQuantize: 4, Linear: 10, Attention: 2 })
