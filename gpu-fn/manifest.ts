@@ -154,7 +154,7 @@ export type Package = {
 }
 
 /** Version of the fields below and of the graphs that apply an adapter. A package with another version is refused. */
-export const LORA_FORMAT = 1
+export const LORA_FORMAT = 2
 
 /** Element types of low-rank factors, and bytes of one element. */
 export const FACTOR_BYTES = { float32: 4, float16: 2, bfloat16: 2 } as const
@@ -198,8 +198,8 @@ export const loraManifest = z.strictObject({
   modules: z.array(loraModule).min(1),
   /** The file of factors. */
   factors: z.string(),
-  /** The graph that updates a weight, by the weight's storage type. */
-  graphs: z.strictObject({ float8e4m3fn: z.string(), float16: z.string(), float32: z.string() }),
+  /** The graph that updates a weight, by the weight's storage type; for FP8 also one with our kernel. */
+  graphs: z.record(z.enum(['float8e4m3fn', 'float8e4m3fn-kernel', 'float16', 'float32']), z.string()),
   files: z.record(z.string(), z.strictObject({ bytes: count, sha256: sha256Hex })),
 })
 export type LoraManifest = z.infer<typeof loraManifest>

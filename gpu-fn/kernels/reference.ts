@@ -2,6 +2,7 @@
 // runs on the CPU with the same roundings to FP8 as on FP8 tensor cores.
 import { cpu } from '../compile/lower/cpu.ts'
 import { type Fp8Operators, fp8Lowering } from '../compile/lower/cuda-fp8.ts'
+import * as addLowRank from './add-low-rank/add-low-rank.ts'
 import * as attention from './attention/attention.ts'
 import type { Case } from './definition/test-case.ts'
 import * as groupNorm from './group-norm/group-norm.ts'
@@ -11,7 +12,7 @@ import * as geluQuantize from './quantize-rows/gelu-quantize.ts'
 import * as quantizeParts from './quantize-rows/quantize-parts.ts'
 
 /** Each operator's definition and test cases. */
-const OPERATORS = [modulateQuantize, linear, geluQuantize, quantizeParts, groupNorm, attention]
+const OPERATORS = [modulateQuantize, linear, geluQuantize, quantizeParts, groupNorm, attention, addLowRank]
 
 export const operators: Fp8Operators = {
   ...modulateQuantize.definition,
@@ -20,6 +21,7 @@ export const operators: Fp8Operators = {
   ...quantizeParts.definition,
   ...groupNorm.definition,
   ...attention.definition,
+  ...addLowRank.definition,
 }
 
 export const CASES: readonly Case[] = OPERATORS.flatMap(({ cases }) => cases)

@@ -8,7 +8,7 @@ import type { StoredTensor } from '../manifest.ts'
 import type { DeviceMemory, Mapping } from './device-memory.ts'
 import { loadLibrary } from './ffi.ts'
 import type { OrtApi, Pointer } from './ort-api.ts'
-import { type Placed, updateOnDevice } from './update/on-device.ts'
+import { type Placed, type UpdateGraphs, updateOnDevice } from './update/on-device.ts'
 import type { WeightUpdate, WeightUpdates } from './update/weight-update.ts'
 
 /** mmap(2): PROT_READ, MAP_SHARED, MAP_POPULATE of Linux */
@@ -47,12 +47,12 @@ export async function reserveWeights(
   device: DeviceMemory,
   api: OrtApi,
   memory: Pointer,
-  openGraph: Placed['openGraph'],
+  updateGraphs: UpdateGraphs,
 ): Promise<DeviceWeights> {
   const { size } = await fs.stat(file)
   const beyond = tensors.find(({ dtype, shape, offset }) => offset + tensorBytes(dtype, shape) > size)
   if (beyond) throw new Error(`${beyond.name} extends beyond the end of ${file}`)
-  return new ReservedWeights(new HostFile(file, size, device), tensors, { device, api, memory, openGraph })
+  return new ReservedWeights(new HostFile(file, size, device), tensors, { device, api, memory, updateGraphs })
 }
 
 class ReservedWeights implements DeviceWeights {

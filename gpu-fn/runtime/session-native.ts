@@ -9,6 +9,7 @@ import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
 import { environmentOf, FATAL_ONLY, memoryOf, shareArena } from './ort-environment.ts'
 import { runOnThread } from './run-thread.ts'
 import { type DeviceTensor, failingWith, isOnHost, type RunOptions, type Session, type Tensor } from './session.ts'
+import type { UpdateGraphs } from './update/on-device.ts'
 import type { WeightUpdates } from './update/weight-update.ts'
 
 /** Settings of onnxruntime, by its names. */
@@ -63,17 +64,19 @@ export async function openNativeSession(file: string, settings: NativeSettings):
 const openUpdateGraphs = new Map<string, Promise<Session>>()
 
 /** Opens graphs of weight updates on the device of a session. They stay open, because opening one takes longer than all its runs. */
-const updateGraphs =
-  ({ entries, cuda }: NativeSettings) =>
-  async (file: string): Promise<Session> => {
+const updateGraphs = ({ entries, cuda, libraries }: NativeSettings): UpdateGraphs => ({
+  hasKernels: (libraries?.length ?? 0) > 0,
+  async open(file) {
     // The name of a graph's file identifies it, because all adapters of one format have the same graphs.
     const key = `${cuda ? 'cuda' : 'cpu'} ${path.basename(file)}`
-    const settings = { entries, memoryPattern: false, ...(cuda && { cuda: { ...cuda, use_tf32: '0' } }) }
+    const own = { entries, memoryPattern: false, ...(libraries && { libraries }) }
+    const settings = { ...own, ...(cuda && { cuda: { ...cuda, use_tf32: '0' } }) }
     const found = openUpdateGraphs.get(key) ?? openNativeSession(file, settings)
     openUpdateGraphs.set(key, found)
     found.catch(() => openUpdateGraphs.delete(key))
     return found
-  }
+  },
+})
 
 function configure(
   api: OrtApi,

@@ -4,20 +4,28 @@ import { decodeTable, FP8_MAX } from '../checkpoint/formats/fp8.ts'
 import { Graph, type Value } from './graph.ts'
 import * as ops from './ops.ts'
 
-/** Update [N, K] in float32 of inputs up [N, R], factors [R, 1], down [R, K]. */
-function lowRankUpdate(graph: Graph): Value {
-  const up = graph.input('up', 'float32', ['N', 'R'])
-  const factors = graph.input('factors', 'float32', ['R', 1])
-  const down = graph.input('down', 'float32', ['R', 'K'])
-  const update = { dtype: 'float32', shape: ['N', 'K'] } as const
-  return graph.node('MatMul', [up, ops.multiply(down, factors)], [update])[0]!
+/** Factors of an update: up [N, R], factors [R, 1], down [R, K]. */
+export type Factors = { readonly up: Value; readonly factors: Value; readonly down: Value }
+
+function factorInputs(graph: Graph): Factors {
+  return {
+    up: graph.input('up', 'float32', ['N', 'R']),
+    factors: graph.input('factors', 'float32', ['R', 1]),
+    down: graph.input('down', 'float32', ['R', 'K']),
+  }
+}
+
+/** Update [N, K] in float32. */
+function lowRankUpdate({ up, factors, down }: Factors): Value {
+  const update = { dtype: 'float32', shape: [up.shape[0]!, down.shape[1]!] } as const
+  return up.graph.node('MatMul', [up, ops.multiply(down, factors)], [update])[0]!
 }
 
 /** Input weight [N, K] and output updated [N, K] in `dtype`, rounded once. */
 export function denseUpdate(dtype: 'float16' | 'float32'): Graph {
   const graph = new Graph(`lora_${dtype}`)
   const weight = graph.input('weight', dtype, ['N', 'K'])
-  graph.output('updated', ops.cast(ops.add(ops.cast(weight, 'float32'), lowRankUpdate(graph)), dtype))
+  graph.output('updated', ops.cast(ops.add(ops.cast(weight, 'float32'), lowRankUpdate(factorInputs(graph))), dtype))
   return graph
 }
 
@@ -32,28 +40,48 @@ const DITHER = 0.5
 /** Exceeds the error of a computed logarithm. A magnitude just above a power of two has the same code with the lower exponent. */
 const LOG_ERROR = 1e-5
 
+/** An FP8 weight, codes [N, K] and scales [N, 1], its update, and phases [N, 1] and [1, K] in [0, 1). Values are code × scale. */
+export type Fp8Weight = Factors & {
+  readonly codes: Value
+  readonly scales: Value
+  readonly rowPhases: Value
+  readonly columnPhases: Value
+}
+/** Adds an update to an FP8 weight: the new codes and scales. */
+export type AddLowRank = (weight: Fp8Weight) => { readonly codes: Value; readonly scales: Value }
+
+/** Inputs codes and scales of an FP8 weight, its factors and phases; outputs `updated` and `updated_scales`. */
+export function fp8Update(addLowRank: AddLowRank): Graph {
+  const graph = new Graph('lora_float8e4m3fn')
+  const sum = addLowRank({
+    codes: graph.input('codes', 'uint8', ['N', 'K']),
+    scales: graph.input('scales', 'float32', ['N', 1]),
+    ...factorInputs(graph),
+    rowPhases: graph.input('row_phases', 'float32', ['N', 1]),
+    columnPhases: graph.input('column_phases', 'float32', [1, 'K']),
+  })
+  graph.output('updated', sum.codes)
+  graph.output('updated_scales', sum.scales)
+  return graph
+}
+
 /**
- * Inputs codes [N, K] and scales [N, 1] of an FP8 weight, `row_phases` [N, 1] and `column_phases` [1, K] in [0, 1); outputs `updated` and
- * `updated_scales`. Values are code × scale.
- *
  * The codes are on the grid of E4M3, and most updates are smaller than half a step of it: rounding to nearest would drop those of a weak
  * adapter. The sum is therefore dithered: from a quarter of a step to three quarters, it is rounded up with a probability that rises from 0
  * to 1. Dithering over a whole step would be unbiased for any update, but adds more noise. The phases are the random numbers, as inputs that
  * are equal on every device. A new scale is the old one times a power of two, which the magnitude of the unrounded row determines. The
  * base's values thus stay on the grid, and only the update is rounded.
  */
-export function fp8Update(): Graph {
-  const graph = new Graph('lora_float8e4m3fn')
-  const codes = graph.input('codes', 'uint8', ['N', 'K'])
-  const scales = graph.input('scales', 'float32', ['N', 1])
+export const addLowRank: AddLowRank = ({ codes, scales, rowPhases, columnPhases, ...factors }) => {
+  const [rows, columns] = codes.shape as [string | number, string | number]
   const values = ops.gather(ops.float32(codes, finite(decodeTable)), ops.cast(codes, 'int64')) // [N, K]
-  const sum = ops.add(values, ops.divide(lowRankUpdate(graph), scales)) // [N, K]
+  const sum = ops.add(values, ops.divide(lowRankUpdate(factors), scales)) // [N, K]
 
   const magnitude = unary('Abs', sum)
-  const [largest] = graph.node(
+  const [largest] = codes.graph.node(
     'ReduceMax',
     [magnitude, ops.int64(codes, [1])],
-    [{ dtype: 'float32', shape: ['N', 1] }],
+    [{ dtype: 'float32', shape: [rows, 1] }],
     { keepdims: 1 },
   )
   const growth = ops.clip(unary('Ceil', log2(ops.multiply(largest!, ops.scalar(sum, 1 / FP8_MAX)))), -GROWTH, GROWTH)
@@ -66,13 +94,14 @@ export function fp8Update(): Graph {
     EXPONENTS.count - 1,
   )
   const steps = ops.multiply(scaled, powerOf(exponent, -EXPONENTS.first + 3, EXPONENTS.count, -1))
-  const rounded = unary('Floor', ops.add(steps, phases(graph))) // 0 to 16
+  const rounded = unary('Floor', ops.add(steps, phasesOf(rowPhases, columnPhases))) // 0 to 16
   const code = ops.clip(ops.add(rounded, ops.multiply(exponent, ops.scalar(exponent, 8))), 0, MAX_CODE)
-  const [negative] = graph.node('Less', [sum, ops.scalar(sum, 0)], [{ dtype: 'bool', shape: ['N', 'K'] }])
+  const [negative] = codes.graph.node('Less', [sum, ops.scalar(sum, 0)], [{ dtype: 'bool', shape: [rows, columns] }])
   const sign = ops.multiply(ops.cast(negative!, 'float32'), ops.scalar(sum, 128))
-  graph.output('updated', ops.cast(ops.add(code, sign), 'uint8'))
-  graph.output('updated_scales', ops.multiply(scales, powerOf(index, GROWTH, 2 * GROWTH + 1, 1)))
-  return graph
+  return {
+    codes: ops.cast(ops.add(code, sign), 'uint8'),
+    scales: ops.multiply(scales, powerOf(index, GROWTH, 2 * GROWTH + 1, 1)),
+  }
 }
 
 const unary = (op: string, x: Value): Value => x.graph.node(op, [x], [{ dtype: x.dtype, shape: x.shape }])[0]!
@@ -90,9 +119,7 @@ const powerOf = (index: Value, bias: number, count: number, sign: 1 | -1) =>
   )
 
 /** (row phase + column phase) modulo 1, scaled to the part `DITHER` in the middle of [0, 1) [N, K]. */
-function phases(graph: Graph): Value {
-  const rows = graph.input('row_phases', 'float32', ['N', 1])
-  const columns = graph.input('column_phases', 'float32', [1, 'K'])
+function phasesOf(rows: Value, columns: Value): Value {
   const sum = ops.add(rows, columns)
   const phase = ops.subtract(sum, unary('Floor', sum))
   return ops.add(ops.multiply(phase, ops.scalar(phase, DITHER)), ops.scalar(phase, (1 - DITHER) / 2))

@@ -13,7 +13,8 @@ import { CheckpointError, listNames, quote } from '../checkpoint/error.ts'
 import { type LoraPart, parseLoraKey } from '../checkpoint/formats/lora-keys.ts'
 import { closeFiles } from '../checkpoint/formats/read-tensor.ts'
 import { readHeader, type SafetensorsFile, type TensorInfo } from '../checkpoint/formats/safetensors.ts'
-import { denseUpdate, fp8Update } from '../graph/lora-graphs.ts'
+import { addLowRank, denseUpdate, fp8Update } from '../graph/lora-graphs.ts'
+import { kernelOperators } from '../lower/kernels.ts'
 import { place } from '../place.ts'
 import { encodeModel } from '../write/onnx.ts'
 import { PackageWriter } from '../write/package-writer.ts'
@@ -91,7 +92,10 @@ async function sha256(file: string): Promise<string> {
 }
 
 async function writeGraphs(writer: PackageWriter): Promise<LoraManifest['graphs']> {
-  const graphs = { float8e4m3fn: fp8Update(), float16: denseUpdate('float16'), float32: denseUpdate('float32') }
+  const graphs = {
+    ...{ float8e4m3fn: fp8Update(addLowRank), 'float8e4m3fn-kernel': fp8Update(kernelOperators.addLowRank) },
+    ...{ float16: denseUpdate('float16'), float32: denseUpdate('float32') },
+  }
   const files: Record<string, string> = {}
   for (const [dtype, graph] of Object.entries(graphs)) {
     files[dtype] = `update-${dtype}.onnx`

@@ -8,6 +8,7 @@ import {
   type Operand,
   type Quantized,
 } from '../graph/layer-types.ts'
+import type { AddLowRank } from '../graph/lora-graphs.ts'
 import { projections } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
 import type { AttentionInput, Lowering, Scope } from '../graph/scope.ts'
@@ -39,6 +40,8 @@ export type Fp8Operators = {
   attend(image: Projected, text: Projected | null, epsilon: number): Value
   /** The tokens of a joint sequence, quantized by rows: the first ones, as many as in `like`, and with `rest` the others. */
   quantizeParts(joint: Value, like: Value, rest: Value | null): Operand[]
+  /** Adds an adapter's update to an FP8 weight; not part of a network. */
+  addLowRank: AddLowRank
   /** A map with its deferred terms applied. */
   applyDeferred(map: FeatureMap): Value
   /** GroupNorm of a map with its deferred terms applied, optionally with SiLU; with `keep`, also the map. */

@@ -73,6 +73,11 @@ export const kernelOperators: Fp8Operators = {
     const parts = node('QuantizeParts', [joint, like], results)
     return Array.from({ length: parts.length / 2 }, (_, i) => operand(parts[2 * i]!, parts[2 * i + 1]!))
   },
+  addLowRank({ codes, scales, up, factors, down, rowPhases, columnPhases }) {
+    const inputs = [codes, scales, up, factors, down, rowPhases, columnPhases]
+    const [sum, sumScales] = node('AddLowRank', inputs, [codes, scales])
+    return { codes: sum!, scales: sumScales! }
+  },
   applyDeferred({ value, deferred }) {
     if (!deferred) return value
     const biased = ops.add(value, ops.cast(deferred.bias, value.dtype))

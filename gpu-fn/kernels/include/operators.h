@@ -58,6 +58,17 @@ struct Linear {
   float factor;
 };
 
+struct AddLowRank {
+  static constexpr const char* name = "AddLowRank";
+  /** codes, scales, up, factors, down, row phases, column phases */
+  static constexpr Port inputs[] = {{UINT8}, {FLOAT}, {FLOAT}, {FLOAT}, {FLOAT}, {FLOAT}, {FLOAT}};
+  /** codes and scales of the sum */
+  static constexpr Port outputs[] = {{UINT8}, {FLOAT}};
+
+  explicit AddLowRank(const Attributes&) {}
+  void compute(const Context&) const;
+};
+
 struct QkNormQuantize {
   static constexpr const char* name = "QkNormQuantize";
   /** q·k·v of the image; of the text; norm weights of the image's q and k; of the text's */

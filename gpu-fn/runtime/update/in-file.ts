@@ -6,6 +6,7 @@ import type { WeightsFile } from '../device-weights.ts'
 import type { Session } from '../session.ts'
 import {
   columnsOf,
+  FactorFiles,
   graphOf,
   phaseInputs,
   type Segment,
@@ -22,13 +23,14 @@ export async function updateFile(
 ): Promise<Uint8Array> {
   const content = await readWhole(file, tensors)
   const sessions = new Map<string, Session>()
+  await using files = new FactorFiles()
   try {
     for (const update of updates.weights) {
       // The Node binding has no float16.
-      const graph = update.weight.dtype === 'float16' ? updates.graphs.float32 : graphOf(updates, update.weight)
+      const graph = update.weight.dtype === 'float16' ? updates.graphs.float32 : graphOf(updates, update.weight, false)
       const session = sessions.get(graph) ?? (await openGraph(graph))
       sessions.set(graph, session)
-      for await (const segment of segmentsOf(update)) await updateSegment(session, content, update, segment)
+      for await (const segment of segmentsOf(update, files)) await updateSegment(session, content, update, segment)
     }
   } finally {
     for (const session of sessions.values()) await session.release()

@@ -7,6 +7,7 @@ import type { OrtApi, Pointer } from '../ort-api.ts'
 import type { DeviceTensor, Session } from '../session.ts'
 import {
   columnsOf,
+  FactorFiles,
   graphOf,
   phaseInputs,
   type Segment,
@@ -22,15 +23,38 @@ export type Placed = {
   readonly api: OrtApi
   /** onnxruntime's description of the device's memory. */
   readonly memory: Pointer
-  /** An open graph whose inputs may be on the device. */
-  readonly openGraph: (file: string) => Promise<Session>
+  readonly updateGraphs: UpdateGraphs
 }
+export type UpdateGraphs = {
+  /** Whether the graphs may have our kernels. */
+  readonly hasKernels: boolean
+  /** Opens a graph whose inputs may be on the device. */
+  readonly open: (file: string) => Promise<Session>
+}
+
+/** Maximum number of values that the kernel updates at once. It needs one byte for each. */
+const KERNEL_VALUES = 1 << 28
 
 /** Updates weights that have the content of their file. Throws the errors of a run, after which the weights are undefined. */
 export async function updateOnDevice(placed: Placed, updates: WeightUpdates): Promise<void> {
+  await using files = new FactorFiles()
+  const segments = segmentsOfAll(updates, files, placed.updateGraphs.hasKernels)
+  // The matrices of a segment are read during the run of the one before it.
+  for (let next = segments.next(); ; ) {
+    const { value, done } = await next
+    if (done) return
+    next = segments.next()
+    next.catch(() => {}) // thrown by the next iteration
+    const { update, graph, segment } = value
+    await updateSegment(placed, await placed.updateGraphs.open(graph), update, segment)
+  }
+}
+
+async function* segmentsOfAll(updates: WeightUpdates, files: FactorFiles, hasKernels: boolean) {
   for (const update of updates.weights) {
-    const session = await placed.openGraph(graphOf(updates, update.weight))
-    for await (const segment of segmentsOf(update)) await updateSegment(placed, session, update, segment)
+    const graph = graphOf(updates, update.weight, hasKernels)
+    const limit = hasKernels && update.scales ? KERNEL_VALUES : undefined
+    for await (const segment of segmentsOf(update, files, limit)) yield { update, graph, segment }
   }
 }
 

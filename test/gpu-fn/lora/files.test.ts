@@ -142,7 +142,7 @@ test('damaged packages are refused', async () => {
   const manifest = JSON.parse(await readFile(path.join(directory, 'manifest.json'), 'utf8'))
   const [first] = manifest.modules
   for (const change of [
-    { format: 2 },
+    { format: 99 },
     { factors: 'absent' },
     { factors: '../secret' },
     { modules: [{ ...first, rows: [5, 5] }] },

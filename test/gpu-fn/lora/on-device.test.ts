@@ -25,6 +25,7 @@ beforeAll(async () => {
 })
 
 const openGraph = (file: string) => openNativeSession(file, { entries: {}, memoryPattern: false })
+const graphs = { open: openGraph, hasKernels: false }
 const weightsOf = (pkg: Package, network: string) => {
   const file = pkg.manifest.networks[network]!.weights!
   return { file: path.join(pkg.directory, file), tensors: pkg.manifest.weights[file]! }
@@ -45,7 +46,7 @@ async function placed(pkg: Package, network: string) {
     return address
   }
   const { file, tensors } = weightsOf(pkg, network)
-  const weights = await reserveWeights({ file, tensors }, { ...memory, reserve }, api, memoryOf(api, 'Cpu'), openGraph)
+  const weights = await reserveWeights({ file, tensors }, { ...memory, reserve }, api, memoryOf(api, 'Cpu'), graphs)
   onTestFinished(() => weights.release())
   await weights.load()
   const size = pkg.manifest.files[path.basename(file)]!.bytes
@@ -111,7 +112,7 @@ test('an update that fails leaves no weights behind', async () => {
     await copyOnDevice(...copy)
   }
   const api = loadOrtApi()
-  const weights = await reserveWeights(weightsOf(pkg, 'transformer'), memory, api, memoryOf(api, 'Cpu'), openGraph)
+  const weights = await reserveWeights(weightsOf(pkg, 'transformer'), memory, api, memoryOf(api, 'Cpu'), graphs)
   onTestFinished(() => weights.release())
   await weights.load()
   await expect(weights.update(await updates(pkg, 'transformer', 1))).rejects.toThrow('the device is gone')
