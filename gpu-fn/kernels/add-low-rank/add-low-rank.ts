@@ -38,7 +38,7 @@ function caseOf(name: string, [n, k, rank]: [number, number, number], strength: 
       const codes = ops.cast(inputs.codes!, 'uint8')
       const sum = operators.addLowRank({ codes, scales, up, factors, down, rowPhases, columnPhases })
       const values = ops.gather(table(codes), ops.cast(sum.codes, 'int64'))
-      return { sum: ops.multiply(values, sum.scales), scales: sum.scales }
+      return { sum: ops.multiply(values, sum.scales), 'sum scales': sum.scales }
     },
   }
 }
