@@ -75,7 +75,8 @@ export const kernelOperators: Fp8Operators = {
   },
   addLowRank({ codes, scales, up, factors, down, rowPhases, columnPhases }) {
     const inputs = [codes, scales, up, factors, down, rowPhases, columnPhases]
-    const [sum, sumScales] = node('AddLowRank', inputs, [codes, scales])
+    const results = [codes, scales].map(({ dtype, shape }) => ({ dtype, shape }))
+    const [sum, sumScales] = node('AddLowRank', inputs, results)
     return { codes: sum!, scales: sumScales! }
   },
   applyDeferred({ value, deferred }) {
