@@ -58,8 +58,7 @@ export async function* segmentsOf(
     const last = bounds[i + 1]
     const here = parts.filter(({ rows }) => rows[0] <= first && first < rows[1])
     if (last === undefined || here.length === 0) continue
-    const downs = await Promise.all(here.map((part) => readDown(files, part, columns)))
-    const down = { data: concat(downs), dims: [rankOf(here), columns] }
+    const down = await readDown(files, here, columns)
     for (let start = first; start < last; start += step) {
       const end = Math.min(start + step, last)
       const up = await readUp(files, here, start, end)
@@ -72,78 +71,81 @@ export async function* segmentsOf(
 
 const rankOf = (parts: readonly LowRank[]) => parts.reduce((sum, { rank }) => sum + rank, 0)
 
-function concat(arrays: readonly Float32Array[]): Float32Array {
-  if (arrays.length === 1) return arrays[0]!
-  const all = new Float32Array(arrays.reduce((sum, { length }) => sum + length, 0))
-  let at = 0
-  for (const array of arrays) {
-    all.set(array, at)
-    at += array.length
-  }
-  return all
-}
-
 /** Matrices `up` of all parts beside each other [end - start, R]. */
 async function readUp(files: FactorFiles, parts: readonly LowRank[], start: number, end: number): Promise<Tensor> {
   const total = rankOf(parts)
-  const ups = await Promise.all(
-    parts.map(({ file, up, rank, rows, firstRow }) =>
-      files.read(file, up, (firstRow + start - rows[0]) * rank, (end - start) * rank),
-    ),
-  )
-  const dims = [end - start, total]
-  if (parts.length === 1) return { data: ups[0]!, dims }
   const data = new Float32Array((end - start) * total)
   let column = 0
-  for (const [i, { rank }] of parts.entries()) {
-    for (let row = 0; row < end - start; row++)
-      data.set(ups[i]!.subarray(row * rank, (row + 1) * rank), row * total + column)
+  for (const { file, up, rank, rows, firstRow } of parts) {
+    const block = { first: (firstRow + start - rows[0]) * rank, rows: end - start, width: rank }
+    await files.read(file, up, block, { data, start: column, stride: total })
     column += rank
   }
-  return { data, dims }
+  return { data, dims: [end - start, total] }
 }
 
-async function readDown(
-  files: FactorFiles,
-  { file, down, rank, channelsFirst }: LowRank,
-  columns: number,
-): Promise<Float32Array> {
-  const data = await files.read(file, down, 0, rank * columns)
-  if (!channelsFirst) return data
-  const [channels, height, width] = channelsFirst
+/** Matrices `down` of all parts below each other [R, K]. */
+async function readDown(files: FactorFiles, parts: readonly LowRank[], columns: number): Promise<Tensor> {
+  const total = rankOf(parts)
+  const data = new Float32Array(total * columns)
+  let row = 0
+  for (const { file, down, rank, channelsFirst } of parts) {
+    const start = row * columns
+    await files.read(file, down, { first: 0, rows: rank, width: columns }, { data, start, stride: columns })
+    if (channelsFirst) moveChannelsLast(data.subarray(start, start + rank * columns), channelsFirst)
+    row += rank
+  }
+  return { data, dims: [total, columns] }
+}
+
+/** Reorders rows of [I, H, W] to [H, W, I]. */
+function moveChannelsLast(rows: Float32Array, [channels, height, width]: readonly [number, number, number]): void {
   const area = height * width
-  return data.map((_, at) => {
-    const [row, place] = [Math.floor(at / columns), at % columns]
-    return data[row * columns + (place % channels) * area + Math.floor(place / channels)]!
-  })
+  const columns = channels * area
+  const given = rows.slice()
+  for (let at = 0; at < rows.length; at++) {
+    const place = at % columns
+    rows[at] = given[at - place + (place % channels) * area + Math.floor(place / channels)]!
+  }
 }
 
-/** Files of factors, each of which is opened once. */
-export class FactorFiles implements AsyncDisposable {
-  readonly #open = new Map<string, Promise<FileHandle>>()
+/** Rows of a stored matrix: `rows` of `width` values from index `first`. */
+type Block = { readonly first: number; readonly rows: number; readonly width: number }
+/** Where the rows go: the first to index `start`, each next one `stride` later. */
+type Place = { readonly data: Float32Array; readonly start: number; readonly stride: number }
 
-  /** `count` values of a matrix from index `first`, in float32. */
-  async read(file: string, { dtype, offset }: LoraModule['up'], first: number, count: number): Promise<Float32Array> {
-    const opened = this.#open.get(file) ?? open(file)
-    this.#open.set(file, opened)
+/** Files of factors, each of which is opened once. One read at a time. */
+export class FactorFiles implements AsyncDisposable {
+  readonly #open = new Map<string, FileHandle>()
+  #scratch = new ArrayBuffer(0)
+
+  /** Reads rows of a matrix to their place, in float32. Throws an Error if the file ends within them. */
+  async read(file: string, { dtype, offset }: LoraModule['up'], block: Block, place: Place): Promise<void> {
+    const handle = this.#open.get(file) ?? (await open(file))
+    this.#open.set(file, handle)
+    const { first, rows, width } = block
     const size = FACTOR_BYTES[dtype]
-    const bytes = new Uint8Array(count * size)
-    const { bytesRead } = await (await opened).read(bytes, 0, bytes.length, offset + first * size)
+    const count = rows * width
+    if (this.#scratch.byteLength < count * size) this.#scratch = new ArrayBuffer(count * size)
+    const bytes = new Uint8Array(this.#scratch, 0, count * size)
+    const { bytesRead } = await handle.read(bytes, 0, bytes.length, offset + first * size)
     if (bytesRead !== bytes.length) throw new Error(`${file} ends within a matrix`)
-    if (dtype === 'float32') return new Float32Array(bytes.buffer)
-    return dtype === 'float16' ? new Float32Array(new Float16Array(bytes.buffer)) : widen(new Uint16Array(bytes.buffer))
+    if (dtype === 'bfloat16') return widen(new Uint16Array(this.#scratch, 0, count), width, place)
+    const values = new (dtype === 'float16' ? Float16Array : Float32Array)(this.#scratch, 0, count)
+    const { data, start, stride } = place
+    for (let row = 0; row < rows; row++) data.set(values.subarray(row * width, (row + 1) * width), start + row * stride)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const opened of await Promise.allSettled(this.#open.values()))
-      if (opened.status === 'fulfilled') await opened.value.close()
+    for (const handle of this.#open.values()) await handle.close()
   }
 }
 
-function widen(halves: Uint16Array): Float32Array {
-  const bits = new Uint32Array(halves.length)
-  for (let i = 0; i < halves.length; i++) bits[i] = halves[i]! << 16
-  return new Float32Array(bits.buffer)
+/** Copies bfloat16 values to float32. */
+function widen(values: Uint16Array, width: number, { data, start, stride }: Place): void {
+  const bits = new Uint32Array(data.buffer, data.byteOffset, data.length)
+  for (let from = 0, to = start; from < values.length; from += width, to += stride)
+    for (let i = 0; i < width; i++) bits[to + i] = values[from + i]! << 16
 }
 
 /** Seeds of the random phases for the rounding of FP8 weights. */
