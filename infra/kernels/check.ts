@@ -1,6 +1,7 @@
 // `npm run kernels:check`: compiles every kernel for every target without a GPU. Fails if a register spills, if ptxas serializes matrix
 // instructions, or if the table in docs/performance.md has other figures.
-import { glob, readFile, writeFile } from 'node:fs/promises'
+import { globSync } from 'node:fs'
+import { readFile, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { Command } from 'commander'
@@ -42,8 +43,8 @@ async function checkDetection(compiler: Compiler): Promise<void> {
 async function check({ write }: { write?: boolean }): Promise<void> {
   const compiler = await findCompiler()
   await checkDetection(compiler)
-  const sources = await Array.fromAsync(glob('{*,*/*}.cu', { cwd: KERNELS }))
-  const reports = await compileAll(compiler, sources.toSorted())
+  const sources = globSync('{*,*/*}.cu', { cwd: KERNELS }).toSorted()
+  const reports = await compileAll(compiler, sources)
   const kernels = reports.flatMap((report) => report.kernels)
   console.log(`${sources.length} sources × ${TARGETS.length} targets: ${kernels.length} kernels`)
   const problems = reports.flatMap(findProblems)
