@@ -7,6 +7,9 @@ import { createReceiptKey } from '../infra/operator/secrets.ts'
 
 const root = path.join(import.meta.dirname, '..')
 
+/** The processes of the tests share compiled code, which halves the CPU time of their starts. `npm ci` deletes the directory. */
+process.env.NODE_COMPILE_CACHE ??= path.join(root, 'node_modules/.cache/compile')
+
 const { privateKey, publicKey } = await generateKeyPair('EdDSA', { extractable: true })
 
 const offer = { model: 'tiny', tier: 'fp8', width: 256, height: 256 }

@@ -1,0 +1,76 @@
+// Compiles CUDA sources without a GPU, and reads ptxas's report on each kernel.
+import { execFile } from 'node:child_process'
+import path from 'node:path'
+import { promisify } from 'node:util'
+import type { Compiler } from './compiler.ts'
+
+/** Compute capabilities of the library, as nvcc names them. Only sm_90a has wgmma. */
+export const TARGETS = ['sm_89', 'sm_90a', 'sm_100', 'sm_120'] as const
+export type Target = (typeof TARGETS)[number]
+
+/** A kernel's resources, summed up by ptxas. `name` has no namespaces and parameters, but the template arguments. */
+export type Kernel = { name: string; registers: number; sharedBytes: number; spilledBytes: number }
+export type Report = {
+  source: string
+  target: Target
+  kernels: Kernel[]
+  /** ptxas's messages on serialized or otherwise changed matrix instructions. */
+  serialized: string[]
+}
+
+const KERNELS = path.join(import.meta.dirname, '../../gpu-fn/kernels')
+/** C7510 to C7518 are the reasons for serialized wgmma instructions. C7519 is an instruction that ptxas adds to them. */
+const SERIALIZED = /\(C75\d\d\)/
+const MAX_REPORT_BYTES = 16 << 20
+
+/** Compiles `source`, relative to gpu-fn/kernels, for one target. Throws the compiler's messages if it fails. */
+export async function compile({ nvcc, include }: Compiler, source: string, target: Target): Promise<Report> {
+  const arch = target.replace('sm_', 'compute_')
+  const { stderr } = await promisify(execFile)(
+    nvcc,
+    [
+      ...['-std=c++17', '-O3', '-gencode', `arch=${arch},code=${target}`, '-Iinclude', `-I${include}`],
+      ...['-Xptxas', '-v', '-cubin', '-o', '/dev/null', source],
+    ],
+    { cwd: KERNELS, maxBuffer: MAX_REPORT_BYTES },
+  )
+  return { source, target, ...readReport(await demangle(stderr)) }
+}
+
+/** Reads the messages of `ptxas -v`, with demangled names. Throws if a kernel has no figures. */
+export function readReport(text: string): Pick<Report, 'kernels' | 'serialized'> {
+  const [head, ...sections] = text.split(/^ptxas info +: Compiling entry function '/m)
+  const serialized = text.split('\n').filter((line) => SERIALIZED.test(line))
+  if (sections.length === 0 && head!.includes('Used ')) throw new Error(`unknown format of ptxas's report:\n${head}`)
+  return { kernels: sections.map(readKernel), serialized }
+}
+
+function readKernel(section: string): Kernel {
+  const number = (pattern: RegExp) => Number(pattern.exec(section)?.[1] ?? Number.NaN)
+  const kernel = {
+    name: shortenName(section.slice(0, section.indexOf("' for 'sm_"))),
+    registers: number(/Used (\d+) registers/),
+    // Left out by ptxas if it is zero.
+    sharedBytes: section.includes(' bytes smem') ? number(/\b(\d+) bytes smem/) : 0,
+    spilledBytes: number(/\b(\d+) bytes spill stores/) + number(/\b(\d+) bytes spill loads/),
+  }
+  for (const [figure, value] of Object.entries(kernel))
+    if (Number.isNaN(value)) throw new Error(`ptxas's report on ${kernel.name} has no ${figure}:\n${section}`)
+  return kernel
+}
+
+/** `void octet::(anonymous namespace)::apply<(bool)1>(octet::Norm)` → `apply<1>`. */
+function shortenName(signature: string): string {
+  const [name] = signature.replace(/\(anonymous namespace\)::|\((?:bool|int)\)/g, '').split('(')
+  return name!.replace('void ', '').replaceAll('octet::', '')
+}
+
+/** Replaces mangled names. c++filt belongs to the binutils of the host compiler that nvcc needs. */
+async function demangle(text: string): Promise<string> {
+  const { promise, resolve, reject } = Promise.withResolvers<string>()
+  const child = execFile('c++filt', { maxBuffer: MAX_REPORT_BYTES }, (error, stdout) =>
+    error ? reject(error) : resolve(stdout),
+  )
+  child.stdin!.end(text)
+  return promise
+}
