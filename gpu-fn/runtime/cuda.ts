@@ -6,25 +6,26 @@ import { loadLibrary } from './ffi.ts'
 import { createMemoryPool } from './memory-pool.ts'
 import type { Pointer } from './ort-api.ts'
 
-// CUmemAllocationType, CUmemLocationType, CUmemAccess_flags, cudaHostRegister's flag, cudaMemcpyKind
+// CUmemAllocationType, CUmemLocationType, CUmemAccess_flags, cudaHostRegister's flag, cudaMemcpyKind, cudaStreamCreateWithFlags' flag
 const PINNED = 1
 const DEVICE = 1
 const READ_WRITE = 3
 const REGISTER_READ_ONLY = 8
 const HOST_TO_DEVICE = 1
 const DEVICE_TO_DEVICE = 3
+const NON_BLOCKING = 1
 /** Must be a multiple of a GPU's granularity, which is 2 MiB. */
 const PIECE_BYTES = 16 << 20
-/** The first GPU, which onnxruntime's sessions use as well. */
-const GPU = 0
 
-let loaded: DeviceMemory | undefined
+/** By GPU. */
+const loaded = new Map<number, DeviceMemory>()
 
-/** The memory of the first GPU. Throws an Error without CUDA's libraries or a GPU. */
-export function loadCuda(): DeviceMemory {
+/** The memory of a GPU, by CUDA's index. Throws an Error without CUDA's libraries or this GPU. */
+export function loadCuda(gpu: number): DeviceMemory {
   try {
-    loaded ??= open()
-    return loaded
+    const memory = loaded.get(gpu) ?? open(gpu)
+    loaded.set(gpu, memory)
+    return memory
   } catch (cause) {
     throw new Error(`CUDA 13 is not available: ${(cause as Error).message}`, { cause })
   }
@@ -34,8 +35,9 @@ const RUNTIME = {
   cudaGetErrorString: 'const char *cudaGetErrorString(int error)',
   cudaGetLastError: 'int cudaGetLastError()',
   cudaSetDevice: 'int cudaSetDevice(int device)',
-  cudaDeviceSynchronize: 'int cudaDeviceSynchronize()',
-  cudaMemcpy: 'int cudaMemcpy(void *to, void *from, size_t bytes, int kind)',
+  cudaStreamCreateWithFlags: 'int cudaStreamCreateWithFlags(_Out_ void **stream, unsigned int flags)',
+  cudaStreamSynchronize: 'int cudaStreamSynchronize(void *stream)',
+  cudaMemcpyAsync: 'int cudaMemcpyAsync(void *to, void *from, size_t bytes, int kind, void *stream)',
   cudaHostRegister: 'int cudaHostRegister(void *address, size_t bytes, unsigned int flags)',
   cudaHostUnregister: 'int cudaHostUnregister(void *address)',
 } as const
@@ -63,21 +65,40 @@ function bind<Name extends string>(file: string, declarations: Record<Name, stri
 /** Calls a slow function on one of koffi's threads. */
 const onThread = async (call: CFunction, ...args: unknown[]) => (await promisify(call.async)(...args)) as number
 
-function open(): DeviceMemory {
-  limitWorkspaces()
+let bound: ReturnType<typeof bindRuntime> | undefined
+
+function bindRuntime() {
   const runtime = bind('libcudart.so.13', RUNTIME)
-  const driver = bind('libcuda.so.1', DRIVER)
   const check = (error: number) => {
     if (error !== 0) throw new Error(`CUDA: ${runtime.cudaGetErrorString(error)}`)
   }
+  return { runtime, check }
+}
+
+const runtimeOnce = () => (bound ??= bindRuntime())
+
+/** Makes a GPU the current one of this thread, on which CUDA allocates. Throws an Error. */
+export function selectGpu(gpu: number): void {
+  const { runtime, check } = runtimeOnce()
+  check(runtime.cudaSetDevice(gpu))
+}
+
+function open(gpu: number): DeviceMemory {
+  limitWorkspaces()
+  const { runtime, check } = runtimeOnce()
+  const driver = bind('libcuda.so.1', DRIVER)
   const checkDriver = (error: number) => {
     const text: [string | null] = [null]
     if (error !== 0) driver.cuGetErrorString(error, text)
     if (error !== 0) throw new Error(`CUDA: ${text[0] ?? `error ${error}`}`)
   }
   // Creates this thread's context, which the driver's functions require.
-  check(runtime.cudaSetDevice(GPU))
-  const { properties, access } = deviceDescriptors()
+  selectGpu(gpu)
+  // Copies run on the GPU of their stream. The current GPU of koffi's threads is that of the last session opened there.
+  const created: [Pointer] = [0n]
+  check(runtime.cudaStreamCreateWithFlags(created, NON_BLOCKING))
+  const [stream] = created
+  const { properties, access } = deviceDescriptors(gpu)
   const pool = createMemoryPool({
     bytes: PIECE_BYTES,
     create() {
@@ -107,11 +128,13 @@ function open(): DeviceMemory {
       return error === 0
     },
     unregister: async (address) => check(await onThread(runtime.cudaHostUnregister, address)),
-    copyFromHost: async (to, from, bytes) => check(await onThread(runtime.cudaMemcpy, to, from, bytes, HOST_TO_DEVICE)),
+    async copyFromHost(to, from, bytes) {
+      check(await onThread(runtime.cudaMemcpyAsync, to, from, bytes, HOST_TO_DEVICE, stream))
+      check(await onThread(runtime.cudaStreamSynchronize, stream))
+    },
     async copyOnDevice(to, from, bytes) {
-      check(runtime.cudaMemcpy(to, from, bytes, DEVICE_TO_DEVICE))
-      // Such a copy returns before its end, and onnxruntime's streams do not wait for it.
-      check(runtime.cudaDeviceSynchronize())
+      check(runtime.cudaMemcpyAsync(to, from, bytes, DEVICE_TO_DEVICE, stream))
+      check(runtime.cudaStreamSynchronize(stream))
     },
   }
 }
@@ -123,7 +146,7 @@ function limitWorkspaces(): void {
 }
 
 /** CUmemAllocationProp { type, requestedHandleTypes, location { type, id }, … } and CUmemAccessDesc { location { type, id }, flags } */
-function deviceDescriptors() {
+function deviceDescriptors(gpu: number) {
   const properties = Buffer.alloc(32)
   const access = Buffer.alloc(12)
   properties.writeInt32LE(PINNED, 0)
@@ -132,7 +155,7 @@ function deviceDescriptors() {
     [access, 0],
   ] as const) {
     buffer.writeInt32LE(DEVICE, offset)
-    buffer.writeInt32LE(GPU, offset + 4)
+    buffer.writeInt32LE(gpu, offset + 4)
   }
   access.writeInt32LE(READ_WRITE, 8)
   return { properties, access }
