@@ -1,5 +1,6 @@
 // The parts of CUDA that weights need, through koffi: reserved addresses with memory mapped on demand (the driver's virtual memory
 // management), and copies from mapped files. CUDA C Programming Guide 13, "Virtual Memory Management"; CUDA Runtime API 13.
+import { setImmediate } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import type { DeviceMemory } from './device-memory.ts'
 import { loadLibrary } from './ffi.ts'
@@ -16,6 +17,8 @@ const DEVICE_TO_DEVICE = 3
 const NON_BLOCKING = 1
 /** Must be a multiple of a GPU's granularity, which is 2 MiB. */
 const PIECE_BYTES = 16 << 20
+/** Bytes per call of a copy: a source that is not registered blocks the calling thread, for some 40 ms with this size. */
+const COPY_BYTES = 256 << 20
 
 /** By GPU. */
 const loaded = new Map<number, DeviceMemory>()
@@ -69,8 +72,8 @@ let bound: ReturnType<typeof bindRuntime> | undefined
 
 function bindRuntime() {
   const runtime = bind('libcudart.so.13', RUNTIME)
-  const check = (error: number) => {
-    if (error !== 0) throw new Error(`CUDA: ${runtime.cudaGetErrorString(error)}`)
+  const check = (error: number, what: string) => {
+    if (error !== 0) throw new Error(`CUDA: ${what}: ${runtime.cudaGetErrorString(error)}`)
   }
   return { runtime, check }
 }
@@ -80,61 +83,71 @@ const runtimeOnce = () => (bound ??= bindRuntime())
 /** Makes a GPU the current one of this thread, on which CUDA allocates. Throws an Error. */
 export function selectGpu(gpu: number): void {
   const { runtime, check } = runtimeOnce()
-  check(runtime.cudaSetDevice(gpu))
+  check(runtime.cudaSetDevice(gpu), `selection of GPU ${gpu}`)
 }
 
 function open(gpu: number): DeviceMemory {
   limitWorkspaces()
   const { runtime, check } = runtimeOnce()
   const driver = bind('libcuda.so.1', DRIVER)
-  const checkDriver = (error: number) => {
+  const checkDriver = (error: number, what: string) => {
     const text: [string | null] = [null]
     if (error !== 0) driver.cuGetErrorString(error, text)
-    if (error !== 0) throw new Error(`CUDA: ${text[0] ?? `error ${error}`}`)
+    if (error !== 0) throw new Error(`CUDA: ${what}: ${text[0] ?? `error ${error}`}`)
   }
   // Creates this thread's context, which the driver's functions require.
   selectGpu(gpu)
-  // Copies run on the GPU of their stream. The current GPU of koffi's threads is that of the last session opened there.
   const created: [Pointer] = [0n]
-  check(runtime.cudaStreamCreateWithFlags(created, NON_BLOCKING))
+  check(runtime.cudaStreamCreateWithFlags(created, NON_BLOCKING), 'creation of a stream')
   const [stream] = created
   const { properties, access } = deviceDescriptors(gpu)
   const pool = createMemoryPool({
     bytes: PIECE_BYTES,
     create() {
       const out: [number | bigint] = [0]
-      checkDriver(driver.cuMemCreate(out, PIECE_BYTES, properties, 0))
+      checkDriver(driver.cuMemCreate(out, PIECE_BYTES, properties, 0), 'allocation')
       return BigInt(out[0])
     },
     map(address, handle) {
-      checkDriver(driver.cuMemMap(address, PIECE_BYTES, 0, handle, 0))
-      checkDriver(driver.cuMemSetAccess(address, PIECE_BYTES, access, 1))
+      checkDriver(driver.cuMemMap(address, PIECE_BYTES, 0, handle, 0), 'mapping')
+      checkDriver(driver.cuMemSetAccess(address, PIECE_BYTES, access, 1), 'access')
     },
-    unmap: (address) => checkDriver(driver.cuMemUnmap(address, PIECE_BYTES)),
-    free: (handle) => checkDriver(driver.cuMemRelease(handle)),
+    unmap: (address) => checkDriver(driver.cuMemUnmap(address, PIECE_BYTES), 'end of a mapping'),
+    free: (handle) => checkDriver(driver.cuMemRelease(handle), 'release'),
   })
+  // On this thread with the GPU selected: koffi's threads have the GPU of the last session opened there, from which other GPUs' mapped
+  // memory cannot be reached.
+  const copy = (to: Pointer, from: Pointer, bytes: number, kind: number) => {
+    selectGpu(gpu)
+    check(runtime.cudaMemcpyAsync(to, from, bytes, kind, stream), 'copy')
+  }
+  const finish = async () => check(await onThread(runtime.cudaStreamSynchronize, stream), 'end of a copy')
   return {
     granularity: PIECE_BYTES,
     reserve(bytes) {
       const address: [Pointer] = [0n]
-      checkDriver(driver.cuMemAddressReserve(address, bytes, 0, null, 0))
+      checkDriver(driver.cuMemAddressReserve(address, bytes, 0, null, 0), 'reservation of addresses')
       return address[0]
     },
-    unreserve: (address, bytes) => checkDriver(driver.cuMemAddressFree(address, bytes)),
+    unreserve: (address, bytes) => checkDriver(driver.cuMemAddressFree(address, bytes), 'release of addresses'),
     map: pool.map,
     async register(address, bytes) {
       const error = await onThread(runtime.cudaHostRegister, address, bytes, REGISTER_READ_ONLY)
       if (error !== 0) runtime.cudaGetLastError()
       return error === 0
     },
-    unregister: async (address) => check(await onThread(runtime.cudaHostUnregister, address)),
+    unregister: async (address) => check(await onThread(runtime.cudaHostUnregister, address), 'end of a registration'),
     async copyFromHost(to, from, bytes) {
-      check(await onThread(runtime.cudaMemcpyAsync, to, from, bytes, HOST_TO_DEVICE, stream))
-      check(await onThread(runtime.cudaStreamSynchronize, stream))
+      for (let done = 0; done < bytes; done += COPY_BYTES) {
+        const part = Math.min(COPY_BYTES, bytes - done)
+        copy(to + BigInt(done), from + BigInt(done), part, HOST_TO_DEVICE)
+        await setImmediate()
+      }
+      await finish()
     },
     async copyOnDevice(to, from, bytes) {
-      check(runtime.cudaMemcpyAsync(to, from, bytes, DEVICE_TO_DEVICE, stream))
-      check(runtime.cudaStreamSynchronize(stream))
+      copy(to, from, bytes, DEVICE_TO_DEVICE)
+      await finish()
     },
   }
 }

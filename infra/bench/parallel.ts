@@ -1,8 +1,8 @@
 // Guidance with its samples divided over several devices, against one device: milliseconds of a step and seconds of an image, measured in
 // turn in one process. Fails unless each sample has the same bytes on every device.
 import os from 'node:os'
-import { DENOISER, type OpenPipeline, openPipeline } from '../../gpu-fn/engine/package/open-pipeline.ts'
-import type { Manifest } from '../../gpu-fn/manifest.ts'
+import { denoiserBytes } from '../../gpu-fn/engine/package/graphs.ts'
+import { type OpenPipeline, openPipeline } from '../../gpu-fn/engine/package/open-pipeline.ts'
 import { computeConditions } from '../../gpu-fn/pipeline/conditions.ts'
 import { type Condition, type Denoiser, predictVelocity, releaseConditions } from '../../gpu-fn/pipeline/denoise.ts'
 import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
@@ -47,7 +47,7 @@ export async function benchParallel(options: ParallelBenchOptions): Promise<void
   try {
     if (pipeline.note) console.log(pipeline.note)
     console.log(`${model}:${tier}, ${target}, ${options.size}², guidance with two samples, ${devices} devices`)
-    console.log(`each further device has ${gigabytesOf(pkg.manifest)} GB of weights`)
+    console.log(`each further device has ${(denoiserBytes(pkg) / 1e9).toFixed(2)} GB of weights`)
     if (pipeline.others.length < devices - 1) throw new Error('the denoiser does not fit on every device')
     await measureSteps(pipeline, options)
     await measureImages(pipeline, options)
@@ -131,8 +131,3 @@ async function measureImages(pipeline: OpenPipeline, { size, steps, devices }: P
 }
 
 const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array) => Buffer.from(buffer, byteOffset, byteLength)
-
-function gigabytesOf({ networks, files }: Manifest): string {
-  const bytes = DENOISER.map((name) => files[networks[name]?.weights ?? '']?.bytes ?? 0)
-  return (bytes.reduce((sum, each) => sum + each) / 1e9).toFixed(2)
-}

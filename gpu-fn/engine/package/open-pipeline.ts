@@ -12,7 +12,7 @@ import { readKnownWords } from '../../tokenizer/known-words.ts'
 import { openTokenizer } from '../../tokenizer/tokenizer.ts'
 import { type Adapter, updatesOf } from './adapters.ts'
 import { chain } from './chain.ts'
-import { chooseGraphs, footprintOf, planOf, providerOptions } from './graphs.ts'
+import { chooseGraphs, DENOISER, footprintOf, planOf, providerOptions } from './graphs.ts'
 import type { MemoryPlan } from './memory-plan.ts'
 import { Residency } from './residency.ts'
 
@@ -92,9 +92,6 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
     throw error
   }
 }
-
-/** The networks that each further device has. */
-export const DENOISER: readonly NetworkName[] = ['conditioning', 'transformer']
 
 /**
  * Whether all networks of the denoiser are resident. Then they fit on every further device too, because these have no other networks; the
