@@ -11,7 +11,8 @@ import type { Pointer } from './ort-api.ts'
 const PINNED = 1
 const DEVICE = 1
 const READ_WRITE = 3
-const REGISTER_READ_ONLY = 8
+/** Portable, for copies to all GPUs, and read-only. */
+const REGISTER = 1 | 8
 const HOST_TO_DEVICE = 1
 const DEVICE_TO_DEVICE = 3
 const NON_BLOCKING = 1
@@ -83,17 +84,18 @@ const runtimeOnce = () => (bound ??= bindRuntime())
 /** Makes a GPU the current one of this thread, on which CUDA allocates. Throws an Error. */
 export function selectGpu(gpu: number): void {
   const { runtime, check } = runtimeOnce()
-  check(runtime.cudaSetDevice(gpu), `selection of GPU ${gpu}`)
+  check(runtime.cudaSetDevice(gpu), `selection, GPU ${gpu}`)
 }
 
 function open(gpu: number): DeviceMemory {
   limitWorkspaces()
-  const { runtime, check } = runtimeOnce()
+  const { runtime, check: checkAny } = runtimeOnce()
   const driver = bind('libcuda.so.1', DRIVER)
+  const check = (error: number, what: string) => checkAny(error, `${what}, GPU ${gpu}`)
   const checkDriver = (error: number, what: string) => {
     const text: [string | null] = [null]
     if (error !== 0) driver.cuGetErrorString(error, text)
-    if (error !== 0) throw new Error(`CUDA: ${what}: ${text[0] ?? `error ${error}`}`)
+    if (error !== 0) throw new Error(`CUDA: ${what}, GPU ${gpu}: ${text[0] ?? `error ${error}`}`)
   }
   // Creates this thread's context, which the driver's functions require.
   selectGpu(gpu)
@@ -132,7 +134,7 @@ function open(gpu: number): DeviceMemory {
     unreserve: (address, bytes) => checkDriver(driver.cuMemAddressFree(address, bytes), 'release of addresses'),
     map: pool.map,
     async register(address, bytes) {
-      const error = await onThread(runtime.cudaHostRegister, address, bytes, REGISTER_READ_ONLY)
+      const error = await onThread(runtime.cudaHostRegister, address, bytes, REGISTER)
       if (error !== 0) runtime.cudaGetLastError()
       return error === 0
     },

@@ -43,11 +43,14 @@ export async function benchParallel(options: ParallelBenchOptions): Promise<void
   // On a CPU, each device is a native session with its share of the cores.
   const threads = Math.max(1, Math.floor(os.availableParallelism() / devices))
   const onCpu = target === 'cpu' ? ({ binding: 'native', threads } as const) : {}
+  const start = performance.now()
   const pipeline = await openPipeline(pkg, { devices, ...onCpu })
+  const seconds = (performance.now() - start) / 1000
   try {
     if (pipeline.note) console.log(pipeline.note)
     console.log(`${model}:${tier}, ${target}, ${options.size}², guidance with two samples, ${devices} devices`)
-    console.log(`each further device has ${(denoiserBytes(pkg) / 1e9).toFixed(2)} GB of weights`)
+    const gigabytes = (denoiserBytes(pkg) / 1e9).toFixed(2)
+    console.log(`opened in ${seconds.toFixed(2)} s; each further device has ${gigabytes} GB of weights`)
     if (pipeline.others.length < devices - 1) throw new Error('the denoiser does not fit on every device')
     await measureSteps(pipeline, options)
     await measureImages(pipeline, options)
