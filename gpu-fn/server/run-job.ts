@@ -89,7 +89,8 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
     signal.throwIfAborted()
     loaded = await engine.load(model, request)
   }
-  const { device, seconds } = loaded
+  const { seconds, devices = 1 } = loaded
+  const device = job.parallel && devices > 1 ? `${devices} x ${loaded.device}` : loaded.device
   // A change of adapters takes as long as several steps, so that a job with adapters is not interrupted either.
   const inTurns = loaded.inTurns === true || request.loras !== undefined
   progress.timings.load = seconds

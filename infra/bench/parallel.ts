@@ -29,7 +29,10 @@ type Way = { name: string; conditions: Condition[]; times: number[]; velocity: F
 
 const GUIDANCE = 3.5
 const TIMESTEP = 857.7
-const WARM_UPS = 3
+/** Steps of each way are timed in this many groups, in turn. */
+const ROUNDS = 3
+/** Untimed steps of each group: the first step after one of another batch size takes some 25 ms longer. */
+const WARM_UPS = 2
 const PROMPTS = [
   { name: 'negative prompt', text: 'blurry' },
   { name: 'prompt', text: 'a red heart on a blue sky above a green field, with a small house to the left' },
@@ -73,16 +76,19 @@ async function measureSteps(pipeline: OpenPipeline, { size, devices, runs }: Par
     await prepare('one device, one sample after another', [pipeline], false)
     await prepare(`${devices} devices, one sample each`, [pipeline, ...pipeline.others], false)
     const forward = await createForward(pipeline, size)
-    for (let run = 0; run < WARM_UPS + runs; run++) {
-      for (const way of ways) {
-        const start = performance.now()
-        way.velocity = await forward(way.conditions)
-        if (run >= WARM_UPS) way.times.push(performance.now() - start)
-      }
-    }
+    for (let round = 0; round < ROUNDS; round++)
+      for (const way of ways) await measureGroup(way, forward, Math.ceil(runs / ROUNDS))
     report(ways)
   } finally {
     for (const { conditions } of ways) releaseConditions(conditions)
+  }
+}
+
+async function measureGroup(way: Way, forward: (conditions: Condition[]) => Promise<Float32Array>, runs: number) {
+  for (let run = 0; run < WARM_UPS + runs; run++) {
+    const start = performance.now()
+    way.velocity = await forward(way.conditions)
+    if (run >= WARM_UPS) way.times.push(performance.now() - start)
   }
 }
 

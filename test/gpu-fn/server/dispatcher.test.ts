@@ -120,8 +120,9 @@ test('a job is divided over the devices only if its deadline cannot be met on on
       return takesMs > 0
     }),
   )
-  send('hurried', Math.round(1.5 * takesMs))
+  const hurried = send('hurried', Math.round(1.5 * takesMs))
   await jobs.idle()
+  expect(hurried.entries[0]!.event).toMatchObject({ type: 'started', device: '2 x paced' })
   expect(() => send('unguided', Math.round(0.5 * takesMs), 1)).toThrow(
     expect.objectContaining({ code: 'deadline_unmet' }),
   )

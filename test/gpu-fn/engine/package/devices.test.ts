@@ -1,6 +1,10 @@
 // The samples of guidance on several devices, which are native sessions of the CPU here.
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
-import { type OpenPipeline, openPipeline, type PipelineOptions } from '../../../../gpu-fn/engine/package/open-pipeline.ts'
+import {
+  type OpenPipeline,
+  openPipeline,
+  type PipelineOptions,
+} from '../../../../gpu-fn/engine/package/open-pipeline.ts'
 import type { Package } from '../../../../gpu-fn/manifest.ts'
 import { computeConditions } from '../../../../gpu-fn/pipeline/conditions.ts'
 import { type Denoiser, predictVelocity, releaseConditions } from '../../../../gpu-fn/pipeline/denoise.ts'
