@@ -80,6 +80,7 @@ const environment = z.object({
   OCTET_STALL_SECONDS: integer(1, 86_400, 60),
   OCTET_MEMORY_BYTES: integer(1, Number.MAX_SAFE_INTEGER, Math.floor(availableMemory() * 0.6)),
   OCTET_VRAM_GB: gigabytes.optional(),
+  OCTET_DEVICES: integer(1, 16, 1),
   OCTET_PRELOAD: models.optional(),
   OCTET_WARM: sizes.optional(),
   OCTET_METRICS_TOKEN: z.string().optional(),
@@ -126,6 +127,8 @@ export function readConfig(variables: Record<string, string | undefined>) {
     stallSeconds: env.OCTET_STALL_SECONDS,
     memoryBytes: env.OCTET_MEMORY_BYTES,
     deviceBytes: env.OCTET_VRAM_GB,
+    /** GPUs of the denoiser, by CUDA's index from 0; on the CPU, sessions. */
+    devices: env.OCTET_DEVICES,
     preload: env.OCTET_PRELOAD ?? [],
     /** Sizes at which preloaded models are run once; by default each model's default size. */
     warm: env.OCTET_WARM,

@@ -205,7 +205,7 @@ export async function routeAndPrice(
   account: string,
   wantedSize?: WantedSize,
 ): Promise<Priced> {
-  const { catalog: whole, prices } = configOf(env)
+  const { catalog: whole, prices, gpuDevices } = configOf(env)
   const { loras, catalog } = fields.loras
     ? chooseLoras(fields.loras, fields.model, whole, account)
     : { loras: [], catalog: whole }
@@ -219,7 +219,7 @@ export async function routeAndPrice(
   })
   const decision = chooseRoute(routeRequest(fields, catalog, wantedSize), catalog, (decision) => ({
     price: price(workOf(decision), prices),
-    latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
+    latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision), gpuDevices)),
   }))
   const work = workOf(decision)
   const options = imageOptionsOf(work)

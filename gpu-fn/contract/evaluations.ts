@@ -42,8 +42,11 @@ export function skipsLayers(sampling: Sampling, step: number): boolean {
   return skip !== undefined && step > steps * skip.start && step < steps * skip.stop && isGuided(sampling, step)
 }
 
-/** Evaluations of the denoiser for one image: a run has one for the prompt, and one each for guidance and skip-layer guidance. */
-export function countEvaluations(sampling: Sampling): number {
+/**
+ * Evaluations of the denoiser for one image: a run has one for the prompt, and one each for guidance and skip-layer guidance. With several
+ * `devices`, the evaluations of the device that has the most.
+ */
+export function countEvaluations(sampling: Sampling, devices = 1): number {
   const ofStep = (step: number) => 1 + Number(isGuided(sampling, step)) + Number(skipsLayers(sampling, step))
-  return stepsOfRuns(sampling).reduce((sum, step) => sum + ofStep(step), 0)
+  return stepsOfRuns(sampling).reduce((sum, step) => sum + Math.ceil(ofStep(step) / devices), 0)
 }

@@ -8,7 +8,7 @@ import type { Size } from '../pipeline/pipeline.ts'
 import { findLoras } from '../weights/lora-packages.ts'
 import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
-import { deviceMemory, deviceName } from './device.ts'
+import { checkDevices, deviceMemory, deviceName, listGpus } from './device.ts'
 import { JobError, jobFault } from './job-error.ts'
 import type { Command, Message, Opened } from './messages.ts'
 import type { Adapter } from './package/adapters.ts'
@@ -53,7 +53,12 @@ export type Loaded = {
   occupied?: boolean
   /** Networks take turns on the device, so that alternating between jobs reloads them. */
   inTurns?: boolean
+  /** The number of devices over which a run of the model can divide the samples of guidance; 1 by default. */
+  devices?: number
 }
+
+/** `parallel`: divide the samples of guidance over the devices, which may round differently from a batch on one device. */
+export type RunOptions = { input?: InputImage; parallel?: boolean }
 
 /** The server's interface to the engine. Runs may overlap: each makes a step only when its next event is requested. */
 export interface Engine {
@@ -68,7 +73,7 @@ export interface Engine {
   /** Runs the model once for each supported size, or for its default size, because the first run of a shape is slow. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /** Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. */
-  run(model: Model, request: JobRequest, signal: AbortSignal, input?: InputImage): AsyncIterable<PipelineEvent>
+  run(model: Model, request: JobRequest, signal: AbortSignal, options?: RunOptions): AsyncIterable<PipelineEvent>
   /** Reads the model's weights into the page cache, if they fit into free memory. It never throws. */
   prefetch?(model: Model, signal: AbortSignal): Promise<void>
   /** Ends the thread after the call in progress. */
@@ -122,6 +127,7 @@ export class PackageEngine implements Engine {
       this.loras.set(name, { package: lora.digest, rank })
     }
     const onGpu = [...this.#devices.keys()].some((target) => target !== 'cpu')
+    if (onGpu) checkDevices(this.#options.devices ?? 1, await listGpus())
     const deviceBytes = this.#options.deviceBytes ?? (onGpu ? await deviceMemory() : undefined)
     this.#thread = new EngineThread({ ...this.#options, deviceBytes })
     await this.#thread.start()
@@ -166,13 +172,13 @@ export class PackageEngine implements Engine {
     model: Model,
     request: JobRequest,
     signal: AbortSignal,
-    input?: InputImage,
+    { input, parallel = false }: RunOptions = {},
   ): AsyncGenerator<PipelineEvent> {
     const pkg = this.#packages.get(model.package)!
     const adapters = await this.#adaptersOf(request)
     const { flag, raise, dispose } = cancelFlag(signal)
     const replies = this.#thread!.send({
-      ...{ type: 'run' as const, package: pkg, request, adapters, cancel: flag },
+      ...{ type: 'run' as const, package: pkg, request, adapters, parallel, cancel: flag },
       ...(input && { input }),
     })
     try {
@@ -240,8 +246,8 @@ export class PackageEngine implements Engine {
         else if (reply.type === 'closed') loaded.closed.push(...reply.models)
         else if (reply.type === 'occupied') loaded.occupied = true
         else if (reply.type === 'loaded') {
-          const { seconds, networks, inTurns, bytes } = reply
-          Object.assign(loaded, { seconds, networks, inTurns, bytes })
+          const { seconds, networks, inTurns, bytes, devices } = reply
+          Object.assign(loaded, { seconds, networks, inTurns, bytes, devices })
         }
       }
     } finally {

@@ -9,8 +9,10 @@ import type { MemoryPlan } from './package/memory-plan.ts'
 
 export type Settings = {
   memoryBytes: number
-  /** Budget of the device's memory. */
+  /** Budget of each device's memory. */
   deviceBytes?: number | undefined
+  /** Number of devices, 1 by default. */
+  devices?: number | undefined
   /** Limit on cached prompt embeddings. */
   promptCacheBytes?: number | undefined
 }
@@ -36,6 +38,8 @@ export type Command =
       request: JobRequest
       adapters: readonly Adapter[]
       input?: InputImage
+      /** Divide the samples of guidance over the devices. */
+      parallel: boolean
       cancel: Int32Array<SharedArrayBuffer>
     }
 
@@ -48,9 +52,9 @@ export type Message =
   | { type: 'note'; note: string }
   /**
    * `networks`: seconds for each newly opened network. `inTurns`: networks take turns on the device, so alternating jobs reload them.
-   * `bytes`: planned memory of all open packages.
+   * `bytes`: planned memory of all open packages. `devices`: the number of devices that have the denoiser.
    */
-  | { type: 'loaded'; seconds: number; networks: Opened; inTurns: boolean; bytes: number }
+  | { type: 'loaded'; seconds: number; networks: Opened; inTurns: boolean; bytes: number; devices: number }
   /** The package does not fit into memory beside the packages of unfinished runs. */
   | { type: 'occupied' }
   | { type: 'plan'; plan: MemoryPlan }

@@ -11,8 +11,10 @@ const PROGRAM = new URL('./worker.ts', import.meta.url)
 export interface ThreadOptions {
   /** Open packages that take more memory than this are closed, least recently used first. */
   memoryBytes: number
-  /** Limit on the device memory in use; if given, it decides which packages stay open. */
+  /** Limit on the memory in use of each device; if given, it decides which packages stay open. */
   deviceBytes?: number | undefined
+  /** Number of devices that have the denoiser, 1 by default. */
+  devices?: number | undefined
   /** Limit on cached prompt embeddings. */
   promptCacheBytes?: number | undefined
   log: Logger
@@ -86,8 +88,8 @@ export class EngineThread {
   }
 
   #open(): Worker {
-    const { memoryBytes, deviceBytes, promptCacheBytes, log, program = PROGRAM } = this.#options
-    const workerData: Settings = { memoryBytes, deviceBytes, promptCacheBytes }
+    const { memoryBytes, deviceBytes, devices, promptCacheBytes, log, program = PROGRAM } = this.#options
+    const workerData: Settings = { memoryBytes, deviceBytes, devices, promptCacheBytes }
     const thread = new Worker(program, { workerData })
     const forget = (cause: Error) => {
       if (this.#thread !== thread) return

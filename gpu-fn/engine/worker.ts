@@ -8,11 +8,11 @@ import { createPromptCache } from '../pipeline/prompt-cache.ts'
 import { type RememberPrompts, txt2img } from '../pipeline/txt2img.ts'
 import type { Command, Message, Opened, Reply, Request, Settings } from './messages.ts'
 import { AdapterError } from './package/adapters.ts'
-import { footprintOf, planOf } from './package/graphs.ts'
+import { denoiserBytes, footprintOf, planOf } from './package/graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './package/memory-plan.ts'
 import { type OpenPipeline, openPipeline } from './package/open-pipeline.ts'
 
-const { memoryBytes, deviceBytes, promptCacheBytes = 0 } = workerData as Settings
+const { memoryBytes, deviceBytes, devices = 1, promptCacheBytes = 0 } = workerData as Settings
 const port = parentPort!
 /**
  * `runs`: the number of unfinished runs, during which the package must stay open. `whole`: its memory with all weights. `sessions`: its
@@ -78,6 +78,7 @@ async function load({ package: pkg, size }: Extract<Command, { type: 'load' }>, 
     networks,
     inTurns: opened.pipeline.plan.offloaded.length > 1,
     bytes: memoryOfAll([...open.values()]),
+    devices: 1 + opened.pipeline.others.length,
   })
 }
 
@@ -123,11 +124,15 @@ async function warm(pkg: Package, sizes: Size[], send: Send): Promise<void> {
   const { defaults, target } = pkg.manifest
   // Guidance uses a batch of two, for which a GPU's libraries plan separately.
   const guidanceScales = target === 'cpu' ? [defaults.guidance_scale] : [defaults.guidance_scale, 1]
+  const ways = guidanceScales.map((guidance_scale) => ({ guidance_scale, parallel: false }))
+  if (pipeline.others.length > 0 && defaults.guidance_scale > 1)
+    ways.push({ guidance_scale: defaults.guidance_scale, parallel: true })
   const request = { prompt: 'warm', negative_prompt: '', steps: 1, seed: 0 }
   const output = { count: 1, output_format: 'jpeg', output_quality: 50, text_convention: 'diffusers' } as const
   for (const size of sizes.toSorted((a, b) => b.width * b.height - a.width * a.height)) {
-    for (const guidance_scale of guidanceScales) {
-      const events = txt2img(pipeline, { ...request, ...output, ...size, guidance_scale }, new AbortController().signal)
+    for (const { guidance_scale, parallel } of ways) {
+      const image = { ...request, ...output, ...size, guidance_scale }
+      const events = txt2img(pipeline, image, new AbortController().signal, { parallel })
       for await (const _ of events) send({ type: 'progress' })
     }
   }
@@ -137,7 +142,7 @@ type Run = Extract<Command, { type: 'run' }>
 type Context = { id: number; abort: AbortController; send: Send }
 
 async function run(
-  { package: pkg, request, adapters, input, cancel }: Run,
+  { package: pkg, request, adapters, input, parallel, cancel }: Run,
   { id, abort, send }: Context,
 ): Promise<void> {
   // A native session stops in the middle of a run, a session of the Node binding after the step.
@@ -152,15 +157,16 @@ async function run(
     const encoders = JSON.stringify([pkg.digest, ...adapters.map(({ lora, scale }) => [lora.digest, scale])])
     const remember: RememberPrompts = (key, encode) => prompts.get(tenant, `${encoders} ${key}`, encode)
     // Also without adapters, to remove those of the previous job.
-    await opened.pipeline.adapt(adapters)
-    for await (const event of txt2img(opened.pipeline, request, abort.signal, { remember, ...(input && { input }) })) {
+    await opened.pipeline.adapt(adapters, parallel)
+    const options = { remember, parallel, ...(input && { input }) }
+    for await (const event of txt2img(opened.pipeline, request, abort.signal, options)) {
       const resumed = new Promise<void>((resolve) => paused.set(id, resolve))
       send({ type: 'event', event })
       await resumed
       // The pipeline checks its signal before every step.
       if (Atomics.load(cancel, 0) === 1) abort.abort()
       // Jobs with other adapters may have had turns in the meantime.
-      else if (needsDevice(event, request)) await opened.pipeline.adapt(adapters)
+      else if (needsDevice(event, request)) await opened.pipeline.adapt(adapters, parallel)
     }
   } finally {
     paused.delete(id)
@@ -200,7 +206,7 @@ async function pipelineOf(pkg: Package, send: Send, networks: Opened = {}): Prom
     return found
   }
   if (!(await evictPipelines(memory, send))) return null
-  const pipeline = await openPipeline(pkg, { budget: deviceBytes, onPlan, onOpen })
+  const pipeline = await openPipeline(pkg, { budget: deviceBytes, devices, onPlan, onOpen })
   if (pipeline.note) send({ type: 'note', note: pipeline.note })
   const { manifest } = pkg
   const withoutWeights = memoryOfSessions(manifest)
@@ -211,9 +217,11 @@ async function pipelineOf(pkg: Package, send: Send, networks: Opened = {}): Prom
 }
 
 function memoryOf(pkg: Package): Peak {
-  if (deviceBytes === undefined) return { peak: footprintOf(pkg).bytes, shared: 0 }
+  // Further GPUs have their own memory, further sessions on the CPU have not.
+  const copies = pkg.manifest.target === 'cpu' ? (devices - 1) * denoiserBytes(pkg) : 0
+  if (deviceBytes === undefined) return { peak: footprintOf(pkg).bytes + copies, shared: 0 }
   const { peak, shared } = planOf(pkg, deviceBytes)
-  return { peak, shared }
+  return { peak: peak + copies, shared }
 }
 
 async function close({ digest }: Package): Promise<void> {

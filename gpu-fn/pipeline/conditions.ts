@@ -1,8 +1,9 @@
 // The conditions of all runs of the denoiser for one request, computed when needed.
 import { type ImageOptions, isGuided, type JobRequest, skipsLayers } from '../contract.ts'
 import type { Manifest } from '../manifest.ts'
-import { HostTensor, type Session } from '../runtime/session.ts'
-import { type Condition, condition, conditioningInputs, releaseConditions } from './denoise.ts'
+import { HostTensor } from '../runtime/session.ts'
+import { settleAll } from '../runtime/settle-all.ts'
+import { type Condition, condition, conditioningInputs, type Denoiser, releaseConditions } from './denoise.ts'
 import type { PromptEmbeds } from './prompt.ts'
 
 /** What a run evaluates. `plain`: the prompt. `guided`: also the negative prompt. `skipping`: also the prompt without some blocks. */
@@ -78,37 +79,68 @@ type Options = { batched: boolean; signal?: AbortSignal }
 
 /** The condition of one prompt without some blocks: their gates are zero, so that they add nothing. In JavaScript's memory. */
 async function conditionWithoutBlocks(
-  session: Session,
+  { conditioning, transformer }: Denoiser,
   prompt: PromptEmbeds,
   timesteps: Float32Array,
   { gates, width, signal }: { gates: readonly number[]; width: number; signal?: AbortSignal },
 ): Promise<Condition> {
-  const outputs = await session.run(conditioningInputs([prompt], timesteps), { signal })
+  const outputs = await conditioning.run(conditioningInputs([prompt], timesteps), { signal })
   const [modulation, context] = [outputs.modulation!, outputs.context!]
   const size = modulation.dims.at(-1)!
   for (let step = 0; step < timesteps.length; step++)
     for (const gate of gates)
       (modulation.data as Float32Array).fill(0, step * size + gate * width, step * size + (gate + 1) * width)
-  return { batch: 1, modulation: new HostTensor(modulation), context: new HostTensor(context) }
+  return { transformer, batch: 1, modulation: new HostTensor(modulation), context: new HostTensor(context) }
 }
 
-/** Computes the conditions of `prompts`, [negative, positive] or one, for a mode. */
+/**
+ * The conditions of `prompts` with sample `i` on denoiser `i % n`, each in a batch of its own: the devices run concurrently, so that a batch
+ * would gain nothing.
+ */
+async function spread(
+  denoisers: readonly Denoiser[],
+  prompts: PromptEmbeds[],
+  timesteps: Float32Array,
+  options: Options,
+): Promise<Condition[]> {
+  const conditions: Condition[][] = []
+  try {
+    await settleAll(
+      prompts.map(async (prompt, sample) => {
+        conditions[sample] = await condition(denoiserOf(denoisers, sample), [prompt], timesteps, options)
+      }),
+    )
+  } catch (error) {
+    releaseConditions(conditions.flat())
+    throw error
+  }
+  return conditions.flat()
+}
+
+const denoiserOf = (denoisers: readonly Denoiser[], sample: number): Denoiser => denoisers[sample % denoisers.length]!
+
+/** Computes the conditions of `prompts`, [negative, positive] or one, for a mode. Several denoisers divide the samples. */
 export const computeConditions =
   (
-    session: Session,
+    denoisers: readonly [Denoiser, ...Denoiser[]],
     prompts: PromptEmbeds[],
     { manifest, layers, ...options }: Options & { manifest: Manifest; layers?: readonly number[] | undefined },
   ): Compute =>
   async (timesteps, mode) => {
+    const [first] = denoisers
     const positive = prompts.at(-1)!
-    if (mode === 'plain') return condition(session, [positive], timesteps, options)
-    if (mode === 'guided') return condition(session, prompts, timesteps, options)
-    // Before the other condition, because this one is copied to the host.
+    if (mode === 'plain') return condition(first, [positive], timesteps, options)
+    const guided = () =>
+      denoisers.length === 1
+        ? condition(first, prompts, timesteps, options)
+        : spread(denoisers, prompts, timesteps, options)
+    if (mode === 'guided') return guided()
+    // Before the other conditions, because this one is copied to the host.
     const gates = skippedGates(manifest, layers)
-    const skipping = await conditionWithoutBlocks(session, positive, timesteps, {
+    const skipping = await conditionWithoutBlocks(denoiserOf(denoisers, prompts.length), positive, timesteps, {
       ...options,
       gates,
       width: manifest.position.width,
     })
-    return [...(await condition(session, prompts, timesteps, options)), skipping]
+    return [...(await guided()), skipping]
   }

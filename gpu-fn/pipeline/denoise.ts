@@ -1,17 +1,24 @@
 // Runs the two graphs of the denoiser: `conditioning` once per prompt, `transformer` in every step.
 
 import type { DeviceTensor, Session, Tensor } from '../runtime/session.ts'
+import { settleAll } from '../runtime/settle-all.ts'
 import type { PromptEmbeds } from './prompt.ts'
 
-/** Inputs of the step graph for one batch of prompts, on the device: `modulation` [T, B, M] of all steps and `context` [B, L, D]. */
-export type Condition = { batch: number; modulation: DeviceTensor; context: DeviceTensor }
+/** The graphs of the denoiser, open on one device. */
+export type Denoiser = { conditioning: Session; transformer: Session }
+
+/**
+ * Inputs of the step graph for one batch of prompts: `modulation` [T, B, M] of all steps and `context` [B, L, D], on the device of
+ * `transformer`.
+ */
+export type Condition = { transformer: Session; batch: number; modulation: DeviceTensor; context: DeviceTensor }
 
 /**
  * Runs the conditioning graph for [negative, positive] prompts, or for one. They share a batch if `batched` allows it and their embeddings
  * have equally many rows.
  */
 export async function condition(
-  session: Session,
+  { conditioning, transformer }: Denoiser,
   prompts: PromptEmbeds[],
   timesteps: Float32Array,
   { batched, signal }: { batched: boolean; signal?: AbortSignal },
@@ -19,8 +26,8 @@ export async function condition(
   const together = batched && prompts.every(({ rows }) => rows === prompts[0]!.rows)
   const conditions: Condition[] = []
   for (const group of together ? [prompts] : prompts.map((prompt) => [prompt])) {
-    const { modulation, context } = await session.runOnDevice(conditioningInputs(group, timesteps), { signal })
-    conditions.push({ batch: group.length, modulation: modulation!, context: context! })
+    const { modulation, context } = await conditioning.runOnDevice(conditioningInputs(group, timesteps), { signal })
+    conditions.push({ transformer, batch: group.length, modulation: modulation!, context: context! })
   }
   return conditions
 }
@@ -43,27 +50,31 @@ export const conditioningInputs = (
 
 /**
  * Velocity [C, h, w] at one step. The conditions have one prompt, or with guidance the negative and the positive one, and with skip-layer
- * guidance also the positive one without some blocks.
+ * guidance also the positive one without some blocks. Conditions of different devices run concurrently.
  */
 export async function predictVelocity(
-  session: Session,
   latent: Tensor,
   conditions: Condition[],
   step: number,
   options: { guidanceScale: number; skipScale?: number; position: Tensor | undefined; signal: AbortSignal },
 ): Promise<Float32Array> {
-  const velocities: Float32Array[] = []
-  for (const { batch, modulation, context } of conditions) {
+  const run = async ({ transformer, batch, modulation, context }: Condition) => {
     const inputs = {
       latent: repeat(latent, batch),
       modulation: modulation.row(step),
       context,
       ...(options.position && { position: options.position }),
     }
-    const { velocity } = await session.run(inputs, options)
-    velocities.push(...samples(velocity!.data as Float32Array, batch))
+    const { velocity } = await transformer.run(inputs, options)
+    return samples(velocity!.data as Float32Array, batch)
   }
-  const [first, second, third] = velocities
+  const velocities: Float32Array[][] = []
+  const devices = Map.groupBy(conditions.keys(), (index) => conditions[index]!.transformer)
+  const runInTurn = async (indices: readonly number[]) => {
+    for (const index of indices) velocities[index] = await run(conditions[index]!)
+  }
+  await settleAll([...devices.values()].map(runInTurn))
+  const [first, second, third] = velocities.flat()
   if (!second) return first!
   const away = third && scaleDifference(second, third, options.skipScale ?? 0)
   const guided = guide(first!, second, options.guidanceScale)

@@ -41,7 +41,8 @@ export type Txt2ImgRequest = Pick<
 /** Returns the result of `encode`, or an earlier one of the same key. */
 export type RememberPrompts = (key: string, encode: () => Promise<EncodedPrompts>) => Promise<EncodedPrompts>
 
-type Options = { remember?: RememberPrompts; input?: InputImage }
+/** `parallel`: divide the samples of guidance over the devices. */
+type Options = { remember?: RememberPrompts; input?: InputImage; parallel?: boolean | undefined }
 
 /**
  * Generates `count` images; image k starts from the noise of `seed + k`, or from `input` with that noise. Guidance runs only above a scale
@@ -100,7 +101,7 @@ async function prepare(
   pipeline: Pipeline,
   request: Txt2ImgRequest,
   signal: AbortSignal,
-  { remember = (_, encode) => encode(), input }: Options,
+  { remember = (_, encode) => encode(), input, parallel = false }: Options,
 ) {
   const { manifest } = pipeline.package
   const { dims, rows, columns } = latentShape(pipeline.package, request)
@@ -121,7 +122,9 @@ async function prepare(
   const { timesteps, steps } = createScheduler(request, manifest.scheduler, start.draw)
   const position = await readPosition(pipeline.package, rows, columns)
   const layers = request.skip_layer_guidance?.layers
-  const compute = computeConditions(pipeline.conditioning, prompts, { manifest, layers, batched, signal })
+  const compute = computeConditions([pipeline, ...(parallel ? pipeline.others : [])], prompts, {
+    ...{ manifest, layers, batched, signal },
+  })
   const conditions = new Conditions({ timesteps, modes: modesOf(request, steps) }, compute)
   await conditions.at(steps.indexOf(start.first))
   return { dims, start, starts, inputs: { conditions, position }, truncations }
@@ -129,7 +132,7 @@ async function prepare(
 
 /** Denoises image number `image` from its start, and adds to `timings`. */
 async function* denoiseImage(
-  { package: pkg, transformer }: Pipeline,
+  { package: pkg }: Pipeline,
   request: Txt2ImgRequest,
   {
     image,
@@ -149,7 +152,7 @@ async function* denoiseImage(
     signal.throwIfAborted()
     const denoiseClock = stopwatch()
     const { conditions, row } = await inputs.conditions.at(run)
-    const velocity = await predictVelocity(transformer, latent, conditions, row, options)
+    const velocity = await predictVelocity(latent, conditions, row, options)
     await scheduler.step(velocity, run, latent.data)
     timings.denoise += denoiseClock()
     const index = scheduler.steps[run]!

@@ -61,18 +61,27 @@ export class Dispatcher {
   /** Accepts the job and returns null, or the reason for its refusal. */
   add(job: Job): Rejection | null {
     const now = performance.now()
-    const asked = this.#options.estimates.taskOf(job)
     if (this.#isBusy && this.counts().queued >= this.#options.capacity)
       return { reason: 'full', retryAfterMs: this.#scheduler.order(now)[0]?.left ?? 0 }
-    const refused = this.#admission.refuse(asked, this.#options.estimates.loadMs(job), now)
+    const refused = this.#admit(job, now)
     if (refused) return refused
     // A job may run again before its canceled run has ended.
     const id = this.#entries.has(job.id) ? `${job.id} ${this.#reruns++}` : job.id
-    const task = { ...asked, id }
+    const task = { ...this.#options.estimates.taskOf(job), id }
     this.#scheduler.add(task)
     this.#entries.set(id, { job, task, run: this.#options.start(job), hosting: false, occupied: false })
     this.#wake()
     return null
+  }
+
+  /** Null if the job is accepted: on one device, or divided over several if one would miss its deadline. */
+  #admit(job: Job, now: number): Refused | null {
+    const { estimates } = this.#options
+    const refuse = () => this.#admission.refuse(estimates.taskOf(job), estimates.loadMs(job), now)
+    const refused = refuse()
+    if (refused?.reason !== 'deadline' || !estimates.canDivide(job)) return refused
+    job.parallel = true
+    return refuse()
   }
 
   /** Ends the promise to a refused job, which will not return. */

@@ -20,6 +20,8 @@ export interface Job {
   /** Approximate memory use of the job in bytes. */
   bytes: number
   readonly cancellation: AbortController
+  /** Whether the samples of guidance are divided over the devices, because the job would miss its deadline on one. */
+  parallel: boolean
   /** `performance.now()` */
   readonly acceptedAt: number
   readonly wait: Wait
@@ -55,6 +57,7 @@ export function createJob(id: string, request: JobRequest, files: InputFiles, tr
     // UTF-16, stored in both `request` and `parameters`.
     bytes: 4 * parameters.length + bytesOf(files),
     cancellation: new AbortController(),
+    parallel: false,
     acceptedAt,
     wait: { ms: 0, since: acceptedAt },
     trace,

@@ -49,7 +49,7 @@ export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGener
 }
 
 /** One line of the log for each job. It has no prompt. */
-function summaryOf({ request, entries, trace, acceptedAt }: Job) {
+function summaryOf({ request, entries, trace, acceptedAt, parallel }: Job) {
   const { model, tier, width, height, steps, count, guidance_scale, schedule } = request
   const size = { width, height, steps, count, guidance_scale }
   const turns = { tenant: schedule?.tenant, interactive: schedule?.interactive }
@@ -59,6 +59,7 @@ function summaryOf({ request, entries, trace, acceptedAt }: Job) {
     tier,
     ...size,
     ...turns,
+    ...(parallel && { parallel }),
     trace: trace?.traceId,
     ms: Math.round(performance.now() - acceptedAt),
   }
@@ -88,7 +89,8 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
     signal.throwIfAborted()
     loaded = await engine.load(model, request)
   }
-  const { device, seconds } = loaded
+  const { seconds, devices = 1 } = loaded
+  const device = job.parallel && devices > 1 ? `${devices} x ${loaded.device}` : loaded.device
   // A change of adapters takes as long as several steps, so that a job with adapters is not interrupted either.
   const inTurns = loaded.inTurns === true || request.loras !== undefined
   progress.timings.load = seconds
@@ -128,7 +130,8 @@ async function openInput({ model, inputImage }: Model, { files, request }: Job):
 type Attempt = { job: Job; progress: Progress; model: Model; input?: InputImage; inTurns: boolean }
 
 async function* runOnce(engine: Engine, { job, progress, model, input, inTurns }: Attempt): AsyncGenerator<Turn> {
-  for await (const event of engine.run(model, job.request, job.cancellation.signal, input)) {
+  const options = { parallel: job.parallel, ...(input && { input }) }
+  for await (const event of engine.run(model, job.request, job.cancellation.signal, options)) {
     record(job, progress, event)
     const phase = PHASE[event.type]
     if (phase) yield { phase, inTurns }

@@ -16,6 +16,7 @@ import { ATTACKS } from './hostile/attacks.ts'
 import type { HostileBenchOptions } from './hostile/hostile.ts'
 import type { KernelsOptions } from './kernels.ts'
 import type { LoraBenchOptions } from './lora.ts'
+import type { ParallelBenchOptions } from './parallel.ts'
 import type { PngBenchOptions } from './png.ts'
 import { RUNS, type ScheduleBenchOptions } from './schedule/schedule.ts'
 import type { SoakOptions } from './soak/soak.ts'
@@ -69,23 +70,34 @@ command
   .option('--runs <count>', 'timed images of each', Number, 5)
   .action(async (options: CpuBenchOptions) => (await import('./cpu.ts')).benchCpu(options))
 
-command
-  .command('lora')
-  .description('a step with two adapters against none, and the time of a change of adapters')
-  .addOption(
-    new Option('--model <name>').choices(['nano', ...FULL_SIZES, ...Object.keys(TINY_VARIANTS)]).default('nano'),
-  )
-  .addOption(new Option('--target <target>').choices(['cpu', 'cuda', 'cuda-fp8']).default('cpu'))
-  .option(
-    '--directory <path>',
-    'checkpoint and package of models with random weights',
-    path.join(os.tmpdir(), 'octet-gpu'),
-  )
+/** A command about one model: nano, or an architecture with random weights. */
+const modelCommand = (name: string, description: string) =>
+  command
+    .command(name)
+    .description(description)
+    .addOption(
+      new Option('--model <name>').choices(['nano', ...FULL_SIZES, ...Object.keys(TINY_VARIANTS)]).default('nano'),
+    )
+    .addOption(new Option('--target <target>').choices(['cpu', 'cuda', 'cuda-fp8']).default('cpu'))
+    .option(
+      '--directory <path>',
+      'checkpoint and package of models with random weights',
+      path.join(os.tmpdir(), 'octet-gpu'),
+    )
+
+modelCommand('lora', 'a step with two adapters against none, and the time of a change of adapters')
   .option('--size <pixels>', 'side of the image', Number, 256)
   .option('--rank <count>', 'rank of each adapter', Number, 16)
   .option('--steps <count>', 'timed steps of each round', Number, 8)
   .option('--rounds <count>', 'rounds', Number, 3)
   .action(async (options: LoraBenchOptions) => (await import('./lora.ts')).benchLora(options))
+
+modelCommand('parallel', 'guidance with its samples divided over several devices, against one device')
+  .option('--size <pixels>', 'side of the image', Number, 256)
+  .option('--devices <count>', 'devices; on a CPU, sessions with a share of the cores each', parseWholeNumber, 2)
+  .option('--runs <count>', 'timed steps of each way', Number, 20)
+  .option('--steps <count>', 'steps of the images', Number, 28)
+  .action(async (options: ParallelBenchOptions) => (await import('./parallel.ts')).benchParallel(options))
 
 command
   .command('parity')

@@ -18,6 +18,16 @@ export function footprintOf({ manifest: { files, target, tier } }: Pick<Package,
   return { fold, bytes: bytes * widening, widening }
 }
 
+/** The networks that each further device has. */
+export const DENOISER: readonly NetworkName[] = ['conditioning', 'transformer']
+
+/** The memory of the denoiser's weights, of which each device has a copy. */
+export function denoiserBytes(pkg: Pick<Package, 'manifest'>): number {
+  const { networks, files } = pkg.manifest
+  const bytes = DENOISER.reduce((sum, name) => sum + (files[networks[name]?.weights ?? '']?.bytes ?? 0), 0)
+  return bytes * footprintOf(pkg).widening
+}
+
 /** onnxruntime's AttentionBackend::EFFICIENT_ATTENTION */
 const EFFICIENT_ATTENTION = '2'
 

@@ -1,16 +1,18 @@
 // Opens a package: its tokenizers, and its sessions according to a memory plan.
 import path from 'node:path'
 import { IMAGE_ENCODER, type NetworkName, type Package } from '../../manifest.ts'
+import type { Denoiser } from '../../pipeline/denoise.ts'
 import type { Pipeline, Size } from '../../pipeline/pipeline.ts'
 import type { TextEncoder } from '../../pipeline/prompt.ts'
 import { openSession, type SessionOptions } from '../../runtime/open-session.ts'
 import type { Session } from '../../runtime/session.ts'
+import { settleAll } from '../../runtime/settle-all.ts'
 import type { WeightUpdates } from '../../runtime/update/weight-update.ts'
 import { readKnownWords } from '../../tokenizer/known-words.ts'
 import { openTokenizer } from '../../tokenizer/tokenizer.ts'
 import { type Adapter, updatesOf } from './adapters.ts'
 import { chain } from './chain.ts'
-import { chooseGraphs, footprintOf, planOf, providerOptions } from './graphs.ts'
+import { chooseGraphs, DENOISER, footprintOf, planOf, providerOptions } from './graphs.ts'
 import type { MemoryPlan } from './memory-plan.ts'
 import { Residency } from './residency.ts'
 
@@ -20,13 +22,13 @@ export type OpenPipeline = Pipeline & {
   note: string | null
   plan: MemoryPlan
   /**
-   * Replaces the adapters. Throws AdapterError, with nothing changed, if one does not fit the package. Throws errors of onnxruntime, after
-   * which the adapters are undefined until the next call.
+   * Replaces the adapters on the first device, or on all. Throws AdapterError, with nothing changed, if one does not fit the package. Throws
+   * errors of onnxruntime, after which the adapters are undefined until the next call.
    */
-  adapt(adapters: readonly Adapter[]): Promise<void>
-  /** Names of the networks whose weights are loaded. */
+  adapt(adapters: readonly Adapter[], onAll?: boolean): Promise<void>
+  /** Names of the networks whose weights are loaded on the first device. */
   open(): NetworkName[]
-  /** Removes all weights from the device, until the next run. */
+  /** Removes all weights from the devices, until the next run. */
   suspend(): Promise<void>
   /** Loads the resident networks of the plan again after `suspend`. */
   resume(): Promise<void>
@@ -34,8 +36,10 @@ export type OpenPipeline = Pipeline & {
 }
 
 export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding'> & {
-  /** Maximum device memory in use, in bytes; unlimited by default. */
+  /** Maximum memory in use of a device, in bytes; unlimited by default. */
   budget?: number | undefined
+  /** Number of devices, 1 by default. All have the denoiser, and the first one has the other networks too. */
+  devices?: number | undefined
   /** Receives the first plan and every later one. */
   onPlan?: (plan: MemoryPlan) => void
   /** Receives the seconds that opening a network, or loading its weights again, took. */
@@ -48,34 +52,63 @@ export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding
  */
 export async function openPipeline(pkg: Package, options: PipelineOptions = {}): Promise<OpenPipeline> {
   const { batched, note } = chooseGraphs(pkg.manifest)
-  const residency = new Residency(sessionOpener(pkg, options), options.onOpen)
+  const placed = Array.from({ length: options.devices ?? 1 }, (_, device) => {
+    return new Residency(sessionOpener(pkg, options, device), options.onOpen)
+  })
+  const residency = placed[0]!
+  const others = placed.slice(1).map(denoiserOf)
+  const onEach = async (action: (each: Residency) => Promise<void>) => void (await settleAll(placed.map(action)))
+  const setResident = ({ resident }: MemoryPlan) =>
+    onEach((each) => each.setResident(each === residency ? resident : hasDenoiser(resident) ? DENOISER : []))
   try {
     const encoders = await openEncoders(pkg, (network) => residency.session(network))
-    const planned = await startPlan(pkg, residency, options)
+    const planned = await startPlan(pkg, setResident, options)
     return {
       ...{ package: pkg, encoders, batched, note },
       words: await readKnownWords(pkg.directory),
-      conditioning: residency.session('conditioning'),
-      transformer: residency.session('transformer'),
+      ...denoiserOf(residency),
+      get others() {
+        return hasDenoiser(planned.plan().resident) ? others : []
+      },
       vaeDecoder: residency.session('vae_decoder'),
       vaeEncoder: IMAGE_ENCODER in pkg.manifest.networks ? residency.session(IMAGE_ENCODER) : null,
       get plan() {
         return planned.plan()
       },
       fit: planned.fit,
-      adapt: async (adapters) => residency.update(updatesOf(pkg, adapters)),
+      async adapt(adapters, onAll = false) {
+        const updates = updatesOf(pkg, adapters)
+        await onEach(async (each) => {
+          if (onAll || each === residency) await each.update(updates)
+        })
+      },
       open: () => residency.open(),
-      suspend: () => residency.suspend(),
-      resume: () => residency.setResident(planned.plan().resident),
-      release: () => residency.release(),
+      suspend: () => onEach((each) => each.suspend()),
+      resume: () => setResident(planned.plan()),
+      release: () => onEach((each) => each.release()),
     }
   } catch (error) {
-    await residency.release()
+    await onEach((each) => each.release())
     throw error
   }
 }
 
-function sessionOpener(pkg: Package, { fold = footprintOf(pkg).fold, threads, binding }: PipelineOptions) {
+/**
+ * Whether all networks of the denoiser are resident. Then they fit on every further device too, because these have no other networks; the
+ * memory plan of the first device thus bounds the memory of each.
+ */
+const hasDenoiser = (resident: readonly NetworkName[]) => DENOISER.every((network) => resident.includes(network))
+
+const denoiserOf = (residency: Residency): Denoiser => ({
+  conditioning: residency.session('conditioning'),
+  transformer: residency.session('transformer'),
+})
+
+function sessionOpener(
+  pkg: Package,
+  { fold = footprintOf(pkg).fold, threads, binding }: PipelineOptions,
+  device: number,
+) {
   const { directory, manifest } = pkg
   const { networks, kernels } = chooseGraphs(manifest)
   return (network: NetworkName, updates: WeightUpdates | undefined): Promise<Session> => {
@@ -83,18 +116,22 @@ function sessionOpener(pkg: Package, { fold = footprintOf(pkg).fold, threads, bi
     const provider = providerOptions(network)
     const stored = weights && { file: path.join(directory, weights), tensors: manifest.weights[weights] ?? [] }
     const own = { target: manifest.target, fold, kernels, provider, weights: stored || undefined, updates }
-    return openSession(path.join(directory, file), { ...own, threads, binding })
+    return openSession(path.join(directory, file), { ...own, device, threads, binding })
   }
 }
 
 /** Applies the plan for the package's default size. `fit` extends it to larger images. */
-async function startPlan(pkg: Package, residency: Residency, { budget, onPlan }: PipelineOptions) {
+async function startPlan(
+  pkg: Package,
+  setResident: (plan: MemoryPlan) => Promise<void>,
+  { budget, onPlan }: PipelineOptions,
+) {
   let largest: Size = pkg.manifest.defaults
   let current = await apply(planOf(pkg, budget))
 
   async function apply(plan: MemoryPlan): Promise<MemoryPlan> {
     onPlan?.(plan)
-    await residency.setResident(plan.resident)
+    await setResident(plan)
     return plan
   }
 

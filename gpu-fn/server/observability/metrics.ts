@@ -68,13 +68,13 @@ export function createMetrics(): Metrics {
   })
   const start = new Gauge({ name: 'octet_start_seconds', help: 'Time from the start to readiness.', registers })
   return {
-    turn({ request }, { phase, load }, seconds) {
+    turn({ request, parallel }, { phase, load }, seconds) {
       const { model, tier, guidance_scale } = request
       if (phase !== 'file') busy.inc(seconds)
       if (load && load.seconds > 0) loads.inc({ model, tier })
       for (const closed of load?.closed ?? []) evictions.inc({ model: closed })
       if (load?.bytes !== undefined) memory.set(load.bytes)
-      const labels = { model, tier, phase, size: sizeOf(request), samples: guidance_scale > 1 ? 2 : 1 }
+      const labels = { model, tier, phase, size: sizeOf(request), samples: guidance_scale > 1 && !parallel ? 2 : 1 }
       if (phase !== 'load' || (load && load.seconds > 0)) turns.observe(labels, seconds)
     },
     end(job) {

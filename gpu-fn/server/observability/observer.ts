@@ -14,7 +14,7 @@ export type Observer = {
 }
 
 /** The load of a model at the start of a job. */
-export type Load = Pick<Loaded, 'seconds' | 'closed' | 'bytes'>
+export type Load = Pick<Loaded, 'seconds' | 'closed' | 'bytes' | 'devices'>
 
 /** Passes every call on to all observers, which may be added later. */
 export function observeWith(observers: readonly Observer[]): Required<Observer> {
