@@ -35,7 +35,7 @@ import { megapixelSteps, price, type Work } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
 import { describeAdjustments } from './adjustments.ts'
-import { chooseImageOptions, fieldsOfGuidance, imageOptionFields, stepsOf } from './image-options.ts'
+import { chooseImageOptions, describeCache, fieldsOfGuidance, imageOptionFields, stepsOf } from './image-options.ts'
 import { chooseLoras, loras } from './loras.ts'
 
 type Bounds = { min: number; max: number }
@@ -172,6 +172,7 @@ function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedS
     prompt: fields.prompt_3 || fields.prompt,
     ...{ negativePrompt: negative_prompt, quality, steps: stepsOf(fields), guidanceScale: guidance_scale },
     guidanceFields: fieldsOfGuidance(fields),
+    isCached: fields.cache === 'fast',
     route: unlessAuto(fields.route),
     model: fields.model === 'auto' ? undefined : resolveModel(catalog, fields.model),
     isQualityHint: fields.model !== 'auto',
@@ -291,7 +292,7 @@ export async function createJobSpec(
     name,
     fingerprint: await fingerprintOf(fields, inputs, wantedSize),
     digest: await digestOf(request),
-    adjustments: [...warnings, ...describeAdjustments(fields, decision, wantedSize)],
+    adjustments: [...warnings, ...describeAdjustments(fields, decision, wantedSize), ...describeCache(request)],
     ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
     token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,

@@ -1,9 +1,13 @@
 // The evaluations of the denoiser, which the price counts.
+import { LIMITS } from './limits.ts'
 import type { JobRequest } from './requests.ts'
 
 /** The number of steps that an input image of this strength skips. diffusers `StableDiffusion3Img2ImgPipeline.get_timesteps` */
 export const firstStepOf = (steps: number, strength: number): number =>
   Math.trunc(Math.max(steps - Math.min(steps * strength, steps), 0))
+
+/** The first step that runs. */
+const firstOf = ({ steps, strength = 1 }: Pick<Sampling, 'steps' | 'strength'>) => firstStepOf(steps, strength)
 
 /** The number of steps that a job runs for each image. `strength` is that of its input image, undefined without one. */
 export const stepsRun = (steps: number, strength: number | undefined): number =>
@@ -12,7 +16,7 @@ export const stepsRun = (steps: number, strength: number | undefined): number =>
 /** What determines the evaluations of the denoiser for one image. */
 export type Sampling = Pick<
   JobRequest,
-  'steps' | 'guidance_scale' | 'sampler' | 'guidance_interval' | 'skip_layer_guidance' | 'strength'
+  'steps' | 'guidance_scale' | 'sampler' | 'guidance_interval' | 'skip_layer_guidance' | 'strength' | 'cache'
 >
 
 /** The step of each run of the denoiser: `heun` runs it at both ends of each step but the last. An input image skips the first steps. */
@@ -22,7 +26,7 @@ export function stepsOfRuns({
   strength = 1,
 }: Pick<Sampling, 'steps' | 'sampler' | 'strength'>): number[] {
   const runs = sampler === 'heun' ? 2 * steps - 1 : steps
-  const first = firstStepOf(steps, strength)
+  const first = firstOf({ steps, strength })
   return Array.from({ length: runs }, (_, run) => (sampler === 'heun' ? run >> 1 : run)).filter((step) => step >= first)
 }
 
@@ -42,11 +46,35 @@ export function skipsLayers(sampling: Sampling, step: number): boolean {
   return skip !== undefined && step > steps * skip.start && step < steps * skip.stop && isGuided(sampling, step)
 }
 
+/** Evaluations of the denoiser in one of its runs: one for the prompt, and one each for guidance and skip-layer guidance. */
+const evaluationsOf = (sampling: Sampling, step: number): number =>
+  1 + Number(isGuided(sampling, step)) + Number(skipsLayers(sampling, step))
+
+/** The shares of the steps between which steps are reused, singly or, in the middle, in pairs. Velocities change most at both ends. */
+const CACHED = { start: 0.2, stop: 0.9, pairs: { start: 0.35, stop: 0.65 } } as const
+
 /**
- * Evaluations of the denoiser for one image: a run has one for the prompt, and one each for guidance and skip-layer guidance. With several
- * `devices`, the evaluations of the device that has the most.
+ * The steps, counted from 0, that take the velocity of an earlier step, with step caching (pipeline/velocity-cache.ts). `first` is the
+ * first step that runs. The denoiser runs before and after each one or two such steps, with the same guidance. `lcm` adds noise in each
+ * step and has none.
  */
+export function reusedSteps(sampling: Sampling, first = firstOf(sampling)): ReadonlySet<number> {
+  const { steps, sampler, cache } = sampling
+  const reused = new Set<number>()
+  if (cache !== 'fast' || sampler === 'lcm' || steps < LIMITS.cacheSteps) return reused
+  const start = Math.max(first + 1, Math.ceil(CACHED.start * steps))
+  const { pairs } = CACHED
+  for (let step = start; step < Math.trunc(CACHED.stop * steps); step++) {
+    const [before, own, after] = [step - 1, step, step + 1].map((each) => evaluationsOf(sampling, each))
+    const isPaired = step >= pairs.start * steps && step < pairs.stop * steps && !reused.has(step - 2)
+    if (before === own && own === after && (isPaired || !reused.has(step - 1))) reused.add(step)
+  }
+  return reused
+}
+
+/** Evaluations of the denoiser for one image. With several `devices`, the evaluations of the device that has the most. */
 export function countEvaluations(sampling: Sampling, devices = 1): number {
-  const ofStep = (step: number) => 1 + Number(isGuided(sampling, step)) + Number(skipsLayers(sampling, step))
-  return stepsOfRuns(sampling).reduce((sum, step) => sum + Math.ceil(ofStep(step) / devices), 0)
+  const reused = reusedSteps(sampling)
+  const computed = stepsOfRuns(sampling).filter((step) => !reused.has(step))
+  return computed.reduce((sum, step) => sum + Math.ceil(evaluationsOf(sampling, step) / devices), 0)
 }

@@ -1,6 +1,6 @@
 // Text, and optionally an input image, to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
 import type { ImageOptions, JobRequest } from '../contract.ts'
-import { CONTENT_TYPES, imageOptionsOf, seedOf } from '../contract.ts'
+import { CONTENT_TYPES, imageOptionsOf, reusedSteps, seedOf } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 import { describeUnknown } from '../tokenizer/known-words.ts'
@@ -15,7 +15,8 @@ import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
 import { encodePreview, type PreviewFactors, withoutNoise } from './preview.ts'
 import { assertFinite, type EncodedPrompts, encodePrompts, type NamedPrompt } from './prompt.ts'
-import { createScheduler } from './schedulers/schedulers.ts'
+import { createScheduler, samplerOf } from './schedulers/schedulers.ts'
+import { VelocityCache } from './velocity-cache.ts'
 
 export type Txt2ImgRequest = Pick<
   JobRequest,
@@ -148,18 +149,25 @@ async function* denoiseImage(
   const steps = scheduler.sigmas.length - 1 - start.first
   const { guidance_scale: guidanceScale, skip_layer_guidance: skip } = request
   const options = { guidanceScale, ...(skip && { skipScale: skip.scale }), position: inputs.position, signal }
+  const reused = reusedSteps({ ...request, sampler: samplerOf(request, pkg.manifest.scheduler) }, start.first)
+  const cache = new VelocityCache(scheduler)
+  const compute = async (run: number) => {
+    const { conditions, row } = await inputs.conditions.at(run)
+    const velocity = await predictVelocity(latent, conditions, row, options)
+    if (request.cache) cache.store(run, velocity, latent.data)
+    return velocity
+  }
   for (let run = scheduler.steps.indexOf(start.first); run < scheduler.steps.length; run++) {
     signal.throwIfAborted()
     const denoiseClock = stopwatch()
-    const { conditions, row } = await inputs.conditions.at(run)
-    const velocity = await predictVelocity(latent, conditions, row, options)
+    const index = scheduler.steps[run]!
+    const velocity = reused.has(index) ? cache.reuse(run) : await compute(run)
     await scheduler.step(velocity, run, latent.data)
     timings.denoise += denoiseClock()
-    const index = scheduler.steps[run]!
     if (scheduler.steps[run + 1] === index) continue
     start.restore?.(latent.data, scheduler.sigmas[index + 1]!)
     const step = index + 1 - start.first
-    yield { type: 'step', image, step, steps }
+    yield { type: 'step', image, step, steps, ...(reused.has(index) && { reused: true }) }
     const factors = previewFactors(pkg, request.preview_steps, step, steps)
     if (factors) {
       const data = withoutNoise(latent.data, velocity, scheduler.sigmas[index + 1]!)

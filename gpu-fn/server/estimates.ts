@@ -1,11 +1,12 @@
 // The device time of jobs, estimated from measured turns.
-import { countEvaluations, type JobRequest, stepsRun } from '../contract.ts'
+import { countEvaluations, type JobRequest, reusedSteps, stepsRun } from '../contract.ts'
 import { type Shape, StepTimes, type Work } from '../scheduler/step-times.ts'
 import type { Task } from '../scheduler/task.ts'
 import { isInteractive, type Job } from './job.ts'
 import type { Turn } from './run-job.ts'
 
-const stepsOf = ({ steps, strength }: JobRequest) => stepsRun(steps, strength)
+/** The steps of an image in which the denoiser runs. */
+const stepsOf = (request: JobRequest) => stepsRun(request.steps, request.strength) - reusedSteps(request).size
 const workOf = (request: JobRequest): Work => ({
   encode: 1,
   step: stepsOf(request) * request.count,

@@ -133,7 +133,8 @@ async function* runOnce(engine: Engine, { job, progress, model, input, inTurns }
   const options = { parallel: job.parallel, ...(input && { input }) }
   for await (const event of engine.run(model, job.request, job.cancellation.signal, options)) {
     record(job, progress, event)
-    const phase = PHASE[event.type]
+    // A reused step takes no device time.
+    const phase = event.type === 'step' && event.reused ? undefined : PHASE[event.type]
     if (phase) yield { phase, inTurns }
   }
 }

@@ -8,6 +8,7 @@ import { FULL_SIZES } from '../checkpoints/full-size.ts'
 import { TINY_VARIANTS } from '../checkpoints/tiny/variants.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
+import type { CacheBenchOptions } from './cache.ts'
 import type { CompileBenchOptions } from './compile.ts'
 import type { CpuBenchOptions, ParityOptions } from './cpu.ts'
 import type { EdgeBenchOptions } from './edge/edge.ts'
@@ -38,6 +39,18 @@ function parseAttacks(text: string): string[] {
   if (unknown === undefined) return names
   throw new InvalidArgumentError(`unknown attack "${unknown}"; choose from: ${ATTACKS.join(', ')}`)
 }
+
+command
+  .command('cache')
+  .description('step caching against none: similarity and accuracy of images of nano, and seconds per image')
+  .addOption(new Option('--model <name>').choices(['nano', ...FULL_SIZES, ...Object.keys(TINY_VARIANTS)]).default('nano'))
+  .addOption(new Option('--target <target>', 'of random weights').choices(['cpu', 'cuda', 'cuda-fp8']).default('cuda-fp8'))
+  .option('--directory <path>', 'checkpoint and package of random weights', path.join(os.tmpdir(), 'octet-bench-gpu'))
+  .option('--size <pixels>', "width and height; the model's by default", Number)
+  .option('--steps <count>', "the model's by default", parseWholeNumber)
+  .addOption(new Option('--sampler <name>').choices(['euler', 'dpmpp_2m', 'heun']).default('euler'))
+  .option('--prompts <count>', 'images with and without caching', parseWholeNumber, 40)
+  .action(async (options: CacheBenchOptions) => (await import('./cache.ts')).benchCache(options))
 
 command
   .command('compile')
