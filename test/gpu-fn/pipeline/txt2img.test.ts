@@ -4,6 +4,7 @@ import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/
 import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
 import { readParameters } from '../../../gpu-fn/pipeline/image.ts'
 import { type Txt2ImgRequest, txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
+import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny, type TinyPackage } from '../../support/checkpoints/compile.ts'
 
@@ -179,6 +180,37 @@ describe('a tiny SD3.5 in float32', () => {
       ...{ prompt, negative_prompt, seed, steps, guidance_scale, width, height, text_convention },
       ...{ model: manifest.model, tier: 'fp32', package: digest, tool: manifest.tool },
     })
+  })
+
+  test.for([
+    ['euler', {}, 34],
+    ['dpmpp_2m', {}, 34],
+    ['heun', {}, 66],
+    ['lcm', {}, 56],
+    ['euler', { guidance_interval: { start: 0.1, stop: 0.6 } }, 25],
+    ['euler', { skip_layer_guidance: { scale: 2.5, start: 0.01, stop: 0.2, layers: [0] } }, 39],
+    ['euler', { steps: 19 }, 38],
+  ] as const)('%s with %j and step caching makes the same bytes with %d evaluations every time', async ([
+    sampler,
+    options,
+    evaluations,
+  ]) => {
+    let samples = 0
+    const { transformer } = pipeline
+    const run: typeof transformer.run = (inputs, ...rest) => {
+      samples += (inputs.latent as Tensor).dims[0]!
+      return transformer.run(inputs, ...rest)
+    }
+    const counted: OpenPipeline = { ...pipeline, transformer: { ...transformer, run } }
+    const request = { steps: 28, sampler, ...options, count: 2 }
+    const cached = await images(counted, { ...request, cache: 'fast' })
+    expect(samples).toBe(2 * evaluations)
+    const [again] = await images(pipeline, { ...request, cache: 'fast', count: 1 })
+    expect(cached[0]!.data).toEqual(again!.data)
+    const [plain] = await images(pipeline, { ...request, count: 1 })
+    expect(await largestDifference(cached[0]!, plain!)).toBeLessThanOrEqual(3)
+    expect(await readParameters(cached[1]!.data)).toMatchObject({ cache: 'fast', seed: 43 })
+    expect(await readParameters(plain!.data)).not.toHaveProperty('cache')
   })
 
   test('omits all prompts from the file on request, with the same pixels', async () => {
