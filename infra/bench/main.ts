@@ -43,8 +43,12 @@ function parseAttacks(text: string): string[] {
 command
   .command('cache')
   .description('step caching against none: similarity and accuracy of images of nano, and seconds per image')
-  .addOption(new Option('--model <name>').choices(['nano', ...FULL_SIZES, ...Object.keys(TINY_VARIANTS)]).default('nano'))
-  .addOption(new Option('--target <target>', 'of random weights').choices(['cpu', 'cuda', 'cuda-fp8']).default('cuda-fp8'))
+  .addOption(
+    new Option('--model <name>').choices(['nano', ...FULL_SIZES, ...Object.keys(TINY_VARIANTS)]).default('nano'),
+  )
+  .addOption(
+    new Option('--target <target>', 'of random weights').choices(['cpu', 'cuda', 'cuda-fp8']).default('cuda-fp8'),
+  )
   .option('--directory <path>', 'checkpoint and package of random weights', path.join(os.tmpdir(), 'octet-bench-gpu'))
   .option('--size <pixels>', "width and height; the model's by default", Number)
   .option('--steps <count>', "the model's by default", parseWholeNumber)

@@ -169,13 +169,13 @@ describe('the worker with the GPU function behind it', () => {
       octet: { job: string; route: string; price_microdollars: number; warnings: { code: string }[] }
     }
     const cached = async (fields: Record<string, unknown>) =>
-      (await generate({ steps: 20, seed: 5, response_format: 'b64_json', ...fields })) as unknown as Made
+      (await generate({ steps: 28, seed: 5, response_format: 'b64_json', ...fields })) as unknown as Made
     const plain = await cached({ route: 'full' })
     const [once, again] = [await cached({ cache: 'fast' }), await cached({ cache: 'fast' })]
     expect(once.octet).toMatchObject({ route: 'full', warnings: [{ code: 'steps_cached' }] })
     expect(once.data).not.toEqual(plain.data)
     expect(once.data).toEqual(again.data)
-    const evaluations = [40, 24].map((count) => Math.ceil((64 * 64 * count * 300) / 1e6))
+    const evaluations = [56, 34].map((count) => Math.ceil((64 * 64 * count * 300) / 1e6))
     expect([plain, once].map(({ octet }) => octet.price_microdollars - 200)).toEqual(evaluations)
     const image = `data:image/png;base64,${plain.data[0]!.b64_json}`
     const changed = await cached({ cache: 'fast', image, strength: 0.8 })
@@ -185,7 +185,7 @@ describe('the worker with the GPU function behind it', () => {
     const get = async <T>(at: string) => (await (await fetch(`${local.url}${at}`, { headers })).json()) as T
     const { data } = await get<{ data: { receipt: string }[] }>(`/v1/jobs/${once.octet.job}/receipts`)
     const claims = await openReceipt(data[0]!.receipt, await get<JSONWebKeySet>('/.well-known/jwks.json'))
-    expect(claims).toMatchObject({ parameters: { cache: 'fast', steps: 20 }, steps_run: 20 })
+    expect(claims).toMatchObject({ parameters: { cache: 'fast', steps: 28 }, steps_run: 28 })
     await expect(cached({ cache: 'fast', route: 'turbo' })).rejects.toThrow('the turbo route has no step caching')
     await expect(cached({ cache: 'fast', model: 'nano-turbo' })).rejects.toThrow('route full, model nano-turbo')
   })

@@ -24,11 +24,7 @@ export const samplerOf = ({ sampler }: Pick<Sampling, 'sampler'>, { name }: Mani
   sampler ?? DEFAULTS[name]
 
 /** A new scheduler for one image of a package. `draw` gives the noise of samplers that add noise in each step. */
-export function createScheduler(
-  sampling: Sampling,
-  scheduler: Manifest['scheduler'],
-  draw: DrawNoise,
-): Scheduler {
+export function createScheduler(sampling: Sampling, scheduler: Manifest['scheduler'], draw: DrawNoise): Scheduler {
   const { name: _, ...config } = scheduler
   const sigmas = noiseLevels(sampling, config)
   const { step, runs } = SAMPLERS[samplerOf(sampling, scheduler)](sigmas, draw)

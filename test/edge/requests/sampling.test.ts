@@ -79,7 +79,9 @@ describe('the native fields', () => {
     for (const name of ['guidance_interval', 'skip_layer_guidance']) expect(calls[0]!.request).not.toHaveProperty(name)
   })
 
-  test('step caching chooses the full route, costs its evaluations, and is stated in job and files', async ({ expect }) => {
+  test('step caching chooses the full route, costs its evaluations, and is stated in job and files', async ({
+    expect,
+  }) => {
     const calls = fakeGpu(works)
     const caller = await newCaller()
     const fields = { prompt: 'a cat', size: '64x64', steps: 28, seed: 1 }
@@ -91,15 +93,15 @@ describe('the native fields', () => {
     expect(await price({ cache: 'off' })).toBeCloseTo(56, 1)
     expect(await price({ cache: 'fast' })).toBeCloseTo(34, 1)
     expect(await price({ cache: 'fast', guidance_interval: { stop: 0.5 } })).toBeLessThan(34)
-    const job = await jobIn(await send('POST', '/v1/jobs', caller, { ...fields, steps: 20, cache: 'fast' }))
+    const job = await jobIn(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'fast' }))
     await over(job)
     const read = (await (await send('GET', `/v1/jobs/${job.id}`, caller)).json()) as Record<string, unknown>
     expect(read).toMatchObject({
       route: 'full',
       reason: 'The full route has step caching, required for cache.',
-      warnings: [{ code: 'steps_cached', message: expect.stringContaining('8 of 20 steps') }],
+      warnings: [{ code: 'steps_cached', message: expect.stringContaining('11 of 28 steps') }],
     })
-    expect(calls[0]!.request).toMatchObject({ cache: 'fast', steps: 20 })
+    expect(calls[0]!.request).toMatchObject({ cache: 'fast', steps: 28 })
     await over(await jobIn(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'off' })))
     expect(calls[1]!.request).not.toHaveProperty('cache')
   })
@@ -108,21 +110,21 @@ describe('the native fields', () => {
     fakeGpu(works)
     const caller = await newCaller()
     const image = `data:image/png;base64,${'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='}`
-    const fields = { ...cat, steps: 20, image, strength: 0.1, cache: 'fast' }
+    const fields = { ...cat, steps: 28, image, strength: 0.1, cache: 'fast' }
     const job = await jobIn(await send('POST', '/v1/jobs', caller, fields))
     const { warnings } = (await (await send('GET', `/v1/jobs/${job.id}`, caller)).json()) as { warnings: unknown[] }
-    const message = 'cache had no effect: none of the 2 steps of this request can be reused.'
+    const message = 'cache had no effect: none of the 3 steps of this request can be reused.'
     expect(warnings).toEqual([{ code: 'cache_ignored', message }])
   })
 
-  test('OpenAI\'s, fal\'s and Replicate\'s routes take the field cache', async ({ expect }) => {
+  test("OpenAI's, fal's and Replicate's routes take the field cache", async ({ expect }) => {
     const calls = fakeGpu(works)
     const caller = await newCaller()
     const fields = { prompt: 'a cat', cache: 'fast' }
     const prefer = { prefer: 'wait=30' }
-    await send('POST', '/v1/images/generations', caller, { ...fields, steps: 20 })
-    await send('POST', '/fal/run/octet/tiny', caller, { ...fields, num_inference_steps: 20 }, prefer)
-    const input = { ...fields, num_inference_steps: 20 }
+    await send('POST', '/v1/images/generations', caller, { ...fields, steps: 28 })
+    await send('POST', '/fal/run/octet/tiny', caller, { ...fields, num_inference_steps: 28 }, prefer)
+    const input = { ...fields, num_inference_steps: 28 }
     await send('POST', '/v1/predictions', caller, { input, version: 'tiny' }, prefer)
     expect(calls.map(({ request }) => request.cache)).toEqual(['fast', 'fast', 'fast'])
   })
@@ -153,7 +155,7 @@ describe('the native fields', () => {
       { cache: 'fast', steps: 30, sampler: 'lcm' },
       'cache is "fast", but sampler is "lcm"; with cache it must be euler, dpmpp_2m or heun.',
     ],
-    [{ cache: 'fast', steps: 19 }, 'cache is "fast", but steps is 19; with cache it must be at least 20.'],
+    [{ cache: 'fast', steps: 27 }, 'cache is "fast", but steps is 27; with cache it must be at least 28.'],
     [{ sigmas: [1, 0.5], steps: 3 }, 'sigmas has 2 levels, but steps is 3; leave one of them out.'],
     [{ sigmas: [1], noise_schedule: 'beta' }, 'sigmas and noise_schedule are both given; use one of them.'],
     [

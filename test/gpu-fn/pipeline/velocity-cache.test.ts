@@ -33,22 +33,22 @@ async function sampleWith(
   return { sample: [...sample], computed }
 }
 
-const distance = (a: readonly number[], b: readonly number[]) => Math.max(...a.map((value, i) => Math.abs(value - b[i]!)))
+const distance = (a: readonly number[], b: readonly number[]) =>
+  Math.max(...a.map((value, i) => Math.abs(value - b[i]!)))
 
 test.for([
   ['euler', 28, 17],
   ['heun', 55, 33],
-] as const)('%s: a velocity that is linear in the noise level gives the same sample with %d and with %d runs', async ([
-  sampler,
-  all,
-  some,
-]) => {
-  const linear = (level: number) => [2 * level - 1, 3 - level]
-  const plain = await sampleWith(sampler, linear, { cache: false })
-  const cached = await sampleWith(sampler, linear, { cache: true })
-  expect([plain.computed, cached.computed]).toEqual([all, some])
-  expect(distance(plain.sample, cached.sample)).toBeLessThan(1e-5)
-})
+] as const)(
+  '%s: a velocity that is linear in the noise level gives the same sample with %d and with %d runs',
+  async ([sampler, all, some]) => {
+    const linear = (level: number) => [2 * level - 1, 3 - level]
+    const plain = await sampleWith(sampler, linear, { cache: false })
+    const cached = await sampleWith(sampler, linear, { cache: true })
+    expect([plain.computed, cached.computed]).toEqual([all, some])
+    expect(distance(plain.sample, cached.sample)).toBeLessThan(1e-5)
+  },
+)
 
 // The sampler dpmpp_2m also uses the previous step's image, which is not corrected.
 test.for([
