@@ -42,8 +42,10 @@ export function skipsLayers(sampling: Sampling, step: number): boolean {
   return skip !== undefined && step > steps * skip.start && step < steps * skip.stop && isGuided(sampling, step)
 }
 
-/** Evaluations of the denoiser for one image: a run has one for the prompt, and one each for guidance and skip-layer guidance. */
-export function countEvaluations(sampling: Sampling): number {
-  const ofStep = (step: number) => 1 + Number(isGuided(sampling, step)) + Number(skipsLayers(sampling, step))
-  return stepsOfRuns(sampling).reduce((sum, step) => sum + ofStep(step), 0)
-}
+/** Evaluations of the denoiser in a run of a step: one for the prompt, and one each for guidance and skip-layer guidance. */
+export const samplesOf = (sampling: Sampling, step: number): number =>
+  1 + Number(isGuided(sampling, step)) + Number(skipsLayers(sampling, step))
+
+/** Evaluations of the denoiser for one image. */
+export const countEvaluations = (sampling: Sampling): number =>
+  stepsOfRuns(sampling).reduce((sum, step) => sum + samplesOf(sampling, step), 0)

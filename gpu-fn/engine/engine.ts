@@ -13,6 +13,7 @@ import { JobError, jobFault } from './job-error.ts'
 import type { Command, Message, Opened } from './messages.ts'
 import type { Adapter } from './package/adapters.ts'
 import { readAhead } from './read-ahead.ts'
+import type { StepBatch } from './step-batches.ts'
 import { EngineThread, type ThreadOptions } from './thread.ts'
 import { createWatchdog, type Stall, type Watch, type Watchdog } from './watchdog.ts'
 
@@ -55,6 +56,9 @@ export type Loaded = {
   inTurns?: boolean
 }
 
+/** `batch`: the batch of the run's next step; null alone. */
+export type RunOptions = { input?: InputImage | undefined; batch?: () => StepBatch | null }
+
 /** The server's interface to the engine. Runs may overlap: each makes a step only when its next event is requested. */
 export interface Engine {
   /** Empty until `start` has resolved. */
@@ -67,8 +71,11 @@ export interface Engine {
   load(model: Model, size?: Size): Promise<Loaded>
   /** Runs the model once for each supported size, or for its default size, because the first run of a shape is slow. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
-  /** Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. */
-  run(model: Model, request: JobRequest, signal: AbortSignal, input?: InputImage): AsyncIterable<PipelineEvent>
+  /**
+   * Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. `batch` is read before each event
+   * is requested: the steps of a batch start once as many runs as its size have requested theirs.
+   */
+  run(model: Model, request: JobRequest, signal: AbortSignal, options?: RunOptions): AsyncIterable<PipelineEvent>
   /** Reads the model's weights into the page cache, if they fit into free memory. It never throws. */
   prefetch?(model: Model, signal: AbortSignal): Promise<void>
   /** Ends the thread after the call in progress. */
@@ -155,7 +162,7 @@ export class PackageEngine implements Engine {
     const command: Command = { type: 'warm', package: pkg, sizes: (sizes ?? [{ width, height }]).filter(fits) }
     const watch = this.#watchdog.watch('run', pkg.manifest.target)
     try {
-      for await (const _ of this.#thread!.send(command, watch.progress));
+      for await (const _ of this.#thread!.send(command, { onProgress: watch.progress }));
     } finally {
       watch.end()
     }
@@ -166,15 +173,13 @@ export class PackageEngine implements Engine {
     model: Model,
     request: JobRequest,
     signal: AbortSignal,
-    input?: InputImage,
+    { input, batch }: RunOptions = {},
   ): AsyncGenerator<PipelineEvent> {
     const pkg = this.#packages.get(model.package)!
     const adapters = await this.#adaptersOf(request)
     const { flag, raise, dispose } = cancelFlag(signal)
-    const replies = this.#thread!.send({
-      ...{ type: 'run' as const, package: pkg, request, adapters, cancel: flag },
-      ...(input && { input }),
-    })
+    const command: Command = { type: 'run', package: pkg, request, adapters, cancel: flag, ...(input && { input }) }
+    const replies = this.#thread!.send(command, { ...(batch && { batch }) })
     try {
       for (;;) {
         const { value: reply, done } = await this.#watched(pkg, replies)
@@ -233,7 +238,7 @@ export class PackageEngine implements Engine {
     const opened = new AbortController()
     try {
       const command: Command = { type: 'load', package: pkg, ...(size && { size: sizeOf(size) }) }
-      for await (const reply of this.#thread!.send(command, watch.progress)) {
+      for await (const reply of this.#thread!.send(command, { onProgress: watch.progress })) {
         if (reply.type === 'note') this.#options.log.warn(reply.note)
         // Only a package that was not open sends its plan. The weights are loaded next.
         else if (reply.type === 'plan') void readAhead(pkg, opened.signal)

@@ -6,6 +6,7 @@ import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import type { Adapter } from './package/adapters.ts'
 import type { MemoryPlan } from './package/memory-plan.ts'
+import type { StepBatch } from './step-batches.ts'
 
 export type Settings = {
   memoryBytes: number
@@ -13,15 +14,17 @@ export type Settings = {
   deviceBytes?: number | undefined
   /** Limit on cached prompt embeddings. */
   promptCacheBytes?: number | undefined
+  /** The number of jobs that may share a run of the step graph; 1 by default. */
+  sharing?: number | undefined
 }
 
 export type Opened = Partial<Record<NetworkName, number>>
 
 /**
- * Commands overlap; `id` identifies the replies to each. A run pauses after every event until its `advance`. `cancel[0]` becomes 1 when the
- * job is canceled: the thread processes no messages while the Node binding runs.
+ * Commands overlap; `id` identifies the replies to each. A run pauses after every event until its `advance`, whose `batch` has the runs that
+ * advance together. `cancel[0]` becomes 1 when the job is canceled: the thread processes no messages while the Node binding runs.
  */
-export type Request = { id: number; command: Command } | { id: number; advance: true }
+export type Request = { id: number; command: Command } | { id: number; advance: true; batch?: StepBatch }
 export type Reply = { id: number; message: Message }
 
 export type Command =

@@ -24,6 +24,8 @@ export type Pipeline = {
   transformer: Session
   /** Whether one run of the step graph takes several samples. */
   batched: boolean
+  /** The number of jobs that may share a run of the step graph; 1 by default. */
+  sharing?: number | undefined
   vaeDecoder: Session
   /** Null if the package takes no input images. */
   vaeEncoder: Session | null

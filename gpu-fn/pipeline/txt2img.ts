@@ -122,7 +122,7 @@ async function prepare(
   const position = await readPosition(pipeline.package, rows, columns)
   const layers = request.skip_layer_guidance?.layers
   const compute = computeConditions(pipeline.conditioning, prompts, { manifest, layers, batched, signal })
-  const conditions = new Conditions({ timesteps, modes: modesOf(request, steps) }, compute)
+  const conditions = new Conditions({ timesteps, modes: modesOf(request, steps) }, compute, pipeline.sharing)
   await conditions.at(steps.indexOf(start.first))
   return { dims, start, starts, inputs: { conditions, position }, truncations }
 }

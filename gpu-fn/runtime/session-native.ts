@@ -2,9 +2,10 @@
 // runs that do not block the event loop and can be canceled. It supports the CPU as well, where tests compare it with the binding.
 
 import path from 'node:path'
+import { loadCuda } from './cuda.ts'
 import type { DeviceMemory } from './device-memory.ts'
 import { type DeviceWeights, reserveWeights, type WeightsFile } from './device-weights.ts'
-import { copyFromNative, copyToNative, NativeTensor } from './native-tensor.ts'
+import { copyFromNative, copyToNative, NativeTensor, type Place } from './native-tensor.ts'
 import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
 import { environmentOf, FATAL_ONLY, memoryOf, shareArena } from './ort-environment.ts'
 import { runOnThread } from './run-thread.ts'
@@ -106,7 +107,7 @@ class NativeSession implements Session {
   readonly #outputs: readonly string[]
   /** Memory of inputs and outputs, and of device tensors. */
   readonly #host: Pointer
-  readonly #device: Pointer
+  readonly #device: Place
   readonly #running = new Set<Promise<unknown>>()
   #released = false
   readonly weights: DeviceWeights | undefined
@@ -115,14 +116,15 @@ class NativeSession implements Session {
     file: string,
     api: OrtApi,
     session: Pointer,
-    { cuda }: NativeSettings,
+    { cuda, offload }: NativeSettings,
     weights: DeviceWeights | undefined,
   ) {
     this.#file = file
     this.#api = api
     this.#session = session
     this.#host = memoryOf(api, 'Cpu')
-    this.#device = cuda ? memoryOf(api, 'Cuda') : this.#host
+    const memory = offload?.memory ?? (cuda ? loadCuda : undefined)
+    this.#device = { info: cuda ? memoryOf(api, 'Cuda') : this.#host, memory }
     this.#outputs = outputNames(api, session)
     this.weights = weights
   }
@@ -131,7 +133,7 @@ class NativeSession implements Session {
     const { only = this.#outputs } = options
     return this.#track(options.signal, async () => {
       // Unused outputs are not copied to the host.
-      const places = this.#outputs.map((name) => (only.includes(name) ? this.#host : this.#device))
+      const places = this.#outputs.map((name) => (only.includes(name) ? this.#host : this.#device.info))
       const values = await this.#compute(inputs, places, options)
       try {
         const requested = this.#outputs.flatMap((name, i) => (only.includes(name) ? [[name, values[i]!] as const] : []))
@@ -144,7 +146,7 @@ class NativeSession implements Session {
 
   runOnDevice(inputs: Inputs, options: RunOptions = {}): Promise<Record<string, DeviceTensor>> {
     return this.#track(options.signal, async () => {
-      const places = this.#outputs.map(() => this.#device)
+      const places = this.#outputs.map(() => this.#device.info)
       const values = await this.#compute(inputs, places, options)
       const tensors = values.map((value) => new NativeTensor(this.#api, this.#device, value))
       return Object.fromEntries(this.#outputs.map((name, i) => [name, tensors[i]!]))

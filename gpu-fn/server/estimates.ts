@@ -41,7 +41,7 @@ export class Estimates {
     return this.#loaded.has(shape.group) ? 0 : this.#times.estimate(shape, 'load')
   }
 
-  /** Records a turn of a job. */
+  /** Records a turn of a job. `ms`: its share of the device's time. */
   record(job: Job, { phase }: Turn, ms: number): void {
     if (phase === 'file' || phase === 'occupied') return
     const shape = shapeOf(job.request)

@@ -1,7 +1,7 @@
 // Runs one job on the engine, turn by turn, and appends its events to the job's log.
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
-import type { JobEvent, JobRequest, LoraChoice, Timings } from '../contract.ts'
+import { type JobEvent, type JobRequest, type LoraChoice, samplesOf, type Timings } from '../contract.ts'
 import { describeUnknownLora, type Engine, type Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
@@ -9,7 +9,7 @@ import { type DecodedInput, decodeInput, InputError } from '../pipeline/input/in
 import type { InputImage } from '../pipeline/input/start.ts'
 import { describeWeightProblem } from '../pipeline/prompt.ts'
 import { append, type Job, waitedMs } from './job.ts'
-import type { Load } from './observability/observer.ts'
+import type { Load } from './observer.ts'
 
 /** Limit on warnings, which quote the prompt: lines of the stream have a maximum length. */
 const WARNING_CHARACTERS = 2_000
@@ -20,6 +20,10 @@ type Progress = { timings: Timings; stepsDone: number; images: number }
 /** The part of a run that a turn has completed. `occupied`: none, because models of unfinished runs occupy the memory for its own. */
 export type Turn = {
   phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied'
+  /** Whether the next turn is a step, which may share a run of the denoiser with those of other jobs. */
+  beforeStep?: boolean
+  /** Evaluations of the denoiser per run; present for the phase `step`. */
+  samples?: number
   /** Present for the phase `load`. */
   load?: Load
   /** Whether alternation with other jobs reloads or changes weights: networks take turns on the device, or the job has adapters. */
@@ -128,10 +132,11 @@ async function openInput({ model, inputImage }: Model, { files, request }: Job):
 type Attempt = { job: Job; progress: Progress; model: Model; input?: InputImage; inTurns: boolean }
 
 async function* runOnce(engine: Engine, { job, progress, model, input, inTurns }: Attempt): AsyncGenerator<Turn> {
-  for await (const event of engine.run(model, job.request, job.cancellation.signal, input)) {
+  const options = { input, batch: () => job.batch }
+  for await (const event of engine.run(model, job.request, job.cancellation.signal, options)) {
     record(job, progress, event)
     const phase = PHASE[event.type]
-    if (phase) yield { phase, inTurns }
+    if (phase) yield { phase, inTurns, beforeStep: precedesStep(event), ...samplesOfStep(event, job.request) }
   }
 }
 
@@ -142,6 +147,14 @@ const PHASE: Partial<Record<PipelineEvent['type'], Turn['phase']>> = {
   decoded: 'decode',
   image: 'file',
 }
+
+function samplesOfStep(event: PipelineEvent, request: JobRequest): Pick<Turn, 'samples'> {
+  if (event.type !== 'step') return {}
+  return { samples: samplesOf(request, request.steps - event.steps + event.step - 1) }
+}
+
+const precedesStep = (event: PipelineEvent): boolean =>
+  event.type === 'encoded' || (event.type === 'step' && event.step < event.steps)
 
 function record(job: Job, progress: Progress, event: PipelineEvent): void {
   switch (event.type) {

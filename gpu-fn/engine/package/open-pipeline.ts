@@ -36,6 +36,8 @@ export type OpenPipeline = Pipeline & {
 export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding'> & {
   /** Maximum device memory in use, in bytes; unlimited by default. */
   budget?: number | undefined
+  /** The number of jobs that may share a run of the step graph; 1 by default. */
+  sharing?: number | undefined
   /** Receives the first plan and every later one. */
   onPlan?: (plan: MemoryPlan) => void
   /** Receives the seconds that opening a network, or loading its weights again, took. */
@@ -53,7 +55,7 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
     const encoders = await openEncoders(pkg, (network) => residency.session(network))
     const planned = await startPlan(pkg, residency, options)
     return {
-      ...{ package: pkg, encoders, batched, note },
+      ...{ package: pkg, encoders, batched, note, sharing: options.sharing },
       words: await readKnownWords(pkg.directory),
       conditioning: residency.session('conditioning'),
       transformer: residency.session('transformer'),
@@ -88,9 +90,9 @@ function sessionOpener(pkg: Package, { fold = footprintOf(pkg).fold, threads, bi
 }
 
 /** Applies the plan for the package's default size. `fit` extends it to larger images. */
-async function startPlan(pkg: Package, residency: Residency, { budget, onPlan }: PipelineOptions) {
+async function startPlan(pkg: Package, residency: Residency, { budget, sharing, onPlan }: PipelineOptions) {
   let largest: Size = pkg.manifest.defaults
-  let current = await apply(planOf(pkg, budget))
+  let current = await apply(planOf(pkg, { budget, sharing }))
 
   async function apply(plan: MemoryPlan): Promise<MemoryPlan> {
     onPlan?.(plan)
@@ -102,7 +104,7 @@ async function startPlan(pkg: Package, residency: Residency, { budget, onPlan }:
     plan: () => current,
     async fit(size: Size): Promise<void> {
       if (size.width * size.height <= largest.width * largest.height) return
-      const plan = planOf(pkg, budget, size)
+      const plan = planOf(pkg, { budget, sharing }, size)
       largest = size
       if (JSON.stringify(plan) !== JSON.stringify(current)) current = await apply(plan)
     },

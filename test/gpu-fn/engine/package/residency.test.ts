@@ -34,7 +34,7 @@ const REQUEST = { prompt: 'a red heart', seed: 1, width: 64, height: 64, steps: 
 /** The minimum memory for images of the package's default size. */
 const least = () => {
   try {
-    planOf(pkg, 1)
+    planOf(pkg, { budget: 1 })
   } catch (error) {
     const [, gigabytes] = /needs (\S+) GB/.exec((error as Error).message)!
     return Number(gigabytes) * 1e9 + 1e7
