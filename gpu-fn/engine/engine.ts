@@ -54,6 +54,8 @@ export type Loaded = {
   occupied?: boolean
   /** Networks take turns on the device, so that alternating between jobs reloads them. */
   inTurns?: boolean
+  /** Jobs may share runs of the denoiser. */
+  batched?: boolean
 }
 
 /** `batch`: the batch of the run's next step; null alone. */
@@ -245,8 +247,8 @@ export class PackageEngine implements Engine {
         else if (reply.type === 'closed') loaded.closed.push(...reply.models)
         else if (reply.type === 'occupied') loaded.occupied = true
         else if (reply.type === 'loaded') {
-          const { seconds, networks, inTurns, bytes } = reply
-          Object.assign(loaded, { seconds, networks, inTurns, bytes })
+          const { type: _, ...about } = reply
+          Object.assign(loaded, about)
         }
       }
     } finally {

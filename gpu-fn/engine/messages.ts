@@ -51,9 +51,9 @@ export type Message =
   | { type: 'note'; note: string }
   /**
    * `networks`: seconds for each newly opened network. `inTurns`: networks take turns on the device, so alternating jobs reload them.
-   * `bytes`: planned memory of all open packages.
+   * `batched`: jobs may share runs of the step graph. `bytes`: planned memory of all open packages.
    */
-  | { type: 'loaded'; seconds: number; networks: Opened; inTurns: boolean; bytes: number }
+  | { type: 'loaded'; seconds: number; networks: Opened; inTurns: boolean; batched: boolean; bytes: number }
   /** The package does not fit into memory beside the packages of unfinished runs. */
   | { type: 'occupied' }
   | { type: 'plan'; plan: MemoryPlan }

@@ -14,10 +14,14 @@ type Group = { number: number; size: number; joined: Set<number>; active: Set<nu
 /** The input that all samples of one size share. */
 const SHARED = 'position'
 
-/** Jobs have numbers. The runs of a batch start when each of its jobs waits for one or has ended its step. */
+/**
+ * Jobs have numbers. The runs of a batch start when each of its jobs waits for one or has ended its step. Runs never overlap, because all
+ * sessions of a device share one arena.
+ */
 export class StepBatches {
   readonly #groups = new Map<number, Group>()
   readonly #groupOf = new Map<number, Group>()
+  #last: Promise<unknown> = Promise.resolve()
 
   /** The next step of the job belongs to the batch. A job that has joined already, such as one that sent a preview, stays in it. */
   join(job: number, { number, size }: StepBatch): void {
@@ -45,7 +49,7 @@ export class StepBatches {
     return {
       run: (inputs, options) => {
         const group = this.#groupOf.get(job)
-        if (!group) return session.run(inputs, options)
+        if (!group) return this.#serialize(() => session.run(inputs, options))
         const call: Call = { session, inputs, options, ...Promise.withResolvers<Outputs>() }
         group.calls.set(job, call)
         this.#runIfComplete(group)
@@ -56,12 +60,28 @@ export class StepBatches {
     }
   }
 
+  /** A session whose runs do not overlap with others. */
+  serialized(session: Session): Session {
+    return {
+      run: (...given) => this.#serialize(() => session.run(...given)),
+      runOnDevice: (...given) => this.#serialize(() => session.runOnDevice(...given)),
+      release: session.release,
+    }
+  }
+
+  #serialize<T>(action: () => Promise<T>): Promise<T> {
+    const result = this.#last.then(action)
+    this.#last = result.catch(() => {})
+    return result
+  }
+
   #runIfComplete({ size, joined, active, calls }: Group): void {
     if (joined.size < size || calls.size < active.size || calls.size === 0) return
     const waiting = Object.values(Object.groupBy(calls.values(), shapeOf)) as Call[][]
     calls.clear()
-    // In sequence, because runs of one device do not overlap.
-    void waiting.reduce((last, alike) => last.then(() => runTogether(alike)), Promise.resolve())
+    void this.#serialize(async () => {
+      for (const alike of waiting) await runTogether(alike)
+    })
   }
 }
 

@@ -82,6 +82,7 @@ async function load({ package: pkg, size }: Extract<Command, { type: 'load' }>, 
     seconds,
     networks,
     inTurns: opened.pipeline.plan.offloaded.length > 1,
+    batched: opened.pipeline.batched,
     bytes: memoryOfAll([...open.values()]),
   })
 }
@@ -179,8 +180,10 @@ async function run(
 
 /** The pipeline for one run, whose steps may share runs of the step graph with those of others. */
 function withBatches(pipeline: OpenPipeline, id: number): Pipeline {
-  if (!pipeline.batched) return pipeline
-  return Object.create(pipeline, { transformer: { value: batches.session(id, pipeline.transformer) } })
+  return Object.create(pipeline, {
+    conditioning: { value: batches.serialized(pipeline.conditioning) },
+    transformer: { value: batches.session(id, pipeline.transformer) },
+  })
 }
 
 /** Whether the turn after an event uses the device. The turn after `decoded` does not, so that other jobs may use the same weights. */

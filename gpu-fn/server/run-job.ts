@@ -20,7 +20,7 @@ type Progress = { timings: Timings; stepsDone: number; images: number }
 /** The part of a run that a turn has completed. `occupied`: none, because models of unfinished runs occupy the memory for its own. */
 export type Turn = {
   phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied'
-  /** Whether the next turn is a step, which may share a run of the denoiser with those of other jobs. */
+  /** Whether the next turn is a step that may share a run of the denoiser with those of other jobs. */
   beforeStep?: boolean
   /** Evaluations of the denoiser per run; present for the phase `step`. */
   samples?: number
@@ -102,7 +102,7 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device, ...loras })
   for (const message of input?.warnings ?? []) append(job, { type: 'warning', code: 'image_adjusted', message })
   yield { phase: 'load', load: loaded, inTurns }
-  const attempt = { job, progress, model, ...(input && { input }) }
+  const attempt = { job, progress, model, batched: loaded.batched ?? false, ...(input && { input }) }
   try {
     yield* runOnce(engine, { ...attempt, inTurns })
   } catch (error) {
@@ -129,14 +129,18 @@ async function openInput({ model, inputImage }: Model, { files, request }: Job):
   }
 }
 
-type Attempt = { job: Job; progress: Progress; model: Model; input?: InputImage; inTurns: boolean }
+type Attempt = { job: Job; progress: Progress; model: Model; input?: InputImage; inTurns: boolean; batched: boolean }
 
-async function* runOnce(engine: Engine, { job, progress, model, input, inTurns }: Attempt): AsyncGenerator<Turn> {
+async function* runOnce(
+  engine: Engine,
+  { job, progress, model, input, inTurns, batched }: Attempt,
+): AsyncGenerator<Turn> {
   const options = { input, batch: () => job.batch }
   for await (const event of engine.run(model, job.request, job.cancellation.signal, options)) {
     record(job, progress, event)
     const phase = PHASE[event.type]
-    if (phase) yield { phase, inTurns, beforeStep: precedesStep(event), ...samplesOfStep(event, job.request) }
+    if (phase)
+      yield { phase, inTurns, beforeStep: batched && precedesStep(event), ...samplesOfStep(event, job.request) }
   }
 }
 

@@ -98,3 +98,32 @@ test('if a shared run fails, each job runs alone and gets its own result', async
   await expect(results[1]).rejects.toThrow('no memory for 2 samples')
   expect(runs).toEqual([3, 1, 2])
 })
+
+test('runs of serialized sessions do not overlap with those of batches', async () => {
+  const batches = new StepBatches()
+  let running = 0
+  let most = 0
+  const slow = addingSession().session
+  const session: Session = {
+    ...slow,
+    async run(...given) {
+      running += 1
+      most = Math.max(most, running)
+      await new Promise(setImmediate)
+      running -= 1
+      return slow.run(...given)
+    },
+  }
+  const serialized = batches.serialized(session)
+  const runs = [
+    serialized.run(inputsOf([1])),
+    batches.session(1, session).run(inputsOf([2])),
+    serialized.run(inputsOf([3])),
+  ]
+  expect(await Promise.all(runs.map(resultOf))).toEqual([
+    [10, 10],
+    [20, 20],
+    [30, 30],
+  ])
+  expect(most).toBe(1)
+})

@@ -20,7 +20,7 @@ test('a download to a full disk names the remedy, leaves nothing behind, and suc
   const { manifest, digest } = await writeFakePackage(at, { 'transformer.bin': noise(3 * MEGABYTE) }, { tier: 'fp8' })
   await uploadPackage(uploadTarget(bucket.address), at)
   const name = { model: manifest.model, tier: manifest.tier, target: manifest.target }
-  const task: Task = { directory: 'disk/cache', url: bucket.address.url, budgetBytes: 1e9, name }
+  const task: Task = { directory: 'disk/cache', url: bucket.address.url, budgetBytes: 1e9, name, stallMs: 60_000 }
   const program = `'${process.execPath}' '${PROGRAM}' '${JSON.stringify(task)}'`
   const commands = [
     'mkdir disk && mount -t tmpfs -o size=2m tmpfs disk',
