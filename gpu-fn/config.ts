@@ -73,6 +73,7 @@ const environment = z.object({
   OCTET_INSECURE: z.literal('1', { error: 'must be 1 or not set' }).optional(),
   OCTET_QUEUE: integer(0, 10_000, 64),
   OCTET_AGING_SECONDS: integer(1, 86_400, 60),
+  OCTET_SHARED_STEPS: integer(1, 8, 1),
   OCTET_PROMPT_CACHE_BYTES: integer(0, Number.MAX_SAFE_INTEGER, 128 * 1024 * 1024),
   OCTET_RETAIN_SECONDS: integer(0, 86_400, 300),
   OCTET_RETAIN_BYTES: integer(0, Number.MAX_SAFE_INTEGER, 256 * 1024 * 1024),
@@ -118,6 +119,8 @@ export function readConfig(variables: Record<string, string | undefined>) {
     queue: env.OCTET_QUEUE,
     /** The longest time from the acceptance of a job to its end (scheduler/scheduler.ts). */
     agingSeconds: env.OCTET_AGING_SECONDS,
+    /** Maximum number of jobs whose steps share a run of the denoiser (server/batch-limit.ts). */
+    sharing: env.OCTET_SHARED_STEPS,
     promptCacheBytes: env.OCTET_PROMPT_CACHE_BYTES,
     retainSeconds: env.OCTET_RETAIN_SECONDS,
     retainBytes: env.OCTET_RETAIN_BYTES,

@@ -46,8 +46,8 @@ export function skipsLayers(sampling: Sampling, step: number): boolean {
   return skip !== undefined && step > steps * skip.start && step < steps * skip.stop && isGuided(sampling, step)
 }
 
-/** Evaluations of the denoiser in one of its runs: one for the prompt, and one each for guidance and skip-layer guidance. */
-const evaluationsOf = (sampling: Sampling, step: number): number =>
+/** Evaluations of the denoiser in a run of a step: one for the prompt, and one each for guidance and skip-layer guidance. */
+export const samplesOf = (sampling: Sampling, step: number): number =>
   1 + Number(isGuided(sampling, step)) + Number(skipsLayers(sampling, step))
 
 /** The shares of the steps between which steps are reused, singly or, in the middle, in pairs. Velocities change most at both ends. */
@@ -65,7 +65,7 @@ export function reusedSteps(sampling: Sampling, first = firstOf(sampling)): Read
   const start = Math.max(first + 1, Math.ceil(CACHED.start * steps))
   const { pairs } = CACHED
   for (let step = start; step < Math.trunc(CACHED.stop * steps); step++) {
-    const [before, own, after] = [step - 1, step, step + 1].map((each) => evaluationsOf(sampling, each))
+    const [before, own, after] = [step - 1, step, step + 1].map((each) => samplesOf(sampling, each))
     const isPaired = step >= pairs.start * steps && step < pairs.stop * steps && !reused.has(step - 2)
     if (before === own && own === after && (isPaired || !reused.has(step - 1))) reused.add(step)
   }
@@ -76,5 +76,5 @@ export function reusedSteps(sampling: Sampling, first = firstOf(sampling)): Read
 export function countEvaluations(sampling: Sampling, devices = 1): number {
   const reused = reusedSteps(sampling)
   const computed = stepsOfRuns(sampling).filter((step) => !reused.has(step))
-  return computed.reduce((sum, step) => sum + Math.ceil(evaluationsOf(sampling, step) / devices), 0)
+  return computed.reduce((sum, step) => sum + Math.ceil(samplesOf(sampling, step) / devices), 0)
 }

@@ -13,6 +13,7 @@ import { JobError, jobFault } from './job-error.ts'
 import type { Command, Message, Opened } from './messages.ts'
 import type { Adapter } from './package/adapters.ts'
 import { readAhead } from './read-ahead.ts'
+import type { StepBatch } from './step-batches.ts'
 import { EngineThread, type ThreadOptions } from './thread.ts'
 import { createWatchdog, type Stall, type Watch, type Watchdog } from './watchdog.ts'
 
@@ -55,10 +56,15 @@ export type Loaded = {
   inTurns?: boolean
   /** The number of devices over which a run of the model can divide the samples of guidance; 1 by default. */
   devices?: number
+  /** Jobs may share runs of the denoiser. */
+  batched?: boolean
 }
 
-/** `parallel`: divide the samples of guidance over the devices, which may round differently from a batch on one device. */
-export type RunOptions = { input?: InputImage; parallel?: boolean }
+/**
+ * `parallel`: divide the samples of guidance over the devices, which may round differently from a batch on one device. `batch`: the batch of
+ * the run's next step; null alone.
+ */
+export type RunOptions = { input?: InputImage | undefined; parallel?: boolean; batch?: () => StepBatch | null }
 
 /** The server's interface to the engine. Runs may overlap: each makes a step only when its next event is requested. */
 export interface Engine {
@@ -72,7 +78,10 @@ export interface Engine {
   load(model: Model, size?: Size): Promise<Loaded>
   /** Runs the model once for each supported size, or for its default size, because the first run of a shape is slow. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
-  /** Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. */
+  /**
+   * Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. `batch` is read before each event
+   * is requested: the steps of a batch start once as many runs as its size have requested theirs.
+   */
   run(model: Model, request: JobRequest, signal: AbortSignal, options?: RunOptions): AsyncIterable<PipelineEvent>
   /** Reads the model's weights into the page cache, if they fit into free memory. It never throws. */
   prefetch?(model: Model, signal: AbortSignal): Promise<void>
@@ -161,7 +170,7 @@ export class PackageEngine implements Engine {
     const command: Command = { type: 'warm', package: pkg, sizes: (sizes ?? [{ width, height }]).filter(fits) }
     const watch = this.#watchdog.watch('run', pkg.manifest.target)
     try {
-      for await (const _ of this.#thread!.send(command, watch.progress));
+      for await (const _ of this.#thread!.send(command, { onProgress: watch.progress }));
     } finally {
       watch.end()
     }
@@ -172,15 +181,16 @@ export class PackageEngine implements Engine {
     model: Model,
     request: JobRequest,
     signal: AbortSignal,
-    { input, parallel = false }: RunOptions = {},
+    { input, parallel = false, batch }: RunOptions = {},
   ): AsyncGenerator<PipelineEvent> {
     const pkg = this.#packages.get(model.package)!
     const adapters = await this.#adaptersOf(request)
     const { flag, raise, dispose } = cancelFlag(signal)
-    const replies = this.#thread!.send({
-      ...{ type: 'run' as const, package: pkg, request, adapters, parallel, cancel: flag },
+    const command: Command = {
+      ...{ type: 'run', package: pkg, request, adapters, parallel, cancel: flag },
       ...(input && { input }),
-    })
+    }
+    const replies = this.#thread!.send(command, { ...(batch && { batch }) })
     try {
       for (;;) {
         const { value: reply, done } = await this.#watched(pkg, replies)
@@ -239,15 +249,15 @@ export class PackageEngine implements Engine {
     const opened = new AbortController()
     try {
       const command: Command = { type: 'load', package: pkg, ...(size && { size: sizeOf(size) }) }
-      for await (const reply of this.#thread!.send(command, watch.progress)) {
+      for await (const reply of this.#thread!.send(command, { onProgress: watch.progress })) {
         if (reply.type === 'note') this.#options.log.warn(reply.note)
         // Only a package that was not open sends its plan. The weights are loaded next.
         else if (reply.type === 'plan') void readAhead(pkg, opened.signal)
         else if (reply.type === 'closed') loaded.closed.push(...reply.models)
         else if (reply.type === 'occupied') loaded.occupied = true
         else if (reply.type === 'loaded') {
-          const { seconds, networks, inTurns, bytes, devices } = reply
-          Object.assign(loaded, { seconds, networks, inTurns, bytes, devices })
+          const { type: _, ...about } = reply
+          Object.assign(loaded, about)
         }
       }
     } finally {

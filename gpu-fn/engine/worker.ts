@@ -3,7 +3,7 @@ import { parentPort, workerData } from 'node:worker_threads'
 import type { JobRequest } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
-import type { Size } from '../pipeline/pipeline.ts'
+import type { Pipeline, Size } from '../pipeline/pipeline.ts'
 import { createPromptCache } from '../pipeline/prompt-cache.ts'
 import { type RememberPrompts, txt2img } from '../pipeline/txt2img.ts'
 import type { Command, Message, Opened, Reply, Request, Settings } from './messages.ts'
@@ -11,8 +11,9 @@ import { AdapterError } from './package/adapters.ts'
 import { denoiserBytes, footprintOf, planOf } from './package/graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './package/memory-plan.ts'
 import { type OpenPipeline, openPipeline } from './package/open-pipeline.ts'
+import { StepBatches } from './step-batches.ts'
 
-const { memoryBytes, deviceBytes, devices = 1, promptCacheBytes = 0 } = workerData as Settings
+const { memoryBytes, deviceBytes, devices = 1, promptCacheBytes = 0, sharing } = workerData as Settings
 const port = parentPort!
 /**
  * `runs`: the number of unfinished runs, during which the package must stay open. `whole`: its memory with all weights. `sessions`: its
@@ -24,11 +25,15 @@ const open = new Map<string, OpenPackage>()
 /** Paused runs by the id of their command. */
 const paused = new Map<number, () => void>()
 const prompts = createPromptCache(promptCacheBytes)
+const batches = new StepBatches()
 type Send = (message: Message) => void
 
 port.on('message', (request: Request) => {
   if ('command' in request) void execute(request.command, request.id)
-  else paused.get(request.id)?.()
+  else {
+    if (request.batch) batches.join(request.id, request.batch)
+    paused.get(request.id)?.()
+  }
 })
 post(0, { type: 'ready' })
 
@@ -77,6 +82,7 @@ async function load({ package: pkg, size }: Extract<Command, { type: 'load' }>, 
     seconds,
     networks,
     inTurns: opened.pipeline.plan.offloaded.length > 1,
+    batched: opened.pipeline.batched,
     bytes: memoryOfAll([...open.values()]),
     devices: 1 + opened.pipeline.others.length,
   })
@@ -110,7 +116,7 @@ function checkFits(pkg: Package, { width, height }: Size): void {
 function fits(pkg: Package, size: Size): boolean {
   if (deviceBytes === undefined) return true
   try {
-    planOf(pkg, deviceBytes, size)
+    planOf(pkg, { budget: deviceBytes, sharing }, size)
     return true
   } catch (error) {
     if (error instanceof BudgetError) return false
@@ -158,8 +164,10 @@ async function run(
     const remember: RememberPrompts = (key, encode) => prompts.get(tenant, `${encoders} ${key}`, encode)
     // Also without adapters, to remove those of the previous job.
     await opened.pipeline.adapt(adapters, parallel)
+    const pipeline = withBatches(opened.pipeline, id)
     const options = { remember, parallel, ...(input && { input }) }
-    for await (const event of txt2img(opened.pipeline, request, abort.signal, options)) {
+    for await (const event of txt2img(pipeline, request, abort.signal, options)) {
+      if (event.type !== 'preview' && event.type !== 'warning') batches.leave(id)
       const resumed = new Promise<void>((resolve) => paused.set(id, resolve))
       send({ type: 'event', event })
       await resumed
@@ -170,9 +178,18 @@ async function run(
     }
   } finally {
     paused.delete(id)
+    batches.leave(id)
     opened.runs -= 1
     Atomics.notify(cancel, 0)
   }
+}
+
+/** The pipeline for one run, whose steps may share runs of the step graph with those of others. */
+function withBatches(pipeline: OpenPipeline, id: number): Pipeline {
+  return Object.create(pipeline, {
+    conditioning: { value: batches.serialized(pipeline.conditioning) },
+    transformer: { value: batches.session(id, pipeline.transformer) },
+  })
 }
 
 /** Whether the turn after an event uses the device. The turn after `decoded` does not, so that other jobs may use the same weights. */
@@ -206,7 +223,7 @@ async function pipelineOf(pkg: Package, send: Send, networks: Opened = {}): Prom
     return found
   }
   if (!(await evictPipelines(memory, send))) return null
-  const pipeline = await openPipeline(pkg, { budget: deviceBytes, devices, onPlan, onOpen })
+  const pipeline = await openPipeline(pkg, { budget: deviceBytes, devices, sharing, onPlan, onOpen })
   if (pipeline.note) send({ type: 'note', note: pipeline.note })
   const { manifest } = pkg
   const withoutWeights = memoryOfSessions(manifest)
@@ -220,7 +237,7 @@ function memoryOf(pkg: Package): Peak {
   // Further GPUs have their own memory, further sessions on the CPU have not.
   const copies = pkg.manifest.target === 'cpu' ? (devices - 1) * denoiserBytes(pkg) : 0
   if (deviceBytes === undefined) return { peak: footprintOf(pkg).bytes + copies, shared: 0 }
-  const { peak, shared } = planOf(pkg, deviceBytes)
+  const { peak, shared } = planOf(pkg, { budget: deviceBytes, sharing })
   return { peak: peak + copies, shared }
 }
 

@@ -22,34 +22,36 @@ type Runs = { timesteps: Float32Array; modes: readonly Mode[] }
 type Compute = (timesteps: Float32Array, mode: Mode) => Promise<Condition[]>
 
 /**
- * The conditions on the device. Conditions of another run replace those of an interrupted run, which are computed again when it continues:
- * they take hundreds of megabytes, and their computation takes less time than a step.
+ * The conditions on the device, least recently used first. Conditions of another run replace those of an interrupted run, which are computed
+ * again when it continues: they take hundreds of megabytes, and their computation takes less time than a step.
  */
-let onDevice: Conditions | undefined
+const onDevice = new Set<Conditions>()
 
 /** The conditions of successive runs of one mode, at most `STEPS_AT_ONCE` at a time. Call `release` at the end. */
 export class Conditions {
   readonly #compute: Compute
   readonly #runs: Runs
+  readonly #most: number
   /** The runs [from, to) of the current conditions. */
   #from = 0
   #to = 0
   #current: Condition[] = []
 
-  constructor(runs: Runs, compute: Compute) {
+  /** `most`: the number of requests whose conditions may be on the device at a time. */
+  constructor(runs: Runs, compute: Compute, most = 1) {
     this.#runs = runs
     this.#compute = compute
+    this.#most = most
   }
 
   /** A run's conditions in the order in which `predictVelocity` takes them, and its row in their modulation. */
   async at(run: number): Promise<{ conditions: Condition[]; row: number }> {
     const { timesteps, modes } = this.#runs
     const mode = modes[run]!
-    if (onDevice !== this) onDevice?.release()
-    onDevice = this
+    this.#claim()
     if (run < this.#from || run >= this.#to) {
       this.release()
-      onDevice = this
+      onDevice.add(this)
       let to = run + 1
       while (to < modes.length && to - run < STEPS_AT_ONCE && modes[to] === mode) to++
       this.#current = await this.#compute(timesteps.subarray(run, to), mode)
@@ -58,8 +60,15 @@ export class Conditions {
     return { conditions: this.#current, row: run - this.#from }
   }
 
+  /** Makes room on the device for these conditions, the most recently used ones. */
+  #claim(): void {
+    onDevice.delete(this)
+    for (const oldest of onDevice) if (onDevice.size >= this.#most) oldest.release()
+    onDevice.add(this)
+  }
+
   release(): void {
-    if (onDevice === this) onDevice = undefined
+    onDevice.delete(this)
     releaseConditions(this.#current)
     this.#current = []
     this.#from = 0

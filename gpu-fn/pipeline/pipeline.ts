@@ -25,6 +25,8 @@ export type Pipeline = Denoiser & {
   others: readonly Denoiser[]
   /** Whether one run of the step graph takes several samples. */
   batched: boolean
+  /** The number of jobs that may share a run of the step graph; 1 by default. */
+  sharing?: number | undefined
   vaeDecoder: Session
   /** Null if the package takes no input images. */
   vaeEncoder: Session | null

@@ -126,7 +126,7 @@ async function prepare(
   const compute = computeConditions([pipeline, ...(parallel ? pipeline.others : [])], prompts, {
     ...{ manifest, layers, batched, signal },
   })
-  const conditions = new Conditions({ timesteps, modes: modesOf(request, steps) }, compute)
+  const conditions = new Conditions({ timesteps, modes: modesOf(request, steps) }, compute, pipeline.sharing)
   await conditions.at(steps.indexOf(start.first))
   return { dims, start, starts, inputs: { conditions, position }, truncations }
 }

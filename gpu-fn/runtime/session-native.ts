@@ -2,10 +2,10 @@
 // runs that do not block the event loop and can be canceled. It supports the CPU as well, where tests compare it with the binding.
 
 import path from 'node:path'
-import { selectGpu } from './cuda.ts'
+import { loadCuda, selectGpu } from './cuda.ts'
 import type { DeviceMemory } from './device-memory.ts'
 import { type DeviceWeights, reserveWeights, type WeightsFile } from './device-weights.ts'
-import { copyFromNative, copyToNative, NativeTensor } from './native-tensor.ts'
+import { copyFromNative, copyToNative, NativeTensor, type Place } from './native-tensor.ts'
 import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
 import { environmentOf, FATAL_ONLY, memoryOf, shareArena } from './ort-environment.ts'
 import { runOnThread } from './run-thread.ts'
@@ -111,7 +111,7 @@ class NativeSession implements Session {
   readonly #outputs: readonly string[]
   /** Memory of inputs and outputs, and of device tensors. */
   readonly #host: Pointer
-  readonly #place: Pointer
+  readonly #place: Place
   readonly #device: number
   readonly #onGpu: boolean
   readonly #running = new Set<Promise<unknown>>()
@@ -122,7 +122,7 @@ class NativeSession implements Session {
     file: string,
     api: OrtApi,
     session: Pointer,
-    { cuda, device = 0 }: NativeSettings,
+    { cuda, device = 0, offload }: NativeSettings,
     weights: DeviceWeights | undefined,
   ) {
     this.#file = file
@@ -131,7 +131,11 @@ class NativeSession implements Session {
     this.#host = memoryOf(api, 'Cpu')
     this.#onGpu = cuda !== undefined
     this.#device = device
-    this.#place = cuda ? memoryOf(api, 'Cuda', device) : this.#host
+    const memory = offload?.memory ?? (cuda ? loadCuda : undefined)
+    this.#place = {
+      info: cuda ? memoryOf(api, 'Cuda', device) : this.#host,
+      memory: memory && (() => memory(device)),
+    }
     this.#outputs = outputNames(api, session)
     this.weights = weights
   }
@@ -140,7 +144,7 @@ class NativeSession implements Session {
     const { only = this.#outputs } = options
     return this.#track(options.signal, async () => {
       // Unused outputs are not copied to the host.
-      const places = this.#outputs.map((name) => (only.includes(name) ? this.#host : this.#place))
+      const places = this.#outputs.map((name) => (only.includes(name) ? this.#host : this.#place.info))
       const values = await this.#compute(inputs, places, options)
       try {
         const requested = this.#outputs.flatMap((name, i) => (only.includes(name) ? [[name, values[i]!] as const] : []))
@@ -153,7 +157,7 @@ class NativeSession implements Session {
 
   runOnDevice(inputs: Inputs, options: RunOptions = {}): Promise<Record<string, DeviceTensor>> {
     return this.#track(options.signal, async () => {
-      const places = this.#outputs.map(() => this.#place)
+      const places = this.#outputs.map(() => this.#place.info)
       const values = await this.#compute(inputs, places, options)
       const tensors = values.map((value) => new NativeTensor(this.#api, this.#place, value))
       return Object.fromEntries(this.#outputs.map((name, i) => [name, tensors[i]!]))

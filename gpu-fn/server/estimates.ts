@@ -45,7 +45,7 @@ export class Estimates {
     return this.#devices.has(shape.group) ? 0 : this.#times.estimate(shape, 'load')
   }
 
-  /** Records a turn of a job. */
+  /** Records a turn of a job. `ms`: its share of the device's time. */
   record(job: Job, { phase, load }: Turn, ms: number): void {
     if (phase === 'file' || phase === 'occupied') return
     const shape = this.#shapeOf(job)

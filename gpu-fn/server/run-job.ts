@@ -1,7 +1,7 @@
 // Runs one job on the engine, turn by turn, and appends its events to the job's log.
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
-import type { JobEvent, JobRequest, LoraChoice, Timings } from '../contract.ts'
+import { type JobEvent, type JobRequest, type LoraChoice, samplesOf, type Timings } from '../contract.ts'
 import { describeUnknownLora, type Engine, type Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
@@ -9,7 +9,7 @@ import { type DecodedInput, decodeInput, InputError } from '../pipeline/input/in
 import type { InputImage } from '../pipeline/input/start.ts'
 import { describeWeightProblem } from '../pipeline/prompt.ts'
 import { append, type Job, waitedMs } from './job.ts'
-import type { Load } from './observability/observer.ts'
+import type { Load } from './observer.ts'
 
 /** Limit on warnings, which quote the prompt: lines of the stream have a maximum length. */
 const WARNING_CHARACTERS = 2_000
@@ -20,6 +20,10 @@ type Progress = { timings: Timings; stepsDone: number; images: number }
 /** The part of a run that a turn has completed. `occupied`: none, because models of unfinished runs occupy the memory for its own. */
 export type Turn = {
   phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied'
+  /** Whether the next turn is a step that may share a run of the denoiser with those of other jobs. */
+  beforeStep?: boolean
+  /** Evaluations of the denoiser per run; present for the phase `step`. */
+  samples?: number
   /** Present for the phase `load`. */
   load?: Load
   /** Whether alternation with other jobs reloads or changes weights: networks take turns on the device, or the job has adapters. */
@@ -100,7 +104,7 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device, ...loras })
   for (const message of input?.warnings ?? []) append(job, { type: 'warning', code: 'image_adjusted', message })
   yield { phase: 'load', load: loaded, inTurns }
-  const attempt = { job, progress, model, ...(input && { input }) }
+  const attempt = { job, progress, model, batched: loaded.batched ?? false, ...(input && { input }) }
   try {
     yield* runOnce(engine, { ...attempt, inTurns })
   } catch (error) {
@@ -127,15 +131,19 @@ async function openInput({ model, inputImage }: Model, { files, request }: Job):
   }
 }
 
-type Attempt = { job: Job; progress: Progress; model: Model; input?: InputImage; inTurns: boolean }
+type Attempt = { job: Job; progress: Progress; model: Model; input?: InputImage; inTurns: boolean; batched: boolean }
 
-async function* runOnce(engine: Engine, { job, progress, model, input, inTurns }: Attempt): AsyncGenerator<Turn> {
-  const options = { parallel: job.parallel, ...(input && { input }) }
+async function* runOnce(
+  engine: Engine,
+  { job, progress, model, input, inTurns, batched }: Attempt,
+): AsyncGenerator<Turn> {
+  const options = { input, parallel: job.parallel, batch: () => job.batch }
   for await (const event of engine.run(model, job.request, job.cancellation.signal, options)) {
     record(job, progress, event)
     // A reused step takes no device time.
     const phase = event.type === 'step' && event.reused ? undefined : PHASE[event.type]
-    if (phase) yield { phase, inTurns }
+    if (phase)
+      yield { phase, inTurns, beforeStep: batched && precedesStep(event), ...samplesOfStep(event, job.request) }
   }
 }
 
@@ -146,6 +154,14 @@ const PHASE: Partial<Record<PipelineEvent['type'], Turn['phase']>> = {
   decoded: 'decode',
   image: 'file',
 }
+
+function samplesOfStep(event: PipelineEvent, request: JobRequest): Pick<Turn, 'samples'> {
+  if (event.type !== 'step') return {}
+  return { samples: samplesOf(request, request.steps - event.steps + event.step - 1) }
+}
+
+const precedesStep = (event: PipelineEvent): boolean =>
+  event.type === 'encoded' || (event.type === 'step' && event.step < event.steps)
 
 function record(job: Job, progress: Progress, event: PipelineEvent): void {
   switch (event.type) {

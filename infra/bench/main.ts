@@ -8,6 +8,7 @@ import { FULL_SIZES } from '../checkpoints/full-size.ts'
 import { TINY_VARIANTS } from '../checkpoints/tiny/variants.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
+import type { BatchBenchOptions } from './batch.ts'
 import type { CacheBenchOptions } from './cache.ts'
 import type { CompileBenchOptions } from './compile.ts'
 import type { CpuBenchOptions, ParityOptions } from './cpu.ts'
@@ -39,6 +40,22 @@ function parseAttacks(text: string): string[] {
   if (unknown === undefined) return names
   throw new InvalidArgumentError(`unknown attack "${unknown}"; choose from: ${ATTACKS.join(', ')}`)
 }
+
+command
+  .command('batch')
+  .description('jobs of small images that share steps, against the same jobs one after another')
+  .addOption(
+    new Option('--random <variant>', 'random weights instead of the built-in model, on a GPU').choices(FULL_SIZES),
+  )
+  .option('--directory <path>', 'their directory', path.join(os.tmpdir(), 'octet-bench-gpu'))
+  .option('--model <name>', 'model:tier', 'nano:fp8')
+  .option('--size <pixels>', 'width and height', Number, 256)
+  .option('--steps <count>', 'steps of each job', Number, 8)
+  .option('--guidance <scale>', 'guidance scale; without guidance by default', Number, 1)
+  .option('--jobs <count>', 'jobs submitted at once', Number, 8)
+  .option('--sharing <count>', 'jobs per step', Number, 4)
+  .option('--rounds <count>', 'timed rounds of each', Number, 3)
+  .action(async (options: BatchBenchOptions) => (await import('./batch.ts')).benchBatch(options))
 
 command
   .command('cache')

@@ -63,11 +63,14 @@ export function chooseGraphs(manifest: Manifest, kernels: () => Kernels = instal
 const withoutAbsent = (networks: NonNullable<Manifest['without_kernels']>): Manifest['networks'] =>
   Object.fromEntries(Object.entries(networks).flatMap(([name, network]) => (network ? [[name, network]] : [])))
 
+/** The limits of a memory plan. `sharing`: the number of jobs that may share a run of the step graph; 1 by default. */
+export type PlanLimits = { budget: number | undefined; sharing?: number | undefined }
+
 /** The memory plan of a package for images up to `size`, by default the model's default size. Throws `BudgetError`. */
-export function planOf(pkg: Package, budget: number | undefined, size: Size = pkg.manifest.defaults): MemoryPlan {
+export function planOf(pkg: Package, { budget, sharing }: PlanLimits, size: Size = pkg.manifest.defaults): MemoryPlan {
   const { manifest } = pkg
   const { batched, note } = chooseGraphs(manifest)
   const target = note === null ? manifest.target : 'cuda'
-  const how = { target, samples: batched ? 2 : 1, widening: footprintOf(pkg).widening }
+  const how = { target, samples: batched ? 2 : 1, widening: footprintOf(pkg).widening, sharing }
   return planMemory(manifest, size, budget ?? null, how)
 }

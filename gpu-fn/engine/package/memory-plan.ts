@@ -52,6 +52,8 @@ export type Execution = {
   target: Target
   /** Maximum number of samples in one run of the step graph: two if guidance runs in one batch. */
   samples: number
+  /** Number of jobs that may share a run. Their sizes are limited (batch-limit.ts), so that only their conditions take more memory. */
+  sharing?: number | undefined
   /** Size of a weight in memory relative to its size in the file. */
   widening: number
 }
@@ -148,7 +150,12 @@ function needsOf(manifest: PlannedManifest, size: Size, tile: Size, how: Executi
 }
 
 /** Estimates each network's workspace from the largest tensors that are live at the same time; the factors include the arena's rounding. */
-function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, { target, samples }: Execution) {
+function estimateWorkspace(
+  manifest: PlannedManifest,
+  size: Size,
+  tile: Size,
+  { target, samples, sharing = 1 }: Execution,
+) {
   const { networks, latent, position, text } = manifest
   const value = target === 'cpu' ? 4 : 2
   const patch = latent.downsample * latent.patch_size
@@ -169,7 +176,7 @@ function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, { 
       case IMAGE_ENCODER:
         return tile.width * tile.height * value * 512
       case 'conditioning':
-        return samples * STEPS_AT_ONCE * Number(modulation ?? 0) * (target === 'cpu' ? 16 : 8)
+        return sharing * samples * STEPS_AT_ONCE * Number(modulation ?? 0) * (target === 'cpu' ? 16 : 8)
       default:
         return isLong(network) && target !== 'cpu' ? ENCODER_WORKSPACE.long : ENCODER_WORKSPACE.short
     }

@@ -40,6 +40,8 @@ export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding
   budget?: number | undefined
   /** Number of devices, 1 by default. All have the denoiser, and the first one has the other networks too. */
   devices?: number | undefined
+  /** The number of jobs that may share a run of the step graph; 1 by default. */
+  sharing?: number | undefined
   /** Receives the first plan and every later one. */
   onPlan?: (plan: MemoryPlan) => void
   /** Receives the seconds that opening a network, or loading its weights again, took. */
@@ -64,7 +66,7 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
     const encoders = await openEncoders(pkg, (network) => residency.session(network))
     const planned = await startPlan(pkg, setResident, options)
     return {
-      ...{ package: pkg, encoders, batched, note },
+      ...{ package: pkg, encoders, batched, note, sharing: options.sharing },
       words: await readKnownWords(pkg.directory),
       ...denoiserOf(residency),
       get others() {
@@ -124,10 +126,10 @@ function sessionOpener(
 async function startPlan(
   pkg: Package,
   setResident: (plan: MemoryPlan) => Promise<void>,
-  { budget, onPlan }: PipelineOptions,
+  { budget, sharing, onPlan }: PipelineOptions,
 ) {
   let largest: Size = pkg.manifest.defaults
-  let current = await apply(planOf(pkg, budget))
+  let current = await apply(planOf(pkg, { budget, sharing }))
 
   async function apply(plan: MemoryPlan): Promise<MemoryPlan> {
     onPlan?.(plan)
@@ -139,7 +141,7 @@ async function startPlan(
     plan: () => current,
     async fit(size: Size): Promise<void> {
       if (size.width * size.height <= largest.width * largest.height) return
-      const plan = planOf(pkg, budget, size)
+      const plan = planOf(pkg, { budget, sharing }, size)
       largest = size
       if (JSON.stringify(plan) !== JSON.stringify(current)) current = await apply(plan)
     },

@@ -28,6 +28,7 @@ test.for([
   [{ sampler: 'heun' }, 99],
   [{ guidance_scale: 4, guidance_interval: { start: 0, stop: 0.5 } }, 75],
   [{ guidance_scale: 4, cache: 'fast' }, 60],
+  [{ guidance_scale: 4, skip_layer_guidance: { scale: 2.5, start: 0, stop: 0.2 } }, 109],
 ] satisfies [Partial<JobRequest>, number][])('%j takes %d evaluations of the denoiser', ([overrides, evaluations]) => {
   expect(stepsMs(overrides)).toBeCloseTo(evaluations * STEP_MS)
 })
