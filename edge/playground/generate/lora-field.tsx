@@ -58,7 +58,9 @@ export function LoraField() {
           if (added) change({ loras: [...chosen, { id: added.id, scale: added.scale }] })
         }}
       >
-        <option value="">{chosen.length === 0 ? 'None' : offered.length === 0 ? 'No others' : 'Add another'}</option>
+        <option value="">
+          {offered.length === 0 ? 'No others for this route' : chosen.length === 0 ? 'None' : 'Add another'}
+        </option>
         {offered.map(({ id }) => (
           <option key={id} value={id}>
             {id}
