@@ -1,4 +1,4 @@
-// Cost of adapters (LoRAs): a step with two of them relative to none, and the time of a change.
+// Cost of adapters (LoRAs): a step with two of them relative to none, and the time of a change; and what FP8 costs in quality.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -12,6 +12,7 @@ import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import { writeSafetensors } from '../checkpoints/write-safetensors.ts'
 import { type GpuVariant, packageFor, type Target } from './gpu/packages.ts'
+import { reportLikeness } from './lora-likeness.ts'
 import { median } from './statistics.ts'
 
 export type LoraBenchOptions = {
@@ -71,6 +72,7 @@ export async function benchLora(options: LoraBenchOptions): Promise<void> {
     await pipeline.release()
     await fs.rm(scratch, { recursive: true })
   }
+  if (options.model === 'nano') await reportLikeness({ prompt: 'a red heart on a blue background', seed: 1 })
 }
 
 function report(

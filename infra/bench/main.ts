@@ -119,7 +119,10 @@ const modelCommand = (name: string, description: string) =>
       path.join(os.tmpdir(), 'octet-gpu'),
     )
 
-modelCommand('lora', 'a step with two adapters against none, and the time of a change of adapters')
+modelCommand(
+  'lora',
+  "a step with two adapters against none, the time of a change of adapters, and nano's images in FP8 against float32",
+)
   .option('--size <pixels>', 'side of the image', Number, 256)
   .option('--rank <count>', 'rank of each adapter', Number, 16)
   .option('--steps <count>', 'timed steps of each round', Number, 8)

@@ -9,14 +9,16 @@ import { print, printError } from '../command/print.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { prepareHardware } from './hardware.ts'
 import { requestImage } from './image-request.ts'
-import { type Local, startLocal } from './local.ts'
+import { type Local, type LocalModels, startLocal } from './local.ts'
 import { ROOT } from './models/package-cache.ts'
+import { checkLoras, serveLoras } from './models/served-loras.ts'
 import { checkSources, type Route, type Source, serveModels, sourceOf } from './models/served-models.ts'
 import { assertFree } from './servers/ports.ts'
 
 type Flags = {
   checkpoint: string[]
   package: string[]
+  lora: string[]
   hub: string[]
   turbo?: string
   full?: string
@@ -38,6 +40,7 @@ const command = new Command('serve')
   )
   .option('--checkpoint <path>', 'a diffusers directory or a single safetensors file (repeatable)', collect, [])
   .option('--package <path>', 'a package of `npm run compile` (repeatable)', collect, [])
+  .option('--lora <file>', 'a LoRA for the models, or a compiled one (repeatable)', collect, [])
   .option('--hub <owner/name>', 'a repository of the Hugging Face hub, with HF_TOKEN (repeatable)', collect, [])
   .option('--turbo <path or name>', 'a checkpoint, package or repository for the turbo route')
   .option('--full <path or name>', 'a checkpoint, package or repository for the full route')
@@ -69,11 +72,13 @@ async function sourcesOf(flags: Flags): Promise<Source[]> {
 
 const PROMPT = 'a red heart on a blue background'
 
-function describeUse({ url, key, adminToken }: Local, out: string, seconds: number): string {
+function describeUse({ url, key, adminToken }: Local, models: LocalModels, out: string, seconds: number): string {
+  const [lora] = models.loras ?? []
+  const body = JSON.stringify({ prompt: PROMPT, ...(lora && { loras: [{ id: lora.id, scale: 1 }] }) })
   return `
 The first image is ${path.resolve(out)}, ${seconds.toFixed(1)} s after the start. Octet is at ${url}/ until Ctrl-C.
   export URL=${url} KEY=${key} OCTET_ADMIN_TOKEN=${adminToken}
-  curl -s $URL/v1/images/generations -H "authorization: Bearer $KEY" -H 'content-type: application/json' -d '{"prompt": "${PROMPT}"}'
+  curl -s $URL/v1/images/generations -H "authorization: Bearer $KEY" -H 'content-type: application/json' -d '${body}'
 `
 }
 
@@ -84,15 +89,18 @@ async function main(): Promise<void> {
   const sources = await sourcesOf(flags)
   const [hub, state] = [flags.hubUrl, path.resolve(flags.state)]
   await checkSources(sources, { hub })
+  await checkLoras(flags.lora)
   await assertFree(flags.port, 'choose another one with --port')
   const target = await prepareHardware(flags.target, flags.provider)
-  const models = await serveModels(sources, path.join(state, 'packages'), { tier: flags.tier, target, hub })
+  const served = await serveModels(sources, path.join(state, 'packages'), { tier: flags.tier, target, hub })
+  const models = { ...served, loras: await serveLoras(flags.lora, served.packages) }
   console.error(`Starting the GPU function and the worker for ${models.preload.join(', ')}`)
+  for (const { id, models: fitting } of models.loras) console.error(`LoRA ${id}, for ${fitting.join(', ')}`)
   const vram = flags.vram === undefined ? {} : { vram: flags.vram }
   const local = await startLocal({ models, port: flags.port, state, ...vram, onLog: reportProblem })
   const { data } = await requestImage(local, { prompt: PROMPT, seed: 1 })
   await writeFile(flags.out, Buffer.from(data[0]!.b64_json, 'base64'))
-  print(describeUse(local, flags.out, (performance.now() - started) / 1000))
+  print(describeUse(local, models, flags.out, (performance.now() - started) / 1000))
 }
 
 const WARNING = 40

@@ -1,15 +1,15 @@
 // Adapters through the worker and the GPU function, in the native API and in two dialects.
-import { cp, mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import type { JSONWebKeySet } from 'jose'
 import sharp from 'sharp'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { openReceipt } from '../../edge/results/receipt.ts'
-import { compileLora } from '../../gpu-fn/compile/lora/lora.ts'
 import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
-import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import { type Local, startLocal } from '../../infra/local/local.ts'
+import { serveLoras } from '../../infra/local/models/served-loras.ts'
+import { serveModels } from '../../infra/local/models/served-models.ts'
 import { compileTiny } from '../support/checkpoints/compile.ts'
 import { LORAS } from '../support/lora-outputs.ts'
 
@@ -18,21 +18,17 @@ let local: Local
 const digests: Record<string, string> = {}
 beforeAll(async () => {
   scratch = await mkdtemp(path.join(tmpdir(), 'octet-lora-'))
-  const base = await compileTiny({ tier: 'fp8' })
-  await cp(base, path.join(scratch, 'custom-fp8'), { recursive: true })
-  const { manifest } = await openPackage(base)
-  for (const name of ['kohya', 'everything']) {
-    const out = path.join(scratch, 'loras', name)
-    await compileLora({ lora: path.join(LORAS, `${name}.safetensors`), base: manifest, out })
-    digests[name] = (await openLora(out)).digest
-  }
+  const source = { kind: 'package', given: await compileTiny({ tier: 'fp8' }) } as const
+  const models = await serveModels([source], path.join(scratch, 'packages'), { tier: 'fp8', target: 'cpu' })
+  const files = ['kohya', 'everything'].map((name) => path.join(LORAS, `${name}.safetensors`))
+  const loras = await serveLoras(files, models.packages)
+  for (const { id } of loras) digests[id] = (await openLora(path.join(models.packages, 'loras', id))).digest
   const size = { width: 64, height: 64, max_pixels: 64 * 64 }
   local = await startLocal({
     models: {
-      packages: scratch,
-      preload: ['custom:fp8'],
+      ...models,
       offers: [{ route: 'turbo', model: 'custom', tier: 'fp8', steps: 2, guidance_scale: 1, ...size }],
-      loras: ['kohya', 'everything', 'absent'].map((id) => ({ id, models: ['custom'] })),
+      loras: [...loras, { id: 'absent', models: ['custom'] }],
     },
   })
 })

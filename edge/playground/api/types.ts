@@ -21,7 +21,11 @@ export type Fields = {
   image?: string
   mask?: string
   strength?: number
+  loras?: LoraChoice[]
 }
+
+/** An adapter of a request with its strength. */
+export type LoraChoice = { id: string; scale: number }
 
 export type Quote = {
   price_microdollars: number
@@ -39,7 +43,9 @@ export type Quote = {
 }
 
 export type Offer = { route: Route; width: number; height: number; max_pixels: number; max_side: number }
-export type Model = { id: string; octet: Offer[] }
+/** An adapter that the account may use. `scale` is the default strength. */
+export type Lora = { id: string; models: string[]; scale: number; trigger_words: string[] }
+export type Model = { id: string; octet: Offer[]; octet_loras: Lora[] }
 
 export type Limits = Record<
   'requests_per_minute' | 'concurrent_jobs' | 'daily_microdollars' | 'monthly_microdollars' | 'total_microdollars',

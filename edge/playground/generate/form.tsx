@@ -8,6 +8,7 @@ import { prewarm } from '../state/quote.ts'
 import { Button, Choice, FieldError } from '../ui/controls.tsx'
 import { InputField } from './input-field.tsx'
 import { KeyForm } from './key-dialog.tsx'
+import { LoraField } from './lora-field.tsx'
 import { MoreFields } from './more-fields.tsx'
 import { RunBar } from './run-bar.tsx'
 
@@ -155,6 +156,7 @@ export function Form() {
           />
           <FieldError id="route-error" text={problemOf('route', 'guidance_scale', 'model')} />
         </div>
+        <LoraField />
         <SeedField />
         <MoreFields />
       </div>

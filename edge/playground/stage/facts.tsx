@@ -37,6 +37,11 @@ export function Facts({ run }: { run: Run }) {
         <Row name="Steps">
           {decision.steps}, guidance {decision.guidance_scale}
         </Row>
+        {fields.loras?.map(({ id, scale }) => (
+          <Row key={id} name="LoRA">
+            {id}, scale {scale}
+          </Row>
+        ))}
         <Row name="Size">{formatSize(fields.size)}</Row>
         <Row name="Seed">
           <code>{fields.seed}</code>

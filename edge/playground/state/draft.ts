@@ -1,6 +1,6 @@
 // The fields of the form. They are saved at each change, so that a reload loses nothing.
 import { computed, effect, signal } from '@preact/signals'
-import type { Fields, Route } from '../api/types.ts'
+import type { Fields, LoraChoice, Route } from '../api/types.ts'
 import { inputImage } from './input-image.ts'
 import { sizeFor } from './models.ts'
 
@@ -18,14 +18,17 @@ type Draft = {
   guidance: string
   format: Fields['output_format']
   cache: 'off' | 'fast'
+  loras: LoraChoice[]
 }
 
 export const SEED_MAX = 4_294_967_295
+/** The most adapters of a request. */
+export const LORAS_MAX = 8
 export const newSeed = () => crypto.getRandomValues(new Uint32Array(1))[0]!
 
 const EMPTY: Draft = {
   ...{ prompt: '', negative: '', ratio: '1:1', route: 'auto', isLocked: false, count: 1 },
-  ...{ steps: '', guidance: '', format: 'png', cache: 'off' },
+  ...{ steps: '', guidance: '', format: 'png', cache: 'off', loras: [] },
   seed: newSeed(),
 }
 const STORED = 'octet.draft'
@@ -55,14 +58,19 @@ effect(() => {
 
 const numberOf = (text: string) => (text.trim() === '' ? undefined : Number(text))
 
+/** The routes that a choice names. */
+export const routesOf = (choice: RouteChoice): Route[] =>
+  choice === 'auto' ? [] : choice === 'both' ? ['turbo', 'full'] : [choice]
+
 /** The requests that the form describes: one, or one per route. */
 export const requests = computed<Fields[]>(() => {
-  const { prompt, negative, ratio, route, seed, count, steps, guidance, format, cache } = draft.value
+  const { prompt, negative, ratio, route, seed, count, steps, guidance, format, cache, loras } = draft.value
   const [stepCount, scale] = [numberOf(steps), numberOf(guidance)]
   const input = inputImage.value
   const base: Fields = {
     ...{ prompt, size: sizeFor(ratio), seed, n: count, output_format: format },
     ...(input && { image: input.image, strength: input.strength, ...(input.mask && { mask: input.mask }) }),
+    ...(loras.length > 0 && { loras }),
   }
   const forRoute = (chosen: Route | undefined): Fields => ({
     ...base,
@@ -72,8 +80,8 @@ export const requests = computed<Fields[]>(() => {
     ...(scale !== undefined && chosen !== 'turbo' && { guidance_scale: scale }),
     ...(cache === 'fast' && chosen !== 'turbo' && { cache }),
   })
-  if (route === 'both') return [forRoute('turbo'), forRoute('full')]
-  return [forRoute(route === 'auto' ? undefined : route)]
+  const named = routesOf(route)
+  return named.length > 0 ? named.map(forRoute) : [forRoute(undefined)]
 })
 
 /** Fills the form with the fields of a run. */
@@ -83,5 +91,6 @@ export function useFields(fields: Fields, ratio: string): void {
     ...{ seed: fields.seed, isLocked: true, count: fields.n, format: fields.output_format },
     ...{ steps: fields.steps?.toString() ?? '', guidance: fields.guidance_scale?.toString() ?? '' },
     cache: fields.cache ?? 'off',
+    loras: fields.loras ?? [],
   })
 }

@@ -1,6 +1,6 @@
 // Links to a set of fields: `#p=` with base64url of JSON. The fragment is not sent to servers, so prompts reach no log.
-import type { Fields } from '../api/types.ts'
-import { SEED_MAX, useFields } from './draft.ts'
+import type { Fields, LoraChoice } from '../api/types.ts'
+import { LORAS_MAX, SEED_MAX, useFields } from './draft.ts'
 
 const MAX_CHARACTERS = 16_384
 const utf8 = new TextEncoder()
@@ -9,6 +9,16 @@ export function linkTo({ image: _, mask: __, strength: ___, ...fields }: Fields)
   const binary = String.fromCharCode(...utf8.encode(JSON.stringify(fields)))
   const encoded = btoa(binary).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '')
   return `${location.origin}/#p=${encoded}`
+}
+
+/** The adapters of a link; malformed ones are left out. */
+function parseLoras(given: unknown): LoraChoice[] {
+  const items = (Array.isArray(given) ? given : []) as { id?: unknown; scale?: unknown }[]
+  return items.slice(0, LORAS_MAX).flatMap((item) => {
+    const { id, scale } = item ?? {}
+    const isValid = typeof id === 'string' && id.length <= 200 && typeof scale === 'number' && Math.abs(scale) <= 4
+    return isValid ? [{ id, scale }] : []
+  })
 }
 
 /** Parses the fields of a link. Unknown or malformed ones are left out; null if there is no prompt. */
@@ -23,6 +33,7 @@ function parse(encoded: string): Fields | null {
     }
     const [prompt, route, format] = [text('prompt'), text('route'), text('output_format')]
     if (!prompt) return null
+    const loras = parseLoras(given.loras)
     const [negative, steps, guidance] = [text('negative_prompt'), number('steps', 200), number('guidance_scale', 30)]
     return {
       ...{ prompt, size: text('size') ?? 'auto', seed: number('seed', SEED_MAX) ?? 0, n: number('n', 8) ?? 1 },
@@ -31,6 +42,7 @@ function parse(encoded: string): Fields | null {
       ...(negative !== undefined && { negative_prompt: negative }),
       ...(steps !== undefined && { steps }),
       ...(guidance !== undefined && { guidance_scale: guidance }),
+      ...(loras.length > 0 && { loras }),
     }
   } catch {
     return null

@@ -2,7 +2,7 @@
 import { computed, effect, signal } from '@preact/signals'
 import { call } from '../api/http.ts'
 import { credential } from '../api/session.ts'
-import type { Model } from '../api/types.ts'
+import type { Lora, Model, Route } from '../api/types.ts'
 
 export const models = signal<Model[]>([])
 
@@ -29,6 +29,18 @@ export function sizeFor(ratio: string): string {
 
 /** The ratio whose size is this one, else the square. */
 export const ratioOf = (size: string) => RATIOS.find((ratio) => sizeFor(ratio) === size) ?? '1:1'
+
+/** The adapters of the served models, each once. */
+export const loras = computed<Lora[]>(() => [
+  ...new Map(models.value.flatMap(({ octet_loras }) => octet_loras).map((lora) => [lora.id, lora])).values(),
+])
+
+const isOffered = (model: string, route: Route) =>
+  models.value.some(({ id, octet }) => id === model && octet.some((offer) => offer.route === route))
+
+/** The adapters with a model on each of these routes. */
+export const lorasOn = (routes: readonly Route[]): Lora[] =>
+  loras.value.filter((lora) => routes.every((route) => lora.models.some((model) => isOffered(model, route))))
 
 export function watchModels(): void {
   effect(() => {

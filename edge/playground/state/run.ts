@@ -99,7 +99,8 @@ function otherRoute(run: Run): Fields {
 /** A finished run of the other route with the same prompt, size and seed. */
 export function findCounterpart(run: Run): Run | null {
   const isSame = ({ fields }: Run) =>
-    (['prompt', 'size', 'seed', 'n'] as const).every((name) => fields[name] === run.fields[name])
+    (['prompt', 'size', 'seed', 'n'] as const).every((name) => fields[name] === run.fields[name]) &&
+    JSON.stringify(fields.loras) === JSON.stringify(run.fields.loras)
   return (
     runs.value.find(
       (each) => each.state === 'succeeded' && each.decision?.route !== run.decision?.route && isSame(each),

@@ -54,6 +54,7 @@ describe.each(CASES)('$width px, $colorScheme', ({ width, colorScheme }) => {
     await shoot('empty')
     await page.getByLabel('Prompt', { exact: true }).fill('a red heart on a blue background')
     await page.getByRole('group', { name: 'Route' }).locator('label', { hasText: 'Turbo' }).click()
+    await page.getByLabel('LoRA', { exact: true }).selectOption('ink')
     await page.locator('.run .price').waitFor()
     await page.getByRole('button', { name: /^Run/ }).click()
     await page.getByRole('progressbar').waitFor()

@@ -1,37 +1,19 @@
 // nano in FP8 with an adapter against float32, which equals PEFT: parity.test.ts.
 import path from 'node:path'
 import { expect, test } from 'vitest'
-import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { relativeError } from '../../../infra/bench/statistics.ts'
-import { writeSafetensors } from '../../../infra/checkpoints/write-safetensors.ts'
 import { builtInPackage } from '../../../infra/local/models/built-in-model.ts'
 import { withPipeline } from '../../../infra/local/models/render.ts'
-import { compiledLora } from '../../support/lora.ts'
+import { compiledLora, writeRandomLora } from '../../support/lora.ts'
 import { networkOutputs } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
-const [RANK, STRENGTH, BLOCKS] = [4, 0.08, 6]
-
 async function writeLora(): Promise<string> {
   const { manifest } = await openPackage(await builtInPackage('nano', 'fp8'))
-  const { width } = manifest.position
-  const matrix = (name: string, shape: [number, number], seed: number) => {
-    const data = gaussianNoise(seed, shape[0] * shape[1]).map((value) => value * STRENGTH)
-    return { name, shape, data }
-  }
-  const modules = Array.from({ length: BLOCKS }, (_, i) =>
-    ['attn.to_q', 'attn.to_k', 'attn.to_v', 'attn.to_out.0'].map(
-      (name) => `transformer.transformer_blocks.${i}.${name}`,
-    ),
-  ).flat()
-  const tensors = modules.flatMap((module, i) => [
-    matrix(`${module}.lora_A.weight`, [RANK, width], 2 * i),
-    matrix(`${module}.lora_B.weight`, [width, RANK], 2 * i + 1),
-  ])
   const file = path.join(scratch.directory, 'style.safetensors')
-  await writeSafetensors(file, tensors, 'BF16')
+  await writeRandomLora(file, manifest.position.width)
   return file
 }
 

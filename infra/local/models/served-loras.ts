@@ -1,0 +1,81 @@
+// The adapters that `npm run serve -- --lora FILE` offers: compiled for the served packages, and stored in `loras` beside them.
+import { mkdir, stat, symlink } from 'node:fs/promises'
+import path from 'node:path'
+import { CheckpointError } from '../../../gpu-fn/compile/checkpoint/error.ts'
+import { compileLora } from '../../../gpu-fn/compile/lora/lora.ts'
+import { AdapterError, updatesOf } from '../../../gpu-fn/engine/package/adapters.ts'
+import type { LoraPackage, Package } from '../../../gpu-fn/manifest.ts'
+import { LORAS, openLora } from '../../../gpu-fn/weights/lora-packages.ts'
+import { findPackages, MANIFEST } from '../../../gpu-fn/weights/packages.ts'
+import type { LocalCatalog } from '../servers/worker.ts'
+import { nameOf } from './served-models.ts'
+
+type LoraOffers = NonNullable<LocalCatalog['loras']>
+
+const exists = (file: string) => stat(file).then(Boolean, () => false)
+const isPackage = (given: string) => exists(path.join(given, MANIFEST))
+
+/** Checks that the files and packages exist. Throws with the path and advice. */
+export async function checkLoras(given: readonly string[]): Promise<void> {
+  for (const each of given) {
+    const found = await stat(each).catch(() => null)
+    if (!found) throw new Error(`--lora ${each}: no such file`)
+    if (found.isDirectory() && !(await isPackage(each)))
+      throw new Error(`--lora ${each}: a directory without ${MANIFEST}; name a safetensors file, or a compiled adapter`)
+  }
+}
+
+/**
+ * Compiles LoRA files for the packages in `directory`, stores them in its `loras`, and returns their offers with the models that each fits. A
+ * compiled adapter is linked. Throws CheckpointError for a file that fits no package, and AdapterError for a compiled adapter that fits none.
+ */
+export async function serveLoras(given: readonly string[], directory: string): Promise<LoraOffers> {
+  const packages = await findPackages(directory)
+  const root = path.join(directory, LORAS)
+  await mkdir(root, { recursive: true })
+  const offers: LoraOffers = []
+  for (const each of given) {
+    const lora = (await isPackage(each)) ? await openLora(each) : await compileFor(packages, each, root)
+    const id = lora.manifest.name
+    if (offers.some((other) => other.id === id))
+      throw new Error(`two of the given adapters are ${id}: rename one of their files`)
+    if (await isPackage(each)) await symlink(lora.directory, path.join(root, id))
+    offers.push({ id, models: modelsOf(lora, packages) })
+  }
+  return offers
+}
+
+/** Compiles a file for the first package that it fits. Throws the error of the first package if it fits none. */
+async function compileFor(packages: readonly Package[], lora: string, root: string): Promise<LoraPackage> {
+  const out = path.join(root, nameOf(lora))
+  if (await exists(out)) throw new Error(`two of the given adapters are ${nameOf(lora)}: rename one of their files`)
+  const errors: CheckpointError[] = []
+  for (const { manifest: base } of packages) {
+    try {
+      const { notes } = await compileLora({ lora, base, out, name: nameOf(lora) })
+      for (const note of notes) console.error(note)
+      return await openLora(out)
+    } catch (error) {
+      if (!(error instanceof CheckpointError)) throw error
+      errors.push(error)
+    }
+  }
+  throw errors[0]!
+}
+
+/** The models that an adapter fits, each once. Throws AdapterError if there are none. */
+function modelsOf(lora: LoraPackage, packages: readonly Package[]): string[] {
+  const errors: AdapterError[] = []
+  const models = packages.flatMap((pkg) => {
+    try {
+      updatesOf(pkg, [{ lora, scale: 1 }])
+      return [pkg.manifest.model]
+    } catch (error) {
+      if (!(error instanceof AdapterError)) throw error
+      errors.push(error)
+      return []
+    }
+  })
+  if (models.length === 0) throw errors[0]!
+  return [...new Set(models)]
+}

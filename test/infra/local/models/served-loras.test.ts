@@ -1,0 +1,62 @@
+// Adapters of `npm run serve`: compiled for the served packages, and offered for the models that they fit.
+import { cp, mkdir, readdir, symlink } from 'node:fs/promises'
+import path from 'node:path'
+import { beforeEach, expect, test } from 'vitest'
+import { findLoras } from '../../../../gpu-fn/weights/lora-packages.ts'
+import { checkLoras, serveLoras } from '../../../../infra/local/models/served-loras.ts'
+import { compileTiny } from '../../../support/checkpoints/compile.ts'
+import { refusal } from '../../../support/checkpoints/refusal.ts'
+import { compiledLora } from '../../../support/lora.ts'
+import { LORAS } from '../../../support/lora-outputs.ts'
+import { useScratch } from '../../../support/scratch.ts'
+
+const scratch = useScratch()
+const file = (name: string) => path.join(LORAS, `${name}.safetensors`)
+let base: string
+let served: string
+/** Serves one package. Both tiny models are named `custom`, and only the second one has the shapes of `peft`. */
+beforeEach(async () => {
+  base = await compileTiny({ tier: 'fp8' })
+  served = path.join(scratch.directory, 'packages')
+  await mkdir(served)
+  await symlink(base, path.join(served, 'custom-fp8'))
+})
+
+test('files and compiled adapters are offered under the names of their files, for the models that they fit', async () => {
+  const compiled = await compiledLora(file('everything'), base, 'all-layers')
+  const renamed = path.join(scratch.directory, 'My Style_v2.safetensors')
+  await cp(file('kohya'), renamed)
+  await checkLoras([renamed, compiled.directory])
+  expect(await serveLoras([renamed, compiled.directory], served)).toEqual([
+    { id: 'my-style-v2', models: ['custom'] },
+    { id: 'all-layers', models: ['custom'] },
+  ])
+  expect((await findLoras(served)).map(({ manifest }) => manifest.name)).toEqual(['all-layers', 'my-style-v2'])
+})
+
+test('a file is compiled for the package that it fits, also if this is not the first one', async () => {
+  await symlink(await compileTiny({ variant: 'tiny-large', tier: 'fp32' }), path.join(served, 'other-fp32'))
+  const peft = path.join(LORAS, 'peft/adapter_model.safetensors')
+  expect(await serveLoras([peft], served)).toEqual([{ id: 'adapter-model', models: ['custom'] }])
+})
+
+test('without adapters there is an empty list', async () => {
+  expect(await serveLoras([], served)).toEqual([])
+  expect(await findLoras(served)).toEqual([])
+})
+
+test('an adapter of another model is refused with the name of the key or of the weight', async () => {
+  const peft = path.join(LORAS, 'peft/adapter_model.safetensors')
+  expect(await refusal(serveLoras([peft], served))).toMatch(/base_model\.model\.\S+.* The LoRA is of another model/)
+  expect(await readdir(path.join(served, 'loras'))).toEqual([])
+  const compiled = await compiledLora(peft, await compileTiny({ variant: 'tiny-large', tier: 'fp32' }), 'other')
+  await expect(serveLoras([compiled.directory], served)).rejects.toThrow(/^lora other updates transformer /)
+})
+
+test('two adapters of one name, a missing file and a directory that is no package are refused', async () => {
+  const copy = path.join(scratch.directory, 'kohya.safetensors')
+  await cp(file('kohya'), copy)
+  await expect(serveLoras([file('kohya'), copy], served)).rejects.toThrow('two of the given adapters are kohya')
+  await expect(checkLoras(['absent.safetensors'])).rejects.toThrow('--lora absent.safetensors: no such file')
+  await expect(checkLoras([LORAS])).rejects.toThrow(/a directory without manifest\.json; name a safetensors file/)
+})
