@@ -2,13 +2,8 @@
 import { Admission } from '../../../gpu-fn/scheduler/admission.ts'
 import { Scheduler } from '../../../gpu-fn/scheduler/scheduler.ts'
 import type { Task } from '../../../gpu-fn/scheduler/task.ts'
-import { type Arrival, type CostTable, deviceMs, type JobClass } from './trace.ts'
-
-/** Milliseconds: first submission, acceptance, end. */
-export type Served = { account: string; kind: JobClass; submitted: number; accepted: number; ended: number }
-/** A refusal, with the promised and the actual time of acceptance in milliseconds after it. */
-export type Refusal = { promised: number; actual: number; returns: number }
-export type Outcome = { served: Served[]; refusals: Refusal[] /** Of the last job. */; endMs: number; busyMs: number }
+import { accept, nextAsk, type Outcome, type Refusal, refusedJob, type Served } from './outcome.ts'
+import { type Arrival, type CostTable, deviceMs } from './trace.ts'
 
 type Job = Arrival & { task: Task; turns: number[]; file: number; accepted: number }
 type Policy = {
@@ -69,43 +64,45 @@ const jobOf = (arrival: Arrival, costs: CostTable): Job => {
   return { ...arrival, task, turns, file: own.file, accepted: arrival.at }
 }
 
-/** A refused job returns after the promised time, as a whole number of seconds if `wholeSeconds`. */
-export function simulate(trace: readonly Arrival[], costs: CostTable, policy: Policy, wholeSeconds = true): Outcome {
+/** A submission of a job, again after refusals. */
+type Ask = { at: number; job: Job; refusal?: Refusal; refusals: number }
+
+/** Refused jobs ask again as in a real run, with Retry-After in whole seconds. */
+export function simulate(trace: readonly Arrival[], costs: CostTable, policy: Policy): Outcome {
   const served: Served[] = []
   const refusals: Refusal[] = []
-  const pending: { at: number; job: Job; refused?: { at: number; promised: number; returns: number } }[] = trace.map(
-    (arrival) => ({ at: arrival.at, job: jobOf(arrival, costs) }),
-  )
-  let [now, busyMs] = [0, 0]
-  const submit = ({ job, refused, at }: (typeof pending)[number]) => {
+  const asks: Ask[] = trace.map((arrival) => ({ at: arrival.at, job: jobOf(arrival, costs), refusals: 0 }))
+  let now = 0
+  const submit = ({ job, refusal, refusals: before, at }: Ask) => {
     const retryAfterMs = policy.add(job, at)
     if (retryAfterMs === null) {
       job.accepted = at
-      if (refused) refusals.push({ promised: refused.promised, actual: at - refused.at, returns: refused.returns })
+      if (refusal) accept(refusal, before, at)
       return
     }
-    const delay = wholeSeconds ? Math.ceil(retryAfterMs / 1000) * 1000 : retryAfterMs
-    const first = refused ?? { at, promised: delay, returns: 0 }
-    const again = { at: at + delay, job, refused: { ...first, returns: first.returns + 1 } }
-    const place = pending.findIndex((each) => each.at > again.at)
-    pending.splice(place < 0 ? pending.length : place, 0, again)
+    const delay = Math.ceil(retryAfterMs / 1000) * 1000
+    const refused = refusal ?? refusedJob(at, delay)
+    if (!refusal) refusals.push(refused)
+    const count = before + 1
+    const next: Ask = { at: nextAsk(refused, count, at, delay), job, refusal: refused, refusals: count }
+    const place = asks.findIndex((each) => each.at > next.at)
+    asks.splice(place < 0 ? asks.length : place, 0, next)
   }
   for (;;) {
-    while (pending[0] && pending[0].at <= now) submit(pending.shift()!)
+    while (asks[0] && asks[0].at <= now) submit(asks.shift()!)
     const job = policy.next(now)
     if (!job) {
-      if (!pending[0]) break
-      now = pending[0].at
+      if (!asks[0]) break
+      now = asks[0].at
       continue
     }
     const ms = job.turns.shift()!
     now += ms
-    busyMs += ms
     policy.charge(job, ms, now)
     if (job.turns.length > 0) continue
     policy.end(job, now)
     const { account, kind, at, accepted, file } = job
     served.push({ account, kind, submitted: at, accepted, ended: now + file })
   }
-  return { served, refusals, endMs: now, busyMs }
+  return { served, refusals, endMs: now }
 }
