@@ -1,7 +1,7 @@
 // Sends the jobs of a trace to a GPU function in real time, and reads their images.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type JobEvent, type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
-import { accept, nextAsk, type Outcome, type Refusal, refusedJob } from './outcome.ts'
+import { type Outcome, pauseMs, type Refusal } from './outcome.ts'
 import type { Arrival, JobClass } from './trace.ts'
 
 /** The jobs of each class. */
@@ -70,9 +70,11 @@ export async function replay(trace: readonly Arrival[], options: ReplayOptions):
     const [target, request] = [`${url}/jobs/${id}`, requestOf(arrival, options)]
     let refusal: Refusal | undefined
     await sleepUntil(submitted)
-    for (let refusals = 0; ; refusals++) {
+    for (;;) {
       const at = now()
-      const onAccept = () => refusal && accept(refusal, refusals, at)
+      const onAccept = () => {
+        if (refusal) refusal.accepted = at
+      }
       const reply = await offer(target, request, onAccept)
       if ('end' in reply) {
         const problem = problemOf(reply.end)
@@ -81,15 +83,11 @@ export async function replay(trace: readonly Arrival[], options: ReplayOptions):
         return
       }
       if (!refusal) {
-        refusal = refusedJob(at, reply.retryAfterMs)
+        refusal = { at, promised: reply.retryAfterMs, accepted: null }
         outcome.refusals.push(refusal)
       }
-      const next = nextAsk(refusal, refusals + 1, at, reply.retryAfterMs)
-      if (next > untilMs) {
-        // Ends the promise to the job; the GPU function does not know it otherwise, and replies with 404.
-        await fetch(target, { method: 'DELETE' }).then((withdrawn) => withdrawn.body?.cancel())
-        return
-      }
+      const next = at + pauseMs(reply.retryAfterMs)
+      if (next > untilMs) return
       await sleepUntil(next)
     }
   }

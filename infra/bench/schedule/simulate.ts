@@ -2,8 +2,11 @@
 import { Admission } from '../../../gpu-fn/scheduler/admission.ts'
 import { Scheduler } from '../../../gpu-fn/scheduler/scheduler.ts'
 import type { Task } from '../../../gpu-fn/scheduler/task.ts'
-import { accept, nextAsk, type Outcome, type Refusal, refusedJob, type Served } from './outcome.ts'
+import { type Outcome, pauseMs, type Refusal, type Served } from './outcome.ts'
 import { type Arrival, type CostTable, deviceMs } from './trace.ts'
+
+/** As in gpu-fn/server/dispatcher.ts. */
+const UNCLAIMED_MS = 10_000
 
 type Job = Arrival & { task: Task; turns: number[]; file: number; accepted: number }
 type Policy = {
@@ -30,7 +33,7 @@ export function firstComeFirstServed(): Policy {
 /** The scheduler and the admission of the GPU function. */
 export function stepScheduler(agingMs: number): Policy {
   const scheduler = new Scheduler({ agingMs })
-  const admission = new Admission(scheduler, agingMs)
+  const admission = new Admission(scheduler, agingMs, UNCLAIMED_MS)
   const jobs = new Map<string, Job>()
   return {
     add(job, now) {
@@ -64,29 +67,27 @@ const jobOf = (arrival: Arrival, costs: CostTable): Job => {
   return { ...arrival, task, turns, file: own.file, accepted: arrival.at }
 }
 
-/** A submission of a job, again after refusals. */
-type Ask = { at: number; job: Job; refusal?: Refusal; refusals: number }
+type Ask = { at: number; job: Job; refusal?: Refusal }
 
 /** Refused jobs ask again as in a real run, with Retry-After in whole seconds. */
 export function simulate(trace: readonly Arrival[], costs: CostTable, policy: Policy): Outcome {
   const served: Served[] = []
   const refusals: Refusal[] = []
-  const asks: Ask[] = trace.map((arrival) => ({ at: arrival.at, job: jobOf(arrival, costs), refusals: 0 }))
+  const asks: Ask[] = trace.map((arrival) => ({ at: arrival.at, job: jobOf(arrival, costs) }))
   let now = 0
-  const submit = ({ job, refusal, refusals: before, at }: Ask) => {
+  const submit = ({ job, refusal: earlier, at }: Ask) => {
     const retryAfterMs = policy.add(job, at)
     if (retryAfterMs === null) {
       job.accepted = at
-      if (refusal) accept(refusal, before, at)
+      if (earlier) earlier.accepted = at
       return
     }
-    const delay = Math.ceil(retryAfterMs / 1000) * 1000
-    const refused = refusal ?? refusedJob(at, delay)
-    if (!refusal) refusals.push(refused)
-    const count = before + 1
-    const next: Ask = { at: nextAsk(refused, count, at, delay), job, refusal: refused, refusals: count }
-    const place = asks.findIndex((each) => each.at > next.at)
-    asks.splice(place < 0 ? asks.length : place, 0, next)
+    const promised = Math.max(1, Math.ceil(retryAfterMs / 1000)) * 1000
+    const refusal = earlier ?? { at, promised, accepted: null }
+    if (!earlier) refusals.push(refusal)
+    const again: Ask = { at: at + pauseMs(promised), job, refusal }
+    const place = asks.findLastIndex((each) => each.at <= again.at)
+    asks.splice(place + 1, 0, again)
   }
   for (;;) {
     while (asks[0] && asks[0].at <= now) submit(asks.shift()!)
