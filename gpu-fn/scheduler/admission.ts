@@ -33,8 +33,8 @@ export type Refused = {
   takesMs: number
 }
 
-/** A place reserved for a refused job until its retry. */
-type Promised = Pick<Task, 'tenant' | 'interactive'> & { ms: number; at: number; until: number }
+/** A place reserved for a refused job until its retry. `isFree`: it may be taken before `at`, because work before it was canceled. */
+type Promised = Pick<Task, 'tenant' | 'interactive'> & { ms: number; at: number; until: number; isFree: boolean }
 
 /**
  * Decides about new jobs. A refused job is promised a place at the time that its `retryAfterMs` names: neither later, although other jobs
@@ -63,13 +63,14 @@ export class Admission {
     this.#expire(now)
     const promised = this.#promises.get(task.id)
     if (!promised) this.#demand.add(task, now)
-    const wait = promised ? this.#waitOfPromised(task, promised, now) : this.#waitForRoom(task, now)
+    const wait =
+      promised && !promised.isFree ? this.#waitOfPromised(task, promised, now) : this.#waitForRoom(task, promised, now)
     const takesMs = sum(this.#scheduler.ahead(task, now)) + loadMs + task.left
     if (wait > 0) {
       this.#promise(task, wait, now)
       return { reason: 'backlog', retryAfterMs: wait, takesMs }
     }
-    this.withdraw(task.id)
+    this.#promises.delete(task.id)
     const lateMs = task.deadline === null ? 0 : now + takesMs - task.deadline
     if (lateMs > 0) {
       const isPossible = now + loadMs + task.left <= task.deadline!
@@ -78,15 +79,22 @@ export class Admission {
     return null
   }
 
-  /** Ends the promise to a job, if there is one. */
+  /** Ends the promise to a job that was canceled, if there is one. */
   withdraw(id: string): void {
+    const promised = this.#promises.get(id)
     this.#promises.delete(id)
+    if (promised) this.advance(promised.tenant)
   }
 
-  /** Milliseconds until there is room for a new job, by the time of all accepted and promised work before it. */
-  #waitForRoom(task: Task, now: number): number {
+  /** Lets the refused jobs of a tenant take their places earlier, because another job of it was canceled. */
+  advance(tenant: string): void {
+    for (const each of this.#promises.values()) if (each.tenant === tenant) each.isFree = true
+  }
+
+  /** Milliseconds until there is room for a job by the time of all accepted and promised work before it. */
+  #waitForRoom(task: Task, promised: Promised | undefined, now: number): number {
     const accepted = this.#scheduler.tasks().map(workOf)
-    const before = [...accepted, ...this.#promisesBefore(task, now)]
+    const before = [...accepted, ...this.#promisesBefore(task, promised, now)]
     const own = before.filter((each) => isSameClass(each, task))
     const { limit, rate } = this.#termsOf(task, now)
     return Math.max(excessOf(before, task.left, this.#limitMs), excessOf(own, task.left, limit) / rate)
@@ -120,29 +128,29 @@ export class Admission {
   }
 
   /**
-   * The promised jobs that precede a new one: those of its tenant, and due ones of other tenants. An interactive job precedes promises to
+   * The promised jobs that precede this one: earlier ones of its tenant, and due ones of other tenants. An interactive job precedes promises to
    * others, and a light tenant precedes heavy ones.
    */
-  #promisesBefore(task: Task, now: number): Promised[] {
+  #promisesBefore(task: Task, promised: Promised | undefined, now: number): Promised[] {
     const heavy = this.#scheduler.usage.heavy(now)
     return [...this.#promises.values()].filter((each) => {
-      if (task.interactive && !each.interactive) return false
-      if (each.tenant === task.tenant) return true
+      if (each === promised || (task.interactive && !each.interactive)) return false
+      if (each.tenant === task.tenant) return !promised || each.at < promised.at
       return each.at <= now && (!heavy.has(each.tenant) || heavy.has(task.tenant))
     })
   }
 
   #promise({ id, tenant, interactive, left }: Task, wait: number, now: number): void {
     const at = now + wait
-    this.withdraw(id)
+    this.#promises.delete(id)
     if (this.#promises.size >= MOST_PROMISES) return
     const until = Math.min(at + GRACE.ms + GRACE.share * wait, now + this.#silenceMs)
-    this.#promises.set(id, { tenant, interactive, ms: left, at, until })
+    this.#promises.set(id, { tenant, interactive, ms: left, at, until, isFree: false })
   }
 
   #expire(now: number): void {
     this.#demand.forget(now)
-    for (const [id, { until }] of this.#promises) if (until < now) this.#promises.delete(id)
+    for (const [id, { until }] of this.#promises) if (until < now) this.withdraw(id)
   }
 }
 
