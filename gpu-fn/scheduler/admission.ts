@@ -1,4 +1,5 @@
 // Admission: accepts only jobs that can end within their limits. A refusal states the time after which a retry is accepted.
+import { Demand } from './demand.ts'
 import type { Scheduler } from './scheduler.ts'
 import type { Task } from './task.ts'
 
@@ -9,12 +10,16 @@ const BACKLOG = 0.8
  * is the whole backlog if no other tenant used the device recently; `others` times their share of the device reduces it, down to `least`.
  */
 const TENANT = { least: 0.15, others: 4 }
-/** The permitted excess of a promised job over the limits, as a share of them. */
-const TOLERANCE = { all: 0.1, tenant: 0.3 }
 /** The maximum share of the backlog, times the share of the device that is left to the tenant, so that its work is not overdue. */
 const SERVED = 0.3
 /** The minimum share of the device that a tenant is assumed to get. */
 const LEAST_SHARE = 0.1
+/** The share of a tenant's device time that remains for its standard jobs while it also has interactive ones. */
+const STANDARD_SHARE = 0.2
+/** Multiples of the limits up to which a promised job is accepted at its time, even if the work before it took longer than estimated. */
+const DUE = { all: 1.1, tenant: 4 }
+/** Accepted work in milliseconds below which a promised job is accepted before its time, so that the device does not become idle. */
+const IDLE_MS = 500
 /** An unused promise ends `ms`, plus `share` of its wait, after its time. */
 const GRACE = { ms: 2_000, share: 0.3 }
 const MOST_PROMISES = 4_096
@@ -28,18 +33,19 @@ export type Refused = {
   takesMs: number
 }
 
-/** A place reserved for a refused job until its retry. */
-type Promised = Pick<Task, 'tenant' | 'interactive'> & { ms: number; at: number; until: number }
+/** A place reserved for a refused job until its retry. `isFree`: it may be taken before `at`, because work before it was canceled. */
+type Promised = Pick<Task, 'tenant' | 'interactive'> & { ms: number; at: number; until: number; isFree: boolean }
 
 /**
- * Decides about new jobs. A refused job is promised a place at the time that its `retryAfterMs` names, and later ones come after it;
- * otherwise, under load, a returning job would find the place taken.
+ * Decides about new jobs. A refused job is promised a place at the time that its `retryAfterMs` names: neither later, although other jobs
+ * arrive in the meantime, nor earlier, unless the device would become idle.
  */
 export class Admission {
   readonly #scheduler: Scheduler
   /** The limit of all accepted work, in milliseconds. */
   readonly #limitMs: number
   readonly #silenceMs: number
+  readonly #demand = new Demand()
   readonly #promises = new Map<string, Promised>()
 
   /**
@@ -55,13 +61,16 @@ export class Admission {
   /** Null if the job is accepted. `loadMs`: the time to load its model. */
   refuse(task: Task, loadMs: number, now: number): Refused | null {
     this.#expire(now)
-    const wait = this.#waitForRoom(task, now)
+    const promised = this.#promises.get(task.id)
+    if (!promised) this.#demand.add(task, now)
+    const wait =
+      promised && !promised.isFree ? this.#waitOfPromised(task, promised, now) : this.#waitForRoom(task, promised, now)
     const takesMs = sum(this.#scheduler.ahead(task, now)) + loadMs + task.left
     if (wait > 0) {
       this.#promise(task, wait, now)
       return { reason: 'backlog', retryAfterMs: wait, takesMs }
     }
-    this.withdraw(task.id)
+    this.#promises.delete(task.id)
     const lateMs = task.deadline === null ? 0 : now + takesMs - task.deadline
     if (lateMs > 0) {
       const isPossible = now + loadMs + task.left <= task.deadline!
@@ -70,32 +79,57 @@ export class Admission {
     return null
   }
 
-  /** Ends the promise to a job, if there is one. */
+  /** Ends the promise to a job that was canceled, if there is one. */
   withdraw(id: string): void {
+    const promised = this.#promises.get(id)
     this.#promises.delete(id)
+    if (promised) this.advance(promised.tenant)
   }
 
-  /** Milliseconds until there is room for the job, by the time of all accepted and promised work before it. */
-  #waitForRoom(task: Task, now: number): number {
-    const promised = this.#promises.get(task.id)
-    const before = [...this.#scheduler.tasks().map(workOf), ...this.#promisesBefore(task, promised, now)]
-    const excess = excessOf(before, task.left, this.#limitMs)
-    const own = before.filter(({ tenant, interactive }) => tenant === task.tenant && interactive === task.interactive)
-    const shares = this.#scheduler.usage.shares(task, now)
-    const alone = 1 - TENANT.others * shares.others
-    const limit = Math.min(Math.max(TENANT.least, alone), Math.max(SERVED, alone) * shares.left) * this.#limitMs
-    // A due promise is kept even if the work before it took longer than estimated.
-    const isDue = promised !== undefined && now >= promised.at - 1
-    const ownLimit = limit * (isDue ? 1 + TOLERANCE.tenant : 1)
+  /** Lets the refused jobs of a tenant take their places earlier, because another job of it was canceled. */
+  advance(tenant: string): void {
+    for (const each of this.#promises.values()) if (each.tenant === tenant) each.isFree = true
+  }
+
+  /** Milliseconds until there is room for a job by the time of all accepted and promised work before it. */
+  #waitForRoom(task: Task, promised: Promised | undefined, now: number): number {
+    const accepted = this.#scheduler.tasks().map(workOf)
+    const before = [...accepted, ...this.#promisesBefore(task, promised, now)]
+    const own = before.filter((each) => isSameClass(each, task))
+    const { limit, rate } = this.#termsOf(task, now)
+    return Math.max(excessOf(before, task.left, this.#limitMs), excessOf(own, task.left, limit) / rate)
+  }
+
+  /** Milliseconds until a promised job is accepted. */
+  #waitOfPromised(task: Task, { at }: Promised, now: number): number {
+    const accepted = this.#scheduler.tasks().map(workOf)
+    if (now < at - 1) return accepted.reduce((total, { ms }) => total + ms, 0) < IDLE_MS ? 0 : at - now
+    const own = accepted.filter((each) => isSameClass(each, task))
+    const { limit, rate } = this.#termsOf(task, now)
     return Math.max(
-      excess - (isDue ? TOLERANCE.all * this.#limitMs : 0),
-      excessOf(own, task.left, ownLimit) / Math.max(LEAST_SHARE, shares.left),
+      excessOf(accepted, task.left, DUE.all * this.#limitMs),
+      excessOf(own, task.left, DUE.tenant * limit) / rate,
     )
   }
 
+  /** The limit of the tenant's accepted work of the job's class, in milliseconds, and its share of the device. */
+  #termsOf({ tenant, interactive }: Task, now: number): { limit: number; rate: number } {
+    const heavy = this.#scheduler.usage.heavy(now)
+    const precedes = (other: string) => other !== tenant && (!heavy.has(other) || heavy.has(tenant))
+    const others = this.#demand.shareOf((each) => each.tenant !== tenant, now)
+    const all = Math.max(LEAST_SHARE, 1 - this.#demand.shareOf((each) => precedes(each.tenant), now))
+    const own = (ofClass: boolean) =>
+      this.#demand.shareOf((each) => each.tenant === tenant && each.interactive === ofClass, now)
+    const rate = interactive
+      ? all - Math.min(own(false), STANDARD_SHARE * all)
+      : Math.max(all - own(true), STANDARD_SHARE * all)
+    const alone = 1 - TENANT.others * others
+    return { limit: Math.min(Math.max(TENANT.least, alone), Math.max(SERVED, alone) * rate) * this.#limitMs, rate }
+  }
+
   /**
-   * The promised jobs that precede this one: earlier ones of its tenant, and due ones of other tenants. An interactive job precedes
-   * promises to others, and a light tenant precedes heavy ones.
+   * The promised jobs that precede this one: earlier ones of its tenant, and due ones of other tenants. An interactive job precedes promises to
+   * others, and a light tenant precedes heavy ones.
    */
   #promisesBefore(task: Task, promised: Promised | undefined, now: number): Promised[] {
     const heavy = this.#scheduler.usage.heavy(now)
@@ -108,19 +142,21 @@ export class Admission {
 
   #promise({ id, tenant, interactive, left }: Task, wait: number, now: number): void {
     const at = now + wait
-    this.withdraw(id)
+    this.#promises.delete(id)
     if (this.#promises.size >= MOST_PROMISES) return
     const until = Math.min(at + GRACE.ms + GRACE.share * wait, now + this.#silenceMs)
-    this.#promises.set(id, { tenant, interactive, ms: left, at, until })
+    this.#promises.set(id, { tenant, interactive, ms: left, at, until, isFree: false })
   }
 
   #expire(now: number): void {
-    for (const [id, { until }] of this.#promises) if (until < now) this.#promises.delete(id)
+    this.#demand.forget(now)
+    for (const [id, { until }] of this.#promises) if (until < now) this.withdraw(id)
   }
 }
 
 type Work = Pick<Task, 'tenant' | 'interactive'> & { ms: number }
 const workOf = ({ tenant, interactive, left }: Task): Work => ({ tenant, interactive, ms: left })
+const isSameClass = (a: Work, b: Omit<Task, 'ms'>) => a.tenant === b.tenant && a.interactive === b.interactive
 const sum = (tasks: readonly Task[]) => tasks.reduce((total, { left }) => total + left, 0)
 
 /** Milliseconds by which a job and the work before it exceed the limit. A job that exceeds it alone only waits for the work before it. */

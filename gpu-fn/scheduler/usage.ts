@@ -13,8 +13,8 @@ const HEAVY = { above: 1.25, below: 0.8 }
 /** With less usage than this, about one image of 28 steps per minute, a tenant is never heavy. */
 const LIGHT_MS = 3_000
 
-/** `ms`: device time divided by weight. `total`: device time. `first`: device time of interactive jobs. */
-type Entry = { ms: number; total: number; first: number; at: number }
+/** `ms`: device time divided by weight. */
+type Entry = { ms: number; at: number }
 
 /** Usage with a half-life of a minute, divided by the tenant's weight. Times are milliseconds of one monotonic clock. */
 export class Usage {
@@ -23,15 +23,12 @@ export class Usage {
 
   /** Adds a tenant. It starts at the mean, because credit for past idleness would let its burst delay regular tenants. */
   enter(tenant: string, now: number): void {
-    if (!this.#entries.has(tenant)) this.#entries.set(tenant, { ms: this.#mean(now), total: 0, first: 0, at: now })
+    if (!this.#entries.has(tenant)) this.#entries.set(tenant, { ms: this.#mean(now), at: now })
   }
 
-  charge({ tenant, weight, interactive }: Terms, ms: number, now: number): void {
+  charge({ tenant, weight }: Terms, ms: number, now: number): void {
     this.enter(tenant, now)
-    const { at, ...sums } = this.#entries.get(tenant)!
-    const later = (sum: number) => decay({ ms: sum, at }, now)
-    const first = later(sums.first) + (interactive ? ms : 0)
-    this.#entries.set(tenant, { ms: later(sums.ms) + ms / weight, total: later(sums.total) + ms, first, at: now })
+    this.#entries.set(tenant, { ms: decay(this.#entries.get(tenant)!, now) + ms / weight, at: now })
   }
 
   /** Forgets tenants without jobs and with negligible usage. */
@@ -54,29 +51,10 @@ export class Usage {
     return this.#heavy
   }
 
-  /**
-   * Fractions of the recent past, from 0 to 1. `others`: the device ran other tenants. `left`: it ran nothing that precedes this tenant's
-   * jobs of the class, neither tenants with precedence nor, for standard jobs, its own interactive jobs.
-   */
-  shares({ tenant, interactive }: Terms, now: number): { others: number; left: number } {
-    const heavy = this.heavy(now)
-    let [others, before] = [0, 0]
-    for (const [name, { total, first, at }] of this.#entries) {
-      const ms = decay({ ms: total, at }, now)
-      if (name === tenant) before += interactive ? 0 : decay({ ms: first, at }, now)
-      else {
-        others += ms
-        if (!heavy.has(name) || heavy.has(tenant)) before += ms
-      }
-    }
-    const fraction = (ms: number) => Math.min(1, (ms * Math.LN2) / HALF_LIFE_MS)
-    return { others: fraction(others), left: 1 - fraction(before) }
-  }
-
   #mean(now: number): number {
     const used = [...this.#entries.values()].map((entry) => decay(entry, now)).filter((ms) => ms >= NEGLIGIBLE_MS)
     return used.reduce((sum, ms) => sum + ms, 0) / Math.max(1, used.length)
   }
 }
 
-const decay = ({ ms, at }: Pick<Entry, 'ms' | 'at'>, now: number) => ms * 2 ** ((at - now) / HALF_LIFE_MS)
+const decay = ({ ms, at }: Entry, now: number) => ms * 2 ** ((at - now) / HALF_LIFE_MS)

@@ -277,6 +277,7 @@ export class Dispatcher {
     this.#entries.delete(entry.task.id)
     this.#scheduler.remove(entry.task.id, performance.now())
     this.#options.estimates.forget(entry.job)
+    if (entry.job.cancellation.signal.aborted) this.#admission.advance(entry.task.tenant)
     for (const each of this.#entries.values()) each.occupied = false
   }
 }

@@ -20,7 +20,7 @@ import type { KernelsOptions } from './kernels.ts'
 import type { LoraBenchOptions } from './lora.ts'
 import type { ParallelBenchOptions } from './parallel.ts'
 import type { PngBenchOptions } from './png.ts'
-import { RUNS, type ScheduleBenchOptions } from './schedule/schedule.ts'
+import type { ScheduleBenchOptions } from './schedule/schedule.ts'
 import type { SoakOptions } from './soak/soak.ts'
 import type { StepOptions } from './step.ts'
 import type { StreamBenchOptions } from './stream.ts'
@@ -157,21 +157,16 @@ command
   .option('--runs <count>', 'timed runs of each', Number, 9)
   .action(async (files: string[], options: PngBenchOptions) => (await import('./png.ts')).benchPng(files, options))
 
-command
-  .command('schedule')
-  .description('simulation of the GPU scheduler with the step times of an H200, against first come, first served')
-  .option('--minutes <count>', 'duration of each trace', Number, 120)
+modelCommand(
+  'schedule',
+  'mixed load under the GPU scheduler and first come, first served: a simulation with times of an H200',
+)
+  .option('--minutes <count>', 'duration of each load; 0 omits them', Number, 120)
+  .option('--loads <shares>', 'loads relative to the capacity, comma-separated', parseNumbers, [0.7, 0.95])
+  .option('--overload <minutes>', 'duration of the load of twice the capacity; 0 omits it', Number, 10)
   .option('--seed <number>', 'seed of the traces', parseWholeNumber, 1)
   .option('--aging <seconds>', 'longest time from acceptance to image', Number, 60)
-  .option('--loads <shares>', 'loads relative to the capacity, comma-separated', parseNumbers, [0.7, 0.95])
-  .option('--real', 'run the traces on the engine instead')
-  .option('--packages <path>', 'directory of packages for --real; the built-in models by default')
-  .addOption(new Option('--random <variant>', 'random weights for --real instead, on a GPU').choices(FULL_SIZES))
-  .option('--directory <path>', 'their directory', path.join(os.tmpdir(), 'octet-bench-gpu'))
-  .addOption(new Option('--runs <names...>', 'runs of --real').choices(RUNS).default([...RUNS]))
-  .option('--out <file>', 'carries the runs of --real to the next command')
-  .option('--turbo <model>', 'model:tier of Turbo jobs', 'nano-turbo:fp8')
-  .option('--full <model>', 'model:tier of full jobs', 'nano:fp8')
+  .option('--real', 'run GPU functions with the model instead')
   .option('--size <pixels>', 'width and height', Number, 256)
   .action(async (options: ScheduleBenchOptions) => (await import('./schedule/schedule.ts')).benchSchedule(options))
 

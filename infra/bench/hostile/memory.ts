@@ -28,6 +28,11 @@ function groupOf(leader: number): number[] {
 
 const residentBytes = (id: number) => Number(read(`/proc/${id}/statm`).split(' ')[1] ?? 0) * PAGE_BYTES
 
+const sumOf = (ids: readonly number[]) => ids.reduce((total, id) => total + residentBytes(id), 0)
+
+/** Resident memory of all processes of the group; null on systems other than Linux. */
+export const groupBytes = (leader: number): number | null => (os.platform() === 'linux' ? sumOf(groupOf(leader)) : null)
+
 /** Whether the process has a file of the directory open. */
 function hasOpen(id: number, directory: string): boolean {
   try {
@@ -44,8 +49,7 @@ export type Processes = { worker: number; gpu: number; persist: string }
 /** Resident memory of the worker's workerd, which includes the storage simulators, and of the GPU function. */
 export function sampleMemory({ worker, gpu, persist }: Processes): Sample {
   if (os.platform() !== 'linux') return {}
-  const sum = (ids: number[]) => ids.reduce((total, id) => total + residentBytes(id), 0)
-  return { workerd: sum(groupOf(worker).filter((id) => hasOpen(id, persist))), 'GPU function': sum(groupOf(gpu)) }
+  return { workerd: sumOf(groupOf(worker).filter((id) => hasOpen(id, persist))), 'GPU function': sumOf(groupOf(gpu)) }
 }
 
 const mean = (values: readonly number[]) => values.reduce((total, value) => total + value, 0) / values.length

@@ -1,108 +1,110 @@
-// Runs a trace in real time on the engine of the GPU function: its scheduler, and first come, first served.
-import { setTimeout as sleep } from 'node:timers/promises'
-import { pino } from 'pino'
-import { type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
-import { type Model, PackageEngine } from '../../../gpu-fn/engine/engine.ts'
-import { outcome, waitForChange } from '../../../gpu-fn/server/job.ts'
-import { Jobs } from '../../../gpu-fn/server/jobs.ts'
-import { Refusal } from '../../../gpu-fn/server/requests/refusal.ts'
-import { Verifier } from '../../../gpu-fn/weights/verification.ts'
-import type { Outcome, Refusal as Refused, Served } from './simulate.ts'
-import type { Arrival, CostTable, JobClass } from './trace.ts'
+// Runs the loads for real: on GPU functions with the scheduler, and with first come, first served.
+import path from 'node:path'
+import { builtInPackages } from '../../local/models/built-in-model.ts'
+import { type GpuVariant, makeCheckpoint, makePackage, type Target } from '../gpu/packages.ts'
+import { type Watch, withFunction } from './gpu-function.ts'
+import { type Recipe, type Replayed, replay } from './replay.ts'
+import { printComparison, printMemory, printOverload } from './report.ts'
+import { type Arrival, CLASSES, type CostTable, drawLoad, type JobClass, OVERLOAD, withoutFlood } from './trace.ts'
 
-/** The parameters of the jobs of each class, by model:tier. */
-export type Recipe = Record<JobClass, { model: string; steps: number; guidanceScale: number }>
-export type RealOptions = { packages: string; cache: string; size: number; recipe: Recipe; aging: number }
+export type RealOptions = {
+  /** Duration of each load of `loads`, and of the load of twice the capacity; 0 omits them. */
+  minutes: number
+  overload: number
+  loads: number[]
+  seed: number
+  /** Seconds. */
+  aging: number
+  /** The built-in models, or an architecture with random weights, made in `directory`. */
+  model: GpuVariant | 'nano'
+  target: Target
+  directory: string
+  size: number
+}
+type Setup = { packages: string; recipe: Recipe; options: RealOptions }
 
-const WAIT_MS = 60_000
-const MEASURED = 5
-/** With equal terms, all jobs run in order of arrival. */
-const IN_ORDER = { tenant: 'all', weight: 1, interactive: false }
+const TURBO = { tier: 'fp8', steps: 4, guidance_scale: 1 } as const
+const FULL = { tier: 'fp8', steps: 28, guidance_scale: 4 } as const
+/** Jobs per class for the capacity. */
+const MEASURED: Record<JobClass, number> = { turbo: 12, full: 3 }
+const NO_AGING_SECONDS = 86_400
 
-export async function openEngine({ packages, cache }: RealOptions): Promise<PackageEngine> {
-  const log = pino({ level: 'warn' }, pino.destination(2))
-  const limits = { memoryBytes: Number.MAX_SAFE_INTEGER, stallSeconds: 600, promptCacheBytes: 0 }
-  const onStall = () => process.exit(1)
-  const engine = new PackageEngine({
-    ...limits,
-    packages,
-    log,
-    onStall,
-    verifier: new Verifier({ directory: cache, log }),
-  })
-  await engine.start()
-  return engine
+/** Makes the packages: nano has one of each class, and the weights of the others serve both. */
+async function prepare(options: RealOptions): Promise<Setup> {
+  const { model, target, directory } = options
+  if (model === 'nano') {
+    if (target !== 'cpu') throw new Error(`--model nano has packages for --target cpu only; given ${target}`)
+    const packages = (await builtInPackages(['fp8'])).directory
+    return { packages, recipe: { turbo: { model: 'nano-turbo', ...TURBO }, full: { model, ...FULL } }, options }
+  }
+  const own = path.join(directory, model)
+  await makeCheckpoint(model, own)
+  const packages = await makePackage({ variant: model, target, tier: 'fp8' }, own)
+  return { packages, recipe: { turbo: { model, ...TURBO }, full: { model, ...FULL } }, options }
 }
 
-function requestOf({ account, kind, id }: Arrival, { recipe, size }: RealOptions, isFair: boolean): JobRequest {
-  const { model, steps, guidanceScale } = recipe[kind]
-  const [name, tier] = model.split(':') as [string, JobRequest['tier']]
-  const shape = { width: size, height: size, steps, guidance_scale: guidanceScale, count: 1, seed: 7 }
-  const text = { prompt: `a cat, ${id}`, negative_prompt: '', text_convention: 'diffusers' } as const
-  const file = { output_format: 'png', output_quality: 90 } as const
-  const schedule = isFair ? { tenant: account, weight: 1, interactive: kind === 'turbo' } : IN_ORDER
-  return { protocol: PROTOCOL_VERSION, attempt: 1, model: name, tier, ...shape, ...text, ...file, schedule }
+type Replay = (trace: readonly Arrival[], untilMs?: number) => Promise<Replayed>
+
+/** Starts a GPU function, which then measures its step times with one job of each class. */
+function withReplay<T>({ packages, recipe, options }: Setup, isFair: boolean, use: (run: Replay, watch: Watch) => T) {
+  const { size, aging } = options
+  const preload = [...new Set(CLASSES.map((kind) => `${recipe[kind].model}:${recipe[kind].tier}`))]
+  const own = { packages, preload, size, agingSeconds: isFair ? aging : NO_AGING_SECONDS }
+  return withFunction(own, async (url, watch) => {
+    const run: Replay = (trace, untilMs) => replay(trace, { url, recipe, size, isFair, untilMs })
+    await run(CLASSES.flatMap((kind) => jobsOf(kind, 'warm', 1)))
+    return use(run, watch)
+  })
 }
 
-/** Runs the trace once. Refused jobs return after their Retry-After. */
-export async function runTrace(
-  engine: PackageEngine,
-  trace: readonly Arrival[],
-  options: RealOptions,
-  isFair: boolean,
-): Promise<Outcome> {
-  const limits = { queue: 10_000, retainSeconds: 0, retainBytes: 0, unreadSeconds: 86_400 }
-  const agingSeconds = isFair ? options.aging : 86_400
-  const jobs = new Jobs({
-    ...{ engine, lifecycle: { status: 'ready' }, log: pino({ level: 'silent' }), agingSeconds, ...limits },
-    onBroken: () => process.exit(1),
-  })
-  const start = performance.now()
-  const now = () => performance.now() - start
-  const served: Served[] = []
-  const refusals: Refused[] = []
-  const run = async (arrival: Arrival) => {
-    await sleep(Math.max(0, arrival.at - now()))
-    let first: { at: number; promised: number; returns: number } | undefined
-    for (;;) {
-      const at = now()
-      try {
-        const job = jobs.submit(arrival.id, requestOf(arrival, options, isFair))
-        if (first) refusals.push({ promised: first.promised, actual: at - first.at, returns: first.returns })
-        while (!outcome(job)) await waitForChange(job, WAIT_MS)
-        if (outcome(job)!.type !== 'succeeded') throw new Error(JSON.stringify(outcome(job)))
-        served.push({ account: arrival.account, kind: arrival.kind, submitted: arrival.at, accepted: at, ended: now() })
-        return
-      } catch (error) {
-        if (!(error instanceof Refusal) || error.retryAfter === undefined) throw error
-        const promised = error.retryAfter * 1000
-        first = first ? { ...first, returns: first.returns + 1 } : { at, promised, returns: 1 }
-        await sleep(promised)
-      }
+const jobsOf = (kind: JobClass, account: string, count: number): Arrival[] =>
+  Array.from({ length: count }, (_, i) => ({ id: `${account}-${kind}-${i}`, account, kind, at: 0 }))
+
+/** Runs a trace on a fresh GPU function, and prints its duration. */
+async function runTrace(setup: Setup, name: string, trace: readonly Arrival[], isFair: boolean, untilMs?: number) {
+  const run = await withReplay(setup, isFair, (replayed, watch) => watch(() => replayed(trace, untilMs)))
+  const { served, failed, endMs } = run
+  console.log(`${name}: ${served.length} of ${trace.length} jobs in ${(endMs / 1000).toFixed(0)} s`)
+  for (const each of failed.slice(0, 5)) console.log(`accepted, without an image: ${each}`)
+  if (failed.length > 0) process.exitCode = 1
+  return run
+}
+
+/** Milliseconds of a whole job of each class, as the cost of one step: its share of the time of several jobs in a row. */
+const measureCosts = (setup: Setup): Promise<CostTable> =>
+  withReplay(setup, false, async (run) => {
+    const costs: Partial<CostTable> = {}
+    for (const kind of CLASSES) {
+      const { endMs, failed } = await run(jobsOf(kind, 'one', MEASURED[kind]))
+      if (failed[0]) throw new Error(failed[0])
+      costs[kind] = { encode: 0, step: endMs / MEASURED[kind], decode: 0, file: 0, steps: 1 }
     }
-  }
-  await Promise.all(trace.map(run))
-  return { served, refusals, endMs: now(), busyMs: 0 }
-}
+    return costs as CostTable
+  })
 
-/** Loads the models, and measures each class alone: milliseconds of whole jobs, as the cost of one step. */
-export async function measureCosts(engine: PackageEngine, options: RealOptions): Promise<CostTable> {
-  const costs: Partial<CostTable> = {}
-  for (const kind of ['turbo', 'full'] as const) {
-    const model = modelOf(engine, options.recipe[kind].model)
-    await engine.load(model)
-    await engine.warm(model, [{ width: options.size, height: options.size }])
-    const alone = Array.from({ length: MEASURED }, (_, i) => ({ id: `${kind}-${i}`, account: 'one', kind, at: 0 }))
-    const { endMs } = await runTrace(engine, alone, options, false)
-    costs[kind] = { encode: 0, step: endMs / MEASURED, decode: 0, file: 0, steps: 1 }
-  }
-  return costs as CostTable
-}
+export const loadsOf = ({ minutes, loads }: RealOptions) => (minutes === 0 ? [] : loads)
 
-function modelOf({ models }: PackageEngine, name: string): Model {
-  const found = models.find(({ model, tier }) => `${model}:${tier}` === name)
-  if (found) return found
-  throw new Error(
-    `${name} is not among the packages: ${models.map(({ model, tier }) => `${model}:${tier}`).join(', ')}`,
+/** Prints the tables of every load. Sets exit code 1 if a criterion is not met, or an accepted job has no image. */
+export async function benchReal(options: RealOptions): Promise<void> {
+  const { minutes, overload, seed, aging } = options
+  const setup = await prepare(options)
+  const costs = await measureCosts(setup)
+  const [turbo, full] = CLASSES.map((kind) => costs[kind].step.toFixed(0))
+  console.log(
+    `${options.model}, ${options.target}, ${options.size}²: one Turbo job ${turbo} ms, one full job ${full} ms`,
   )
+  for (const load of loadsOf(options)) {
+    const trace = drawLoad(costs, load, minutes, seed)
+    const fcfs = await runTrace(setup, `load ${load}, first come, first served`, trace, false)
+    const steps = await runTrace(setup, `load ${load}, scheduler`, trace, true)
+    const alone = await runTrace(setup, `load ${load}, honest accounts alone`, withoutFlood(trace), true)
+    printComparison({ fcfs, steps, alone }, { load, minutes, seed, aging })
+    printMemory(steps.memory)
+  }
+  if (overload === 0) return
+  const trace = drawLoad(costs, OVERLOAD, overload, seed)
+  const outcome = await runTrace(setup, `load ${OVERLOAD}, scheduler`, trace, true, overload * 60_000)
+  printOverload(outcome, { load: OVERLOAD, minutes: overload, seed, aging })
+  console.log(`accepted jobs without an image: ${outcome.failed.length}`)
+  printMemory(outcome.memory)
 }

@@ -2,13 +2,11 @@
 import { Admission } from '../../../gpu-fn/scheduler/admission.ts'
 import { Scheduler } from '../../../gpu-fn/scheduler/scheduler.ts'
 import type { Task } from '../../../gpu-fn/scheduler/task.ts'
-import { type Arrival, type CostTable, deviceMs, type JobClass } from './trace.ts'
+import { type Outcome, pauseMs, type Refusal, type Served } from './outcome.ts'
+import { type Arrival, type CostTable, deviceMs } from './trace.ts'
 
-/** Milliseconds: first submission, acceptance, end. */
-export type Served = { account: string; kind: JobClass; submitted: number; accepted: number; ended: number }
-/** A refusal, with the promised and the actual time of acceptance in milliseconds after it. */
-export type Refusal = { promised: number; actual: number; returns: number }
-export type Outcome = { served: Served[]; refusals: Refusal[] /** Of the last job. */; endMs: number; busyMs: number }
+/** As in gpu-fn/server/dispatcher.ts. */
+const UNCLAIMED_MS = 10_000
 
 type Job = Arrival & { task: Task; turns: number[]; file: number; accepted: number }
 type Policy = {
@@ -35,7 +33,7 @@ export function firstComeFirstServed(): Policy {
 /** The scheduler and the admission of the GPU function. */
 export function stepScheduler(agingMs: number): Policy {
   const scheduler = new Scheduler({ agingMs })
-  const admission = new Admission(scheduler, agingMs)
+  const admission = new Admission(scheduler, agingMs, UNCLAIMED_MS)
   const jobs = new Map<string, Job>()
   return {
     add(job, now) {
@@ -69,43 +67,43 @@ const jobOf = (arrival: Arrival, costs: CostTable): Job => {
   return { ...arrival, task, turns, file: own.file, accepted: arrival.at }
 }
 
-/** A refused job returns after the promised time, as a whole number of seconds if `wholeSeconds`. */
-export function simulate(trace: readonly Arrival[], costs: CostTable, policy: Policy, wholeSeconds = true): Outcome {
+type Ask = { at: number; job: Job; refusal?: Refusal }
+
+/** Refused jobs ask again as in a real run, with Retry-After in whole seconds. */
+export function simulate(trace: readonly Arrival[], costs: CostTable, policy: Policy): Outcome {
   const served: Served[] = []
   const refusals: Refusal[] = []
-  const pending: { at: number; job: Job; refused?: { at: number; promised: number; returns: number } }[] = trace.map(
-    (arrival) => ({ at: arrival.at, job: jobOf(arrival, costs) }),
-  )
-  let [now, busyMs] = [0, 0]
-  const submit = ({ job, refused, at }: (typeof pending)[number]) => {
+  const asks: Ask[] = trace.map((arrival) => ({ at: arrival.at, job: jobOf(arrival, costs) }))
+  let now = 0
+  const submit = ({ job, refusal: earlier, at }: Ask) => {
     const retryAfterMs = policy.add(job, at)
     if (retryAfterMs === null) {
       job.accepted = at
-      if (refused) refusals.push({ promised: refused.promised, actual: at - refused.at, returns: refused.returns })
+      if (earlier) earlier.accepted = at
       return
     }
-    const delay = wholeSeconds ? Math.ceil(retryAfterMs / 1000) * 1000 : retryAfterMs
-    const first = refused ?? { at, promised: delay, returns: 0 }
-    const again = { at: at + delay, job, refused: { ...first, returns: first.returns + 1 } }
-    const place = pending.findIndex((each) => each.at > again.at)
-    pending.splice(place < 0 ? pending.length : place, 0, again)
+    const promised = Math.max(1, Math.ceil(retryAfterMs / 1000)) * 1000
+    const refusal = earlier ?? { at, promised, accepted: null }
+    if (!earlier) refusals.push(refusal)
+    const again: Ask = { at: at + pauseMs(promised), job, refusal }
+    const place = asks.findLastIndex((each) => each.at <= again.at)
+    asks.splice(place + 1, 0, again)
   }
   for (;;) {
-    while (pending[0] && pending[0].at <= now) submit(pending.shift()!)
+    while (asks[0] && asks[0].at <= now) submit(asks.shift()!)
     const job = policy.next(now)
     if (!job) {
-      if (!pending[0]) break
-      now = pending[0].at
+      if (!asks[0]) break
+      now = asks[0].at
       continue
     }
     const ms = job.turns.shift()!
     now += ms
-    busyMs += ms
     policy.charge(job, ms, now)
     if (job.turns.length > 0) continue
     policy.end(job, now)
     const { account, kind, at, accepted, file } = job
     served.push({ account, kind, submitted: at, accepted, ended: now + file })
   }
-  return { served, refusals, endMs: now, busyMs }
+  return { served, refusals, endMs: now }
 }

@@ -1,5 +1,5 @@
 // Job traces: arrivals of accounts that share one GPU, and the work of their jobs.
-import type { Random } from '../../command/random.ts'
+import { type Random, randomOf } from '../../command/random.ts'
 import { nextArrivalMs } from '../hostile/open-loop.ts'
 
 /** Milliseconds of a job's phases on the device, and of its file on the host. */
@@ -22,14 +22,15 @@ const HONEST = ['honest-1', 'honest-2', 'honest-3']
 const TURBO_SHARE = 0.8
 /** Shares of the load: each honest account, and the flooding one. */
 const HONEST_SHARE = 0.1
+const FLOODING_SHARE = 1 - HONEST.length * HONEST_SHARE
 /** Jobs that the flooding account submits at once. */
 const BURST = 10
 
 export const deviceMs = ({ encode, step, decode, steps }: Costs): number => encode + step * steps + decode
 const meanMs = (costs: CostTable) => TURBO_SHARE * deviceMs(costs.turbo) + (1 - TURBO_SHARE) * deviceMs(costs.full)
 
-/** Poisson arrivals whose work is `load` times the device's capacity: 30 % from three honest accounts, the rest in bursts from one. */
-export function drawTrace(costs: CostTable, load: number, durationMs: number, random: Random): Arrival[] {
+/** Poisson arrivals whose work is on average `load` times the capacity: 30 % from three honest accounts, the rest in bursts from one. */
+function drawTrace(costs: CostTable, load: number, durationMs: number, random: Random): Arrival[] {
   const perSecond = (load * 1000) / meanMs(costs)
   const kind = () => (random.chance(TURBO_SHARE) ? 'turbo' : 'full')
   const trace: Arrival[] = []
@@ -38,8 +39,37 @@ export function drawTrace(costs: CostTable, load: number, durationMs: number, ra
       for (let i = 0; i < burst; i++) trace.push({ id: `${account}-${trace.length}`, account, kind: kind(), at })
   }
   for (const account of HONEST) draw(account, perSecond * HONEST_SHARE, 1)
-  draw(FLOODING, (perSecond * (1 - HONEST.length * HONEST_SHARE)) / BURST, BURST)
+  draw(FLOODING, (perSecond * FLOODING_SHARE) / BURST, BURST)
   return trace.sort((a, b) => a.at - b.at)
+}
+
+/** The larger relative deviation of the work of honest accounts and of the flooding one from their shares of the load. */
+function deviationOf(trace: readonly Arrival[], costs: CostTable, loadMs: number): number {
+  const work = (arrivals: readonly Arrival[]) => arrivals.reduce((sum, { kind }) => sum + deviceMs(costs[kind]), 0)
+  const honest = work(withoutFlood(trace)) / (loadMs * (1 - FLOODING_SHARE))
+  const flooding = (work(trace) - work(withoutFlood(trace))) / (loadMs * FLOODING_SHARE)
+  return Math.max(Math.abs(honest - 1), Math.abs(flooding - 1))
+}
+
+/** The load of the open-loop test of refusals, relative to the capacity. */
+export const OVERLOAD = 2
+/** The permitted deviation of a trace's work from the load, and the number of draws after which the closest one is used. */
+const DEVIATION = { most: 0.05, draws: 200 }
+
+/**
+ * The arrivals of a load, which the seed determines: Poisson arrivals of `load` times the device's capacity, 30 % of it from three honest
+ * accounts, the rest in bursts from one. A short trace is drawn again until its work is close to the load.
+ */
+export function drawLoad(costs: CostTable, load: number, minutes: number, seed: number): Arrival[] {
+  const random = randomOf(seed, `schedule ${load}`)
+  const durationMs = minutes * 60_000
+  let best: { trace: Arrival[]; deviation: number } | undefined
+  for (let draw = 0; draw < DEVIATION.draws && !(best && best.deviation <= DEVIATION.most); draw++) {
+    const trace = drawTrace(costs, load, durationMs, random)
+    const deviation = deviationOf(trace, costs, load * durationMs)
+    if (!best || deviation < best.deviation) best = { trace, deviation }
+  }
+  return best!.trace
 }
 
 /** The same arrivals without the flooding account. */

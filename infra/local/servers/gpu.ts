@@ -11,8 +11,8 @@ const MAIN = path.join(import.meta.dirname, '../../../gpu-fn/main.ts')
 type LocalGpuOptions = {
   /** Directory of packages. */
   packages: string
-  /** The edge's public key, a JWK. */
-  edgePublicKey: string
+  /** The edge's public key, a JWK; null accepts requests without a token. */
+  edgePublicKey: string | null
   /** Comma-separated `model:tier` to load and warm up before readiness. */
   preload: string
   /** Called with every line of its JSON log. */
@@ -22,10 +22,16 @@ type LocalGpuOptions = {
   port?: number
   /** Limit of GPU memory in GiB. */
   vram?: string
+  /** Further variables. */
+  settings?: Readonly<Record<string, string>>
 }
 
+/** `pid`: of the leader of its process group. */
+type LocalGpu = { url: string; pid: number; stop: () => Promise<void> }
+
 /** Starts the GPU function on loopback and waits until it is warm. `stop` lets it finish running jobs. */
-export async function startGpu(options: LocalGpuOptions): Promise<{ url: string; stop: () => Promise<void> }> {
+export async function startGpu(options: LocalGpuOptions): Promise<LocalGpu> {
+  const { edgePublicKey } = options
   const env = {
     ...Object.fromEntries(
       Object.entries(process.env).filter(([name]) => !name.startsWith('OCTET_') || name.startsWith('OCTET_C2PA_')),
@@ -36,9 +42,10 @@ export async function startGpu(options: LocalGpuOptions): Promise<{ url: string;
     PORT: String(options.port ?? 0),
     HOST: '127.0.0.1',
     OCTET_PACKAGES: options.packages,
-    OCTET_EDGE_PUBLIC_KEY: options.edgePublicKey,
+    ...(edgePublicKey === null ? { OCTET_INSECURE: '1' } : { OCTET_EDGE_PUBLIC_KEY: edgePublicKey }),
     OCTET_PRELOAD: options.preload,
     ...(options.vram !== undefined && { OCTET_VRAM_GB: options.vram }),
+    ...options.settings,
   }
   const child = spawn(process.execPath, [...(options.nodeFlags ?? []), MAIN], {
     env,
@@ -69,7 +76,7 @@ export async function startGpu(options: LocalGpuOptions): Promise<{ url: string;
     child.kill('SIGTERM')
     await exited
   }
-  return { url: await url, stop }
+  return { url: await url, pid: child.pid!, stop }
 }
 
 function killGroup(leader: number | undefined): void {

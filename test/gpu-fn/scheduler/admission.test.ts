@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
 import { Admission } from '../../../gpu-fn/scheduler/admission.ts'
+import { Demand } from '../../../gpu-fn/scheduler/demand.ts'
 import { Scheduler } from '../../../gpu-fn/scheduler/scheduler.ts'
 import { StepTimes } from '../../../gpu-fn/scheduler/step-times.ts'
 import type { Task } from '../../../gpu-fn/scheduler/task.ts'
@@ -11,15 +12,18 @@ const taskOf = (id: string, overrides: Partial<Task> = {}): Task => ({
   ...{ arrived: 0, deadline: null, left: 1_000, started: false, ...overrides },
 })
 
-/** `others`: another tenant has used the device. */
+/** `others`: another tenant has asked for the device. */
 function start({ others = true } = {}) {
   const scheduler = new Scheduler({ agingMs: AGING_MS })
-  if (others) scheduler.usage.charge({ tenant: 'other', weight: 1, interactive: false }, 30_000, 0)
   const admission = new Admission(scheduler, AGING_MS)
   const submit = (task: Task, now = 0) => {
     const refused = admission.refuse(task, 0, now)
     if (!refused) scheduler.add(task)
     return refused
+  }
+  if (others) {
+    submit(taskOf('other', { left: 4_000 }))
+    scheduler.remove('other', 0)
   }
   return { scheduler, submit }
 }
@@ -60,6 +64,36 @@ test('a refused job is accepted when it returns after the promised time, and a l
   scheduler.remove('a1', 500)
   expect(submit(taskOf('a4'), 500)).not.toBeNull()
   expect(submit(taskOf('a2'), first.retryAfterMs!)).toBeNull()
+})
+
+test('a promised job is accepted at its time and not before, whatever arrives in the meantime', () => {
+  const { scheduler, submit } = start()
+  submit(taskOf('a1'))
+  const { retryAfterMs } = submit(taskOf('a2'))!
+  // Room for the job before its time, on a busy device.
+  scheduler.remove('a1', 500)
+  expect(submit(taskOf('b1'), 500)).toBeNull()
+  expect(submit(taskOf('a2'), 600)).toMatchObject({ retryAfterMs: retryAfterMs! - 600 })
+  for (const id of ['c1', 'd1', 'e1']) expect(submit(taskOf(id), 700)).toBeNull()
+  expect(submit(taskOf('a2'), retryAfterMs! - 10)).not.toBeNull()
+  expect(submit(taskOf('a2'), retryAfterMs!)).toBeNull()
+})
+
+test('a promised job is accepted before its time on an idle device', () => {
+  const { scheduler, submit } = start()
+  submit(taskOf('a1'))
+  expect(submit(taskOf('a2'))).not.toBeNull()
+  scheduler.remove('a1', 500)
+  expect(submit(taskOf('a2'), 500)).toBeNull()
+})
+
+test('demand is the share of the device that tenants ask for', () => {
+  const demand = new Demand()
+  for (let now = 0; now < 600_000; now += 1_000) demand.add(taskOf('a', { left: 300 }), now)
+  demand.add(taskOf('b', { left: 10_000, interactive: true }), 600_000)
+  expect(demand.shareOf(({ tenant }) => tenant === 'a', 600_000)).toBeCloseTo(0.3, 2)
+  expect(demand.shareOf(({ interactive }) => interactive, 600_000)).toBeCloseTo(0.06, 2)
+  expect(demand.shareOf(({ tenant }) => tenant === 'a', 720_000)).toBeCloseTo(0.15, 2)
 })
 
 test('a promise that nobody claims ends', () => {

@@ -1,5 +1,8 @@
 import { expect, test } from 'vitest'
-import { accuracy, compare, isMet } from '../../../../infra/bench/schedule/schedule.ts'
+import { accuracyOf } from '../../../../infra/bench/schedule/outcome.ts'
+import { isMet } from '../../../../infra/bench/schedule/report.ts'
+import { compare } from '../../../../infra/bench/schedule/schedule.ts'
+import { deviceMs, drawLoad, H200 } from '../../../../infra/bench/schedule/trace.ts'
 
 test('the scheduler meets its criteria on a trace of an hour at 0.95 of the capacity', () => {
   const { verdict, fcfs, steps } = compare(0.95, { minutes: 60, seed: 5, aging: 60 })
@@ -15,9 +18,25 @@ test('the scheduler meets its criteria on a trace of an hour at 0.95 of the capa
 test('at twice the capacity every accepted job ends within the aging bound, and refused ones return in time', () => {
   const { verdict, fcfs, steps } = compare(2, { minutes: 10, seed: 5, aging: 60 })
   expect(steps.refusals.length).toBeGreaterThan(100)
-  expect(accuracy(steps)).toBeGreaterThan(0.6)
+  const { judged, accurate } = accuracyOf(steps.refusals, 600_000)
+  expect(judged).toBeGreaterThan(100)
+  expect(accurate / judged).toBeGreaterThan(0.9)
   expect(verdict.longestMs).toBeLessThanOrEqual(verdict.agingMs)
   expect(steps.served.map(({ account }) => account).toSorted()).toEqual(
     fcfs.served.map(({ account }) => account).toSorted(),
   )
+})
+
+test('a Retry-After is accurate from 70 to 130 % of it, with a second of rounding, and judged within the trace', () => {
+  const refusals = [6_000, 7_000, 10_000, 13_000, 14_000, null].map((waited) => ({
+    ...{ at: 1_000, promised: 10_000, accepted: waited === null ? null : 1_000 + waited },
+  }))
+  const unjudged = { at: 90_000, promised: 10_000, accepted: 91_000 }
+  expect(accuracyOf([...refusals, unjudged], 100_000)).toEqual({ judged: 6, accurate: 3, early: 1, late: 2 })
+})
+
+test('the work of a short trace is close to the load', () => {
+  const trace = drawLoad(H200, 0.95, 5, 3)
+  const work = trace.reduce((sum, { kind }) => sum + deviceMs(H200[kind]), 0)
+  expect(work / (0.95 * 300_000)).toBeCloseTo(1, 1)
 })

@@ -1,0 +1,61 @@
+// A GPU function for one run of a trace, with its memory over time.
+import { mkdtemp, rm } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { startGpu } from '../../local/servers/gpu.ts'
+import { watchMemory } from '../gpu/memory.ts'
+import { type Growth, groupBytes, growthOf, type Sample } from '../hostile/memory.ts'
+
+export type FunctionOptions = {
+  /** Directory of packages, and its models to load, as model:tier. */
+  packages: string
+  preload: readonly string[]
+  size: number
+  agingSeconds: number
+}
+
+const SAMPLE_MS = 500
+const MEBIBYTE = 2 ** 20
+
+/** Starts a GPU function, which is warm and keeps no ended jobs, and stops it after `use`. */
+export async function withFunction<T>(
+  options: FunctionOptions,
+  use: (url: string, watch: Watch) => T,
+): Promise<Awaited<T>> {
+  const cache = await mkdtemp(path.join(os.tmpdir(), 'octet-schedule-'))
+  const { packages, preload, size, agingSeconds } = options
+  const settings = {
+    ...{ OCTET_CACHE: cache, OCTET_WARM: `${size}x${size}`, OCTET_AGING_SECONDS: String(agingSeconds) },
+    // Every job encodes its prompt, and first come, first served accepts all jobs.
+    ...{ OCTET_PROMPT_CACHE_BYTES: '0', OCTET_RETAIN_SECONDS: '0', OCTET_QUEUE: '10000', OCTET_STALL_SECONDS: '600' },
+  }
+  const gpu = await startGpu({ packages, preload: preload.join(), edgePublicKey: null, settings })
+  try {
+    return await use(gpu.url, (run) => watched(gpu.pid, run))
+  } finally {
+    await gpu.stop()
+    await rm(cache, { recursive: true })
+  }
+}
+
+/** Runs something while the memory of the GPU function is sampled. */
+export type Watch = <T>(run: () => Promise<T>) => Promise<T & { memory: Growth[] }>
+
+async function watched<T>(pid: number, run: () => Promise<T>): Promise<T & { memory: Growth[] }> {
+  const device = watchMemory()
+  const samples: Sample[] = []
+  const timer = setInterval(() => {
+    const [resident, peak] = [groupBytes(pid), device.peak()]
+    const sample: Sample = {
+      ...(resident !== null && { 'resident memory': resident }),
+      ...(peak !== null && { 'GPU memory': peak * MEBIBYTE }),
+    }
+    samples.push(sample)
+  }, SAMPLE_MS)
+  try {
+    return { ...(await run()), memory: growthOf(samples) }
+  } finally {
+    clearInterval(timer)
+    device.stop()
+  }
+}

@@ -1,0 +1,96 @@
+// Sends the jobs of a trace to a GPU function in real time, and reads their images.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type JobEvent, type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
+import { type Outcome, pauseMs, type Refusal } from './outcome.ts'
+import type { Arrival, JobClass } from './trace.ts'
+
+/** The jobs of each class. */
+export type Recipe = Record<JobClass, Pick<JobRequest, 'model' | 'tier' | 'steps' | 'guidance_scale'>>
+export type ReplayOptions = {
+  url: string
+  recipe: Recipe
+  size: number
+  /** Whether jobs carry their account and class; without them, the GPU function runs them in order of arrival. */
+  isFair: boolean
+  /** Refused jobs do not ask again after this time in milliseconds. */
+  untilMs?: number | undefined
+}
+/** `failed`: accepted jobs without an image, with the reason. */
+export type Replayed = Outcome & { failed: string[] }
+
+/** `end`: the last event of an accepted job, or another refusal. */
+type Reply = { retryAfterMs: number } | { end: string }
+
+function requestOf({ account, kind, id }: Arrival, { recipe, size, isFair }: ReplayOptions): JobRequest {
+  const schedule = isFair
+    ? { tenant: account, weight: 1, interactive: kind === 'turbo' }
+    : { tenant: 'all', weight: 1, interactive: false }
+  return {
+    ...{ protocol: PROTOCOL_VERSION, attempt: 1, ...recipe[kind], width: size, height: size, count: 1, seed: 7 },
+    ...{ prompt: `a cat, ${id}`, negative_prompt: '', text_convention: 'diffusers' },
+    ...{ output_format: 'png', output_quality: 90, schedule },
+  }
+}
+
+/** Offers a job and waits for its end if it is accepted; `onAccept` is called on acceptance. */
+async function offer(url: string, request: JobRequest, onAccept: () => void): Promise<Reply> {
+  const headers = { 'content-type': 'application/json' }
+  const reply = await fetch(url, { method: 'PUT', headers, body: JSON.stringify(request) })
+  const retryAfter = reply.headers.get('retry-after')
+  if (reply.status === 429 && retryAfter !== null) {
+    await reply.body?.cancel()
+    return { retryAfterMs: 1000 * Number(retryAfter) }
+  }
+  if (!reply.ok) return { end: await reply.text() }
+  onAccept()
+  const text = Buffer.from(await reply.arrayBuffer()).toString('latin1')
+  // The bytes of an image do not end with a line break.
+  return { end: text.slice(text.lastIndexOf('{"type":')) }
+}
+
+/** The problem of an ended job; null for an image. */
+function problemOf(end: string): string | null {
+  try {
+    const event: JobEvent = JSON.parse(end)
+    return event.type === 'succeeded' && event.images === 1 ? null : end
+  } catch {
+    return `the reply ends with ${end.slice(-200)}`
+  }
+}
+
+/** Runs the trace once; resolves when every accepted job has ended. */
+export async function replay(trace: readonly Arrival[], options: ReplayOptions): Promise<Replayed> {
+  const { url, untilMs = Number.POSITIVE_INFINITY } = options
+  const start = performance.now()
+  const now = () => performance.now() - start
+  const sleepUntil = (at: number) => sleep(Math.max(0, at - now()))
+  const outcome: Replayed = { served: [], refusals: [], failed: [], endMs: 0 }
+  const run = async (arrival: Arrival) => {
+    const { account, kind, id, at: submitted } = arrival
+    const [target, request] = [`${url}/jobs/${id}`, requestOf(arrival, options)]
+    let refusal: Refusal | undefined
+    await sleepUntil(submitted)
+    for (;;) {
+      const at = now()
+      const onAccept = () => {
+        if (refusal) refusal.accepted = at
+      }
+      const reply = await offer(target, request, onAccept)
+      if ('end' in reply) {
+        const problem = problemOf(reply.end)
+        if (problem !== null) outcome.failed.push(`${id}: ${problem}`)
+        else outcome.served.push({ account, kind, submitted, accepted: at, ended: now() })
+        return
+      }
+      if (!refusal) {
+        refusal = { at, promised: reply.retryAfterMs, accepted: null }
+        outcome.refusals.push(refusal)
+      }
+      const next = at + pauseMs(reply.retryAfterMs)
+      if (next > untilMs) return
+      await sleepUntil(next)
+    }
+  }
+  await Promise.all(trace.map(run))
+  return { ...outcome, endMs: now() }
+}

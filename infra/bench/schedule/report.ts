@@ -1,0 +1,102 @@
+// The table of a load, and its criteria.
+import type { Growth } from '../hostile/memory.ts'
+import { percentile } from '../statistics.ts'
+import {
+  accuracyOf,
+  endedBy,
+  latencies,
+  longestMs,
+  type Outcome,
+  ofClass,
+  ofHonest,
+  p95,
+  type Served,
+} from './outcome.ts'
+import { CLASSES } from './trace.ts'
+
+/** The same trace under both policies, and the honest accounts alone. */
+export type Runs = { fcfs: Outcome; steps: Outcome; alone: Outcome }
+export type Conditions = { load: number; minutes: number; seed: number /** Seconds. */; aging: number }
+export type Verdict = { turbo: number; honest: number; throughput: number; longestMs: number; agingMs: number }
+
+export function judge({ fcfs, steps, alone }: Runs, { minutes, aging }: Conditions): Verdict {
+  return {
+    turbo: p95(ofClass(steps.served, 'turbo')) / p95(ofClass(fcfs.served, 'turbo')),
+    honest: Math.max(
+      ...CLASSES.map((kind) => p95(ofClass(ofHonest(steps.served), kind)) / p95(ofClass(alone.served, kind))),
+    ),
+    throughput: endedBy(steps.served, minutes * 60_000) / endedBy(fcfs.served, minutes * 60_000),
+    longestMs: longestMs(steps.served),
+    agingMs: aging * 1000,
+  }
+}
+
+/** Whether the criteria are met. */
+export const isMet = ({ turbo, honest, throughput, longestMs: longest, agingMs }: Verdict): boolean =>
+  turbo <= 0.35 && honest <= 1.3 && throughput >= 0.97 && longest <= agingMs
+
+const seconds = (ms: number) => (ms / 1000).toFixed(2)
+
+function printHead({ load, minutes, seed }: Conditions): void {
+  const columns = ['p50', 'p95', 'p99'].map((name) => name.padStart(9)).join('')
+  console.log(`\nload ${load} for ${minutes} minutes, seed ${seed}; seconds from submission to image`)
+  console.log(`${''.padEnd(50)}${'jobs'.padStart(8)}${columns}`)
+}
+
+function printRows(name: string, served: readonly Served[]): void {
+  for (const kind of CLASSES) {
+    const times = latencies(ofClass(served, kind))
+    const cells = [0.5, 0.95, 0.99].map((part) => seconds(percentile(times, part)).padStart(9)).join('')
+    console.log(`${`${name}, ${kind}`.padEnd(50)}${String(times.length).padStart(8)}${cells}`)
+  }
+}
+
+function printRefusals({ refusals }: Outcome, { minutes }: Conditions): void {
+  const { judged, accurate, early, late } = accuracyOf(refusals, minutes * 60_000)
+  const share = (count: number) => `${((100 * count) / judged).toFixed(1)} %`
+  console.log(`${refusals.length} jobs refused at first; ${judged} with a Retry-After that ends during the load`)
+  if (judged === 0) return
+  console.log(`Retry-After within 30 %: ${share(accurate)}; too long: ${share(early)}; too short: ${share(late)}`)
+}
+
+const printLongest = (longest: number, { aging }: Conditions) =>
+  console.log(`longest time from acceptance to image: ${seconds(longest)} s (at most ${aging} s)`)
+
+/** Prints the percentiles of a load below the capacity and its criteria. Sets exit code 1 if one is not met. */
+export function printComparison(runs: Runs, conditions: Conditions): void {
+  const { fcfs, steps, alone } = runs
+  printHead(conditions)
+  printRows('first come, first served', fcfs.served)
+  printRows('scheduler', steps.served)
+  printRows('first come, first served, honest accounts', ofHonest(fcfs.served))
+  printRows('scheduler, honest accounts', ofHonest(steps.served))
+  printRows('scheduler, honest accounts alone', alone.served)
+  printRefusals(steps, conditions)
+  const verdict = judge(runs, conditions)
+  printLongest(verdict.longestMs, conditions)
+  console.log(`Turbo p95, scheduler / first come, first served: ${verdict.turbo.toFixed(3)} (at most 0.35)`)
+  console.log(`honest p95 of each class, among all / alone: ${verdict.honest.toFixed(3)} (at most 1.3)`)
+  console.log(`images by the end of the arrivals: ${verdict.throughput.toFixed(3)} x (at least 0.97)`)
+  if (!isMet(verdict)) process.exitCode = 1
+}
+
+/** Prints the percentiles of a load above the capacity, and the accuracy of Retry-After. Sets exit code 1 after a late image. */
+export function printOverload(outcome: Outcome, conditions: Conditions): void {
+  printHead(conditions)
+  printRows('scheduler', outcome.served)
+  printRows('scheduler, honest accounts', ofHonest(outcome.served))
+  printRefusals(outcome, conditions)
+  const longest = longestMs(outcome.served)
+  printLongest(longest, conditions)
+  if (longest > conditions.aging * 1000) process.exitCode = 1
+}
+
+/** Prints the mean memory of the first and the last third of a load. Sets exit code 1 if it grows. */
+export function printMemory(memory: readonly Growth[]): void {
+  const mebibytes = (bytes: number) => Math.round(bytes / 2 ** 20)
+  for (const { name, first, last, peak, flat } of memory) {
+    const figures = `${mebibytes(first)} in the first third, ${mebibytes(last)} in the last, peak ${mebibytes(peak)}`
+    console.log(`${name}, MiB: ${figures}: ${flat ? 'flat' : 'grows'}`)
+    if (!flat) process.exitCode = 1
+  }
+}
