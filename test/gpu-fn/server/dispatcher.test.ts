@@ -102,7 +102,7 @@ test('a job is divided over the devices only if its deadline cannot be met on on
     async *run(model, request, signal, options) {
       divided[request.prompt] = options?.parallel
       for await (const event of paced.run(model, request, signal)) {
-        if (event.type === 'step') await setTimeout(10)
+        if (event.type === 'step') await setTimeout(20)
         yield event
       }
     },
@@ -112,7 +112,7 @@ test('a job is divided over the devices only if its deadline cannot be met on on
     submit(prompt, { prompt, steps: 10, guidance_scale, schedule: { max_latency_ms } })
   send('first', 3_600_000)
   await jobs.idle()
-  // The refusal states the time on two devices, half of that on one.
+  // The refusal states the time on two devices, where the steps take half of that on one.
   let takesMs = 0
   expect(() => send('impossible', 1)).toThrow(
     expect.toSatisfy(({ message }: Error) => {
@@ -120,7 +120,7 @@ test('a job is divided over the devices only if its deadline cannot be met on on
       return takesMs > 0
     }),
   )
-  const hurried = send('hurried', Math.round(1.5 * takesMs))
+  const hurried = send('hurried', Math.round(1.2 * takesMs))
   await jobs.idle()
   expect(hurried.entries[0]!.event).toMatchObject({ type: 'started', device: '2 x paced' })
   expect(() => send('unguided', Math.round(0.5 * takesMs), 1)).toThrow(
