@@ -22,6 +22,7 @@ export const IMAGE_ENCODER = 'vae_encoder'
 export type NetworkName = string
 /** The networks of a ControlNet. */
 export const CONTROL_NETWORKS = ['control_conditioning', 'control'] as const
+export type ControlNetwork = (typeof CONTROL_NETWORKS)[number]
 
 /** The package format, which defines the manifest's fields and the operators in the graphs. Packages of another format are refused. */
 export const MANIFEST_FORMAT = 5

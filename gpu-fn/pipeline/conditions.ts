@@ -2,7 +2,14 @@
 import { type ImageOptions, isGuided, type JobRequest, skipsLayers } from '../contract.ts'
 import type { Manifest } from '../manifest.ts'
 import { HostTensor, type Session } from '../runtime/session.ts'
-import { type Condition, condition, conditioningInputs, releaseConditions } from './denoise.ts'
+import {
+  type Condition,
+  type ConditionOptions,
+  condition,
+  conditionControl,
+  conditioningInputs,
+  releaseConditions,
+} from './denoise.ts'
 import type { PromptEmbeds } from './prompt.ts'
 
 /** What a run evaluates. `plain`: the prompt. `guided`: also the negative prompt. `skipping`: also the prompt without some blocks. */
@@ -74,14 +81,12 @@ function skippedGates({ blocks }: Manifest, layers: readonly number[] | undefine
   return gates
 }
 
-type Options = { batched: boolean; signal?: AbortSignal }
-
 /** The condition of one prompt without some blocks: their gates are zero, so that they add nothing. In JavaScript's memory. */
 async function conditionWithoutBlocks(
   session: Session,
   prompt: PromptEmbeds,
   timesteps: Float32Array,
-  { gates, width, signal }: { gates: readonly number[]; width: number; signal?: AbortSignal },
+  { gates, width, control, signal }: ConditionOptions & { gates: readonly number[]; width: number },
 ): Promise<Condition> {
   const outputs = await session.run(conditioningInputs([prompt], timesteps), { signal })
   const [modulation, context] = [outputs.modulation!, outputs.context!]
@@ -89,7 +94,8 @@ async function conditionWithoutBlocks(
   for (let step = 0; step < timesteps.length; step++)
     for (const gate of gates)
       (modulation.data as Float32Array).fill(0, step * size + gate * width, step * size + (gate + 1) * width)
-  return { batch: 1, modulation: new HostTensor(modulation), context: new HostTensor(context) }
+  const own = control && { control: await conditionControl(control, [prompt], timesteps, signal) }
+  return { batch: 1, modulation: new HostTensor(modulation), context: new HostTensor(context), ...own }
 }
 
 /** Computes the conditions of `prompts`, [negative, positive] or one, for a mode. */
@@ -97,7 +103,7 @@ export const computeConditions =
   (
     session: Session,
     prompts: PromptEmbeds[],
-    { manifest, layers, ...options }: Options & { manifest: Manifest; layers?: readonly number[] | undefined },
+    { manifest, layers, ...options }: ConditionOptions & { manifest: Manifest; layers?: readonly number[] | undefined },
   ): Compute =>
   async (timesteps, mode) => {
     const positive = prompts.at(-1)!

@@ -1,6 +1,15 @@
 // Opens a package: its tokenizers, and its sessions according to a memory plan.
 import path from 'node:path'
-import { IMAGE_ENCODER, type NetworkName, type Package } from '../../manifest.ts'
+import {
+  CONTROL_NETWORKS,
+  type ControlNetwork,
+  type ControlnetManifest,
+  type ControlnetPackage,
+  IMAGE_ENCODER,
+  type NetworkName,
+  type Package,
+} from '../../manifest.ts'
+import type { Controlnet } from '../../pipeline/control.ts'
 import type { Pipeline, Size } from '../../pipeline/pipeline.ts'
 import type { TextEncoder } from '../../pipeline/prompt.ts'
 import { openSession, type SessionOptions } from '../../runtime/open-session.ts'
@@ -8,7 +17,7 @@ import type { Session } from '../../runtime/session.ts'
 import type { WeightUpdates } from '../../runtime/update/weight-update.ts'
 import { readKnownWords } from '../../tokenizer/known-words.ts'
 import { openTokenizer } from '../../tokenizer/tokenizer.ts'
-import { type Adapter, updatesOf } from './adapters.ts'
+import { type Adapter, requireFitting, updatesOf } from './adapters.ts'
 import { chain } from './chain.ts'
 import { chooseGraphs, footprintOf, planOf, providerOptions } from './graphs.ts'
 import type { MemoryPlan } from './memory-plan.ts'
@@ -24,6 +33,13 @@ export type OpenPipeline = Pipeline & {
    * which the adapters are undefined until the next call.
    */
   adapt(adapters: readonly Adapter[]): Promise<void>
+  /**
+   * The ControlNet, in place of an earlier one; its networks open in their first run. Without one, an earlier ControlNet stays open if that
+   * leaves all networks of the package where they are. Throws AdapterError, with nothing changed, if it does not fit the package.
+   */
+  useControlnet(controlnet: ControlnetPackage | null): Promise<Controlnet | null>
+  /** The ControlNet in the plan. */
+  readonly controlnet: ControlnetPackage | null
   /** Names of the networks whose weights are loaded. */
   open(): NetworkName[]
   /** Removes all weights from the device, until the next run. */
@@ -48,10 +64,11 @@ export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding
  */
 export async function openPipeline(pkg: Package, options: PipelineOptions = {}): Promise<OpenPipeline> {
   const { batched, note } = chooseGraphs(pkg.manifest)
-  const residency = new Residency(sessionOpener(pkg, options), options.onOpen)
+  const current: Current = { controlnet: null }
+  const residency = new Residency(sessionOpener(pkg, current, options), options.onOpen)
   try {
     const encoders = await openEncoders(pkg, (network) => residency.session(network))
-    const planned = await startPlan(pkg, residency, options)
+    const planned = await startPlan(pkg, residency, current, options)
     return {
       ...{ package: pkg, encoders, batched, note },
       words: await readKnownWords(pkg.directory),
@@ -62,8 +79,16 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
       get plan() {
         return planned.plan()
       },
+      get controlnet() {
+        return current.controlnet
+      },
       fit: planned.fit,
       adapt: async (adapters) => residency.update(updatesOf(pkg, adapters)),
+      async useControlnet(controlnet) {
+        if (controlnet) requireFitting(pkg, controlnet)
+        await planned.useControlnet(controlnet)
+        return controlnet && controlSessions(pkg, controlnet, residency)
+      },
       open: () => residency.open(),
       suspend: () => residency.suspend(),
       resume: () => residency.setResident(planned.plan().resident),
@@ -75,39 +100,73 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
   }
 }
 
-function sessionOpener(pkg: Package, { fold = footprintOf(pkg).fold, threads, binding }: PipelineOptions) {
-  const { directory, manifest } = pkg
-  const { networks, kernels } = chooseGraphs(manifest)
+/** The ControlNet whose networks the sessions of `CONTROL_NETWORKS` open. */
+type Current = { controlnet: ControlnetPackage | null }
+
+function sessionOpener(pkg: Package, current: Current, options: PipelineOptions) {
+  const { networks, kernels } = chooseGraphs(pkg.manifest)
   return (network: NetworkName, updates: WeightUpdates | undefined): Promise<Session> => {
-    const { file, weights } = networks[network]!
+    const { controlnet } = current
+    const own = networks[network]
+    const { directory, manifest } = own ? pkg : controlnet!
+    const { file, weights } = own ?? (manifest as ControlnetManifest).networks[network as ControlNetwork]
+    const { fold = footprintOf({ manifest }).fold, threads, binding } = options
     const provider = providerOptions(network)
     const stored = weights && { file: path.join(directory, weights), tensors: manifest.weights[weights] ?? [] }
-    const own = { target: manifest.target, fold, kernels, provider, weights: stored || undefined, updates }
-    return openSession(path.join(directory, file), { ...own, threads, binding })
+    const settings = { target: manifest.target, fold, kernels, provider, weights: stored || undefined, updates }
+    return openSession(path.join(directory, file), { ...settings, threads, binding })
+  }
+}
+
+/** The sessions of a ControlNet, and of the package's graphs for it. */
+function controlSessions(
+  { directory, manifest }: Package,
+  { manifest: { type, shape } }: ControlnetPackage,
+  residency: Residency,
+): Controlnet {
+  const { embedding, transformer } = chooseGraphs(manifest).control!
+  const graphOf = ({ file }: { file: string }) => ({ graph: path.join(directory, file), keepsResults: true })
+  return {
+    ...{ type, layers: shape.layers },
+    residuals: transformer.inputs.filter(({ name }) => name.startsWith('residual_')).length,
+    conditioning: residency.session('control_conditioning'),
+    control: residency.session('control', { keepsResults: true }),
+    embedding: residency.session('transformer', graphOf(embedding)),
+    transformer: residency.session('transformer', graphOf(transformer)),
   }
 }
 
 /** Applies the plan for the package's default size. `fit` extends it to larger images. */
-async function startPlan(pkg: Package, residency: Residency, { budget, onPlan }: PipelineOptions) {
+async function startPlan(pkg: Package, residency: Residency, current: Current, { budget, onPlan }: PipelineOptions) {
   let largest: Size = pkg.manifest.defaults
-  let current = await apply(planOf(pkg, budget))
-
-  async function apply(plan: MemoryPlan): Promise<MemoryPlan> {
-    onPlan?.(plan)
-    await residency.setResident(plan.resident)
-    return plan
+  let plan = await apply(planOf(pkg, budget))
+  async function apply(next: MemoryPlan): Promise<MemoryPlan> {
+    onPlan?.(next)
+    await residency.setResident(next.resident)
+    return next
   }
-
   return {
-    plan: () => current,
+    plan: () => plan,
     async fit(size: Size): Promise<void> {
       if (size.width * size.height <= largest.width * largest.height) return
-      const plan = planOf(pkg, budget, size)
+      const next = planOf(pkg, budget, size, current.controlnet)
       largest = size
-      if (JSON.stringify(plan) !== JSON.stringify(current)) current = await apply(plan)
+      if (JSON.stringify(next) !== JSON.stringify(plan)) plan = await apply(next)
+    },
+    async useControlnet(controlnet: ControlnetPackage | null): Promise<void> {
+      if (controlnet?.digest === current.controlnet?.digest) return
+      const next = planOf(pkg, budget, largest, controlnet)
+      if (!controlnet && isKept(next, plan)) return
+      await residency.close(CONTROL_NETWORKS)
+      current.controlnet = controlnet
+      plan = await apply(next)
     },
   }
 }
+
+/** Whether all networks that a plan keeps on the device are there by another plan, with the same tiles. */
+const isKept = (plan: MemoryPlan, other: MemoryPlan): boolean =>
+  plan.tile === other.tile && plan.resident.every((network) => other.resident.includes(network))
 
 async function openEncoders(
   { directory, manifest }: Package,
