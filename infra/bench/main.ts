@@ -9,6 +9,7 @@ import { TINY_VARIANTS } from '../checkpoints/tiny/variants.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import type { CompileBenchOptions } from './compile.ts'
+import type { ControlnetBenchOptions } from './controlnet.ts'
 import type { CpuBenchOptions, ParityOptions } from './cpu.ts'
 import type { EdgeBenchOptions } from './edge/edge.ts'
 import type { GpuBenchOptions } from './gpu/gpu.ts'
@@ -86,6 +87,17 @@ command
   .option('--steps <count>', 'timed steps of each round', Number, 8)
   .option('--rounds <count>', 'rounds', Number, 3)
   .action(async (options: LoraBenchOptions) => (await import('./lora.ts')).benchLora(options))
+
+command
+  .command('controlnet')
+  .description('a step with a ControlNet against one without, and one without after it')
+  .addOption(new Option('--model <name>').choices(['large', 'tiny-large']).default('tiny-large'))
+  .addOption(new Option('--target <target>').choices(['cpu', 'cuda', 'cuda-fp8']).default('cpu'))
+  .option('--directory <path>', 'checkpoints and packages with random weights', path.join(os.tmpdir(), 'octet-gpu'))
+  .option('--size <pixels>', 'side of the image', Number, 256)
+  .option('--steps <count>', 'timed steps of each round', Number, 8)
+  .option('--rounds <count>', 'rounds', Number, 3)
+  .action(async (options: ControlnetBenchOptions) => (await import('./controlnet.ts')).benchControlnet(options))
 
 command
   .command('parity')

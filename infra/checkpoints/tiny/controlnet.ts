@@ -13,26 +13,31 @@ const TIMESTEP_WIDTH = 256
 
 export type TinyControlnet = { variant?: TinyVariant; layers?: number; seed?: number }
 
+export type ControlnetShape = { width: number; pooled: number; channels: number; patch: number; layers: number }
+
+/** The parameters under Stability's names. */
+export const controlnetParameters = ({ width, pooled, channels, patch, layers }: ControlnetShape): Parameter[] => [
+  ...convolution('pos_embed_input.proj', channels, width, patch),
+  ...linear('time_text_embed.timestep_embedder.linear_1', TIMESTEP_WIDTH, width),
+  ...linear('time_text_embed.timestep_embedder.linear_2', width, width),
+  ...linear('time_text_embed.text_embedder.linear_1', pooled, width),
+  ...linear('time_text_embed.text_embedder.linear_2', width, width),
+  ...Array.from({ length: layers }, (_, i) => [
+    ...linear(`transformer_blocks.${i}.adaLN_modulation.1`, width, 6 * width),
+    ...linear(`transformer_blocks.${i}.attn.qkv`, width, 3 * width),
+    ...linear(`transformer_blocks.${i}.attn.proj`, width, width),
+    ...linear(`transformer_blocks.${i}.mlp.fc1`, width, 4 * width),
+    ...linear(`transformer_blocks.${i}.mlp.fc2`, 4 * width, width),
+    ...linear(`controlnet_blocks.${i}`, width, width),
+  ]).flat(),
+]
+
 /** The tensors under Stability's names, and diffusers' config.json. */
 export function tinyControlnet({ variant = 'tiny-large', layers = LAYERS, seed = 0 }: TinyControlnet = {}) {
   const { transformer, clipL, clipG } = TINY_VARIANTS[variant]
   const { heads, headDim, channels, patch } = transformer
   const [width, pooled] = [heads * headDim, clipL.projection + clipG.projection]
-  const parameters: Parameter[] = [
-    ...convolution('pos_embed_input.proj', channels, width, patch),
-    ...linear('time_text_embed.timestep_embedder.linear_1', TIMESTEP_WIDTH, width),
-    ...linear('time_text_embed.timestep_embedder.linear_2', width, width),
-    ...linear('time_text_embed.text_embedder.linear_1', pooled, width),
-    ...linear('time_text_embed.text_embedder.linear_2', width, width),
-    ...Array.from({ length: layers }, (_, i) => [
-      ...linear(`transformer_blocks.${i}.adaLN_modulation.1`, width, 6 * width),
-      ...linear(`transformer_blocks.${i}.attn.qkv`, width, 3 * width),
-      ...linear(`transformer_blocks.${i}.attn.proj`, width, width),
-      ...linear(`transformer_blocks.${i}.mlp.fc1`, width, 4 * width),
-      ...linear(`transformer_blocks.${i}.mlp.fc2`, 4 * width, width),
-      ...linear(`controlnet_blocks.${i}`, width, width),
-    ]).flat(),
-  ]
+  const parameters = controlnetParameters({ width, pooled, channels, patch, layers })
   const config = {
     ...{ _class_name: 'SD3ControlNetModel', num_layers: layers, num_attention_heads: heads },
     ...{ attention_head_dim: headDim, in_channels: channels, patch_size: patch, sample_size: transformer.sampleSize },
