@@ -186,8 +186,11 @@ const needsDevice = (event: PipelineEvent, { count }: JobRequest): boolean =>
 
 /** Changes the ControlNet of a pipeline, and the memory that it counts for. */
 async function useControlnet(pkg: Package, opened: OpenPackage, controlnet: ControlnetPackage | null) {
+  const before = opened.pipeline.controlnet
   const sessions = await opened.pipeline.useControlnet(controlnet)
-  Object.assign(opened, countMemory(pkg, opened.pipeline.controlnet))
+  // Planning takes milliseconds, and this is called before every step.
+  const now = opened.pipeline.controlnet
+  if (now !== before) Object.assign(opened, countMemory(pkg, now))
   return sessions
 }
 
@@ -211,7 +214,10 @@ async function pipelineOf(
   }
   const found = open.get(pkg.digest)
   if (controlnet) requireFitting(pkg, controlnet)
-  const memory = countMemory(pkg, controlnet ?? found?.pipeline.controlnet ?? null)
+  const isCounted = found && (controlnet === null || controlnet.digest === found.pipeline.controlnet?.digest)
+  const memory = isCounted
+    ? { ...found.whole, whole: found.whole, sessions: found.sessions }
+    : countMemory(pkg, controlnet)
   if (found) {
     open.delete(pkg.digest)
     const isSuspended = found.peak < found.whole.peak

@@ -139,27 +139,38 @@ function controlSessions(
 /** Applies the plan for the package's default size. `fit` extends it to larger images. */
 async function startPlan(pkg: Package, residency: Residency, current: Current, { budget, onPlan }: PipelineOptions) {
   let largest: Size = pkg.manifest.defaults
+  /** The ControlNet of the current job. */
+  let wanted: ControlnetPackage | null = null
+  /** Whether the ControlNet in the plan may stay for jobs without one; undefined if not determined for this plan. */
+  let stays: boolean | undefined
   let plan = await apply(planOf(pkg, budget))
   async function apply(next: MemoryPlan): Promise<MemoryPlan> {
+    stays = undefined
     onPlan?.(next)
     await residency.setResident(next.resident)
     return next
+  }
+  async function change(controlnet: ControlnetPackage | null): Promise<void> {
+    const next = planOf(pkg, budget, largest, controlnet)
+    await residency.close(CONTROL_NETWORKS)
+    current.controlnet = controlnet
+    plan = await apply(next)
   }
   return {
     plan: () => plan,
     async fit(size: Size): Promise<void> {
       if (size.width * size.height <= largest.width * largest.height) return
+      // The larger image may need the memory of a ControlNet that is not its own.
+      if (!wanted && current.controlnet) await change(null)
       const next = planOf(pkg, budget, size, current.controlnet)
       largest = size
       if (JSON.stringify(next) !== JSON.stringify(plan)) plan = await apply(next)
     },
     async useControlnet(controlnet: ControlnetPackage | null): Promise<void> {
+      wanted = controlnet
       if (controlnet?.digest === current.controlnet?.digest) return
-      const next = planOf(pkg, budget, largest, controlnet)
-      if (!controlnet && isKept(next, plan)) return
-      await residency.close(CONTROL_NETWORKS)
-      current.controlnet = controlnet
-      plan = await apply(next)
+      if (!controlnet) stays ??= isKept(planOf(pkg, budget, largest), plan)
+      if (controlnet || !stays) await change(controlnet)
     },
   }
 }

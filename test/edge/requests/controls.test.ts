@@ -155,7 +155,7 @@ describe('dialects', () => {
   })
 
   test.for([
-    ['/fal/run/octet/tiny', { controlnets: [fal, fal] }, 422, 'controlnets has 2 entries'],
+    ['/fal/run/octet/tiny', { controlnets: [fal, fal] }, 400, 'has 2 entries; a request can have 1 ControlNet'],
     ['/fal/run/octet/tiny', { controlnets: [{ path: 'canny' }] }, 422, 'controlnets'],
     ['/sdapi/v1/txt2img', units({ ...unit, module: 'canny' }), 400, 'so that it must be'],
     ['/sdapi/v1/txt2img', units({ ...unit, weight: -1 }), 400, 'alwayson_scripts'],
