@@ -3,7 +3,7 @@
 import * as z from 'zod'
 import { catalog } from './config/catalog.ts'
 import { contentPolicy } from './config/content-policy.ts'
-import { gpuSlots, gpuTimes } from './config/gpu.ts'
+import { gpuDevices, gpuSlots, gpuTimes } from './config/gpu.ts'
 import { gpuBudget } from './config/gpu-budget.ts'
 import { accountLimits } from './config/limits.ts'
 import { playgroundTokens } from './config/playground.ts'
@@ -33,7 +33,7 @@ const logPrompts = z
 /** Each section is parsed from the variables of its object. */
 const schema = z.object({
   ...{ accountLimits, adminToken, catalog, gpuSigningKey, gpuSlots, gpuTimes, logPrompts, peppers, prewarm, prices },
-  ...{ contentPolicy, gpuBudget, moderationKey },
+  ...{ contentPolicy, gpuDevices, gpuBudget, moderationKey },
   ...{
     playgroundKey,
     playgroundTokens,

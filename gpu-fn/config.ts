@@ -73,6 +73,7 @@ const environment = z.object({
   OCTET_INSECURE: z.literal('1', { error: 'must be 1 or not set' }).optional(),
   OCTET_QUEUE: integer(0, 10_000, 64),
   OCTET_AGING_SECONDS: integer(1, 86_400, 60),
+  OCTET_SHARED_STEPS: integer(1, 8, 1),
   OCTET_PROMPT_CACHE_BYTES: integer(0, Number.MAX_SAFE_INTEGER, 128 * 1024 * 1024),
   OCTET_RETAIN_SECONDS: integer(0, 86_400, 300),
   OCTET_RETAIN_BYTES: integer(0, Number.MAX_SAFE_INTEGER, 256 * 1024 * 1024),
@@ -80,6 +81,7 @@ const environment = z.object({
   OCTET_STALL_SECONDS: integer(1, 86_400, 60),
   OCTET_MEMORY_BYTES: integer(1, Number.MAX_SAFE_INTEGER, Math.floor(availableMemory() * 0.6)),
   OCTET_VRAM_GB: gigabytes.optional(),
+  OCTET_DEVICES: integer(1, 16, 1),
   OCTET_PRELOAD: models.optional(),
   OCTET_WARM: sizes.optional(),
   OCTET_METRICS_TOKEN: z.string().optional(),
@@ -117,6 +119,8 @@ export function readConfig(variables: Record<string, string | undefined>) {
     queue: env.OCTET_QUEUE,
     /** The longest time from the acceptance of a job to its end (scheduler/scheduler.ts). */
     agingSeconds: env.OCTET_AGING_SECONDS,
+    /** Maximum number of jobs whose steps share a run of the denoiser (server/batch-limit.ts). */
+    sharing: env.OCTET_SHARED_STEPS,
     promptCacheBytes: env.OCTET_PROMPT_CACHE_BYTES,
     retainSeconds: env.OCTET_RETAIN_SECONDS,
     retainBytes: env.OCTET_RETAIN_BYTES,
@@ -126,6 +130,8 @@ export function readConfig(variables: Record<string, string | undefined>) {
     stallSeconds: env.OCTET_STALL_SECONDS,
     memoryBytes: env.OCTET_MEMORY_BYTES,
     deviceBytes: env.OCTET_VRAM_GB,
+    /** GPUs of the denoiser, by CUDA's index from 0; on the CPU, sessions. */
+    devices: env.OCTET_DEVICES,
     preload: env.OCTET_PRELOAD ?? [],
     /** Sizes at which preloaded models are run once; by default each model's default size. */
     warm: env.OCTET_WARM,

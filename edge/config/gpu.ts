@@ -4,6 +4,7 @@ import * as z from 'zod'
 const MOST_SECONDS = 86_400
 const MOST_SLOTS = 100_000
 const MOST_SHARING = 16
+const MOST_DEVICES = 16
 
 const seconds = z.coerce
   .number()
@@ -52,3 +53,10 @@ export const gpuSlots = z
     GPU_SHARING: z.coerce.number().int().min(1).max(MOST_SHARING).describe(`a whole number from 1 to ${MOST_SHARING}`),
   })
   .transform(({ GPU_SLOTS, GPU_SHARING }): GpuSlots => ({ gpus: GPU_SLOTS, sharing: GPU_SHARING }))
+
+const devices = z.coerce.number().int().min(1).max(MOST_DEVICES).describe(`a whole number from 1 to ${MOST_DEVICES}`)
+
+/** The GPUs of one GPU function, which can divide the samples of a job's guidance. They count as one GPU of the endpoint. */
+export const gpuDevices = z
+  .object({ GPU_DEVICES: devices.prefault(1) })
+  .transform(({ GPU_DEVICES }): number => GPU_DEVICES)

@@ -146,7 +146,9 @@ export class EndpointDO extends DurableObject<Env> {
   }
 
   #keep(): Keep {
-    return this.ctx.storage.kv.get<Keep>('keep') ?? { gaps: NO_GAPS, ended: null, until: 0 }
+    const { gaps = NO_GAPS, ended = null, until = 0 } = this.ctx.storage.kv.get<Keep>('keep') ?? {}
+    // Gaps that a version with other classes has recorded are of no use.
+    return { gaps: gaps.counts.length === NO_GAPS.counts.length ? gaps : NO_GAPS, ended, until }
   }
 
   /** Records the gap since the last job, if the endpoint was idle. */

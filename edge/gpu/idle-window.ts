@@ -1,7 +1,7 @@
 // The time that an idle GPU is worth keeping, from the gaps between recent jobs. Pure.
 
-/** The windows to choose from, in seconds. They are also the upper limits of the classes of gaps. */
-export const WINDOWS = [15, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600] as const
+/** The windows to choose from, in seconds, from the least idle time of Modal. They are also the upper limits of the classes of gaps. */
+export const WINDOWS = [2, 5, 15, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600] as const
 /** The weight of earlier gaps falls by this factor with each new one: the last fifty decide. */
 const FADE = 0.98
 /** With fewer recorded gaps, the default window applies. */

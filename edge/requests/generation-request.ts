@@ -36,7 +36,7 @@ import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
 import { describeAdjustments } from './adjustments.ts'
 import { chooseControls, controlsOf, withoutControlImage } from './controls.ts'
-import { chooseImageOptions, fieldsOfGuidance, imageOptionFields, stepsOf } from './image-options.ts'
+import { chooseImageOptions, describeCache, fieldsOfGuidance, imageOptionFields, stepsOf } from './image-options.ts'
 import { chooseLoras, loras } from './loras.ts'
 
 type Bounds = { min: number; max: number }
@@ -177,6 +177,7 @@ function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedS
     prompt: fields.prompt_3 || fields.prompt,
     ...{ negativePrompt: negative_prompt, quality, steps: stepsOf(fields), guidanceScale: guidance_scale },
     guidanceFields: fieldsOfGuidance(fields),
+    isCached: fields.cache === 'fast',
     route: unlessAuto(fields.route),
     model: fields.model === 'auto' ? undefined : resolveModel(catalog, fields.model),
     isQualityHint: fields.model !== 'auto',
@@ -210,7 +211,7 @@ export async function routeAndPrice(
   account: string,
   wantedSize?: WantedSize,
 ): Promise<Priced> {
-  const { catalog: whole, prices } = configOf(env)
+  const { catalog: whole, prices, gpuDevices } = configOf(env)
   const { loras, catalog: fitting } = fields.loras
     ? chooseLoras(fields.loras, fields.model, whole, account)
     : { loras: [], catalog: whole }
@@ -228,7 +229,7 @@ export async function routeAndPrice(
   })
   const decision = chooseRoute(routeRequest(fields, catalog, wantedSize), catalog, (decision) => ({
     price: price(workOf(decision), prices),
-    latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
+    latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision), gpuDevices)),
   }))
   const work = workOf(decision)
   const options = imageOptionsOf(work)
@@ -300,7 +301,7 @@ export async function createJobSpec(
     name,
     fingerprint: await fingerprintOf(fields, inputs, wantedSize),
     digest: await digestOf(request),
-    adjustments: [...warnings, ...describeAdjustments(fields, decision, wantedSize)],
+    adjustments: [...warnings, ...describeAdjustments(fields, decision, wantedSize), ...describeCache(request)],
     ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
     token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,

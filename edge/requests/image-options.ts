@@ -1,19 +1,22 @@
 // The optional fields that choose how an image is sampled, and their checks against each other.
 import * as z from 'zod'
 import {
+  CACHES,
   guidanceInterval,
   type ImageOptions,
   LIMITS,
+  reusedSteps,
   SAMPLERS,
   SCHEDULES,
   SKIP_LAYER_DEFAULTS,
   sigmas,
   skipLayerGuidance,
+  stepsRun,
 } from '#contract'
 import { ApiError } from '../http/errors.ts'
-import type { Decision } from '../routing/decision.ts'
+import type { Decision, Warning } from '../routing/decision.ts'
 
-const { steps, shift, maxSequenceLength, betaSteps } = LIMITS
+const { steps, shift, maxSequenceLength, betaSteps, cacheSteps } = LIMITS
 const choice = <const T extends readonly string[]>(values: T) => z.enum(values).describe(`one of ${values.join(', ')}`)
 
 export const imageOptionFields = {
@@ -38,6 +41,8 @@ export const imageOptionFields = {
     .union([z.boolean(), skipLayerGuidance.partial()])
     .describe(`true, or an object with any of scale, start, stop and layers (numbers below ${LIMITS.layers})`)
     .optional(),
+  /** Step caching, on the full route only. */
+  cache: choice(CACHES).optional(),
   /** Whether `(word:1.3)` is a weight, as in ComfyUI, or plain text. */
   prompt_weights: z.boolean().describe('true or false').optional(),
   shift: z.number().min(shift.min).max(shift.max).describe(`a number from ${shift.min} to ${shift.max}`).optional(),
@@ -80,13 +85,35 @@ function guidanceOptions({ guidance_interval: interval, skip_layer_guidance: ski
   }
 }
 
+/** Errors: invalid_request for a sampler or a number of steps that step caching does not support. */
+function checkCache(steps: number, sampler: ImageOptions['sampler']): void {
+  if (sampler === 'lcm')
+    throw refuse('cache', 'cache is "fast", but sampler is "lcm"; with cache it must be euler, dpmpp_2m or heun.')
+  if (steps < cacheSteps)
+    throw refuse('cache', `cache is "fast", but steps is ${steps}; with cache it must be at least ${cacheSteps}.`)
+}
+
+/** A warning that states the number of cached steps; none without step caching. */
+export function describeCache(request: Parameters<typeof reusedSteps>[0]): Warning[] {
+  if (!request.cache) return []
+  const { size } = reusedSteps(request)
+  const total = stepsRun(request.steps, request.strength)
+  if (size > 0) {
+    const message = `cache "fast": ${size} of ${total} steps reused results of earlier steps; the image differs slightly from one without cache.`
+    return [{ code: 'steps_cached', message }]
+  }
+  const message = `cache had no effect: none of the ${total} steps of this request can be reused.`
+  return [{ code: 'cache_ignored', message }]
+}
+
 /** The image options of a job: those of the fields, and the offer's sampler. Errors: invalid_request. */
 export function chooseImageOptions(
   fields: Given,
   { steps, sampler: offered, guidanceScale }: Pick<Decision, 'steps' | 'sampler' | 'guidanceScale'>,
 ): ImageOptions {
-  const { max_sequence_length, sampler = offered, noise_schedule, sigmas, shift, prompt_weights } = fields
+  const { max_sequence_length, sampler = offered, noise_schedule, sigmas, shift, prompt_weights, cache } = fields
   checkSchedule(fields, steps)
+  if (cache === 'fast') checkCache(steps, sampler)
   return {
     ...(max_sequence_length && { max_sequence_length }),
     ...(sampler && { sampler }),
@@ -94,6 +121,7 @@ export function chooseImageOptions(
     ...(sigmas && { sigmas }),
     ...(shift && { shift }),
     ...(prompt_weights && { prompt_weights }),
+    ...(cache === 'fast' && { cache }),
     ...(guidanceScale > 1 && guidanceOptions(fields)),
   }
 }

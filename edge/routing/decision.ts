@@ -20,6 +20,8 @@ export type RouteRequest = {
   guidanceScale?: number | undefined
   /** Fields of the request that have no effect without guidance, besides the negative prompt. */
   guidanceFields?: readonly string[]
+  /** Whether the request has step caching, which only the full route offers. */
+  isCached?: boolean
   size?: { width: number; height: number } | undefined
   /** Replaces `size`. */
   wantedSize?: WantedSize | undefined

@@ -9,9 +9,12 @@ export type Work = ImageOptions & {
   count: number
 }
 
-/** Megapixels times evaluations of the denoiser: a step has one, or two with guidance, or more with some samplers. */
-export const megapixelSteps = ({ width, height, guidanceScale, count, ...sampling }: Work) =>
-  ((width * height) / 1_000_000) * countEvaluations({ ...sampling, guidance_scale: guidanceScale }) * count
+/**
+ * Megapixels times evaluations of the denoiser: a step has one, or two with guidance, or more with some samplers. With several `devices` that
+ * divide them, those of the device with the most, which determine the time but not the price.
+ */
+export const megapixelSteps = ({ width, height, guidanceScale, count, ...sampling }: Work, devices = 1) =>
+  ((width * height) / 1_000_000) * countEvaluations({ ...sampling, guidance_scale: guidanceScale }, devices) * count
 
 /** Price of a request in micro-dollars, rounded up. */
 export function price(work: Work & { tier: Tier }, prices: Prices = DEFAULT_PRICES): number {

@@ -43,7 +43,7 @@ export function asksForText(prompt: string): boolean {
 }
 
 function preferRoute(request: RouteRequest): Preference {
-  const { route, quality, steps, guidanceScale, negativePrompt, guidanceFields = [], prompt } = request
+  const { route, quality, steps, guidanceScale, negativePrompt, guidanceFields = [], isCached, prompt } = request
   const isFirm = !request.isQualityHint
   if (route) return { route, isFirm: true, reason: `The request names the ${route} route.` }
   if (quality === 'draft' || quality === 'low')
@@ -73,6 +73,7 @@ function preferRoute(request: RouteRequest): Preference {
       isFirm: false,
       reason: `The full route has guidance, required for ${guidanceFields.join(' and ')}.`,
     }
+  if (isCached) return { route: 'full', isFirm: true, reason: 'The full route has step caching, required for cache.' }
   if (steps !== undefined && steps <= TURBO_STEPS)
     return { route: 'turbo', isFirm: false, reason: `${steps} steps suit the turbo route.` }
   if (steps !== undefined) return { route: 'full', isFirm: false, reason: `${steps} steps suit the full route.` }
@@ -90,11 +91,12 @@ function preferRoute(request: RouteRequest): Preference {
 }
 
 /** Returns the offers that satisfy the request, on any route. An explicit tier overrides the T5 requirement (fp8-lite has no T5). */
-function eligibleOffers({ prompt, model, tier, size }: RouteRequest, { offers }: Catalog): Offer[] {
+function eligibleOffers({ prompt, model, tier, size, isCached }: RouteRequest, { offers }: Catalog): Offer[] {
   const needsT5 = tier === undefined && asksForText(prompt)
   const fits = offers.filter(
     (offer) =>
       (model === undefined || offer.model === model) &&
+      (!isCached || offer.route === 'full') &&
       (tier ? offer.tier === tier : hasT5(offer.tier) || !needsT5) &&
       (size === undefined || fitsSize(offer, size)),
   )
@@ -107,7 +109,7 @@ const distinct = (values: readonly string[]) => [...new Set(values)].join(', ')
 
 function notOfferedError(request: RouteRequest, preference: Preference, catalog: Catalog): ApiError {
   const { offers } = catalog
-  const { model, tier, size } = request
+  const { model, tier, size, isCached } = request
   const models = distinct(offers.map((offer) => offer.model))
   if (model !== undefined && !offers.some((offer) => offer.model === model))
     return new ApiError('not_offered', `model is "${model}"; this deployment serves auto, ${models}.`, {
@@ -118,6 +120,7 @@ function notOfferedError(request: RouteRequest, preference: Preference, catalog:
     model && `model ${model}`,
     tier && `tier ${tier}`,
     size && `size ${sizeText(size)}`,
+    isCached && 'cache fast',
   ]
   const served = offers.map(
     ({ route, model, tier, max_pixels, max_side }) =>
@@ -167,10 +170,14 @@ function candidates(request: RouteRequest, preference: Preference, catalog: Cata
  */
 export function chooseRoute(request: RouteRequest, catalog: Catalog, estimate: Estimate): Decision {
   const preference = preferRoute(request)
-  const { guidanceScale } = request
+  const { guidanceScale, isCached } = request
   if (preference.route === 'turbo' && guidanceScale !== undefined && guidanceScale > 1) {
     const message = `guidance_scale is ${guidanceScale}, but the turbo route runs without guidance; leave it out or choose route "full".`
     throw new ApiError('invalid_request', message, { param: 'guidance_scale' })
+  }
+  if (preference.route === 'turbo' && preference.isFirm && isCached) {
+    const message = 'cache is "fast", but the turbo route has no step caching; leave it out or choose route "full".'
+    throw new ApiError('invalid_request', message, { param: 'cache' })
   }
   const { wantedSize } = request
   const exact =

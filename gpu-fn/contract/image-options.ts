@@ -62,6 +62,8 @@ const imageOptions = z.strictObject({
   shift: z.number().min(LIMITS.shift.min).max(LIMITS.shift.max).optional(),
   guidance_interval: guidanceInterval.optional(),
   skip_layer_guidance: skipLayerGuidance.optional(),
+  /** Step caching; absent: every step runs the denoiser. */
+  cache: z.literal('fast').optional(),
   /** Whether `(word:1.3)` is a weight; tokenizer/prompt-weights.ts. */
   prompt_weights: z.literal(true).optional(),
   /** The share of the steps that run on the input image; absent: `DEFAULT_STRENGTH`. */

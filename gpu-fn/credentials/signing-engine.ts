@@ -4,10 +4,10 @@ import type { Signer } from './signer.ts'
 /** The engine with content credentials in each image file. Signing is the last change, so that later digests are those of the signed bytes. */
 export function withCredentials(engine: Engine, { sign }: Signer): Engine {
   async function* run(...call: Parameters<Engine['run']>): ReturnType<Engine['run']> {
-    const [, , , images] = call
+    const [, , , options] = call
     for await (const event of engine.run(...call)) {
       if (event.type !== 'image') yield event
-      else yield { ...event, data: await sign(event.data, event.content_type, images?.input !== undefined) }
+      else yield { ...event, data: await sign(event.data, event.content_type, options?.input !== undefined) }
     }
   }
   return new Proxy(engine, {

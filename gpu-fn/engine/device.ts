@@ -23,6 +23,16 @@ export async function listGpus(): Promise<Gpu[]> {
   })
 }
 
+/** Throws an Error unless there are this many GPUs of one model: their memory and their kernels are those of the first one. */
+export function checkDevices(count: number, gpus: readonly Gpu[]): void {
+  if (count === 1) return
+  const used = gpus.slice(0, count).map(({ name }) => name)
+  if (used.length < count || new Set(used).size > 1)
+    throw new Error(
+      `OCTET_DEVICES is ${count}, which needs as many GPUs of one model; this machine has ${used.join(', ') || 'none'}`,
+    )
+}
+
 /** The model of the CPU or GPU; the target's name if it is unknown or if the GPUs differ. */
 export async function deviceName(target: Target): Promise<string> {
   const devices: { name: string }[] = target === 'cpu' ? cpus().map(({ model }) => ({ name: model })) : await listGpus()

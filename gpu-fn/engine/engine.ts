@@ -10,11 +10,12 @@ import { findControlnets } from '../weights/controlnet-packages.ts'
 import { findLoras } from '../weights/lora-packages.ts'
 import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
-import { deviceMemory, deviceName } from './device.ts'
+import { checkDevices, deviceMemory, deviceName, listGpus } from './device.ts'
 import { JobError, jobFault } from './job-error.ts'
 import type { Command, Message, Opened } from './messages.ts'
 import type { Adapter } from './package/adapters.ts'
 import { readAhead } from './read-ahead.ts'
+import type { StepBatch } from './step-batches.ts'
 import { EngineThread, type ThreadOptions } from './thread.ts'
 import { createWatchdog, type Stall, type Watch, type Watchdog } from './watchdog.ts'
 
@@ -43,9 +44,6 @@ export type Lora = { readonly package: string; readonly rank: number }
 /** A compiled ControlNet that jobs may name; `package` is the digest of its manifest. */
 export type ControlnetOnServer = { readonly package: string }
 
-/** The images that a job's files contain. */
-export type JobImages = { readonly input?: InputImage; readonly control?: ControlImage }
-
 /** The result of `load`. */
 export type Loaded = {
   device: string
@@ -61,6 +59,21 @@ export type Loaded = {
   occupied?: boolean
   /** Networks take turns on the device, so that alternating between jobs reloads them. */
   inTurns?: boolean
+  /** The number of devices over which a run of the model can divide the samples of guidance; 1 by default. */
+  devices?: number
+  /** Jobs may share runs of the denoiser. */
+  batched?: boolean
+}
+
+/**
+ * `control`: the image of the request's ControlNet. `parallel`: divide the samples of guidance over the devices, which may round differently
+ * from a batch on one device; a run with a ControlNet is not divided. `batch`: the batch of the run's next step; null alone.
+ */
+export type RunOptions = {
+  input?: InputImage | undefined
+  control?: ControlImage | undefined
+  parallel?: boolean
+  batch?: () => StepBatch | null
 }
 
 /** The server's interface to the engine. Runs may overlap: each makes a step only when its next event is requested. */
@@ -80,8 +93,11 @@ export interface Engine {
   load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<Loaded>
   /** Runs the model once for each supported size, or for its default size, because the first run of a shape is slow. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
-  /** Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. */
-  run(model: Model, request: JobRequest, signal: AbortSignal, images?: JobImages): AsyncIterable<PipelineEvent>
+  /**
+   * Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. `batch` is read before each event
+   * is requested: the steps of a batch start once as many runs as its size have requested theirs.
+   */
+  run(model: Model, request: JobRequest, signal: AbortSignal, options?: RunOptions): AsyncIterable<PipelineEvent>
   /** Reads the model's weights into the page cache, if they fit into free memory. It never throws. */
   prefetch?(model: Model, signal: AbortSignal): Promise<void>
   /** Ends the thread after the call in progress. */
@@ -143,6 +159,7 @@ export class PackageEngine implements Engine {
       this.controlnets.set(name, { package: controlnet.digest })
     }
     const onGpu = [...this.#devices.keys()].some((target) => target !== 'cpu')
+    if (onGpu) checkDevices(this.#options.devices ?? 1, await listGpus())
     const deviceBytes = this.#options.deviceBytes ?? (onGpu ? await deviceMemory() : undefined)
     this.#thread = new EngineThread({ ...this.#options, deviceBytes })
     await this.#thread.start()
@@ -177,7 +194,7 @@ export class PackageEngine implements Engine {
     const command: Command = { type: 'warm', package: pkg, sizes: (sizes ?? [{ width, height }]).filter(fits) }
     const watch = this.#watchdog.watch('run', pkg.manifest.target)
     try {
-      for await (const _ of this.#thread!.send(command, watch.progress));
+      for await (const _ of this.#thread!.send(command, { onProgress: watch.progress }));
     } finally {
       watch.end()
     }
@@ -188,17 +205,18 @@ export class PackageEngine implements Engine {
     model: Model,
     request: JobRequest,
     signal: AbortSignal,
-    { input, control }: JobImages = {},
+    { input, control, parallel = false, batch }: RunOptions = {},
   ): AsyncGenerator<PipelineEvent> {
     const pkg = this.#packages.get(model.package)!
     const adapters = await this.#adaptersOf(request)
     const controlnet = await this.#controlnetOf(request)
     const { flag, raise, dispose } = cancelFlag(signal)
-    const replies = this.#thread!.send({
-      ...{ type: 'run' as const, package: pkg, request, adapters, cancel: flag },
+    const command: Command = {
+      ...{ type: 'run', package: pkg, request, adapters, parallel, cancel: flag },
       ...(input && { input }),
       controlnet: controlnet && control ? { package: controlnet, image: control } : null,
-    })
+    }
+    const replies = this.#thread!.send(command, { ...(batch && { batch }) })
     try {
       for (;;) {
         const { value: reply, done } = await this.#watched(pkg, replies)
@@ -269,15 +287,15 @@ export class PackageEngine implements Engine {
     const loaded: Loaded & { closed: string[] } = { device, seconds: 0, networks: {}, closed: [] }
     const opened = new AbortController()
     try {
-      for await (const reply of this.#thread!.send(command, watch.progress)) {
+      for await (const reply of this.#thread!.send(command, { onProgress: watch.progress })) {
         if (reply.type === 'note') this.#options.log.warn(reply.note)
         // Only a package that was not open sends its plan. The weights are loaded next.
         else if (reply.type === 'plan') void readAhead(pkg, opened.signal)
         else if (reply.type === 'closed') loaded.closed.push(...reply.models)
         else if (reply.type === 'occupied') loaded.occupied = true
         else if (reply.type === 'loaded') {
-          const { seconds, networks, inTurns, bytes } = reply
-          Object.assign(loaded, { seconds, networks, inTurns, bytes })
+          const { type: _, ...about } = reply
+          Object.assign(loaded, about)
         }
       }
     } finally {

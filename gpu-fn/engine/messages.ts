@@ -7,22 +7,27 @@ import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import type { Adapter } from './package/adapters.ts'
 import type { MemoryPlan } from './package/memory-plan.ts'
+import type { StepBatch } from './step-batches.ts'
 
 export type Settings = {
   memoryBytes: number
-  /** Budget of the device's memory. */
+  /** Budget of each device's memory. */
   deviceBytes?: number | undefined
+  /** Number of devices, 1 by default. */
+  devices?: number | undefined
   /** Limit on cached prompt embeddings. */
   promptCacheBytes?: number | undefined
+  /** The number of jobs that may share a run of the step graph; 1 by default. */
+  sharing?: number | undefined
 }
 
 export type Opened = Partial<Record<NetworkName, number>>
 
 /**
- * Commands overlap; `id` identifies the replies to each. A run pauses after every event until its `advance`. `cancel[0]` becomes 1 when the
- * job is canceled: the thread processes no messages while the Node binding runs.
+ * Commands overlap; `id` identifies the replies to each. A run pauses after every event until its `advance`, whose `batch` has the runs that
+ * advance together. `cancel[0]` becomes 1 when the job is canceled: the thread processes no messages while the Node binding runs.
  */
-export type Request = { id: number; command: Command } | { id: number; advance: true }
+export type Request = { id: number; command: Command } | { id: number; advance: true; batch?: StepBatch }
 export type Reply = { id: number; message: Message }
 
 export type Command =
@@ -38,6 +43,8 @@ export type Command =
       adapters: readonly Adapter[]
       input?: InputImage
       controlnet: { package: ControlnetPackage; image: ControlImage } | null
+      /** Divide the samples of guidance over the devices. */
+      parallel: boolean
       cancel: Int32Array<SharedArrayBuffer>
     }
 
@@ -50,9 +57,18 @@ export type Message =
   | { type: 'note'; note: string }
   /**
    * `networks`: seconds for each newly opened network. `inTurns`: networks take turns on the device, so alternating jobs reload them.
-   * `bytes`: planned memory of all open packages.
+   * `batched`: jobs may share runs of the step graph. `bytes`: planned memory of all open packages. `devices`: the number of devices that
+   * have the denoiser.
    */
-  | { type: 'loaded'; seconds: number; networks: Opened; inTurns: boolean; bytes: number }
+  | {
+      type: 'loaded'
+      seconds: number
+      networks: Opened
+      inTurns: boolean
+      batched: boolean
+      bytes: number
+      devices: number
+    }
   /** The package does not fit into memory beside the packages of unfinished runs. */
   | { type: 'occupied' }
   | { type: 'plan'; plan: MemoryPlan }

@@ -5,19 +5,31 @@ import type { Logger } from 'pino'
 import { Exchange } from './exchange.ts'
 import type { Command, Message, Reply, Request, Settings } from './messages.ts'
 import { describePlan, type MemoryPlan } from './package/memory-plan.ts'
+import type { StepBatch } from './step-batches.ts'
 
 const PROGRAM = new URL('./worker.ts', import.meta.url)
 
 export interface ThreadOptions {
   /** Open packages that take more memory than this are closed, least recently used first. */
   memoryBytes: number
-  /** Limit on the device memory in use; if given, it decides which packages stay open. */
+  /** Limit on the memory in use of each device; if given, it decides which packages stay open. */
   deviceBytes?: number | undefined
+  /** Number of devices that have the denoiser, 1 by default. */
+  devices?: number | undefined
   /** Limit on cached prompt embeddings. */
   promptCacheBytes?: number | undefined
+  /** The number of jobs that may share a run of the step graph; 1 by default. */
+  sharing?: number | undefined
   log: Logger
   /** The thread's program; tests may wrap the default one. */
   program?: URL
+}
+
+export type SendOptions = {
+  /** Called for every reply. */
+  onProgress?: () => void
+  /** The batch of a run's next step; null alone. */
+  batch?: () => StepBatch | null
 }
 
 /** The thread of all onnxruntime sessions, whose calls block their thread. Commands may overlap. */
@@ -48,10 +60,10 @@ export class EngineThread {
   }
 
   /**
-   * Sends a command and yields all replies but the last; every reply calls `onProgress`. A run makes its next step when its next reply is
-   * requested. Throws JobError if the command fails or the thread dies.
+   * Sends a command and yields all replies but the last. A run makes its next step when its next reply is requested. Throws JobError if the
+   * command fails or the thread dies.
    */
-  async *send(command: Command, onProgress: () => void = () => {}): AsyncGenerator<Message> {
+  async *send(command: Command, { onProgress, batch }: SendOptions = {}): AsyncGenerator<Message> {
     const id = this.#nextId++
     const exchange = new Exchange()
     this.#exchanges.set(id, exchange)
@@ -61,12 +73,13 @@ export class EngineThread {
     let isPaused = false
     try {
       for (let reply = await exchange.next(); reply; reply = await exchange.next()) {
-        onProgress()
+        onProgress?.()
         if (reply.type === 'plan') this.#logPlan(command, reply.plan)
         else if (reply.type === 'closed') this.#logClosed(reply)
         isPaused = reply.type === 'event'
         yield reply
-        if (isPaused) thread.postMessage({ id, advance: true } satisfies Request)
+        const together = batch?.()
+        if (isPaused) thread.postMessage({ id, advance: true, ...(together && { batch: together }) } satisfies Request)
         isPaused = false
       }
     } finally {
@@ -86,8 +99,8 @@ export class EngineThread {
   }
 
   #open(): Worker {
-    const { memoryBytes, deviceBytes, promptCacheBytes, log, program = PROGRAM } = this.#options
-    const workerData: Settings = { memoryBytes, deviceBytes, promptCacheBytes }
+    const { memoryBytes, deviceBytes, devices, promptCacheBytes, sharing, log, program = PROGRAM } = this.#options
+    const workerData: Settings = { memoryBytes, deviceBytes, devices, promptCacheBytes, sharing }
     const thread = new Worker(program, { workerData })
     const forget = (cause: Error) => {
       if (this.#thread !== thread) return

@@ -3,16 +3,17 @@ import { parentPort, workerData } from 'node:worker_threads'
 import type { JobRequest } from '../contract.ts'
 import type { ControlnetPackage, NetworkName, Package } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
-import type { Size } from '../pipeline/pipeline.ts'
+import type { Pipeline, Size } from '../pipeline/pipeline.ts'
 import { createPromptCache } from '../pipeline/prompt-cache.ts'
 import { type RememberPrompts, txt2img } from '../pipeline/txt2img.ts'
 import type { Command, Message, Opened, Reply, Request, Settings } from './messages.ts'
 import { AdapterError, requireFitting } from './package/adapters.ts'
-import { footprintOf, planOf } from './package/graphs.ts'
+import { denoiserBytes, footprintOf, planOf } from './package/graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './package/memory-plan.ts'
 import { type OpenPipeline, openPipeline } from './package/open-pipeline.ts'
+import { StepBatches } from './step-batches.ts'
 
-const { memoryBytes, deviceBytes, promptCacheBytes = 0 } = workerData as Settings
+const { memoryBytes, deviceBytes, devices = 1, promptCacheBytes = 0, sharing } = workerData as Settings
 const port = parentPort!
 /**
  * `runs`: the number of unfinished runs, during which the package must stay open. `whole`: its memory with all weights. `sessions`: its
@@ -24,11 +25,15 @@ const open = new Map<string, OpenPackage>()
 /** Paused runs by the id of their command. */
 const paused = new Map<number, () => void>()
 const prompts = createPromptCache(promptCacheBytes)
+const batches = new StepBatches()
 type Send = (message: Message) => void
 
 port.on('message', (request: Request) => {
   if ('command' in request) void execute(request.command, request.id)
-  else paused.get(request.id)?.()
+  else {
+    if (request.batch) batches.join(request.id, request.batch)
+    paused.get(request.id)?.()
+  }
 })
 post(0, { type: 'ready' })
 
@@ -78,7 +83,9 @@ async function load({ package: pkg, size, controlnet }: Extract<Command, { type:
     seconds,
     networks,
     inTurns: opened.pipeline.plan.offloaded.length > 1,
+    batched: opened.pipeline.batched,
     bytes: memoryOfAll([...open.values()]),
+    devices: 1 + opened.pipeline.others.length,
   })
 }
 
@@ -114,7 +121,7 @@ function checkFits(pkg: Package, { width, height }: Size, controlnet: Controlnet
 function fits(pkg: Package, size: Size, controlnet: ControlnetPackage | null): boolean {
   if (deviceBytes === undefined) return true
   try {
-    planOf(pkg, deviceBytes, size, controlnet)
+    planOf(pkg, { budget: deviceBytes, sharing }, size, controlnet)
     return true
   } catch (error) {
     if (error instanceof BudgetError) return false
@@ -128,11 +135,15 @@ async function warm(pkg: Package, sizes: Size[], send: Send): Promise<void> {
   const { defaults, target } = pkg.manifest
   // Guidance uses a batch of two, for which a GPU's libraries plan separately.
   const guidanceScales = target === 'cpu' ? [defaults.guidance_scale] : [defaults.guidance_scale, 1]
+  const ways = guidanceScales.map((guidance_scale) => ({ guidance_scale, parallel: false }))
+  if (pipeline.others.length > 0 && defaults.guidance_scale > 1)
+    ways.push({ guidance_scale: defaults.guidance_scale, parallel: true })
   const request = { prompt: 'warm', negative_prompt: '', steps: 1, seed: 0 }
   const output = { count: 1, output_format: 'jpeg', output_quality: 50, text_convention: 'diffusers' } as const
   for (const size of sizes.toSorted((a, b) => b.width * b.height - a.width * a.height)) {
-    for (const guidance_scale of guidanceScales) {
-      const events = txt2img(pipeline, { ...request, ...output, ...size, guidance_scale }, new AbortController().signal)
+    for (const { guidance_scale, parallel } of ways) {
+      const image = { ...request, ...output, ...size, guidance_scale }
+      const events = txt2img(pipeline, image, new AbortController().signal, { parallel })
       for await (const _ of events) send({ type: 'progress' })
     }
   }
@@ -142,7 +153,7 @@ type Run = Extract<Command, { type: 'run' }>
 type Context = { id: number; abort: AbortController; send: Send }
 
 async function run(
-  { package: pkg, request, adapters, input, controlnet, cancel }: Run,
+  { package: pkg, request, adapters, input, controlnet, parallel, cancel }: Run,
   { id, abort, send }: Context,
 ): Promise<void> {
   // A native session stops in the middle of a run, a session of the Node binding after the step.
@@ -158,13 +169,15 @@ async function run(
     const remember: RememberPrompts = (key, encode) => prompts.get(tenant, `${encoders} ${key}`, encode)
     // Also without adapters and a ControlNet, to remove those of the previous job.
     const prepare = async () => {
-      await opened.pipeline.adapt(adapters)
+      await opened.pipeline.adapt(adapters, parallel)
       return useControlnet(pkg, opened, controlnet?.package ?? null)
     }
     const sessions = await prepare()
     const control = controlnet && sessions && { controlnet: { opened: sessions, image: controlnet.image } }
-    const images = { ...(input && { input }), ...control }
-    for await (const event of txt2img(opened.pipeline, request, abort.signal, { remember, ...images })) {
+    const options = { remember, parallel, ...(input && { input }), ...control }
+    const pipeline = withBatches(opened.pipeline, id)
+    for await (const event of txt2img(pipeline, request, abort.signal, options)) {
+      if (event.type !== 'preview' && event.type !== 'warning') batches.leave(id)
       const resumed = new Promise<void>((resolve) => paused.set(id, resolve))
       send({ type: 'event', event })
       await resumed
@@ -175,9 +188,18 @@ async function run(
     }
   } finally {
     paused.delete(id)
+    batches.leave(id)
     opened.runs -= 1
     Atomics.notify(cancel, 0)
   }
+}
+
+/** The pipeline for one run, whose steps may share runs of the step graph with those of others. */
+function withBatches(pipeline: OpenPipeline, id: number): Pipeline {
+  return Object.create(pipeline, {
+    conditioning: { value: batches.serialized(pipeline.conditioning) },
+    transformer: { value: batches.session(id, pipeline.transformer) },
+  })
 }
 
 /** Whether the turn after an event uses the device. The turn after `decoded` does not, so that other jobs may use the same weights. */
@@ -232,7 +254,7 @@ async function pipelineOf(
     return found
   }
   if (!(await evictPipelines(memory.whole, send))) return null
-  const pipeline = await openPipeline(pkg, { budget: deviceBytes, onPlan, onOpen })
+  const pipeline = await openPipeline(pkg, { budget: deviceBytes, devices, sharing, onPlan, onOpen })
   if (pipeline.note) send({ type: 'note', note: pipeline.note })
   const { manifest } = pkg
   const opened = { ...memory, pipeline, name: `${manifest.model}:${manifest.tier}`, runs: 0 }
@@ -254,10 +276,12 @@ function countMemory(
 }
 
 function memoryOf(pkg: Package, controlnet: ControlnetPackage | null): Peak {
+  // Further GPUs have their own memory, further sessions on the CPU have not.
+  const copies = pkg.manifest.target === 'cpu' ? (devices - 1) * denoiserBytes(pkg) : 0
   if (deviceBytes === undefined)
-    return { peak: footprintOf(pkg).bytes + footprintOfControl(pkg, controlnet), shared: 0 }
-  const { peak, shared } = planOf(pkg, deviceBytes, undefined, controlnet)
-  return { peak, shared }
+    return { peak: footprintOf(pkg).bytes + copies + footprintOfControl(pkg, controlnet), shared: 0 }
+  const { peak, shared } = planOf(pkg, { budget: deviceBytes, sharing }, undefined, controlnet)
+  return { peak: peak + copies, shared }
 }
 
 /** A ControlNet's weights, and those of the step graph for it, which has its own on the CPU. */

@@ -25,9 +25,9 @@ ort::Status* findDomain(const ort::Api* api, ort::Domain** domain) {
   if (!shared) {
     ort::Domain* created = nullptr;
     if (ort::Status* status = ort::call(api, ort::CreateCustomOpDomain, "octet", &created)) return status;
-    if (ort::Status* status = addAll<ModulateQuantize, GeluQuantize, QuantizeParts, Linear, QkNormQuantize, Attention, GroupNorm, AddLowRank>(
-            api, created))
-      return status;
+    ort::Status* status =
+        addAll<ModulateQuantize, GeluQuantize, QuantizeParts, Linear, QkNormQuantize, Attention, GroupNorm, AddLowRank>(api, created);
+    if (status) return status;
     shared = created;
   }
   *domain = shared;

@@ -1,13 +1,15 @@
 // The conditions of all runs of the denoiser for one request, computed when needed.
 import { type ImageOptions, isGuided, type JobRequest, skipsLayers } from '../contract.ts'
 import type { Manifest } from '../manifest.ts'
-import { HostTensor, type Session } from '../runtime/session.ts'
+import { HostTensor } from '../runtime/session.ts'
+import { settleAll } from '../runtime/settle-all.ts'
 import {
   type Condition,
   type ConditionOptions,
   condition,
   conditionControl,
   conditioningInputs,
+  type Denoiser,
   releaseConditions,
 } from './denoise.ts'
 import type { PromptEmbeds } from './prompt.ts'
@@ -28,34 +30,36 @@ type Runs = { timesteps: Float32Array; modes: readonly Mode[] }
 type Compute = (timesteps: Float32Array, mode: Mode) => Promise<Condition[]>
 
 /**
- * The conditions on the device. Conditions of another run replace those of an interrupted run, which are computed again when it continues:
- * they take hundreds of megabytes, and their computation takes less time than a step.
+ * The conditions on the device, least recently used first. Conditions of another run replace those of an interrupted run, which are computed
+ * again when it continues: they take hundreds of megabytes, and their computation takes less time than a step.
  */
-let onDevice: Conditions | undefined
+const onDevice = new Set<Conditions>()
 
 /** The conditions of successive runs of one mode, at most `STEPS_AT_ONCE` at a time. Call `release` at the end. */
 export class Conditions {
   readonly #compute: Compute
   readonly #runs: Runs
+  readonly #most: number
   /** The runs [from, to) of the current conditions. */
   #from = 0
   #to = 0
   #current: Condition[] = []
 
-  constructor(runs: Runs, compute: Compute) {
+  /** `most`: the number of requests whose conditions may be on the device at a time. */
+  constructor(runs: Runs, compute: Compute, most = 1) {
     this.#runs = runs
     this.#compute = compute
+    this.#most = most
   }
 
   /** A run's conditions in the order in which `predictVelocity` takes them, and its row in their modulation. */
   async at(run: number): Promise<{ conditions: Condition[]; row: number }> {
     const { timesteps, modes } = this.#runs
     const mode = modes[run]!
-    if (onDevice !== this) onDevice?.release()
-    onDevice = this
+    this.#claim()
     if (run < this.#from || run >= this.#to) {
       this.release()
-      onDevice = this
+      onDevice.add(this)
       let to = run + 1
       while (to < modes.length && to - run < STEPS_AT_ONCE && modes[to] === mode) to++
       this.#current = await this.#compute(timesteps.subarray(run, to), mode)
@@ -64,8 +68,15 @@ export class Conditions {
     return { conditions: this.#current, row: run - this.#from }
   }
 
+  /** Makes room on the device for these conditions, the most recently used ones. */
+  #claim(): void {
+    onDevice.delete(this)
+    for (const oldest of onDevice) if (onDevice.size >= this.#most) oldest.release()
+    onDevice.add(this)
+  }
+
   release(): void {
-    if (onDevice === this) onDevice = undefined
+    onDevice.delete(this)
     releaseConditions(this.#current)
     this.#current = []
     this.#from = 0
@@ -83,38 +94,69 @@ function skippedGates({ blocks }: Manifest, layers: readonly number[] | undefine
 
 /** The condition of one prompt without some blocks: their gates are zero, so that they add nothing. In JavaScript's memory. */
 async function conditionWithoutBlocks(
-  session: Session,
+  { conditioning, transformer }: Denoiser,
   prompt: PromptEmbeds,
   timesteps: Float32Array,
   { gates, width, control, signal }: ConditionOptions & { gates: readonly number[]; width: number },
 ): Promise<Condition> {
-  const outputs = await session.run(conditioningInputs([prompt], timesteps), { signal })
+  const outputs = await conditioning.run(conditioningInputs([prompt], timesteps), { signal })
   const [modulation, context] = [outputs.modulation!, outputs.context!]
   const size = modulation.dims.at(-1)!
   for (let step = 0; step < timesteps.length; step++)
     for (const gate of gates)
       (modulation.data as Float32Array).fill(0, step * size + gate * width, step * size + (gate + 1) * width)
   const own = control && { control: await conditionControl(control, [prompt], timesteps, signal) }
-  return { batch: 1, modulation: new HostTensor(modulation), context: new HostTensor(context), ...own }
+  return { transformer, batch: 1, modulation: new HostTensor(modulation), context: new HostTensor(context), ...own }
 }
 
-/** Computes the conditions of `prompts`, [negative, positive] or one, for a mode. */
+/**
+ * The conditions of `prompts` with sample `i` on denoiser `i % n`, each in a batch of its own: the devices run concurrently, so that a batch
+ * would gain nothing.
+ */
+async function spread(
+  denoisers: readonly Denoiser[],
+  prompts: PromptEmbeds[],
+  timesteps: Float32Array,
+  options: ConditionOptions,
+): Promise<Condition[]> {
+  const conditions: Condition[][] = []
+  try {
+    await settleAll(
+      prompts.map(async (prompt, sample) => {
+        conditions[sample] = await condition(denoiserOf(denoisers, sample), [prompt], timesteps, options)
+      }),
+    )
+  } catch (error) {
+    releaseConditions(conditions.flat())
+    throw error
+  }
+  return conditions.flat()
+}
+
+const denoiserOf = (denoisers: readonly Denoiser[], sample: number): Denoiser => denoisers[sample % denoisers.length]!
+
+/** Computes the conditions of `prompts`, [negative, positive] or one, for a mode. Several denoisers divide the samples. */
 export const computeConditions =
   (
-    session: Session,
+    denoisers: readonly [Denoiser, ...Denoiser[]],
     prompts: PromptEmbeds[],
     { manifest, layers, ...options }: ConditionOptions & { manifest: Manifest; layers?: readonly number[] | undefined },
   ): Compute =>
   async (timesteps, mode) => {
+    const [first] = denoisers
     const positive = prompts.at(-1)!
-    if (mode === 'plain') return condition(session, [positive], timesteps, options)
-    if (mode === 'guided') return condition(session, prompts, timesteps, options)
-    // Before the other condition, because this one is copied to the host.
+    if (mode === 'plain') return condition(first, [positive], timesteps, options)
+    const guided = () =>
+      denoisers.length === 1
+        ? condition(first, prompts, timesteps, options)
+        : spread(denoisers, prompts, timesteps, options)
+    if (mode === 'guided') return guided()
+    // Before the other conditions, because this one is copied to the host.
     const gates = skippedGates(manifest, layers)
-    const skipping = await conditionWithoutBlocks(session, positive, timesteps, {
+    const skipping = await conditionWithoutBlocks(denoiserOf(denoisers, prompts.length), positive, timesteps, {
       ...options,
       gates,
       width: manifest.position.width,
     })
-    return [...(await condition(session, prompts, timesteps, options)), skipping]
+    return [...(await guided()), skipping]
   }

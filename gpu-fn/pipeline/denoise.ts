@@ -1,13 +1,23 @@
 // Runs the two graphs of the denoiser: `conditioning` once per prompt, `transformer` in every step.
 import type { DeviceTensor, Session, Tensor } from '../runtime/session.ts'
+import { settleAll } from '../runtime/settle-all.ts'
 import { type Guidance, runGuided } from './control.ts'
 import type { PromptEmbeds } from './prompt.ts'
 
+/** The graphs of the denoiser, open on one device. */
+export type Denoiser = { conditioning: Session; transformer: Session }
+
 /**
- * Inputs of the step graph for one batch of prompts, on the device: `modulation` [T, B, M] of all steps and `context` [B, L, D]. With a
- * ControlNet, `control` is its modulation.
+ * Inputs of the step graph for one batch of prompts: `modulation` [T, B, M] of all steps and `context` [B, L, D], on the device of
+ * `transformer`. With a ControlNet, `control` is its modulation.
  */
-export type Condition = { batch: number; modulation: DeviceTensor; context: DeviceTensor; control?: DeviceTensor }
+export type Condition = {
+  transformer: Session
+  batch: number
+  modulation: DeviceTensor
+  context: DeviceTensor
+  control?: DeviceTensor
+}
 
 export type ConditionOptions = {
   batched: boolean
@@ -21,7 +31,7 @@ export type ConditionOptions = {
  * have equally many rows.
  */
 export async function condition(
-  session: Session,
+  { conditioning, transformer }: Denoiser,
   prompts: PromptEmbeds[],
   timesteps: Float32Array,
   { batched, control, signal }: ConditionOptions,
@@ -29,9 +39,9 @@ export async function condition(
   const together = batched && prompts.every(({ rows }) => rows === prompts[0]!.rows)
   const conditions: Condition[] = []
   for (const group of together ? [prompts] : prompts.map((prompt) => [prompt])) {
-    const { modulation, context } = await session.runOnDevice(conditioningInputs(group, timesteps), { signal })
+    const { modulation, context } = await conditioning.runOnDevice(conditioningInputs(group, timesteps), { signal })
     const own = control && { control: await conditionControl(control, group, timesteps, signal) }
-    conditions.push({ batch: group.length, modulation: modulation!, context: context!, ...own })
+    conditions.push({ transformer, batch: group.length, modulation: modulation!, context: context!, ...own })
   }
   return conditions
 }
@@ -74,18 +84,16 @@ type StepOptions = {
 
 /**
  * Velocity [C, h, w] at one step. The conditions have one prompt, or with guidance the negative and the positive one, and with skip-layer
- * guidance also the positive one without some blocks.
+ * guidance also the positive one without some blocks. Conditions of different devices run concurrently.
  */
 export async function predictVelocity(
-  session: Session,
   latent: Tensor,
   conditions: Condition[],
   step: number,
   options: StepOptions,
 ): Promise<Float32Array> {
-  const velocities: Float32Array[] = []
   const { guidance, signal } = options
-  for (const { batch, modulation, context, control } of conditions) {
+  const run = async ({ transformer, batch, modulation, context, control }: Condition) => {
     const inputs = {
       latent: repeat(latent, batch),
       modulation: modulation.row(step),
@@ -100,10 +108,16 @@ export async function predictVelocity(
             { modulation: control.row(step), latent: repeat(guidance.latent, batch) },
             { signal },
           )
-        : await session.run(inputs, { signal })
-    velocities.push(...samples(velocity!.data as Float32Array, batch))
+        : await transformer.run(inputs, { signal })
+    return samples(velocity!.data as Float32Array, batch)
   }
-  const [first, second, third] = velocities
+  const velocities: Float32Array[][] = []
+  const devices = Map.groupBy(conditions.keys(), (index) => conditions[index]!.transformer)
+  const runInTurn = async (indices: readonly number[]) => {
+    for (const index of indices) velocities[index] = await run(conditions[index]!)
+  }
+  await settleAll([...devices.values()].map(runInTurn))
+  const [first, second, third] = velocities.flat()
   if (!second) return first!
   const away = third && scaleDifference(second, third, options.skipScale ?? 0)
   const guided = guide(first!, second, options.guidanceScale)

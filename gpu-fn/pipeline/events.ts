@@ -23,7 +23,8 @@ export type Preview = {
 export type PipelineEvent =
   | { type: 'warning'; code: (typeof WARNING_CODES)[number]; message: string }
   | { type: 'encoded'; seconds: number }
-  | { type: 'step'; image: number; step: number; steps: number }
+  /** `reused`: the step took an earlier velocity, without a run of the denoiser. */
+  | { type: 'step'; image: number; step: number; steps: number; reused?: true }
   | Preview
   /** The image's pixels are complete. The next event, the image, needs the host only. */
   | { type: 'decoded'; image: number }

@@ -2,6 +2,7 @@
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Session } from '../runtime/session.ts'
 import type { KnownWords } from '../tokenizer/known-words.ts'
+import type { Denoiser } from './denoise.ts'
 import type { TextEncoder } from './prompt.ts'
 
 export type Size = { width: number; height: number }
@@ -15,15 +16,17 @@ export type Placement = {
 }
 
 /** Not safe for use by several threads. */
-export type Pipeline = {
+export type Pipeline = Denoiser & {
   package: Package
   encoders: readonly TextEncoder[]
   /** The words that the model knows; null without a limit. */
   words?: KnownWords | null
-  conditioning: Session
-  transformer: Session
+  /** The denoiser on each further device; empty with one device, or if the denoiser does not fit beside the other networks. */
+  others: readonly Denoiser[]
   /** Whether one run of the step graph takes several samples. */
   batched: boolean
+  /** The number of jobs that may share a run of the step graph; 1 by default. */
+  sharing?: number | undefined
   vaeDecoder: Session
   /** Null if the package takes no input images. */
   vaeEncoder: Session | null

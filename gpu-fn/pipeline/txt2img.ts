@@ -1,6 +1,6 @@
 // Text, and optionally an input image, to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
 import type { ImageOptions, JobRequest } from '../contract.ts'
-import { CONTENT_TYPES, imageOptionsOf, seedOf } from '../contract.ts'
+import { CONTENT_TYPES, imageOptionsOf, reusedSteps, seedOf } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 import { describeUnknown } from '../tokenizer/known-words.ts'
@@ -16,7 +16,8 @@ import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
 import { encodePreview, type PreviewFactors, withoutNoise } from './preview.ts'
 import { assertFinite, type EncodedPrompts, encodePrompts, type NamedPrompt } from './prompt.ts'
-import { createScheduler } from './schedulers/schedulers.ts'
+import { createScheduler, samplerOf } from './schedulers/schedulers.ts'
+import { VelocityCache } from './velocity-cache.ts'
 
 export type Txt2ImgRequest = Pick<
   JobRequest,
@@ -42,11 +43,12 @@ export type Txt2ImgRequest = Pick<
 /** Returns the result of `encode`, or an earlier one of the same key. */
 export type RememberPrompts = (key: string, encode: () => Promise<EncodedPrompts>) => Promise<EncodedPrompts>
 
-/** `controlnet`: that of the request's `controls`, with its image. */
+/** `controlnet`: that of the request's `controls`, with its image. `parallel`: divide the samples of guidance over the devices. */
 type Options = {
   remember?: RememberPrompts
   input?: InputImage
   controlnet?: { opened: Controlnet; image: ControlImage }
+  parallel?: boolean | undefined
 }
 
 /**
@@ -106,7 +108,7 @@ async function prepare(
   pipeline: Pipeline,
   request: Txt2ImgRequest,
   signal: AbortSignal,
-  { remember = (_, encode) => encode(), input, controlnet }: Options,
+  { remember = (_, encode) => encode(), input, controlnet, parallel = false }: Options,
 ) {
   const { manifest } = pipeline.package
   const { dims, rows, columns } = latentShape(pipeline.package, request)
@@ -129,8 +131,10 @@ async function prepare(
   const position = await readPosition(pipeline.package, rows, columns)
   const layers = request.skip_layer_guidance?.layers
   const control = controlnet?.opened.conditioning
-  const compute = computeConditions(pipeline.conditioning, prompts, { manifest, layers, batched, control, signal })
-  const conditions = new Conditions({ timesteps, modes: modesOf(request, steps) }, compute)
+  // A ControlNet is on the first device only.
+  const others = parallel && !controlnet ? pipeline.others : []
+  const compute = computeConditions([pipeline, ...others], prompts, { manifest, layers, batched, control, signal })
+  const conditions = new Conditions({ timesteps, modes: modesOf(request, steps) }, compute, pipeline.sharing)
   await conditions.at(steps.indexOf(start.first))
   return { dims, start, starts, inputs: { conditions, position, guidance }, truncations }
 }
@@ -144,7 +148,7 @@ function controlOf({ steps, controls = [] }: Txt2ImgRequest, dims: readonly numb
 
 /** Denoises image number `image` from its start, and adds to `timings`. */
 async function* denoiseImage(
-  { package: pkg, transformer }: Pipeline,
+  { package: pkg }: Pipeline,
   request: Txt2ImgRequest,
   {
     image,
@@ -161,19 +165,26 @@ async function* denoiseImage(
   const { guidance_scale: guidanceScale, skip_layer_guidance: skip } = request
   const { guidance } = inputs
   const options = { guidanceScale, ...(skip && { skipScale: skip.scale }), position: inputs.position, signal }
+  const reused = reusedSteps({ ...request, sampler: samplerOf(request, pkg.manifest.scheduler) }, start.first)
+  const cache = new VelocityCache(scheduler)
+  const compute = async (run: number) => {
+    const { conditions, row } = await inputs.conditions.at(run)
+    const guided = guidance?.isActive(scheduler.steps[run]!) ? { ...options, guidance } : options
+    const velocity = await predictVelocity(latent, conditions, row, guided)
+    if (request.cache) cache.store(run, velocity, latent.data)
+    return velocity
+  }
   for (let run = scheduler.steps.indexOf(start.first); run < scheduler.steps.length; run++) {
     signal.throwIfAborted()
     const denoiseClock = stopwatch()
-    const { conditions, row } = await inputs.conditions.at(run)
-    const guided = guidance?.isActive(scheduler.steps[run]!) ? { ...options, guidance } : options
-    const velocity = await predictVelocity(transformer, latent, conditions, row, guided)
+    const index = scheduler.steps[run]!
+    const velocity = reused.has(index) ? cache.reuse(run) : await compute(run)
     await scheduler.step(velocity, run, latent.data)
     timings.denoise += denoiseClock()
-    const index = scheduler.steps[run]!
     if (scheduler.steps[run + 1] === index) continue
     start.restore?.(latent.data, scheduler.sigmas[index + 1]!)
     const step = index + 1 - start.first
-    yield { type: 'step', image, step, steps }
+    yield { type: 'step', image, step, steps, ...(reused.has(index) && { reused: true }) }
     const factors = previewFactors(pkg, request.preview_steps, step, steps)
     if (factors) {
       const data = withoutNoise(latent.data, velocity, scheduler.sigmas[index + 1]!)

@@ -1,30 +1,35 @@
 // The parts of CUDA that weights need, through koffi: reserved addresses with memory mapped on demand (the driver's virtual memory
 // management), and copies from mapped files. CUDA C Programming Guide 13, "Virtual Memory Management"; CUDA Runtime API 13.
+import { setImmediate } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import type { DeviceMemory } from './device-memory.ts'
 import { loadLibrary } from './ffi.ts'
 import { createMemoryPool } from './memory-pool.ts'
 import type { Pointer } from './ort-api.ts'
 
-// CUmemAllocationType, CUmemLocationType, CUmemAccess_flags, cudaHostRegister's flag, cudaMemcpyKind
+// CUmemAllocationType, CUmemLocationType, CUmemAccess_flags, cudaHostRegister's flag, cudaMemcpyKind, cudaStreamCreateWithFlags' flag
 const PINNED = 1
 const DEVICE = 1
 const READ_WRITE = 3
-const REGISTER_READ_ONLY = 8
+/** Portable, for copies to all GPUs, and read-only. */
+const REGISTER = 1 | 8
 const HOST_TO_DEVICE = 1
 const DEVICE_TO_DEVICE = 3
+const NON_BLOCKING = 1
 /** Must be a multiple of a GPU's granularity, which is 2 MiB. */
 const PIECE_BYTES = 16 << 20
-/** The first GPU, which onnxruntime's sessions use as well. */
-const GPU = 0
+/** Bytes per call of a copy: a source that is not registered blocks the calling thread, for some 40 ms with this size. */
+const COPY_BYTES = 256 << 20
 
-let loaded: DeviceMemory | undefined
+/** By GPU. */
+const loaded = new Map<number, DeviceMemory>()
 
-/** The memory of the first GPU. Throws an Error without CUDA's libraries or a GPU. */
-export function loadCuda(): DeviceMemory {
+/** The memory of a GPU, by CUDA's index. Throws an Error without CUDA's libraries or this GPU. */
+export function loadCuda(gpu: number): DeviceMemory {
   try {
-    loaded ??= open()
-    return loaded
+    const memory = loaded.get(gpu) ?? open(gpu)
+    loaded.set(gpu, memory)
+    return memory
   } catch (cause) {
     throw new Error(`CUDA 13 is not available: ${(cause as Error).message}`, { cause })
   }
@@ -34,8 +39,9 @@ const RUNTIME = {
   cudaGetErrorString: 'const char *cudaGetErrorString(int error)',
   cudaGetLastError: 'int cudaGetLastError()',
   cudaSetDevice: 'int cudaSetDevice(int device)',
-  cudaDeviceSynchronize: 'int cudaDeviceSynchronize()',
-  cudaMemcpy: 'int cudaMemcpy(void *to, void *from, size_t bytes, int kind)',
+  cudaStreamCreateWithFlags: 'int cudaStreamCreateWithFlags(_Out_ void **stream, unsigned int flags)',
+  cudaStreamSynchronize: 'int cudaStreamSynchronize(void *stream)',
+  cudaMemcpyAsync: 'int cudaMemcpyAsync(void *to, void *from, size_t bytes, int kind, void *stream)',
   cudaHostRegister: 'int cudaHostRegister(void *address, size_t bytes, unsigned int flags)',
   cudaHostUnregister: 'int cudaHostUnregister(void *address)',
 } as const
@@ -63,55 +69,87 @@ function bind<Name extends string>(file: string, declarations: Record<Name, stri
 /** Calls a slow function on one of koffi's threads. */
 const onThread = async (call: CFunction, ...args: unknown[]) => (await promisify(call.async)(...args)) as number
 
-function open(): DeviceMemory {
-  limitWorkspaces()
+let bound: ReturnType<typeof bindRuntime> | undefined
+
+function bindRuntime() {
   const runtime = bind('libcudart.so.13', RUNTIME)
-  const driver = bind('libcuda.so.1', DRIVER)
-  const check = (error: number) => {
-    if (error !== 0) throw new Error(`CUDA: ${runtime.cudaGetErrorString(error)}`)
+  const check = (error: number, what: string) => {
+    if (error !== 0) throw new Error(`CUDA: ${what}: ${runtime.cudaGetErrorString(error)}`)
   }
-  const checkDriver = (error: number) => {
+  return { runtime, check }
+}
+
+const runtimeOnce = () => (bound ??= bindRuntime())
+
+/** Makes a GPU the current one of this thread, on which CUDA allocates. Throws an Error. */
+export function selectGpu(gpu: number): void {
+  const { runtime, check } = runtimeOnce()
+  check(runtime.cudaSetDevice(gpu), `selection, GPU ${gpu}`)
+}
+
+function open(gpu: number): DeviceMemory {
+  limitWorkspaces()
+  const { runtime, check: checkAny } = runtimeOnce()
+  const driver = bind('libcuda.so.1', DRIVER)
+  const check = (error: number, what: string) => checkAny(error, `${what}, GPU ${gpu}`)
+  const checkDriver = (error: number, what: string) => {
     const text: [string | null] = [null]
     if (error !== 0) driver.cuGetErrorString(error, text)
-    if (error !== 0) throw new Error(`CUDA: ${text[0] ?? `error ${error}`}`)
+    if (error !== 0) throw new Error(`CUDA: ${what}, GPU ${gpu}: ${text[0] ?? `error ${error}`}`)
   }
   // Creates this thread's context, which the driver's functions require.
-  check(runtime.cudaSetDevice(GPU))
-  const { properties, access } = deviceDescriptors()
+  selectGpu(gpu)
+  const created: [Pointer] = [0n]
+  check(runtime.cudaStreamCreateWithFlags(created, NON_BLOCKING), 'creation of a stream')
+  const [stream] = created
+  const { properties, access } = deviceDescriptors(gpu)
   const pool = createMemoryPool({
     bytes: PIECE_BYTES,
     create() {
       const out: [number | bigint] = [0]
-      checkDriver(driver.cuMemCreate(out, PIECE_BYTES, properties, 0))
+      checkDriver(driver.cuMemCreate(out, PIECE_BYTES, properties, 0), 'allocation')
       return BigInt(out[0])
     },
     map(address, handle) {
-      checkDriver(driver.cuMemMap(address, PIECE_BYTES, 0, handle, 0))
-      checkDriver(driver.cuMemSetAccess(address, PIECE_BYTES, access, 1))
+      checkDriver(driver.cuMemMap(address, PIECE_BYTES, 0, handle, 0), 'mapping')
+      checkDriver(driver.cuMemSetAccess(address, PIECE_BYTES, access, 1), 'access')
     },
-    unmap: (address) => checkDriver(driver.cuMemUnmap(address, PIECE_BYTES)),
-    free: (handle) => checkDriver(driver.cuMemRelease(handle)),
+    unmap: (address) => checkDriver(driver.cuMemUnmap(address, PIECE_BYTES), 'end of a mapping'),
+    free: (handle) => checkDriver(driver.cuMemRelease(handle), 'release'),
   })
+  // On this thread with the GPU selected: koffi's threads have the GPU of the last session opened there, from which other GPUs' mapped
+  // memory cannot be reached.
+  const copy = (to: Pointer, from: Pointer, bytes: number, kind: number) => {
+    selectGpu(gpu)
+    check(runtime.cudaMemcpyAsync(to, from, bytes, kind, stream), 'copy')
+  }
+  const finish = async () => check(await onThread(runtime.cudaStreamSynchronize, stream), 'end of a copy')
   return {
     granularity: PIECE_BYTES,
     reserve(bytes) {
       const address: [Pointer] = [0n]
-      checkDriver(driver.cuMemAddressReserve(address, bytes, 0, null, 0))
+      checkDriver(driver.cuMemAddressReserve(address, bytes, 0, null, 0), 'reservation of addresses')
       return address[0]
     },
-    unreserve: (address, bytes) => checkDriver(driver.cuMemAddressFree(address, bytes)),
+    unreserve: (address, bytes) => checkDriver(driver.cuMemAddressFree(address, bytes), 'release of addresses'),
     map: pool.map,
     async register(address, bytes) {
-      const error = await onThread(runtime.cudaHostRegister, address, bytes, REGISTER_READ_ONLY)
+      const error = await onThread(runtime.cudaHostRegister, address, bytes, REGISTER)
       if (error !== 0) runtime.cudaGetLastError()
       return error === 0
     },
-    unregister: async (address) => check(await onThread(runtime.cudaHostUnregister, address)),
-    copyFromHost: async (to, from, bytes) => check(await onThread(runtime.cudaMemcpy, to, from, bytes, HOST_TO_DEVICE)),
+    unregister: async (address) => check(await onThread(runtime.cudaHostUnregister, address), 'end of a registration'),
+    async copyFromHost(to, from, bytes) {
+      for (let done = 0; done < bytes; done += COPY_BYTES) {
+        const part = Math.min(COPY_BYTES, bytes - done)
+        copy(to + BigInt(done), from + BigInt(done), part, HOST_TO_DEVICE)
+        await setImmediate()
+      }
+      await finish()
+    },
     async copyOnDevice(to, from, bytes) {
-      check(runtime.cudaMemcpy(to, from, bytes, DEVICE_TO_DEVICE))
-      // Such a copy returns before its end, and onnxruntime's streams do not wait for it.
-      check(runtime.cudaDeviceSynchronize())
+      copy(to, from, bytes, DEVICE_TO_DEVICE)
+      await finish()
     },
   }
 }
@@ -123,7 +161,7 @@ function limitWorkspaces(): void {
 }
 
 /** CUmemAllocationProp { type, requestedHandleTypes, location { type, id }, … } and CUmemAccessDesc { location { type, id }, flags } */
-function deviceDescriptors() {
+function deviceDescriptors(gpu: number) {
   const properties = Buffer.alloc(32)
   const access = Buffer.alloc(12)
   properties.writeInt32LE(PINNED, 0)
@@ -132,7 +170,7 @@ function deviceDescriptors() {
     [access, 0],
   ] as const) {
     buffer.writeInt32LE(DEVICE, offset)
-    buffer.writeInt32LE(GPU, offset + 4)
+    buffer.writeInt32LE(gpu, offset + 4)
   }
   access.writeInt32LE(READ_WRITE, 8)
   return { properties, access }

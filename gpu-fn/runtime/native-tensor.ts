@@ -1,22 +1,29 @@
 // Tensors of onnxruntime's C API.
 import { countElements, ONNX_DATA_TYPES } from '../dtype.ts'
+import type { DeviceMemory } from './device-memory.ts'
 import type { OrtApi, Pointer } from './ort-api.ts'
-import type { DeviceTensor, Tensor } from './session.ts'
+import { concatenate, type DeviceTensor, HostTensor, type Tensor } from './session.ts'
 
 const { float32: FLOAT32, uint8: UINT8, int64: INT64 } = ONNX_DATA_TYPES
+
+/** onnxruntime's description of the memory of device tensors, and the memory for joined ones; none on the host. */
+export type Place = { readonly info: Pointer; readonly memory: (() => DeviceMemory) | undefined }
 
 /** An output on the device. Its rows are views of its memory. */
 export class NativeTensor implements DeviceTensor {
   readonly dims: readonly number[]
   readonly #api: OrtApi
-  readonly #memory: Pointer
+  readonly #place: Place
   readonly #value: Pointer
+  readonly #free: () => void
   readonly #rows = new Map<number, NativeTensor>()
 
-  constructor(api: OrtApi, memory: Pointer, value: Pointer) {
+  /** `free` releases memory that onnxruntime does not own. */
+  constructor(api: OrtApi, place: Place, value: Pointer, free: () => void = () => {}) {
     this.#api = api
-    this.#memory = memory
+    this.#place = place
     this.#value = value
+    this.#free = free
     this.dims = shapeOf(api, value).dims
   }
 
@@ -30,28 +37,56 @@ export class NativeTensor implements DeviceTensor {
     if (found) return found
     const [count, ...dims] = this.dims
     if (!(index >= 0 && index < count!)) throw new RangeError(`row ${index} is outside of ${count} rows`)
-    const bytes = dims.reduce((n, dim) => n * dim, Float32Array.BYTES_PER_ELEMENT)
-    const start = this.#api.make('GetTensorMutableData', this.#value) + BigInt(index * bytes)
-    const shape = BigInt64Array.from(dims.map(BigInt))
-    const view = this.#api.make(
-      'CreateTensorWithDataAsOrtValue',
-      this.#memory,
-      start,
-      bytes,
-      shape,
-      dims.length,
-      FLOAT32,
-    )
-    const row = new NativeTensor(this.#api, this.#memory, view)
+    const start = this.#start + BigInt(index * bytesOf(dims))
+    const row = new NativeTensor(this.#api, this.#place, this.#view(start, dims))
     this.#rows.set(index, row)
     return row
+  }
+
+  async join(others: readonly DeviceTensor[]): Promise<DeviceTensor> {
+    const parts = [this, ...(others as NativeTensor[])]
+    if (!this.#place.memory)
+      return new HostTensor(concatenate(parts.map((part) => copyFromNative(this.#api, part.#value))))
+    const memory = this.#place.memory()
+    const dims = [parts.reduce((rows, part) => rows + part.dims[0]!, 0), ...this.dims.slice(1)]
+    const bytes = Math.ceil(bytesOf(dims) / memory.granularity) * memory.granularity
+    const address = memory.reserve(bytes)
+    const free = () => memory.unreserve(address, bytes)
+    try {
+      const mapping = memory.map(address, bytes)
+      let at = address
+      for (const part of parts) {
+        await memory.copyOnDevice(at, part.#start, bytesOf(part.dims))
+        at += BigInt(bytesOf(part.dims))
+      }
+      return new NativeTensor(this.#api, this.#place, this.#view(address, dims), () => {
+        mapping.recycle()
+        free()
+      })
+    } catch (error) {
+      free()
+      throw error
+    }
   }
 
   release(): void {
     for (const row of this.#rows.values()) row.release()
     this.#api.release('Value', this.#value)
+    this.#free()
+  }
+
+  get #start(): Pointer {
+    return this.#api.make('GetTensorMutableData', this.#value)
+  }
+
+  /** A value at an address of the tensor's device, which does not own its memory. */
+  #view(address: Pointer, dims: readonly number[]): Pointer {
+    const given = [address, bytesOf(dims), BigInt64Array.from(dims, BigInt), dims.length, FLOAT32]
+    return this.#api.make('CreateTensorWithDataAsOrtValue', this.#place.info, ...given)
   }
 }
+
+const bytesOf = (dims: readonly number[]) => countElements(dims) * Float32Array.BYTES_PER_ELEMENT
 
 /** Copies a tensor to onnxruntime's memory. */
 export function copyToNative(api: OrtApi, { data, dims }: Tensor): Pointer {

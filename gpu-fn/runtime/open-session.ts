@@ -36,6 +36,8 @@ export type SessionOptions = {
   updates?: WeightUpdates | undefined
   /** CUDA only: options of onnxruntime's provider besides our own. */
   provider?: Record<string, string> | undefined
+  /** Index of the GPU, 0 by default. Runs of native sessions of different devices are concurrent, also on the CPU. */
+  device?: number | undefined
   /** CPU threads per run; one per core by default. */
   threads?: number | undefined
 }
@@ -81,9 +83,10 @@ async function updatedWeights({ weights, updates }: SessionOptions): Promise<ort
   return { externalData: [{ path: path.basename(weights.file), data }] }
 }
 
-function cpuSettings({ fold, threads }: SessionOptions): NativeSettings {
+function cpuSettings({ fold, threads, device }: SessionOptions): NativeSettings {
   return {
     threads,
+    device,
     // For a graph that widens its weights in every run, memory patterns double the allocation.
     memoryPattern: fold === true,
     entries: {
@@ -96,8 +99,9 @@ function cpuSettings({ fold, threads }: SessionOptions): NativeSettings {
   }
 }
 
-function cudaSettings({ kernels, provider, weights, updates }: SessionOptions): NativeSettings {
+function cudaSettings({ kernels, provider, weights, updates, device }: SessionOptions): NativeSettings {
   return {
+    device,
     // In the second run of a shape a memory pattern allocates a block of the peak's size, in addition to the memory of the first run.
     memoryPattern: false,
     entries: { 'session.use_device_allocator_for_initializers': '1', 'session.use_env_allocators': '1' },

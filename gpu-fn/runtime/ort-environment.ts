@@ -7,10 +7,10 @@ export const FATAL_ONLY = 4
 const DEVICE_ALLOCATOR = 0
 const DEFAULT_MEMORY = 0
 const SAME_AS_REQUESTED = 1n
-const CUDA_DEVICE = 0
 
 let environment: Pointer | undefined
-let shared = false
+/** GPUs with an arena. */
+const shared = new Set<number>()
 
 /** The environment, created on first use. Throws onnxruntime's error. */
 export function environmentOf(api: OrtApi): Pointer {
@@ -19,14 +19,14 @@ export function environmentOf(api: OrtApi): Pointer {
 }
 
 /**
- * Makes all sessions on the GPU use one arena for their runs, which do not overlap. The CUDA provider must be loaded: without it onnxruntime
+ * Makes all sessions on a GPU use one arena for their runs, which do not overlap. The CUDA provider must be loaded: without it onnxruntime
  * ends the process here. Throws onnxruntime's error.
  */
-export function shareArena(api: OrtApi): void {
-  if (shared) return
+export function shareArena(api: OrtApi, device: number): void {
+  if (shared.has(device)) return
   const configuration = api.make('CreateArenaCfgV2', ['arena_extend_strategy'], BigUint64Array.of(SAME_AS_REQUESTED), 1)
-  const provider = ['CUDAExecutionProvider', memoryOf(api, 'Cuda'), configuration]
-  const options = [['device_id'], [String(CUDA_DEVICE)], 1]
+  const provider = ['CUDAExecutionProvider', memoryOf(api, 'Cuda', device), configuration]
+  const options = [['device_id'], [String(device)], 1]
   try {
     api.call('CreateAndRegisterAllocatorV2', environmentOf(api), ...provider, ...options)
   } catch (error) {
@@ -35,8 +35,9 @@ export function shareArena(api: OrtApi): void {
   } finally {
     api.release('ArenaCfg', configuration)
   }
-  shared = true
+  shared.add(device)
 }
 
-export const memoryOf = (api: OrtApi, name: 'Cpu' | 'Cuda'): Pointer =>
-  api.make('CreateMemoryInfo', name, DEVICE_ALLOCATOR, CUDA_DEVICE, DEFAULT_MEMORY)
+/** The host's memory, or that of a GPU. */
+export const memoryOf = (api: OrtApi, name: 'Cpu' | 'Cuda', device = 0): Pointer =>
+  api.make('CreateMemoryInfo', name, DEVICE_ALLOCATOR, device, DEFAULT_MEMORY)

@@ -2,9 +2,10 @@
 // runs that do not block the event loop and can be canceled. It supports the CPU as well, where tests compare it with the binding.
 
 import path from 'node:path'
+import { loadCuda, selectGpu } from './cuda.ts'
 import type { DeviceMemory } from './device-memory.ts'
 import { type DeviceWeights, reserveWeights, type WeightsFile } from './device-weights.ts'
-import { copyFromNative, copyToNative, NativeTensor } from './native-tensor.ts'
+import { copyFromNative, copyToNative, NativeTensor, type Place } from './native-tensor.ts'
 import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
 import { environmentOf, FATAL_ONLY, memoryOf, shareArena } from './ort-environment.ts'
 import { runOnThread } from './run-thread.ts'
@@ -27,13 +28,15 @@ export type NativeSettings = {
   readonly threads?: number | undefined
   /** Options of the CUDA execution provider; without them the session runs on the CPU. */
   readonly cuda?: Record<string, string>
+  /** Index of the GPU, 0 by default. Runs of different devices are concurrent, also on the CPU. */
+  readonly device?: number | undefined
   /** Libraries of operators. */
   readonly libraries?: readonly string[]
   /** The graph's weights and the memory for them; if absent, onnxruntime loads them itself and they cannot be unloaded. */
   readonly offload?:
     | {
         readonly weights: WeightsFile
-        readonly memory: () => DeviceMemory
+        readonly memory: (device: number) => DeviceMemory
         /** Updates of the weights when the session opens. */
         readonly updates?: WeightUpdates | undefined
       }
@@ -45,9 +48,10 @@ export async function openNativeSession(file: string, settings: NativeSettings):
   return failingWith(`cannot open ${file}`, async () => {
     let weights: DeviceWeights | undefined
     const reserve = async (api: OrtApi) => {
-      const { offload } = settings
-      const place = memoryOf(api, settings.cuda ? 'Cuda' : 'Cpu')
-      if (offload) weights = await reserveWeights(offload.weights, offload.memory(), api, place, updateGraphs(settings))
+      const { offload, device = 0 } = settings
+      const place = settings.cuda ? memoryOf(api, 'Cuda', device) : memoryOf(api, 'Cpu')
+      if (offload)
+        weights = await reserveWeights(offload.weights, offload.memory(device), api, place, updateGraphs(settings))
       await weights?.update(offload?.updates)
       return weights
     }
@@ -73,7 +77,7 @@ async function createSession(
   const options = api.make('CreateSessionOptions')
   try {
     configure(api, options, settings)
-    if (settings.cuda) shareArena(api)
+    if (settings.cuda) shareArena(api, settings.device ?? 0)
     const weights = await openWeights(api)
     await weights?.load()
     for (const { name, value } of weights?.initializers ?? []) api.call('AddInitializer', options, name, value)
@@ -88,12 +92,12 @@ async function createSession(
 const openUpdateGraphs = new Map<string, Promise<Session>>()
 
 /** Opens graphs of weight updates on the device of a session. They stay open, because opening one takes longer than all its runs. */
-const updateGraphs = ({ entries, cuda, libraries }: NativeSettings): UpdateGraphs => ({
+const updateGraphs = ({ entries, cuda, device = 0, libraries }: NativeSettings): UpdateGraphs => ({
   hasKernels: (libraries?.length ?? 0) > 0,
   async open(file) {
     // The name of a graph's file identifies it, because all adapters of one format have the same graphs.
-    const key = `${cuda ? 'cuda' : 'cpu'} ${path.basename(file)}`
-    const own = { entries, memoryPattern: false, ...(libraries && { libraries }) }
+    const key = `${cuda ? `cuda ${device}` : 'cpu'} ${path.basename(file)}`
+    const own = { entries, device, memoryPattern: false, ...(libraries && { libraries }) }
     const settings = { ...own, ...(cuda && { cuda: { ...cuda, use_tf32: '0' } }) }
     const found = openUpdateGraphs.get(key) ?? openNativeSession(file, settings)
     openUpdateGraphs.set(key, found)
@@ -105,7 +109,7 @@ const updateGraphs = ({ entries, cuda, libraries }: NativeSettings): UpdateGraph
 function configure(
   api: OrtApi,
   options: Pointer,
-  { entries, memoryPattern, threads, cuda, libraries }: NativeSettings,
+  { entries, memoryPattern, threads, cuda, device = 0, libraries }: NativeSettings,
 ) {
   api.call('SetSessionLogSeverityLevel', options, FATAL_ONLY)
   for (const [key, value] of Object.entries(entries)) api.call('AddSessionConfigEntry', options, key, value)
@@ -115,7 +119,8 @@ function configure(
   if (!cuda) return
   const provider = api.make('CreateCUDAProviderOptions')
   try {
-    const [keys, values] = [Object.keys(cuda), Object.values(cuda)]
+    const own = { ...cuda, device_id: String(device) }
+    const [keys, values] = [Object.keys(own), Object.values(own)]
     api.call('UpdateCUDAProviderOptions', provider, keys, values, keys.length)
     api.call('SessionOptionsAppendExecutionProvider_CUDA_V2', options, provider)
   } finally {
@@ -130,7 +135,9 @@ class NativeSession implements Session {
   readonly #outputs: readonly string[]
   /** Memory of inputs and outputs, and of device tensors. */
   readonly #host: Pointer
-  readonly #device: Pointer
+  readonly #place: Place
+  readonly #device: number
+  readonly #onGpu: boolean
   readonly #running = new Set<Promise<unknown>>()
   readonly #settings: NativeSettings
   readonly #ownsWeights: boolean
@@ -150,9 +157,16 @@ class NativeSession implements Session {
     this.#api = api
     this.#session = session
     this.#host = memoryOf(api, 'Cpu')
-    this.#device = settings.cuda ? memoryOf(api, 'Cuda') : this.#host
+    const { cuda, device = 0, offload } = settings
     this.#settings = settings
     this.#ownsWeights = ownsWeights
+    this.#onGpu = cuda !== undefined
+    this.#device = device
+    const memory = offload?.memory ?? (cuda ? loadCuda : undefined)
+    this.#place = {
+      info: cuda ? memoryOf(api, 'Cuda', device) : this.#host,
+      memory: memory && (() => memory(device)),
+    }
     this.#outputs = outputNames(api, session)
     this.weights = weights
   }
@@ -161,7 +175,7 @@ class NativeSession implements Session {
     const { only = this.#outputs } = options
     return this.#track(options.signal, async () => {
       // Unused outputs are not copied to the host.
-      const places = this.#outputs.map((name) => (only.includes(name) ? this.#host : this.#device))
+      const places = this.#outputs.map((name) => (only.includes(name) ? this.#host : this.#place.info))
       const values = await this.#compute(inputs, places, options)
       try {
         const requested = this.#outputs.flatMap((name, i) => (only.includes(name) ? [[name, values[i]!] as const] : []))
@@ -174,9 +188,9 @@ class NativeSession implements Session {
 
   runOnDevice(inputs: Inputs, options: RunOptions = {}): Promise<Record<string, DeviceTensor>> {
     return this.#track(options.signal, async () => {
-      const places = this.#outputs.map(() => this.#device)
+      const places = this.#outputs.map(() => this.#place.info)
       const values = await this.#compute(inputs, places, options)
-      const tensors = values.map((value) => new NativeTensor(this.#api, this.#device, value))
+      const tensors = values.map((value) => new NativeTensor(this.#api, this.#place, value))
       return Object.fromEntries(this.#outputs.map((name, i) => [name, tensors[i]!]))
     })
   }
@@ -194,6 +208,7 @@ class NativeSession implements Session {
     this.#released = true
     await releaseAll(this.#others)
     await Promise.allSettled(this.#running)
+    this.#selectDevice()
     this.#api.release('Session', this.#session)
     if (this.#ownsWeights) await this.weights?.release()
   }
@@ -215,10 +230,16 @@ class NativeSession implements Session {
     }
   }
 
+  /** CUDA allocates and copies on the calling thread's current GPU. */
+  #selectDevice(): void {
+    if (this.#onGpu) selectGpu(this.#device)
+  }
+
   /** Runs the graph and returns its outputs in order, each in its memory of `places`. */
   async #compute(inputs: Inputs, places: readonly Pointer[], { signal }: RunOptions): Promise<Pointer[]> {
     signal?.throwIfAborted()
     const api = this.#api
+    this.#selectDevice()
     const binding = api.make('CreateIoBinding', this.#session)
     const options = api.make('CreateRunOptions')
     const made: Pointer[] = []
@@ -231,7 +252,7 @@ class NativeSession implements Session {
       }
       for (const [i, name] of this.#outputs.entries()) api.call('BindOutputToDevice', binding, name, places[i]!)
       signal?.addEventListener('abort', terminate)
-      await runOnThread({ session: this.#session, options, binding })
+      await runOnThread({ session: this.#session, options, binding }, this.#device)
       return boundValues(api, binding)
     } finally {
       signal?.removeEventListener('abort', terminate)

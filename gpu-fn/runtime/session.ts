@@ -9,6 +9,8 @@ export interface DeviceTensor {
   readonly dims: readonly number[]
   /** One entry of the first axis, released with the whole tensor. Throws RangeError. */
   row(index: number): DeviceTensor
+  /** A copy of this tensor and others, one after the other along the first axis. */
+  join(others: readonly DeviceTensor[]): Promise<DeviceTensor>
   release(): void
 }
 
@@ -65,7 +67,24 @@ export class HostTensor implements DeviceTensor, Tensor {
     return new HostTensor({ data: this.data.subarray(index * size, (index + 1) * size) as Tensor['data'], dims })
   }
 
+  join(others: readonly DeviceTensor[]): Promise<DeviceTensor> {
+    return Promise.resolve(new HostTensor(concatenate([this, ...(others as HostTensor[])])))
+  }
+
   release(): void {}
+}
+
+/** Tensors of equal type and shape, one after the other along the first axis. */
+export function concatenate(tensors: readonly Tensor[]): Tensor {
+  const [{ data: first, dims }] = tensors as [Tensor, ...Tensor[]]
+  const rows = tensors.reduce((sum, tensor) => sum + tensor.dims[0]!, 0)
+  const data = new (first.constructor as Float32ArrayConstructor)((first.length / dims[0]!) * rows)
+  let at = 0
+  for (const tensor of tensors) {
+    data.set(tensor.data as Float32Array, at)
+    at += tensor.data.length
+  }
+  return { data, dims: [rows, ...dims.slice(1)] }
 }
 
 /** onnxruntime rejected a graph or a run; the message names the file and the reason. */

@@ -74,11 +74,31 @@ export class Scheduler {
   /** Starts the turn of the first job in order for which `isReady` is true, and returns it; undefined without such a job. */
   next(now: number, isReady: (task: Task) => boolean = () => true): Task | undefined {
     const chosen = this.#ranked(now).find(({ task }) => isReady(task))
-    if (!chosen) return undefined
-    this.#virtual = Math.max(this.#virtual, chosen.start)
-    this.#group = chosen.task.group
-    chosen.task.started = true
-    return chosen.task
+    return chosen && this.#begin(chosen)
+  }
+
+  /**
+   * The jobs in the lane of a job, in order, that may share its turn: none in the lanes of overdue and urgent jobs, which a shared turn would
+   * delay. A job of a heavy tenant never delays those of light ones.
+   */
+  alongside(task: Task, now: number): Task[] {
+    const ranked = this.#ranked(now)
+    const lane = ranked.find((each) => each.task === task)?.lane ?? LANE.overdue
+    if (lane % LANES === LANE.urgent || lane === LANE.overdue) return []
+    return ranked.filter((each) => each.lane === lane && each.task !== task).map((each) => each.task)
+  }
+
+  /** Starts a turn of this job, instead of the first one in order. */
+  begin({ id }: Task): void {
+    const entry = this.#entries.get(id)
+    if (entry) this.#begin(entry)
+  }
+
+  #begin({ task, start }: Entry): Task {
+    this.#virtual = Math.max(this.#virtual, start)
+    this.#group = task.group
+    task.started = true
+    return task
   }
 
   /** Records a turn of the job on the device: its duration, and the new estimate of the time that is left. */

@@ -8,8 +8,10 @@ export type Phase = (typeof PHASES)[number]
 export type Shape = {
   group: string
   pixels: number
-  /** Evaluations of the denoiser per step: 2 with guidance. */
+  /** Evaluations of the denoiser per step, of the device that has the most: 2 with guidance on one device. */
   samples: number
+  /** Devices that divide the samples. */
+  devices: number
 }
 /** The work of a job that is left. */
 export type Work = { encode: number; step: number; decode: number }
@@ -63,4 +65,4 @@ export class StepTimes {
   }
 }
 
-const keyOf = ({ group, pixels, samples }: Shape) => `${group} ${pixels} ${samples}`
+const keyOf = ({ group, pixels, samples, devices }: Shape) => `${group} ${pixels} ${samples} ${devices}`

@@ -1,17 +1,21 @@
-// Gives the device to one job at a time, for one turn: a model's load, the prompts, a step, or a decoded image. Files are encoded on the
-// host while other jobs have the device.
+// Gives the device to one job at a time, or to several whose steps share a run, for one turn: a model's load, the prompts, a step, or a
+// decoded image. Files are encoded on the host while other jobs have the device.
+import type { StepBatch } from '../engine/step-batches.ts'
 import { Admission, type Refused } from '../scheduler/admission.ts'
 import { Scheduler } from '../scheduler/scheduler.ts'
 import type { Task } from '../scheduler/task.ts'
+import { batchKeyOf, largestBatch } from './batch-limit.ts'
 import type { Estimates } from './estimates.ts'
 import type { Job } from './job.ts'
-import type { Observer } from './observability/observer.ts'
+import type { Observer } from './observer.ts'
 import type { Turn } from './run-job.ts'
 
 /** Maximum number of started, unfinished jobs. Each interrupted one keeps its latent and its prompt embeddings in host memory. */
 const MOST_STARTED = 8
 /** Twice the longest pause of the edge between two offers of a job (edge/gpu/client.ts). */
 const UNCLAIMED_MS = 10_000
+
+const NEW = { hosting: false, occupied: false, beforeStep: false }
 
 export type Run = AsyncGenerator<Turn, { fault: boolean }>
 
@@ -29,10 +33,15 @@ export type DispatcherOptions = {
   capacity: number
   /** Maximum time from acceptance to end. */
   agingMs: number
+  /** Maximum number of jobs whose steps share a run of the denoiser; 1 by default. */
+  sharing?: number | undefined
 }
 
-/** `hosting`: whether its current turn needs the host only. `occupied`: whether its model waits for memory. */
-type Entry = { job: Job; task: Task; run: Run; hosting: boolean; occupied: boolean }
+/**
+ * `hosting`: whether its current turn needs the host only. `occupied`: whether its model waits for memory. `beforeStep`: whether its next
+ * turn is a step.
+ */
+type Entry = { job: Job; task: Task; run: Run; hosting: boolean; occupied: boolean; beforeStep: boolean }
 
 /** The refusal of a job. `full`: the queue has the maximum number of jobs. */
 export type Rejection = Refused | { reason: 'full'; retryAfterMs: number }
@@ -45,11 +54,13 @@ export class Dispatcher {
   readonly #entries = new Map<string, Entry>()
   /** Work between two turns: the ends of jobs, and actions that need the device. */
   readonly #chores: (() => Promise<void>)[] = []
-  #working: Entry | undefined
+  /** The jobs of the current turn. */
+  #working: readonly Entry[] = []
   /** The job whose networks take turns on the device; it is not interrupted. */
   #exclusive: Entry | undefined
   #isBusy = false
   #reruns = 0
+  #batches = 0
   readonly #onIdle: (() => void)[] = []
 
   constructor(options: DispatcherOptions) {
@@ -61,18 +72,27 @@ export class Dispatcher {
   /** Accepts the job and returns null, or the reason for its refusal. */
   add(job: Job): Rejection | null {
     const now = performance.now()
-    const asked = this.#options.estimates.taskOf(job)
     if (this.#isBusy && this.counts().queued >= this.#options.capacity)
       return { reason: 'full', retryAfterMs: this.#scheduler.order(now)[0]?.left ?? 0 }
-    const refused = this.#admission.refuse(asked, this.#options.estimates.loadMs(job), now)
+    const refused = this.#admit(job, now)
     if (refused) return refused
     // A job may run again before its canceled run has ended.
     const id = this.#entries.has(job.id) ? `${job.id} ${this.#reruns++}` : job.id
-    const task = { ...asked, id }
+    const task = { ...this.#options.estimates.taskOf(job), id }
     this.#scheduler.add(task)
-    this.#entries.set(id, { job, task, run: this.#options.start(job), hosting: false, occupied: false })
+    this.#entries.set(id, { job, task, run: this.#options.start(job), ...NEW })
     this.#wake()
     return null
+  }
+
+  /** Null if the job is accepted: on one device, or divided over several if one would miss its deadline. */
+  #admit(job: Job, now: number): Refused | null {
+    const { estimates } = this.#options
+    const refuse = () => this.#admission.refuse(estimates.taskOf(job), estimates.loadMs(job), now)
+    const refused = refuse()
+    if (refused?.reason !== 'deadline' || !estimates.canDivide(job)) return refused
+    job.parallel = true
+    return refuse()
   }
 
   /** Ends the promise to a refused job, which will not return. */
@@ -91,9 +111,10 @@ export class Dispatcher {
   /** Number of jobs ahead of this one; 0 if it is running, ended or unknown. */
   position(job: Job): number {
     const entry = this.#entryOf(job)
-    if (!entry || entry === this.#working) return 0
-    const order = this.#scheduler.order(performance.now()).filter(({ id }) => id !== this.#working?.task.id)
-    return order.indexOf(entry.task) + (this.#working ? 1 : 0)
+    if (!entry || this.#working.includes(entry)) return 0
+    const working = this.#working.map(({ task }) => task)
+    const order = this.#scheduler.order(performance.now()).filter((task) => !working.includes(task))
+    return order.indexOf(entry.task) + working.length
   }
 
   /** Started and unstarted jobs. */
@@ -143,7 +164,7 @@ export class Dispatcher {
       const chore = this.#chores.shift()
       const entry = chore ? undefined : this.#choose()
       if (chore) await chore()
-      else if (entry) await this.#turn(entry)
+      else if (entry) await this.#turn(this.#withOthers(entry))
       else break
     }
     this.#isBusy = false
@@ -158,33 +179,74 @@ export class Dispatcher {
     )
     if (canceled) return canceled
     if (this.#exclusive && !this.#exclusive.hosting) return this.#exclusive
-    const started = this.counts().running
-    const isWaitingForRoom = [...this.#entries.values()].some(({ occupied }) => occupied)
-    const task = this.#scheduler.next(performance.now(), ({ id, started: hasStarted }) => {
-      const { hosting, occupied } = this.#entries.get(id)!
-      // Room for a waiting model comes from the end of started jobs.
-      const mayStart = hasStarted || (started < MOST_STARTED && !isWaitingForRoom && !this.#exclusive)
-      return !hosting && !occupied && mayStart
-    })
+    const task = this.#scheduler.next(performance.now(), this.#readiness())
     return task && this.#entries.get(task.id)
   }
 
-  async #turn(entry: Entry): Promise<void> {
-    const { job, task, run } = entry
+  /** Whether a job may have a turn now. */
+  #readiness(): (task: Task) => boolean {
+    const started = this.counts().running
+    const isWaitingForRoom = [...this.#entries.values()].some(({ occupied }) => occupied)
+    // Room for a waiting model comes from the end of started jobs.
+    const mayStart = started < MOST_STARTED && !isWaitingForRoom && !this.#exclusive
+    return ({ id, started: hasStarted }) => {
+      const { hosting, occupied } = this.#entries.get(id)!
+      return !hosting && !occupied && (hasStarted || mayStart)
+    }
+  }
+
+  /**
+   * The jobs of a turn: the chosen one, and those whose steps share its run. One of them that is not before a step has the turn alone, so
+   * that it shares the next steps or makes room for another.
+   */
+  #withOthers(entry: Entry): Entry[] {
+    const most = entry.job.parallel ? 1 : Math.min(this.#options.sharing ?? 1, largestBatch(entry.job.request))
+    if (most < 2 || !entry.beforeStep || this.#exclusive) return [entry]
+    const key = batchKeyOf(entry.job.request)
+    const isReady = this.#readiness()
+    const others = this.#scheduler
+      .alongside(entry.task, performance.now())
+      .filter(isReady)
+      .map(({ id }) => this.#entries.get(id)!)
+      .filter(({ job }) => !job.parallel && batchKeyOf(job.request) === key)
+      .slice(0, most - 1)
+    const behind = others.find(({ beforeStep }) => !beforeStep)
+    for (const { task } of behind ? [behind] : others) this.#scheduler.begin(task)
+    return behind ? [behind] : [entry, ...others]
+  }
+
+  async #turn(entries: readonly Entry[]): Promise<void> {
+    const size = entries.length
+    const batch: StepBatch | null = size > 1 ? { number: ++this.#batches, size } : null
     const start = performance.now()
-    this.#working = entry
-    endWait(job, start)
-    const { value, done } = await run.next()
+    this.#working = entries
+    for (const { job } of entries) {
+      endWait(job, start)
+      job.batch = batch
+    }
+    const results = await Promise.all(entries.map(({ run }) => run.next()))
     const now = performance.now()
-    this.#working = undefined
-    if (done) return this.#end(entry, value.fault)
+    this.#working = []
+    for (const [i, entry] of entries.entries()) {
+      const { value, done } = results[i]!
+      entry.job.batch = null
+      if (done) await this.#end(entry, value.fault)
+      else this.#record(entry, value, { start, now, size })
+    }
+  }
+
+  /** Records a turn that `size` jobs shared. */
+  #record(entry: Entry, turn: Turn, { start, now, size }: { start: number; now: number; size: number }): void {
+    const { job, task } = entry
+    const { estimates, observer } = this.#options
     job.wait.since = now
-    this.#options.observer.turn(job, value, (now - start) / 1000)
-    this.#options.estimates.record(job, value, now - start)
-    this.#scheduler.charge(task, now - start, this.#options.estimates.leftMs(job), now)
-    entry.occupied = value.phase === 'occupied'
-    if (value.inTurns) this.#exclusive = entry
-    if (value.phase === 'decode') void this.#host(entry)
+    observer.turn(job, turn, (now - start) / 1000, size)
+    estimates.record(job, turn, (now - start) / size)
+    this.#scheduler.charge(task, (now - start) / size, estimates.leftMs(job), now)
+    entry.occupied = turn.phase === 'occupied'
+    entry.beforeStep = turn.beforeStep ?? false
+    if (turn.inTurns) this.#exclusive = entry
+    if (turn.phase === 'decode') void this.#host(entry)
   }
 
   /** A turn that needs the host only. */
@@ -199,7 +261,8 @@ export class Dispatcher {
     if (done) this.#chores.push(() => this.#end(entry, value.fault))
     else {
       job.wait.since = now
-      this.#options.observer.turn(job, value, (now - start) / 1000)
+      entry.beforeStep = false
+      this.#options.observer.turn(job, value, (now - start) / 1000, 1)
     }
     this.#wake()
   }

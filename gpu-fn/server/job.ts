@@ -1,8 +1,9 @@
 // One job: its request, and the log of its events, which any number of readers can follow from the start.
 import { EventEmitter } from 'node:events'
 import type { JobEvent, JobRequest } from '../contract.ts'
+import type { StepBatch } from '../engine/step-batches.ts'
 import type { InputFiles } from '../pipeline/input/input-image.ts'
-import type { TraceParent } from './observability/traceparent.ts'
+import type { TraceParent } from './requests/traceparent.ts'
 
 /** An event and, for an image, its bytes. */
 export type Entry = { event: JobEvent; data?: Uint8Array }
@@ -20,9 +21,13 @@ export interface Job {
   /** Approximate memory use of the job in bytes. */
   bytes: number
   readonly cancellation: AbortController
+  /** Whether the samples of guidance are divided over the devices, because the job would miss its deadline on one. */
+  parallel: boolean
   /** `performance.now()` */
   readonly acceptedAt: number
   readonly wait: Wait
+  /** The batch of its next step; null alone. */
+  batch: StepBatch | null
   /** The caller's span; null starts a trace. */
   readonly trace: TraceParent | null
   readonly changes: EventEmitter<{ entry: [] }>
@@ -55,8 +60,10 @@ export function createJob(id: string, request: JobRequest, files: InputFiles, tr
     // UTF-16, stored in both `request` and `parameters`.
     bytes: 4 * parameters.length + bytesOf(files),
     cancellation: new AbortController(),
+    parallel: false,
     acceptedAt,
     wait: { ms: 0, since: acceptedAt },
+    batch: null,
     trace,
     changes: new EventEmitter<{ entry: [] }>().setMaxListeners(0),
   }

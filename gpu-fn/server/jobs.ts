@@ -7,12 +7,12 @@ import { Dispatcher, type Rejection } from './dispatcher.ts'
 import { createEngineHealth } from './engine-health.ts'
 import { Estimates } from './estimates.ts'
 import { append, createJob, type Job, outcome, parametersOf } from './job.ts'
-import { type Observer, observeWith } from './observability/observer.ts'
-import type { TraceParent } from './observability/traceparent.ts'
+import { type Observer, observeWith } from './observer.ts'
 import { createPrefetch, type Prefetch } from './prefetch.ts'
 import { createReaders } from './readers.ts'
 import { createExpiringMap } from './requests/expiring-map.ts'
 import { Refusal } from './requests/refusal.ts'
+import type { TraceParent } from './requests/traceparent.ts'
 import { Retention, type RetentionLimits } from './retention.ts'
 import { canceled, runJob } from './run-job.ts'
 
@@ -26,6 +26,8 @@ export interface JobsOptions extends RetentionLimits {
   queue: number
   /** The longest time from acceptance to end of a job. */
   agingSeconds?: number
+  /** Maximum number of jobs whose steps share a run of the denoiser; 1 by default. */
+  sharing?: number
   /** A job without a reader for this long is canceled. */
   unreadSeconds: number
   log: Logger
@@ -51,7 +53,7 @@ export class Jobs {
   readonly #readers: ReturnType<typeof createReaders>
 
   constructor(options: JobsOptions) {
-    const { engine, log, onBroken, queue, unreadSeconds, agingSeconds = AGING_SECONDS } = options
+    const { engine, log, onBroken, queue, unreadSeconds, sharing, agingSeconds = AGING_SECONDS } = options
     const { observer = observeWith([]) } = options
     this.#options = options
     this.#retention = new Retention(options, (job) => {
@@ -72,6 +74,7 @@ export class Jobs {
       observer,
       capacity: queue,
       agingMs: agingSeconds * 1000,
+      sharing,
     })
     this.#readers = createReaders(unreadSeconds * 1000, (job) => {
       this.#logOf(job).info({ seconds: unreadSeconds }, 'job canceled: it has no reader')

@@ -1,14 +1,14 @@
 // Runs one job on the engine, turn by turn, and appends its events to the job's log.
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
-import type { JobEvent, JobRequest, Timings } from '../contract.ts'
-import { describeUnknown, type Engine, type JobImages, type Model } from '../engine/engine.ts'
+import { type JobEvent, type JobRequest, samplesOf, type Timings } from '../contract.ts'
+import { describeUnknown, type Engine, type Model, type RunOptions } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import { decodeControl, decodeInput, InputError } from '../pipeline/input/input-image.ts'
 import { describeWeightProblem } from '../pipeline/prompt.ts'
 import { append, type Job, waitedMs } from './job.ts'
-import type { Load } from './observability/observer.ts'
+import type { Load } from './observer.ts'
 
 /** Limit on warnings, which quote the prompt: lines of the stream have a maximum length. */
 const WARNING_CHARACTERS = 2_000
@@ -19,6 +19,10 @@ type Progress = { timings: Timings; stepsDone: number; images: number }
 /** The part of a run that a turn has completed. `occupied`: none, because models of unfinished runs occupy the memory for its own. */
 export type Turn = {
   phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied'
+  /** Whether the next turn is a step that may share a run of the denoiser with those of other jobs. */
+  beforeStep?: boolean
+  /** Evaluations of the denoiser per run; present for the phase `step`. */
+  samples?: number
   /** Present for the phase `load`. */
   load?: Load
   /** Whether alternation with other jobs reloads or changes weights: networks take turns on the device, or the job has additions. */
@@ -48,7 +52,7 @@ export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGener
 }
 
 /** One line of the log for each job. It has no prompt. */
-function summaryOf({ request, entries, trace, acceptedAt }: Job) {
+function summaryOf({ request, entries, trace, acceptedAt, parallel }: Job) {
   const { model, tier, width, height, steps, count, guidance_scale, schedule } = request
   const size = { width, height, steps, count, guidance_scale }
   const turns = { tenant: schedule?.tenant, interactive: schedule?.interactive }
@@ -58,6 +62,7 @@ function summaryOf({ request, entries, trace, acceptedAt }: Job) {
     tier,
     ...size,
     ...turns,
+    ...(parallel && { parallel }),
     trace: trace?.traceId,
     ms: Math.round(performance.now() - acceptedAt),
   }
@@ -88,7 +93,8 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
     signal.throwIfAborted()
     loaded = await engine.load(model, request)
   }
-  const { device, seconds } = loaded
+  const { seconds, devices = 1 } = loaded
+  const device = job.parallel && devices > 1 ? `${devices} x ${loaded.device}` : loaded.device
   // A change of adapters or of the ControlNet takes as long as several steps, so that a job with one is not interrupted either.
   const inTurns = loaded.inTurns === true || request.loras !== undefined || request.controls !== undefined
   progress.timings.load = seconds
@@ -101,7 +107,7 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device, ...additions })
   for (const message of warnings) append(job, { type: 'warning', code: 'image_adjusted', message })
   yield { phase: 'load', load: loaded, inTurns }
-  const attempt = { job, progress, model, images }
+  const attempt = { job, progress, model, images, batched: loaded.batched ?? false }
   try {
     yield* runOnce(engine, { ...attempt, inTurns })
   } catch (error) {
@@ -113,6 +119,8 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
     yield* runOnce(engine, { ...attempt, inTurns: true })
   }
 }
+
+type JobImages = Pick<RunOptions, 'input' | 'control'>
 
 /** Decodes the job's input files. Throws JobError `invalid_request`. */
 async function openImages(
@@ -135,13 +143,19 @@ async function openImages(
   }
 }
 
-type Attempt = { job: Job; progress: Progress; model: Model; images: JobImages; inTurns: boolean }
+type Attempt = { job: Job; progress: Progress; model: Model; images: JobImages; inTurns: boolean; batched: boolean }
 
-async function* runOnce(engine: Engine, { job, progress, model, images, inTurns }: Attempt): AsyncGenerator<Turn> {
-  for await (const event of engine.run(model, job.request, job.cancellation.signal, images)) {
+async function* runOnce(
+  engine: Engine,
+  { job, progress, model, images, inTurns, batched }: Attempt,
+): AsyncGenerator<Turn> {
+  const options = { ...images, parallel: job.parallel, batch: () => job.batch }
+  for await (const event of engine.run(model, job.request, job.cancellation.signal, options)) {
     record(job, progress, event)
-    const phase = PHASE[event.type]
-    if (phase) yield { phase, inTurns }
+    // A reused step takes no device time.
+    const phase = event.type === 'step' && event.reused ? undefined : PHASE[event.type]
+    if (phase)
+      yield { phase, inTurns, beforeStep: batched && precedesStep(event), ...samplesOfStep(event, job.request) }
   }
 }
 
@@ -152,6 +166,14 @@ const PHASE: Partial<Record<PipelineEvent['type'], Turn['phase']>> = {
   decoded: 'decode',
   image: 'file',
 }
+
+function samplesOfStep(event: PipelineEvent, request: JobRequest): Pick<Turn, 'samples'> {
+  if (event.type !== 'step') return {}
+  return { samples: samplesOf(request, request.steps - event.steps + event.step - 1) }
+}
+
+const precedesStep = (event: PipelineEvent): boolean =>
+  event.type === 'encoded' || (event.type === 'step' && event.step < event.steps)
 
 function record(job: Job, progress: Progress, event: PipelineEvent): void {
   switch (event.type) {

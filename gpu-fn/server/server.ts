@@ -16,12 +16,11 @@ import {
 } from '../contract.ts'
 import type { Engine } from '../engine/engine.ts'
 import type { Jobs, Lifecycle } from './jobs.ts'
-import type { Metrics } from './observability/metrics.ts'
-import type { Observer } from './observability/observer.ts'
-import { parseTraceparent, type TraceParent } from './observability/traceparent.ts'
+import type { Observer } from './observer.ts'
 import { type Claims, checkBody, checkJob, createTokenUse, verifyToken } from './requests/auth.ts'
 import { RequestBody } from './requests/body.ts'
 import { describeIssues, problem, Refusal } from './requests/refusal.ts'
+import { parseTraceparent, type TraceParent } from './requests/traceparent.ts'
 import { jobStream } from './stream.ts'
 
 /** Below the contract's interval, so that strict readers receive every heartbeat in time. */
@@ -35,7 +34,7 @@ export interface ServerOptions {
   edgePublicKeys: readonly KeyObject[] | null
   log: Logger
   /** Null serves no metrics. `token`: the bearer token for reading them; null requires none. */
-  metrics?: { text: Metrics['text']; token: string | null }
+  metrics?: { text(): Promise<{ body: string; contentType: string }>; token: string | null }
   observer?: Pick<Required<Observer>, 'refused'>
   heartbeatMs?: number
 }

@@ -6,7 +6,7 @@ import type { Logger } from 'pino'
 import type { Manifest, Package } from '../manifest.ts'
 import { CorruptDownload } from './arriving-file.ts'
 import { type Bucket, BucketError } from './bucket.ts'
-import { CacheBudget } from './budget.ts'
+import { CacheBudget, CacheFull } from './budget.ts'
 import { type DownloadOptions, download } from './download.ts'
 import { blobKey, type PackageName } from './layout.ts'
 import { MANIFEST, openPackage, PackageError } from './packages.ts'
@@ -46,7 +46,7 @@ export class PackageCache {
 
   /**
    * The package that the bucket serves, from disk or downloaded. If the bucket is unreachable, the most recently used one. Throws
-   * PackageError, BucketError, CorruptDownload, or a file-system error.
+   * PackageError, BucketError, CorruptDownload, CacheFull, or a file-system error.
    */
   async ensure(name: PackageName): Promise<Package> {
     const served = await findServed(this.#options.bucket, name).catch((error: unknown) =>
@@ -108,8 +108,18 @@ export class PackageCache {
       done += bytes
       onProgress?.(done, total)
     }
-    await download(bucket, wanted, { ...this.#options.download, onProgress: report })
+    await download(bucket, wanted, { ...this.#options.download, onProgress: report }).catch((error) => {
+      throw this.#explain(error, total)
+    })
     await verifier.trust(wanted)
+  }
+
+  /** The error of a full disk with a remedy; any other error unchanged. */
+  #explain(error: NodeJS.ErrnoException, bytes: number): Error {
+    if (error.code !== 'ENOSPC' && error.code !== 'EDQUOT') return error
+    const { directory } = this.#options
+    const problem = `the disk is full; the package takes ${(bytes / 1e9).toFixed(3)} GB. Free space on it, or set OCTET_CACHE to another disk`
+    return new CacheFull(`${directory}: ${problem}`, { cause: error })
   }
 
   /** Creates the package's directory of links to blobs under a temporary name and renames it. */

@@ -11,8 +11,7 @@ import { txt2img } from '../../gpu-fn/pipeline/txt2img.ts'
 import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import { writeSafetensors } from '../checkpoints/write-safetensors.ts'
-import { builtInPackage } from '../local/models/built-in-model.ts'
-import { type GpuVariant, makeCheckpoint, makePackage, type Target } from './gpu/packages.ts'
+import { type GpuVariant, packageFor, type Target } from './gpu/packages.ts'
 import { median } from './statistics.ts'
 
 export type LoraBenchOptions = {
@@ -32,7 +31,7 @@ const STRENGTH = 0.02
 /** Prints the median step without and with two adapters, measured in turn, and the seconds of each kind of change. */
 export async function benchLora(options: LoraBenchOptions): Promise<void> {
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-lora-'))
-  const directory = await packageOf(options)
+  const directory = await packageFor(options)
   const pkg = await openPackage(directory)
   const pipeline = await openPipeline(pkg)
   try {
@@ -85,13 +84,6 @@ function report(
   console.log(`step: ${none.toFixed(1)} ms without, ${two.toFixed(1)} ms with two: ${(two / none).toFixed(3)} ×`)
   for (const [change, seconds] of Object.entries(changes))
     console.log(`change from ${change}: ${median(seconds).toFixed(3)} s, first ${seconds[0]!.toFixed(3)} s`)
-}
-
-async function packageOf({ model, target, directory }: LoraBenchOptions): Promise<string> {
-  if (model === 'nano') return builtInPackage('nano', 'fp8')
-  const own = path.join(directory, model)
-  await makeCheckpoint(model, own)
-  return makePackage({ variant: model, target, tier: 'fp8' }, own)
 }
 
 /** Milliseconds of each step of an image. */

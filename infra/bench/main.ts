@@ -8,6 +8,8 @@ import { FULL_SIZES } from '../checkpoints/full-size.ts'
 import { TINY_VARIANTS } from '../checkpoints/tiny/variants.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
+import type { BatchBenchOptions } from './batch.ts'
+import type { CacheBenchOptions } from './cache.ts'
 import type { CompileBenchOptions } from './compile.ts'
 import type { ControlnetBenchOptions } from './controlnet.ts'
 import type { CpuBenchOptions, ParityOptions } from './cpu.ts'
@@ -17,6 +19,7 @@ import { ATTACKS } from './hostile/attacks.ts'
 import type { HostileBenchOptions } from './hostile/hostile.ts'
 import type { KernelsOptions } from './kernels.ts'
 import type { LoraBenchOptions } from './lora.ts'
+import type { ParallelBenchOptions } from './parallel.ts'
 import type { PngBenchOptions } from './png.ts'
 import { RUNS, type ScheduleBenchOptions } from './schedule/schedule.ts'
 import type { SoakOptions } from './soak/soak.ts'
@@ -38,6 +41,38 @@ function parseAttacks(text: string): string[] {
   if (unknown === undefined) return names
   throw new InvalidArgumentError(`unknown attack "${unknown}"; choose from: ${ATTACKS.join(', ')}`)
 }
+
+command
+  .command('batch')
+  .description('jobs of small images that share steps, against the same jobs one after another')
+  .addOption(
+    new Option('--random <variant>', 'random weights instead of the built-in model, on a GPU').choices(FULL_SIZES),
+  )
+  .option('--directory <path>', 'their directory', path.join(os.tmpdir(), 'octet-bench-gpu'))
+  .option('--model <name>', 'model:tier', 'nano:fp8')
+  .option('--size <pixels>', 'width and height', Number, 256)
+  .option('--steps <count>', 'steps of each job', Number, 8)
+  .option('--guidance <scale>', 'guidance scale; without guidance by default', Number, 1)
+  .option('--jobs <count>', 'jobs submitted at once', Number, 8)
+  .option('--sharing <count>', 'jobs per step', Number, 4)
+  .option('--rounds <count>', 'timed rounds of each', Number, 3)
+  .action(async (options: BatchBenchOptions) => (await import('./batch.ts')).benchBatch(options))
+
+command
+  .command('cache')
+  .description('step caching against none: similarity and accuracy of images of nano, and seconds per image')
+  .addOption(
+    new Option('--model <name>').choices(['nano', ...FULL_SIZES, ...Object.keys(TINY_VARIANTS)]).default('nano'),
+  )
+  .addOption(
+    new Option('--target <target>', 'of random weights').choices(['cpu', 'cuda', 'cuda-fp8']).default('cuda-fp8'),
+  )
+  .option('--directory <path>', 'checkpoint and package of random weights', path.join(os.tmpdir(), 'octet-bench-gpu'))
+  .option('--size <pixels>', "width and height; the model's by default", Number)
+  .option('--steps <count>', "the model's by default", parseWholeNumber)
+  .addOption(new Option('--sampler <name>').choices(['euler', 'dpmpp_2m', 'heun']).default('euler'))
+  .option('--prompts <count>', 'images with and without caching', parseWholeNumber, 40)
+  .action(async (options: CacheBenchOptions) => (await import('./cache.ts')).benchCache(options))
 
 command
   .command('compile')
@@ -70,23 +105,34 @@ command
   .option('--runs <count>', 'timed images of each', Number, 5)
   .action(async (options: CpuBenchOptions) => (await import('./cpu.ts')).benchCpu(options))
 
-command
-  .command('lora')
-  .description('a step with two adapters against none, and the time of a change of adapters')
-  .addOption(
-    new Option('--model <name>').choices(['nano', ...FULL_SIZES, ...Object.keys(TINY_VARIANTS)]).default('nano'),
-  )
-  .addOption(new Option('--target <target>').choices(['cpu', 'cuda', 'cuda-fp8']).default('cpu'))
-  .option(
-    '--directory <path>',
-    'checkpoint and package of models with random weights',
-    path.join(os.tmpdir(), 'octet-gpu'),
-  )
+/** A command about one model: nano, or an architecture with random weights. */
+const modelCommand = (name: string, description: string) =>
+  command
+    .command(name)
+    .description(description)
+    .addOption(
+      new Option('--model <name>').choices(['nano', ...FULL_SIZES, ...Object.keys(TINY_VARIANTS)]).default('nano'),
+    )
+    .addOption(new Option('--target <target>').choices(['cpu', 'cuda', 'cuda-fp8']).default('cpu'))
+    .option(
+      '--directory <path>',
+      'checkpoint and package of models with random weights',
+      path.join(os.tmpdir(), 'octet-gpu'),
+    )
+
+modelCommand('lora', 'a step with two adapters against none, and the time of a change of adapters')
   .option('--size <pixels>', 'side of the image', Number, 256)
   .option('--rank <count>', 'rank of each adapter', Number, 16)
   .option('--steps <count>', 'timed steps of each round', Number, 8)
   .option('--rounds <count>', 'rounds', Number, 3)
   .action(async (options: LoraBenchOptions) => (await import('./lora.ts')).benchLora(options))
+
+modelCommand('parallel', 'guidance with its samples divided over several devices, against one device')
+  .option('--size <pixels>', 'side of the image', Number, 256)
+  .option('--devices <count>', 'devices; on a CPU, sessions with a share of the cores each', parseWholeNumber, 2)
+  .option('--runs <count>', 'timed steps of each way', Number, 20)
+  .option('--steps <count>', 'steps of the images', Number, 28)
+  .action(async (options: ParallelBenchOptions) => (await import('./parallel.ts')).benchParallel(options))
 
 command
   .command('controlnet')

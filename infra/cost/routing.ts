@@ -4,7 +4,7 @@ import { percentile } from '../bench/statistics.ts'
 import { randomOf } from '../command/random.ts'
 import figures from './figures.json' with { type: 'json' }
 import { packageGigabytes, serviceSeconds } from './model.ts'
-import { drawArrivals, type Traffic } from './traffic.ts'
+import { drawArrivals, TRAFFIC, type Traffic } from './traffic.ts'
 
 /** `free`: the first container to become free. `hint`: a container of the job's model, unless another one would start it much earlier. */
 const POLICIES = ['free', 'hint'] as const
@@ -13,6 +13,13 @@ export type RoutingOptions = { containers: number; models: number; load: number;
 export type RoutingOutcome = { switches: number; p50: number; p95: number }
 
 const JOBS = 20_000
+const FLEETS = [
+  { containers: 2, models: 2 },
+  { containers: 4, models: 2 },
+  { containers: 8, models: 3 },
+]
+/** Relative to the capacity. */
+const LOADS = [0.05, 0.3, 0.7]
 /** "Much earlier" for `hint`, in durations of a model switch. */
 const PATIENCE = 2
 
@@ -45,19 +52,15 @@ export function simulateRouting(policy: Policy, options: RoutingOptions): Routin
 
 /** Prints switches per job and latency of both policies. */
 export function printRouting(): void {
-  console.log('containers  models  load   free: switches, p50, p95   hint: switches, p50, p95')
-  for (const [containers, models] of [
-    [2, 2],
-    [4, 2],
-    [8, 3],
-  ] as const)
-    for (const load of [0.05, 0.3, 0.7]) {
-      const cells = POLICIES.map((policy) => {
-        const { switches, p50, p95 } = simulateRouting(policy, { containers, models, load, traffic: 'poisson' })
-        return `${switches.toFixed(3).padStart(8)} ${p50.toFixed(2).padStart(6)} s ${p95.toFixed(2).padStart(8)} s`
-      })
-      console.log(
-        `${String(containers).padEnd(12)}${String(models).padEnd(8)}${String(load).padEnd(7)}${cells.join('   ')}`,
-      )
-    }
+  console.log('traffic  containers  models  load   free: switches, p50, p95       hint: switches, p50, p95')
+  for (const traffic of TRAFFIC)
+    for (const { containers, models } of FLEETS)
+      for (const load of LOADS) {
+        const cells = POLICIES.map((policy) => {
+          const { switches, p50, p95 } = simulateRouting(policy, { containers, models, load, traffic })
+          return `${switches.toFixed(3).padStart(8)} ${p50.toFixed(2).padStart(6)} s ${p95.toFixed(2).padStart(8)} s`
+        })
+        const fleet = `${traffic.padEnd(9)}${String(containers).padEnd(12)}${String(models).padEnd(8)}`
+        console.log(`${fleet}${String(load).padEnd(7)}${cells.join('   ')}`)
+      }
 }

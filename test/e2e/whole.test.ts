@@ -5,9 +5,11 @@ import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
+import type { JSONWebKeySet } from 'jose'
 import OpenAI from 'openai'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { openReceipt } from '../../edge/results/receipt.ts'
 import { type Local, startLocal } from '../../infra/local/local.ts'
 
 const DEMO = path.join(import.meta.dirname, '../../infra/local/demo.ts')
@@ -159,6 +161,33 @@ describe('the worker with the GPU function behind it', () => {
     const unknown = generate({ route: 'full', skip_layer_guidance: true })
     await expect(unknown).rejects.toThrow('nano has no published ones; list some of its 8 blocks')
     await expect(guided({ skip_layer_guidance: { layers: [8] } })).rejects.toThrow('the layers of nano are 0 to 7')
+  })
+
+  test('reuses steps with cache, also from an image, and states it in the price, a warning and the receipt', async () => {
+    type Made = {
+      data: { b64_json: string }[]
+      octet: { job: string; route: string; price_microdollars: number; warnings: { code: string }[] }
+    }
+    const cached = async (fields: Record<string, unknown>) =>
+      (await generate({ steps: 28, seed: 5, response_format: 'b64_json', ...fields })) as unknown as Made
+    const plain = await cached({ route: 'full' })
+    const [once, again] = [await cached({ cache: 'fast' }), await cached({ cache: 'fast' })]
+    expect(once.octet).toMatchObject({ route: 'full', warnings: [{ code: 'steps_cached' }] })
+    expect(once.data).not.toEqual(plain.data)
+    expect(once.data).toEqual(again.data)
+    const evaluations = [56, 34].map((count) => Math.ceil((64 * 64 * count * 300) / 1e6))
+    expect([plain, once].map(({ octet }) => octet.price_microdollars - 200)).toEqual(evaluations)
+    const image = `data:image/png;base64,${plain.data[0]!.b64_json}`
+    const changed = await cached({ cache: 'fast', image, strength: 0.8 })
+    expect(changed.octet.warnings).toMatchObject([{ code: 'steps_cached' }])
+
+    const headers = { authorization: `Bearer ${local.key}` }
+    const get = async <T>(at: string) => (await (await fetch(`${local.url}${at}`, { headers })).json()) as T
+    const { data } = await get<{ data: { receipt: string }[] }>(`/v1/jobs/${once.octet.job}/receipts`)
+    const claims = await openReceipt(data[0]!.receipt, await get<JSONWebKeySet>('/.well-known/jwks.json'))
+    expect(claims).toMatchObject({ parameters: { cache: 'fast', steps: 28 }, steps_run: 28 })
+    await expect(cached({ cache: 'fast', route: 'turbo' })).rejects.toThrow('the turbo route has no step caching')
+    await expect(cached({ cache: 'fast', model: 'nano-turbo' })).rejects.toThrow('route full, model nano-turbo')
   })
 
   test('weighs words on request, in the A1111 API by default, and warns of weights that are read as words', async () => {

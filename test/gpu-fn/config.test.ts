@@ -38,7 +38,9 @@ test('fills in defaults and listens on every interface', () => {
 })
 
 test('reads a budget of gigabytes and sizes to be warm in', () => {
-  expect(readConfig(good)).toMatchObject({ deviceBytes: undefined, warm: undefined })
+  expect(readConfig(good)).toMatchObject({ deviceBytes: undefined, devices: 1, warm: undefined })
+  expect(readConfig({ ...good, OCTET_DEVICES: '2' })).toMatchObject({ devices: 2 })
+  expect(refusal({ ...good, OCTET_DEVICES: '0' })).toBe('OCTET_DEVICES must be an integer from 1 to 16; given "0"')
   const config = readConfig({ ...good, OCTET_VRAM_GB: '7.5', OCTET_WARM: '1024x1024,1024x768' })
   expect(config.deviceBytes).toBe(7.5 * 2 ** 30)
   expect(config.warm).toEqual([

@@ -152,10 +152,10 @@ async function compareWithBudget(directory: string): Promise<number> {
 /** The smallest feasible memory budget. */
 function findSmallestBudget(pkg: Package): number {
   const weights = Object.values(pkg.manifest.files).reduce((sum, { bytes }) => sum + bytes, 0)
-  const { peak } = planOf(pkg, undefined, REQUEST)
+  const { peak } = planOf(pkg, { budget: undefined }, REQUEST)
   for (const share of [0.8, 0.6, 0.4, 0.2]) {
     try {
-      return planOf(pkg, peak - share * weights, REQUEST).budget!
+      return planOf(pkg, { budget: peak - share * weights }, REQUEST).budget!
     } catch (error) {
       if (!(error instanceof BudgetError)) throw error
     }

@@ -111,7 +111,7 @@ const GUIDING = ['image_prompt'] as const
 /** Native fields, which are validated afterward. */
 const NATIVE: readonly string[] = [
   ...['sigmas', 'shift', 'max_sequence_length', 'guidance_interval', 'skip_layer_guidance'],
-  'prompt_weights',
+  ...['prompt_weights', 'cache'],
 ]
 
 /** Parameters without an effect on the image in Octet. */

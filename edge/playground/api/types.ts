@@ -16,6 +16,7 @@ export type Fields = {
   negative_prompt?: string
   steps?: number
   guidance_scale?: number
+  cache?: 'fast'
   /** Data URLs. */
   image?: string
   mask?: string

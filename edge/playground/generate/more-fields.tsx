@@ -7,6 +7,10 @@ const FORMATS = [
   { value: 'jpeg', text: 'JPEG' },
   { value: 'webp', text: 'WebP' },
 ] as const
+const CACHES = [
+  { value: 'off', text: 'Off' },
+  { value: 'fast', text: 'Fast' },
+] as const
 const COUNTS = ['1', '2', '3', '4'].map((value) => ({ value, text: value }))
 
 type NumberProps = {
@@ -42,7 +46,7 @@ function NumberField({ id, label, value, usual, max, step, params, onInput }: Nu
 
 /** The fields that most runs leave at their defaults. */
 export function MoreFields() {
-  const { negative, count, steps, guidance, format } = draft.value
+  const { negative, count, steps, guidance, format, cache } = draft.value
   const [first] = quote.value.quotes
   return (
     <details class="more">
@@ -104,6 +108,17 @@ export function MoreFields() {
             value={format}
             onChange={(value) => change({ format: value })}
           />
+        </div>
+        <div class="field">
+          <Choice
+            legend="Step caching"
+            name="cache"
+            options={CACHES}
+            value={cache}
+            onChange={(value) => change({ cache: value })}
+          />
+          <p class="hint">Skips four of ten steps of the full route, for a slightly different image.</p>
+          <FieldError id="cache-error" text={problemOf('cache')} />
         </div>
       </div>
     </details>

@@ -17,6 +17,7 @@ type Draft = {
   steps: string
   guidance: string
   format: Fields['output_format']
+  cache: 'off' | 'fast'
 }
 
 export const SEED_MAX = 4_294_967_295
@@ -24,7 +25,7 @@ export const newSeed = () => crypto.getRandomValues(new Uint32Array(1))[0]!
 
 const EMPTY: Draft = {
   ...{ prompt: '', negative: '', ratio: '1:1', route: 'auto', isLocked: false, count: 1 },
-  ...{ steps: '', guidance: '', format: 'png' },
+  ...{ steps: '', guidance: '', format: 'png', cache: 'off' },
   seed: newSeed(),
 }
 const STORED = 'octet.draft'
@@ -56,7 +57,7 @@ const numberOf = (text: string) => (text.trim() === '' ? undefined : Number(text
 
 /** The requests that the form describes: one, or one per route. */
 export const requests = computed<Fields[]>(() => {
-  const { prompt, negative, ratio, route, seed, count, steps, guidance, format } = draft.value
+  const { prompt, negative, ratio, route, seed, count, steps, guidance, format, cache } = draft.value
   const [stepCount, scale] = [numberOf(steps), numberOf(guidance)]
   const input = inputImage.value
   const base: Fields = {
@@ -69,6 +70,7 @@ export const requests = computed<Fields[]>(() => {
     ...(negative.trim() !== '' && chosen !== 'turbo' && { negative_prompt: negative }),
     ...(stepCount !== undefined && route !== 'both' && { steps: stepCount }),
     ...(scale !== undefined && chosen !== 'turbo' && { guidance_scale: scale }),
+    ...(cache === 'fast' && chosen !== 'turbo' && { cache }),
   })
   if (route === 'both') return [forRoute('turbo'), forRoute('full')]
   return [forRoute(route === 'auto' ? undefined : route)]
@@ -80,5 +82,6 @@ export function useFields(fields: Fields, ratio: string): void {
     ...{ prompt: fields.prompt, negative: fields.negative_prompt ?? '', ratio, route: fields.route ?? 'auto' },
     ...{ seed: fields.seed, isLocked: true, count: fields.n, format: fields.output_format },
     ...{ steps: fields.steps?.toString() ?? '', guidance: fields.guidance_scale?.toString() ?? '' },
+    cache: fields.cache ?? 'off',
   })
 }

@@ -91,7 +91,7 @@ export async function repeat(run: Run): Promise<void> {
 
 /** The fields of a run on the other route, at the same seed. */
 function otherRoute(run: Run): Fields {
-  const { steps: _, guidance_scale: __, negative_prompt, ...fields } = run.fields
+  const { steps: _, guidance_scale: __, cache: ___, negative_prompt, ...fields } = run.fields
   const route = run.decision?.route === 'turbo' ? 'full' : 'turbo'
   return { ...fields, route, ...(route === 'full' && negative_prompt !== undefined && { negative_prompt }) }
 }

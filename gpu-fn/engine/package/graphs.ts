@@ -27,7 +27,17 @@ export function footprintOf({ manifest: { files, target, tier } }: Stored) {
   return { fold, bytes: bytes * widening, widening }
 }
 
-const DENOISER: readonly NetworkName[] = ['transformer', 'conditioning', ...CONTROL_NETWORKS]
+/** The networks that each further device has. */
+export const DENOISER: readonly NetworkName[] = ['conditioning', 'transformer']
+
+/** The memory of the denoiser's weights, of which each device has a copy. */
+export function denoiserBytes(pkg: Pick<Package, 'manifest'>): number {
+  const { networks, files } = pkg.manifest
+  const bytes = DENOISER.reduce((sum, name) => sum + (files[networks[name]?.weights ?? '']?.bytes ?? 0), 0)
+  return bytes * footprintOf(pkg).widening
+}
+
+const RUN_IN_STEPS: readonly NetworkName[] = [...DENOISER, ...CONTROL_NETWORKS]
 /** onnxruntime's AttentionBackend::EFFICIENT_ATTENTION */
 const EFFICIENT_ATTENTION = '2'
 
@@ -37,7 +47,7 @@ const EFFICIENT_ATTENTION = '2'
  */
 export function providerOptions(network: NetworkName): Record<string, string> {
   if (network === 'vae_decoder' || network === IMAGE_ENCODER) return { cudnn_conv_algo_search: 'HEURISTIC' }
-  return DENOISER.includes(network) ? {} : { sdpa_kernel: EFFICIENT_ATTENTION }
+  return RUN_IN_STEPS.includes(network) ? {} : { sdpa_kernel: EFFICIENT_ATTENTION }
 }
 
 let installed: Kernels | undefined
@@ -68,10 +78,13 @@ export function chooseGraphs(manifest: Manifest, kernels: () => Kernels = instal
 const withoutAbsent = (networks: NonNullable<Manifest['without_kernels']>): Manifest['networks'] =>
   Object.fromEntries(Object.entries(networks).flatMap(([name, network]) => (network ? [[name, network]] : [])))
 
+/** The limits of a memory plan. `sharing`: the number of jobs that may share a run of the step graph; 1 by default. */
+export type PlanLimits = { budget: number | undefined; sharing?: number | undefined }
+
 /** The memory plan of a package for images up to `size`, by default the model's default size, and for a ControlNet. Throws `BudgetError`. */
 export function planOf(
   pkg: Package,
-  budget: number | undefined,
+  { budget, sharing }: PlanLimits,
   size: Size = pkg.manifest.defaults,
   controlnet: ControlnetPackage | null = null,
 ): MemoryPlan {
@@ -79,7 +92,7 @@ export function planOf(
   const { batched, note } = chooseGraphs(manifest)
   const target = note === null ? manifest.target : 'cuda'
   const how = {
-    ...{ target, samples: batched ? 2 : 1, widening: footprintOf(pkg).widening },
+    ...{ target, samples: batched ? 2 : 1, widening: footprintOf(pkg).widening, sharing },
     ...(controlnet && {
       controlnet: { manifest: controlnet.manifest, widening: footprintOf(controlnet).widening },
     }),

@@ -53,6 +53,8 @@ export type Execution = {
   target: Target
   /** Maximum number of samples in one run of the step graph: two if guidance runs in one batch. */
   samples: number
+  /** Number of jobs that may share a run. Their sizes are limited (batch-limit.ts), so that only their conditions take more memory. */
+  sharing?: number | undefined
   /** Size of a weight in memory relative to its size in the file. */
   widening: number
   /** The ControlNet of the package's jobs, and the size of its weights in memory relative to its file. */
@@ -201,7 +203,7 @@ const workspaceOfConditioning = (modulation: number, { target, samples }: Execut
 /** Estimates each network's workspace from the largest tensors that are live at the same time; the factors include the arena's rounding. */
 function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, how: Execution) {
   const { networks, text } = manifest
-  const { target } = how
+  const { target, sharing = 1 } = how
   const value = target === 'cpu' ? 4 : 2
   const modulation = networks.conditioning?.outputs.find(({ name }) => name === 'modulation')?.shape.at(-1)
   const longEncoders = text.encoders.filter((encoder) => longestPrompt(encoder) > LONG_PROMPT)
@@ -215,7 +217,7 @@ function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, ho
       case IMAGE_ENCODER:
         return tile.width * tile.height * value * 512
       case 'conditioning':
-        return workspaceOfConditioning(Number(modulation ?? 0), how)
+        return sharing * workspaceOfConditioning(Number(modulation ?? 0), how)
       default:
         return isLong(network) && target !== 'cpu' ? ENCODER_WORKSPACE.long : ENCODER_WORKSPACE.short
     }

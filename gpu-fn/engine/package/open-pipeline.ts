@@ -10,16 +10,18 @@ import {
   type Package,
 } from '../../manifest.ts'
 import type { Controlnet } from '../../pipeline/control.ts'
+import type { Denoiser } from '../../pipeline/denoise.ts'
 import type { Pipeline, Size } from '../../pipeline/pipeline.ts'
 import type { TextEncoder } from '../../pipeline/prompt.ts'
 import { openSession, type SessionOptions } from '../../runtime/open-session.ts'
 import type { Session } from '../../runtime/session.ts'
+import { settleAll } from '../../runtime/settle-all.ts'
 import type { WeightUpdates } from '../../runtime/update/weight-update.ts'
 import { readKnownWords } from '../../tokenizer/known-words.ts'
 import { openTokenizer } from '../../tokenizer/tokenizer.ts'
 import { type Adapter, requireFitting, updatesOf } from './adapters.ts'
 import { chain } from './chain.ts'
-import { chooseGraphs, footprintOf, planOf, providerOptions } from './graphs.ts'
+import { chooseGraphs, DENOISER, footprintOf, planOf, providerOptions } from './graphs.ts'
 import type { MemoryPlan } from './memory-plan.ts'
 import { Residency } from './residency.ts'
 
@@ -29,20 +31,21 @@ export type OpenPipeline = Pipeline & {
   note: string | null
   plan: MemoryPlan
   /**
-   * Replaces the adapters. Throws AdapterError, with nothing changed, if one does not fit the package. Throws errors of onnxruntime, after
-   * which the adapters are undefined until the next call.
+   * Replaces the adapters on the first device, or on all. Throws AdapterError, with nothing changed, if one does not fit the package. Throws
+   * errors of onnxruntime, after which the adapters are undefined until the next call.
    */
-  adapt(adapters: readonly Adapter[]): Promise<void>
+  adapt(adapters: readonly Adapter[], onAll?: boolean): Promise<void>
   /**
-   * The ControlNet, in place of an earlier one; its networks open in their first run. Without one, an earlier ControlNet stays open if that
-   * leaves all networks of the package where they are. Throws AdapterError, with nothing changed, if it does not fit the package.
+   * The ControlNet on the first device, in place of an earlier one; its networks open in their first run. Without one, an earlier ControlNet
+   * stays open if that leaves all networks of the package where they are. Throws AdapterError, with nothing changed, if it does not fit the
+   * package.
    */
   useControlnet(controlnet: ControlnetPackage | null): Promise<Controlnet | null>
   /** The ControlNet in the plan. */
   readonly controlnet: ControlnetPackage | null
-  /** Names of the networks whose weights are loaded. */
+  /** Names of the networks whose weights are loaded on the first device. */
   open(): NetworkName[]
-  /** Removes all weights from the device, until the next run. */
+  /** Removes all weights from the devices, until the next run. */
   suspend(): Promise<void>
   /** Loads the resident networks of the plan again after `suspend`. */
   resume(): Promise<void>
@@ -50,8 +53,12 @@ export type OpenPipeline = Pipeline & {
 }
 
 export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding'> & {
-  /** Maximum device memory in use, in bytes; unlimited by default. */
+  /** Maximum memory in use of a device, in bytes; unlimited by default. */
   budget?: number | undefined
+  /** Number of devices, 1 by default. All have the denoiser, and the first one has the other networks too. */
+  devices?: number | undefined
+  /** The number of jobs that may share a run of the step graph; 1 by default. */
+  sharing?: number | undefined
   /** Receives the first plan and every later one. */
   onPlan?: (plan: MemoryPlan) => void
   /** Receives the seconds that opening a network, or loading its weights again, took. */
@@ -65,15 +72,28 @@ export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding
 export async function openPipeline(pkg: Package, options: PipelineOptions = {}): Promise<OpenPipeline> {
   const { batched, note } = chooseGraphs(pkg.manifest)
   const current: Current = { controlnet: null }
-  const residency = new Residency(sessionOpener(pkg, current, options), options.onOpen)
+  const placed = Array.from({ length: options.devices ?? 1 }, (_, device) => {
+    return new Residency(sessionOpener(pkg, current, options, device), options.onOpen)
+  })
+  const residency = placed[0]!
+  const others = placed.slice(1).map(denoiserOf)
+  const onEach = async (action: (each: Residency) => Promise<void>) => void (await settleAll(placed.map(action)))
+  const setResident = ({ resident }: MemoryPlan) =>
+    onEach((each) => each.setResident(each === residency ? resident : hasDenoiser(resident) ? DENOISER : []))
+  const replaceControlnet = async (controlnet: ControlnetPackage | null) => {
+    await residency.close(CONTROL_NETWORKS)
+    current.controlnet = controlnet
+  }
   try {
     const encoders = await openEncoders(pkg, (network) => residency.session(network))
-    const planned = await startPlan(pkg, residency, current, options)
+    const planned = await startPlan(pkg, { setResident, replaceControlnet }, options)
     return {
-      ...{ package: pkg, encoders, batched, note },
+      ...{ package: pkg, encoders, batched, note, sharing: options.sharing },
       words: await readKnownWords(pkg.directory),
-      conditioning: residency.session('conditioning'),
-      transformer: residency.session('transformer'),
+      ...denoiserOf(residency),
+      get others() {
+        return hasDenoiser(planned.plan().resident) ? others : []
+      },
       vaeDecoder: residency.session('vae_decoder'),
       vaeEncoder: IMAGE_ENCODER in pkg.manifest.networks ? residency.session(IMAGE_ENCODER) : null,
       get plan() {
@@ -83,27 +103,43 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
         return current.controlnet
       },
       fit: planned.fit,
-      adapt: async (adapters) => residency.update(updatesOf(pkg, adapters)),
+      async adapt(adapters, onAll = false) {
+        const updates = updatesOf(pkg, adapters)
+        await onEach(async (each) => {
+          if (onAll || each === residency) await each.update(updates)
+        })
+      },
       async useControlnet(controlnet) {
         if (controlnet) requireFitting(pkg, controlnet)
         await planned.useControlnet(controlnet)
         return controlnet && controlSessions(pkg, controlnet, residency)
       },
       open: () => residency.open(),
-      suspend: () => residency.suspend(),
-      resume: () => residency.setResident(planned.plan().resident),
-      release: () => residency.release(),
+      suspend: () => onEach((each) => each.suspend()),
+      resume: () => setResident(planned.plan()),
+      release: () => onEach((each) => each.release()),
     }
   } catch (error) {
-    await residency.release()
+    await onEach((each) => each.release())
     throw error
   }
 }
 
+/**
+ * Whether all networks of the denoiser are resident. Then they fit on every further device too, because these have no other networks; the
+ * memory plan of the first device thus bounds the memory of each.
+ */
+const hasDenoiser = (resident: readonly NetworkName[]) => DENOISER.every((network) => resident.includes(network))
+
+const denoiserOf = (residency: Residency): Denoiser => ({
+  conditioning: residency.session('conditioning'),
+  transformer: residency.session('transformer'),
+})
+
 /** The ControlNet whose networks the sessions of `CONTROL_NETWORKS` open. */
 type Current = { controlnet: ControlnetPackage | null }
 
-function sessionOpener(pkg: Package, current: Current, options: PipelineOptions) {
+function sessionOpener(pkg: Package, current: Current, options: PipelineOptions, device: number) {
   const { networks, kernels } = chooseGraphs(pkg.manifest)
   return (network: NetworkName, updates: WeightUpdates | undefined): Promise<Session> => {
     const { controlnet } = current
@@ -114,7 +150,7 @@ function sessionOpener(pkg: Package, current: Current, options: PipelineOptions)
     const provider = providerOptions(network)
     const stored = weights && { file: path.join(directory, weights), tensors: manifest.weights[weights] ?? [] }
     const settings = { target: manifest.target, fold, kernels, provider, weights: stored || undefined, updates }
-    return openSession(path.join(directory, file), { ...settings, threads, binding })
+    return openSession(path.join(directory, file), { ...settings, device, threads, binding })
   }
 }
 
@@ -136,41 +172,62 @@ function controlSessions(
   }
 }
 
+/** The changes that follow from a plan. `replaceControlnet` closes the networks of the earlier ControlNet. */
+type Changes = {
+  setResident: (plan: MemoryPlan) => Promise<void>
+  replaceControlnet: (controlnet: ControlnetPackage | null) => Promise<void>
+}
+
 /** Applies the plan for the package's default size. `fit` extends it to larger images. */
-async function startPlan(pkg: Package, residency: Residency, current: Current, { budget, onPlan }: PipelineOptions) {
+async function startPlan(
+  pkg: Package,
+  { setResident, replaceControlnet }: Changes,
+  { budget, sharing, onPlan }: PipelineOptions,
+) {
   let largest: Size = pkg.manifest.defaults
-  /** The ControlNet of the current job. */
+  const planFor = (size: Size, controlnet: ControlnetPackage | null) =>
+    planOf(pkg, { budget, sharing }, size, controlnet)
+  /** The ControlNet in the plan, and that of the current job. */
+  let planned: ControlnetPackage | null = null
   let wanted: ControlnetPackage | null = null
   /** Whether the ControlNet in the plan may stay for jobs without one; undefined if not determined for this plan. */
   let stays: boolean | undefined
-  let plan = await apply(planOf(pkg, budget))
+  let plan = await apply(planFor(largest, null))
+
   async function apply(next: MemoryPlan): Promise<MemoryPlan> {
     stays = undefined
     onPlan?.(next)
-    await residency.setResident(next.resident)
+    await setResident(next)
     return next
   }
   async function change(controlnet: ControlnetPackage | null): Promise<void> {
-    const next = planOf(pkg, budget, largest, controlnet)
-    await residency.close(CONTROL_NETWORKS)
-    current.controlnet = controlnet
+    const next = planFor(largest, controlnet)
+    await replaceControlnet(controlnet)
+    planned = controlnet
     plan = await apply(next)
   }
+  async function use(controlnet: ControlnetPackage | null): Promise<void> {
+    wanted = controlnet
+    if (controlnet?.digest === planned?.digest) return
+    if (!controlnet) stays ??= isKept(planFor(largest, null), plan)
+    if (controlnet || !stays) await change(controlnet)
+  }
+  /** The last change of the ControlNet. Jobs that share a step change it at the same time. */
+  let last = Promise.resolve()
   return {
     plan: () => plan,
     async fit(size: Size): Promise<void> {
       if (size.width * size.height <= largest.width * largest.height) return
       // The larger image may need the memory of a ControlNet that is not its own.
-      if (!wanted && current.controlnet) await change(null)
-      const next = planOf(pkg, budget, size, current.controlnet)
+      if (!wanted && planned) await change(null)
+      const next = planFor(size, planned)
       largest = size
       if (JSON.stringify(next) !== JSON.stringify(plan)) plan = await apply(next)
     },
-    async useControlnet(controlnet: ControlnetPackage | null): Promise<void> {
-      wanted = controlnet
-      if (controlnet?.digest === current.controlnet?.digest) return
-      if (!controlnet) stays ??= isKept(planOf(pkg, budget, largest), plan)
-      if (controlnet || !stays) await change(controlnet)
+    useControlnet(controlnet: ControlnetPackage | null): Promise<void> {
+      const used = last.then(() => use(controlnet))
+      last = used.catch(() => {})
+      return used
     },
   }
 }

@@ -2,6 +2,7 @@
 // network at a time.
 import type { NetworkName } from '../../manifest.ts'
 import { HostTensor, type Session } from '../../runtime/session.ts'
+import { settleAll } from '../../runtime/settle-all.ts'
 import type { WeightUpdates } from '../../runtime/update/weight-update.ts'
 
 /** Opens a network with updates of its weights. */
@@ -65,9 +66,7 @@ export class Residency {
       await (before.has(network) ? this.#close(network) : this.#offload(network))
     }
     // Concurrently, because a copy to a GPU occupies one core and a fraction of the bus.
-    const results = await Promise.allSettled(networks.map((network) => this.#load(network)))
-    const failed = results.find((result) => result.status === 'rejected')
-    if (failed) throw failed.reason
+    await settleAll(networks.map((network) => this.#load(network)))
   }
 
   /**
@@ -81,9 +80,7 @@ export class Residency {
       const changed = [...new Set([...before.keys(), ...updates.keys()])].filter(
         (network) => before.get(network)?.key !== updates.get(network)?.key,
       )
-      const results = await Promise.allSettled(changed.map((network) => this.#change(network)))
-      const failed = results.find((result) => result.status === 'rejected')
-      if (failed) throw failed.reason
+      await settleAll(changed.map((network) => this.#change(network)))
     })
   }
 

@@ -29,9 +29,9 @@ struct Plan {
   cublasLtMatmulAlgo_t algorithm;
 };
 struct Size {
-  int device, m, n, k;
+  int m, n, k;
   bool rowScales;
-  auto key() const { return std::make_tuple(device, m, n, k, rowScales); }
+  auto key() const { return std::make_tuple(m, n, k, rowScales); }
   bool operator<(const Size& other) const { return key() < other.key(); }
 };
 
@@ -40,10 +40,10 @@ void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t attribute,
   check(cublasLtMatmulDescSetAttribute(product, attribute, &value, sizeof value));
 }
 
-/** Shared by all Linear nodes: one handle and one workspace, because a process computes on one stream, and a plan per size. */
+/** Shared by all Linear nodes of a GPU: one handle and one workspace, because it computes on one stream at a time, and a plan per size. */
 class Products {
   cublasLtHandle_t handle = nullptr;
-  std::map<int, void*> workspaces;  // by device
+  void* workspace = nullptr;
   std::map<Size, std::optional<Plan>> plans;
 
   std::optional<Plan> make(const Size& size, const void* scale) {
@@ -90,9 +90,7 @@ class Products {
     return found->second ? &*found->second : nullptr;
   }
 
-  void run(const Plan& plan, int device, float factor, const Tensor& weight, const Tensor& codes, const Tensor& y,
-           cudaStream_t stream) {
-    void*& workspace = workspaces[device];
+  void run(const Plan& plan, float factor, const Tensor& weight, const Tensor& codes, const Tensor& y, cudaStream_t stream) {
     if (!workspace) octet::check(cudaMalloc(&workspace, WORKSPACE_BYTES));
     const float zero = 0;
     check(cublasLtMatmul(handle, plan.product, &factor, weight.data, plan.weight, codes.data, plan.codes, &zero, y.data,
@@ -100,9 +98,12 @@ class Products {
   }
 };
 
-Products& products() {
-  static Products products;
-  return products;
+/** A handle of cuBLASLt belongs to the GPU that was current at its creation. */
+Products& productsOf(int device) {
+  static std::mutex mutex;
+  static std::map<int, Products> products;
+  const std::lock_guard lock(mutex);
+  return products[device];
 }
 
 /** y [M, N] ← y · factor · row scale · column scale + bias, in place. */
@@ -143,19 +144,20 @@ void Linear::compute(const Context& context) const {
   int device = 0;
   octet::check(cudaGetDevice(&device));
   const cudaStream_t stream = context.stream();
-  const std::lock_guard lock(products().mutex);
-  Size size = {device, int(m), int(n), int(k), !portable && scalesRows(device)};
-  Plan* plan = size.rowScales ? products().plan(size, scales.data) : nullptr;
+  Products& products = productsOf(device);
+  const std::lock_guard lock(products.mutex);
+  Size size = {int(m), int(n), int(k), !portable && scalesRows(device)};
+  Plan* plan = size.rowScales ? products.plan(size, scales.data) : nullptr;
   if (plan) {
     set(plan->product, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(weightScales.data));
     set(plan->product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(scales.data));
     set(plan->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias.data));
-    return products().run(*plan, device, factor, weight, codes, y, stream);
+    return products.run(*plan, factor, weight, codes, y, stream);
   }
   size.rowScales = false;
-  plan = products().plan(size, nullptr);
+  plan = products.plan(size, nullptr);
   require(plan, "cublasLt has no algorithm for this size");
-  products().run(*plan, device, PORTABLE_FACTOR, weight, codes, y, stream);
+  products.run(*plan, PORTABLE_FACTOR, weight, codes, y, stream);
   constexpr int THREADS = 256;
   const int pairs = int(n / 2);
   const dim3 grid(unsigned(m), (pairs + THREADS - 1) / THREADS);

@@ -19,14 +19,15 @@ const DEFAULTS: Record<SchedulerName, SamplerName> = {
   FlowMatchLCMScheduler: 'lcm',
 }
 
+/** The sampler of a request, or else that of the package. */
+export const samplerOf = ({ sampler }: Pick<Sampling, 'sampler'>, { name }: Manifest['scheduler']): SamplerName =>
+  sampler ?? DEFAULTS[name]
+
 /** A new scheduler for one image of a package. `draw` gives the noise of samplers that add noise in each step. */
-export function createScheduler(
-  sampling: Sampling,
-  { name, ...config }: Manifest['scheduler'],
-  draw: DrawNoise,
-): Scheduler {
+export function createScheduler(sampling: Sampling, scheduler: Manifest['scheduler'], draw: DrawNoise): Scheduler {
+  const { name: _, ...config } = scheduler
   const sigmas = noiseLevels(sampling, config)
-  const { step, runs } = SAMPLERS[sampling.sampler ?? DEFAULTS[name]](sigmas, draw)
+  const { step, runs } = SAMPLERS[samplerOf(sampling, scheduler)](sigmas, draw)
   const all = runs ?? Array.from({ length: sigmas.length - 1 }, (_, step) => ({ step, level: step }))
   return {
     sigmas,

@@ -79,7 +79,7 @@ async function updateSegment(placed: Placed, session: Session, { weight, scales 
 type Range = { tensor: NativeTensor; address: Pointer; bytes: number }
 
 function rowsOf(
-  { address, api, memory }: Placed,
+  { address, api, memory, device }: Placed,
   { dtype, shape, offset }: StoredTensor,
   { start, end }: Segment,
   dims: readonly number[],
@@ -90,7 +90,7 @@ function rowsOf(
   const sizes = BigInt64Array.from(dims.map(BigInt))
   const layout = [bytes, sizes, sizes.length, ONNX_DATA_TYPES[type]]
   const value = api.make('CreateTensorWithDataAsOrtValue', memory, first, ...layout)
-  return { tensor: new NativeTensor(api, memory, value), address: first, bytes }
+  return { tensor: new NativeTensor(api, { info: memory, memory: () => device }, value), address: first, bytes }
 }
 
 const writeBack = ({ api, device }: Placed, from: DeviceTensor, { address, bytes }: Range): Promise<void> =>

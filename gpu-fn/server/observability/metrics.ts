@@ -3,9 +3,10 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 import type { JobRequest } from '../../contract.ts'
 import { isInteractive, outcome, waitedMs } from '../job.ts'
 import type { Jobs, Lifecycle } from '../jobs.ts'
-import type { Observer } from './observer.ts'
+import type { Observer } from '../observer.ts'
 
 const STEP_SECONDS = [0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30]
+const STEP_JOBS = [1, 2, 3, 4, 8]
 const JOB_SECONDS = [0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300]
 /** Upper limits of the size classes in megapixels. */
 const SIZES = [0.3, 0.6, 1.1, 2.2]
@@ -46,8 +47,16 @@ export function createMetrics(): Metrics {
     ...{ labelNames: ['class'] as const, buckets: JOB_SECONDS },
   })
   const turns = new Histogram({
-    ...{ name: 'octet_phase_seconds', help: 'Duration of phases by size; samples is 2 with guidance.', registers },
+    ...{
+      name: 'octet_phase_seconds',
+      help: 'Duration of phases by size. samples: those of a step, of all jobs that share it; 2 per job with guidance.',
+      registers,
+    },
     ...{ labelNames: [...model, 'phase', 'size', 'samples'] as const, buckets: STEP_SECONDS },
+  })
+  const sharing = new Histogram({
+    ...{ name: 'octet_step_jobs', help: 'Number of jobs that shared the run of a step, by step of a job.', registers },
+    ...{ labelNames: model, buckets: STEP_JOBS },
   })
   const busy = new Counter({
     name: 'octet_device_seconds_total',
@@ -68,13 +77,15 @@ export function createMetrics(): Metrics {
   })
   const start = new Gauge({ name: 'octet_start_seconds', help: 'Time from the start to readiness.', registers })
   return {
-    turn({ request }, { phase, load }, seconds) {
-      const { model, tier, guidance_scale } = request
-      if (phase !== 'file') busy.inc(seconds)
+    turn({ request, parallel }, { phase, load, samples = 1 }, seconds, size) {
+      const { model, tier } = request
+      if (phase !== 'file') busy.inc(seconds / size)
+      if (phase === 'step') sharing.observe({ model, tier }, size)
       if (load && load.seconds > 0) loads.inc({ model, tier })
       for (const closed of load?.closed ?? []) evictions.inc({ model: closed })
       if (load?.bytes !== undefined) memory.set(load.bytes)
-      const labels = { model, tier, phase, size: sizeOf(request), samples: guidance_scale > 1 ? 2 : 1 }
+      const evaluated = parallel ? 1 : samples * size
+      const labels = { model, tier, phase, size: sizeOf(request), samples: evaluated }
       if (phase !== 'load' || (load && load.seconds > 0)) turns.observe(labels, seconds)
     },
     end(job) {

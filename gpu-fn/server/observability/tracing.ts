@@ -4,7 +4,7 @@ import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http'
 import { resourceFromAttributes } from '@opentelemetry/resources'
 import { BatchSpanProcessor, TracerProvider } from '@opentelemetry/sdk-trace'
 import { type Job, outcome } from '../job.ts'
-import type { Observer } from './observer.ts'
+import type { Observer } from '../observer.ts'
 
 export type Tracing = Observer & { stop(): Promise<void> }
 

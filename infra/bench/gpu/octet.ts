@@ -89,13 +89,13 @@ async function measureForward(pipeline: OpenPipeline, size: string): Promise<voi
   const patch = manifest.latent.downsample * manifest.latent.patch_size
   const embeds = await readReference('prompt_embeds')
   const prompt = { embeds, rows: embeds.length / manifest.text.joint_width, pooled: await readReference('pooled') }
-  const conditions = await condition(pipeline.conditioning, [prompt], Float32Array.of(plan.timestep), {
+  const conditions = await condition(pipeline, [prompt], Float32Array.of(plan.timestep), {
     batched: false,
   })
   const position: Tensor | undefined = await readPosition(pipeline.package, height / patch, width / patch)
   const latent = drawNoise(pipeline, size)
   const options = { guidanceScale: 1, position, signal: new AbortController().signal }
-  const forward = () => predictVelocity(pipeline.transformer, latent, conditions, 0, options)
+  const forward = () => predictVelocity(latent, conditions, 0, options)
   print({ metric: 'velocity_error', size, value: await errorOf(await forward(), `velocity-${size}`) })
   print({ metric: 'forward_ms', size, value: 1000 * (await medianSeconds(forward)) })
   releaseConditions(conditions)

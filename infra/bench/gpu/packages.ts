@@ -7,6 +7,7 @@ import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import { type FullSize, writeFullSizeCheckpoint } from '../../checkpoints/full-size.ts'
 import { writeTinyCheckpoint } from '../../checkpoints/tiny/checkpoint.ts'
 import { TINY_VARIANTS, type TinyVariant } from '../../checkpoints/tiny/variants.ts'
+import { builtInPackage } from '../../local/models/built-in-model.ts'
 import { makeOnce } from '../../local/models/package-cache.ts'
 
 /** Tiny variants are for dry runs, also on a CPU. */
@@ -24,6 +25,19 @@ export async function makeCheckpoint(variant: GpuVariant, directory: string): Pr
     isTiny(variant) ? writeTinyCheckpoint(out, { variant, dtype: 'BF16' }) : writeFullSizeCheckpoint(variant, out),
   )
   return checkpoint
+}
+
+/** The fp8 package of nano for a CPU, or of an architecture with random weights, created in `directory` if necessary. */
+export async function packageFor(about: {
+  model: GpuVariant | 'nano'
+  target: Target
+  directory: string
+}): Promise<string> {
+  const { model, target, directory } = about
+  if (model === 'nano') return builtInPackage('nano', 'fp8')
+  const own = path.join(directory, model)
+  await makeCheckpoint(model, own)
+  return makePackage({ variant: model, target, tier: 'fp8' }, own)
 }
 
 /** Compiles one package, unless its directory exists. */

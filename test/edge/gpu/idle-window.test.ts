@@ -8,14 +8,14 @@ const times = (count: number, seconds: number) => new Array<number>(count).fill(
 describe('the idle window', () => {
   test('is the default until some gaps were seen', ({ expect }) => {
     expect(chooseWindow(recordGaps(times(7, 500)), 30, 120)).toBe(120)
-    expect(chooseWindow(recordGaps(times(8, 500)), 30, 120)).toBe(15)
+    expect(chooseWindow(recordGaps(times(8, 500)), 30, 120)).toBe(2)
   })
 
   test('covers gaps that cost less than a start, and no longer ones', ({ expect }) => {
     expect(chooseWindow(recordGaps(times(50, 25)), 30, 120)).toBe(30)
-    expect(chooseWindow(recordGaps(times(50, 200)), 30, 120)).toBe(15)
+    expect(chooseWindow(recordGaps(times(50, 200)), 30, 120)).toBe(2)
     expect(chooseWindow(recordGaps(times(50, 200)), 300, 120)).toBe(240)
-    expect(chooseWindow(recordGaps(times(50, 5_000)), 300, 120)).toBe(15)
+    expect(chooseWindow(recordGaps(times(50, 5_000)), 300, 120)).toBe(2)
   })
 
   test('covers the pauses within visits, not those between them', ({ expect }) => {
@@ -27,7 +27,7 @@ describe('the idle window', () => {
 
   test('follows a change of traffic within some fifty gaps', ({ expect }) => {
     const quiet = recordGaps(times(200, 2_000))
-    expect(chooseWindow(quiet, 60, 120)).toBe(15)
+    expect(chooseWindow(quiet, 60, 120)).toBe(2)
     expect(chooseWindow(times(120, 50).reduce(recordGap, quiet), 60, 120)).toBe(60)
   })
 

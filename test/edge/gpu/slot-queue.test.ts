@@ -220,6 +220,14 @@ test('accounts of equal usage take turns, regardless of the order in which their
   fc.assert(property)
 })
 
+test('GPU_DEVICES is 1 by default, and rejected by name', ({ expect }) => {
+  expect(configWith({ GPU_DEVICES: undefined }).gpuDevices).toBe(1)
+  expect(configWith({ GPU_DEVICES: '2' }).gpuDevices).toBe(2)
+  expect(() => configWith({ GPU_DEVICES: '17' }).gpuDevices).toThrow(
+    'GPU_DEVICES is "17"; it must be a whole number from 1 to 16.',
+  )
+})
+
 test.for(['0', '1.5', 'many', ''])('GPU_SLOTS is rejected by name: "%s"', (given, { expect }) => {
   expect(() => configWith({ GPU_SLOTS: given }).gpuSlots).toThrow(`GPU_SLOTS is "${given}"`)
 })

@@ -79,6 +79,56 @@ describe('the native fields', () => {
     for (const name of ['guidance_interval', 'skip_layer_guidance']) expect(calls[0]!.request).not.toHaveProperty(name)
   })
 
+  test('step caching chooses the full route, costs its evaluations, and is stated in job and files', async ({
+    expect,
+  }) => {
+    const calls = fakeGpu(works)
+    const caller = await newCaller()
+    const fields = { prompt: 'a cat', size: '64x64', steps: 28, seed: 1 }
+    const price = async (more: object) => {
+      const quote = await send('POST', '/v1/quote', caller, { ...fields, size: '960x960', guidance_scale: 4, ...more })
+      return (((await quote.json()) as { price_microdollars: number }).price_microdollars - 200) / 300 / 0.96 ** 2
+    }
+    expect(await price({})).toBeCloseTo(56, 1)
+    expect(await price({ cache: 'off' })).toBeCloseTo(56, 1)
+    expect(await price({ cache: 'fast' })).toBeCloseTo(34, 1)
+    expect(await price({ cache: 'fast', guidance_interval: { stop: 0.5 } })).toBeLessThan(34)
+    const job = await jobIn(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'fast' }))
+    await over(job)
+    const read = (await (await send('GET', `/v1/jobs/${job.id}`, caller)).json()) as Record<string, unknown>
+    expect(read).toMatchObject({
+      route: 'full',
+      reason: 'The full route has step caching, required for cache.',
+      warnings: [{ code: 'steps_cached', message: expect.stringContaining('11 of 28 steps') }],
+    })
+    expect(calls[0]!.request).toMatchObject({ cache: 'fast', steps: 28 })
+    await over(await jobIn(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'off' })))
+    expect(calls[1]!.request).not.toHaveProperty('cache')
+  })
+
+  test('step caching without a step to reuse is a warning', async ({ expect }) => {
+    fakeGpu(works)
+    const caller = await newCaller()
+    const image = `data:image/png;base64,${'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='}`
+    const fields = { ...cat, steps: 28, image, strength: 0.1, cache: 'fast' }
+    const job = await jobIn(await send('POST', '/v1/jobs', caller, fields))
+    const { warnings } = (await (await send('GET', `/v1/jobs/${job.id}`, caller)).json()) as { warnings: unknown[] }
+    const message = 'cache had no effect: none of the 3 steps of this request can be reused.'
+    expect(warnings).toEqual([{ code: 'cache_ignored', message }])
+  })
+
+  test("OpenAI's, fal's and Replicate's routes take the field cache", async ({ expect }) => {
+    const calls = fakeGpu(works)
+    const caller = await newCaller()
+    const fields = { prompt: 'a cat', cache: 'fast' }
+    const prefer = { prefer: 'wait=30' }
+    await send('POST', '/v1/images/generations', caller, { ...fields, steps: 28 })
+    await send('POST', '/fal/run/octet/tiny', caller, { ...fields, num_inference_steps: 28 }, prefer)
+    const input = { ...fields, num_inference_steps: 28 }
+    await send('POST', '/v1/predictions', caller, { input, version: 'tiny' }, prefer)
+    expect(calls.map(({ request }) => request.cache)).toEqual(['fast', 'fast', 'fast'])
+  })
+
   test('are those of the GPU function', ({ expect }) => {
     expect(Object.keys(generation.shape)).toEqual(expect.arrayContaining(Object.keys(imageOptionFields)))
   })
@@ -92,6 +142,20 @@ describe('the native fields', () => {
       { sigmas: [1, 0] },
       'sigmas is [1,0]; it must be a list of 1 to 200 falling numbers, above 0 and at most 1, one for each step.',
     ],
+    [{ cache: true }, 'cache is true; it must be one of off, fast.'],
+    [
+      { cache: 'fast', route: 'turbo' },
+      'cache is "fast", but the turbo route has no step caching; leave it out or choose route "full".',
+    ],
+    [
+      { cache: 'fast', route: 'auto', quality: 'low' },
+      'cache is "fast", but the turbo route has no step caching; leave it out or choose route "full".',
+    ],
+    [
+      { cache: 'fast', steps: 30, sampler: 'lcm' },
+      'cache is "fast", but sampler is "lcm"; with cache it must be euler, dpmpp_2m or heun.',
+    ],
+    [{ cache: 'fast', steps: 27 }, 'cache is "fast", but steps is 27; with cache it must be at least 28.'],
     [{ sigmas: [1, 0.5], steps: 3 }, 'sigmas has 2 levels, but steps is 3; leave one of them out.'],
     [{ sigmas: [1], noise_schedule: 'beta' }, 'sigmas and noise_schedule are both given; use one of them.'],
     [

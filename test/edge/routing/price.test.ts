@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
 import { MICRODOLLARS, microdollarsWithin } from '../../../edge/platform/units.ts'
-import { price } from '../../../edge/routing/price.ts'
+import { megapixelSteps, price } from '../../../edge/routing/price.ts'
 import { newCaller } from '../support/client.ts'
 import { call } from '../support/operator.ts'
 
@@ -43,4 +43,12 @@ test('a price never exceeds max_cost, and one that equals it passes', async ({ e
   expect((await quote(cost)).status).toBe(200)
   const refused = { status: 422, body: { error: { code: 'max_cost_exceeded' } } }
   for (const below of [cost - 0.0000004, cost - 0.0000001]) expect(await quote(below)).toMatchObject(refused)
+})
+
+test('several devices divide the time of guidance, and not the price', ({ expect }) => {
+  const work = { width: 1000, height: 1000, steps: 10, guidanceScale: 4, count: 2 }
+  expect([1, 2, 3].map((devices) => megapixelSteps(work, devices))).toEqual([40, 20, 20])
+  const skipping = { ...work, skip_layer_guidance: { scale: 2, start: 0, stop: 1 } }
+  expect([1, 2, 3].map((devices) => megapixelSteps(skipping, devices))).toEqual([58, 38, 20])
+  expect(megapixelSteps({ ...work, guidanceScale: 1 }, 2)).toBe(20)
 })

@@ -108,7 +108,7 @@ describe('POST /v1/quote', () => {
     })
   })
 
-  test('has the measured values, and applies max_latency_ms to them', async ({ expect }) => {
+  test('has the measured values, and applies max_latency_ms to them', async ({ expect, onTestFinished }) => {
     const { headers } = await newCaller()
     const megapixel_steps = 0.065536 * 4
     for (const k of [1, 2, 3, 4]) await seen(`seen-${k}`, observed(Date.now() - k * 5000, { megapixel_steps }))
@@ -129,6 +129,15 @@ describe('POST /v1/quote', () => {
       route: 'turbo',
       reason: expect.stringContaining('takes longer than max_latency_ms'),
     })
+    // Two devices of a GPU function divide guidance, which halves the 21 s of the steps.
+    const within = { prompt: 'a sign "OPEN"', max_latency_ms: 12_000 }
+    expect((await quote(within)).body).toMatchObject({ route: 'turbo' })
+    env.GPU_DEVICES = '2'
+    onTestFinished(() => {
+      env.GPU_DEVICES = '1'
+    })
+    expect((await quote(within)).body).toMatchObject({ route: 'full' })
+    expect((await quote({ ...within, max_latency_ms: 10_000 })).body).toMatchObject({ route: 'turbo' })
     expect(await quote({ model: 'tiny', max_latency_ms: 1500 })).toMatchObject({
       status: 422,
       body: { detail: expect.stringContaining('take up to 2000 ms here'), error: { code: 'max_latency_exceeded' } },

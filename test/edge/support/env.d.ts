@@ -2,7 +2,7 @@ import type { D1Migration } from 'cloudflare:test'
 
 type EdgeEnv = Env
 type Variable =
-  | `GPU_${'URL' | 'SLOTS' | 'SIGNING_KEY' | 'RUN_SECONDS'}`
+  | `GPU_${'URL' | 'SLOTS' | 'DEVICES' | 'SIGNING_KEY' | 'RUN_SECONDS'}`
   | `WEBHOOK_${'BREAKER_SECONDS' | 'REPLAYS_PER_MINUTE'}`
   | 'KEY_PEPPER'
   | 'OCTET_ADMIN_TOKEN'

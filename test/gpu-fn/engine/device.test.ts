@@ -2,7 +2,7 @@ import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { cpus, tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { deviceMemory, deviceName, listGpus } from '../../../gpu-fn/engine/device.ts'
+import { checkDevices, deviceMemory, deviceName, listGpus } from '../../../gpu-fn/engine/device.ts'
 
 let scratch: string
 beforeEach(async () => {
@@ -42,6 +42,18 @@ test('the memory of a process is that of the smallest GPU', async () => {
   await install('46068, 8.9, NVIDIA L40S', '81559, 9.0, NVIDIA H100 80GB HBM3')
   expect(await listGpus()).toMatchObject([{ name: 'NVIDIA L40S', capability: 8.9 }, { capability: 9 }])
   expect(await deviceMemory()).toBe(Math.floor(46068 * 2 ** 20 * 0.97))
+})
+
+test('several devices must be GPUs of one model', async () => {
+  await install('143771, 9.0, NVIDIA H200', '143771, 9.0, NVIDIA H200', '23034, 8.9, NVIDIA L4')
+  const gpus = await listGpus()
+  checkDevices(1, [])
+  checkDevices(2, gpus)
+  expect(() => checkDevices(3, gpus)).toThrow(
+    'OCTET_DEVICES is 3, which needs as many GPUs of one model; this machine has NVIDIA H200, NVIDIA H200, NVIDIA L4',
+  )
+  expect(() => checkDevices(4, gpus.slice(0, 2))).toThrow('this machine has NVIDIA H200, NVIDIA H200')
+  expect(() => checkDevices(2, [])).toThrow('this machine has none')
 })
 
 test('a driver without a GPU is none', async () => {

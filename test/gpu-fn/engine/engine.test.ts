@@ -2,10 +2,11 @@ import { cp, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises
 import { cpus, tmpdir } from 'node:os'
 import path from 'node:path'
 import { pino } from 'pino'
+import sharp from 'sharp'
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import type { JobRequest } from '../../../gpu-fn/contract.ts'
 import { type Engine, type EngineOptions, PackageEngine } from '../../../gpu-fn/engine/engine.ts'
-import { footprintOf } from '../../../gpu-fn/engine/package/graphs.ts'
+import { denoiserBytes, footprintOf } from '../../../gpu-fn/engine/package/graphs.ts'
 import type { Stall } from '../../../gpu-fn/engine/watchdog.ts'
 import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
 import { findPackages } from '../../../gpu-fn/weights/packages.ts'
@@ -69,6 +70,30 @@ test("logs the thread's note on a package in one line, and loads it", async () =
   const { seconds } = await engine.load(engine.models[0]!)
   expect(seconds).toBeGreaterThan(0)
   expect(logs.filter(({ msg }) => msg === 'runs with 16-bit products')).toHaveLength(1)
+})
+
+test('divides the samples of guidance over two sessions of the denoiser, and counts the memory of both', async () => {
+  const one = await startEngine()
+  const two = await startEngine({ devices: 2 })
+  const model = two.engine.models.find(({ tier }) => tier === 'fp8')!
+  const alone = await one.engine.load(model)
+  const loaded = await two.engine.load(model)
+  expect([alone.devices, loaded.devices]).toEqual([1, 2])
+  const { manifest } = (await findPackages(packages)).find(({ digest }) => digest === model.package)!
+  expect(loaded.bytes! - alone.bytes!).toBe(denoiserBytes({ manifest }))
+  const job = request({ guidance_scale: 3, steps: 4 })
+  const pixelsOf = async ({ engine }: typeof two, parallel: boolean) => {
+    let file: Uint8Array | undefined
+    for await (const event of engine.run(model, job, new AbortController().signal, { parallel }))
+      if (event.type === 'image') file = event.data
+    return sharp(file).raw().toBuffer()
+  }
+  const expected = await pixelsOf(one, false)
+  expect(await pixelsOf(two, false)).toEqual(expected)
+  // One device runs both samples in a batch, which rounds differently.
+  const divided = await pixelsOf(two, true)
+  expect(divided.every((value, i) => Math.abs(value - expected[i]!) <= 1)).toBe(true)
+  expect(await pixelsOf(two, true)).toEqual(divided)
 })
 
 test('runs a request on its thread and hands over the image', async () => {

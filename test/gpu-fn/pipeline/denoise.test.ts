@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
-import { guide } from '../../../gpu-fn/pipeline/denoise.ts'
+import { type Condition, guide, predictVelocity } from '../../../gpu-fn/pipeline/denoise.ts'
+import { HostTensor, type Session, type Tensor } from '../../../gpu-fn/runtime/session.ts'
 
 test('guidance scale 1 is the prompt alone, 0 the negative prompt alone', () => {
   const negative = Float32Array.of(0.5, -2, 8)
@@ -7,4 +8,58 @@ test('guidance scale 1 is the prompt alone, 0 the negative prompt alone', () => 
   expect([...guide(negative, positive.slice(), 0)]).toEqual([...negative])
   expect([...guide(negative, positive.slice(), 1)]).toEqual([...positive])
   expect([...guide(negative, positive.slice(), 3)]).toEqual([3.5, 16, -40])
+})
+
+const tensor = (value: number, ...dims: number[]): Tensor => ({ data: Float32Array.of(value), dims })
+const latent = tensor(0, 1, 1, 1, 1)
+const conditionOf = (transformer: Session, value: number): Condition => ({
+  ...{ transformer, batch: 1, modulation: new HostTensor(tensor(value, 1, 1, 1)) },
+  context: new HostTensor(tensor(0, 1, 1, 1)),
+})
+const options = () => ({ guidanceScale: 3, skipScale: 2, position: undefined, signal: new AbortController().signal })
+
+/** A device whose velocity is the modulation. A run ends after `work`. */
+function deviceOf(work: () => Promise<void>): Session & { most: number } {
+  let running = 0
+  const device = {
+    most: 0,
+    async run({ modulation }: Parameters<Session['run']>[0]) {
+      device.most = Math.max(device.most, ++running)
+      await work()
+      running -= 1
+      return { velocity: { data: (modulation as HostTensor).data.slice(), dims: [1, 1, 1, 1] } }
+    },
+    runOnDevice: async () => ({}),
+    release: async () => {},
+  }
+  return device
+}
+
+test('devices run concurrently, and the conditions of one device in turn', async () => {
+  const begun = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
+  const devices = begun.map(({ resolve }) =>
+    deviceOf(async () => {
+      resolve()
+      await Promise.all(begun.map(({ promise }) => promise))
+    }),
+  )
+  const [first, second] = [devices[0]!, devices[1]!]
+  // The negative prompt and the one without some blocks are on the first device.
+  const conditions = [conditionOf(first, 1), conditionOf(second, 4), conditionOf(first, 2)]
+  expect(await predictVelocity(latent, conditions, 0, options())).toEqual(Float32Array.of(1 + 3 * 3 + 2 * 2))
+  expect(devices.map(({ most }) => most)).toEqual([1, 1])
+})
+
+test('a failure of one device is thrown after the runs of the others, because the caller then releases their inputs', async () => {
+  const { promise, resolve } = Promise.withResolvers<void>()
+  let ended = false
+  const failing = deviceOf(() => Promise.reject(new Error('no memory')))
+  const slow = deviceOf(async () => {
+    await promise
+    ended = true
+  })
+  const velocity = predictVelocity(latent, [conditionOf(failing, 1), conditionOf(slow, 2)], 0, options())
+  setTimeout(resolve, 20)
+  await expect(velocity).rejects.toThrow('no memory')
+  expect(ended).toBe(true)
 })

@@ -4,6 +4,7 @@ import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/
 import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
 import { readParameters } from '../../../gpu-fn/pipeline/image.ts'
 import { type Txt2ImgRequest, txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
+import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny, type TinyPackage } from '../../support/checkpoints/compile.ts'
 
@@ -179,6 +180,37 @@ describe('a tiny SD3.5 in float32', () => {
       ...{ prompt, negative_prompt, seed, steps, guidance_scale, width, height, text_convention },
       ...{ model: manifest.model, tier: 'fp32', package: digest, tool: manifest.tool },
     })
+  })
+
+  const interval = { guidance_interval: { start: 0.1, stop: 0.6 } }
+  const skipping = { skip_layer_guidance: { scale: 2.5, start: 0.01, stop: 0.2, layers: [0] } }
+  test.for<[Partial<Txt2ImgRequest>, number, number]>([
+    [{ sampler: 'euler', count: 2 }, 112, 68],
+    [{ sampler: 'heun' }, 110, 66],
+    [interval, 42, 25],
+    [skipping, 61, 39],
+    [{ sampler: 'lcm' }, 56, 56],
+    [{ steps: 27 }, 54, 54],
+  ])('%j: %d evaluations without step caching, %d with it', async ([options, all, some]) => {
+    let samples = 0
+    const { transformer } = pipeline
+    const run: typeof transformer.run = (inputs, ...rest) => {
+      samples += (inputs.latent as Tensor).dims[0]!
+      return transformer.run(inputs, ...rest)
+    }
+    const counted: OpenPipeline = { ...pipeline, transformer: { ...transformer, run } }
+    const request = { steps: 28, ...options }
+    const plain = await images(counted, request)
+    expect(samples).toBe(all)
+    samples = 0
+    const cached = await images(counted, { ...request, cache: 'fast' })
+    expect(samples).toBe(some)
+    expect((await largestDifference(plain[0]!, cached[0]!)) > 0).toBe(some < all)
+    expect(await readParameters(cached[0]!.data)).toMatchObject({ cache: 'fast' })
+    expect(await readParameters(plain[0]!.data)).not.toHaveProperty('cache')
+    if (cached.length === 1) return
+    const [second] = await images(pipeline, { ...request, seed: 43, count: 1, cache: 'fast' })
+    expect(second!.data).toEqual(cached[1]!.data)
   })
 
   test('omits all prompts from the file on request, with the same pixels', async () => {

@@ -5,8 +5,10 @@ import protobuf from 'protobufjs'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { ONNX_DATA_TYPES, tensorBytes } from '../../../gpu-fn/dtype.ts'
 import type { StoredTensor } from '../../../gpu-fn/manifest.ts'
+import { copyFromNative, NativeTensor } from '../../../gpu-fn/runtime/native-tensor.ts'
 import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
-import type { Session } from '../../../gpu-fn/runtime/session.ts'
+import { loadOrtApi } from '../../../gpu-fn/runtime/ort-api.ts'
+import { concatenate, type Session, type Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openNativeSession } from '../../../gpu-fn/runtime/session-native.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
@@ -43,6 +45,26 @@ const open = (file: string, memory: ReturnType<typeof hostMemory>['memory']) => 
   const weights = { file: file.replace('.onnx', '.weights'), tensors }
   return openNativeSession(file, { entries: {}, memoryPattern: false, offload: { weights, memory: () => memory } })
 }
+
+test.each(['memory of our own', 'host memory'])('tensors on the device are joined in %s', async (where) => {
+  const { memory, log } = hostMemory()
+  const file = path.join(directory, 'clip_l.onnx')
+  const session = await (where === 'host memory'
+    ? openSession(file, { target: 'cpu', binding: 'native' })
+    : open(file, memory))
+  onTestFinished(() => session.release())
+  const both = { input_ids: { data: BigInt64Array.from({ length: 154 }, (_, i) => BigInt(i * 3)), dims: [2, 77] } }
+  const [one, two] = [(await session.runOnDevice(INPUTS)).hidden!, (await session.runOnDevice(both)).hidden!]
+  log.length = 0
+  const joined = await one.join([two])
+  const [, tokens, width] = one.dims
+  expect(joined.dims).toEqual([3, tokens, width])
+  const values = joined instanceof NativeTensor ? copyFromNative(loadOrtApi(), NativeTensor.valueOf(joined)) : joined
+  const parts = [await session.run(INPUTS), await session.run(both)].map(({ hidden }) => hidden!)
+  expect((values as Tensor).data).toEqual(concatenate(parts).data)
+  for (const tensor of [joined, one, two]) tensor.release()
+  expect(log).toEqual(where === 'host memory' ? [] : ['reserve', 'map', 'recycle', 'unreserve'])
+})
 
 describe('weights in memory of our own', () => {
   test("give the same results as onnxruntime's own weights, and are read from the file once", async () => {

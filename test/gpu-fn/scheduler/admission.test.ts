@@ -80,7 +80,7 @@ test('a deadline that cannot be met is refused with the time after which it can,
 
 test('step times are medians by shape, scaled to sizes that have not run', () => {
   const times = new StepTimes()
-  const shape = { group: 'large', pixels: 1_000_000, samples: 1 }
+  const shape = { group: 'large', pixels: 1_000_000, samples: 1, devices: 1 }
   expect(times.estimate(shape, 'step')).toBe(100)
   for (const ms of [400, 40, 41, 42, 43]) times.record(shape, 'step', ms)
   times.record(shape, 'encode', 20)

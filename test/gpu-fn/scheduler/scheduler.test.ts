@@ -125,3 +125,24 @@ test('over any arrivals whose work fits, every job ends within the aging bound a
   })
   fc.assert(property)
 })
+
+test('jobs of the same lane may share a turn; those of other lanes, and overdue or urgent ones, may not', () => {
+  const [a, b, c] = ['a', 'b', 'c'].map((id) => taskOf(id, { left: 1_000 })) as [Task, Task, Task]
+  const turbo = taskOf('d', { interactive: true, left: 100 })
+  const urgent = taskOf('e', { deadline: 1_100, left: 1_000 })
+  const scheduler = schedulerOf([a, b, c, turbo, urgent])
+  expect(idsOf(scheduler.alongside(a, 0))).toEqual(['b', 'c'])
+  expect(scheduler.alongside(turbo, 0)).toEqual([])
+  expect(scheduler.alongside(urgent, 0)).toEqual([])
+  scheduler.begin(c)
+  expect(c.started).toBe(true)
+  expect(scheduler.alongside(a, AGING_MS)).toEqual([])
+})
+
+test('a job of a heavy tenant does not share the turns of light ones', () => {
+  const scheduler = schedulerOf([taskOf('a1', { left: 20_000 }), taskOf('b0'), taskOf('c0')])
+  const { now } = run(scheduler)
+  const [b, c] = [taskOf('b1', { arrived: now }), taskOf('c1', { arrived: now })]
+  for (const task of [taskOf('a2', { arrived: now }), b, c]) scheduler.add(task)
+  expect(idsOf(scheduler.alongside(b, now))).toEqual(['c1'])
+})

@@ -1,4 +1,5 @@
 // Jobs share the engine step by step.
+import { setTimeout } from 'node:timers/promises'
 import { pino } from 'pino'
 import { describe, expect, test, vi } from 'vitest'
 import type { JobEvent, JobRequest } from '../../../gpu-fn/contract.ts'
@@ -90,6 +91,44 @@ test('a job whose deadline cannot be met is refused with the time after which it
   expect(hurry('fourth', 10)).toThrow(expect.objectContaining({ code: 'deadline_unmet', retryAfter: undefined }))
   engine.allow(100)
   await jobs.idle()
+})
+
+test('a job is divided over the devices only if its deadline cannot be met on one', async () => {
+  const paced = createPacedEngine()
+  const divided: Record<string, boolean | undefined> = {}
+  const engine: Engine = {
+    ...paced,
+    load: () => Promise.resolve({ device: 'paced', seconds: 0, devices: 2 }),
+    async *run(model, request, signal, options) {
+      divided[request.prompt] = options?.parallel
+      for await (const event of paced.run(model, request, signal)) {
+        if (event.type === 'step') await setTimeout(10)
+        yield event
+      }
+    },
+  }
+  const { jobs, submit } = start(engine)
+  const send = (prompt: string, max_latency_ms: number, guidance_scale = 4) =>
+    submit(prompt, { prompt, steps: 10, guidance_scale, schedule: { max_latency_ms } })
+  send('first', 3_600_000)
+  await jobs.idle()
+  // The refusal states the time on two devices, half of that on one.
+  let takesMs = 0
+  expect(() => send('impossible', 1)).toThrow(
+    expect.toSatisfy(({ message }: Error) => {
+      takesMs = Number(/in (\d+) ms/.exec(message)![1])
+      return takesMs > 0
+    }),
+  )
+  const hurried = send('hurried', Math.round(1.5 * takesMs))
+  await jobs.idle()
+  expect(hurried.entries[0]!.event).toMatchObject({ type: 'started', device: '2 x paced' })
+  expect(() => send('unguided', Math.round(0.5 * takesMs), 1)).toThrow(
+    expect.objectContaining({ code: 'deadline_unmet' }),
+  )
+  send('roomy', 3_600_000)
+  await jobs.idle()
+  expect(divided).toEqual({ first: false, hurried: true, roomy: false })
 })
 
 test('a flood is refused with a Retry-After once the accepted jobs would take longer than the aging bound', async () => {

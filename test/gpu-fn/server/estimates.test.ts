@@ -5,16 +5,21 @@ import { createJob } from '../../../gpu-fn/server/job.ts'
 import { jobBody } from '../../support/gpu/client.ts'
 
 const STEP_MS = 50
+const control = { id: 'edges', scale: 1 }
+const controls = [control]
 
 /** The estimated milliseconds of the steps of a job, after a job of four steps without guidance. */
-function stepsMs(overrides: Partial<JobRequest>): number {
+function stepsMs(overrides: Partial<JobRequest>, devices = 1): number {
   const estimates = new Estimates()
   const measured = createJob('measured', jobBody(), {})
+  estimates.record(measured, { phase: 'load', load: { seconds: 0, devices } }, 0)
   estimates.record(measured, { phase: 'encode' }, 0)
   for (let step = 0; step < 4; step++) estimates.record(measured, { phase: 'step' }, STEP_MS)
   estimates.record(measured, { phase: 'decode' }, 0)
   expect(estimates.leftMs(measured)).toBe(0)
-  return estimates.taskOf(createJob('next', jobBody({ steps: 50, ...overrides }), {})).left
+  const next = createJob('next', jobBody({ steps: 50, ...overrides }), {})
+  next.parallel = estimates.canDivide(next)
+  return estimates.taskOf(next).left
 }
 
 test.for([
@@ -24,6 +29,58 @@ test.for([
   [{ guidance_scale: 4 }, 100],
   [{ sampler: 'heun' }, 99],
   [{ guidance_scale: 4, guidance_interval: { start: 0, stop: 0.5 } }, 75],
+  [{ guidance_scale: 4, cache: 'fast' }, 60],
+  [{ guidance_scale: 4, skip_layer_guidance: { scale: 2.5, start: 0, stop: 0.2 } }, 109],
+  [{ guidance_scale: 4, controls }, 150],
+  [{ guidance_scale: 4, controls: [{ ...control, start: 0.2, stop: 0.6 }] }, 120],
+  [{ guidance_scale: 4, controls, cache: 'fast' }, 90],
 ] satisfies [Partial<JobRequest>, number][])('%j takes %d evaluations of the denoiser', ([overrides, evaluations]) => {
   expect(stepsMs(overrides)).toBeCloseTo(evaluations * STEP_MS)
+})
+
+const skip_layer_guidance = { layers: [1], scale: 2, start: 0, stop: 1 }
+
+test.for([
+  [{ guidance_scale: 4 }, 2, 50],
+  [{ guidance_scale: 4 }, 3, 50],
+  [{ guidance_scale: 4, guidance_interval: { start: 0, stop: 0.5 } }, 2, 50],
+  [{ guidance_scale: 4, skip_layer_guidance }, 2, 99],
+  [{ guidance_scale: 4, skip_layer_guidance }, 3, 50],
+  [{}, 2, 50],
+  // A job with a ControlNet is not divided.
+  [{ guidance_scale: 4, controls }, 2, 150],
+] satisfies [Partial<JobRequest>, number, number][])(
+  '%j on %d devices takes %d evaluations of the device with the most',
+  ([overrides, devices, evaluations]) => {
+    expect(stepsMs(overrides, devices)).toBeCloseTo(evaluations * STEP_MS)
+  },
+)
+
+test('steps on several devices have their own measurements', () => {
+  const estimates = new Estimates()
+  const jobOf = (parallel: boolean) => Object.assign(createJob('job', jobBody({ guidance_scale: 4 }), {}), { parallel })
+  estimates.record(jobOf(false), { phase: 'load', load: { seconds: 0, devices: 2 } }, 0)
+  estimates.record(jobOf(false), { phase: 'step' }, 80)
+  const stepMs = (parallel: boolean) => {
+    const job = jobOf(parallel)
+    const before = estimates.leftMs(job)
+    estimates.record(job, { phase: 'step' }, parallel ? 45 : 80)
+    return before - estimates.leftMs(job)
+  }
+  expect(stepMs(false)).toBeCloseTo(80)
+  stepMs(true)
+  expect(stepMs(true)).toBeCloseTo(45)
+  expect(stepMs(false)).toBeCloseTo(80)
+})
+
+test('only guidance can be divided, and only over several devices', () => {
+  const estimates = new Estimates()
+  const guided = createJob('guided', jobBody({ guidance_scale: 4 }), {})
+  expect(estimates.canDivide(guided)).toBe(false)
+  estimates.record(guided, { phase: 'load', load: { seconds: 0, devices: 1 } }, 0)
+  expect(estimates.canDivide(guided)).toBe(false)
+  estimates.record(guided, { phase: 'load', load: { seconds: 0, devices: 2 } }, 0)
+  expect(estimates.canDivide(guided)).toBe(true)
+  expect(estimates.canDivide(createJob('plain', jobBody(), {}))).toBe(false)
+  expect(estimates.canDivide(createJob('controlled', jobBody({ guidance_scale: 4, controls }), {}))).toBe(false)
 })

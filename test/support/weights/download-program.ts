@@ -1,19 +1,20 @@
-// A process of killed-downloads.test.ts: downloads a package, unless it is killed before.
+// A process that downloads a package, unless it is killed before or its disk is full.
 import { pino } from 'pino'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
 import { PackageCache } from '../../../gpu-fn/weights/cache.ts'
 import type { PackageName } from '../../../gpu-fn/weights/layout.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 
-export type Task = { directory: string; url: string; budgetBytes: number; name: PackageName }
+/** `stallMs`: the longest silence of the bucket. */
+export type Task = { directory: string; url: string; budgetBytes: number; name: PackageName; stallMs?: number }
 
-const { directory, url, budgetBytes, name } = JSON.parse(process.argv[2]!) as Task
+const { directory, url, budgetBytes, name, stallMs = 200 } = JSON.parse(process.argv[2]!) as Task
 const keys = { accessKeyId: 'S3RVER', secretAccessKey: 'S3RVER', region: 'us-east-1' }
 const log = pino({ level: 'silent' })
 const cache = new PackageCache({
   directory,
   budgetBytes,
-  bucket: openBucket({ url, ...keys }, { stallMs: 200, tries: 8, pauseMs: 5 }),
+  bucket: openBucket({ url, ...keys }, { stallMs, tries: 8, pauseMs: 5 }),
   verifier: new Verifier({ directory, log }),
   log,
   download: { connections: 3, spreadBytes: 192 * 1024 },

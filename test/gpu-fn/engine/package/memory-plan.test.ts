@@ -193,3 +193,11 @@ describe('a ControlNet', () => {
     expect(() => planMemory(about('large fp8'), size, 4 * GIB, how)).toThrow(BudgetError)
   })
 })
+
+test('jobs that share steps keep their conditions on the device at the same time', () => {
+  const peakOf = (sharing: number) =>
+    planMemory(about('large fp8'), { width: 1024, height: 1024 }, null, { ...NATIVE, sharing }).peak
+  /** Bytes of 50 steps of two samples. */
+  const conditions = 50 * 2 * WIDTH['large fp8'] * MODULATIONS['large fp8'] * 4
+  expect(peakOf(4) - peakOf(1)).toBeGreaterThan(3 * conditions)
+})

@@ -2,7 +2,6 @@ import path from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { chain } from '../../../../gpu-fn/engine/package/chain.ts'
-import { planOf } from '../../../../gpu-fn/engine/package/graphs.ts'
 import { BudgetError, type MemoryPlan } from '../../../../gpu-fn/engine/package/memory-plan.ts'
 import {
   type OpenPipeline,
@@ -18,6 +17,7 @@ import { type DeviceTensor, HostTensor, type Session, type Tensor } from '../../
 import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { render } from '../../../../infra/local/models/render.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
+import { leastBudget } from '../../../support/checkpoints/least-budget.ts'
 
 let pkg: Package
 beforeAll(async () => {
@@ -31,16 +31,7 @@ async function open(options: PipelineOptions): Promise<OpenPipeline> {
 }
 
 const REQUEST = { prompt: 'a red heart', seed: 1, width: 64, height: 64, steps: 2, guidance_scale: 3 }
-/** The minimum memory for images of the package's default size. */
-const least = () => {
-  try {
-    planOf(pkg, 1)
-  } catch (error) {
-    const [, gigabytes] = /needs (\S+) GB/.exec((error as Error).message)!
-    return Number(gigabytes) * 1e9 + 1e7
-  }
-  throw new Error('a byte is no budget')
-}
+const least = () => leastBudget(pkg)
 
 describe('a package within a budget', () => {
   test('makes the same image with all graphs open and with one at a time', async () => {

@@ -3,10 +3,10 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
 import { createMetrics } from '../../../../gpu-fn/server/observability/metrics.ts'
-import { observeWith } from '../../../../gpu-fn/server/observability/observer.ts'
-import { parseTraceparent } from '../../../../gpu-fn/server/observability/traceparent.ts'
 import { createTracing } from '../../../../gpu-fn/server/observability/tracing.ts'
-import { createPacedEngine } from '../../../support/engine/paced-engine.ts'
+import { observeWith } from '../../../../gpu-fn/server/observer.ts'
+import { parseTraceparent } from '../../../../gpu-fn/server/requests/traceparent.ts'
+import { createPacedEngine, pacedModel } from '../../../support/engine/paced-engine.ts'
 import { putJob, putRaw } from '../../../support/gpu/client.ts'
 import { readWholeStream } from '../../../support/gpu/job-stream.ts'
 import { startServer } from '../../../support/gpu/server.ts'
@@ -38,6 +38,21 @@ test('counts jobs, waits, phases, loads and refusals, without names of tenants',
   expect(text).toMatch(/octet_wait_seconds_count\{class="interactive"\} 3/)
   expect(text).toMatch(/^process_resident_memory_bytes \d+$/m)
   expect(text).not.toMatch(/secret-tenant|invented/)
+})
+
+test('counts the samples of a step with skip-layer guidance', async () => {
+  const metrics = createMetrics()
+  const engine = createPacedEngine()
+  const models = [{ ...pacedModel, blocks: { count: 4, skipped: [1] } }]
+  await using server = await startServer({ ...engine, models }, { metrics })
+  const skip_layer_guidance = { scale: 2.5, start: 0, stop: 1 }
+  await readWholeStream(await putJob(server.url, 'a', { guidance_scale: 4, skip_layer_guidance }))
+  const { body } = await metrics.text()
+  const steps = (samples: number) =>
+    `octet_phase_seconds_count{model="tiny",tier="fp8",phase="step",size="0.3 MP",samples="${samples}"}`
+  expect(body).toContain(`${steps(2)} 1`)
+  expect(body).toContain(`${steps(3)} 3`)
+  expect(body).toContain('octet_step_jobs_count{model="tiny",tier="fp8"} 4')
 })
 
 test('requires its token, if one is set', async () => {

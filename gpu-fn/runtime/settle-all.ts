@@ -1,0 +1,11 @@
+/**
+ * Waits until all promises are settled, and returns their results or throws the first error in order. After `Promise.all`, the others could
+ * still use what the caller releases.
+ */
+export async function settleAll<T>(promises: Iterable<Promise<T>>): Promise<T[]> {
+  const results = await Promise.allSettled(promises)
+  return results.map((result) => {
+    if (result.status === 'rejected') throw result.reason
+    return result.value
+  })
+}

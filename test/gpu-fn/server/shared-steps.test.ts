@@ -1,0 +1,103 @@
+// Jobs of small images share runs of the denoiser on the real engine.
+import { cp, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { pino } from 'pino'
+import sharp from 'sharp'
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
+import type { JobRequest } from '../../../gpu-fn/contract.ts'
+import { PackageEngine } from '../../../gpu-fn/engine/engine.ts'
+import { type Job, outcome } from '../../../gpu-fn/server/job.ts'
+import { Jobs, type JobsOptions } from '../../../gpu-fn/server/jobs.ts'
+import { createMetrics } from '../../../gpu-fn/server/observability/metrics.ts'
+import { observeWith } from '../../../gpu-fn/server/observer.ts'
+import { Verifier } from '../../../gpu-fn/weights/verification.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { jobBody } from '../../support/gpu/client.ts'
+
+let scratch: string
+beforeAll(async () => {
+  scratch = await mkdtemp(path.join(tmpdir(), 'octet-shared-steps-'))
+  await cp(await compileTiny({ tier: 'fp8' }), path.join(scratch, 'packages'), { recursive: true })
+})
+afterAll(() => rm(scratch, { recursive: true }))
+
+/** A registry over a started engine. */
+async function start(sharing: number, options: Partial<JobsOptions> = {}) {
+  const log = pino({ level: 'silent' })
+  const limits = { memoryBytes: 1e9, stallSeconds: 60, onStall: () => {}, promptCacheBytes: 0, sharing }
+  const verifier = new Verifier({ directory: path.join(scratch, 'cache'), log })
+  const engine = new PackageEngine({ packages: path.join(scratch, 'packages'), verifier, log, ...limits })
+  onTestFinished(() => engine.stop())
+  await engine.start()
+  const metrics = createMetrics()
+  const kept = { queue: 20, retainSeconds: 3_600, retainBytes: 1 << 28, unreadSeconds: 60, sharing, ...options }
+  const observer = observeWith([metrics])
+  const jobs = new Jobs({ engine, lifecycle: { status: 'ready' }, log, onBroken: () => {}, observer, ...kept })
+  const submit = (id: string, overrides: Partial<JobRequest> = {}) => {
+    const job = jobs.submit(id, jobBody({ model: 'custom', prompt: id, ...overrides }))
+    jobs.attach(job)
+    return job
+  }
+  return { jobs, submit, metrics }
+}
+
+const stepsOf = ({ entries }: Job) => entries.filter(({ event }) => event.type === 'step').length
+
+/** Of two images of one size, in levels of 0 to 255. */
+async function largestDifference(one: Uint8Array, other: Uint8Array): Promise<number> {
+  const [a, b] = await Promise.all([one, other].map((data) => sharp(data).raw().toBuffer()))
+  expect(b).toHaveLength(a!.length)
+  return a!.reduce((largest, value, i) => Math.max(largest, Math.abs(value - b![i]!)), 0)
+}
+const imageOf = ({ entries }: Job) => entries.find(({ event }) => event.type === 'image')?.data
+/** The number of job steps that shared their run with `least` or more jobs in total. */
+async function stepsShared({ metrics }: Awaited<ReturnType<typeof start>>, least: number): Promise<number> {
+  const { body } = await metrics.text()
+  const read = (name: string) =>
+    Number(
+      body
+        .split('\n')
+        .find((line) => line.startsWith(`${name} `))
+        ?.split(' ')[1] ?? 0,
+    )
+  const labels = 'model="custom",tier="fp8"'
+  return read(`octet_step_jobs_count{${labels}}`) - read(`octet_step_jobs_bucket{le="${least - 1}",${labels}}`)
+}
+
+const REQUESTS: [string, Partial<JobRequest>][] = [
+  ['a', { steps: 6, seed: 1 }],
+  ['b', { steps: 4, seed: 2, sampler: 'dpmpp_2m', preview_steps: 2 }],
+  ['c', { steps: 4, seed: 3, guidance_scale: 4 }],
+  ['d', { steps: 3, seed: 4, guidance_scale: 2, sampler: 'heun' }],
+  ['e', { steps: 4, seed: 5, guidance_scale: 3, guidance_interval: { start: 0, stop: 0.5 }, count: 2 }],
+  ['f', { steps: 2, seed: 6, width: 32 }],
+]
+
+test('jobs of one size share steps, and their images differ from those made alone in rounding only', async () => {
+  const images: (Uint8Array | undefined)[][] = []
+  const shared: number[] = []
+  for (const sharing of [1, 4]) {
+    const started = await start(sharing)
+    const jobs = REQUESTS.map(([id, overrides]) => started.submit(id, overrides))
+    await started.jobs.idle()
+    expect(jobs.map((job) => outcome(job)?.type)).toEqual(REQUESTS.map(() => 'succeeded'))
+    images.push(jobs.map(imageOf))
+    shared.push(await stepsShared(started, 2))
+  }
+  expect(shared[0]).toBe(0)
+  expect(shared[1]).toBeGreaterThan(15)
+  for (const [i, alone] of images[0]!.entries())
+    expect(await largestDifference(alone!, images[1]![i]!), REQUESTS[i]![0]).toBeLessThanOrEqual(1)
+})
+
+test('a job that is canceled during a shared step leaves the others', async () => {
+  const { jobs, submit } = await start(4)
+  const [leaves, stays] = [submit('leaves', { steps: 50 }), submit('stays', { steps: 12 })]
+  await expect.poll(() => stepsOf(leaves), { timeout: 60_000 }).toBeGreaterThan(2)
+  jobs.cancel('leaves', 1)
+  await jobs.idle()
+  expect(outcome(leaves)).toMatchObject({ type: 'canceled' })
+  expect(outcome(stays)).toMatchObject({ type: 'succeeded' })
+  expect(stepsOf(stays)).toBe(12)
+})
