@@ -20,6 +20,9 @@ export const IMAGE_NETWORKS = ['conditioning', 'transformer', 'vae_decoder'] as 
 /** The network of packages that take input images. */
 export const IMAGE_ENCODER = 'vae_encoder'
 export type NetworkName = string
+/** The networks of a ControlNet. */
+export const CONTROL_NETWORKS = ['control_conditioning', 'control'] as const
+export type ControlNetwork = (typeof CONTROL_NETWORKS)[number]
 
 /** The package format, which defines the manifest's fields and the operators in the graphs. Packages of another format are refused. */
 export const MANIFEST_FORMAT = 5
@@ -41,6 +44,12 @@ const network = z.strictObject({
   inputs: z.array(port),
   outputs: z.array(port),
 })
+
+/**
+ * Graphs over the weights of `transformer`, for ControlNets: `embedding` gives the tokens of a latent, and `transformer` is a step that takes
+ * a ControlNet's residuals.
+ */
+const controlGraphs = z.strictObject({ embedding: network, transformer: network })
 
 /** A weight at `offset` of its file, dense, row-major and little-endian. */
 const storedTensor = z.strictObject({ name: z.string(), dtype: z.enum(DTYPES), shape: z.array(count), offset: count })
@@ -133,8 +142,14 @@ export const manifest = z.strictObject({
   networks: z.record(z.string(), network),
   /** Target cuda-fp8: graphs with the same weights for GPUs without support for the kernels. Their step graph has batch size 1. */
   without_kernels: z
-    .strictObject({ transformer: network, vae_decoder: network, vae_encoder: network.optional() })
+    .strictObject({
+      transformer: network,
+      vae_decoder: network,
+      vae_encoder: network.optional(),
+    })
     .optional(),
+  /** Packages of earlier versions have none, and take no ControlNets. `without_kernels`: as above. */
+  control: controlGraphs.extend({ without_kernels: controlGraphs.optional() }).optional(),
   /** Layout of each weights file, in ascending order of offsets. */
   weights: z.record(z.string(), z.array(storedTensor)),
   /** Path in the package → size and digest. */
@@ -206,3 +221,44 @@ export type LoraManifest = z.infer<typeof loraManifest>
 
 /** A compiled adapter on disk; `digest` is the SHA-256 of its manifest.json. */
 export type LoraPackage = { directory: string; manifest: LoraManifest; digest: string }
+
+/** Version of the fields below and of the graphs of a ControlNet. A package with another version is refused. */
+export const CONTROLNET_FORMAT = 1
+
+/** What a ControlNet was trained on; it decides the scale of the control image's pixels. */
+export const CONTROL_TYPES = ['blur', 'canny', 'depth', 'other'] as const
+export type ControlType = (typeof CONTROL_TYPES)[number]
+
+/** manifest.json of a ControlNet, which guides every package whose denoiser has its width, its channels and its pooled width. */
+export const controlnetManifest = z.strictObject({
+  kind: z.literal('controlnet'),
+  format: z.literal(CONTROLNET_FORMAT, {
+    error: ({ input }) =>
+      `the format is ${String(JSON.stringify(input)).slice(0, 20)} and this version reads ${CONTROLNET_FORMAT}; ` +
+      'compile the ControlNet again with `npm run compile -- --controlnet`',
+  }),
+  /** The ID that a request names. */
+  name: modelName,
+  type: z.enum(CONTROL_TYPES),
+  tier: z.enum(TIERS),
+  /** A ControlNet for `cuda` also guides packages for `cuda-fp8`. */
+  target: z.enum(['cpu', 'cuda']),
+  tool: z.string(),
+  /** SHA-256 of the checkpoint's tensors in the order of compilation. */
+  source: sha256Hex,
+  /** `layers`: its blocks, each of which gives a residual. */
+  shape: z.strictObject({
+    layers: z.int().min(1),
+    width: count,
+    channels: count,
+    patch_size: count,
+    pooled_width: count,
+  }),
+  networks: z.strictObject({ control_conditioning: network, control: network }),
+  weights: z.record(z.string(), z.array(storedTensor)),
+  files: z.record(z.string(), z.strictObject({ bytes: count, sha256: sha256Hex })),
+})
+export type ControlnetManifest = z.infer<typeof controlnetManifest>
+
+/** A compiled ControlNet on disk; `digest` is the SHA-256 of its manifest.json. */
+export type ControlnetPackage = { directory: string; manifest: ControlnetManifest; digest: string }

@@ -32,6 +32,8 @@ const config = z.strictObject({
     aliases: catalogTable.shape.aliases,
     /** Adapters of the offered models, whose packages are in `loras` of the packages. */
     loras: catalogTable.shape.loras,
+    /** ControlNets of the offered models, whose packages are in `controlnets` of the packages. */
+    controlnets: catalogTable.shape.controlnets,
     /** Other variables of wrangler.toml with another value in this deployment. */
     vars: z.record(z.string().regex(/^[A-Z][A-Z0-9_]*$/), z.unknown()).default({}),
     /** A host name of a zone in the Cloudflare account; the worker is then served there instead of on workers.dev. */

@@ -41,6 +41,18 @@ const lora = z.strictObject({
 })
 export type LoraOffer = z.infer<typeof lora>
 
+const controlnet = z.strictObject({
+  /** The name of its package: `npm run compile -- --controlnet FILE --name ID`. */
+  id: modelName,
+  /** The models of `offers` that it guides. */
+  models: z.array(modelName).min(1),
+  /** The default strength. */
+  scale: z.number().min(0).max(LIMITS.controls.scale).default(1),
+  /** The accounts that may use it; all by default. */
+  accounts: z.array(z.string()).optional(),
+})
+export type ControlnetOffer = z.infer<typeof controlnet>
+
 /** A model name of another provider, or the beginning of one followed by `*`. */
 const alias = z
   .string()
@@ -55,6 +67,8 @@ export const catalogTable = z.strictObject({
   aliases: z.record(alias, z.string()).optional(),
   /** Adapters (LoRAs) installed on the endpoints of their models. */
   loras: z.array(lora).optional(),
+  /** ControlNets installed on the endpoints of their models. */
+  controlnets: z.array(controlnet).optional(),
 })
 
 export type Offer = z.infer<typeof offer>
@@ -63,35 +77,44 @@ export type Catalog = z.infer<typeof catalogTable>
 /** The catalog with GPU_URL as the endpoint `default`. Every endpoint of an offer has an address. */
 export const catalog = z
   .object({ OCTET_CATALOG: table(catalogTable), GPU_URL: address.describe('an http:// or https:// address') })
-  .transform(({ OCTET_CATALOG: { offers, endpoints: others, aliases, loras }, GPU_URL }, context): Catalog => {
+  .transform(({ OCTET_CATALOG: { offers, endpoints: others, ...rest }, GPU_URL }, context): Catalog => {
+    const { aliases, loras, controlnets } = rest
     const models = ['auto', ...offers.map(({ model }) => model)]
     for (const [name, model] of Object.entries(aliases ?? {})) {
       if (models.includes(model)) continue
       const message = `the alias must be one of ${[...new Set(models)].join(', ')}`
       context.addIssue({ code: 'custom', path: ['OCTET_CATALOG', 'aliases', name], message, input: model })
     }
-    for (const [i, { id, models: served }] of (loras ?? []).entries()) {
-      const unknown = served.find((model) => !models.includes(model))
-      const path = ['OCTET_CATALOG', 'loras', i]
-      if (unknown !== undefined)
-        context.addIssue({
-          code: 'custom',
-          path,
-          message: `lora ${id} is for ${unknown}, which is not offered`,
-          input: served,
-        })
-      if (loras!.findIndex((other) => other.id === id) < i)
-        context.addIssue({ code: 'custom', path, message: `lora ${id} is listed twice`, input: id })
-    }
+    for (const [kind, additions = []] of Object.entries({ loras, controlnets }))
+      for (const [i, { id, models: served }] of additions.entries()) {
+        const noun = kind === 'loras' ? 'lora' : 'controlnet'
+        const path = ['OCTET_CATALOG', kind, i]
+        const unknown = served.find((model) => !models.includes(model))
+        if (unknown !== undefined) {
+          const message = `${noun} ${id} is for ${unknown}, which is not offered`
+          context.addIssue({ code: 'custom', path, message, input: served })
+        }
+        if (additions.findIndex((other) => other.id === id) < i)
+          context.addIssue({ code: 'custom', path, message: `${noun} ${id} is listed twice`, input: id })
+      }
     const endpoints = { default: GPU_URL, ...others }
     const names = offers.flatMap(({ endpoint, fallbacks = [] }) => [endpoint, ...fallbacks])
     const unknown = names.find((name) => !(name in endpoints))
-    if (unknown === undefined) return { endpoints, offers, ...(aliases && { aliases }), ...(loras && { loras }) }
+    if (unknown === undefined) return { endpoints, offers, ...rest }
     const message = `endpoint "${unknown}" is not defined; defined are ${Object.keys(endpoints).join(', ')}`
     context.addIssue({ code: 'custom', path: ['OCTET_CATALOG', 'offers'], message, input: offers })
     return z.NEVER
   })
 
+const usableBy =
+  (account: string) =>
+  ({ accounts }: { accounts?: readonly string[] | undefined }): boolean =>
+    accounts === undefined || accounts.includes(account)
+
 /** The adapters that an account may use. */
 export const lorasOf = ({ loras = [] }: Pick<Catalog, 'loras'>, account: string): LoraOffer[] =>
-  loras.filter(({ accounts }) => accounts === undefined || accounts.includes(account))
+  loras.filter(usableBy(account))
+
+/** The ControlNets that an account may use. */
+export const controlnetsOf = ({ controlnets = [] }: Pick<Catalog, 'controlnets'>, account: string): ControlnetOffer[] =>
+  controlnets.filter(usableBy(account))

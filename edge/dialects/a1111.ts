@@ -2,6 +2,7 @@
 import * as z from 'zod'
 import { ApiError, type Problem } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
+import { readUnits } from './definition/control-input.ts'
 import type {
   Dialect,
   DialectRequest,
@@ -95,12 +96,17 @@ function parseImage(request: DialectRequest): Translation {
 function parse({ body: given }: DialectRequest, names: readonly string[]): Translation {
   const parsed = parseFields(body, body.shape, given)
   const { prompt, loras } = readTags(given.prompt)
+  const control = readUnits(given)
   const sameFields = { ...pick(given, names), ...(loras.length > 0 && { prompt }) }
   const { fields: read, wantedSize, warnings, names: sent } = readImageInput(sameFields, STRENGTH)
-  const fields = { ...read, ...(read.image !== undefined && imageFields(parsed, read.mask !== undefined)) }
+  const fields = {
+    ...{ ...read, ...control.fields },
+    ...(read.image !== undefined && imageFields(parsed, read.mask !== undefined)),
+  }
   const n = (parsed.batch_size ?? 1) * (parsed.n_iter ?? 1)
   const model = modelOf(parsed.override_settings ?? {})
   const ignored = NO_EFFECT.filter((name) => !isUsual(given[name]))
+  const scripts = control.others.map((name) => withoutEffect(`alwayson_scripts.${name}`, {}))
   return {
     // This API always reads weights in prompts.
     fields: {
@@ -109,9 +115,9 @@ function parse({ body: given }: DialectRequest, names: readonly string[]): Trans
       ...(model !== undefined && { model }),
     },
     usesChoice: true,
-    warnings: [...warnings, ...ignored.map((name) => withoutEffect(name, given[name]))],
+    warnings: [...warnings, ...ignored.map((name) => withoutEffect(name, given[name])), ...scripts],
     wait: 'end',
-    ...(sent && { names: sent }),
+    names: { ...sent, ...control.names },
     ...(wantedSize && { wantedSize }),
   }
 }

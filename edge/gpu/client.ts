@@ -6,7 +6,6 @@ import {
   type JobRequest,
   type JobSchedule,
   LIMITS,
-  type LoraChoice,
   refusal,
   seedOf,
 } from '#contract'
@@ -242,14 +241,15 @@ export async function openModel(endpoint: Endpoint, signingKey: string, { model,
   dismiss(response)
 }
 
-/** The adapters of a job and their strengths, as text. */
-const namesOf = (loras: readonly LoraChoice[] = []) => JSON.stringify(loras.map(({ id, scale }) => [id, scale]))
+/** The adapters and ControlNets of a job and their strengths, as text. */
+const additionsOf = ({ loras = [], controls = [] }: Pick<JobRequest, 'loras' | 'controls'>) =>
+  JSON.stringify([loras, controls].map((chosen) => chosen.map(({ id, scale }) => [id, scale])))
 
 /** Whether an event belongs to this request. Another request's image must never reach the caller. */
 function matchesRequest({ event }: Frame, { job, request }: GpuCall): boolean {
   if (event.type === 'accepted') return event.job === job && event.attempt === request.attempt
   if (event.type === 'started') {
-    const same = namesOf(event.loras) === namesOf(request.loras)
+    const same = additionsOf(event) === additionsOf(request)
     return same && event.model === request.model && event.tier === request.tier
   }
   if (event.type === 'succeeded') return event.images === request.count

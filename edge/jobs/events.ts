@@ -28,8 +28,9 @@ async function publicEvent(job: JobRecord, { event }: LogEntry, linkOf: LinkOf):
     case 'accepted':
       return { type: event.position > 0 ? 'queued' : 'starting', position: event.position }
     case 'started': {
-      const { model, tier, package: digest, device, loras } = event
-      return { type: 'running', model, tier, package: digest, device, ...(loras && { loras }) }
+      const { model, tier, package: digest, device, loras, controls } = event
+      const additions = { ...(loras && { loras }), ...(controls && { controls }) }
+      return { type: 'running', model, tier, package: digest, device, ...additions }
     }
     case 'stored': {
       const { key: _, receipt: __, ...image } = event.image

@@ -185,10 +185,10 @@ const endJob = (job: JobRecord, state: JobState, now: number): JobRecord => ({
   ...{ state, progress: null, waiting: null, finished: now },
 })
 
-const runFactsOf = ({ package: digest, device, loras }: Extract<JobEvent, { type: 'started' }>): RunFacts => ({
-  ...{ package: digest, device },
-  ...(loras && { loras }),
-})
+const runFactsOf = (event: Extract<JobEvent, { type: 'started' }>): RunFacts => {
+  const { package: digest, device, loras, controls } = event
+  return { package: digest, device, ...(loras && { loras }), ...(controls && { controls }) }
+}
 
 /** Applies an event to a record. A final state never changes. */
 export function applyEvent(job: JobRecord, event: LoggedEvent, now: number): JobRecord {

@@ -145,6 +145,7 @@ export const model = z.object({
       trigger_words: z.array(z.string()).describe('words of a prompt to which the adapter responds'),
     }),
   ),
+  octet_controlnets: z.array(z.object({ id: z.string(), models: z.array(z.string()), scale: z.number() })),
 })
 export const models = listOf(model)
 export const prewarmed = listOf(

@@ -35,6 +35,7 @@ import { megapixelSteps, price, type Work } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
 import { describeAdjustments } from './adjustments.ts'
+import { chooseControls, controlsOf, withoutControlImage } from './controls.ts'
 import { chooseImageOptions, describeCache, fieldsOfGuidance, imageOptionFields, stepsOf } from './image-options.ts'
 import { chooseLoras, loras } from './loras.ts'
 
@@ -91,6 +92,10 @@ export const generation = z.strictObject({
   ...imageOptionFields,
   /** Adapters of the model. */
   loras: loras.optional(),
+  /** ControlNets of the model. */
+  controls: controlsOf(file).optional(),
+  /** The image of `controls`, for forms. */
+  control_image: file.optional(),
   quality: choice(QUALITIES).default('auto'),
   route: choice(['auto', ...ROUTES]).default('auto'),
   tier: choice(['auto', ...TIERS]).default('auto'),
@@ -197,8 +202,8 @@ type Priced = {
 const strengthOf = ({ image, strength }: Generation) => strength ?? (image === undefined ? undefined : DEFAULT_STRENGTH)
 
 /**
- * The routing decision for a request, its adapters, its work, and its price in micro-dollars. Reads forecasts only for max_latency_ms.
- * Errors: the refusals of route.ts and of loras.ts, and invalid_request.
+ * The routing decision for a request, its adapters and ControlNets, its work, and its price in micro-dollars. Reads forecasts only for max_latency_ms.
+ * Errors: the refusals of route.ts, of loras.ts and of controls.ts, and invalid_request.
  */
 export async function routeAndPrice(
   fields: Generation,
@@ -207,15 +212,19 @@ export async function routeAndPrice(
   wantedSize?: WantedSize,
 ): Promise<Priced> {
   const { catalog: whole, prices, gpuDevices } = configOf(env)
-  const { loras, catalog } = fields.loras
+  const { loras, catalog: fitting } = fields.loras
     ? chooseLoras(fields.loras, fields.model, whole, account)
     : { loras: [], catalog: whole }
+  const { controls, catalog } = fields.controls
+    ? chooseControls(fields.controls, fields.model, fitting, account)
+    : { controls: [], catalog: fitting }
   const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
   const strength = strengthOf(fields)
   const workOf = (decision: Decision) => ({
     ...decision,
     ...chooseImageOptions(fields, decision),
     ...(strength !== undefined && { strength }),
+    ...(controls.length > 0 && { controls }),
     count: fields.n,
   })
   const decision = chooseRoute(routeRequest(fields, catalog, wantedSize), catalog, (decision) => ({
@@ -317,7 +326,7 @@ function imageFields(fields: Generation, inputs: readonly InputFile[]): Partial<
 /** A hash of the fields, with the contents of files in place of their addresses. */
 function fingerprintOf(fields: Generation, inputs: readonly InputFile[], wantedSize?: WantedSize): Promise<string> {
   const files = Object.fromEntries(inputs.map(({ name, sha256 }) => [name, sha256]))
-  return sha256(JSON.stringify({ ...fields, ...files, ...(wantedSize && { wantedSize }) }))
+  return sha256(JSON.stringify({ ...withoutControlImage(fields), ...files, ...(wantedSize && { wantedSize }) }))
 }
 
 const capitalize = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`

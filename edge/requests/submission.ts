@@ -9,6 +9,7 @@ import { isForm, readForm, readJson } from '../http/validation.ts'
 import { isFinal, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import type { InputFile } from '../results/inputs.ts'
+import { controlImageOf } from './controls.ts'
 import { generateNow, idempotencyKey, type Submission, type Submitted, submit } from './generate.ts'
 import { type Addition, createJobSpec, type Generation, parseGeneration } from './generation-request.ts'
 import { typedFields, withFilesAsText } from './inputs/form-fields.ts'
@@ -52,17 +53,19 @@ export async function createSubmission(
 }
 
 /** The input files of a request. Checks the key before it fetches anything. Errors: those of requireScope and readInputs. */
-async function openInputs(c: Context<EdgeEnv>, { image, mask }: Generation): Promise<InputFile[]> {
-  if (image === undefined && mask === undefined) return []
+async function openInputs(c: Context<EdgeEnv>, fields: Generation): Promise<InputFile[]> {
+  const { image, mask } = fields
+  const control = controlImageOf(fields)
+  if (image === undefined && mask === undefined && control === undefined) return []
   const credential = await requireScope(c, 'generate')
-  return readInputs({ env: c.env, credential, ownUrl: c.req.url }, { image, mask })
+  return readInputs({ env: c.env, credential, ownUrl: c.req.url }, { image, mask, control })
 }
 
 const isRecord = (body: unknown): body is Record<string, unknown> =>
   typeof body === 'object' && body !== null && !Array.isArray(body)
 
 /** Names of fields that may have an input image, in the native API and in dialects. */
-const IMAGE_NAME = /image|mask|^inputs?$/i
+const IMAGE_NAME = /image|mask|control|alwayson_scripts|^inputs?$/i
 const hasImageField = (body: unknown) => isRecord(body) && Object.keys(body).some((name) => IMAGE_NAME.test(name))
 
 /** Refuses a body without input images above the limit for such bodies. Errors: body_too_large. */

@@ -2,7 +2,7 @@
 // `npm run verify` checks receipts with it.
 import { base64url, compactVerify, createLocalJWKSet, type JSONWebKeySet } from 'jose'
 import * as z from 'zod'
-import { INPUT_NAMES, imageOptionFields, jobRequest, loraChoice, ROUTES, sha256Hex } from '#contract'
+import { controlChoice, INPUT_NAMES, imageOptionFields, jobRequest, loraChoice, ROUTES, sha256Hex } from '#contract'
 
 export const RECEIPT = { version: 1, type: 'octet-receipt+jws', algorithm: 'EdDSA' } as const
 
@@ -38,6 +38,8 @@ export const receiptClaims = z.strictObject({
     prompt_metadata,
     /** Adapters with the SHA-256 of their manifests. */
     loras: z.array(loraChoice.extend({ package: sha256Hex })).optional(),
+    /** ControlNets, likewise. */
+    controls: z.array(controlChoice.extend({ package: sha256Hex })).optional(),
     route: z.enum(ROUTES),
   }),
   /** SHA-256 of the package's manifest, which lists the digest of every file; and the device. */

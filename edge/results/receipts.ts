@@ -46,6 +46,7 @@ async function claimsOf(job: FinishedJob, facts: Facts): Promise<ReceiptClaims> 
       ...imageOptionsOf(request),
       ...(prompt_metadata === false && { prompt_metadata }),
       ...(facts.loras && { loras: facts.loras }),
+      controls: facts.controls,
       route: decision.route,
     },
     package: facts.package,

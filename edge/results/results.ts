@@ -49,16 +49,21 @@ export async function storeImage(
 }
 
 /** Metadata of R2 is text. */
-const toMetadata = ({ loras, ...facts }: RunFacts): Record<string, string> => ({
+const toMetadata = ({ loras, controls, ...facts }: RunFacts): Record<string, string> => ({
   ...facts,
   ...(loras && { loras: JSON.stringify(loras) }),
+  ...(controls && { controls: JSON.stringify(controls) }),
 })
 
 /** The facts in a file's metadata about its run; `ran` without them. */
 function fromMetadata(metadata: Record<string, string> | undefined, ran: RunFacts): RunFacts {
   if (!metadata?.package || !metadata.device) return ran
-  const { package: digest, device, loras } = metadata
-  return { package: digest, device, ...(loras && { loras: JSON.parse(loras) as RunFacts['loras'] & {} }) }
+  const { package: digest, device, loras, controls } = metadata
+  return {
+    ...{ package: digest, device },
+    ...(loras && { loras: JSON.parse(loras) as RunFacts['loras'] & {} }),
+    ...(controls && { controls: JSON.parse(controls) as RunFacts['controls'] & {} }),
+  }
 }
 
 /** Whether an image is still available: it was not deleted and has not expired. */

@@ -1,7 +1,15 @@
-import type { LoraChoice, Seed } from '#contract'
+import type { ControlChoice, LoraChoice, Seed } from '#contract'
 
-/** What made an image: the SHA-256 of the package's manifest, the device, and the adapters with the SHA-256 of their manifests. */
-export type RunFacts = { package: string; device: string; loras?: (LoraChoice & { package: string })[] }
+/** An adapter or a ControlNet with the SHA-256 of its manifest. */
+type Run<Choice> = Choice & { package: string }
+
+/** What made an image: the SHA-256 of the package's manifest, the device, the adapters and the ControlNets. */
+export type RunFacts = {
+  package: string
+  device: string
+  loras?: Run<LoraChoice>[]
+  controls?: Run<ControlChoice>[]
+}
 
 /** A finished image. */
 export type StoredImage = RunFacts & {

@@ -1,27 +1,28 @@
 import { Hono } from 'hono'
-import { type Catalog, lorasOf, type Offer } from '../config/catalog.ts'
+import { type Catalog, controlnetsOf, lorasOf, type Offer } from '../config/catalog.ts'
 import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { checkModel } from '../routing/alias.ts'
 
-/** The adapters of these models that an account may use. */
-const describeLoras = (catalog: Catalog, account: string, models: readonly string[]) =>
-  lorasOf(catalog, account)
-    .filter((lora) => lora.models.some((model) => models.includes(model)))
-    .map(({ id, models, scale, trigger_words }) => ({ id, models, scale, trigger_words }))
+const withoutAccounts = <Offer extends { accounts?: unknown }>({ accounts: _, ...offer }: Offer) => offer
 
-/** A model in OpenAI's format. `octet` lists its routes, tiers and defaults, and `octet_loras` its adapters. */
+/** The adapters and ControlNets of these models that an account may use. */
+function describeAdditions(catalog: Catalog, account: string, offers: readonly Offer[]) {
+  const fits = ({ models }: { models: readonly string[] }) => offers.some(({ model }) => models.includes(model))
+  return {
+    octet_loras: lorasOf(catalog, account).filter(fits).map(withoutAccounts),
+    octet_controlnets: controlnetsOf(catalog, account).filter(fits).map(withoutAccounts),
+  }
+}
+
+/** A model in OpenAI's format. `octet` lists its routes, tiers and defaults; `octet_loras` and `octet_controlnets`, its additions. */
 const describeModel = (id: string, offers: readonly Offer[], catalog: Catalog, account: string) => ({
   id,
   object: 'model',
   created: 0,
   owned_by: 'octet',
   octet: offers.map(({ endpoint: _, fallbacks: __, model: ___, ...offer }) => offer),
-  octet_loras: describeLoras(
-    catalog,
-    account,
-    offers.map(({ model }) => model),
-  ),
+  ...describeAdditions(catalog, account, offers),
 })
 
 /** The available models, and one model by its name or an alias. An alias for `auto` lists the offers of all models. */

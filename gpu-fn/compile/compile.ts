@@ -7,12 +7,11 @@ import { CheckpointError, listNames } from './checkpoint/error.ts'
 import { readOptional } from './checkpoint/layout/model-index.ts'
 import type { Tensor } from './checkpoint/tensor.ts'
 import { type Graph, GraphError } from './graph/graph.ts'
-import type { BuildOptions, Model } from './graph/model.ts'
+import type { BuildOptions, ControlGraphs, Model } from './graph/model.ts'
 import type { Lowering } from './graph/scope.ts'
 import type { WeightSource } from './graph/weight-source.ts'
 import { lowerings } from './lower/lowerings.ts'
 import { place } from './place.ts'
-import { encodeModel } from './write/onnx.ts'
 import { PackageWriter, type Progress, type WeightsFile, weightsFile } from './write/package-writer.ts'
 import { readTokenizers, readWords, type TokenizerOptions, type Tokenizers, WORDS } from './write/tokenizers.ts'
 import { layoutBytes } from './write/weights.ts'
@@ -121,7 +120,8 @@ async function writePackage(
   const { source, sourceBytes, blank } = await writer.writeWeights([...files.values()], options.onProgress)
   const networks: Manifest['networks'] = {}
   for (const [network, graph] of model.graphs)
-    networks[network] = await writeGraph(writer, `${network}.onnx`, graph, files.get(network)!)
+    networks[network] = await writer.writeGraph(`${network}.onnx`, graph, files.get(network)!)
+  const control = await writeControl(writer, model.control, files.get('transformer')!)
   const withoutKernels = await writeWithoutKernels(writer, model, files)
   for (const [name, bytes] of tokenizers.files) await writer.write(name, bytes)
   const words = await readWords(options.checkpoint)
@@ -135,6 +135,7 @@ async function writePackage(
     tool: `octet ${packageJson.version}`,
     source,
     networks,
+    control,
     ...(withoutKernels && { without_kernels: withoutKernels }),
     weights: Object.fromEntries([...model.graphs.keys()].map((network) => layoutOf(files.get(network)!))),
     files: Object.fromEntries(Object.entries(writer.files).sort(([a], [b]) => (a < b ? -1 : 1))),
@@ -160,19 +161,18 @@ function describeBlank(tensors: ReadonlySet<Tensor>): string[] {
 
 const layoutOf = ({ name, layout }: WeightsFile) => [name, layout] as const
 
-/** Writes a graph over a weights file and returns its entry in the manifest. */
-async function writeGraph(
+async function writeControl(
   writer: PackageWriter,
-  file: string,
-  graph: Graph,
-  { name: weights, layout }: WeightsFile,
-): Promise<Manifest['networks'][string]> {
-  await writer.write(file, encodeModel(graph, { location: weights, layout }, packageJson.version))
-  const { inputs, outputs } = graph
-  return { file, weights, inputs: inputs.map(portOf), outputs: outputs.map(portOf) }
+  { withoutKernels, ...graphs }: Model['control'],
+  weights: WeightsFile,
+): Promise<NonNullable<Manifest['control']>> {
+  const write = async ({ embedding, transformer }: ControlGraphs, suffix = '') => ({
+    embedding: await writer.writeGraph(`control-embedding${suffix}.onnx`, embedding, weights),
+    transformer: await writer.writeGraph(`control-transformer${suffix}.onnx`, transformer, weights),
+  })
+  const own = await write(graphs)
+  return withoutKernels ? { ...own, without_kernels: await write(withoutKernels, '-without-kernels') } : own
 }
-
-const portOf = ({ name, dtype, shape }: Graph['inputs'][number]) => ({ name, dtype, shape: [...shape] })
 
 async function writeWithoutKernels(
   writer: PackageWriter,
@@ -182,7 +182,7 @@ async function writeWithoutKernels(
   if (!withoutKernels) return undefined
   const write = (network: string, graph: Graph) => {
     assertSameWeights(graph, graphs.get(network)!)
-    return writeGraph(writer, `${network}-without-kernels.onnx`, graph, files.get(network)!)
+    return writer.writeGraph(`${network}-without-kernels.onnx`, graph, files.get(network)!)
   }
   const { transformer, vae_decoder, vae_encoder } = withoutKernels
   return {

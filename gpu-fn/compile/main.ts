@@ -3,19 +3,23 @@ import { constants } from 'node:os'
 import path from 'node:path'
 import { Command, Option } from 'commander'
 import { escapeText, TIERS } from '../contract.ts'
-import { type Manifest, manifest, TARGETS } from '../manifest.ts'
+import { CONTROL_TYPES, type ControlType, type Manifest, manifest, TARGETS } from '../manifest.ts'
 import { FAMILIES, FAMILY_NAMES } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
 import { readSmallFile } from './checkpoint/formats/file-kind.ts'
 import { type Compiled, type CompileOptions, compile } from './compile.ts'
+import { compileControlnet } from './controlnet.ts'
 import { compileLora } from './lora/lora.ts'
 import { discardPartial, MANIFEST_BYTES } from './place.ts'
 import { showProgress } from './progress.ts'
+import type { Progress } from './write/package-writer.ts'
 
 type Flags = Omit<CompileOptions, 'onProgress' | 'onNote' | 'checkpoint'> & {
   checkpoint?: string[]
   lora?: string
   package?: string
+  controlnet?: string
+  controlType?: ControlType
 }
 
 const collect = (value: string, previous: string[] = []) => [...previous, value]
@@ -24,7 +28,7 @@ const variants = FAMILY_NAMES.map((name) => FAMILIES[name].variants.join(', ')).
 
 const command = new Command('compile')
   .description(
-    'Compiles a checkpoint, or a LoRA for a compiled checkpoint, into a package that the GPU function serves.',
+    'Compiles a checkpoint, a LoRA for a compiled checkpoint, or a ControlNet into a package that the GPU function serves.',
   )
   .option(
     '--checkpoint <path>',
@@ -33,13 +37,22 @@ const command = new Command('compile')
   )
   .requiredOption(
     '--out <directory>',
-    'directory of the package; of a LoRA, a directory in `loras` beside the packages',
+    'directory of the package; of a LoRA or a ControlNet, a directory in `loras` or `controlnets` beside the packages',
   )
   .option(
     '--lora <file>',
     'a LoRA instead of a checkpoint: a safetensors file of PEFT, diffusers, kohya or another trainer',
   )
   .option('--package <directory>', 'with --lora: a package of the base, in any tier and for any target')
+  .option(
+    '--controlnet <path>',
+    "a ControlNet of SD3.5 Large instead of a checkpoint: a diffusers directory, or Stability's safetensors file",
+  )
+  .addOption(
+    new Option('--control-type <type>', 'with --controlnet, if neither the file nor its name states the type').choices(
+      CONTROL_TYPES,
+    ),
+  )
   .addOption(new Option('--family <family>', 'network family of the checkpoint').choices(FAMILY_NAMES).default('sd35'))
   .addOption(new Option('--tier <tier>', 'precision of the weights').choices(TIERS).default('fp8'))
   .addOption(
@@ -75,10 +88,14 @@ async function main(): Promise<void> {
   }
   process.once('SIGINT', discard).once('SIGTERM', discard)
   try {
+    if (flags.controlnet !== undefined) {
+      await runControlnet(flags, flags.controlnet, progress.update)
+      return progress.stop()
+    }
     if (flags.lora !== undefined) return await runLora(flags, flags.lora)
     const { checkpoint } = flags
-    if (!checkpoint || flags.package !== undefined)
-      throw new CheckpointError('options', 'give --checkpoint, or --lora with --package')
+    if (!checkpoint || flags.package !== undefined || flags.controlType !== undefined)
+      throw new CheckpointError('options', 'give --checkpoint, --lora with --package, or --controlnet')
     const onNote = (note: string) => console.error(note)
     const compiled = await compile({ ...flags, checkpoint, onProgress: progress.update, onNote })
     progress.stop()
@@ -99,6 +116,18 @@ async function runLora({ checkpoint, package: base, out, name, family }: Flags, 
   const networks = new Set(modules.map(({ network }) => network))
   print(`${compiled.manifest.name} (LoRA for ${compiled.manifest.variant}) → ${out}`)
   print(`${modules.length} modules of ${[...networks].join(', ')}, rank up to ${rank}, ${(bytes / 1e6).toFixed(1)} MB`)
+  for (const note of compiled.notes) print(note)
+}
+
+async function runControlnet(flags: Flags, controlnet: string, onProgress: Progress): Promise<void> {
+  const { checkpoint, lora, package: base, out, name, tier, target, family, controlType: type } = flags
+  if (checkpoint || lora !== undefined || base !== undefined)
+    throw new CheckpointError('--controlnet', 'takes no --checkpoint, --lora or --package')
+  const compiled = await compileControlnet({ controlnet, out, name, tier, target, family, type, onProgress })
+  const { manifest } = compiled
+  const bytes = Object.values(manifest.files).reduce((sum, file) => sum + file.bytes, 0)
+  print(`${manifest.name} (ControlNet ${manifest.type}, ${manifest.tier}, ${manifest.target}) → ${out}`)
+  print(`${manifest.shape.layers} blocks of width ${manifest.shape.width}, ${(bytes / 1e6).toFixed(1)} MB`)
   for (const note of compiled.notes) print(note)
 }
 

@@ -2,7 +2,8 @@
 import { rmSync } from 'node:fs'
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { loraManifest, manifest } from '../manifest.ts'
+import * as z from 'zod'
+import { controlnetManifest, loraManifest, manifest } from '../manifest.ts'
 import { CheckpointError } from './checkpoint/error.ts'
 import { readRegularFile } from './checkpoint/open-regular-file.ts'
 
@@ -82,10 +83,12 @@ async function assertReplaceable(out: string): Promise<void> {
   }
 }
 
+const anyManifest = z.union([manifest, loraManifest, controlnetManifest])
+
 function listedFiles(text: string): ReadonlySet<string> {
   try {
     const json: unknown = JSON.parse(text)
-    return new Set(Object.keys((loraManifest.safeParse(json).data ?? manifest.parse(json)).files))
+    return new Set(Object.keys(anyManifest.parse(json).files))
   } catch {
     return new Set()
   }

@@ -1,4 +1,5 @@
 // The evaluations of the denoiser, which the price counts.
+import type { ControlChoice } from './image-options.ts'
 import { LIMITS } from './limits.ts'
 import type { JobRequest } from './requests.ts'
 
@@ -16,7 +17,14 @@ export const stepsRun = (steps: number, strength: number | undefined): number =>
 /** What determines the evaluations of the denoiser for one image. */
 export type Sampling = Pick<
   JobRequest,
-  'steps' | 'guidance_scale' | 'sampler' | 'guidance_interval' | 'skip_layer_guidance' | 'strength' | 'cache'
+  | 'steps'
+  | 'guidance_scale'
+  | 'sampler'
+  | 'guidance_interval'
+  | 'skip_layer_guidance'
+  | 'strength'
+  | 'controls'
+  | 'cache'
 >
 
 /** The step of each run of the denoiser: `heun` runs it at both ends of each step but the last. An input image skips the first steps. */
@@ -46,6 +54,20 @@ export function skipsLayers(sampling: Sampling, step: number): boolean {
   return skip !== undefined && step > steps * skip.start && step < steps * skip.stop && isGuided(sampling, step)
 }
 
+/** Whether a ControlNet runs in a step, counted from 0. diffusers pipeline_stable_diffusion_3_controlnet.py `controlnet_keep` */
+export const isControlled = ({ start = 0, stop = 1 }: ControlChoice, steps: number, step: number): boolean =>
+  step / steps >= start && (step + 1) / steps <= stop
+
+/** The number of ControlNets that run in a step. */
+const controlsIn = ({ steps, controls = [] }: Sampling, step: number): number =>
+  controls.filter((choice) => isControlled(choice, steps, step)).length
+
+/**
+ * A ControlNet's share of the denoiser's work. SD3.5 Large's have half of its blocks, each with one product more and without a text stream:
+ * 0.48 of the operations at 1024 × 1024.
+ */
+export const CONTROL_SHARE = 0.5
+
 /** Evaluations of the denoiser in a run of a step: one for the prompt, and one each for guidance and skip-layer guidance. */
 export const samplesOf = (sampling: Sampling, step: number): number =>
   1 + Number(isGuided(sampling, step)) + Number(skipsLayers(sampling, step))
@@ -55,8 +77,8 @@ const CACHED = { start: 0.2, stop: 0.9, pairs: { start: 0.35, stop: 0.65 } } as 
 
 /**
  * The steps, counted from 0, that take the velocity of an earlier step, with step caching (pipeline/velocity-cache.ts). `first` is the
- * first step that runs. The denoiser runs before and after each one or two such steps, with the same guidance. `lcm` adds noise in each
- * step and has none.
+ * first step that runs. The denoiser runs before and after each one or two such steps, with the same guidance and the same ControlNets. `lcm`
+ * adds noise in each step and has none.
  */
 export function reusedSteps(sampling: Sampling, first = firstOf(sampling)): ReadonlySet<number> {
   const { steps, sampler, cache } = sampling
@@ -64,17 +86,24 @@ export function reusedSteps(sampling: Sampling, first = firstOf(sampling)): Read
   if (cache !== 'fast' || sampler === 'lcm' || steps < LIMITS.cacheSteps) return reused
   const start = Math.max(first + 1, Math.ceil(CACHED.start * steps))
   const { pairs } = CACHED
+  const networksIn = (step: number) => `${samplesOf(sampling, step)} ${controlsIn(sampling, step)}`
   for (let step = start; step < Math.trunc(CACHED.stop * steps); step++) {
-    const [before, own, after] = [step - 1, step, step + 1].map((each) => samplesOf(sampling, each))
+    const [before, own, after] = [step - 1, step, step + 1].map(networksIn)
     const isPaired = step >= pairs.start * steps && step < pairs.stop * steps && !reused.has(step - 2)
     if (before === own && own === after && (isPaired || !reused.has(step - 1))) reused.add(step)
   }
   return reused
 }
 
-/** Evaluations of the denoiser for one image. With several `devices`, the evaluations of the device that has the most. */
+/**
+ * Evaluations of the denoiser for one image; with a ControlNet, each counts 1 + `CONTROL_SHARE`. With several `devices`, the evaluations of
+ * the device that has the most: jobs with ControlNets are not divided.
+ */
 export function countEvaluations(sampling: Sampling, devices = 1): number {
   const reused = reusedSteps(sampling)
   const computed = stepsOfRuns(sampling).filter((step) => !reused.has(step))
-  return computed.reduce((sum, step) => sum + Math.ceil(samplesOf(sampling, step) / devices), 0)
+  const divisor = sampling.controls?.length ? 1 : devices
+  const ofStep = (step: number) =>
+    Math.ceil(samplesOf(sampling, step) / divisor) * (1 + CONTROL_SHARE * controlsIn(sampling, step))
+  return computed.reduce((sum, step) => sum + ofStep(step), 0)
 }

@@ -1,4 +1,5 @@
 import * as z from 'zod'
+import { controlChoice } from './image-options.ts'
 import { LIMITS } from './limits.ts'
 import { CONTENT_TYPES, jobId, sha256Hex, TIERS } from './names.ts'
 import { loraChoice, side } from './requests.ts'
@@ -40,6 +41,8 @@ export const jobEvent = z.discriminatedUnion('type', [
     device: z.string(),
     /** The job's adapters with the digests of their packages. */
     loras: z.array(loraChoice.extend({ package: sha256Hex })).optional(),
+    /** The job's ControlNets with the digests of their packages. */
+    controls: z.array(controlChoice.extend({ package: sha256Hex })).optional(),
   }),
   z.strictObject({ type: z.literal('warning'), code: z.enum(WARNING_CODES), message: z.string() }),
   z.strictObject({ type: z.literal('step'), image: index, step: z.int().min(1), steps: z.int().min(1) }),

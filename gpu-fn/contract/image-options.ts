@@ -1,6 +1,6 @@
 import * as z from 'zod'
 import { LIMITS } from './limits.ts'
-import { SAMPLERS, SCHEDULES } from './names.ts'
+import { modelName, SAMPLERS, SCHEDULES } from './names.ts'
 
 /** As in diffusers' StableDiffusion3Img2ImgPipeline. */
 export const DEFAULT_STRENGTH = 0.6
@@ -38,6 +38,18 @@ export const skipLayerGuidance = z.strictObject({
 /** Stability's settings for Medium. */
 export const SKIP_LAYER_DEFAULTS = { scale: 2.5, start: 0.01, stop: 0.2 } as const
 
+/**
+ * A ControlNet of a job: its ID, its strength, and the shares of the steps between which it runs: in step i of N if start ≤ i ÷ N and
+ * (i + 1) ÷ N ≤ stop, as in diffusers.
+ */
+export const controlChoice = z.strictObject({
+  id: modelName,
+  scale: z.number().min(0).max(LIMITS.controls.scale),
+  start: share.optional(),
+  stop: share.optional(),
+})
+export type ControlChoice = z.infer<typeof controlChoice>
+
 /** Optional fields of a request that change its image. Files and receipts state those that are given. */
 const imageOptions = z.strictObject({
   /** Tokens of T5, as in diffusers; absent: 256. */
@@ -56,6 +68,8 @@ const imageOptions = z.strictObject({
   prompt_weights: z.literal(true).optional(),
   /** The share of the steps that run on the input image; absent: `DEFAULT_STRENGTH`. */
   strength: z.number().min(LIMITS.strength.min).max(LIMITS.strength.max).optional(),
+  /** ControlNets of the model, whose image is the input `control`. */
+  controls: z.array(controlChoice).min(1).max(LIMITS.controls.max).optional(),
 })
 export const imageOptionFields = imageOptions.shape
 export type ImageOptions = z.infer<typeof imageOptions>

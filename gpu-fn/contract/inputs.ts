@@ -33,17 +33,23 @@ export function describeKind(file: Uint8Array): string | null {
 }
 
 /** The fields that need an input image. */
-export const IMAGE_FIELDS = ['strength', 'image_fit', 'repaint', 'mask_feather'] as const
+export const IMAGE_FIELDS = ['strength', 'repaint', 'mask_feather'] as const
+
+type Given = Pick<JobRequest, 'inputs' | 'controls' | 'image_fit' | (typeof IMAGE_FIELDS)[number]>
 
 /** Error message if the fields about input images contradict each other, else null. */
-export function describeInputs(request: Pick<JobRequest, 'inputs' | (typeof IMAGE_FIELDS)[number]>): string | null {
+export function describeInputs(request: Given): string | null {
   const names = (request.inputs ?? []).map(({ name }) => name)
+  const hasImage = names.includes('image')
   const field = IMAGE_FIELDS.find((name) => request[name] !== undefined)
-  if (names.length === 0 && field) return `${field} was given without an image: give both or neither`
-  if (names.length > 0 && !names.includes('image')) return 'mask was given without an image: give both or neither'
-  if (names.length > 0 && names[0] !== 'image') return 'the first of inputs must be the image'
+  if (!hasImage && field) return `${field} was given without an image: give both or neither`
+  if (names.length === 0 && request.image_fit) return 'image_fit was given without an image: give both or neither'
+  if (!hasImage && names.includes('mask')) return 'mask was given without an image: give both or neither'
+  if (names.includes('control') !== (request.controls !== undefined))
+    return 'controls and the input control go together: give both or neither'
+  if (hasImage && names[0] !== 'image') return 'the first of inputs must be the image'
   if (new Set(names).size < names.length) return `inputs has ${names.join(' and ')}: each may be given once`
-  if (request.mask_feather && names.length === 1 && request.repaint !== 'transparent')
+  if (request.mask_feather && !names.includes('mask') && request.repaint !== 'transparent')
     return 'mask_feather was given without a mask: give a mask, or repaint "transparent" for that of the image'
   return null
 }

@@ -30,4 +30,6 @@ export const LIMITS = {
   heartbeatMs: 5_000,
   /** Maximum number of adapters of a job, and maximum magnitude of an adapter's strength. */
   loras: { max: 8, scale: 4 },
+  /** Maximum number of ControlNets of a job, and maximum strength. */
+  controls: { max: 1, scale: 4 },
 } as const

@@ -30,7 +30,7 @@ export const CACHES = ['off', 'fast'] as const
 export type Route = (typeof ROUTES)[number]
 
 /** Input images of a job, in the order of their bytes. */
-export const INPUT_NAMES = ['image', 'mask'] as const
+export const INPUT_NAMES = ['image', 'mask', 'control'] as const
 /** The ways to fit an input image of another shape to width × height. */
 export const IMAGE_FITS = ['crop', 'pad', 'stretch'] as const
 /** The parts of a mask that are repainted. Without a mask, `transparent` takes those of the input image. */

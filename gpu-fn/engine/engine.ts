@@ -1,10 +1,12 @@
 // The engine: its models, and how to load and run them. Work is done on a separate thread.
 import { freemem } from 'node:os'
 import type { JobRequest } from '../contract.ts'
-import { IMAGE_ENCODER, type LoraPackage, type Package, type Target } from '../manifest.ts'
+import { type ControlnetPackage, IMAGE_ENCODER, type LoraPackage, type Package, type Target } from '../manifest.ts'
+import type { ControlImage } from '../pipeline/control.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
+import { findControlnets } from '../weights/controlnet-packages.ts'
 import { findLoras } from '../weights/lora-packages.ts'
 import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
@@ -39,6 +41,9 @@ export type Model = {
 /** A compiled adapter that jobs may name; `package` is the digest of its manifest. */
 export type Lora = { readonly package: string; readonly rank: number }
 
+/** A compiled ControlNet that jobs may name; `package` is the digest of its manifest. */
+export type ControlnetOnServer = { readonly package: string }
+
 /** The result of `load`. */
 export type Loaded = {
   device: string
@@ -61,10 +66,15 @@ export type Loaded = {
 }
 
 /**
- * `parallel`: divide the samples of guidance over the devices, which may round differently from a batch on one device. `batch`: the batch of
- * the run's next step; null alone.
+ * `control`: the image of the request's ControlNet. `parallel`: divide the samples of guidance over the devices, which may round differently
+ * from a batch on one device; a run with a ControlNet is not divided. `batch`: the batch of the run's next step; null alone.
  */
-export type RunOptions = { input?: InputImage | undefined; parallel?: boolean; batch?: () => StepBatch | null }
+export type RunOptions = {
+  input?: InputImage | undefined
+  control?: ControlImage | undefined
+  parallel?: boolean
+  batch?: () => StepBatch | null
+}
 
 /** The server's interface to the engine. Runs may overlap: each makes a step only when its next event is requested. */
 export interface Engine {
@@ -72,10 +82,15 @@ export interface Engine {
   readonly models: readonly Model[]
   /** The adapters by ID; empty until `start` has resolved. */
   readonly loras: ReadonlyMap<string, Lora>
+  /** The ControlNets by ID; empty until `start` has resolved. */
+  readonly controlnets: ReadonlyMap<string, ControlnetOnServer>
   /** Finds the packages and starts the thread. Throws if there are no packages. */
   start(): Promise<void>
-  /** Opens the model. Throws JobError; with `invalid_request`, before opening anything, if images of `size` exceed the memory budget. */
-  load(model: Model, size?: Size): Promise<Loaded>
+  /**
+   * Opens the model, and the ControlNet of a job's `controls`. Throws JobError; with `invalid_request`, before opening anything, if images of
+   * the size exceed the memory budget.
+   */
+  load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<Loaded>
   /** Runs the model once for each supported size, or for its default size, because the first run of a shape is slow. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /**
@@ -94,8 +109,9 @@ export interface EngineOptions extends ThreadOptions {
   packages: string
   /** Replaces the directory as the source of packages; may take minutes. */
   fetchPackages?: () => Promise<Package[]>
-  /** Replaces the directory as the source of adapters. */
+  /** Replace the directory as the source of adapters and of ControlNets. */
   fetchLoras?: () => Promise<LoraPackage[]>
+  fetchControlnets?: () => Promise<ControlnetPackage[]>
   /** Verifies the files of a package when it is first loaded. */
   verifier: Verifier
   /** Minimum time without a step before a call counts as hung (watchdog.ts). */
@@ -108,7 +124,9 @@ export interface EngineOptions extends ThreadOptions {
 export class PackageEngine implements Engine {
   readonly models: Model[] = []
   readonly loras = new Map<string, Lora>()
+  readonly controlnets = new Map<string, ControlnetOnServer>()
   readonly #adapters = new Map<string, LoraPackage>()
+  readonly #controlnets = new Map<string, ControlnetPackage>()
   readonly #options: EngineOptions
   readonly #packages = new Map<string, Package>()
   readonly #devices = new Map<Target, string>()
@@ -122,7 +140,7 @@ export class PackageEngine implements Engine {
   }
 
   async start(): Promise<void> {
-    const { packages, fetchPackages, fetchLoras } = this.#options
+    const { packages, fetchPackages, fetchLoras, fetchControlnets } = this.#options
     for (const pkg of await (fetchPackages?.() ?? findPackages(packages))) {
       this.#packages.set(pkg.digest, pkg)
       const { target } = pkg.manifest
@@ -135,6 +153,11 @@ export class PackageEngine implements Engine {
       this.#adapters.set(name, lora)
       this.loras.set(name, { package: lora.digest, rank })
     }
+    for (const controlnet of await (fetchControlnets?.() ?? findControlnets(packages))) {
+      const { name } = controlnet.manifest
+      this.#controlnets.set(name, controlnet)
+      this.controlnets.set(name, { package: controlnet.digest })
+    }
     const onGpu = [...this.#devices.keys()].some((target) => target !== 'cpu')
     if (onGpu) checkDevices(this.#options.devices ?? 1, await listGpus())
     const deviceBytes = this.#options.deviceBytes ?? (onGpu ? await deviceMemory() : undefined)
@@ -142,13 +165,14 @@ export class PackageEngine implements Engine {
     await this.#thread.start()
   }
 
-  async load(model: Model, size?: Size): Promise<Loaded> {
+  async load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<Loaded> {
     const pkg = this.#packages.get(model.package)!
+    const controlnet = await this.#controlnetOf(job ?? {})
     const watch = this.#watchdog.watch('load', pkg.manifest.target)
     try {
       // Verification and opening are concurrent, because both read the files and opening waits for the GPU.
       const [opened, verified] = await Promise.allSettled([
-        this.#open(pkg, size, watch),
+        this.#open({ type: 'load', package: pkg, controlnet, ...(job && { size: sizeOf(job) }) }, watch),
         this.#options.verifier.verify(pkg, watch.progress),
       ])
       if (verified.status === 'rejected') {
@@ -181,14 +205,16 @@ export class PackageEngine implements Engine {
     model: Model,
     request: JobRequest,
     signal: AbortSignal,
-    { input, parallel = false, batch }: RunOptions = {},
+    { input, control, parallel = false, batch }: RunOptions = {},
   ): AsyncGenerator<PipelineEvent> {
     const pkg = this.#packages.get(model.package)!
     const adapters = await this.#adaptersOf(request)
+    const controlnet = await this.#controlnetOf(request)
     const { flag, raise, dispose } = cancelFlag(signal)
     const command: Command = {
       ...{ type: 'run', package: pkg, request, adapters, parallel, cancel: flag },
       ...(input && { input }),
+      controlnet: controlnet && control ? { package: controlnet, image: control } : null,
     }
     const replies = this.#thread!.send(command, { ...(batch && { batch }) })
     try {
@@ -211,13 +237,25 @@ export class PackageEngine implements Engine {
     const adapters: Adapter[] = []
     for (const { id, scale } of loras) {
       const lora = this.#adapters.get(id)
-      if (!lora) throw new JobError('invalid_request', describeUnknownLora(id, this.loras))
+      if (!lora) throw new JobError('invalid_request', describeUnknown('lora', id, this.loras))
       await this.#options.verifier.verify(lora).catch((error) => {
         throw jobFault('model_not_available', error)
       })
       adapters.push({ lora, scale })
     }
     return adapters
+  }
+
+  /** The ControlNet of a request, verified. Throws JobError. */
+  async #controlnetOf({ controls = [] }: Pick<JobRequest, 'controls'>): Promise<ControlnetPackage | null> {
+    const [choice] = controls
+    if (!choice) return null
+    const found = this.#controlnets.get(choice.id)
+    if (!found) throw new JobError('invalid_request', describeUnknown('controlnet', choice.id, this.controlnets))
+    await this.#options.verifier.verify(found).catch((error) => {
+      throw jobFault('model_not_available', error)
+    })
+    return found
   }
 
   /** The next reply of a run. Only this wait is watched: a paused run is not a hung one. */
@@ -243,12 +281,12 @@ export class PackageEngine implements Engine {
   }
 
   /** Opens the package on the engine thread while its files are read ahead. */
-  async #open(pkg: Package, size: Size | undefined, watch: Watch): Promise<Loaded> {
+  async #open(command: Extract<Command, { type: 'load' }>, watch: Watch): Promise<Loaded> {
+    const { package: pkg } = command
     const device = this.#devices.get(pkg.manifest.target)!
     const loaded: Loaded & { closed: string[] } = { device, seconds: 0, networks: {}, closed: [] }
     const opened = new AbortController()
     try {
-      const command: Command = { type: 'load', package: pkg, ...(size && { size: sizeOf(size) }) }
       for await (const reply of this.#thread!.send(command, { onProgress: watch.progress })) {
         if (reply.type === 'note') this.#options.log.warn(reply.note)
         // Only a package that was not open sends its plan. The weights are loaded next.
@@ -283,10 +321,10 @@ function cancelFlag(signal: AbortSignal) {
   return { flag, raise, dispose: () => signal.removeEventListener('abort', raise) }
 }
 
-/** The message for a job that names an adapter which this process does not have. */
-export function describeUnknownLora(id: string, loras: ReadonlyMap<string, unknown>): string {
-  const names = [...loras.keys()].join(', ')
-  return `lora "${id}" is not on this server; ${names ? `it has ${names}` : 'it has none'}`
+/** The message for a job that names an adapter or a ControlNet which this process does not have. */
+export function describeUnknown(kind: 'lora' | 'controlnet', id: string, known: ReadonlyMap<string, unknown>): string {
+  const names = [...known.keys()].join(', ')
+  return `${kind} "${id}" is not on this server; ${names ? `it has ${names}` : 'it has none'}`
 }
 
 /** Only the fields that the thread needs, because it receives a copy. */

@@ -1,6 +1,7 @@
 // Messages between the main thread and the engine's thread.
 import type { JobErrorCode, JobRequest } from '../contract.ts'
-import type { NetworkName, Package } from '../manifest.ts'
+import type { ControlnetPackage, NetworkName, Package } from '../manifest.ts'
+import type { ControlImage } from '../pipeline/control.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
@@ -30,8 +31,8 @@ export type Request = { id: number; command: Command } | { id: number; advance: 
 export type Reply = { id: number; message: Message }
 
 export type Command =
-  /** `size`: of the job's images. Refused if images of this size exceed the memory budget. */
-  | { type: 'load'; package: Package; size?: Size }
+  /** `size`: of the job's images. Refused if images of this size exceed the memory budget. `controlnet`: that of the job. */
+  | { type: 'load'; package: Package; size?: Size; controlnet: ControlnetPackage | null }
   /** Runs every graph for images of each size. */
   | { type: 'warm'; package: Package; sizes: Size[] }
   | { type: 'close'; package: Package }
@@ -41,6 +42,7 @@ export type Command =
       request: JobRequest
       adapters: readonly Adapter[]
       input?: InputImage
+      controlnet: { package: ControlnetPackage; image: ControlImage } | null
       /** Divide the samples of guidance over the devices. */
       parallel: boolean
       cancel: Int32Array<SharedArrayBuffer>

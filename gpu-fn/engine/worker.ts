@@ -1,13 +1,13 @@
 // The engine's thread: opens packages, keeps the most recently used ones open within a budget, and advances runs step by step.
 import { parentPort, workerData } from 'node:worker_threads'
 import type { JobRequest } from '../contract.ts'
-import type { NetworkName, Package } from '../manifest.ts'
+import type { ControlnetPackage, NetworkName, Package } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import type { Pipeline, Size } from '../pipeline/pipeline.ts'
 import { createPromptCache } from '../pipeline/prompt-cache.ts'
 import { type RememberPrompts, txt2img } from '../pipeline/txt2img.ts'
 import type { Command, Message, Opened, Reply, Request, Settings } from './messages.ts'
-import { AdapterError } from './package/adapters.ts'
+import { AdapterError, requireFitting } from './package/adapters.ts'
 import { denoiserBytes, footprintOf, planOf } from './package/graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './package/memory-plan.ts'
 import { type OpenPipeline, openPipeline } from './package/open-pipeline.ts'
@@ -68,13 +68,14 @@ async function freeMemory(): Promise<void> {
   }
 }
 
-async function load({ package: pkg, size }: Extract<Command, { type: 'load' }>, send: Send): Promise<void> {
-  if (size) checkFits(pkg, size)
+async function load({ package: pkg, size, controlnet }: Extract<Command, { type: 'load' }>, send: Send): Promise<void> {
+  if (size) checkFits(pkg, size, controlnet)
   const start = performance.now()
   const found = open.get(pkg.digest)
-  const warm = found !== undefined && found.peak === found.whole.peak
+  const isOpen = controlnet === null || found?.pipeline.controlnet?.digest === controlnet.digest
+  const warm = found !== undefined && found.peak === found.whole.peak && isOpen
   const networks: Opened = {}
-  const opened = await pipelineOf(pkg, send, networks)
+  const opened = await pipelineOf(pkg, controlnet, send, networks)
   if (!opened) return send({ type: 'occupied' })
   const seconds = warm ? 0 : (performance.now() - start) / 1000
   send({
@@ -97,26 +98,30 @@ class TooLarge extends Error {
 const SHRINK = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
 
 /** Throws TooLarge, suggesting the largest tried size of the same aspect ratio that fits. */
-function checkFits(pkg: Package, { width, height }: Size): void {
-  if (fits(pkg, { width, height })) return
+function checkFits(pkg: Package, { width, height }: Size, controlnet: ControlnetPackage | null): void {
+  if (fits(pkg, { width, height }, controlnet)) return
   const { downsample, patch_size } = pkg.manifest.latent
   const multiple = downsample * patch_size
   const shrink = (pixels: number, share: number) =>
     Math.max(multiple, Math.floor((pixels * share) / multiple) * multiple)
   const smaller = SHRINK.map((share) => ({ width: shrink(width, share), height: shrink(height, share) }))
-  const fitting = smaller.find((size) => fits(pkg, size))
+  const fitting = smaller.find((size) => fits(pkg, size, controlnet))
+  const { model } = pkg.manifest
+  const addition = controlnet ? ` with controlnet ${controlnet.manifest.name}` : ''
+  if (!fitting && controlnet && fits(pkg, { width, height }, null))
+    throw new TooLarge(`this server does not have the memory for ${model}${addition}; leave controls out`)
   // If no size fits, the model cannot be opened, which is not an error of the request.
   if (!fitting) return
   throw new TooLarge(
-    `width x height was ${width}x${height}, which takes more memory than this server has for ${pkg.manifest.model}; ` +
+    `width x height was ${width}x${height}, which takes more memory than this server has for ${model}${addition}; ` +
       `${fitting.width}x${fitting.height} fits`,
   )
 }
 
-function fits(pkg: Package, size: Size): boolean {
+function fits(pkg: Package, size: Size, controlnet: ControlnetPackage | null): boolean {
   if (deviceBytes === undefined) return true
   try {
-    planOf(pkg, { budget: deviceBytes, sharing }, size)
+    planOf(pkg, { budget: deviceBytes, sharing }, size, controlnet)
     return true
   } catch (error) {
     if (error instanceof BudgetError) return false
@@ -126,7 +131,7 @@ function fits(pkg: Package, size: Size): boolean {
 
 /** Generates an image with one step for each size, largest first so that memory is planned once. */
 async function warm(pkg: Package, sizes: Size[], send: Send): Promise<void> {
-  const { pipeline } = await openOrThrow(pkg, send)
+  const { pipeline } = await openOrThrow(pkg, null, send)
   const { defaults, target } = pkg.manifest
   // Guidance uses a batch of two, for which a GPU's libraries plan separately.
   const guidanceScales = target === 'cpu' ? [defaults.guidance_scale] : [defaults.guidance_scale, 1]
@@ -148,13 +153,13 @@ type Run = Extract<Command, { type: 'run' }>
 type Context = { id: number; abort: AbortController; send: Send }
 
 async function run(
-  { package: pkg, request, adapters, input, parallel, cancel }: Run,
+  { package: pkg, request, adapters, input, controlnet, parallel, cancel }: Run,
   { id, abort, send }: Context,
 ): Promise<void> {
   // A native session stops in the middle of a run, a session of the Node binding after the step.
   const { value: change } = Atomics.waitAsync(cancel, 0, 0)
   if (change instanceof Promise) void change.then(() => abort.abort())
-  const opened = await openOrThrow(pkg, send)
+  const opened = await openOrThrow(pkg, controlnet?.package ?? null, send)
   opened.runs += 1
   if (Atomics.load(cancel, 0) === 1) abort.abort()
   try {
@@ -162,10 +167,15 @@ async function run(
     // Adapters may change the text encoders.
     const encoders = JSON.stringify([pkg.digest, ...adapters.map(({ lora, scale }) => [lora.digest, scale])])
     const remember: RememberPrompts = (key, encode) => prompts.get(tenant, `${encoders} ${key}`, encode)
-    // Also without adapters, to remove those of the previous job.
-    await opened.pipeline.adapt(adapters, parallel)
+    // Also without adapters and a ControlNet, to remove those of the previous job.
+    const prepare = async () => {
+      await opened.pipeline.adapt(adapters, parallel)
+      return useControlnet(pkg, opened, controlnet?.package ?? null)
+    }
+    const sessions = await prepare()
+    const control = controlnet && sessions && { controlnet: { opened: sessions, image: controlnet.image } }
+    const options = { remember, parallel, ...(input && { input }), ...control }
     const pipeline = withBatches(opened.pipeline, id)
-    const options = { remember, parallel, ...(input && { input }) }
     for await (const event of txt2img(pipeline, request, abort.signal, options)) {
       if (event.type !== 'preview' && event.type !== 'warning') batches.leave(id)
       const resumed = new Promise<void>((resolve) => paused.set(id, resolve))
@@ -173,8 +183,8 @@ async function run(
       await resumed
       // The pipeline checks its signal before every step.
       if (Atomics.load(cancel, 0) === 1) abort.abort()
-      // Jobs with other adapters may have had turns in the meantime.
-      else if (needsDevice(event, request)) await opened.pipeline.adapt(adapters, parallel)
+      // Jobs with other adapters or ControlNets may have had turns in the meantime.
+      else if (needsDevice(event, request)) await prepare()
     }
   } finally {
     paused.delete(id)
@@ -196,49 +206,90 @@ function withBatches(pipeline: OpenPipeline, id: number): Pipeline {
 const needsDevice = (event: PipelineEvent, { count }: JobRequest): boolean =>
   event.type !== 'decoded' && event.type !== 'finished' && !(event.type === 'image' && event.image === count - 1)
 
-async function openOrThrow(pkg: Package, send: Send): Promise<OpenPackage> {
-  const opened = await pipelineOf(pkg, send)
+/** Changes the ControlNet of a pipeline, and the memory that it counts for. */
+async function useControlnet(pkg: Package, opened: OpenPackage, controlnet: ControlnetPackage | null) {
+  const before = opened.pipeline.controlnet
+  const sessions = await opened.pipeline.useControlnet(controlnet)
+  // Planning takes milliseconds, and this is called before every step.
+  const now = opened.pipeline.controlnet
+  if (now !== before) Object.assign(opened, countMemory(pkg, now))
+  return sessions
+}
+
+async function openOrThrow(pkg: Package, controlnet: ControlnetPackage | null, send: Send): Promise<OpenPackage> {
+  const opened = await pipelineOf(pkg, controlnet, send)
   if (opened) return opened
   throw new Error(`${pkg.manifest.model}:${pkg.manifest.tier} does not fit beside the packages of unfinished runs`)
 }
 
-/** Opens the package if necessary. Null if it does not fit into memory beside the packages of unfinished runs. */
-async function pipelineOf(pkg: Package, send: Send, networks: Opened = {}): Promise<OpenPackage | null> {
+/** Opens the package, and the ControlNet in it, if necessary. Null if they do not fit into memory beside the packages of unfinished runs. */
+async function pipelineOf(
+  pkg: Package,
+  controlnet: ControlnetPackage | null,
+  send: Send,
+  networks: Opened = {},
+): Promise<OpenPackage | null> {
   const onPlan = (plan: MemoryPlan) => send({ type: 'plan', plan })
   const onOpen = (network: NetworkName, seconds: number) => {
     networks[network] = seconds
     send({ type: 'progress' })
   }
   const found = open.get(pkg.digest)
-  const memory = found?.whole ?? memoryOf(pkg)
+  if (controlnet) requireFitting(pkg, controlnet)
+  const isCounted = found && (controlnet === null || controlnet.digest === found.pipeline.controlnet?.digest)
+  const memory = isCounted
+    ? { ...found.whole, whole: found.whole, sessions: found.sessions }
+    : countMemory(pkg, controlnet)
   if (found) {
     open.delete(pkg.digest)
     const isSuspended = found.peak < found.whole.peak
-    if (isSuspended && !(await evictPipelines(memory, send))) {
+    const grows = memory.whole.peak > found.whole.peak
+    if ((isSuspended || grows) && !(await evictPipelines(memory.whole, send))) {
       open.set(pkg.digest, found)
       return null
     }
     open.set(pkg.digest, Object.assign(found, memory))
     if (isSuspended) await found.pipeline.resume()
+    if (controlnet) await useControlnet(pkg, found, controlnet)
     return found
   }
-  if (!(await evictPipelines(memory, send))) return null
+  if (!(await evictPipelines(memory.whole, send))) return null
   const pipeline = await openPipeline(pkg, { budget: deviceBytes, devices, sharing, onPlan, onOpen })
   if (pipeline.note) send({ type: 'note', note: pipeline.note })
   const { manifest } = pkg
-  const withoutWeights = memoryOfSessions(manifest)
-  const sessions = manifest.target === 'cpu' ? null : { peak: memory.shared + withoutWeights, shared: memory.shared }
-  const opened = { ...memory, whole: memory, sessions, pipeline, name: `${manifest.model}:${manifest.tier}`, runs: 0 }
+  const opened = { ...memory, pipeline, name: `${manifest.model}:${manifest.tier}`, runs: 0 }
   open.set(pkg.digest, opened)
+  if (controlnet) await useControlnet(pkg, opened, controlnet)
   return opened
 }
 
-function memoryOf(pkg: Package): Peak {
+/** The memory of an open package with a ControlNet. */
+function countMemory(
+  pkg: Package,
+  controlnet: ControlnetPackage | null,
+): Peak & Pick<OpenPackage, 'whole' | 'sessions'> {
+  const whole = memoryOf(pkg, controlnet)
+  const { shared } = whole
+  const withoutWeights = memoryOfSessions(pkg.manifest, controlnet !== null)
+  const sessions = pkg.manifest.target === 'cpu' ? null : { peak: shared + withoutWeights, shared }
+  return { ...whole, whole, sessions }
+}
+
+function memoryOf(pkg: Package, controlnet: ControlnetPackage | null): Peak {
   // Further GPUs have their own memory, further sessions on the CPU have not.
   const copies = pkg.manifest.target === 'cpu' ? (devices - 1) * denoiserBytes(pkg) : 0
-  if (deviceBytes === undefined) return { peak: footprintOf(pkg).bytes + copies, shared: 0 }
-  const { peak, shared } = planOf(pkg, { budget: deviceBytes, sharing })
+  if (deviceBytes === undefined)
+    return { peak: footprintOf(pkg).bytes + copies + footprintOfControl(pkg, controlnet), shared: 0 }
+  const { peak, shared } = planOf(pkg, { budget: deviceBytes, sharing }, undefined, controlnet)
   return { peak: peak + copies, shared }
+}
+
+/** A ControlNet's weights, and those of the step graph for it, which has its own on the CPU. */
+function footprintOfControl(pkg: Package, controlnet: ControlnetPackage | null): number {
+  if (!controlnet) return 0
+  const weights = pkg.manifest.networks.transformer?.weights ?? ''
+  const own = (pkg.manifest.files[weights]?.bytes ?? 0) * footprintOf(pkg).widening
+  return footprintOf(controlnet).bytes + own
 }
 
 async function close({ digest }: Package): Promise<void> {

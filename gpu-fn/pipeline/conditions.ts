@@ -3,7 +3,15 @@ import { type ImageOptions, isGuided, type JobRequest, skipsLayers } from '../co
 import type { Manifest } from '../manifest.ts'
 import { HostTensor } from '../runtime/session.ts'
 import { settleAll } from '../runtime/settle-all.ts'
-import { type Condition, condition, conditioningInputs, type Denoiser, releaseConditions } from './denoise.ts'
+import {
+  type Condition,
+  type ConditionOptions,
+  condition,
+  conditionControl,
+  conditioningInputs,
+  type Denoiser,
+  releaseConditions,
+} from './denoise.ts'
 import type { PromptEmbeds } from './prompt.ts'
 
 /** What a run evaluates. `plain`: the prompt. `guided`: also the negative prompt. `skipping`: also the prompt without some blocks. */
@@ -84,14 +92,12 @@ function skippedGates({ blocks }: Manifest, layers: readonly number[] | undefine
   return gates
 }
 
-type Options = { batched: boolean; signal?: AbortSignal }
-
 /** The condition of one prompt without some blocks: their gates are zero, so that they add nothing. In JavaScript's memory. */
 async function conditionWithoutBlocks(
   { conditioning, transformer }: Denoiser,
   prompt: PromptEmbeds,
   timesteps: Float32Array,
-  { gates, width, signal }: { gates: readonly number[]; width: number; signal?: AbortSignal },
+  { gates, width, control, signal }: ConditionOptions & { gates: readonly number[]; width: number },
 ): Promise<Condition> {
   const outputs = await conditioning.run(conditioningInputs([prompt], timesteps), { signal })
   const [modulation, context] = [outputs.modulation!, outputs.context!]
@@ -99,7 +105,8 @@ async function conditionWithoutBlocks(
   for (let step = 0; step < timesteps.length; step++)
     for (const gate of gates)
       (modulation.data as Float32Array).fill(0, step * size + gate * width, step * size + (gate + 1) * width)
-  return { transformer, batch: 1, modulation: new HostTensor(modulation), context: new HostTensor(context) }
+  const own = control && { control: await conditionControl(control, [prompt], timesteps, signal) }
+  return { transformer, batch: 1, modulation: new HostTensor(modulation), context: new HostTensor(context), ...own }
 }
 
 /**
@@ -110,7 +117,7 @@ async function spread(
   denoisers: readonly Denoiser[],
   prompts: PromptEmbeds[],
   timesteps: Float32Array,
-  options: Options,
+  options: ConditionOptions,
 ): Promise<Condition[]> {
   const conditions: Condition[][] = []
   try {
@@ -133,7 +140,7 @@ export const computeConditions =
   (
     denoisers: readonly [Denoiser, ...Denoiser[]],
     prompts: PromptEmbeds[],
-    { manifest, layers, ...options }: Options & { manifest: Manifest; layers?: readonly number[] | undefined },
+    { manifest, layers, ...options }: ConditionOptions & { manifest: Manifest; layers?: readonly number[] | undefined },
   ): Compute =>
   async (timesteps, mode) => {
     const [first] = denoisers

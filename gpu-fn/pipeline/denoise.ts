@@ -1,7 +1,7 @@
 // Runs the two graphs of the denoiser: `conditioning` once per prompt, `transformer` in every step.
-
 import type { DeviceTensor, Session, Tensor } from '../runtime/session.ts'
 import { settleAll } from '../runtime/settle-all.ts'
+import { type Guidance, runGuided } from './control.ts'
 import type { PromptEmbeds } from './prompt.ts'
 
 /** The graphs of the denoiser, open on one device. */
@@ -9,9 +9,22 @@ export type Denoiser = { conditioning: Session; transformer: Session }
 
 /**
  * Inputs of the step graph for one batch of prompts: `modulation` [T, B, M] of all steps and `context` [B, L, D], on the device of
- * `transformer`.
+ * `transformer`. With a ControlNet, `control` is its modulation.
  */
-export type Condition = { transformer: Session; batch: number; modulation: DeviceTensor; context: DeviceTensor }
+export type Condition = {
+  transformer: Session
+  batch: number
+  modulation: DeviceTensor
+  context: DeviceTensor
+  control?: DeviceTensor
+}
+
+export type ConditionOptions = {
+  batched: boolean
+  /** The conditioning graph of a ControlNet. */
+  control?: Session | undefined
+  signal?: AbortSignal
+}
 
 /**
  * Runs the conditioning graph for [negative, positive] prompts, or for one. They share a batch if `batched` allows it and their embeddings
@@ -21,15 +34,27 @@ export async function condition(
   { conditioning, transformer }: Denoiser,
   prompts: PromptEmbeds[],
   timesteps: Float32Array,
-  { batched, signal }: { batched: boolean; signal?: AbortSignal },
+  { batched, control, signal }: ConditionOptions,
 ): Promise<Condition[]> {
   const together = batched && prompts.every(({ rows }) => rows === prompts[0]!.rows)
   const conditions: Condition[] = []
   for (const group of together ? [prompts] : prompts.map((prompt) => [prompt])) {
     const { modulation, context } = await conditioning.runOnDevice(conditioningInputs(group, timesteps), { signal })
-    conditions.push({ transformer, batch: group.length, modulation: modulation!, context: context! })
+    const own = control && { control: await conditionControl(control, group, timesteps, signal) }
+    conditions.push({ transformer, batch: group.length, modulation: modulation!, context: context!, ...own })
   }
   return conditions
+}
+
+/** Runs the conditioning graph of a ControlNet, which reads the pooled embeddings alone: its modulation [T, B, M]. */
+export async function conditionControl(
+  session: Session,
+  prompts: readonly PromptEmbeds[],
+  timesteps: Float32Array,
+  signal?: AbortSignal,
+): Promise<DeviceTensor> {
+  const { timesteps: times, pooled } = conditioningInputs(prompts, timesteps)
+  return (await session.runOnDevice({ timesteps: times!, pooled: pooled! }, { signal })).modulation!
 }
 
 /** Inputs of the conditioning graph for prompts of equal length. */
@@ -48,6 +73,15 @@ export const conditioningInputs = (
   ),
 })
 
+type StepOptions = {
+  guidanceScale: number
+  skipScale?: number
+  position: Tensor | undefined
+  /** The guidance of a step with a ControlNet. */
+  guidance?: Guidance | undefined
+  signal: AbortSignal
+}
+
 /**
  * Velocity [C, h, w] at one step. The conditions have one prompt, or with guidance the negative and the positive one, and with skip-layer
  * guidance also the positive one without some blocks. Conditions of different devices run concurrently.
@@ -56,16 +90,25 @@ export async function predictVelocity(
   latent: Tensor,
   conditions: Condition[],
   step: number,
-  options: { guidanceScale: number; skipScale?: number; position: Tensor | undefined; signal: AbortSignal },
+  options: StepOptions,
 ): Promise<Float32Array> {
-  const run = async ({ transformer, batch, modulation, context }: Condition) => {
+  const { guidance, signal } = options
+  const run = async ({ transformer, batch, modulation, context, control }: Condition) => {
     const inputs = {
       latent: repeat(latent, batch),
       modulation: modulation.row(step),
       context,
       ...(options.position && { position: options.position }),
     }
-    const { velocity } = await transformer.run(inputs, options)
+    const { velocity } =
+      guidance && control
+        ? await runGuided(
+            guidance,
+            inputs,
+            { modulation: control.row(step), latent: repeat(guidance.latent, batch) },
+            { signal },
+          )
+        : await transformer.run(inputs, { signal })
     return samples(velocity!.data as Float32Array, batch)
   }
   const velocities: Float32Array[][] = []
@@ -101,9 +144,10 @@ function stack(rows: Float32Array[], dims: readonly number[]): Tensor {
 
 /** Releases the tensors of `condition`. */
 export function releaseConditions(conditions: readonly Condition[]): void {
-  for (const { modulation, context } of conditions) {
+  for (const { modulation, context, control } of conditions) {
     modulation.release()
     context.release()
+    control?.release()
   }
 }
 

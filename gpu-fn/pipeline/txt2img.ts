@@ -6,6 +6,7 @@ import type { Tensor } from '../runtime/session.ts'
 import { describeUnknown } from '../tokenizer/known-words.ts'
 import { hasWeights } from '../tokenizer/prompt-weights.ts'
 import { Conditions, computeConditions, modesOf } from './conditions.ts'
+import { type ControlImage, type Controlnet, type Guidance, openGuidance } from './control.ts'
 import { decodeLatent } from './decode.ts'
 import { predictVelocity } from './denoise.ts'
 import type { FinishedImage, PipelineEvent, Preview } from './events.ts'
@@ -42,8 +43,13 @@ export type Txt2ImgRequest = Pick<
 /** Returns the result of `encode`, or an earlier one of the same key. */
 export type RememberPrompts = (key: string, encode: () => Promise<EncodedPrompts>) => Promise<EncodedPrompts>
 
-/** `parallel`: divide the samples of guidance over the devices. */
-type Options = { remember?: RememberPrompts; input?: InputImage; parallel?: boolean | undefined }
+/** `controlnet`: that of the request's `controls`, with its image. `parallel`: divide the samples of guidance over the devices. */
+type Options = {
+  remember?: RememberPrompts
+  input?: InputImage
+  controlnet?: { opened: Controlnet; image: ControlImage }
+  parallel?: boolean | undefined
+}
 
 /**
  * Generates `count` images; image k starts from the noise of `seed + k`, or from `input` with that noise. Guidance runs only above a scale
@@ -96,13 +102,13 @@ type Work = { timings: Timings; signal: AbortSignal }
 type Latent = { data: Float32Array; dims: number[] }
 type Denoised = { image: number; latent: Latent }
 /** Inputs of the denoiser that all images and steps share. */
-type StepInputs = { conditions: Conditions; position: Tensor | undefined }
+type StepInputs = { conditions: Conditions; position: Tensor | undefined; guidance: Guidance | undefined }
 
 async function prepare(
   pipeline: Pipeline,
   request: Txt2ImgRequest,
   signal: AbortSignal,
-  { remember = (_, encode) => encode(), input, parallel = false }: Options,
+  { remember = (_, encode) => encode(), input, controlnet, parallel = false }: Options,
 ) {
   const { manifest } = pipeline.package
   const { dims, rows, columns } = latentShape(pipeline.package, request)
@@ -113,22 +119,31 @@ async function prepare(
   const options = { maxTokens: request.max_sequence_length, weighted, batched, signal }
   const texts = promptsOf(request)
   const starts = createStarts(pipeline, request, { dims, input }, signal)
-  const [{ prompts, truncations }, start] = await Promise.all([
+  const [{ prompts, truncations }, start, guidance] = await Promise.all([
     remember(JSON.stringify([texts, options.maxTokens, weighted]), () =>
       encodePrompts(pipeline.encoders, manifest.text, texts, options),
     ),
     starts(0),
+    controlnet && openGuidance(pipeline, controlnet.opened, controlnet.image, controlOf(request, dims), signal),
   ])
   signal.throwIfAborted()
   const { timesteps, steps } = createScheduler(request, manifest.scheduler, start.draw)
   const position = await readPosition(pipeline.package, rows, columns)
   const layers = request.skip_layer_guidance?.layers
-  const compute = computeConditions([pipeline, ...(parallel ? pipeline.others : [])], prompts, {
-    ...{ manifest, layers, batched, signal },
-  })
+  const control = controlnet?.opened.conditioning
+  // A ControlNet is on the first device only.
+  const others = parallel && !controlnet ? pipeline.others : []
+  const compute = computeConditions([pipeline, ...others], prompts, { manifest, layers, batched, control, signal })
   const conditions = new Conditions({ timesteps, modes: modesOf(request, steps) }, compute, pipeline.sharing)
   await conditions.at(steps.indexOf(start.first))
-  return { dims, start, starts, inputs: { conditions, position }, truncations }
+  return { dims, start, starts, inputs: { conditions, position, guidance }, truncations }
+}
+
+/** The control of a request, and the shape of its latents. */
+function controlOf({ steps, controls = [] }: Txt2ImgRequest, dims: readonly number[]) {
+  const [choice] = controls
+  if (!choice) throw new RangeError('a ControlNet is given, and the request has no controls')
+  return { steps, choice, dims }
 }
 
 /** Denoises image number `image` from its start, and adds to `timings`. */
@@ -148,12 +163,14 @@ async function* denoiseImage(
   const latent = { data: start.latent, dims }
   const steps = scheduler.sigmas.length - 1 - start.first
   const { guidance_scale: guidanceScale, skip_layer_guidance: skip } = request
+  const { guidance } = inputs
   const options = { guidanceScale, ...(skip && { skipScale: skip.scale }), position: inputs.position, signal }
   const reused = reusedSteps({ ...request, sampler: samplerOf(request, pkg.manifest.scheduler) }, start.first)
   const cache = new VelocityCache(scheduler)
   const compute = async (run: number) => {
     const { conditions, row } = await inputs.conditions.at(run)
-    const velocity = await predictVelocity(latent, conditions, row, options)
+    const guided = guidance?.isActive(scheduler.steps[run]!) ? { ...options, guidance } : options
+    const velocity = await predictVelocity(latent, conditions, row, guided)
     if (request.cache) cache.store(run, velocity, latent.data)
     return velocity
   }

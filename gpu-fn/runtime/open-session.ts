@@ -5,7 +5,15 @@ import * as ort from 'onnxruntime-node'
 import type { Target } from '../manifest.ts'
 import { loadCuda } from './cuda.ts'
 import type { WeightsFile } from './device-weights.ts'
-import { type DeviceTensor, failingWith, HostTensor, isOnHost, type Session, type Tensor } from './session.ts'
+import {
+  type DeviceTensor,
+  failingWith,
+  HostTensor,
+  isOnHost,
+  releaseAll,
+  type Session,
+  type Tensor,
+} from './session.ts'
 import { type NativeSettings, openNativeSession } from './session-native.ts'
 import { updateFile } from './update/in-file.ts'
 import type { WeightUpdates } from './update/weight-update.ts'
@@ -48,13 +56,23 @@ export async function openSession(file: string, options: SessionOptions): Promis
     signal?.throwIfAborted()
     return failingWith(`${file} failed`, () => run(session, inputs, only ?? session.outputNames))
   }
+  const others = new Map<string, Promise<Session>>()
   return {
     run: runOnce,
     async runOnDevice(inputs, runOptions) {
       const results = Object.entries(await runOnce(inputs, { signal: runOptions?.signal }))
       return Object.fromEntries(results.map(([name, tensor]) => [name, new HostTensor(tensor)]))
     },
-    release: () => session.release(),
+    another(other) {
+      const opened = others.get(other) ?? openSession(other, options)
+      others.set(other, opened)
+      opened.catch(() => others.delete(other))
+      return opened
+    },
+    async release() {
+      await releaseAll(others)
+      await session.release()
+    },
   }
 }
 

@@ -9,7 +9,15 @@ import { copyFromNative, copyToNative, NativeTensor, type Place } from './native
 import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
 import { environmentOf, FATAL_ONLY, memoryOf, shareArena } from './ort-environment.ts'
 import { runOnThread } from './run-thread.ts'
-import { type DeviceTensor, failingWith, isOnHost, type RunOptions, type Session, type Tensor } from './session.ts'
+import {
+  type DeviceTensor,
+  failingWith,
+  isOnHost,
+  type RunOptions,
+  releaseAll,
+  type Session,
+  type Tensor,
+} from './session.ts'
 import type { UpdateGraphs } from './update/on-device.ts'
 import type { WeightUpdates } from './update/weight-update.ts'
 
@@ -38,31 +46,47 @@ export type NativeSettings = {
 /** Opens an ONNX file, off the event loop. Throws `SessionError`. */
 export async function openNativeSession(file: string, settings: NativeSettings): Promise<Session> {
   return failingWith(`cannot open ${file}`, async () => {
-    const api = loadOrtApi()
-    // The CUDA provider logs to the environment when it is loaded.
-    const environment = environmentOf(api)
-    const options = api.make('CreateSessionOptions')
     let weights: DeviceWeights | undefined
-    try {
-      configure(api, options, settings)
+    const reserve = async (api: OrtApi) => {
       const { offload, device = 0 } = settings
-      if (settings.cuda) shareArena(api, device)
       const place = settings.cuda ? memoryOf(api, 'Cuda', device) : memoryOf(api, 'Cpu')
       if (offload)
         weights = await reserveWeights(offload.weights, offload.memory(device), api, place, updateGraphs(settings))
       await weights?.update(offload?.updates)
-      await weights?.load()
-      for (const { name, value } of weights?.initializers ?? []) api.call('AddInitializer', options, name, value)
-      const out: [Pointer | null] = [null]
-      await api.callAsync('CreateSession', environment, file, options, out)
-      return new NativeSession(file, api, out[0]!, settings, weights)
+      return weights
+    }
+    try {
+      return await createSession(file, settings, reserve, true)
     } catch (error) {
       await weights?.release()
       throw error
-    } finally {
-      api.release('SessionOptions', options)
     }
   })
+}
+
+/** `ownsWeights`: the session releases the weights at its end. */
+async function createSession(
+  file: string,
+  settings: NativeSettings,
+  openWeights: (api: OrtApi) => Promise<DeviceWeights | undefined>,
+  ownsWeights: boolean,
+): Promise<NativeSession> {
+  const api = loadOrtApi()
+  // The CUDA provider logs to the environment when it is loaded.
+  const environment = environmentOf(api)
+  const options = api.make('CreateSessionOptions')
+  try {
+    configure(api, options, settings)
+    if (settings.cuda) shareArena(api, settings.device ?? 0)
+    const weights = await openWeights(api)
+    await weights?.load()
+    for (const { name, value } of weights?.initializers ?? []) api.call('AddInitializer', options, name, value)
+    const out: [Pointer | null] = [null]
+    await api.callAsync('CreateSession', environment, file, options, out)
+    return new NativeSession(file, api, out[0]!, settings, weights, ownsWeights)
+  } finally {
+    api.release('SessionOptions', options)
+  }
 }
 
 const openUpdateGraphs = new Map<string, Promise<Session>>()
@@ -115,6 +139,9 @@ class NativeSession implements Session {
   readonly #device: number
   readonly #onGpu: boolean
   readonly #running = new Set<Promise<unknown>>()
+  readonly #settings: NativeSettings
+  readonly #ownsWeights: boolean
+  readonly #others = new Map<string, Promise<Session>>()
   #released = false
   readonly weights: DeviceWeights | undefined
 
@@ -122,13 +149,17 @@ class NativeSession implements Session {
     file: string,
     api: OrtApi,
     session: Pointer,
-    { cuda, device = 0, offload }: NativeSettings,
+    settings: NativeSettings,
     weights: DeviceWeights | undefined,
+    ownsWeights: boolean,
   ) {
     this.#file = file
     this.#api = api
     this.#session = session
     this.#host = memoryOf(api, 'Cpu')
+    const { cuda, device = 0, offload } = settings
+    this.#settings = settings
+    this.#ownsWeights = ownsWeights
     this.#onGpu = cuda !== undefined
     this.#device = device
     const memory = offload?.memory ?? (cuda ? loadCuda : undefined)
@@ -164,13 +195,22 @@ class NativeSession implements Session {
     })
   }
 
+  another(file: string): Promise<Session> {
+    const open = async () => createSession(file, this.#settings, async () => this.weights, false)
+    const opened = this.#others.get(file) ?? failingWith(`cannot open ${file}`, open)
+    this.#others.set(file, opened)
+    opened.catch(() => this.#others.delete(file))
+    return opened
+  }
+
   async release(): Promise<void> {
     if (this.#released) return
     this.#released = true
+    await releaseAll(this.#others)
     await Promise.allSettled(this.#running)
     this.#selectDevice()
     this.#api.release('Session', this.#session)
-    await this.weights?.release()
+    if (this.#ownsWeights) await this.weights?.release()
   }
 
   /** Tracks the run, so that `release` waits for it. An aborted run throws the signal's reason instead of onnxruntime's error. */

@@ -32,8 +32,19 @@ export interface Session {
   ): Promise<Record<string, DeviceTensor>>
   /** Present if the weights can be unloaded while the session stays open. A run loads them again. */
   readonly weights?: Pick<DeviceWeights, 'load' | 'unload' | 'update'> | undefined
+  /**
+   * A session of another graph over the same weights, opened on first use and released with this one. On CUDA both share the weights' memory.
+   * Throws `SessionError`.
+   */
+  another?(file: string): Promise<Session>
   /** Waits for runs in progress. */
   release(): Promise<void>
+}
+
+/** Releases the sessions of other graphs that a session has opened. */
+export async function releaseAll(sessions: ReadonlyMap<string, Promise<Session>>): Promise<void> {
+  for (const opened of await Promise.allSettled(sessions.values()))
+    if (opened.status === 'fulfilled') await opened.value.release()
 }
 
 /** Whether a tensor's data are in JavaScript's memory. */

@@ -11,7 +11,7 @@ const samplesOf = (request: JobRequest) => (hasGuidance(request) ? 2 : 1)
 
 /** The maximum number of jobs like this one in a run; 1 for jobs that run alone. */
 export function largestBatch(request: JobRequest): number {
-  if (request.loras || request.skip_layer_guidance) return 1
+  if (request.loras || request.controls || request.skip_layer_guidance) return 1
   return Math.max(1, Math.floor(MOST_PIXELS / (request.width * request.height * samplesOf(request))))
 }
 

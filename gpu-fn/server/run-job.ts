@@ -1,12 +1,11 @@
 // Runs one job on the engine, turn by turn, and appends its events to the job's log.
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
-import { type JobEvent, type JobRequest, type LoraChoice, samplesOf, type Timings } from '../contract.ts'
-import { describeUnknownLora, type Engine, type Model } from '../engine/engine.ts'
+import { type JobEvent, type JobRequest, samplesOf, type Timings } from '../contract.ts'
+import { describeUnknown, type Engine, type Model, type RunOptions } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
-import { type DecodedInput, decodeInput, InputError } from '../pipeline/input/input-image.ts'
-import type { InputImage } from '../pipeline/input/start.ts'
+import { decodeControl, decodeInput, InputError } from '../pipeline/input/input-image.ts'
 import { describeWeightProblem } from '../pipeline/prompt.ts'
 import { append, type Job, waitedMs } from './job.ts'
 import type { Load } from './observer.ts'
@@ -26,7 +25,7 @@ export type Turn = {
   samples?: number
   /** Present for the phase `load`. */
   load?: Load
-  /** Whether alternation with other jobs reloads or changes weights: networks take turns on the device, or the job has adapters. */
+  /** Whether alternation with other jobs reloads or changes weights: networks take turns on the device, or the job has additions. */
   inTurns?: boolean
 }
 
@@ -84,8 +83,9 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   checkSize(model, request)
   checkSkippedLayers(model, request)
   checkPromptWeights(request)
-  chooseLoras(engine.loras, request.loras ?? [])
-  const input = request.inputs && (await openInput(model, job))
+  withPackages('lora', engine.loras, request.loras ?? [])
+  withPackages('controlnet', engine.controlnets, request.controls ?? [])
+  const { warnings, ...images } = await openImages(model, job)
   signal.throwIfAborted()
   let loaded = await engine.load(model, request)
   while (loaded.occupied) {
@@ -95,16 +95,19 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   }
   const { seconds, devices = 1 } = loaded
   const device = job.parallel && devices > 1 ? `${devices} x ${loaded.device}` : loaded.device
-  // A change of adapters takes as long as several steps, so that a job with adapters is not interrupted either.
-  const inTurns = loaded.inTurns === true || request.loras !== undefined
+  // A change of adapters or of the ControlNet takes as long as several steps, so that a job with one is not interrupted either.
+  const inTurns = loaded.inTurns === true || request.loras !== undefined || request.controls !== undefined
   progress.timings.load = seconds
   // A job canceled during the load has not started.
   signal.throwIfAborted()
-  const loras = request.loras && { loras: chooseLoras(engine.loras, request.loras) }
-  append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device, ...loras })
-  for (const message of input?.warnings ?? []) append(job, { type: 'warning', code: 'image_adjusted', message })
+  const additions = {
+    ...(request.loras && { loras: withPackages('lora', engine.loras, request.loras) }),
+    ...(request.controls && { controls: withPackages('controlnet', engine.controlnets, request.controls) }),
+  }
+  append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device, ...additions })
+  for (const message of warnings) append(job, { type: 'warning', code: 'image_adjusted', message })
   yield { phase: 'load', load: loaded, inTurns }
-  const attempt = { job, progress, model, batched: loaded.batched ?? false, ...(input && { input }) }
+  const attempt = { job, progress, model, images, batched: loaded.batched ?? false }
   try {
     yield* runOnce(engine, { ...attempt, inTurns })
   } catch (error) {
@@ -117,27 +120,36 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   }
 }
 
+type JobImages = Pick<RunOptions, 'input' | 'control'>
+
 /** Decodes the job's input files. Throws JobError `invalid_request`. */
-async function openInput({ model, inputImage }: Model, { files, request }: Job): Promise<DecodedInput> {
+async function openImages(
+  { model, inputImage }: Model,
+  { files, request }: Job,
+): Promise<JobImages & { warnings: readonly string[] }> {
+  if (!request.inputs) return { warnings: [] }
   if (!inputImage)
     throw new JobError(
       'invalid_request',
       `${model} takes no input image on this server: its package has no VAE encoder; omit the image, or compile the checkpoint again`,
     )
   try {
-    return await decodeInput(files, request)
+    const input = files.image && (await decodeInput(files, request))
+    const control = files.control && (await decodeControl(files.control, request))
+    const warnings = [input, control].flatMap((decoded) => decoded?.warnings ?? [])
+    return { ...(input && { input }), ...(control && { control }), warnings }
   } catch (error) {
     throw error instanceof InputError ? new JobError('invalid_request', error.message) : error
   }
 }
 
-type Attempt = { job: Job; progress: Progress; model: Model; input?: InputImage; inTurns: boolean; batched: boolean }
+type Attempt = { job: Job; progress: Progress; model: Model; images: JobImages; inTurns: boolean; batched: boolean }
 
 async function* runOnce(
   engine: Engine,
-  { job, progress, model, input, inTurns, batched }: Attempt,
+  { job, progress, model, images, inTurns, batched }: Attempt,
 ): AsyncGenerator<Turn> {
-  const options = { input, parallel: job.parallel, batch: () => job.batch }
+  const options = { ...images, parallel: job.parallel, batch: () => job.batch }
   for await (const event of engine.run(model, job.request, job.cancellation.signal, options)) {
     record(job, progress, event)
     // A reused step takes no device time.
@@ -202,12 +214,16 @@ function chooseModel(models: readonly Model[], { model, tier }: JobRequest): Mod
   )
 }
 
-/** The adapters of a request with their digests. Throws JobError for an unknown one. */
-function chooseLoras(loras: Engine['loras'], chosen: readonly LoraChoice[]) {
-  return chosen.map(({ id, scale }) => {
-    const found = loras.get(id)
-    if (!found) throw new JobError('invalid_request', describeUnknownLora(id, loras))
-    return { id, scale, package: found.package }
+/** The adapters or ControlNets of a request with the digests of their packages. Throws JobError for an unknown one. */
+function withPackages<Choice extends { id: string }>(
+  kind: 'lora' | 'controlnet',
+  known: ReadonlyMap<string, { package: string }>,
+  chosen: readonly Choice[],
+): (Choice & { package: string })[] {
+  return chosen.map((choice) => {
+    const found = known.get(choice.id)
+    if (!found) throw new JobError('invalid_request', describeUnknown(kind, choice.id, known))
+    return { ...choice, package: found.package }
   })
 }
 

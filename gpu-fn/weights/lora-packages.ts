@@ -1,34 +1,22 @@
 // Compiled adapters (LoRAs) on disk: directories in `loras`, beside the packages.
-import { createHash } from 'node:crypto'
-import { readdir, realpath } from 'node:fs/promises'
 import path from 'node:path'
 import { countElements } from '../dtype.ts'
 import { FACTOR_BYTES, type LoraManifest, type LoraPackage, loraManifest } from '../manifest.ts'
-import { directoriesWithManifest, locate, MANIFEST, PackageError, parseWith, readManifest } from './packages.ts'
+import { findAdditions, openAddition } from './additions.ts'
+import { MANIFEST, PackageError } from './packages.ts'
 
 /** The directory of adapters in a directory of packages. */
 export const LORAS = 'loras'
 
 /** The adapters of a directory of packages, ordered by directory name; none if it has no `loras`. Throws PackageError. */
-export async function findLoras(packages: string): Promise<LoraPackage[]> {
-  const root = path.join(packages, LORAS)
-  const entries = await readdir(root).catch(() => [])
-  const found: LoraPackage[] = []
-  for await (const directory of directoriesWithManifest(root, entries)) found.push(await openLora(directory))
-  const names = found.map(({ manifest }) => manifest.name)
-  const duplicate = names.find((name, i) => names.indexOf(name) !== i)
-  if (duplicate !== undefined) throw new PackageError(`${root} has more than one adapter ${duplicate}: keep one`)
-  return found
-}
+export const findLoras = (packages: string): Promise<LoraPackage[]> =>
+  findAdditions(path.join(packages, LORAS), 'adapter', openLora)
 
 /** Opens a compiled adapter: checks its manifest, and that every file is inside the directory with the stated size. Throws PackageError. */
 export async function openLora(directory: string): Promise<LoraPackage> {
-  const bytes = await readManifest(directory)
-  const manifest = parseWith(loraManifest, directory, bytes)
-  const root = await realpath(directory)
-  for (const [name, { bytes }] of Object.entries(manifest.files)) await locate(root, name, bytes)
-  assertConsistent(directory, manifest)
-  return { directory: root, manifest, digest: createHash('sha256').update(bytes).digest('hex') }
+  const opened = await openAddition(directory, loraManifest)
+  assertConsistent(directory, opened.manifest)
+  return opened
 }
 
 function assertConsistent(directory: string, { modules, factors, graphs, files }: LoraManifest): void {

@@ -2,9 +2,10 @@
 import { mkdir, statfs } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import type { Config } from '../config.ts'
-import type { LoraPackage, Package } from '../manifest.ts'
+import type { ControlnetPackage, LoraPackage, Package } from '../manifest.ts'
 import { openBucket } from './bucket.ts'
 import { PackageCache, usedBy } from './cache.ts'
+import { findControlnets } from './controlnet-packages.ts'
 import { findLoras } from './lora-packages.ts'
 import { findPackages } from './packages.ts'
 import type { Verifier } from './verification.ts'
@@ -24,6 +25,8 @@ export function packageSource(
     packages: packages === null ? bucket.address.url : `${packages} and ${bucket.address.url}`,
     /** Adapters are in the mounted directory only. */
     fetchLoras: async (): Promise<LoraPackage[]> => (packages === null ? [] : findLoras(packages)),
+    /** As are ControlNets. */
+    fetchControlnets: async (): Promise<ControlnetPackage[]> => (packages === null ? [] : findControlnets(packages)),
     async fetchPackages(): Promise<Package[]> {
       const mounted = packages === null ? [] : await findPackages(packages)
       const absent = bucket.models.filter(

@@ -106,7 +106,8 @@ function parseJson(directory: string, bytes: Uint8Array): unknown {
 }
 
 /** Throws PackageError if parts of the manifest contradict each other. */
-function assertConsistent(directory: string, { networks, files, text, position, weights }: Manifest): void {
+function assertConsistent(directory: string, manifest: Manifest): void {
+  const { networks, files, text, position, weights, control } = manifest
   const missing = IMAGE_NETWORKS.find((network) => !networks[network])
   if (missing) fail(directory, `${MANIFEST} has no network ${missing}`)
   for (const { name, graphs } of text.encoders) {
@@ -115,14 +116,17 @@ function assertConsistent(directory: string, { networks, files, text, position, 
   }
   if (!position.file && networks.transformer!.inputs.some(({ name }) => name === 'position'))
     fail(directory, `${MANIFEST} has no position.file for the input position of transformer`)
-  const used = Object.values(networks).flatMap(({ file, weights = [] }) => [file, weights].flat())
+  const controlled = [control, control?.without_kernels].flatMap((graphs) =>
+    graphs ? [graphs.embedding, graphs.transformer] : [],
+  )
+  const used = [...Object.values(networks), ...controlled].flatMap(({ file, weights = [] }) => [file, weights].flat())
   const unlisted = [...used, ...(position.file ? [position.file] : [])].find((file) => !Object.hasOwn(files, file))
   if (unlisted !== undefined) fail(directory, `${MANIFEST} uses ${unlisted}, which "files" does not list`)
   for (const [file, tensors] of Object.entries(weights)) assertLayout(directory, file, tensors, files[file]?.bytes ?? 0)
 }
 
 /** Throws PackageError unless the tensors are in ascending order, without overlaps, and within their file. */
-function assertLayout(directory: string, file: string, tensors: readonly StoredTensor[], bytes: number): void {
+export function assertLayout(directory: string, file: string, tensors: readonly StoredTensor[], bytes: number): void {
   let end = 0
   for (const { name, dtype, shape, offset } of tensors) {
     if (offset < end) fail(directory, `${MANIFEST}: ${name} overlaps the tensor before it in ${file}`)

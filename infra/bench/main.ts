@@ -11,6 +11,7 @@ import { parseWholeNumber } from '../command/whole-number.ts'
 import type { BatchBenchOptions } from './batch.ts'
 import type { CacheBenchOptions } from './cache.ts'
 import type { CompileBenchOptions } from './compile.ts'
+import type { ControlnetBenchOptions } from './controlnet.ts'
 import type { CpuBenchOptions, ParityOptions } from './cpu.ts'
 import type { EdgeBenchOptions } from './edge/edge.ts'
 import type { GpuBenchOptions } from './gpu/gpu.ts'
@@ -135,6 +136,17 @@ modelCommand('parallel', 'guidance with its samples divided over several devices
   .option('--runs <count>', 'timed steps of each way', Number, 20)
   .option('--steps <count>', 'steps of the images', Number, 28)
   .action(async (options: ParallelBenchOptions) => (await import('./parallel.ts')).benchParallel(options))
+
+command
+  .command('controlnet')
+  .description('a step with a ControlNet against one without, and one without after it')
+  .addOption(new Option('--model <name>').choices(['large', 'tiny-large']).default('tiny-large'))
+  .addOption(new Option('--target <target>').choices(['cpu', 'cuda', 'cuda-fp8']).default('cpu'))
+  .option('--directory <path>', 'checkpoints and packages with random weights', path.join(os.tmpdir(), 'octet-gpu'))
+  .option('--size <pixels>', 'side of the image', Number, 256)
+  .option('--steps <count>', 'timed steps of each round', Number, 8)
+  .option('--rounds <count>', 'rounds', Number, 3)
+  .action(async (options: ControlnetBenchOptions) => (await import('./controlnet.ts')).benchControlnet(options))
 
 command
   .command('parity')

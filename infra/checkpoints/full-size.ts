@@ -11,6 +11,7 @@ import { type NamedShape, readHeaders, shapesIn } from './published.ts'
 import { drawPool, POOL, scaled, sineTable } from './random-weights.ts'
 import { safetensorsHeader } from './safetensors-header.ts'
 import { modelIndex } from './tiny/configs.ts'
+import { controlnetParameters } from './tiny/controlnet.ts'
 
 export const FULL_SIZES = ['large', 'medium'] as const
 export type FullSize = (typeof FULL_SIZES)[number]
@@ -41,6 +42,13 @@ export async function writeFullSizeCheckpoint(variant: FullSize, out: string, se
     return 0
   })
   return (await Promise.all(sizes)).reduce((sum, bytes) => sum + bytes)
+}
+
+/** Writes a ControlNet of SD3.5 Large's shape, with random weights in bfloat16, under Stability's names. */
+export async function writeFullSizeControlnet(file: string, seed = 1): Promise<number> {
+  const shape = { width: 2432, pooled: 2048, channels: 16, patch: 2, layers: 19 }
+  await mkdir(path.dirname(file), { recursive: true })
+  return writeWeights(file, controlnetParameters(shape), drawPool(seed))
 }
 
 const VOCABULARIES = { tokenizer: TOKENS.clip_l, tokenizer_2: TOKENS.clip_g, tokenizer_3: TOKENS.t5 }

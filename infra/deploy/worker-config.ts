@@ -38,8 +38,14 @@ export async function workerConfigOf({ worker, gpu }: DeployConfig, gpuUrl: stri
     .rawConfig as unknown as Raw
   const derived = Object.keys(worker.vars).find((name) => name in DERIVED)
   if (derived) throw new Error(`worker.vars.${derived} follows from ${DERIVED[derived as keyof typeof DERIVED]}`)
-  const { name, offers, aliases, loras, endpoints, domain, logpush, tail } = worker
-  const catalog = { endpoints, offers, ...(aliases && { aliases }), ...(loras && { loras }) }
+  const { name, offers, aliases, loras, controlnets, endpoints, domain, logpush, tail } = worker
+  const catalog = {
+    endpoints,
+    offers,
+    ...(aliases && { aliases }),
+    ...(loras && { loras }),
+    ...(controlnets && { controlnets }),
+  }
   const vars = { ...raw.vars, ...worker.vars, GPU_URL: gpuUrl, GPU_SLOTS: String(gpu.max_containers) }
   const config = {
     ...raw,

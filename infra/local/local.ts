@@ -27,6 +27,8 @@ export type LocalModels = {
   offers?: LocalOffer[]
   /** Adapters of the offers, in `loras` of the packages. */
   loras?: LocalCatalog['loras']
+  /** ControlNets of the offers, in `controlnets` of the packages. */
+  controlnets?: LocalCatalog['controlnets']
 }
 
 type LocalOptions = {
@@ -65,9 +67,10 @@ async function choosePorts({ port, watch }: LocalOptions): Promise<{ worker: num
 /** The address of the page with the key. The page takes the key from the fragment, which is not sent to the server. */
 export const pageOf = ({ url, key }: Local) => `${url}/#key=${key}`
 
-const catalogOf = (offers: LocalOffer[], loras?: LocalCatalog['loras']): LocalCatalog => ({
+const catalogOf = (offers: LocalOffer[], { loras, controlnets }: LocalModels): LocalCatalog => ({
   offers,
   ...(loras && { loras }),
+  ...(controlnets && { controlnets }),
 })
 
 /** The GPU function of this machine is always warm, so pings are free. */
@@ -90,7 +93,7 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
     port: ports.worker,
     watch: options.watch ?? false,
     logLevel: options.watch ? 'log' : 'error',
-    ...(options.models?.offers && { catalog: catalogOf(options.models.offers, options.models.loras) }),
+    ...(options.models?.offers && { catalog: catalogOf(options.models.offers, options.models) }),
   }).then((started) => ({ ...started, seconds: workerClock() }))
   const stop = async () => {
     const started = await Promise.allSettled([worker, gpu])

@@ -34,7 +34,7 @@ describe.each([
     const input = await decodeInput(files, { width, height, image_fit: 'stretch' })
     const directory =
       checkpoint === 'nano' ? await builtInPackage('nano', tier) : await compileTiny({ variant: checkpoint, tier })
-    const file = await withPipeline(directory, (pipeline) => render(pipeline, request, undefined, input))
+    const file = await withPipeline(directory, (pipeline) => render(pipeline, request, undefined, { input }))
     const [ours, theirs] = await Promise.all([
       readPixels(file),
       readPixels(path.join(GOLDEN, `image-input/${name}.png`)),

@@ -27,12 +27,18 @@ async function checkLoras(): Promise<void> {
   for (const target of GPU_TARGETS) await compareLoras(target)
 }
 
+async function checkControlnets(): Promise<void> {
+  const { compareControlnets } = await import('./controlnets.ts')
+  await compareControlnets()
+}
+
 /** Runs all checks, also after a failure. */
 async function checkAll(): Promise<void> {
   const checks = [
     checkKernels,
     ...GPU_TARGETS.flatMap((target) => MODELS.map((model) => () => checkTargets({ model, tier: 'fp8', target }))),
     checkLoras,
+    checkControlnets,
   ]
   const failures: string[] = []
   for (const check of checks) await check().catch((error: Error) => failures.push(error.message))
@@ -65,6 +71,11 @@ command
   .command('loras')
   .description('networks of target cuda with adapters, and after them, with tiny random weights')
   .action(() => checkLoras())
+
+command
+  .command('controlnets')
+  .description('images with a ControlNet, and after it, with tiny random weights')
+  .action(() => checkControlnets())
 
 await command.parseAsync().catch((error: Error) => {
   console.error(`test:gpu: ${error.message}`)

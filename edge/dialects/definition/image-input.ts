@@ -4,6 +4,7 @@ import { LIMITS, OUTPUT_FORMATS, seed } from '#contract'
 import { ApiError } from '../../http/errors.ts'
 import { parseFields, shown } from '../../http/validation.ts'
 import type { WantedSize, Warning } from '../../routing/decision.ts'
+import { additionId, readControls } from './control-input.ts'
 import type { Translation } from './dialect.ts'
 import { FILE_NAMES, readFiles } from './input-files.ts'
 import { readSampling } from './sampling-names.ts'
@@ -105,8 +106,8 @@ const inputWithImage = input.extend({ prompt: text(0).default('') })
 
 const shape = input.shape
 
-/** Parameters for guidance by an image, which is not supported. */
-const GUIDING = ['control_image', 'image_prompt'] as const
+/** Parameters for guidance by an image that are not supported. */
+const GUIDING = ['image_prompt'] as const
 /** Native fields, which are validated afterward. */
 const NATIVE: readonly string[] = [
   ...['sigmas', 'shift', 'max_sequence_length', 'guidance_interval', 'skip_layer_guidance'],
@@ -122,7 +123,7 @@ const SILENT: ReadonlySet<string> = new Set([
 function checkGuiding(given: Record<string, unknown>): void {
   const param = GUIDING.find((name) => given[name] !== undefined && given[name] !== null)
   if (param === undefined) return
-  const message = `${param} is given, but the models of this deployment are not guided by images; leave it out.`
+  const message = `${param} is given, but the models of this deployment are not prompted by images; leave it out.`
   throw new ApiError('invalid_request', message, { param })
 }
 
@@ -157,16 +158,9 @@ function lorasOf(parsed: Input): { id: string; scale?: number }[] | undefined {
     { name: extra_lora ?? extra_lora_weights, scale: extra_lora_scale },
   ]
   const chosen = named.flatMap(({ name, scale }) =>
-    name ? [{ id: adapterId(name), ...(scale !== undefined && { scale }) }] : [],
+    name ? [{ id: additionId(name), ...(scale !== undefined && { scale }) }] : [],
   )
   return chosen.length === 0 ? undefined : chosen
-}
-
-/** `owner/style`, `https://host/path/style.safetensors` and `style` are the adapter `style`. */
-const adapterId = (name: string): string => {
-  const [address = ''] = name.split(/[?#]/, 1)
-  const last = address.split('/').findLast((part) => part !== '') ?? name
-  return last.replace(/\.safetensors$/, '')
 }
 
 const defined = (fields: Record<string, unknown>) =>
@@ -182,6 +176,7 @@ export function readImageInput(
 ): Pick<Translation, 'fields' | 'names' | 'wantedSize'> & { warnings: Warning[] } {
   checkGuiding(given)
   const files = readFiles(given, strength)
+  const control = readControls(given)
   const values = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null))
   const parsed = parseFields(files.fields.image === undefined ? input : inputWithImage, shape, values)
   const { sampler, sampler_name, sampler_index, scheduler, schedule, noise_schedule } = parsed
@@ -200,12 +195,15 @@ export function readImageInput(
     loras: lorasOf(parsed),
     ...formatOf(parsed),
     ...files.fields,
+    ...control.fields,
   })
-  const isUsed = (name: string) => name in shape || NATIVE.includes(name) || FILE_NAMES.includes(name)
+  const isControl = (name: string) => name in control.fields || Object.values(control.names).includes(name)
+  const isUsed = (name: string) =>
+    name in shape || NATIVE.includes(name) || FILE_NAMES.includes(name) || isControl(name)
   const unused = Object.keys(values).filter((name) => !isUsed(name) && !SILENT.has(name))
   const wantedSize = wantedSizeOf(parsed)
   const warnings = [...files.warnings, ...sampling.warnings, ...unused.slice(0, MOST_WARNINGS).map(ignored)]
-  return { fields, ...(wantedSize && { wantedSize }), warnings, names: files.names }
+  return { fields, ...(wantedSize && { wantedSize }), warnings, names: { ...files.names, ...control.names } }
 }
 
 const MOST_WARNINGS = 8

@@ -20,7 +20,8 @@ const SYNONYMS: Readonly<Record<string, string>> = {
 }
 
 /** Inputs that would change the image. */
-const UNSUPPORTED = ['lora', 'controlnet', 'control_image', 'ip_adapter', 'ip_adapters']
+const UNSUPPORTED = ['lora', 'controlnet', 'ip_adapter', 'ip_adapters']
+const NATIVE_NAMES: Readonly<Record<string, string>> = { lora: 'loras', controlnet: 'controls' }
 
 /** OpenAI's limits, which exceed the native ones. */
 export const MAX_PROMPT = 32_000
@@ -57,7 +58,8 @@ function renameFields(body: Fields): { fields: Fields; names: Record<string, str
 function refuseUnsupported(fields: Fields): void {
   const param = UNSUPPORTED.find((name) => Object.hasOwn(fields, name))
   if (param === undefined) return
-  const message = `${param} is not offered; leave it out${param === 'lora' ? ', or use loras' : ''}.`
+  const native = NATIVE_NAMES[param]
+  const message = `${param} is not offered; leave it out${native ? `, or use ${native}` : ''}.`
   throw new ApiError('not_offered', message, { param, headers: { 'x-should-retry': 'false' } })
 }
 

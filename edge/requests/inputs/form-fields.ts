@@ -1,9 +1,9 @@
 // Converts the fields of a form to values of JSON: texts to numbers, truth values, lists or objects, and files to base64.
 
 /** Fields whose text is taken as it is. */
-const TEXT = /^(prompt|prompt_2|prompt_3|negative_prompt|model|user|webhook|seed|image|mask)$/
+const TEXT = /^(prompt|prompt_2|prompt_3|negative_prompt|model|user|webhook|seed|image|mask|control_image)$/
 /** Fields of lists and objects, as JSON in a form. */
-const STRUCTURED = /^(sigmas|guidance_interval|skip_layer_guidance|loras)$/
+const STRUCTURED = /^(sigmas|guidance_interval|skip_layer_guidance|loras|controls)$/
 const NUMBER = /^-?\d{1,15}(\.\d{1,15})?$/
 
 const convert = (name: string, value: unknown): unknown => {

@@ -19,7 +19,13 @@ const RESULT_PATH = /^\/v1\/results\/(job_[0-9a-f]{32})\/(\d{1,2})\.[a-z]+$/
 const DATA_URL = /^data:[\w.+/-]*(?:;[\w=.-]*)*;base64,/i
 const ALLOWED = 'base64, a data: URL, an https:// address, or the id of a job, such as job_…/0 for its first image'
 
-const refuse = (param: Name, why: string) => new ApiError('invalid_request', `${param} ${why}.`, { param })
+/** The fields of the files. */
+const FIELDS: Record<Name, string> = { image: 'image', mask: 'mask', control: 'controls' }
+/** The files in messages. */
+const NOUNS: Record<Name, string> = { image: 'image', mask: 'mask', control: 'the image of controls' }
+
+const refuse = (name: Name, why: string) =>
+  new ApiError('invalid_request', `${NOUNS[name]} ${why}.`, { param: FIELDS[name] })
 
 /** The files of a request in the order of the contract. Errors: invalid_request, not_found. */
 export async function readInputs(reader: Reader, given: Given): Promise<InputFile[]> {
@@ -35,7 +41,7 @@ async function readInput(reader: Reader, name: Name, given: string): Promise<Inp
   const result = findResult(given, reader.ownUrl)
   if (result) return openResult(reader, name, result)
   const source = /^https?:/i.test(given)
-    ? await fetchImage(reader.env, reader.ownUrl, given, name)
+    ? await fetchImage(reader.env, reader.ownUrl, given, FIELDS[name])
     : decode(name, given.replace(DATA_URL, ''))
   const problem = describeKind(source)
   if (problem) throw refuse(name, `cannot be used: ${problem}`)
@@ -56,7 +62,9 @@ async function openResult({ env, credential }: Reader, name: Name, { job: id, im
   const job = await objectOf(env.JOB, id).view()
   const found = job && isOwner(credential, job) ? job.images.find((each) => each.image === image) : undefined
   if (job?.state !== 'succeeded' || !found || !isAvailable(found))
-    throw new ApiError('not_found', `${name} is ${id}/${image}, and there is no such image.`, { param: name })
+    throw new ApiError('not_found', `${NOUNS[name]} is ${id}/${image}, and there is no such image.`, {
+      param: FIELDS[name],
+    })
   const { bytes, sha256, key } = found
   if (bytes > LIMITS.inputBytes)
     throw refuse(name, `is ${id}/${image}, which has ${bytes} bytes; at most ${LIMITS.inputBytes} are allowed`)

@@ -34,6 +34,9 @@ export type Vocabulary = {
   readonly published: { readonly rows: number; readonly ids: number }
 }
 
+/** Graphs over the weights of the step graph, for ControlNets. `transformer` takes their residuals, and `embedding` gives the tokens of a latent. */
+export type ControlGraphs = { readonly embedding: Graph; readonly transformer: Graph }
+
 export type Model = {
   /** In the order in which a job runs them. */
   readonly graphs: ReadonlyMap<NetworkName, Graph>
@@ -43,6 +46,7 @@ export type Model = {
     readonly vae_decoder: Graph
     readonly vae_encoder?: Graph
   } | null
+  readonly control: ControlGraphs & { readonly withoutKernels: ControlGraphs | null }
   /** The vocabulary of each text encoder. */
   readonly vocabularies: ReadonlyMap<string, Vocabulary>
   /** The position table, if the step graph cannot compute it. */

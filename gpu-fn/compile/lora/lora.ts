@@ -1,14 +1,13 @@
 // Compiles a LoRA file into a small package: its matrices under the names of the base's weights, and the graphs that apply them.
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import path from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import packageJson from '../../../package.json' with { type: 'json' }
-import { modelName } from '../../contract.ts'
 import { countElements } from '../../dtype.ts'
 import { LORA_FORMAT, type LoraManifest, type LoraModule, loraManifest, type Manifest } from '../../manifest.ts'
 import { FAMILIES, type FamilyName } from '../../models/families.ts'
 import type { LoraNames, LoraTarget } from '../../models/family.ts'
+import { additionName } from '../addition-name.ts'
 import { CheckpointError, listNames, quote } from '../checkpoint/error.ts'
 import { type LoraPart, parseLoraKey } from '../checkpoint/formats/lora-keys.ts'
 import { closeFiles } from '../checkpoint/formats/read-tensor.ts'
@@ -41,7 +40,7 @@ const MAX_RANK = 4096
  */
 export async function compileLora(options: LoraOptions): Promise<{ manifest: LoraManifest; notes: string[] }> {
   const { lora: file, base } = options
-  const name = nameOf(options)
+  const name = additionName(file, options.name)
   const header = await readHeader(file)
   refuseOtherBase(header, base)
   const names = FAMILIES[options.family ?? 'sd35'].loraNames(base)
@@ -70,20 +69,6 @@ export async function compileLora(options: LoraOptions): Promise<{ manifest: Lor
 }
 
 const FACTORS = 'factors.bin'
-
-function nameOf({ lora, name }: LoraOptions): string {
-  const given =
-    name ??
-    path
-      .basename(lora, path.extname(lora))
-      .toLowerCase()
-      .replaceAll(/[_. ]+/g, '-')
-  if (modelName.safeParse(given).success) return given
-  throw new CheckpointError(
-    name === undefined ? lora : '--name',
-    `${quote(given)} cannot be the name; 1 to 64 of a-z, 0-9 and "-" are allowed, not "-" at the start. Give one with --name`,
-  )
-}
 
 async function sha256(file: string): Promise<string> {
   const hash = createHash('sha256')

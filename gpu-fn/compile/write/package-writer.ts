@@ -2,11 +2,13 @@
 import { createHash } from 'node:crypto'
 import fs from 'node:fs/promises'
 import path from 'node:path'
+import packageJson from '../../../package.json' with { type: 'json' }
 import type { Manifest, StoredTensor } from '../../manifest.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
-import type { Weight } from '../graph/graph.ts'
+import type { Graph, Weight } from '../graph/graph.ts'
 import type { WeightSource } from '../graph/weight-source.ts'
 import type { Converted } from './convert.ts'
+import { encodeModel } from './onnx.ts'
 import { layOut, startConverter, writeWeights } from './weights.ts'
 
 /** A weights file to be written; `network` appears in progress reports. */
@@ -46,6 +48,17 @@ export class PackageWriter {
     this.files[name] = { bytes: data.byteLength, sha256: createHash('sha256').update(data).digest('hex') }
   }
 
+  /** Writes a graph over a weights file and returns its entry in the manifest. */
+  async writeGraph(
+    file: string,
+    graph: Graph,
+    { name: weights, layout }: WeightsFile,
+  ): Promise<Manifest['networks'][string]> {
+    await this.write(file, encodeModel(graph, { location: weights, layout }, packageJson.version))
+    const { inputs, outputs } = graph
+    return { file, weights, inputs: inputs.map(portOf), outputs: outputs.map(portOf) }
+  }
+
   /** Converts and writes the weights of all files. Throws CheckpointError. */
   async writeWeights(files: readonly WeightsFile[], onProgress?: Progress): Promise<WrittenWeights> {
     const source = createHash('sha256')
@@ -69,6 +82,8 @@ export class PackageWriter {
     return { source: source.digest('hex'), sourceBytes, blank }
   }
 }
+
+const portOf = ({ name, dtype, shape }: Graph['inputs'][number]) => ({ name, dtype, shape: [...shape] })
 
 /** Number of source bytes of a weight in the checkpoint. */
 function sourceBytesOf({ source }: Weight): number {

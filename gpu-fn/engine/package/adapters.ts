@@ -1,13 +1,21 @@
-// The updates that adapters (LoRAs) make to the stored weights of a package.
+// The updates that adapters (LoRAs) make to the stored weights of a package, and the requirements of ControlNets.
 import path from 'node:path'
 import { countElements } from '../../dtype.ts'
-import type { LoraModule, LoraPackage, NetworkName, Package, StoredTensor } from '../../manifest.ts'
+import {
+  type ControlnetPackage,
+  IMAGE_ENCODER,
+  type LoraModule,
+  type LoraPackage,
+  type NetworkName,
+  type Package,
+  type StoredTensor,
+} from '../../manifest.ts'
 import { columnsOf, type LowRank, type WeightUpdate, type WeightUpdates } from '../../runtime/update/weight-update.ts'
 
 /** An adapter, and its strength in a request. */
 export type Adapter = { readonly lora: LoraPackage; readonly scale: number }
 
-/** An adapter does not fit a package; the message is for the caller. */
+/** An adapter or a ControlNet does not fit a package; the message is for the caller. */
 export class AdapterError extends Error {
   override name = 'AdapterError' as const
 }
@@ -91,4 +99,23 @@ function rowsOf({ name, shape }: StoredTensor, weight: string): [number, number]
   if (name === weight) return [0, shape[0]!]
   const [, start, end] = (name.startsWith(weight) && /^\[(\d+):(\d+)\]$/.exec(name.slice(weight.length))) || []
   return start === undefined ? undefined : [Number(start), Number(end)]
+}
+
+/** Throws AdapterError unless a ControlNet can guide the denoiser of a package. */
+export function requireFitting({ manifest }: Package, { manifest: { name, target, shape } }: ControlnetPackage): void {
+  const refuse = (problem: string) => new AdapterError(`controlnet ${name} does not fit ${manifest.model}: ${problem}`)
+  const { position, latent, text, control, networks } = manifest
+  if (!control) throw refuse('its package is of an earlier version; the operator can compile the checkpoint again')
+  if (!(IMAGE_ENCODER in networks)) throw refuse('its package has no VAE encoder, which the control image needs')
+  const blocks = manifest.blocks?.gates.length ?? 0
+  const differing = [
+    { name: 'width', needed: shape.width, has: position.width },
+    { name: 'latent channels', needed: shape.channels, has: latent.channels },
+    { name: 'patch size', needed: shape.patch_size, has: latent.patch_size },
+    { name: 'pooled width', needed: shape.pooled_width, has: text.pooled_width },
+  ].find(({ needed, has }) => needed !== has)
+  if (differing) throw refuse(`it is for ${differing.name} ${differing.needed}, and the model has ${differing.has}`)
+  if (shape.layers > blocks) throw refuse(`it has ${shape.layers} blocks, and the model has ${blocks}`)
+  if ((target === 'cpu') !== (manifest.target === 'cpu'))
+    throw refuse(`it was compiled for ${target}, and the model for ${manifest.target}`)
 }

@@ -1,5 +1,12 @@
 // The execution of a package on this machine: its graphs, their provider options, and their memory.
-import { IMAGE_ENCODER, type Manifest, type NetworkName, type Package } from '../../manifest.ts'
+import {
+  CONTROL_NETWORKS,
+  type ControlnetPackage,
+  IMAGE_ENCODER,
+  type Manifest,
+  type NetworkName,
+  type Package,
+} from '../../manifest.ts'
 import type { Size } from '../../pipeline/pipeline.ts'
 import { findKernels, type Kernels } from '../../runtime/fp8-kernels.ts'
 import { type MemoryPlan, planMemory } from './memory-plan.ts'
@@ -7,11 +14,13 @@ import { type MemoryPlan, planMemory } from './memory-plan.ts'
 /** On the CPU, weights of packages up to this size are widened to float32 once, on opening, which trades memory for speed. */
 const FOLD_BYTES = 2 ** 30
 
+type Stored = { manifest: Pick<Manifest, 'files' | 'target' | 'tier'> }
+
 /**
  * Whether the weights of a package are widened on opening (`fold`), and the memory that they then take: the CPU holds every float16
  * weight, and every folded FP8 weight, as float32.
  */
-export function footprintOf({ manifest: { files, target, tier } }: Pick<Package, 'manifest'>) {
+export function footprintOf({ manifest: { files, target, tier } }: Stored) {
   const bytes = Object.values(files).reduce((sum, file) => sum + file.bytes, 0)
   const fold = target === 'cpu' && bytes <= FOLD_BYTES
   const widening = target !== 'cpu' || tier === 'fp32' ? 1 : fold && tier !== 'fp16' ? 4 : 2
@@ -28,6 +37,7 @@ export function denoiserBytes(pkg: Pick<Package, 'manifest'>): number {
   return bytes * footprintOf(pkg).widening
 }
 
+const RUN_IN_STEPS: readonly NetworkName[] = [...DENOISER, ...CONTROL_NETWORKS]
 /** onnxruntime's AttentionBackend::EFFICIENT_ATTENTION */
 const EFFICIENT_ATTENTION = '2'
 
@@ -37,27 +47,32 @@ const EFFICIENT_ATTENTION = '2'
  */
 export function providerOptions(network: NetworkName): Record<string, string> {
   if (network === 'vae_decoder' || network === IMAGE_ENCODER) return { cudnn_conv_algo_search: 'HEURISTIC' }
-  return network === 'transformer' || network === 'conditioning' ? {} : { sdpa_kernel: EFFICIENT_ATTENTION }
+  return RUN_IN_STEPS.includes(network) ? {} : { sdpa_kernel: EFFICIENT_ATTENTION }
 }
 
 let installed: Kernels | undefined
 /** Determined once, because a library stays loaded for the lifetime of the thread. */
 const installedKernels = () => (installed ??= findKernels())
 
-type Graphs = Pick<Manifest, 'networks'> & { batched: boolean; kernels?: string | undefined; note: string | null }
+type Graphs = Pick<Manifest, 'networks' | 'control'> & {
+  batched: boolean
+  kernels?: string | undefined
+  note: string | null
+}
 
 /**
  * The graphs that this machine can run. For target cuda-fp8 without a supported GPU or without the library of kernels, these are the
  * package's graphs for 16-bit products.
  */
 export function chooseGraphs(manifest: Manifest, kernels: () => Kernels = installedKernels): Graphs {
-  const { networks, without_kernels } = manifest
+  const { networks, without_kernels, control } = manifest
   const batched = manifest.transformer_batch === null
-  if (!without_kernels) return { networks, batched, note: null }
+  if (!without_kernels) return { networks, control, batched, note: null }
   const found = kernels()
-  if (found.library) return { networks, batched, kernels: found.library, note: null }
+  if (found.library) return { networks, control, batched, kernels: found.library, note: null }
   const note = `${manifest.model}:${manifest.tier} runs with FP8 weights but 16-bit products: ${found.reason}`
-  return { networks: { ...networks, ...withoutAbsent(without_kernels) }, batched: false, note }
+  const others = { ...networks, ...withoutAbsent(without_kernels) }
+  return { networks: others, control: control?.without_kernels, batched: false, note }
 }
 
 const withoutAbsent = (networks: NonNullable<Manifest['without_kernels']>): Manifest['networks'] =>
@@ -66,11 +81,21 @@ const withoutAbsent = (networks: NonNullable<Manifest['without_kernels']>): Mani
 /** The limits of a memory plan. `sharing`: the number of jobs that may share a run of the step graph; 1 by default. */
 export type PlanLimits = { budget: number | undefined; sharing?: number | undefined }
 
-/** The memory plan of a package for images up to `size`, by default the model's default size. Throws `BudgetError`. */
-export function planOf(pkg: Package, { budget, sharing }: PlanLimits, size: Size = pkg.manifest.defaults): MemoryPlan {
+/** The memory plan of a package for images up to `size`, by default the model's default size, and for a ControlNet. Throws `BudgetError`. */
+export function planOf(
+  pkg: Package,
+  { budget, sharing }: PlanLimits,
+  size: Size = pkg.manifest.defaults,
+  controlnet: ControlnetPackage | null = null,
+): MemoryPlan {
   const { manifest } = pkg
   const { batched, note } = chooseGraphs(manifest)
   const target = note === null ? manifest.target : 'cuda'
-  const how = { target, samples: batched ? 2 : 1, widening: footprintOf(pkg).widening, sharing }
+  const how = {
+    ...{ target, samples: batched ? 2 : 1, widening: footprintOf(pkg).widening, sharing },
+    ...(controlnet && {
+      controlnet: { manifest: controlnet.manifest, widening: footprintOf(controlnet).widening },
+    }),
+  }
   return planMemory(manifest, size, budget ?? null, how)
 }

@@ -1,5 +1,5 @@
 // The division of a package's networks into resident and offloaded ones, within a memory budget.
-import { IMAGE_ENCODER, type Manifest, type NetworkName, type Target } from '../../manifest.ts'
+import { type ControlnetManifest, IMAGE_ENCODER, type Manifest, type NetworkName, type Target } from '../../manifest.ts'
 import { STEPS_AT_ONCE } from '../../pipeline/conditions.ts'
 import type { Size } from '../../pipeline/pipeline.ts'
 
@@ -46,6 +46,7 @@ const ENCODER_WORKSPACE = { short: 64 * MIB, long: 400 * MIB }
 const LONG_PROMPT = 128
 
 type PlannedManifest = Pick<Manifest, 'files' | 'networks' | 'latent' | 'position' | 'text'>
+type PlannedControlnet = Pick<ControlnetManifest, 'files' | 'networks' | 'shape'>
 /** The execution of a package on this machine. */
 export type Execution = {
   /** Target of the step graph in use. */
@@ -56,6 +57,8 @@ export type Execution = {
   sharing?: number | undefined
   /** Size of a weight in memory relative to its size in the file. */
   widening: number
+  /** The ControlNet of the package's jobs, and the size of its weights in memory relative to its file. */
+  controlnet?: { manifest: PlannedControlnet; widening: number } | undefined
 }
 type Candidate = { resident: Need[]; offloaded: Need[]; peak: number; shared: number; reread: number }
 
@@ -69,7 +72,9 @@ export function planMemory(manifest: PlannedManifest, size: Size, budget: number
     const side = tile === null ? null : tile * manifest.latent.downsample
     if (side !== null && side >= Math.max(size.width, size.height)) continue
     const tiled = side === null ? size : { width: Math.min(side, size.width), height: Math.min(side, size.height) }
-    const candidates = candidatesFor(needsOf(manifest, size, tiled, how), how)
+    const beside = how.controlnet ? memoryBesideControlnet(manifest, how.controlnet.manifest, size, how) : 0
+    const needs = [...needsOf(manifest, size, tiled, how), ...needsOfControlnet(manifest, size, how)]
+    const candidates = candidatesFor(needs, how).map((each) => ({ ...each, peak: each.peak + beside }))
     least = Math.min(least, ...candidates.map(({ peak }) => peak))
     const best = bestOf(candidates.filter(({ peak }) => budget === null || peak <= budget))
     if (best) return { budget, tile, ...best, resident: namesOf(best.resident), offloaded: namesOf(best.offloaded) }
@@ -101,9 +106,12 @@ const maxOf = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0
 
 export type Peak = Pick<MemoryPlan, 'peak' | 'shared'>
 
+/** The sessions that a ControlNet adds: its two networks, and the package's two graphs for it. */
+const CONTROLNET_SESSIONS = 4
+
 /** Memory of a package without weights on the device: its open sessions. */
-export const memoryOfSessions = ({ networks }: Pick<Manifest, 'networks'>): number =>
-  Object.keys(networks).length * OVERHEAD.session
+export const memoryOfSessions = ({ networks }: Pick<Manifest, 'networks'>, hasControlnet: boolean): number =>
+  (Object.keys(networks).length + (hasControlnet ? CONTROLNET_SESSIONS : 0)) * OVERHEAD.session
 
 /** Memory of several open packages in bytes. */
 export const memoryOfAll = (peaks: readonly Peak[]): number =>
@@ -149,34 +157,67 @@ function needsOf(manifest: PlannedManifest, size: Size, tile: Size, how: Executi
   }))
 }
 
-/** Estimates each network's workspace from the largest tensors that are live at the same time; the factors include the arena's rounding. */
-function estimateWorkspace(
-  manifest: PlannedManifest,
-  size: Size,
-  tile: Size,
-  { target, samples, sharing = 1 }: Execution,
-) {
-  const { networks, latent, position, text } = manifest
+/** The needs of a ControlNet's networks. Its blocks are those of the denoiser without a text stream. */
+function needsOfControlnet(manifest: PlannedManifest, size: Size, how: Execution): Need[] {
+  if (!how.controlnet) return []
+  const { manifest: controlnet, widening } = how.controlnet
+  const { control_conditioning, control } = controlnet.networks
+  const weightsOf = ({ weights }: { weights?: string | undefined }) =>
+    (weights === undefined ? 0 : (controlnet.files[weights]?.bytes ?? 0)) * widening
+  const modulation = Number(control_conditioning.outputs[0]?.shape.at(-1) ?? 0)
+  return [
+    {
+      ...{ network: 'control_conditioning', weights: weightsOf(control_conditioning) },
+      workspace: workspaceOfConditioning(modulation, how),
+    },
+    { network: 'control', weights: weightsOf(control), workspace: workspaceOfStep(manifest, size, how) },
+  ]
+}
+
+/**
+ * Memory beside the networks: the residuals, which are live together, and the sessions of the graphs for ControlNets. On CUDA these graphs
+ * share the weights of the step graph; on the CPU they have their own.
+ */
+function memoryBesideControlnet(manifest: PlannedManifest, { shape }: PlannedControlnet, size: Size, how: Execution) {
+  const { target, samples, widening } = how
+  const patch = manifest.latent.downsample * manifest.latent.patch_size
+  const tokens = (size.width / patch) * (size.height / patch)
+  const residuals = samples * tokens * shape.width * (target === 'cpu' ? 4 : 2) * (shape.layers + 1)
+  if (target !== 'cpu') return residuals + 2 * OVERHEAD.session
+  const weights = manifest.networks.transformer?.weights
+  return residuals + (weights === undefined ? 0 : (manifest.files[weights]?.bytes ?? 0)) * widening
+}
+
+function workspaceOfStep({ latent, position }: PlannedManifest, size: Size, { target, samples }: Execution): number {
   const value = target === 'cpu' ? 4 : 2
   const patch = latent.downsample * latent.patch_size
   const tokens = (size.width / patch) * (size.height / patch) + TEXT_TOKENS
   // A weight that is widened for its product exists twice. This is the largest one.
   const widened = 4 * position.width ** 2 * value
+  return samples * tokens * position.width * value * STREAMS[target] + widened + (target === 'cpu' ? 0 : 128 * MIB)
+}
+
+const workspaceOfConditioning = (modulation: number, { target, samples }: Execution) =>
+  samples * STEPS_AT_ONCE * modulation * (target === 'cpu' ? 16 : 8)
+
+/** Estimates each network's workspace from the largest tensors that are live at the same time; the factors include the arena's rounding. */
+function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, how: Execution) {
+  const { networks, text } = manifest
+  const { target, sharing = 1 } = how
+  const value = target === 'cpu' ? 4 : 2
   const modulation = networks.conditioning?.outputs.find(({ name }) => name === 'modulation')?.shape.at(-1)
   const longEncoders = text.encoders.filter((encoder) => longestPrompt(encoder) > LONG_PROMPT)
   const isLong = (network: NetworkName) => longEncoders.some(({ graphs }) => graphs.includes(network))
   return (network: NetworkName): number => {
     switch (network) {
       case 'transformer':
-        return (
-          samples * tokens * position.width * value * STREAMS[target] + widened + (target === 'cpu' ? 0 : 128 * MIB)
-        )
+        return workspaceOfStep(manifest, size, how)
       case 'vae_decoder':
         return tile.width * tile.height * value * 1024
       case IMAGE_ENCODER:
         return tile.width * tile.height * value * 512
       case 'conditioning':
-        return sharing * samples * STEPS_AT_ONCE * Number(modulation ?? 0) * (target === 'cpu' ? 16 : 8)
+        return sharing * workspaceOfConditioning(Number(modulation ?? 0), how)
       default:
         return isLong(network) && target !== 'cpu' ? ENCODER_WORKSPACE.long : ENCODER_WORKSPACE.short
     }

@@ -1,6 +1,15 @@
 // Opens a package: its tokenizers, and its sessions according to a memory plan.
 import path from 'node:path'
-import { IMAGE_ENCODER, type NetworkName, type Package } from '../../manifest.ts'
+import {
+  CONTROL_NETWORKS,
+  type ControlNetwork,
+  type ControlnetManifest,
+  type ControlnetPackage,
+  IMAGE_ENCODER,
+  type NetworkName,
+  type Package,
+} from '../../manifest.ts'
+import type { Controlnet } from '../../pipeline/control.ts'
 import type { Denoiser } from '../../pipeline/denoise.ts'
 import type { Pipeline, Size } from '../../pipeline/pipeline.ts'
 import type { TextEncoder } from '../../pipeline/prompt.ts'
@@ -10,7 +19,7 @@ import { settleAll } from '../../runtime/settle-all.ts'
 import type { WeightUpdates } from '../../runtime/update/weight-update.ts'
 import { readKnownWords } from '../../tokenizer/known-words.ts'
 import { openTokenizer } from '../../tokenizer/tokenizer.ts'
-import { type Adapter, updatesOf } from './adapters.ts'
+import { type Adapter, requireFitting, updatesOf } from './adapters.ts'
 import { chain } from './chain.ts'
 import { chooseGraphs, DENOISER, footprintOf, planOf, providerOptions } from './graphs.ts'
 import type { MemoryPlan } from './memory-plan.ts'
@@ -26,6 +35,14 @@ export type OpenPipeline = Pipeline & {
    * errors of onnxruntime, after which the adapters are undefined until the next call.
    */
   adapt(adapters: readonly Adapter[], onAll?: boolean): Promise<void>
+  /**
+   * The ControlNet on the first device, in place of an earlier one; its networks open in their first run. Without one, an earlier ControlNet
+   * stays open if that leaves all networks of the package where they are. Throws AdapterError, with nothing changed, if it does not fit the
+   * package.
+   */
+  useControlnet(controlnet: ControlnetPackage | null): Promise<Controlnet | null>
+  /** The ControlNet in the plan. */
+  readonly controlnet: ControlnetPackage | null
   /** Names of the networks whose weights are loaded on the first device. */
   open(): NetworkName[]
   /** Removes all weights from the devices, until the next run. */
@@ -54,17 +71,22 @@ export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding
  */
 export async function openPipeline(pkg: Package, options: PipelineOptions = {}): Promise<OpenPipeline> {
   const { batched, note } = chooseGraphs(pkg.manifest)
+  const current: Current = { controlnet: null }
   const placed = Array.from({ length: options.devices ?? 1 }, (_, device) => {
-    return new Residency(sessionOpener(pkg, options, device), options.onOpen)
+    return new Residency(sessionOpener(pkg, current, options, device), options.onOpen)
   })
   const residency = placed[0]!
   const others = placed.slice(1).map(denoiserOf)
   const onEach = async (action: (each: Residency) => Promise<void>) => void (await settleAll(placed.map(action)))
   const setResident = ({ resident }: MemoryPlan) =>
     onEach((each) => each.setResident(each === residency ? resident : hasDenoiser(resident) ? DENOISER : []))
+  const replaceControlnet = async (controlnet: ControlnetPackage | null) => {
+    await residency.close(CONTROL_NETWORKS)
+    current.controlnet = controlnet
+  }
   try {
     const encoders = await openEncoders(pkg, (network) => residency.session(network))
-    const planned = await startPlan(pkg, setResident, options)
+    const planned = await startPlan(pkg, { setResident, replaceControlnet }, options)
     return {
       ...{ package: pkg, encoders, batched, note, sharing: options.sharing },
       words: await readKnownWords(pkg.directory),
@@ -77,12 +99,20 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
       get plan() {
         return planned.plan()
       },
+      get controlnet() {
+        return current.controlnet
+      },
       fit: planned.fit,
       async adapt(adapters, onAll = false) {
         const updates = updatesOf(pkg, adapters)
         await onEach(async (each) => {
           if (onAll || each === residency) await each.update(updates)
         })
+      },
+      async useControlnet(controlnet) {
+        if (controlnet) requireFitting(pkg, controlnet)
+        await planned.useControlnet(controlnet)
+        return controlnet && controlSessions(pkg, controlnet, residency)
       },
       open: () => residency.open(),
       suspend: () => onEach((each) => each.suspend()),
@@ -106,47 +136,105 @@ const denoiserOf = (residency: Residency): Denoiser => ({
   transformer: residency.session('transformer'),
 })
 
-function sessionOpener(
-  pkg: Package,
-  { fold = footprintOf(pkg).fold, threads, binding }: PipelineOptions,
-  device: number,
-) {
-  const { directory, manifest } = pkg
-  const { networks, kernels } = chooseGraphs(manifest)
+/** The ControlNet whose networks the sessions of `CONTROL_NETWORKS` open. */
+type Current = { controlnet: ControlnetPackage | null }
+
+function sessionOpener(pkg: Package, current: Current, options: PipelineOptions, device: number) {
+  const { networks, kernels } = chooseGraphs(pkg.manifest)
   return (network: NetworkName, updates: WeightUpdates | undefined): Promise<Session> => {
-    const { file, weights } = networks[network]!
+    const { controlnet } = current
+    const own = networks[network]
+    const { directory, manifest } = own ? pkg : controlnet!
+    const { file, weights } = own ?? (manifest as ControlnetManifest).networks[network as ControlNetwork]
+    const { fold = footprintOf({ manifest }).fold, threads, binding } = options
     const provider = providerOptions(network)
     const stored = weights && { file: path.join(directory, weights), tensors: manifest.weights[weights] ?? [] }
-    const own = { target: manifest.target, fold, kernels, provider, weights: stored || undefined, updates }
-    return openSession(path.join(directory, file), { ...own, device, threads, binding })
+    const settings = { target: manifest.target, fold, kernels, provider, weights: stored || undefined, updates }
+    return openSession(path.join(directory, file), { ...settings, device, threads, binding })
   }
+}
+
+/** The sessions of a ControlNet, and of the package's graphs for it. */
+function controlSessions(
+  { directory, manifest }: Package,
+  { manifest: { type, shape } }: ControlnetPackage,
+  residency: Residency,
+): Controlnet {
+  const { embedding, transformer } = chooseGraphs(manifest).control!
+  const graphOf = ({ file }: { file: string }) => ({ graph: path.join(directory, file), keepsResults: true })
+  return {
+    ...{ type, layers: shape.layers },
+    residuals: transformer.inputs.filter(({ name }) => name.startsWith('residual_')).length,
+    conditioning: residency.session('control_conditioning'),
+    control: residency.session('control', { keepsResults: true }),
+    embedding: residency.session('transformer', graphOf(embedding)),
+    transformer: residency.session('transformer', graphOf(transformer)),
+  }
+}
+
+/** The changes that follow from a plan. `replaceControlnet` closes the networks of the earlier ControlNet. */
+type Changes = {
+  setResident: (plan: MemoryPlan) => Promise<void>
+  replaceControlnet: (controlnet: ControlnetPackage | null) => Promise<void>
 }
 
 /** Applies the plan for the package's default size. `fit` extends it to larger images. */
 async function startPlan(
   pkg: Package,
-  setResident: (plan: MemoryPlan) => Promise<void>,
+  { setResident, replaceControlnet }: Changes,
   { budget, sharing, onPlan }: PipelineOptions,
 ) {
   let largest: Size = pkg.manifest.defaults
-  let current = await apply(planOf(pkg, { budget, sharing }))
+  const planFor = (size: Size, controlnet: ControlnetPackage | null) =>
+    planOf(pkg, { budget, sharing }, size, controlnet)
+  /** The ControlNet in the plan, and that of the current job. */
+  let planned: ControlnetPackage | null = null
+  let wanted: ControlnetPackage | null = null
+  /** Whether the ControlNet in the plan may stay for jobs without one; undefined if not determined for this plan. */
+  let stays: boolean | undefined
+  let plan = await apply(planFor(largest, null))
 
-  async function apply(plan: MemoryPlan): Promise<MemoryPlan> {
-    onPlan?.(plan)
-    await setResident(plan)
-    return plan
+  async function apply(next: MemoryPlan): Promise<MemoryPlan> {
+    stays = undefined
+    onPlan?.(next)
+    await setResident(next)
+    return next
   }
-
+  async function change(controlnet: ControlnetPackage | null): Promise<void> {
+    const next = planFor(largest, controlnet)
+    await replaceControlnet(controlnet)
+    planned = controlnet
+    plan = await apply(next)
+  }
+  async function use(controlnet: ControlnetPackage | null): Promise<void> {
+    wanted = controlnet
+    if (controlnet?.digest === planned?.digest) return
+    if (!controlnet) stays ??= isKept(planFor(largest, null), plan)
+    if (controlnet || !stays) await change(controlnet)
+  }
+  /** The last change of the ControlNet. Jobs that share a step change it at the same time. */
+  let last = Promise.resolve()
   return {
-    plan: () => current,
+    plan: () => plan,
     async fit(size: Size): Promise<void> {
       if (size.width * size.height <= largest.width * largest.height) return
-      const plan = planOf(pkg, { budget, sharing }, size)
+      // The larger image may need the memory of a ControlNet that is not its own.
+      if (!wanted && planned) await change(null)
+      const next = planFor(size, planned)
       largest = size
-      if (JSON.stringify(plan) !== JSON.stringify(current)) current = await apply(plan)
+      if (JSON.stringify(next) !== JSON.stringify(plan)) plan = await apply(next)
+    },
+    useControlnet(controlnet: ControlnetPackage | null): Promise<void> {
+      const used = last.then(() => use(controlnet))
+      last = used.catch(() => {})
+      return used
     },
   }
 }
+
+/** Whether all networks that a plan keeps on the device are there by another plan, with the same tiles. */
+const isKept = (plan: MemoryPlan, other: MemoryPlan): boolean =>
+  plan.tile === other.tile && plan.resident.every((network) => other.resident.includes(network))
 
 async function openEncoders(
   { directory, manifest }: Package,

@@ -8,6 +8,8 @@ import type { WeightUpdates } from '../../runtime/update/weight-update.ts'
 /** Opens a network with updates of its weights. */
 type OpenNetwork = (network: NetworkName, updates: WeightUpdates | undefined) => Promise<Session>
 
+type SessionOf = { graph?: string; keepsResults?: boolean }
+
 /** Not safe for use by several threads. Runs of offloaded networks are serialized; those of resident networks are concurrent. */
 export class Residency {
   readonly #openNetwork: OpenNetwork
@@ -26,19 +28,32 @@ export class Residency {
     this.#onOpen = onOpen
   }
 
-  /** A session whose runs open the network if necessary, also after `release`. */
-  session(network: NetworkName): Session {
+  /**
+   * A session whose runs open the network if necessary, also after `release`. `graph`: the file of another graph over its weights.
+   * `keepsResults`: results on the device stay there even if the network is offloaded, because the memory plan counts them.
+   */
+  session(network: NetworkName, { graph, keepsResults = false }: SessionOf = {}): Session {
+    const graphOf = async (session: Session) => (graph === undefined ? session : session.another!(graph))
     return {
-      run: (inputs, options) => this.#withSession(network, (session) => session.run(inputs, options)),
+      run: (inputs, options) =>
+        this.#withSession(network, async (session) => (await graphOf(session)).run(inputs, options)),
       runOnDevice: (inputs, options) =>
-        this.#withSession(network, async (session) => {
-          if (this.#resident.has(network)) return session.runOnDevice(inputs, options)
+        this.#withSession(network, async (opened) => {
+          const session = await graphOf(opened)
+          if (keepsResults || this.#resident.has(network)) return session.runOnDevice(inputs, options)
           // Results on the device would occupy memory that the next offloaded network needs.
           const results = Object.entries(await session.run(inputs, options))
           return Object.fromEntries(results.map(([name, tensor]) => [name, new HostTensor(tensor)]))
         }),
       release: () => this.#close(network),
     }
+  }
+
+  /** Closes networks that another package will replace. */
+  close(networks: readonly NetworkName[]): Promise<void> {
+    return this.#serialize(async () => {
+      for (const network of networks) await this.#close(network)
+    })
   }
 
   /** Makes these networks resident, opening them as needed, and offloads all others. Throws the errors of opening. */

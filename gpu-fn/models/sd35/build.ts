@@ -4,10 +4,18 @@ import type { Checkpoint, Tensor } from '../../compile/checkpoint/tensor.ts'
 import { buildGraph, type GraphSettings } from '../../compile/graph/build-graph.ts'
 import type { Graph } from '../../compile/graph/graph.ts'
 import { Ledger } from '../../compile/graph/ledger.ts'
-import type { BuildOptions, Lowerings, Model } from '../../compile/graph/model.ts'
+import type { BuildOptions, ControlGraphs, Lowerings, Model } from '../../compile/graph/model.ts'
+import type { Scope } from '../../compile/graph/scope.ts'
 import { deriveMMDiT, deriveScheduler, deriveVae } from './configurations.ts'
 import type { Sd35Network } from './names/naming.ts'
-import { conditioning, gatesOf, type MMDiTConfig, type PositionTables, transformer } from './networks/mmdit.ts'
+import {
+  conditioning,
+  embedding,
+  gatesOf,
+  type MMDiTConfig,
+  type PositionTables,
+  transformer,
+} from './networks/mmdit.ts'
 import type { VaeConfig } from './networks/vae-blocks.ts'
 import { vaeDecoder } from './networks/vae-decoder.ts'
 import { vaeEncoder } from './networks/vae-encoder.ts'
@@ -43,6 +51,10 @@ export function buildModel(
   return {
     graphs,
     withoutKernels: withoutKernels && buildWithoutKernels(denoiser, vae, { ...settings, lowering: withoutKernels }),
+    control: {
+      ...buildControlGraphs(denoiser, settings),
+      withoutKernels: withoutKernels && buildControlGraphs(denoiser, { ...settings, lowering: withoutKernels }),
+    },
     vocabularies: text.vocabularies,
     positionTable: denoiser.positions ? null : { ...table, shape: [config.positionMax ** 2, config.width] },
     manifest: {
@@ -94,6 +106,16 @@ function buildDenoiser({ tensors, config, positions }: Denoiser, settings: Graph
   }
   ledger.assertComplete()
   return graphs
+}
+
+/** Graphs for ControlNets, over tensors that `buildDenoiser` has checked. */
+function buildControlGraphs({ tensors, config, positions }: Denoiser, settings: GraphSettings): ControlGraphs {
+  const build = (name: string, define: (s: Scope) => Graph) =>
+    buildGraph(name, new Ledger('transformer', tensors), { ...settings, probes: false }, define)
+  return {
+    embedding: build('embedding', (s) => embedding(s, config, positions)),
+    transformer: build('transformer', (s) => transformer(s, config, positions, true)),
+  }
 }
 
 /** The encoder is the last network, because only jobs with an input image run it. */

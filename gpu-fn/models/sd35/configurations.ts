@@ -12,7 +12,7 @@ import type { T5Config } from './networks/t5-encoder.ts'
 import type { VaeConfig } from './networks/vae-blocks.ts'
 
 type Tensors = ReadonlyMap<string, Tensor>
-type Json = Readonly<Record<string, unknown>>
+export type Json = Readonly<Record<string, unknown>>
 
 /** The shape of a tensor. Throws CheckpointError if it is missing. */
 export function shapeOf(network: string, tensors: Tensors, name: string): readonly number[] {
@@ -24,7 +24,7 @@ export function shapeOf(network: string, tensors: Tensors, name: string): readon
 const indicesOf = (tensors: Tensors, pattern: RegExp) =>
   [...new Set([...tensors.keys()].flatMap((name) => pattern.exec(name)?.[1] ?? []))].map(Number).sort((a, b) => a - b)
 
-const countOf = (tensors: Tensors, pattern: RegExp) => indicesOf(tensors, pattern).length
+export const countOf = (tensors: Tensors, pattern: RegExp) => indicesOf(tensors, pattern).length
 
 /** A setting in a message, of bounded length. */
 export function show(value: unknown): string {
@@ -33,7 +33,7 @@ export function show(value: unknown): string {
 }
 
 /** Throws CheckpointError if config.json contradicts the tensors. */
-function assertAgrees(network: string, config: Json | undefined, derived: Json): void {
+export function assertAgrees(network: string, config: Json | undefined, derived: Json): void {
   for (const [key, value] of Object.entries(derived)) {
     const given = config?.[key]
     if (given !== undefined && value !== undefined && JSON.stringify(given) !== JSON.stringify(value)) {
@@ -44,7 +44,7 @@ function assertAgrees(network: string, config: Json | undefined, derived: Json):
 }
 
 /** Throws CheckpointError if the setting `key` has a value outside `allowed`. */
-function assertOneOf(file: string, config: Json | undefined, key: string, allowed: readonly unknown[]): void {
+export function assertOneOf(file: string, config: Json | undefined, key: string, allowed: readonly unknown[]): void {
   if (config?.[key] === undefined || allowed.includes(config[key])) return
   const names = allowed.map((value) => JSON.stringify(value)).join(', ')
   throw new CheckpointError(file, `${key} is ${show(config[key])}; allowed: ${names}`)
@@ -68,7 +68,8 @@ function integerOf(file: string, config: Json | undefined, key: string, otherwis
 
 const always = (value: number): Otherwise => ({ published: value, omitted: value })
 
-function requireInteger(network: string, what: string, value: number): number {
+/** Throws CheckpointError unless the value is a positive integer. */
+export function requireInteger(network: string, what: string, value: number): number {
   if (Number.isInteger(value) && value > 0) return value
   throw new CheckpointError(network, `${what} is ${value}, which is not an integer`)
 }

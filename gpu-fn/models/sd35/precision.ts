@@ -14,6 +14,12 @@ const FP8_RULES: readonly Rule[] = [
     },
   },
   {
+    network: /^controlnet$/,
+    tensor: /^transformer_blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])\.weight$/,
+    storage: 'float8e4m3fn',
+    why: 'as in the denoiser: nearly all of the work',
+  },
+  {
     network: /^t5$/,
     tensor: /^encoder\.block\.\d+\.layer\.\d+\.(SelfAttention\.[qkvo]|DenseReluDense\.(wi_0|wi_1|wo))\.weight$/,
     storage: 'float8e4m3fn',
@@ -35,7 +41,7 @@ const COMMON_RULES: readonly Rule[] = [
     network: /./,
     tensor: /./,
     storage: 'float16',
-    why: 'adaLN and embedders steer every token (flux-fp8-api: "much higher impact on quality"); CLIP and VAE lose more than they save',
+    why: 'adaLN and embedders steer every token (flux-fp8-api: "much higher impact on quality"), as do residuals; CLIP and VAE lose more than they save',
   },
 ]
 

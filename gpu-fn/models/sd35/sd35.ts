@@ -2,6 +2,8 @@
 import { readCheckpoint } from '../../compile/checkpoint/checkpoint.ts'
 import type { Family } from '../family.ts'
 import { buildModel } from './build.ts'
+import { buildControlnet } from './controlnet.ts'
+import { controlnetNaming } from './names/controlnet-names.ts'
 import { sd35LoraNames } from './names/lora-names.ts'
 import { naming, type Sd35Network } from './names/naming.ts'
 import { omitsT5 } from './text-encoders.ts'
@@ -14,5 +16,7 @@ export const sd35: Family = {
   variants: VARIANTS.map(({ name }) => name),
   openCheckpoint,
   buildModel,
+  openControlnet: (path) => readCheckpoint([path], controlnetNaming),
+  buildControlnet,
   loraNames: sd35LoraNames,
 }

@@ -2,6 +2,7 @@
 // any pixel is decoded.
 import sharp, { type Sharp } from 'sharp'
 import { describeKind, type JobInput, type JobRequest, LIMITS } from '../../contract.ts'
+import type { ControlImage } from '../control.ts'
 import type { Size } from '../pipeline.ts'
 import { type Box, fitBox, scaleCut } from './image-fit.ts'
 import { type Raster, resample } from './resample.ts'
@@ -38,15 +39,32 @@ export async function decodeInput({ image, mask }: InputFiles, request: InputReq
   const opened = await openFile('image', image)
   const { width, height, image_fit: fit = 'crop', repaint = 'white', mask_feather: feather = 0 } = request
   const box = fitBox(opened, { width, height }, fit)
-  const warnings = opened.frames > 1 ? [`The image has ${opened.frames} frames; its first was used.`] : []
-  const onWhite = (file: Sharp) => file.flatten({ background: WHITE }).toColourspace('srgb')
-  const { data: pixels } = await extend(await place(opened, box, onWhite, 3), box, 'copy')
+  const { pixels, warnings } = await decodePixels(opened, box)
   const source = mask ? await openFile('mask', mask) : repaint === 'transparent' ? opened : null
   if (!source) return { pixels, mask: null, soft: false, warnings }
   const hard = await decodeMask(source, scaleCut(box, opened, source), repaint)
   // An image without transparent parts has no mask of its own.
   if (!mask && !hard.data.includes(255)) return { pixels, mask: null, soft: false, warnings }
   return { pixels, mask: await blur(hard, feather), soft: feather > 0, warnings }
+}
+
+/** The control image, decoded and fitted as an input image. Throws InputError. */
+export async function decodeControl(
+  file: Uint8Array,
+  { width, height, image_fit: fit = 'crop' }: InputRequest,
+): Promise<ControlImage & { warnings: string[] }> {
+  const opened = await openFile('control', file)
+  const { pixels, warnings } = await decodePixels(opened, fitBox(opened, { width, height }, fit))
+  return { pixels, warnings }
+}
+
+/** The image, upright, in sRGB with 8 bits and on white. */
+async function decodePixels(opened: Opened, box: Box): Promise<{ pixels: Uint8Array; warnings: string[] }> {
+  const { name, frames } = opened
+  const warnings = frames > 1 ? [`The ${name} has ${frames} frames; its first was used.`] : []
+  const onWhite = (file: Sharp) => file.flatten({ background: WHITE }).toColourspace('srgb')
+  const { data: pixels } = await extend(await place(opened, box, onWhite, 3), box, 'copy')
+  return { pixels, warnings }
 }
 
 type Opened = Size & { name: string /** A new pipeline over the upright image. */; read: () => Sharp; frames: number }

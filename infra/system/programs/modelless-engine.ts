@@ -30,6 +30,7 @@ export function createModellessEngine(stepMs: number, onRun: (request: JobReques
   return {
     models: [{ ...MODELLESS, package: 'a'.repeat(64), side: { max: 1024, multipleOf: 16 }, inputImage: false }],
     loras: new Map(),
+    controlnets: new Map(),
     start: () => Promise.resolve(),
     load: () => Promise.resolve({ device: 'modelless', seconds: 0 }),
     warm: () => Promise.resolve({ sizes: [] }),

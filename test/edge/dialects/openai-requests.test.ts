@@ -49,7 +49,7 @@ describe('refusals name the field as it was sent, and a valid value', () => {
     [{ prompt: 'x'.repeat(32_001) }, 'prompt', '(32001 characters); it must be a text of 1 to 32000 characters.'],
     [{ stream: 'yes' }, 'stream', 'stream is "yes"; it must be true or false.'],
     [{ lora: 'ink' }, 'lora', 'lora is not offered; leave it out, or use loras.'],
-    [{ controlnet: 'canny' }, 'controlnet', 'controlnet is not offered; leave it out.'],
+    [{ controlnet: 'canny' }, 'controlnet', 'controlnet is not offered; leave it out, or use controls.'],
     [
       { image_url: 'data:image/png;base64,AA==' },
       'image_url',

@@ -140,7 +140,7 @@ describe('errors', () => {
     expect(bad.message).toContain('num_inference_steps is 1000; it must be an integer from 1 to 200.')
     expect((await create({ ...input, image: 'https://a.test/b.png' })).message).toContain('it must name a public host')
     expect((await create({ ...input, control_image: 'https://a.test/b.png' })).message).toContain(
-      'not guided by images',
+      'control_image is given without controls',
     )
     expect((await create({ ...input, aspect_ratio: '20:1' })).message).toContain('a ratio such as 16:9')
     expect((await create({ ...input, prompt: '' })).message).toContain('prompt is')

@@ -59,10 +59,11 @@ export function stream(parts: readonly Uint8Array[], ending: Ending = 'close', c
 
 export const accepted = ({ job, request }: Seen) =>
   line({ type: 'accepted', job, attempt: request.attempt, position: 0 })
-export const started = ({ request: { model, tier, loras } }: Seen) => {
-  const adapters = loras?.map((lora) => ({ ...lora, package: 'e'.repeat(64) }))
+export const started = ({ request: { model, tier, loras, controls } }: Seen) => {
+  const withPackage = (choice: object) => ({ ...choice, package: 'e'.repeat(64) })
   const facts = { model, tier, package: 'a'.repeat(64), device: 'fake' }
-  return line({ type: 'started', ...facts, ...(adapters && { loras: adapters }) })
+  const additions = { loras: loras?.map(withPackage), controls: controls?.map(withPackage) }
+  return line({ type: 'started', ...facts, ...additions })
 }
 
 /** Returns the two parts of image k: its line, with `change` applied, and its bytes. */

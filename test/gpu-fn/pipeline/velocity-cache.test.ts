@@ -67,3 +67,16 @@ test('a first run cannot reuse', () => {
   const scheduler = createScheduler({ steps: 28 }, config, async () => new Float32Array(2))
   expect(() => new VelocityCache(scheduler).reuse(0)).toThrow('run 0 has no velocity to reuse')
 })
+
+// With skip-layer guidance, the work of a step is the same before and after the change.
+test.for([
+  [{ guidance_scale: 4 }],
+  [{ guidance_scale: 4, skip_layer_guidance: { scale: 2, start: 0.49, stop: 1 } }],
+] as const)('%j: the steps next to the end of a ControlNet are computed', ([sampling]) => {
+  const request = { ...sampling, steps: 40, cache: 'fast' as const }
+  const reusedWith = (stop: number) => reusedSteps({ ...request, controls: [{ id: 'edges', scale: 1, stop }] })
+  expect(reusedWith(1)).toEqual(reusedSteps(request))
+  const reused = reusedWith(0.5)
+  expect([19, 20].filter((step) => reused.has(step))).toEqual([])
+  expect(reused.size).toBeGreaterThanOrEqual(reusedSteps(request).size - 2)
+})

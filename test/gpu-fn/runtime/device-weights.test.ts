@@ -91,6 +91,31 @@ describe('weights in memory of our own', () => {
     expect(await session.run(INPUTS)).toEqual(expected)
   })
 
+  test('are shared by another graph over them, which ends with the session', async () => {
+    const { memory, log } = hostMemory()
+    const [file, other] = ['transformer.onnx', 'control-embedding.onnx'].map((name) => path.join(directory, name))
+    const { manifest } = await openPackage(directory)
+    const weights = {
+      file: path.join(directory, 'transformer.weights'),
+      tensors: manifest.weights['transformer.weights']!,
+    }
+    const offload = { weights, memory: () => memory }
+    const session = await openNativeSession(file!, { entries: {}, memoryPattern: false, offload })
+    const alone = await openSession(other!, { target: 'cpu', binding: 'native' })
+    const inputs = { latent: { data: Float32Array.from({ length: 768 }, (_, i) => Math.sin(i)), dims: [1, 16, 8, 6] } }
+    const tokens = await alone.run(inputs)
+    await alone.release()
+    const embedding = await session.another!(other!)
+    expect(await embedding.run(inputs)).toEqual(tokens)
+    expect(await session.another!(other!)).toBe(embedding)
+    session.weights!.unload()
+    expect(await embedding.run(inputs)).toEqual(tokens)
+    expect(log.filter((call) => call === 'reserve')).toHaveLength(1)
+    await session.release()
+    await expect(embedding.run(inputs)).rejects.toThrow('the session was released')
+    expect(log.filter((call) => call === 'unreserve')).toHaveLength(1)
+  })
+
   test('leave and come back while the session stays; a file that is read again stays mapped', async () => {
     const { memory, log } = hostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)

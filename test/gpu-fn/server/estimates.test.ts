@@ -5,6 +5,8 @@ import { createJob } from '../../../gpu-fn/server/job.ts'
 import { jobBody } from '../../support/gpu/client.ts'
 
 const STEP_MS = 50
+const control = { id: 'edges', scale: 1 }
+const controls = [control]
 
 /** The estimated milliseconds of the steps of a job, after a job of four steps without guidance. */
 function stepsMs(overrides: Partial<JobRequest>, devices = 1): number {
@@ -29,6 +31,9 @@ test.for([
   [{ guidance_scale: 4, guidance_interval: { start: 0, stop: 0.5 } }, 75],
   [{ guidance_scale: 4, cache: 'fast' }, 60],
   [{ guidance_scale: 4, skip_layer_guidance: { scale: 2.5, start: 0, stop: 0.2 } }, 109],
+  [{ guidance_scale: 4, controls }, 150],
+  [{ guidance_scale: 4, controls: [{ ...control, start: 0.2, stop: 0.6 }] }, 120],
+  [{ guidance_scale: 4, controls, cache: 'fast' }, 90],
 ] satisfies [Partial<JobRequest>, number][])('%j takes %d evaluations of the denoiser', ([overrides, evaluations]) => {
   expect(stepsMs(overrides)).toBeCloseTo(evaluations * STEP_MS)
 })
@@ -42,6 +47,8 @@ test.for([
   [{ guidance_scale: 4, skip_layer_guidance }, 2, 99],
   [{ guidance_scale: 4, skip_layer_guidance }, 3, 50],
   [{}, 2, 50],
+  // A job with a ControlNet is not divided.
+  [{ guidance_scale: 4, controls }, 2, 150],
 ] satisfies [Partial<JobRequest>, number, number][])(
   '%j on %d devices takes %d evaluations of the device with the most',
   ([overrides, devices, evaluations]) => {
@@ -75,4 +82,5 @@ test('only guidance can be divided, and only over several devices', () => {
   estimates.record(guided, { phase: 'load', load: { seconds: 0, devices: 2 } }, 0)
   expect(estimates.canDivide(guided)).toBe(true)
   expect(estimates.canDivide(createJob('plain', jobBody(), {}))).toBe(false)
+  expect(estimates.canDivide(createJob('controlled', jobBody({ guidance_scale: 4, controls }), {}))).toBe(false)
 })

@@ -26,6 +26,7 @@ export function createPacedEngine(steps = Number.POSITIVE_INFINITY): PacedEngine
   return {
     models: [pacedModel],
     loras: new Map([['style', { package: 'e'.repeat(64), rank: 4 }]]),
+    controlnets: new Map([['canny', { package: 'c'.repeat(64) }]]),
     runs,
     allow: (more) => {
       allowed += more

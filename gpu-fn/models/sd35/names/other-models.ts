@@ -8,7 +8,10 @@ const MODELS: readonly (readonly [pattern: RegExp, problem: string])[] = [
     /(^|[._])(lora_[AB]|lora[._](?:up|down)|lora_unet|lora_transformer|lora_te\d?|lokr_w\d|hada_w\d|oft_blocks|dora_scale)([._]|$)/,
     'is a LoRA, an addition to a checkpoint; compile it by itself with `--lora` and `--package`, a package of its base',
   ],
-  [/(^|\.)controlnet_(x_)?(blocks|embedder)\.|^control_model\./, `is a ControlNet; ${SD35}, and no ControlNets`],
+  [
+    /(^|\.)controlnet_(x_)?(blocks|embedder)\.|^control_model\./,
+    'is a ControlNet; compile it by itself with `--controlnet`',
+  ],
   [/(^|\.)(double_blocks|single_blocks|single_transformer_blocks)\./, `is FLUX or a model like it; ${SD35}`],
   [/^(conditioner\.embedders\.|add_embedding\.)|(^|\.)label_emb\.0\./, `is Stable Diffusion XL; ${SD35}`],
   [/^cond_stage_model\.|(^|\.)(input_blocks|down_blocks\.\d+\.attentions)\./, `is Stable Diffusion 1 or 2; ${SD35}`],

@@ -2,8 +2,8 @@
 // diffusers controlnet_sd3.py `SD3ControlNetModel` with `use_pos_embed: false`.
 // B batch · S image tokens · T steps · D width · P width of the pooled prompt
 //
-// Its blocks have tokens of the image alone, and no norms of queries and keys. The embedder of the latent is the denoiser's, so its ledger
-// has the denoiser's tensors `x_embedder.proj` and `pos_embed` besides its own.
+// Its blocks have tokens of the image alone, and no norms of queries and keys. The embedder of the latent is the denoiser's graph `embedding`,
+// so that one ControlNet fits all denoisers of its width.
 import type { Graph, Value } from '../../../compile/graph/graph.ts'
 import type { Stream } from '../../../compile/graph/layer-types.ts'
 import { addTo, attend, branch, conv2d, linear, modulate, toActivations, toStream } from '../../../compile/graph/nn.ts'
@@ -11,16 +11,14 @@ import * as ops from '../../../compile/graph/ops.ts'
 import type { Scope } from '../../../compile/graph/scope.ts'
 import {
   EPSILON,
-  embedPatches,
   MODULATION,
   type ModulationLayout,
   type Modulations,
   mlp,
   modulationOf,
   modulationTable,
-  type PositionTables,
   patchesOf,
-  patchGrid,
+  residualName,
   timestepEmbedding,
 } from './mmdit.ts'
 
@@ -29,10 +27,8 @@ export type ControlNetConfig = {
   readonly width: number
   readonly heads: number
   readonly patchSize: number
-  readonly inChannels: number
   /** Channels of the control image's latent. */
-  readonly controlChannels: number
-  readonly positionMax: number
+  readonly channels: number
   readonly pooledWidth: number
 }
 
@@ -55,27 +51,26 @@ export function controlConditioning(s: Scope, config: ControlNetConfig): Graph {
 }
 
 /**
- * Graph `control`, one step: latent [B, C, h, w], control [B, C', h, w] (the latent of the control image), modulation [B, M] and scale [1]
- * → `residual_0` … [B, S, D], one for each block.
+ * Graph `control`, one step: tokens [B, S, D] of the latent, control [B, C, h, w] (the latent of the control image), modulation [B, M] and
+ * scale [1] → `residual_0` … [B, S, D] in units of the stream, one for each block.
  */
-export function control(s: Scope, config: ControlNetConfig, positions: PositionTables): Graph {
+export function control(s: Scope, config: ControlNetConfig): Graph {
   const { graph } = s
   const { width, patchSize } = config
-  const { batch } = s.lowering
+  const { batch, activations } = s.lowering
   const layout = layoutOf(config)
-  const latent = graph.input('latent', 'float32', [batch, config.inChannels, 'h', 'w'])
-  const image = graph.input('control', 'float32', [batch, config.controlChannels, 'h', 'w'])
+  const tokens = graph.input('tokens', activations, [batch, 'S', width])
+  const image = graph.input('control', 'float32', [batch, config.channels, 'h', 'w'])
   const modulation = graph.input('modulation', 'float32', [batch, layout.length * MODULATION.length * width])
-  const scale = graph.input('scale', 'float32', [1])
+  const scale = toActivations(s, graph.input('scale', 'float32', [1]))
 
-  const tokens = embedPatches(s, latent, patchGrid(latent, patchSize), config, positions) // [B, S, D]
   const map = s.lowering.featureMap(toActivations(s, image))
   const added = s.lowering.tokens(conv2d(s.at('pos_embed_input', 'proj'), map, width, patchesOf(patchSize)), 'S')
   let x = toStream(s, ops.add(tokens, added))
   const vectors = modulationTable(s, modulation, config, layout)
-  const residual = (index: number, settled: Stream) => {
-    const value = linear(s.at('controlnet_blocks', index), fromStream(s, settled), width)
-    graph.output(`residual_${index}`, ops.multiply(ops.cast(value, 'float32'), scale))
+  const residual = (index: number, { value }: Stream) => {
+    const settled = project(s.at('controlnet_blocks', index), value, width)
+    graph.output(residualName(index), ops.multiply(settled, scale))
   }
   for (const [index, { module }] of layout.entries()) {
     const { entered, left } = block(s.at(module), x, vectors, config)
@@ -85,6 +80,12 @@ export function control(s: Scope, config: ControlNetConfig, positions: PositionT
   const last = s.at(layout.at(-1)!.module)
   residual(layout.length - 1, modulate(last, x, [vectors(last.path, '_mlp')], EPSILON, last.at('mlp', 'fc1')).stream)
   return graph
+}
+
+/** linear(x) of a stream's value, with the result in its units: float16 does not hold the stream in units of 1. */
+function project(s: Scope, x: Value, width: number): Value {
+  const { value, bias } = branch(s, x, width)
+  return bias ? ops.add(value, ops.multiply(bias, ops.scalar(bias, 1 / s.lowering.streamUnit))) : value
 }
 
 /**
@@ -99,7 +100,3 @@ function block(s: Scope, x: Stream, m: Modulations, config: ControlNetConfig): {
   const left = mlp(s, addTo(stream, branch(attn.at('proj'), y!, config.width, msa.gate)), m(s.path, '_mlp'))
   return { entered: stream, left }
 }
-
-/** A stream's value in units of 1, as activations. */
-const fromStream = (s: Scope, { value }: Stream): Value =>
-  toActivations(s, ops.multiply(value, ops.scalar(value, s.lowering.streamUnit)))

@@ -128,14 +128,23 @@ function toModulation(s: Scope, rows: Value, layout: ModulationLayout): Value {
   return ops.reshape(ops.add(inUnits, ones), ['T', 'B', names.length * widthOf(rows)])
 }
 
+/** Graph `embedding`, for ControlNets: latent [B, C, h, w] → tokens [B, S, D], the input of the first block of `transformer`. */
+export function embedding(s: Scope, config: MMDiTConfig, positions: PositionTables): Graph {
+  const latent = s.graph.input('latent', 'float32', [s.lowering.batch, config.inChannels, 'h', 'w'])
+  s.graph.output('tokens', embedPatches(s, latent, patchGrid(latent, config.patchSize), config, positions))
+  return s.graph
+}
+
+/** Inputs of the step graph with a ControlNet: `residual_0` … [B, S, D], in units of the stream. As in diffusers, the last block gets none. */
+export const residualName = (block: number) => `residual_${block}`
+
 /**
- * Graph `transformer`, one step: latent [B, C, h, w], modulation [B, M], context [B, L, D] → velocity [B, C, h, w]. With a ControlNet of
- * `residuals` blocks, also takes its `residual_0` … [B, S, D], which are added after the blocks of their share of the depth. As in
- * diffusers, the last block gets none.
+ * Graph `transformer`, one step: latent [B, C, h, w], modulation [B, M], context [B, L, D] → velocity [B, C, h, w]. With `controlled`, also
+ * takes a residual for each block but the last, which is added after the block.
  */
-export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTables, residuals = 0): Graph {
+export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTables, controlled = false): Graph {
   const { graph } = s
-  const { width, patchSize, inChannels, depth } = config
+  const { width, patchSize, inChannels } = config
   const batch = s.lowering.batch
   const total = width * modulationLayout(config).flatMap(({ names }) => names).length
   const latent = graph.input('latent', 'float32', [batch, inChannels, 'h', 'w'])
@@ -147,13 +156,11 @@ export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTa
   let context = toStream(s, toActivations(s, text)) // [B, L, D]
 
   const vectors = modulationTable(s, modulation, config, modulationLayout(config))
-  const added: Value[] = []
   for (const block of blocksOf(config)) {
     ;({ x, context } = jointBlock(s.at('joint_blocks', block.index), x, context, vectors, config, block))
-    if (residuals === 0 || block.last) continue
-    const k = Math.trunc((block.index * residuals) / depth)
-    added[k] ??= graph.input(`residual_${k}`, 'float32', [batch, 'S', width])
-    x = addResidual(s, x, added[k])
+    if (!controlled || block.last) continue
+    const residual = graph.input(residualName(block.index), s.lowering.activations, [batch, 'S', width])
+    x = { value: ops.add(x.value, ops.cast(residual, x.value.dtype)), deferred: x.deferred }
   }
   const last = s.at('final_layer', 'linear')
   const { normed } = modulate(s.at('final_layer'), x, [vectors('final_layer', '')], EPSILON, last)
@@ -161,12 +168,6 @@ export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTa
   graph.output('velocity', unpatchify(ops.cast(tokens, 'float32'), latent, grid, config))
   return graph
 }
-
-/** Adds a ControlNet's residual to the stream. diffusers transformer_sd3.py `SD3Transformer2DModel.forward` */
-const addResidual = (s: Scope, { value, deferred }: Stream, residual: Value): Stream => ({
-  value: ops.add(value, toStream(s, ops.cast(residual, value.dtype)).value),
-  deferred,
-})
 
 /** A latent's patches at their positions [B, S, D]; without tables, the graph takes `position` [S, D]. */
 export function embedPatches(

@@ -1,5 +1,5 @@
 import fc from 'fast-check'
-import { expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import {
   BudgetError,
   type Execution,
@@ -153,6 +153,45 @@ test('more memory never means reading more again, and no plan exceeds its budget
     }),
     { numRuns: 60 },
   )
+})
+
+describe('a ControlNet', () => {
+  const network = (name: string, modulation: number) => ({
+    ...{ file: '', weights: `${name}.weights`, inputs: [] },
+    outputs: [{ name: 'modulation', dtype: 'float32' as const, shape: ['T', 'B', modulation] }],
+  })
+  const BYTES = { control_conditioning: 1.35e9, control: 1.6e9 }
+  const controlnet = {
+    widening: 1,
+    manifest: {
+      files: Object.fromEntries(
+        Object.entries(BYTES).map(([name, bytes]) => [`${name}.weights`, { bytes, sha256: '' }]),
+      ),
+      networks: {
+        control_conditioning: network('control_conditioning', 2432 * 114),
+        control: network('control', 1),
+      },
+      shape: { layers: 19, width: 2432, channels: 16, patch_size: 2, pooled_width: 2048 },
+    },
+  }
+  const how: Execution = { ...WEIGHT_ONLY, controlnet }
+  const size = { width: 1024, height: 1024 }
+
+  test('counts with its weights, residuals and sessions', () => {
+    const [without, guided] = [WEIGHT_ONLY, how].map((each) => planMemory(about('large fp8'), size, null, each))
+    const residuals = 4096 * 2432 * 2 * 20
+    const sessions = 4 * 72 * 2 ** 20
+    expect(guided!.peak - without!.peak).toBe(BYTES.control_conditioning + BYTES.control + residuals + sessions)
+    expect(guided!.resident).toEqual(expect.arrayContaining(['control', 'control_conditioning']))
+  })
+
+  test('takes turns with other networks within a budget, or is refused', () => {
+    const { peak } = planMemory(about('large fp8'), size, null)
+    const tight = planMemory(about('large fp8'), size, peak, how)
+    expect(tight.peak).toBeLessThanOrEqual(peak)
+    expect(tight.offloaded.length).toBeGreaterThan(1)
+    expect(() => planMemory(about('large fp8'), size, 4 * GIB, how)).toThrow(BudgetError)
+  })
 })
 
 test('jobs that share steps keep their conditions on the device at the same time', () => {

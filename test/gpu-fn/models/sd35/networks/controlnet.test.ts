@@ -18,6 +18,7 @@ import { deriveMMDiT } from '../../../../../gpu-fn/models/sd35/configurations.ts
 import { control, controlConditioning } from '../../../../../gpu-fn/models/sd35/networks/controlnet.ts'
 import {
   conditioning,
+  embedding,
   type MMDiTConfig,
   type PositionTables,
   transformer,
@@ -53,7 +54,7 @@ beforeAll(async () => {
 })
 afterAll(() => fs.rm(scratch, { recursive: true }))
 
-/** The ControlNet's tensors, in the order of their seeds, and those that it shares with the denoiser. */
+/** The ControlNet's tensors, in the order of their seeds. */
 async function controlTensors({ width, pooledWidth, inChannels }: MMDiTConfig): Promise<Tensors> {
   const linear = (name: string, rows: number, columns: number): [string, number[]][] => [
     [`${name}.weight`, [rows, columns]],
@@ -81,9 +82,7 @@ async function controlTensors({ width, pooledWidth, inChannels }: MMDiTConfig): 
   })
   const file = path.join(scratch, 'controlnet.safetensors')
   await writeSafetensors(file, named, 'F32')
-  const own = readParameters(file, (await readHeader(file)).tensors)
-  const shared = ['x_embedder.proj.weight', 'x_embedder.proj.bias', 'pos_embed'] as const
-  return new Map([...own, ...shared.map((name) => [name, denoiser.tensors.get(name)!] as const)])
+  return readParameters(file, (await readHeader(file)).tensors)
 }
 
 /** Builds a graph for the CPU, and runs it once. */
@@ -112,14 +111,20 @@ test('residuals and the velocity with them equal those of diffusers', async () =
     ? {}
     : { position: (await readPosition(await openPackage(await compileTiny({ variant: 'tiny-large' })), 4, 3))! }
 
-  const net = { ...config, depth: DEPTH, controlChannels: config.inChannels }
+  const net = { ...config, depth: DEPTH, channels: config.inChannels }
   const ledger = new Ledger('controlnet', await controlTensors(config))
   const conditions = await run('control_conditioning', ledger, (s) => controlConditioning(s, net), {
     timesteps,
     pooled,
   })
-  const residuals = await run('control', ledger, (s) => control(s, net, positions), {
-    ...{ latent, control: pseudoRandom([BATCH, config.inChannels, HEIGHT, WIDTH], 4), ...position },
+  const { tokens } = await run(
+    'embedding',
+    new Ledger('transformer', denoiser.tensors),
+    (s) => embedding(s, config, positions),
+    { latent, ...position },
+  )
+  const residuals = await run('control', ledger, (s) => control(s, net), {
+    ...{ tokens: tokens!, control: pseudoRandom([BATCH, config.inChannels, HEIGHT, WIDTH], 4) },
     ...{ modulation: first(conditions.modulation!), scale: { dims: [1], data: Float32Array.of(SCALE) } },
   })
   ledger.assertComplete()
@@ -131,9 +136,13 @@ test('residuals and the velocity with them equal those of diffusers', async () =
   const conditioned = await run('conditioning', own, (s) => conditioning(s, config), {
     ...{ timesteps, pooled, prompt_embeds: prompt },
   })
-  // The last block gets no residual, so that the step graph has no input for it.
-  const { residual_2: _, ...given } = residuals
-  const { velocity } = await run('transformer', own, (s) => transformer(s, config, positions, DEPTH), {
+  const given = Object.fromEntries(
+    Array.from({ length: config.depth - 1 }, (_, block) => {
+      const k = Math.trunc(block / (config.depth / DEPTH))
+      return [`residual_${block}`, residuals[`residual_${k}`]!]
+    }),
+  )
+  const { velocity } = await run('transformer', own, (s) => transformer(s, config, positions, true), {
     ...{ latent, ...position, ...given, modulation: first(conditioned.modulation!), context: conditioned.context! },
   })
   expect(relativeError(velocity!, golden.get('velocity')!)).toBeLessThan(1e-5)
@@ -142,13 +151,14 @@ test('residuals and the velocity with them equal those of diffusers', async () =
 test('a step graph without a ControlNet has no inputs for one', async () => {
   const { config, positions, tensors } = denoiser
   const settings = { lowering: cpu, precision: sd35Precision('fp32'), probes: false }
-  const inputsOf = (residuals?: number) => {
+  const inputsOf = (controlled?: boolean) => {
     const ledger = new Ledger('transformer', tensors)
-    const graph = buildGraph('transformer', ledger, settings, (s) => transformer(s, config, positions, residuals))
+    const graph = buildGraph('transformer', ledger, settings, (s) => transformer(s, config, positions, controlled))
     return { names: graph.inputs.map(({ name }) => name), nodes: graph.nodes.length }
   }
-  const [plain, controlled] = [inputsOf(), inputsOf(DEPTH)]
+  const [plain, controlled] = [inputsOf(), inputsOf(true)]
   expect(plain.names).not.toContain('residual_0')
-  expect(controlled.names).toEqual([...plain.names, 'residual_0', 'residual_1'])
+  const residuals = Array.from({ length: config.depth - 1 }, (_, block) => `residual_${block}`)
+  expect(controlled.names).toEqual([...plain.names, ...residuals])
   expect(controlled.nodes).toBeGreaterThan(plain.nodes)
 })

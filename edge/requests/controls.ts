@@ -1,0 +1,72 @@
+// The ControlNet of a request, and its image.
+import * as z from 'zod'
+import { type ControlChoice, LIMITS } from '#contract'
+import { type Catalog, controlnetsOf } from '../config/catalog.ts'
+import { ApiError } from '../http/errors.ts'
+import { chooseAdditions } from './additions.ts'
+
+const { max, scale } = LIMITS.controls
+/** The longest list that is read, so that a longer one than allowed has an error of its own. */
+const READ = 16
+const SHAPE = `a list of ${max} object with an id, an image and, optionally, a scale from 0 to ${scale}, and start and stop from 0 to 1`
+
+const share = z.number().min(0).max(1).optional()
+
+/** The field `controls`. The default scale is that of the catalog, and `control_image` can replace an absent image. */
+export const controlsOf = (image: z.ZodString) =>
+  z
+    .array(
+      z.strictObject({
+        id: z.string().min(1).max(200),
+        image: image.optional(),
+        scale: z.number().min(0).max(scale).optional(),
+        ...{ start: share, stop: share },
+      }),
+    )
+    .min(1)
+    .max(READ)
+    .describe(SHAPE)
+
+type Controls = z.infer<ReturnType<typeof controlsOf>>
+type Given = { controls?: Controls | undefined; control_image?: string | undefined }
+
+const refuse = (message: string, param = 'controls') => new ApiError('invalid_request', message, { param })
+
+/** The ControlNets of a request, and the catalog without the models that they do not fit. Errors: those of chooseAdditions. */
+export function chooseControls(
+  chosen: Controls,
+  requestedModel: string,
+  catalog: Catalog,
+  account: string,
+): { controls: ControlChoice[]; catalog: Catalog } {
+  if (chosen.length > max)
+    throw refuse(`controls has ${chosen.length} entries; a request can have ${max} ControlNet. Keep one of them.`)
+  const kind = { field: 'controls', noun: 'ControlNet' } as const
+  const ids = chosen.map(({ id }) => id)
+  const found = chooseAdditions(kind, ids, controlnetsOf(catalog, account), requestedModel, catalog)
+  const controls = found.offers.map(({ id, scale }, i): ControlChoice => {
+    const { start, stop, scale: given = scale } = chosen[i]!
+    if ((start ?? 0) >= (stop ?? 1))
+      throw refuse(`controls has the steps ${start ?? 0} to ${stop ?? 1}; start must be below stop.`)
+    return { id, scale: given, ...(start !== undefined && { start }), ...(stop !== undefined && { stop }) }
+  })
+  return { controls, catalog: found.catalog }
+}
+
+/** The control image of a request; undefined without `controls`. Errors: invalid_request for a missing or superfluous one. */
+export function controlImageOf({ controls, control_image }: Given): string | undefined {
+  if (!controls && control_image !== undefined)
+    throw refuse('control_image is given without controls; name a ControlNet in controls.', 'control_image')
+  const own = controls?.[0]?.image
+  if (own !== undefined && control_image !== undefined)
+    throw refuse('control_image and the image of controls are both given; use one of them.', 'control_image')
+  if (controls && own === undefined && control_image === undefined)
+    throw refuse(`controls has no image; it must be ${SHAPE}.`)
+  return own ?? control_image
+}
+
+/** The fields without the control image, whose content a fingerprint has in its place. */
+export const withoutControlImage = <Fields extends Given>({ control_image: _, controls, ...fields }: Fields) => ({
+  ...fields,
+  ...(controls && { controls: controls.map(({ image: __, ...control }) => control) }),
+})

@@ -1,0 +1,19 @@
+// The IDs of LoRAs and ControlNets.
+import path from 'node:path'
+import { modelName } from '../contract.ts'
+import { CheckpointError, quote } from './checkpoint/error.ts'
+
+/** The ID that requests name: `name`, or the name of the file or directory without its extension. Throws CheckpointError. */
+export function additionName(file: string, name: string | undefined): string {
+  const given =
+    name ??
+    path
+      .basename(path.resolve(file), path.extname(file))
+      .toLowerCase()
+      .replaceAll(/[_. ]+/g, '-')
+  if (modelName.safeParse(given).success) return given
+  throw new CheckpointError(
+    name === undefined ? file : '--name',
+    `${quote(given)} cannot be the name; 1 to 64 of a-z, 0-9 and "-" are allowed, not "-" at the start. Give one with --name`,
+  )
+}

@@ -1,0 +1,102 @@
+import { readFile, rm, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { expect, test } from 'vitest'
+import { compileControlnet } from '../../../gpu-fn/compile/controlnet.ts'
+import { findControlnets, openControlnet } from '../../../gpu-fn/weights/controlnet-packages.ts'
+import { tinyControlnet, writeTinyControlnet } from '../../../infra/checkpoints/tiny/controlnet.ts'
+import { refusal } from '../../support/checkpoints/refusal.ts'
+import type { Stored } from '../../support/checkpoints/safetensors-file.ts'
+import { useScratch } from '../../support/scratch.ts'
+
+const scratch = useScratch()
+/** Its attention heads are 64 wide, as in Stability's files, which do not state the width. */
+const variant = 'tiny-medium'
+
+/** Stability's file, with changes; an undefined tensor is left out. */
+async function writeStability(changes: Record<string, Stored | undefined> = {}, name = 'net.safetensors') {
+  const tensors = tinyControlnet({ variant }).tensors.map(({ name, shape, data }): [string, Stored] => [
+    name,
+    { dtype: 'F32', shape, data: new Uint8Array(data.buffer) },
+  ])
+  const entries = Object.entries({ ...Object.fromEntries(tensors), ...changes })
+  await scratch.write(name, Object.fromEntries(entries.filter((entry): entry is [string, Stored] => !!entry[1])))
+  return path.join(scratch.directory, name)
+}
+
+const typed = (value: number): Record<string, Stored> => ({
+  control_type: { dtype: 'I64', shape: [], data: Uint8Array.of(value, 0, 0, 0, 0, 0, 0, 0) },
+})
+
+const compile = (controlnet: string, options: Partial<Parameters<typeof compileControlnet>[0]> = {}) =>
+  compileControlnet({
+    ...{ controlnet, out: path.join(scratch.directory, 'controlnets', 'out'), tier: 'fp32', target: 'cpu' },
+    ...options,
+  })
+
+test("Stability's file and diffusers' directory give the same package", async () => {
+  const own = await compile(await writeStability(typed(2)), { name: 'net', out: path.join(scratch.directory, 'a') })
+  const directory = await writeTinyControlnet(path.join(scratch.directory, 'diffusers'), { variant })
+  const other = await compile(directory, { name: 'net', type: 'depth', out: path.join(scratch.directory, 'b') })
+  expect(other.manifest).toEqual(own.manifest)
+  expect(own.manifest).toMatchObject({
+    type: 'depth',
+    shape: { layers: 2, width: 128, channels: 16, pooled_width: 192 },
+  })
+  expect(own.notes).toContain('Type depth: stated by the file.')
+})
+
+test('the type is also read from the name, and FP8 halves the blocks', async () => {
+  const full = await compile(await writeStability({}, 'sd3.5_large_canny.safetensors'))
+  expect(full.manifest).toMatchObject({ name: 'sd3-5-large-canny', type: 'canny' })
+  const [found] = await findControlnets(scratch.directory)
+  expect(found!.manifest).toEqual(full.manifest)
+  const small = await compile(await writeStability({}, 'sd3.5_large_canny.safetensors'), { tier: 'fp8' })
+  const bytes = (name: string) => [full, small].map(({ manifest }) => manifest.files[name]!.bytes)
+  const [before, after] = bytes('control.weights')
+  expect(after!).toBeLessThan(before! * 0.6)
+})
+
+const square: Stored = { dtype: 'F32', shape: [128, 128] }
+test.each<[string, Record<string, Stored | undefined>, object, RegExp]>([
+  ['an unknown type', {}, {}, /does not state its type, .*--control-type blur, canny, depth, other/],
+  ['a wrong type', typed(2), { type: 'canny' }, /--control-type: canny is given, but .* states that it is depth/],
+  ['a type out of range', typed(7), {}, /tensor "control_type" must be an integer: 0 blur, 1 canny, 2 depth/],
+  [
+    'a missing tensor',
+    { 'controlnet_blocks.1.weight': undefined, ...typed(0) },
+    {},
+    /controlnet_blocks.1.weight is missing/,
+  ],
+  ['a tensor without a use', { 'extra.weight': square, ...typed(0) }, {}, /left-over tensors .*extra\.weight/],
+  [
+    'a text stream',
+    { 'transformer_blocks.0.attn.add_q_proj.weight': square, ...typed(0) },
+    {},
+    /another kind: its blocks have a text stream .*SD3.5 Large: blur, canny and depth/,
+  ],
+  [
+    'an embedder of its own',
+    { 'pos_embed.proj.weight': square, ...typed(0) },
+    {},
+    /another kind: it embeds the latent/,
+  ],
+  ['the target cuda-fp8', typed(0), { target: 'cuda-fp8' }, /compiled for cpu or cuda/],
+])('refuses %s', async (_, changes, options, message) => {
+  expect(await refusal(compile(await writeStability(changes), options))).toMatch(message)
+})
+
+test('refuses a configuration that the network does not have', async () => {
+  const directory = await writeTinyControlnet(path.join(scratch.directory, 'net'), { variant })
+  const file = path.join(directory, 'config.json')
+  const config = JSON.parse(await readFile(file, 'utf8'))
+  await writeFile(file, JSON.stringify({ ...config, force_zeros_for_pooled_projection: true }))
+  expect(await refusal(compile(directory, { type: 'blur' }))).toMatch(/force_zeros_for_pooled_projection is true/)
+})
+
+test('a package whose manifest lists a missing file is refused', async () => {
+  const { manifest } = await compile(await writeStability(typed(1)))
+  expect(manifest.type).toBe('canny')
+  const directory = path.join(scratch.directory, 'controlnets', 'out')
+  await rm(path.join(directory, 'control.weights'))
+  await expect(openControlnet(directory)).rejects.toThrow(/control\.weights is missing/)
+})

@@ -1,0 +1,65 @@
+// Compares images with a ControlNet between GPU targets and the CPU. An image without it afterward must equal that before.
+import fs from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { compile } from '../../gpu-fn/compile/compile.ts'
+import { compileControlnet } from '../../gpu-fn/compile/controlnet.ts'
+import { openControlnet } from '../../gpu-fn/weights/controlnet-packages.ts'
+import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
+import { writeTinyControlnet } from '../../infra/checkpoints/tiny/controlnet.ts'
+import { render, withPipeline } from '../../infra/local/models/render.ts'
+import { type Pixels, readPixels } from '../../infra/receipts/compare-images.ts'
+
+const SIZE = 128
+const REQUEST = { prompt: 'a red heart', seed: 3, steps: 4, guidance_scale: 3, width: SIZE, height: SIZE }
+const CONTROLS = { controls: [{ id: 'tested', scale: 1 }] }
+/** The largest mean difference between the devices, of 255, and the smallest one that the ControlNet must make. */
+const LIMITS = { devices: 4, effect: 8 }
+
+type Images = { before: Pixels; guided: Pixels; after: Pixels }
+
+/** Prints the mean differences. Throws if a target's images are not those of the CPU. */
+export async function compareControlnets(): Promise<void> {
+  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-controlnets-'))
+  const failures: string[] = []
+  try {
+    const checkpoint = [await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), { variant: 'tiny-large' })]
+    const controlnet = await writeTinyControlnet(path.join(scratch, 'controlnet'))
+    const imagesOf = async (target: 'cpu' | 'cuda' | 'cuda-fp8') => {
+      const [out, own] = [path.join(scratch, target), path.join(scratch, `controlnet-${target}`)]
+      await compile({ checkpoint, tier: 'fp8', variant: 'custom', target, out })
+      const compiled = { controlnet, tier: 'fp8', target: target === 'cpu' ? 'cpu' : 'cuda', out: own } as const
+      await compileControlnet({ ...compiled, type: 'depth', name: 'tested' })
+      return makeImages(out, own)
+    }
+    const cpu = await imagesOf('cpu')
+    for (const target of ['cuda', 'cuda-fp8'] as const) {
+      const gpu = await imagesOf(target)
+      const [devices, effect] = [difference(gpu.guided, cpu.guided), difference(gpu.guided, gpu.before)]
+      const restored = difference(gpu.after, gpu.before)
+      const good = devices <= LIMITS.devices && effect >= LIMITS.effect && restored === 0
+      const figures = `differs from the CPU by ${devices.toFixed(2)}, from the image without by ${effect.toFixed(2)}`
+      console.log(`${good ? ' ' : '✗'} controlnet fp8 ${target}: ${figures}, after it ${restored}`)
+      if (!good) failures.push(target)
+    }
+  } finally {
+    await fs.rm(scratch, { recursive: true })
+  }
+  if (failures.length > 0) throw new Error(`ControlNets are wrong on ${failures.join(', ')}`)
+}
+
+async function makeImages(directory: string, own: string): Promise<Images> {
+  const controlnet = await openControlnet(own)
+  const pixels = Uint8Array.from({ length: 3 * SIZE * SIZE }, (_, i) => (((i / 3) | 0) % SIZE) * 2)
+  return withPipeline(directory, async (pipeline) => ({
+    before: await readPixels(await render(pipeline, REQUEST)),
+    guided: await readPixels(
+      await render(pipeline, { ...REQUEST, ...CONTROLS }, undefined, { control: { controlnet, pixels } }),
+    ),
+    after: await readPixels(await render(pipeline, REQUEST)),
+  }))
+}
+
+/** Mean difference of two images, of 255. */
+const difference = ({ data: a }: Pixels, { data: b }: Pixels): number =>
+  a.reduce((sum, value, i) => sum + Math.abs(value - b[i]!), 0) / a.length
