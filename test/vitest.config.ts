@@ -86,6 +86,7 @@ export default defineConfig({
           name: 'edge',
           include: ['test/edge/**/*.test.ts'],
           setupFiles: ['test/edge/support/setup.ts'],
+          isolate: false, // test/edge/support/setup.ts separates the files
           testTimeout: 30_000,
         },
       },
