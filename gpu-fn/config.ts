@@ -130,7 +130,7 @@ export function readConfig(variables: Record<string, string | undefined>) {
     stallSeconds: env.OCTET_STALL_SECONDS,
     memoryBytes: env.OCTET_MEMORY_BYTES,
     deviceBytes: env.OCTET_VRAM_GB,
-    /** GPUs of the denoiser, by CUDA's index from 0; on the CPU, sessions. */
+    /** Number of GPUs with the denoiser, the first ones in CUDA's order; on the CPU, number of its sessions. */
     devices: env.OCTET_DEVICES,
     preload: env.OCTET_PRELOAD ?? [],
     /** Sizes at which preloaded models are run once; by default each model's default size. */

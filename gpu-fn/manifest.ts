@@ -148,7 +148,7 @@ export const manifest = z.strictObject({
       vae_encoder: network.optional(),
     })
     .optional(),
-  /** Packages of earlier versions have none, and take no ControlNets. `without_kernels`: as above. */
+  /** Absent in packages of earlier versions, which take no ControlNets. `without_kernels`: as above. */
   control: controlGraphs.extend({ without_kernels: controlGraphs.optional() }).optional(),
   /** Layout of each weights file, in ascending order of offsets. */
   weights: z.record(z.string(), z.array(storedTensor)),
@@ -225,7 +225,7 @@ export type LoraPackage = { directory: string; manifest: LoraManifest; digest: s
 /** Version of the fields below and of the graphs of a ControlNet. A package with another version is refused. */
 export const CONTROLNET_FORMAT = 1
 
-/** What a ControlNet was trained on; it decides the scale of the control image's pixels. */
+/** The kind of control image that a ControlNet was trained on, which determines the scale of its pixels. */
 export const CONTROL_TYPES = ['blur', 'canny', 'depth', 'other'] as const
 export type ControlType = (typeof CONTROL_TYPES)[number]
 

@@ -147,7 +147,7 @@ export class EndpointDO extends DurableObject<Env> {
 
   #keep(): Keep {
     const { gaps = NO_GAPS, ended = null, until = 0 } = this.ctx.storage.kv.get<Keep>('keep') ?? {}
-    // Gaps that a version with other classes has recorded are of no use.
+    // Gaps that were counted by other classes cannot be used.
     return { gaps: gaps.counts.length === NO_GAPS.counts.length ? gaps : NO_GAPS, ended, until }
   }
 

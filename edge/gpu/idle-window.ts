@@ -1,6 +1,6 @@
 // The time that an idle GPU is worth keeping, from the gaps between recent jobs. Pure.
 
-/** The windows to choose from, in seconds, from the least idle time of Modal. They are also the upper limits of the classes of gaps. */
+/** The possible windows in seconds, from Modal's shortest idle time. They are also the upper limits of the classes of gaps. */
 export const WINDOWS = [2, 5, 15, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600] as const
 /** The weight of earlier gaps falls by this factor with each new one: the last fifty decide. */
 const FADE = 0.98

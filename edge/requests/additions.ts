@@ -5,7 +5,7 @@ import { shown } from '../http/validation.ts'
 import { resolveModel } from '../routing/alias.ts'
 
 type Addition = { readonly id: string; readonly models: readonly string[] }
-/** `field` of the request, and what one of its entries is. */
+/** `field`: the field of the request. `noun`: one of its entries, in messages. */
 type Kind = { readonly field: 'loras' | 'controls'; readonly noun: string }
 
 const list = (names: readonly string[]) => names.join(', ')

@@ -6,7 +6,7 @@ import { ApiError } from '../http/errors.ts'
 import { chooseAdditions } from './additions.ts'
 
 const { max, scale } = LIMITS.controls
-/** The longest list that is read, so that a longer one than allowed has an error of its own. */
+/** Maximum length of a parsed list: more than a request can have, so that its error states the limit and what to do. */
 const READ = 16
 const SHAPE = `a list of ${max} object with an id, an image and, optionally, a scale from 0 to ${scale}, and start and stop from 0 to 1`
 
@@ -65,7 +65,7 @@ export function controlImageOf({ controls, control_image }: Given): string | und
   return own ?? control_image
 }
 
-/** The fields without the control image, whose content a fingerprint has in its place. */
+/** The fields without the control image: a fingerprint has a digest of its content instead. */
 export const withoutControlImage = <Fields extends Given>({ control_image: _, controls, ...fields }: Fields) => ({
   ...fields,
   ...(controls && { controls: controls.map(({ image: __, ...control }) => control) }),

@@ -3,7 +3,7 @@ import type { ControlChoice, LoraChoice, Seed } from '#contract'
 /** An adapter or a ControlNet with the SHA-256 of its manifest. */
 type Run<Choice> = Choice & { package: string }
 
-/** What made an image: the SHA-256 of the package's manifest, the device, the adapters and the ControlNets. */
+/** The origin of an image: the SHA-256 of the package's manifest, the device, the adapters and the ControlNets. */
 export type RunFacts = {
   package: string
   device: string

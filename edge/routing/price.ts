@@ -10,8 +10,8 @@ export type Work = ImageOptions & {
 }
 
 /**
- * Megapixels times evaluations of the denoiser: a step has one, or two with guidance, or more with some samplers. With several `devices` that
- * divide them, those of the device with the most, which determine the time but not the price.
+ * Megapixels times evaluations of the denoiser: a step has one, or two with guidance, or more with some samplers. With several `devices`,
+ * only the evaluations of the busiest one, which determine the time but not the price.
  */
 export const megapixelSteps = ({ width, height, guidanceScale, count, ...sampling }: Work, devices = 1) =>
   ((width * height) / 1_000_000) * countEvaluations({ ...sampling, guidance_scale: guidanceScale }, devices) * count

@@ -76,7 +76,7 @@ function targetOf(target: string): ControlnetManifest['target'] {
   )
 }
 
-/** The type, and a note about it unless the caller gave it. */
+/** The type, with a note on its source unless the caller gave it. */
 async function typeOf(given: string, type: ControlType | undefined): Promise<{ type: ControlType; note?: string }> {
   const stored = await readType(given)
   if (type && stored && type !== stored)

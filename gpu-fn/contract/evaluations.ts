@@ -63,8 +63,8 @@ const controlsIn = ({ steps, controls = [] }: Sampling, step: number): number =>
   controls.filter((choice) => isControlled(choice, steps, step)).length
 
 /**
- * A ControlNet's share of the denoiser's work. SD3.5 Large's have half of its blocks, each with one product more and without a text stream:
- * 0.48 of the operations at 1024 × 1024.
+ * The work of a ControlNet relative to the denoiser. Those of SD3.5 Large have half of its blocks, each with one additional product and
+ * without a text stream: 0.48 of the operations at 1024 × 1024.
  */
 export const CONTROL_SHARE = 0.5
 
@@ -76,9 +76,9 @@ export const samplesOf = (sampling: Sampling, step: number): number =>
 const CACHED = { start: 0.2, stop: 0.9, pairs: { start: 0.35, stop: 0.65 } } as const
 
 /**
- * The steps, counted from 0, that take the velocity of an earlier step, with step caching (pipeline/velocity-cache.ts). `first` is the
- * first step that runs. The denoiser runs before and after each one or two such steps, with the same guidance and the same ControlNets. `lcm`
- * adds noise in each step and has none.
+ * The steps, counted from 0, that reuse the velocity of an earlier step (step caching, pipeline/velocity-cache.ts): at most two in a row,
+ * between computed steps with the same guidance and ControlNets. None with `lcm`, which adds noise in each step. `first` is the first step
+ * that runs.
  */
 export function reusedSteps(sampling: Sampling, first = firstOf(sampling)): ReadonlySet<number> {
   const { steps, sampler, cache } = sampling
@@ -96,8 +96,8 @@ export function reusedSteps(sampling: Sampling, first = firstOf(sampling)): Read
 }
 
 /**
- * Evaluations of the denoiser for one image; with a ControlNet, each counts 1 + `CONTROL_SHARE`. With several `devices`, the evaluations of
- * the device that has the most: jobs with ControlNets are not divided.
+ * Evaluations of the denoiser for one image; with a ControlNet, each counts 1 + `CONTROL_SHARE`. With several `devices`, only those of the
+ * busiest one. Jobs with ControlNets are not divided.
  */
 export function countEvaluations(sampling: Sampling, devices = 1): number {
   const reused = reusedSteps(sampling)

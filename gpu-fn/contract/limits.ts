@@ -6,7 +6,7 @@ export const LIMITS = {
   steps: { min: 1, max: 200 },
   guidanceScale: { min: 0, max: 30 },
   shift: { min: 0.01, max: 100 },
-  /** Minimum number of steps for step caching: with fewer, velocities change more from step to step. */
+  /** Minimum number of steps for step caching: with fewer, velocities change too much from step to step. */
   cacheSteps: 28,
   /** With more steps, the schedule `beta` would have equal noise levels. */
   betaSteps: 100,

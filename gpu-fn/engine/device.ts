@@ -23,7 +23,7 @@ export async function listGpus(): Promise<Gpu[]> {
   })
 }
 
-/** Throws an Error unless there are this many GPUs of one model: their memory and their kernels are those of the first one. */
+/** Throws an Error unless the first `count` GPUs are of one model: all use the memory plan and the kernels of the first one. */
 export function checkDevices(count: number, gpus: readonly Gpu[]): void {
   if (count === 1) return
   const used = gpus.slice(0, count).map(({ name }) => name)

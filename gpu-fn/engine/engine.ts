@@ -95,7 +95,7 @@ export interface Engine {
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /**
    * Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. `batch` is read before each event
-   * is requested: the steps of a batch start once as many runs as its size have requested theirs.
+   * is requested: the steps of a batch start once all of its runs have requested theirs.
    */
   run(model: Model, request: JobRequest, signal: AbortSignal, options?: RunOptions): AsyncIterable<PipelineEvent>
   /** Reads the model's weights into the page cache, if they fit into free memory. It never throws. */
@@ -321,7 +321,7 @@ function cancelFlag(signal: AbortSignal) {
   return { flag, raise, dispose: () => signal.removeEventListener('abort', raise) }
 }
 
-/** The message for a job that names an adapter or a ControlNet which this process does not have. */
+/** The message for a job with an adapter or a ControlNet that this process does not have. */
 export function describeUnknown(kind: 'lora' | 'controlnet', id: string, known: ReadonlyMap<string, unknown>): string {
   const names = [...known.keys()].join(', ')
   return `${kind} "${id}" is not on this server; ${names ? `it has ${names}` : 'it has none'}`

@@ -23,7 +23,7 @@ export class StepBatches {
   readonly #groupOf = new Map<number, Group>()
   #last: Promise<unknown> = Promise.resolve()
 
-  /** The next step of the job belongs to the batch. A job that has joined already, such as one that sent a preview, stays in it. */
+  /** Adds the job's next step to the batch. Has no effect for a job that has joined already, such as one that sent a preview. */
   join(job: number, { number, size }: StepBatch): void {
     if (this.#groupOf.get(job)?.number === number) return
     const group = this.#groups.get(number) ?? { number, size, joined: new Set(), active: new Set(), calls: new Map() }
@@ -35,7 +35,7 @@ export class StepBatches {
     this.#runIfComplete(group)
   }
 
-  /** The job's step has ended, or failed. */
+  /** Removes the job from its batch after its step has ended or failed. */
   leave(job: number): void {
     const group = this.#groupOf.get(job)
     if (!group) return
@@ -44,7 +44,7 @@ export class StepBatches {
     this.#runIfComplete(group)
   }
 
-  /** The step graph for one job: its runs share those of the job's batch. */
+  /** The step graph for one job, whose runs are part of those of its batch. */
   session(job: number, session: Session): Session {
     return {
       run: (inputs, options) => {

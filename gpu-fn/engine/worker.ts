@@ -276,7 +276,7 @@ function countMemory(
 }
 
 function memoryOf(pkg: Package, controlnet: ControlnetPackage | null): Peak {
-  // Further GPUs have their own memory, further sessions on the CPU have not.
+  // Further GPUs have their own memory; further sessions on the CPU do not.
   const copies = pkg.manifest.target === 'cpu' ? (devices - 1) * denoiserBytes(pkg) : 0
   if (deviceBytes === undefined)
     return { peak: footprintOf(pkg).bytes + copies + footprintOfControl(pkg, controlnet), shared: 0 }
@@ -284,7 +284,7 @@ function memoryOf(pkg: Package, controlnet: ControlnetPackage | null): Peak {
   return { peak: peak + copies, shared }
 }
 
-/** A ControlNet's weights, and those of the step graph for it, which has its own on the CPU. */
+/** A ControlNet's weights, and those of the step graph for it, which has a copy of its own on the CPU. */
 function footprintOfControl(pkg: Package, controlnet: ControlnetPackage | null): number {
   if (!controlnet) return 0
   const weights = pkg.manifest.networks.transformer?.weights ?? ''

@@ -35,8 +35,8 @@ export type Guidance = {
 const cannyValue: ToValue = (byte) => Math.fround(Math.fround(Math.fround(byte / 255) * 255) * 0.5) + 0.5
 
 /**
- * Encodes the control image. Unlike diffusers, which samples its latent from the global random generator, this is the distribution's mean,
- * so that a seed determines the image.
+ * Encodes the control image. The latent is the distribution's mean, so that a seed determines the image; diffusers draws it with the global random
+ * generator.
  */
 export async function openGuidance(
   { vaeEncoder, plan, package: { manifest } }: Pipeline,
@@ -61,7 +61,7 @@ export async function openGuidance(
 
 type StepInputs = { latent: Tensor; position?: Tensor } & Record<string, Tensor | DeviceTensor>
 
-/** The velocity of one step with the ControlNet's residuals. `modulation` is the ControlNet's row; `latent` that of the control image. */
+/** The velocity of one step with the ControlNet's residuals. `modulation`: the ControlNet's row. The second `latent`: that of the control image. */
 export async function runGuided(
   { controlnet, scale }: Guidance,
   inputs: StepInputs,
@@ -79,7 +79,7 @@ export async function runGuided(
   }
 }
 
-/** The residual of each block but the last: a ControlNet's block guides its share of the depth. diffusers transformer_sd3.py `forward` */
+/** The residual of each block but the last: each of the ControlNet's blocks guides an equal share of them. diffusers transformer_sd3.py `forward` */
 function assign(outputs: Record<string, DeviceTensor>, { layers, residuals }: Controlnet) {
   const interval = (residuals + 1) / layers
   const entries = Array.from({ length: residuals }, (_, block) => {

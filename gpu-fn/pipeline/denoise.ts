@@ -46,7 +46,7 @@ export async function condition(
   return conditions
 }
 
-/** Runs the conditioning graph of a ControlNet, which reads the pooled embeddings alone: its modulation [T, B, M]. */
+/** Runs the conditioning graph of a ControlNet, which reads only the pooled embeddings: its modulation [T, B, M]. */
 export async function conditionControl(
   session: Session,
   prompts: readonly PromptEmbeds[],

@@ -1,6 +1,6 @@
-// Step caching. A reused step takes the velocity of the last computed step. The next computed velocity then corrects the sample as if the
-// velocity had been linear in the noise level in between. Without the correction, the errors of reused steps add up, and extrapolation in
-// place of reuse amplifies the differences between early steps.
+// Step caching. A reused step takes the velocity of the last computed step. The next computed velocity then corrects the sample, as if the
+// velocity had changed linearly with the noise level between the two. Without the correction, the errors of reused steps add up, and
+// extrapolation instead of reuse amplifies the differences between early steps.
 import type { Scheduler } from './schedulers/scheduler.ts'
 
 /** The velocities of one image. */
@@ -8,7 +8,7 @@ export class VelocityCache {
   readonly #scheduler: Pick<Scheduler, 'sigmas' | 'timesteps' | 'steps'>
   /** The last computed velocity. */
   #last: { run: number; velocity: Float32Array } | undefined
-  /** The runs that took it. */
+  /** The runs that reused it. */
   #reused: number[] = []
 
   constructor(scheduler: Pick<Scheduler, 'sigmas' | 'timesteps' | 'steps'>) {
@@ -33,7 +33,7 @@ export class VelocityCache {
     this.#reused = []
   }
 
-  /** The weight of the change of the velocity between two computed runs: the sum of (next level - level) · fraction of the change. */
+  /** The weight of the change of the velocity between two computed runs: the sum of (next level - level) · fraction of the change, over reused runs. */
   #correction(from: number, to: number): number {
     const { sigmas, timesteps, steps } = this.#scheduler
     const runsOf = (step: number) => steps.filter((each) => each === step).length

@@ -18,10 +18,10 @@ const DEVICE_TO_DEVICE = 3
 const NON_BLOCKING = 1
 /** Must be a multiple of a GPU's granularity, which is 2 MiB. */
 const PIECE_BYTES = 16 << 20
-/** Bytes per call of a copy: a source that is not registered blocks the calling thread, for some 40 ms with this size. */
+/** Bytes per call of a copy: one from unregistered memory blocks the calling thread, for about 40 ms at this size. */
 const COPY_BYTES = 256 << 20
 
-/** By GPU. */
+/** By index of the GPU. */
 const loaded = new Map<number, DeviceMemory>()
 
 /** The memory of a GPU, by CUDA's index. Throws an Error without CUDA's libraries or this GPU. */
@@ -117,8 +117,8 @@ function open(gpu: number): DeviceMemory {
     unmap: (address) => checkDriver(driver.cuMemUnmap(address, PIECE_BYTES), 'end of a mapping'),
     free: (handle) => checkDriver(driver.cuMemRelease(handle), 'release'),
   })
-  // On this thread with the GPU selected: koffi's threads have the GPU of the last session opened there, from which other GPUs' mapped
-  // memory cannot be reached.
+  // On this thread, after selecting the GPU. On a thread of koffi, the current GPU would be that of the last session opened there, which
+  // cannot access the mapped memory of another.
   const copy = (to: Pointer, from: Pointer, bytes: number, kind: number) => {
     selectGpu(gpu)
     check(runtime.cudaMemcpyAsync(to, from, bytes, kind, stream), 'copy')

@@ -6,7 +6,7 @@ import { concatenate, type DeviceTensor, HostTensor, type Tensor } from './sessi
 
 const { float32: FLOAT32, uint8: UINT8, int64: INT64 } = ONNX_DATA_TYPES
 
-/** onnxruntime's description of the memory of device tensors, and the memory for joined ones; none on the host. */
+/** `info`: onnxruntime's description of the memory of device tensors. `memory`: allocates joined ones; undefined on the host. */
 export type Place = { readonly info: Pointer; readonly memory: (() => DeviceMemory) | undefined }
 
 /** An output on the device. Its rows are views of its memory. */
@@ -79,7 +79,7 @@ export class NativeTensor implements DeviceTensor {
     return this.#api.make('GetTensorMutableData', this.#value)
   }
 
-  /** A value at an address of the tensor's device, which does not own its memory. */
+  /** A value at an address of the tensor's device. The value does not own the memory. */
   #view(address: Pointer, dims: readonly number[]): Pointer {
     const given = [address, bytesOf(dims), BigInt64Array.from(dims, BigInt), dims.length, FLOAT32]
     return this.#api.make('CreateTensorWithDataAsOrtValue', this.#place.info, ...given)

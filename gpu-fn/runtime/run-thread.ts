@@ -1,4 +1,4 @@
-// The threads that run native sessions, so that the event loop is free. It must be one thread per device: cuDNN stores its plans per thread,
+// The threads that run native sessions, so that the event loop is free. Each device needs exactly one: cuDNN stores its plans per thread,
 // and onnxruntime's memory grows if runs of a session come from different threads.
 import { Worker } from 'node:worker_threads'
 import type { Pointer } from './ort-api.ts'
@@ -7,7 +7,7 @@ export type Run = { session: Pointer; options: Pointer; binding: Pointer }
 export type Ended = { message: string | null }
 
 type RunThread = { worker: Worker; waiting: { resolve(): void; reject(error: Error): void }[] }
-/** By device. */
+/** By index of the device. */
 const threads = new Map<number, RunThread>()
 
 /** RunWithBinding, after all earlier runs of the device. Throws onnxruntime's error. */

@@ -1,6 +1,6 @@
 /**
- * Waits until all promises are settled, and returns their results or throws the first error in order. After `Promise.all`, the others could
- * still use what the caller releases.
+ * Waits until all promises are settled, and returns their results or throws the first error in order. After a failure of `Promise.all`, the
+ * other promises could still use what the caller then releases.
  */
 export async function settleAll<T>(promises: Iterable<Promise<T>>): Promise<T[]> {
   const results = await Promise.allSettled(promises)

@@ -37,8 +37,8 @@ export type Refused = {
 type Promised = Pick<Task, 'tenant' | 'interactive'> & { ms: number; at: number; until: number; isFree: boolean }
 
 /**
- * Decides about new jobs. A refused job is promised a place at the time that its `retryAfterMs` names: neither later, although other jobs
- * arrive in the meantime, nor earlier, unless the device would become idle.
+ * Accepts or refuses new jobs. A refused job is promised a place after `retryAfterMs`: no later, even if other jobs arrive in the meantime,
+ * and no earlier, unless the device would become idle.
  */
 export class Admission {
   readonly #scheduler: Scheduler
@@ -86,7 +86,7 @@ export class Admission {
     if (promised) this.advance(promised.tenant)
   }
 
-  /** Lets the refused jobs of a tenant take their places earlier, because another job of it was canceled. */
+  /** Lets the refused jobs of a tenant be accepted before their times, because another of its jobs was canceled. */
   advance(tenant: string): void {
     for (const each of this.#promises.values()) if (each.tenant === tenant) each.isFree = true
   }
@@ -128,8 +128,8 @@ export class Admission {
   }
 
   /**
-   * The promised jobs that precede this one: earlier ones of its tenant, and due ones of other tenants. An interactive job precedes promises to
-   * others, and a light tenant precedes heavy ones.
+   * The promised jobs that precede this one: earlier ones of its tenant, and due ones of other tenants. Promises to standard jobs do not
+   * precede an interactive one, nor those to heavy tenants a job of a light one.
    */
   #promisesBefore(task: Task, promised: Promised | undefined, now: number): Promised[] {
     const heavy = this.#scheduler.usage.heavy(now)

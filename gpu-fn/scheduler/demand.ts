@@ -1,9 +1,9 @@
 // Device time that tenants ask for, whether or not their jobs are accepted.
 import type { Task } from './task.ts'
 
-/** Long enough that the chance of a few large jobs does not change it much. */
+/** Long enough that a few large jobs by chance hardly change the mean. */
 const HALF_LIFE_MS = 120_000
-/** A shorter time since the first job counts as this. */
+/** Minimum time over which the mean is computed. */
 const SHORTEST_MS = 10_000
 
 type Offer = Pick<Task, 'tenant' | 'interactive'>
@@ -24,7 +24,7 @@ export class Demand {
     this.#entries.set(key, { tenant, interactive, ms: (entry ? decay(entry, now) : 0) + left, at: now })
   }
 
-  /** The share of the device for all jobs to which the condition applies; more than 1 if they take longer than there is time. */
+  /** The share of the device that the selected tenants ask for in the selected classes; above 1 if it exceeds the whole device. */
   shareOf(applies: (offer: Offer) => boolean, now: number): number {
     const ms = [...this.#entries.values()].filter(applies).reduce((total, entry) => total + decay(entry, now), 0)
     const since = Math.max(SHORTEST_MS, now - (this.#first ?? now))

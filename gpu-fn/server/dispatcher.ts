@@ -187,7 +187,7 @@ export class Dispatcher {
   #readiness(): (task: Task) => boolean {
     const started = this.counts().running
     const isWaitingForRoom = [...this.#entries.values()].some(({ occupied }) => occupied)
-    // Room for a waiting model comes from the end of started jobs.
+    // A waiting model gets memory when started jobs end.
     const mayStart = started < MOST_STARTED && !isWaitingForRoom && !this.#exclusive
     return ({ id, started: hasStarted }) => {
       const { hosting, occupied } = this.#entries.get(id)!

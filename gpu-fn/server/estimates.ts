@@ -21,7 +21,7 @@ export class Estimates {
   /** The work that accepted jobs have left. */
   readonly #left = new Map<Job, Work>()
 
-  /** Whether several devices would end the job earlier than one. */
+  /** Whether the job would take less time on several devices than on one. */
   canDivide({ request }: Job): boolean {
     return countEvaluations(request, this.#devices.get(groupOf(request))) < countEvaluations(request)
   }

@@ -25,7 +25,7 @@ export function packageSource(
     packages: packages === null ? bucket.address.url : `${packages} and ${bucket.address.url}`,
     /** Adapters are in the mounted directory only. */
     fetchLoras: async (): Promise<LoraPackage[]> => (packages === null ? [] : findLoras(packages)),
-    /** As are ControlNets. */
+    /** ControlNets, likewise. */
     fetchControlnets: async (): Promise<ControlnetPackage[]> => (packages === null ? [] : findControlnets(packages)),
     async fetchPackages(): Promise<Package[]> {
       const mounted = packages === null ? [] : await findPackages(packages)

@@ -25,7 +25,7 @@ export type BatchBenchOptions = {
   rounds: number
 }
 
-/** Seconds of a round, the median seconds from submission to end, and the latents' images by job. */
+/** Seconds of a round, the median seconds from submission to end (`latency`), and the image of each job. */
 type Round = { seconds: number; latency: number; images: Uint8Array[] }
 
 export async function benchBatch(options: BatchBenchOptions): Promise<void> {

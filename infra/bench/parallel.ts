@@ -103,10 +103,10 @@ async function createForward({ package: pkg }: OpenPipeline, size: number) {
 }
 
 function report(ways: readonly Way[]): void {
-  const [today] = ways
+  const [first] = ways
   const [alone, parallel] = ways.slice(-2) as [Way, Way]
   for (const { name, times } of ways) {
-    const ratio = (median(times) / median(today!.times)).toFixed(3)
+    const ratio = (median(times) / median(first!.times)).toFixed(3)
     const spread = `${Math.min(...times).toFixed(2)} to ${Math.max(...times).toFixed(2)}`
     console.log(`step, ${name}: ${median(times).toFixed(2)} ms (${spread}), ${ratio} ×`)
   }
@@ -115,7 +115,7 @@ function report(ways: readonly Way[]): void {
   console.log(
     `velocity of several devices against one, one sample after another: ${isEqual ? 'equal bytes' : error(alone)}`,
   )
-  if (today !== alone) console.log(`velocity of several devices against one batch: relative error ${error(today!)}`)
+  if (first !== alone) console.log(`velocity of several devices against one batch: relative error ${error(first!)}`)
   if (!isEqual || parallel.velocity.some(Number.isNaN)) throw new Error('the devices have different results')
 }
 

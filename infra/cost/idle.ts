@@ -8,11 +8,11 @@ import { drawArrivals, TRAFFIC, type Traffic } from './traffic.ts'
 const IMAGES_PER_DAY = [50, 200, 1_000, 5_000]
 const IMAGES = 40_000
 const DAY = 86_400
-/** Costs of a caller's wait for a start, as multiples of the cost of the start. */
 /** The shortest fixed window, in seconds. */
 const LEAST_FIXED = 15
-/** Seconds that a container outlives the arrival that it is kept for. */
+/** Seconds from the arrival that a container is kept for to its end. */
 const MARGIN = 1e-6
+/** Costs of a caller's wait for a start, as multiples of the cost of the start. */
 const WORTHS = [0, 0.5, 1, 2, 3, 5, 8, 12, 20, 40]
 
 function adaptive(cold: number): IdlePolicy {
@@ -46,7 +46,7 @@ export type IdleRow = {
   fast: boolean
   fixed: Point
   adaptive: Point
-  /** With knowledge of the next arrival: the limit of any policy for one container. */
+  /** With knowledge of the next arrival, for one container. */
   clairvoyant: Point
   /** Of the container time to that of the fixed window. */
   ratio: number
@@ -83,8 +83,8 @@ const cost = ({ outcome }: Point) => outcome.containerSeconds
 
 export function printIdle(): void {
   console.log(
-    'Container hours per 1,000 images of Large Turbo on an H100, and p95 in seconds; ratios to the best fixed window of the adaptive ' +
-      'one, and of a policy that knows the next arrival',
+    'Container hours per 1,000 images of Large Turbo on an H100, and p95 in seconds; ratios of the adaptive window, and of a policy ' +
+      'that knows the next arrival, to the best fixed window',
   )
   for (const traffic of TRAFFIC)
     for (const row of IMAGES_PER_DAY.flatMap((imagesPerDay) => compareWindows(traffic, imagesPerDay))) {

@@ -18,7 +18,7 @@ const FLEETS = [
   { containers: 4, models: 2 },
   { containers: 8, models: 3 },
 ]
-/** Relative to the capacity. */
+/** Load relative to the capacity. */
 const LOADS = [0.05, 0.3, 0.7]
 /** "Much earlier" for `hint`, in durations of a model switch. */
 const PATIENCE = 2

@@ -8,7 +8,7 @@ import type { Compiler } from './compiler.ts'
 export const TARGETS = ['sm_89', 'sm_90a', 'sm_100', 'sm_120'] as const
 export type Target = (typeof TARGETS)[number]
 
-/** A kernel's resources, summed up by ptxas. `name` has no namespaces and parameters, but the template arguments. */
+/** A kernel's resources, as reported by ptxas. `name`: with template arguments, without namespaces and parameters. */
 export type Kernel = { name: string; registers: number; sharedBytes: number; spilledBytes: number }
 export type Report = {
   source: string
@@ -19,7 +19,7 @@ export type Report = {
 }
 
 const KERNELS = path.join(import.meta.dirname, '../../gpu-fn/kernels')
-/** C7510 to C7518 are the reasons for serialized wgmma instructions. C7519 is an instruction that ptxas adds to them. */
+/** C7510 to C7518 state why wgmma instructions were serialized; C7519 reports an instruction that ptxas added to them. */
 const SERIALIZED = /\(C75\d\d\)/
 const MAX_REPORT_BYTES = 16 << 20
 
@@ -50,7 +50,7 @@ function readKernel(section: string): Kernel {
   const kernel = {
     name: shortenName(section.slice(0, section.indexOf("' for 'sm_"))),
     registers: number(/Used (\d+) registers/),
-    // Left out by ptxas if it is zero.
+    // ptxas omits a zero.
     sharedBytes: section.includes(' bytes smem') ? number(/\b(\d+) bytes smem/) : 0,
     spilledBytes: number(/\b(\d+) bytes spill stores/) + number(/\b(\d+) bytes spill loads/),
   }

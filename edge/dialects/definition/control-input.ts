@@ -31,7 +31,7 @@ const unit = z.object({
 })
 
 type ControlFields = { controls?: unknown; control_image?: unknown }
-type Read = { fields: ControlFields /** The sent names of the fields. */; names: Record<string, string> }
+type Read = { fields: ControlFields /** The names of the fields as sent. */; names: Record<string, string> }
 
 const isGiven = (value: unknown) =>
   value !== undefined && value !== null && value !== '' && !(Array.isArray(value) && value.length === 0)
@@ -46,7 +46,7 @@ export const additionId = (name: string): string => {
 const withoutUndefined = (fields: Fields) =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
 
-/** The native fields of fal's `controlnets` and `controlnet`, or native ones, which are validated afterward. Errors: invalid_request. */
+/** The native fields for fal's `controlnets` and `controlnet`, or else those sent, which are validated later. Errors: invalid_request. */
 export function readControls(given: Fields): Read {
   const name = ['controlnets', 'controlnet'].find((each) => isGiven(given[each]))
   if (name === undefined) {
@@ -73,7 +73,7 @@ const args = z.object({ args: z.array(z.union([unit, z.boolean()])) }).describe(
 const scripts = { alwayson_scripts: z.record(z.string(), z.unknown()).describe('an object').nullish() }
 const NONE = /^none$/i
 
-/** The native fields of A1111's `alwayson_scripts.controlnet`, and the names of the other scripts. Errors: invalid_request. */
+/** The native fields for A1111's `alwayson_scripts.controlnet`, and the names of the other scripts. Errors: invalid_request. */
 export function readUnits(given: Fields): Read & { others: string[] } {
   const param = 'alwayson_scripts'
   const { alwayson_scripts: all } = parseFields(z.object(scripts), scripts, { [param]: given[param] })
@@ -88,7 +88,7 @@ export function readUnits(given: Fields): Read & { others: string[] } {
     if (module && !NONE.test(module))
       throw new ApiError(
         'invalid_request',
-        `alwayson_scripts has the module ${shown(module)}; control images are used as they are, so that it must be "none".`,
+        `alwayson_scripts has the module ${shown(module)}; control images are used as they are, so it must be "none".`,
         { param },
       )
     const file = typeof image === 'object' ? image?.image : image

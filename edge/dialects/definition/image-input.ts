@@ -123,7 +123,7 @@ const SILENT: ReadonlySet<string> = new Set([
 function checkGuiding(given: Record<string, unknown>): void {
   const param = GUIDING.find((name) => given[name] !== undefined && given[name] !== null)
   if (param === undefined) return
-  const message = `${param} is given, but the models of this deployment are not prompted by images; leave it out.`
+  const message = `${param} is given, but the models of this deployment take no image prompts; leave it out.`
   throw new ApiError('invalid_request', message, { param })
 }
 

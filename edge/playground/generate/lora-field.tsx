@@ -3,7 +3,7 @@ import { change, draft, LORAS_MAX, problemOf, routesOf } from '../state/draft.ts
 import { loras, lorasOn } from '../state/models.ts'
 import { Button, FieldError } from '../ui/controls.tsx'
 
-/** The usual range of strengths. The slider extends to a strength outside of it, as of a link. */
+/** The range of the slider, which is extended for a strength outside of it, for example from a link. */
 const [LEAST, MOST] = [0, 2]
 
 function Chosen({ choice, others }: { choice: LoraChoice; others: LoraChoice[] }) {
@@ -32,7 +32,7 @@ function Chosen({ choice, others }: { choice: LoraChoice; others: LoraChoice[] }
   )
 }
 
-/** The adapters of the request with their strengths. Without adapters on the server, there is no such field. */
+/** The adapters of the request with their strengths. Not shown if the server has no adapters. */
 export function LoraField() {
   const { loras: chosen, route } = draft.value
   const offered = lorasOn(routesOf(route)).filter(({ id }) => !chosen.some((each) => each.id === id))

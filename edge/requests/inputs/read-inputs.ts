@@ -19,9 +19,9 @@ const RESULT_PATH = /^\/v1\/results\/(job_[0-9a-f]{32})\/(\d{1,2})\.[a-z]+$/
 const DATA_URL = /^data:[\w.+/-]*(?:;[\w=.-]*)*;base64,/i
 const ALLOWED = 'base64, a data: URL, an https:// address, or the id of a job, such as job_…/0 for its first image'
 
-/** The fields of the files. */
+/** The field of each file. */
 const FIELDS: Record<Name, string> = { image: 'image', mask: 'mask', control: 'controls' }
-/** The files in messages. */
+/** The name of each file in messages. */
 const NOUNS: Record<Name, string> = { image: 'image', mask: 'mask', control: 'the image of controls' }
 
 const refuse = (name: Name, why: string) =>

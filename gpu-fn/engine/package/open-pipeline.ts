@@ -36,8 +36,8 @@ export type OpenPipeline = Pipeline & {
    */
   adapt(adapters: readonly Adapter[], onAll?: boolean): Promise<void>
   /**
-   * The ControlNet on the first device, in place of an earlier one; its networks open in their first run. Without one, an earlier ControlNet
-   * stays open if that leaves all networks of the package where they are. Throws AdapterError, with nothing changed, if it does not fit the
+   * Opens a ControlNet on the first device, in place of an earlier one; its networks open in their first run. With null, an earlier ControlNet
+   * stays open if all networks of the package then stay where they are. Throws AdapterError, with nothing changed, if it does not fit the
    * package.
    */
   useControlnet(controlnet: ControlnetPackage | null): Promise<Controlnet | null>
@@ -232,7 +232,7 @@ async function startPlan(
   }
 }
 
-/** Whether all networks that a plan keeps on the device are there by another plan, with the same tiles. */
+/** Whether another plan also keeps all resident networks of `plan` on the device, with the same tiles. */
 const isKept = (plan: MemoryPlan, other: MemoryPlan): boolean =>
   plan.tile === other.tile && plan.resident.every((network) => other.resident.includes(network))
 

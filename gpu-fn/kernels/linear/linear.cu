@@ -40,7 +40,7 @@ void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t attribute,
   check(cublasLtMatmulDescSetAttribute(product, attribute, &value, sizeof value));
 }
 
-/** Shared by all Linear nodes of a GPU: one handle and one workspace, because it computes on one stream at a time, and a plan per size. */
+/** Shared by all Linear nodes of a GPU: one handle, one workspace (a GPU computes on one stream at a time), and a plan per size. */
 class Products {
   cublasLtHandle_t handle = nullptr;
   void* workspace = nullptr;

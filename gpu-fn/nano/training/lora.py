@@ -2,7 +2,7 @@
 
     python gpu-fn/nano/training/lora.py gpu-fn/nano gpu-fn/nano/lora/blueprint.safetensors --device cuda
 
-nano-turbo draws the pictures of its own prompts, which are then redrawn in the style. The base is frozen at the values of tier FP8; the
+nano-turbo draws a picture for each prompt, and the picture is then redrawn in the style. The base is frozen at the values of tier FP8; the
 adapter is trained in float32 and saved in bfloat16, in the format of diffusers. Needs torch, diffusers, transformers and peft.
 """
 

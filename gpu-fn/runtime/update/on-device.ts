@@ -32,14 +32,14 @@ export type UpdateGraphs = {
   readonly open: (file: string) => Promise<Session>
 }
 
-/** Maximum number of values that the kernel updates at once. It needs one byte for each. */
+/** Maximum number of values that the kernel updates at once. Each takes one byte of device memory. */
 const KERNEL_VALUES = 1 << 28
 
 /** Updates weights that have the content of their file. Throws the errors of a run, after which the weights are undefined. */
 export async function updateOnDevice(placed: Placed, updates: WeightUpdates): Promise<void> {
   await using files = new FactorFiles()
   const segments = segmentsOfAll(updates, files, placed.updateGraphs.hasKernels)
-  // The matrices of a segment are read during the run of the one before it.
+  // The matrices of a segment are read while the previous one is updated.
   for (let next = segments.next(); ; ) {
     const { value, done } = await next
     if (done) return

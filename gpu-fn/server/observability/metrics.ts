@@ -49,13 +49,13 @@ export function createMetrics(): Metrics {
   const turns = new Histogram({
     ...{
       name: 'octet_phase_seconds',
-      help: 'Duration of phases by size. samples: those of a step, of all jobs that share it; 2 per job with guidance.',
+      help: 'Duration of phases by size. samples: those in one run of the denoiser, of all jobs that share it.',
       registers,
     },
     ...{ labelNames: [...model, 'phase', 'size', 'samples'] as const, buckets: STEP_SECONDS },
   })
   const sharing = new Histogram({
-    ...{ name: 'octet_step_jobs', help: 'Number of jobs that shared the run of a step, by step of a job.', registers },
+    ...{ name: 'octet_step_jobs', help: 'Jobs that shared a run of the denoiser, for each step of each job.', registers },
     ...{ labelNames: model, buckets: STEP_JOBS },
   })
   const busy = new Counter({

@@ -17,7 +17,7 @@ export type FunctionOptions = {
 const SAMPLE_MS = 500
 const MEBIBYTE = 2 ** 20
 
-/** Starts a GPU function, which is warm and keeps no ended jobs, and stops it after `use`. */
+/** Starts a warm GPU function that retains no ended jobs, and stops it after `use`. */
 export async function withFunction<T>(
   options: FunctionOptions,
   use: (url: string, watch: Watch) => T,
@@ -31,17 +31,17 @@ export async function withFunction<T>(
   }
   const gpu = await startGpu({ packages, preload: preload.join(), edgePublicKey: null, settings })
   try {
-    return await use(gpu.url, (run) => watched(gpu.pid, run))
+    return await use(gpu.url, (run) => runWatched(gpu.pid, run))
   } finally {
     await gpu.stop()
     await rm(cache, { recursive: true })
   }
 }
 
-/** Runs something while the memory of the GPU function is sampled. */
+/** Runs a function while the memory of the GPU function is sampled. */
 export type Watch = <T>(run: () => Promise<T>) => Promise<T & { memory: Growth[] }>
 
-async function watched<T>(pid: number, run: () => Promise<T>): Promise<T & { memory: Growth[] }> {
+async function runWatched<T>(pid: number, run: () => Promise<T>): Promise<T & { memory: Growth[] }> {
   const device = watchMemory()
   const samples: Sample[] = []
   const timer = setInterval(() => {

@@ -23,8 +23,8 @@ const SECOND = 1_000
 type Accuracy = { judged: number; accurate: number; early: number; late: number }
 
 /**
- * The number of refused jobs whose first Retry-After was within 30 % of the time until their acceptance. It is in whole seconds, rounded
- * up, so the estimate may be up to a second shorter. Only jobs with 130 % of it before `untilMs` are judged.
+ * The number of refused jobs whose first Retry-After was within 30 % of the time until their acceptance. Retry-After is in whole
+ * seconds, rounded up, so the estimate may be up to a second shorter. Only jobs whose 130 % ends by `untilMs` are judged.
  */
 export function accuracyOf(refusals: readonly Refusal[], untilMs: number): Accuracy {
   const judged = refusals.filter(({ at, promised }) => at + (1 + ERROR) * promised <= untilMs)

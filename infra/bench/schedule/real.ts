@@ -1,4 +1,4 @@
-// Runs the loads for real: on GPU functions with the scheduler, and with first come, first served.
+// Runs the loads on GPU functions: with the scheduler, and first come, first served.
 import path from 'node:path'
 import { builtInPackages } from '../../local/models/built-in-model.ts'
 import { type GpuVariant, makeCheckpoint, makePackage, type Target } from '../gpu/packages.ts'
@@ -25,7 +25,7 @@ type Setup = { packages: string; recipe: Recipe; options: RealOptions }
 
 const TURBO = { tier: 'fp8', steps: 4, guidance_scale: 1 } as const
 const FULL = { tier: 'fp8', steps: 28, guidance_scale: 4 } as const
-/** Jobs per class for the capacity. */
+/** Jobs of each class that measure the capacity. */
 const MEASURED: Record<JobClass, number> = { turbo: 12, full: 3 }
 const NO_AGING_SECONDS = 86_400
 

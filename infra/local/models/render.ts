@@ -15,8 +15,8 @@ export type RenderImages = { input?: InputImage; control?: ControlImage & { cont
 export type RenderRequest = Pick<Txt2ImgRequest, 'prompt' | 'seed'> & Partial<Txt2ImgRequest>
 
 /**
- * Generates one image, from `input` and guided by `control` if given, and returns the encoded file, a PNG by default. `onEvent` receives every event of the
- * pipeline.
+ * Generates one image, from `input` and guided by `control` if given, and returns the encoded file, a PNG by default. `onEvent` receives
+ * every event of the pipeline.
  */
 export async function render(
   pipeline: OpenPipeline,

@@ -26,7 +26,7 @@ export async function checkLoras(given: readonly string[]): Promise<void> {
 }
 
 /**
- * Compiles LoRA files for the packages in `directory`, stores them in its `loras`, and returns their offers with the models that each fits. A
+ * Compiles LoRA files for the packages in `directory`, stores them in its `loras`, and returns an offer of each, with the models that it fits. A
  * compiled adapter is linked. Throws CheckpointError for a file that fits no package, and AdapterError for a compiled adapter that fits none.
  */
 export async function serveLoras(given: readonly string[], directory: string): Promise<LoraOffers> {

@@ -67,7 +67,7 @@ test('a step with a ControlNet costs one and a half', async ({ expect }) => {
   expect(await chargeOf({ controls: [{ id: 'canny' }] })).toBeGreaterThan(await chargeOf({}))
 })
 
-test('an equal request with another control image is another one', async ({ expect }) => {
+test('a request that differs in its control image alone has another fingerprint', async ({ expect }) => {
   const jobOf = async (bytes: Uint8Array) => {
     const controls = [{ id: 'canny', image: bytes.toBase64() }]
     return (await generatedOf(await generate(caller, { ...FIELDS, reuse: true, controls }))).octet.job
@@ -157,7 +157,7 @@ describe('dialects', () => {
   test.for([
     ['/fal/run/octet/tiny', { controlnets: [fal, fal] }, 400, 'has 2 entries; a request can have 1 ControlNet'],
     ['/fal/run/octet/tiny', { controlnets: [{ path: 'canny' }] }, 422, 'controlnets'],
-    ['/sdapi/v1/txt2img', units({ ...unit, module: 'canny' }), 400, 'so that it must be'],
+    ['/sdapi/v1/txt2img', units({ ...unit, module: 'canny' }), 400, 'so it must be'],
     ['/sdapi/v1/txt2img', units({ ...unit, weight: -1 }), 400, 'alwayson_scripts'],
   ] as const)('%s refuses %j', async ([path, body, status, message], { expect }) => {
     const response = await post(path, { prompt: 'a cat', ...body })

@@ -71,7 +71,7 @@ test.each<[EngineFault, 'failed' | 'succeeded', string | null]>([
   ['thread throws', 'failed', 'the engine thread failed'],
   ['out of memory', 'succeeded', null],
   ['slow', 'succeeded', null],
-])('"%s" during a step: the attempt has %s, and the next one makes the image', async (fault, outcome, message) => {
+])('"%s" during a step: the attempt %s, and the next one makes the image', async (fault, outcome, message) => {
   const { run, messages, server } = await start()
   const channel = new BroadcastChannel(CHANNEL)
   onTestFinished(() => channel.close())

@@ -9,5 +9,5 @@ export function leastBudget(pkg: Package): number {
     const [, gigabytes] = /needs (\S+) GB/.exec((error as Error).message)!
     return Number(gigabytes) * 1e9 + 1e7
   }
-  throw new Error('a byte is no budget')
+  throw new Error('a budget of one byte was accepted')
 }

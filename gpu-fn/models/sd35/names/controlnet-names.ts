@@ -5,7 +5,7 @@ import type { Naming } from '../../../compile/checkpoint/layout/naming.ts'
 import { type Placement, rename } from '../../../compile/checkpoint/layout/rename.ts'
 
 export const CONTROLNET = 'controlnet'
-/** Stability's files state in this tensor what the ControlNet was trained on: an index of `CONTROL_TYPES`. */
+/** The tensor of Stability's files with the type of the ControlNet: an index of `CONTROL_TYPES`. */
 export const CONTROL_TYPE = 'control_type'
 
 const IN_BLOCK: readonly (readonly [diffusers: string, own: string])[] = [
@@ -18,7 +18,7 @@ const QKV = ['attn.to_q', 'attn.to_k', 'attn.to_v']
 
 const BLOCK = /^(transformer_blocks\.\d+)\.(.+)\.(weight|bias)$/
 
-/** The name of a tensor in diffusers' layout as Stability's; names outside of the blocks are equal in both. */
+/** Stability's name of a tensor in diffusers' layout; names outside of the blocks are equal in both. */
 function placeTensor(name: string): Placement {
   const [, block, module, parameter] = BLOCK.exec(name) ?? []
   const index = QKV.indexOf(module ?? '')
@@ -53,7 +53,7 @@ export const controlnetNaming: Naming = {
   pipelines: /^StableDiffusion3ControlNet/,
   tokenizers: {},
   prefixes: [],
-  skipped: [{ networks: 'all', pattern: new RegExp(`^${CONTROL_TYPE}$`), reason: 'the type, which is read by itself' }],
+  skipped: [{ networks: 'all', pattern: new RegExp(`^${CONTROL_TYPE}$`), reason: 'the type, read separately' }],
   refuseOthers,
   renameGguf: (name) => name,
   identify: () => CONTROLNET,

@@ -10,7 +10,7 @@ const MODELS: readonly (readonly [pattern: RegExp, problem: string])[] = [
   ],
   [
     /(^|\.)controlnet_(x_)?(blocks|embedder)\.|^control_model\./,
-    'is a ControlNet; compile it by itself with `--controlnet`',
+    'is a ControlNet, an addition to a checkpoint; compile it separately with `--controlnet`',
   ],
   [/(^|\.)(double_blocks|single_blocks|single_transformer_blocks)\./, `is FLUX or a model like it; ${SD35}`],
   [/^(conditioner\.embedders\.|add_embedding\.)|(^|\.)label_emb\.0\./, `is Stable Diffusion XL; ${SD35}`],

@@ -82,7 +82,7 @@ export function control(s: Scope, config: ControlNetConfig): Graph {
   return graph
 }
 
-/** linear(x) of a stream's value, with the result in its units: float16 does not hold the stream in units of 1. */
+/** linear(x) of a value of the stream, in the stream's units: float16 does not hold the stream in units of 1. */
 function project(s: Scope, x: Value, width: number): Value {
   const { value, bias } = branch(s, x, width)
   return bias ? ops.add(value, ops.multiply(bias, ops.scalar(bias, 1 / s.lowering.streamUnit))) : value
