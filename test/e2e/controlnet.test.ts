@@ -58,7 +58,7 @@ async function generate(body: object): Promise<{ file: Buffer; pixels: Buffer; j
   return { file, pixels: await pixelsOf(file), job: made.octet.job }
 }
 
-test('a control image guides its job alone, and receipt and file name the ControlNet', async () => {
+test('a control image guides only its own job, and the receipt and the file name the ControlNet', async () => {
   const plain = await generate(request)
   const guided = await generate(controlled(edges))
   expect(guided.pixels.equals(plain.pixels)).toBe(false)

@@ -55,7 +55,7 @@ export function createMetrics(): Metrics {
     ...{ labelNames: [...model, 'phase', 'size', 'samples'] as const, buckets: STEP_SECONDS },
   })
   const sharing = new Histogram({
-    ...{ name: 'octet_step_jobs', help: 'Jobs that shared a run of the denoiser, for each step of each job.', registers },
+    ...{ name: 'octet_step_jobs', help: 'Jobs in one run of the denoiser, for each step of each job.', registers },
     ...{ labelNames: model, buckets: STEP_JOBS },
   })
   const busy = new Counter({

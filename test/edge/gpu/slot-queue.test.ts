@@ -220,7 +220,7 @@ test('accounts of equal usage take turns, regardless of the order in which their
   fc.assert(property)
 })
 
-test('GPU_DEVICES is 1 by default, and rejected by name', ({ expect }) => {
+test('GPU_DEVICES is 1 by default, and an error names it', ({ expect }) => {
   expect(configWith({ GPU_DEVICES: undefined }).gpuDevices).toBe(1)
   expect(configWith({ GPU_DEVICES: '2' }).gpuDevices).toBe(2)
   expect(() => configWith({ GPU_DEVICES: '17' }).gpuDevices).toThrow(

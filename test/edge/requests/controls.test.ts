@@ -53,7 +53,7 @@ test('a form has the list as JSON and the image as a file', async ({ expect }) =
   expect(gpu[0]!.files).toEqual([IMAGE])
 })
 
-test('a step with a ControlNet costs one and a half', async ({ expect }) => {
+test('a step with a ControlNet costs one and a half times as much', async ({ expect }) => {
   const chargeOf = async (more: object) => {
     const quoted = await send('POST', '/v1/quote', caller, { ...FIELDS, steps: 4, route: 'full', ...more })
     return ((await quoted.json()) as { price_microdollars: number }).price_microdollars
@@ -63,7 +63,7 @@ test('a step with a ControlNet costs one and a half', async ({ expect }) => {
   expect(price({ ...work, controls: [{ id: 'canny', scale: 1 }] })).toBe(price({ ...work, steps: 6 }))
   expect(price({ ...work, controls: [{ id: 'canny', scale: 1, stop: 0.5 }] })).toBe(price({ ...work, steps: 5 }))
   expect(price({ ...work, controls: [{ id: 'canny', scale: 1, start: 0.9 }] })).toBe(plain)
-  // A quote has no need of the image.
+  // A quote does not need the image.
   expect(await chargeOf({ controls: [{ id: 'canny' }] })).toBeGreaterThan(await chargeOf({}))
 })
 

@@ -1,12 +1,12 @@
 // The setup of each test file. All files run in one workerd, because its start costs more than most files. Each file begins with empty
-// storage, without objects, with migrated tables of D1, with newly evaluated modules and without a network.
+// storage, no Durable Objects, migrated tables of D1, newly evaluated modules and no network.
 import { applyD1Migrations, reset } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterAll, vi } from 'vitest'
 
 const RESET_MS = 60_000
 
-// Mocks that the previous file left, and its silent console.
+// Removes the mocks of the previous file, also that of the console.
 vi.restoreAllMocks()
 await applyD1Migrations(env.DB, env.D1_MIGRATIONS)
 

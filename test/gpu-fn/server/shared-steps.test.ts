@@ -44,14 +44,14 @@ async function start(sharing: number, options: Partial<JobsOptions> = {}) {
 
 const stepsOf = ({ entries }: Job) => entries.filter(({ event }) => event.type === 'step').length
 
-/** Of two images of one size, in levels of 0 to 255. */
+/** The largest difference between two images of one size, in levels of 0 to 255. */
 async function largestDifference(one: Uint8Array, other: Uint8Array): Promise<number> {
   const [a, b] = await Promise.all([one, other].map((data) => sharp(data).raw().toBuffer()))
   expect(b).toHaveLength(a!.length)
   return a!.reduce((largest, value, i) => Math.max(largest, Math.abs(value - b![i]!)), 0)
 }
 const imageOf = ({ entries }: Job) => entries.find(({ event }) => event.type === 'image')?.data
-/** The number of job steps that shared their run with `least` or more jobs in total. */
+/** The number of steps of jobs whose run had at least `least` jobs. */
 async function stepsShared({ metrics }: Awaited<ReturnType<typeof start>>, least: number): Promise<number> {
   const { body } = await metrics.text()
   const read = (name: string) =>
@@ -74,7 +74,7 @@ const REQUESTS: [string, Partial<JobRequest>][] = [
   ['f', { steps: 2, seed: 6, width: 32 }],
 ]
 
-test('jobs of one size share steps, and their images differ from those made alone in rounding only', async () => {
+test('jobs of one size share steps, and their images differ only by rounding from those of jobs that run alone', async () => {
   const images: (Uint8Array | undefined)[][] = []
   const shared: number[] = []
   for (const sharing of [1, 4]) {

@@ -52,13 +52,13 @@ test.for([
     const two = { ...three, others: three.others.slice(0, 1) }
     expect(await imagesOf(two, request, true)).toEqual(expected)
     expect(await imagesOf(three, request, true)).toEqual(expected)
-    // Without further devices, the same request is the job of one device.
+    // Without further devices, the same request runs on one device.
     const one = { ...three, others: [] }
     expect(await imagesOf(one, request, true)).toEqual(await imagesOf(three, request, false))
   },
 )
 
-test('the velocity differs from that of a batch by rounding alone', async () => {
+test('the velocity differs from that of a batch only by rounding', async () => {
   const { channels, downsample } = pkg.manifest.latent
   const { joint_width, pooled_width } = pkg.manifest.text
   const prompts = [1, 2].map((seed) => ({
