@@ -12,7 +12,7 @@ export type ReplayOptions = {
   size: number
   /** Whether jobs carry their account and class; without them, the GPU function runs them in order of arrival. */
   isFair: boolean
-  /** Refused jobs do not ask again after this time in milliseconds. */
+  /** Time in milliseconds after which refused jobs are not submitted again. */
   untilMs?: number | undefined
 }
 /** `failed`: accepted jobs without an image, with the reason. */

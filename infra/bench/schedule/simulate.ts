@@ -67,15 +67,15 @@ const jobOf = (arrival: Arrival, costs: CostTable): Job => {
   return { ...arrival, task, turns, file: own.file, accepted: arrival.at }
 }
 
-type Ask = { at: number; job: Job; refusal?: Refusal }
+type Submission = { at: number; job: Job; refusal?: Refusal }
 
-/** Refused jobs ask again as in a real run, with Retry-After in whole seconds. */
+/** Refused jobs are submitted again as in a real run, with Retry-After in whole seconds. */
 export function simulate(trace: readonly Arrival[], costs: CostTable, policy: Policy): Outcome {
   const served: Served[] = []
   const refusals: Refusal[] = []
-  const asks: Ask[] = trace.map((arrival) => ({ at: arrival.at, job: jobOf(arrival, costs) }))
+  const submissions: Submission[] = trace.map((arrival) => ({ at: arrival.at, job: jobOf(arrival, costs) }))
   let now = 0
-  const submit = ({ job, refusal: earlier, at }: Ask) => {
+  const submit = ({ job, refusal: earlier, at }: Submission) => {
     const retryAfterMs = policy.add(job, at)
     if (retryAfterMs === null) {
       job.accepted = at
@@ -85,16 +85,16 @@ export function simulate(trace: readonly Arrival[], costs: CostTable, policy: Po
     const promised = Math.max(1, Math.ceil(retryAfterMs / 1000)) * 1000
     const refusal = earlier ?? { at, promised, accepted: null }
     if (!earlier) refusals.push(refusal)
-    const again: Ask = { at: at + pauseMs(promised), job, refusal }
-    const place = asks.findLastIndex((each) => each.at <= again.at)
-    asks.splice(place + 1, 0, again)
+    const again: Submission = { at: at + pauseMs(promised), job, refusal }
+    const place = submissions.findLastIndex((each) => each.at <= again.at)
+    submissions.splice(place + 1, 0, again)
   }
   for (;;) {
-    while (asks[0] && asks[0].at <= now) submit(asks.shift()!)
+    while (submissions[0] && submissions[0].at <= now) submit(submissions.shift()!)
     const job = policy.next(now)
     if (!job) {
-      if (!asks[0]) break
-      now = asks[0].at
+      if (!submissions[0]) break
+      now = submissions[0].at
       continue
     }
     const ms = job.turns.shift()!

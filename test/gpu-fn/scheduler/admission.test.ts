@@ -12,7 +12,7 @@ const taskOf = (id: string, overrides: Partial<Task> = {}): Task => ({
   ...{ arrived: 0, deadline: null, left: 1_000, started: false, ...overrides },
 })
 
-/** `others`: another tenant has asked for the device. */
+/** `others`: another tenant has requested the device. */
 function start({ others = true } = {}) {
   const scheduler = new Scheduler({ agingMs: AGING_MS })
   const admission = new Admission(scheduler, AGING_MS)
@@ -87,7 +87,7 @@ test('a promised job is accepted before its time on an idle device', () => {
   expect(submit(taskOf('a2'), 500)).toBeNull()
 })
 
-test('demand is the share of the device that tenants ask for', () => {
+test('demand is the share of the device that tenants request', () => {
   const demand = new Demand()
   for (let now = 0; now < 600_000; now += 1_000) demand.add(taskOf('a', { left: 300 }), now)
   demand.add(taskOf('b', { left: 10_000, interactive: true }), 600_000)
