@@ -121,7 +121,7 @@ describe('refuses', () => {
     ['a negative size', /manifest\.json is not valid: /, (m) => (m.files['transformer.onnx']!.bytes = -1)],
     [
       'the format of another version',
-      /manifest\.json is not valid: .*the format is 2 and this version reads 4; compile .* again with `npm run compile`/,
+      /manifest\.json is not valid: .*the format is 2 and this version reads 5; compile .* again with `npm run compile`/,
       (m) => Object.assign(m, { format: 2 }),
     ],
     ['an unknown field', /manifest\.json is not valid: .*surprise/s, (m) => Object.assign(m, { surprise: true })],
