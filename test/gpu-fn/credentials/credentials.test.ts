@@ -93,11 +93,12 @@ test('an engine with credentials gets input images and all other calls', async (
     for await (const { data } of (signing.run as unknown as Run)(...call)) if (data) files.push(String(data))
     return files
   }
-  expect(await files('model', 'request', 'signal', 'input')).toEqual(['7 image/png true'])
+  const options = { input: 'image' }
+  expect(await files('model', 'request', 'signal', options)).toEqual(['7 image/png true'])
   expect(await files('model', 'request', 'signal')).toEqual(['7 image/png false'])
   await (signing as unknown as typeof plain).prefetch('model', 'signal')
   expect(calls).toEqual([
-    ['model', 'request', 'signal', 'input'],
+    ['model', 'request', 'signal', options],
     ['model', 'request', 'signal'],
     ['model', 'signal'],
   ])
