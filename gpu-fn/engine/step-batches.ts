@@ -23,7 +23,7 @@ export class StepBatches {
   readonly #groupOf = new Map<number, Group>()
   #last: Promise<unknown> = Promise.resolve()
 
-  /** Adds the job's next step to the batch. Has no effect for a job that has joined already, such as one that sent a preview. */
+  /** Adds the job's next step to the batch. Has no effect for a job that has joined already, such as one that reused a step. */
   join(job: number, { number, size }: StepBatch): void {
     if (this.#groupOf.get(job)?.number === number) return
     const group = this.#groups.get(number) ?? { number, size, joined: new Set(), active: new Set(), calls: new Map() }

@@ -177,7 +177,7 @@ async function run(
     const options = { remember, parallel, ...(input && { input }), ...control }
     const pipeline = withBatches(opened.pipeline, id)
     for await (const event of txt2img(pipeline, request, abort.signal, options)) {
-      if (event.type !== 'preview' && event.type !== 'warning') batches.leave(id)
+      if (endsStep(event)) batches.leave(id)
       const resumed = new Promise<void>((resolve) => paused.set(id, resolve))
       send({ type: 'event', event })
       await resumed
@@ -201,6 +201,10 @@ function withBatches(pipeline: OpenPipeline, id: number): Pipeline {
     transformer: { value: batches.session(id, pipeline.transformer) },
   })
 }
+
+/** Whether the run of the step graph that a batch waits for has ended. A reused step has none, and a computed one follows in the same turn. */
+const endsStep = (event: PipelineEvent): boolean =>
+  event.type !== 'preview' && event.type !== 'warning' && !(event.type === 'step' && event.reused)
 
 /** Whether the turn after an event uses the device. The turn after `decoded` does not, so that other jobs may use the same weights. */
 const needsDevice = (event: PipelineEvent, { count }: JobRequest): boolean =>
