@@ -31,8 +31,12 @@ type Send = (message: Message) => void
 port.on('message', (request: Request) => {
   if ('command' in request) void execute(request.command, request.id)
   else {
-    if (request.batch) batches.join(request.id, request.batch)
-    paused.get(request.id)?.()
+    const { id, batch } = request
+    if (batch) batches.join(id, batch)
+    const resume = paused.get(id)
+    if (resume) resume()
+    // The run was on an earlier thread, so that the others must not wait for it.
+    else batches.leave(id)
   }
 })
 post(0, { type: 'ready' })
