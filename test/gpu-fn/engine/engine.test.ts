@@ -273,7 +273,7 @@ test('a run that outlived its thread fails, and does not delay the run of its ba
   const [failed, step] = await Promise.allSettled([outlived.next(), next.next()])
   expect(failed).toMatchObject({ status: 'rejected', reason: { code: 'internal' } })
   expect(step).toMatchObject({ status: 'fulfilled', value: { value: { type: 'step' } } })
-  await next.return?.()
+  await next.return?.(undefined)
 })
 
 test('a package that was damaged after the start is not available, and the others still are', async () => {
