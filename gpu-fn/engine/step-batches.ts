@@ -1,4 +1,5 @@
 // Runs the step graph once for several jobs whose steps are requested together.
+import type { PipelineEvent } from '../pipeline/events.ts'
 import { concatenate, type DeviceTensor, isOnHost, type Session, type Tensor } from '../runtime/session.ts'
 
 /** The steps that are requested together: `size` jobs of the same number. */
@@ -84,6 +85,10 @@ export class StepBatches {
     })
   }
 }
+
+/** Whether a job has ended its part in a batch with this event. After a reused step, it computes another one in the same turn. */
+export const endsStep = (event: PipelineEvent): boolean =>
+  event.type !== 'preview' && event.type !== 'warning' && !(event.type === 'step' && event.reused)
 
 /** The shape of one sample's inputs; equal ones fit into one run. */
 const shapeOf = ({ inputs }: Call): string =>

@@ -11,7 +11,7 @@ import { AdapterError, requireFitting } from './package/adapters.ts'
 import { denoiserBytes, footprintOf, planOf } from './package/graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './package/memory-plan.ts'
 import { type OpenPipeline, openPipeline } from './package/open-pipeline.ts'
-import { StepBatches } from './step-batches.ts'
+import { endsStep, StepBatches } from './step-batches.ts'
 
 const { memoryBytes, deviceBytes, devices = 1, promptCacheBytes = 0, sharing } = workerData as Settings
 const port = parentPort!
@@ -31,12 +31,10 @@ type Send = (message: Message) => void
 port.on('message', (request: Request) => {
   if ('command' in request) void execute(request.command, request.id)
   else {
-    const { id, batch } = request
-    if (batch) batches.join(id, batch)
-    const resume = paused.get(id)
-    if (resume) resume()
-    // The run was on an earlier thread, so that the others must not wait for it.
-    else batches.leave(id)
+    if (request.batch) batches.join(request.id, request.batch)
+    // The run of an unknown ID was on an earlier thread, so that the others of its batch must not wait for it.
+    if (!paused.has(request.id)) batches.leave(request.id)
+    paused.get(request.id)?.()
   }
 })
 post(0, { type: 'ready' })
@@ -205,10 +203,6 @@ function withBatches(pipeline: OpenPipeline, id: number): Pipeline {
     transformer: { value: batches.session(id, pipeline.transformer) },
   })
 }
-
-/** Whether the run of the step graph that a batch waits for has ended. A reused step has none, and a computed one follows in the same turn. */
-const endsStep = (event: PipelineEvent): boolean =>
-  event.type !== 'preview' && event.type !== 'warning' && !(event.type === 'step' && event.reused)
 
 /** Whether the turn after an event uses the device. The turn after `decoded` does not, so that other jobs may use the same weights. */
 const needsDevice = (event: PipelineEvent, { count }: JobRequest): boolean =>
