@@ -1,4 +1,5 @@
 // Runs the step graph once for several jobs whose steps are requested together.
+import type { PipelineEvent } from '../pipeline/events.ts'
 import { concatenate, type DeviceTensor, isOnHost, type Session, type Tensor } from '../runtime/session.ts'
 
 /** The steps that are requested together: `size` jobs of the same number. */
@@ -23,7 +24,7 @@ export class StepBatches {
   readonly #groupOf = new Map<number, Group>()
   #last: Promise<unknown> = Promise.resolve()
 
-  /** Adds the job's next step to the batch. Has no effect for a job that has joined already, such as one that sent a preview. */
+  /** Adds the job's next step to the batch. Has no effect for a job that has joined already, such as one that reused a step. */
   join(job: number, { number, size }: StepBatch): void {
     if (this.#groupOf.get(job)?.number === number) return
     const group = this.#groups.get(number) ?? { number, size, joined: new Set(), active: new Set(), calls: new Map() }
@@ -84,6 +85,10 @@ export class StepBatches {
     })
   }
 }
+
+/** Whether a job has ended its part in a batch with this event. After a reused step, it computes another one in the same turn. */
+export const endsStep = (event: PipelineEvent): boolean =>
+  event.type !== 'preview' && event.type !== 'warning' && !(event.type === 'step' && event.reused)
 
 /** The shape of one sample's inputs; equal ones fit into one run. */
 const shapeOf = ({ inputs }: Call): string =>

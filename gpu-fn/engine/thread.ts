@@ -79,7 +79,9 @@ export class EngineThread {
         isPaused = reply.type === 'event'
         yield reply
         const together = batch?.()
-        if (isPaused) thread.postMessage({ id, advance: true, ...(together && { batch: together }) } satisfies Request)
+        const advance: Request = { id, advance: true, ...(together && { batch: together }) }
+        // After the end of its thread, a run fails. Runs of its batch may be on the next thread, which must know that it advanced.
+        if (isPaused) (this.#thread ?? thread).postMessage(advance)
         isPaused = false
       }
     } finally {

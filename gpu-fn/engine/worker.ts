@@ -11,7 +11,7 @@ import { AdapterError, requireFitting } from './package/adapters.ts'
 import { denoiserBytes, footprintOf, planOf } from './package/graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './package/memory-plan.ts'
 import { type OpenPipeline, openPipeline } from './package/open-pipeline.ts'
-import { StepBatches } from './step-batches.ts'
+import { endsStep, StepBatches } from './step-batches.ts'
 
 const { memoryBytes, deviceBytes, devices = 1, promptCacheBytes = 0, sharing } = workerData as Settings
 const port = parentPort!
@@ -32,6 +32,8 @@ port.on('message', (request: Request) => {
   if ('command' in request) void execute(request.command, request.id)
   else {
     if (request.batch) batches.join(request.id, request.batch)
+    // The run of an unknown ID was on an earlier thread, so that the others of its batch must not wait for it.
+    if (!paused.has(request.id)) batches.leave(request.id)
     paused.get(request.id)?.()
   }
 })
@@ -177,7 +179,7 @@ async function run(
     const options = { remember, parallel, ...(input && { input }), ...control }
     const pipeline = withBatches(opened.pipeline, id)
     for await (const event of txt2img(pipeline, request, abort.signal, options)) {
-      if (event.type !== 'preview' && event.type !== 'warning') batches.leave(id)
+      if (endsStep(event)) batches.leave(id)
       const resumed = new Promise<void>((resolve) => paused.set(id, resolve))
       send({ type: 'event', event })
       await resumed

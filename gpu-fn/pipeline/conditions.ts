@@ -158,5 +158,10 @@ export const computeConditions =
       gates,
       width: manifest.position.width,
     })
-    return [...(await guided()), skipping]
+    try {
+      return [...(await guided()), skipping]
+    } catch (error) {
+      releaseConditions([skipping])
+      throw error
+    }
   }

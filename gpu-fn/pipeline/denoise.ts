@@ -38,10 +38,16 @@ export async function condition(
 ): Promise<Condition[]> {
   const together = batched && prompts.every(({ rows }) => rows === prompts[0]!.rows)
   const conditions: Condition[] = []
-  for (const group of together ? [prompts] : prompts.map((prompt) => [prompt])) {
-    const { modulation, context } = await conditioning.runOnDevice(conditioningInputs(group, timesteps), { signal })
-    const own = control && { control: await conditionControl(control, group, timesteps, signal) }
-    conditions.push({ transformer, batch: group.length, modulation: modulation!, context: context!, ...own })
+  try {
+    for (const group of together ? [prompts] : prompts.map((prompt) => [prompt])) {
+      const { modulation, context } = await conditioning.runOnDevice(conditioningInputs(group, timesteps), { signal })
+      const made: Condition = { transformer, batch: group.length, modulation: modulation!, context: context! }
+      conditions.push(made)
+      if (control) made.control = await conditionControl(control, group, timesteps, signal)
+    }
+  } catch (error) {
+    releaseConditions(conditions)
+    throw error
   }
   return conditions
 }

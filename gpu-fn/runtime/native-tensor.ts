@@ -1,6 +1,6 @@
 // Tensors of onnxruntime's C API.
 import { countElements, ONNX_DATA_TYPES } from '../dtype.ts'
-import type { DeviceMemory } from './device-memory.ts'
+import type { DeviceMemory, Mapping } from './device-memory.ts'
 import type { OrtApi, Pointer } from './ort-api.ts'
 import { concatenate, type DeviceTensor, HostTensor, type Tensor } from './session.ts'
 
@@ -51,18 +51,19 @@ export class NativeTensor implements DeviceTensor {
     const dims = [parts.reduce((rows, part) => rows + part.dims[0]!, 0), ...this.dims.slice(1)]
     const bytes = Math.ceil(bytesOf(dims) / memory.granularity) * memory.granularity
     const address = memory.reserve(bytes)
-    const free = () => memory.unreserve(address, bytes)
+    let mapping: Mapping | undefined
+    const free = () => {
+      mapping?.recycle()
+      memory.unreserve(address, bytes)
+    }
     try {
-      const mapping = memory.map(address, bytes)
+      mapping = memory.map(address, bytes)
       let at = address
       for (const part of parts) {
         await memory.copyOnDevice(at, part.#start, bytesOf(part.dims))
         at += BigInt(bytesOf(part.dims))
       }
-      return new NativeTensor(this.#api, this.#place, this.#view(address, dims), () => {
-        mapping.recycle()
-        free()
-      })
+      return new NativeTensor(this.#api, this.#place, this.#view(address, dims), free)
     } catch (error) {
       free()
       throw error

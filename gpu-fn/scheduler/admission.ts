@@ -58,25 +58,38 @@ export class Admission {
     this.#silenceMs = silenceMs
   }
 
-  /** Null if the job is accepted. `loadMs`: the time to load its model. */
-  refuse(task: Task, loadMs: number, now: number): Refused | null {
+  /**
+   * Null if the job is accepted. `loadMs`: the time to load its model. `divide` returns the job as divided over several devices, for a job that
+   * would miss its deadline on one; it is one demand for the device, and takes the place of the undivided one.
+   */
+  refuse(task: Task, loadMs: number, now: number, divide?: () => Task): Refused | null {
     this.#expire(now)
     const promised = this.#promises.get(task.id)
     if (!promised) this.#demand.add(task, now)
     const wait =
       promised && !promised.isFree ? this.#waitOfPromised(task, promised, now) : this.#waitForRoom(task, promised, now)
-    const takesMs = sum(this.#scheduler.ahead(task, now)) + loadMs + task.left
     if (wait > 0) {
+      const takesMs = this.#takesMs(task, loadMs, now)
       this.#promise(task, wait, now)
       return { reason: 'backlog', retryAfterMs: wait, takesMs }
     }
     this.#promises.delete(task.id)
+    const late = this.#lateness(task, loadMs, now)
+    return late && divide ? this.#lateness(divide(), loadMs, now) : late
+  }
+
+  /** The refusal of a job that would miss its deadline; null if it would not. */
+  #lateness(task: Task, loadMs: number, now: number): Refused | null {
+    const takesMs = this.#takesMs(task, loadMs, now)
     const lateMs = task.deadline === null ? 0 : now + takesMs - task.deadline
-    if (lateMs > 0) {
-      const isPossible = now + loadMs + task.left <= task.deadline!
-      return { reason: 'deadline', retryAfterMs: isPossible ? lateMs : null, takesMs }
-    }
-    return null
+    if (lateMs <= 0) return null
+    const isPossible = now + loadMs + task.left <= task.deadline!
+    return { reason: 'deadline', retryAfterMs: isPossible ? lateMs : null, takesMs }
+  }
+
+  /** Milliseconds from acceptance to the end of a job. */
+  #takesMs(task: Task, loadMs: number, now: number): number {
+    return sum(this.#scheduler.ahead(task, now)) + loadMs + task.left
   }
 
   /** Ends the promise to a job that was canceled, if there is one. */

@@ -88,11 +88,12 @@ export class Dispatcher {
   /** Null if the job is accepted: on one device, or divided over several if one would miss its deadline. */
   #admit(job: Job, now: number): Refused | null {
     const { estimates } = this.#options
-    const refuse = () => this.#admission.refuse(estimates.taskOf(job), estimates.loadMs(job), now)
-    const refused = refuse()
-    if (refused?.reason !== 'deadline' || !estimates.canDivide(job)) return refused
-    job.parallel = true
-    return refuse()
+    const divide = () => {
+      job.parallel = true
+      return estimates.taskOf(job)
+    }
+    const loadMs = estimates.loadMs(job)
+    return this.#admission.refuse(estimates.taskOf(job), loadMs, now, estimates.canDivide(job) ? divide : undefined)
   }
 
   /** Ends the promise to a refused job, which will not return. */

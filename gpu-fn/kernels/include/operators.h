@@ -94,7 +94,6 @@ struct Attention {
 
  private:
   bool portable;
-  float factor;
 };
 
 struct GroupNorm {

@@ -258,6 +258,24 @@ test('a thread that dies fails the job it ran and is replaced for the next', asy
   expect(typesOf(await collect(engine, request())).at(-1)).toBe('finished')
 })
 
+test('a run that outlived its thread fails, and does not delay the run of its batch on the next thread', async () => {
+  const { engine } = await startEngine({ program: CRASHING, sharing: 2 })
+  const model = engine.models.find(({ tier }) => tier === 'fp8')!
+  const batch = () => ({ number: 1, size: 2 })
+  const begin = async () => {
+    const run = engine.run(model, request(), new AbortController().signal, { batch })[Symbol.asyncIterator]()
+    expect(await run.next()).toMatchObject({ value: { type: 'encoded' } })
+    return run
+  }
+  const outlived = await begin()
+  await expect(collect(engine, request({ prompt: 'crash' }))).rejects.toThrow()
+  const next = await begin()
+  const [failed, step] = await Promise.allSettled([outlived.next(), next.next()])
+  expect(failed).toMatchObject({ status: 'rejected', reason: { code: 'internal' } })
+  expect(step).toMatchObject({ status: 'fulfilled', value: { value: { type: 'step' } } })
+  await next.return?.(undefined)
+})
+
 test('a package that was damaged after the start is not available, and the others still are', async () => {
   const directory = await mkdtemp(path.join(tmpdir(), 'octet-damaged-'))
   onTestFinished(() => rm(directory, { recursive: true }))

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { type Condition, guide, predictVelocity } from '../../../gpu-fn/pipeline/denoise.ts'
+import { type Condition, condition, guide, predictVelocity } from '../../../gpu-fn/pipeline/denoise.ts'
 import { HostTensor, type Session, type Tensor } from '../../../gpu-fn/runtime/session.ts'
 
 test('guidance scale 1 is the prompt alone, 0 the negative prompt alone', () => {
@@ -62,4 +62,26 @@ test('a failure of one device is thrown after the runs of the others, because th
   setTimeout(resolve, 20)
   await expect(velocity).rejects.toThrow('no memory')
   expect(ended).toBe(true)
+})
+
+test('a failure releases the conditions of the prompts before it', async () => {
+  const live = new Set<string>()
+  const made = (name: string) => {
+    live.add(name)
+    return Object.assign(new HostTensor(tensor(0, 1, 1, 1)), { release: () => live.delete(name) })
+  }
+  const failingIn = (last: number): Session => {
+    let runs = 0
+    const runOnDevice = async () => {
+      if (++runs > last) throw new Error('no memory')
+      return { modulation: made(`modulation ${last} ${runs}`), context: made(`context ${last} ${runs}`) }
+    }
+    return { run: () => Promise.reject(new Error('not used')), runOnDevice, release: async () => {} }
+  }
+  const prompts = [1, 2].map((rows) => ({ rows, embeds: new Float32Array(rows), pooled: new Float32Array(1) }))
+  const conditionsWith = (conditioning: Session, control?: Session) =>
+    condition({ conditioning, transformer: conditioning }, prompts, Float32Array.of(1), { batched: true, control })
+  await expect(conditionsWith(failingIn(1))).rejects.toThrow('no memory')
+  await expect(conditionsWith(failingIn(2), failingIn(0))).rejects.toThrow('no memory')
+  expect([...live]).toEqual([])
 })

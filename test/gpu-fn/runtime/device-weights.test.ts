@@ -66,6 +66,18 @@ test.each(['memory of our own', 'host memory'])('tensors on the device are joine
   expect(log).toEqual(where === 'host memory' ? [] : ['reserve', 'map', 'recycle', 'unreserve'])
 })
 
+test('a failed copy leaves no memory mapped for the joined tensor', async () => {
+  const { memory, log } = hostMemory()
+  const session = await open(path.join(directory, 'clip_l.onnx'), memory)
+  onTestFinished(() => session.release())
+  const one = (await session.runOnDevice(INPUTS)).hidden!
+  onTestFinished(() => one.release())
+  log.length = 0
+  memory.copyOnDevice = () => Promise.reject(new Error('no copy'))
+  await expect(one.join([one])).rejects.toThrow('no copy')
+  expect(log).toEqual(['reserve', 'map', 'recycle', 'unreserve'])
+})
+
 describe('weights in memory of our own', () => {
   test("give the same results as onnxruntime's own weights, and are read from the file once", async () => {
     const { memory, log } = hostMemory()

@@ -16,8 +16,8 @@ const taskOf = (id: string, overrides: Partial<Task> = {}): Task => ({
 function start({ others = true } = {}) {
   const scheduler = new Scheduler({ agingMs: AGING_MS })
   const admission = new Admission(scheduler, AGING_MS)
-  const submit = (task: Task, now = 0) => {
-    const refused = admission.refuse(task, 0, now)
+  const submit = (task: Task, now = 0, divide?: () => Task) => {
+    const refused = admission.refuse(task, 0, now, divide)
     if (!refused) scheduler.add(task)
     return refused
   }
@@ -110,6 +110,20 @@ test('a deadline that cannot be met is refused with the time after which it can,
   expect(submit(taskOf('b', { deadline: 2_500 }))).toBeNull()
   expect(submit(taskOf('c', { deadline: 2_500 }))).toEqual({ reason: 'deadline', retryAfterMs: 500, takesMs: 3_000 })
   expect(submit(taskOf('d', { deadline: 900 }))).toMatchObject({ reason: 'deadline', retryAfterMs: null })
+})
+
+test('a promised job keeps its place if only several devices meet its deadline', () => {
+  const { submit } = start()
+  expect(submit(taskOf('a1'))).toBeNull()
+  const { retryAfterMs: at } = submit(taskOf('a2'))!
+  // One device ends it 200 ms late, after the job before it.
+  const late = taskOf('a2', { deadline: at! + 1_800 })
+  expect(submit(late, at!, () => ({ ...late, left: 900 }))).toEqual({
+    ...{ reason: 'deadline', retryAfterMs: 100, takesMs: 1_900 },
+  })
+  const { retryAfterMs: next } = submit(taskOf('a3'), at!)!
+  const other = taskOf('a3', { deadline: at! + next! + 1_800 })
+  expect(submit(other, at! + next!, () => ({ ...other, left: 600 }))).toBeNull()
 })
 
 test('step times are medians by shape, scaled to sizes that have not run', () => {

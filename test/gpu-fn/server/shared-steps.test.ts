@@ -101,3 +101,13 @@ test('a job that is canceled during a shared step leaves the others', async () =
   expect(outcome(stays)).toMatchObject({ type: 'succeeded' })
   expect(stepsOf(stays)).toBe(12)
 })
+
+test('a job with step caching shares its computed steps', async () => {
+  const started = await start(4)
+  const jobs = [started.submit('cached', { steps: 28, cache: 'fast' }), started.submit('plain', { steps: 28 })]
+  await started.jobs.idle()
+  expect(jobs.map((job) => outcome(job)?.type)).toEqual(['succeeded', 'succeeded'])
+  expect(jobs.map(stepsOf)).toEqual([28, 28])
+  // Both jobs have turns for the steps that the first one computes.
+  expect(await stepsShared(started, 2)).toBeGreaterThan(28)
+})
