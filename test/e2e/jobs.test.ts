@@ -28,11 +28,11 @@ const newest = async () => ((await (await call('/v1/jobs?limit=1')).json()) as {
 /** Of the job below: 200 and 300 for each megapixel-step, guided, of two images. */
 const PRICE = 200 + Math.ceil(((384 * 384) / 1e6) * 40 * 2 * 2 * 300)
 
-/** A job that runs for seconds, whose caller leaves in the middle; returns its id. */
-async function leave(): Promise<string> {
+/** A job that runs for seconds, whose caller leaves in the middle; returns its id. An equal request would get the result of the earlier job. */
+async function leave(seed: number): Promise<string> {
   const before = (await newest())?.id
   const caller = new AbortController()
-  const body = JSON.stringify({ prompt: 'a red heart', size: '384x384', route: 'full', steps: 40, n: 2 })
+  const body = JSON.stringify({ prompt: 'a red heart', size: '384x384', route: 'full', steps: 40, n: 2, seed })
   const gone = call('/v1/images/generations', { method: 'POST', body, signal: caller.signal }).catch((error) => error)
   const job = await vi.waitFor(
     async () => {
@@ -60,11 +60,11 @@ const ends = (id: string) =>
   )
 
 test('a caller who disconnects can fetch the image later', async () => {
-  expect(await ends(await leave())).toMatchObject({ state: 'succeeded', cancel_requested: false })
+  expect(await ends(await leave(1))).toMatchObject({ state: 'succeeded', cancel_requested: false })
 })
 
 test('a running job is canceled at its next step and costs a share', async () => {
-  const id = await leave()
+  const id = await leave(2)
   expect((await call(`/v1/jobs/${id}`, { method: 'DELETE' })).status).toBe(202)
   const { state, price_microdollars: cost, progress } = await ends(id)
   expect({ state, progress }).toEqual({ state: 'canceled', progress: null })
