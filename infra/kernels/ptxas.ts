@@ -39,7 +39,7 @@ export async function compile({ nvcc, include }: Compiler, source: string, targe
 
 /** Reads the messages of `ptxas -v`, with demangled names. Throws if a kernel has no figures. */
 export function readReport(text: string): Pick<Report, 'kernels' | 'serialized'> {
-  const [head, ...sections] = text.split(/^ptxas info +: Compiling entry function '/m)
+  const [head, ...sections] = text.split("Compiling entry function '")
   const serialized = text.split('\n').filter((line) => SERIALIZED.test(line))
   if (sections.length === 0 && head!.includes('Used ')) throw new Error(`unknown format of ptxas's report:\n${head}`)
   return { kernels: sections.map(readKernel), serialized }

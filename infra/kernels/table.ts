@@ -2,7 +2,7 @@
 import path from 'node:path'
 import { type Kernel, type Report, TARGETS, type Target } from './ptxas.ts'
 
-const BETWEEN = /(<!-- kernel-table -->\n)[\s\S]*?(<!-- end of kernel-table -->)/
+const MARKERS = ['<!-- kernel-table -->\n', '<!-- end of kernel-table -->'] as const
 
 type Row = { source: string; name: string; instances: Set<string>; cells: Map<Target, Kernel> }
 
@@ -51,6 +51,7 @@ function formatCell(kernel: Kernel | undefined): string {
 
 /** Replaces the table between its markers in the text of a page. */
 export function replaceTable(page: string, table: string): string {
-  if (!BETWEEN.test(page)) throw new Error('the page has no <!-- kernel-table --> … <!-- end of kernel-table -->')
-  return page.replace(BETWEEN, (_, start, end) => `${start}\n${table}\n\n${end}`)
+  const [start, end] = MARKERS.map((marker) => page.indexOf(marker)) as [number, number]
+  if (start < 0 || end < start) throw new Error('the page has no <!-- kernel-table --> … <!-- end of kernel-table -->')
+  return `${page.slice(0, start)}${MARKERS[0]}\n${table}\n\n${page.slice(end)}`
 }

@@ -14,7 +14,6 @@ const root = path.join(import.meta.dirname, '../..')
 const EXEMPT: Record<string, string> = {
   'infra/bench/gpu/table.ts': 'replaces the tables of docs/performance.md of this repository',
   'infra/cost/tables.ts': 'replaces a table of docs/cost.md of this repository',
-  'infra/kernels/table.ts': 'replaces a table of docs/performance.md of this repository',
 }
 
 function* nodesOf(value: unknown): Generator<Node> {
