@@ -70,9 +70,8 @@ export default defineConfig({
         test: {
           name: 'node',
           include: ['test/{gpu-fn,infra,e2e}/**/*.test.ts'],
-          // Only a hang exceeds these: a slow machine takes several minutes for some tests.
-          testTimeout: 600_000,
-          hookTimeout: 600_000,
+          testTimeout: 120_000,
+          hookTimeout: 300_000,
         },
       },
       {
@@ -88,7 +87,7 @@ export default defineConfig({
           include: ['test/edge/**/*.test.ts'],
           setupFiles: ['test/edge/support/setup.ts'],
           isolate: false, // test/edge/support/setup.ts separates the files
-          testTimeout: 120_000,
+          testTimeout: 30_000,
         },
       },
     ],

@@ -8,17 +8,17 @@ import { FULL_SIZES } from '../checkpoints/full-size.ts'
 import { TINY_VARIANTS } from '../checkpoints/tiny/variants.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
+import type { ControlnetBenchOptions } from './additions/controlnet.ts'
+import type { LoraBenchOptions } from './additions/lora.ts'
 import type { BatchBenchOptions } from './batch.ts'
 import type { CacheBenchOptions } from './cache.ts'
 import type { CompileBenchOptions } from './compile.ts'
-import type { ControlnetBenchOptions } from './controlnet.ts'
 import type { CpuBenchOptions, ParityOptions } from './cpu.ts'
 import type { EdgeBenchOptions } from './edge/edge.ts'
 import type { GpuBenchOptions } from './gpu/gpu.ts'
 import { ATTACKS } from './hostile/attacks.ts'
 import type { HostileBenchOptions } from './hostile/hostile.ts'
 import type { KernelsOptions } from './kernels.ts'
-import type { LoraBenchOptions } from './lora.ts'
 import type { ParallelBenchOptions } from './parallel.ts'
 import type { PngBenchOptions } from './png.ts'
 import type { ScheduleBenchOptions } from './schedule/schedule.ts'
@@ -128,7 +128,7 @@ modelCommand(
   .option('--rank <count>', 'rank of each adapter', Number, 16)
   .option('--steps <count>', 'timed steps of each round', Number, 8)
   .option('--rounds <count>', 'rounds', Number, 3)
-  .action(async (options: LoraBenchOptions) => (await import('./lora.ts')).benchLora(options))
+  .action(async (options: LoraBenchOptions) => (await import('./additions/lora.ts')).benchLora(options))
 
 modelCommand('parallel', 'guidance with its samples divided over several devices, against one device')
   .option('--size <pixels>', 'side of the image', Number, 256)
@@ -146,7 +146,9 @@ command
   .option('--size <pixels>', 'side of the image', Number, 256)
   .option('--steps <count>', 'timed steps of each round', Number, 8)
   .option('--rounds <count>', 'rounds', Number, 3)
-  .action(async (options: ControlnetBenchOptions) => (await import('./controlnet.ts')).benchControlnet(options))
+  .action(async (options: ControlnetBenchOptions) =>
+    (await import('./additions/controlnet.ts')).benchControlnet(options),
+  )
 
 command
   .command('parity')

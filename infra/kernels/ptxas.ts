@@ -4,7 +4,7 @@ import path from 'node:path'
 import { promisify } from 'node:util'
 import type { Compiler } from './compiler.ts'
 
-/** Compute capabilities of the library, as nvcc names them. Only sm_90a has wgmma. */
+/** The library's GPU architectures, by nvcc's names. Only sm_90a has wgmma. */
 export const TARGETS = ['sm_89', 'sm_90a', 'sm_100', 'sm_120'] as const
 export type Target = (typeof TARGETS)[number]
 

@@ -127,7 +127,7 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
 
 /**
  * Whether all networks of the denoiser are resident. Then they fit on every further device too, because these have no other networks; the
- * memory plan of the first device thus bounds the memory of each.
+ * memory plan of the first device thus bounds the memory of every device.
  */
 const hasDenoiser = (resident: readonly NetworkName[]) => DENOISER.every((network) => resident.includes(network))
 
@@ -187,7 +187,7 @@ async function startPlan(
   let largest: Size = pkg.manifest.defaults
   const planFor = (size: Size, controlnet: ControlnetPackage | null) =>
     planOf(pkg, { budget, sharing }, size, controlnet)
-  /** The ControlNet in the plan, and that of the current job. */
+  /** The planned ControlNet, and the current one. */
   let planned: ControlnetPackage | null = null
   let wanted: ControlnetPackage | null = null
   /** Whether the ControlNet in the plan may stay for jobs without one; undefined if not determined for this plan. */

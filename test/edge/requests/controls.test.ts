@@ -28,7 +28,7 @@ afterEach(() => {
   vi.restoreAllMocks()
 })
 
-/** A valid start of a PNG: the worker reads no further. */
+/** The beginning of a valid PNG, which is all that the worker reads. */
 const IMAGE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 1, 2, 3)
 const image = IMAGE.toBase64()
 const FIELDS = { prompt: 'a cat', seed: 1 }

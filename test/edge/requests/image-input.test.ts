@@ -6,7 +6,7 @@ import { price } from '../../../edge/routing/price.ts'
 import { type Caller, fetchWorker, generate, newCaller, send } from '../support/client.ts'
 import { fakeGpu, refuses, works } from '../support/fake-gpu.ts'
 
-/** A valid start of a PNG and any bytes after it: the worker reads no further. */
+/** The beginning of a valid PNG, which is all that the worker reads, and arbitrary bytes. */
 const pngOf = (text: string, bytes = 64) => {
   const file = new Uint8Array(bytes)
   file.set([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a])

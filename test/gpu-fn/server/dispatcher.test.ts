@@ -112,7 +112,7 @@ test('a job is divided over the devices only if its deadline cannot be met on on
     submit(prompt, { prompt, steps: 10, guidance_scale, schedule: { max_latency_ms } })
   send('first', 3_600_000)
   await jobs.idle()
-  // The refusal states the time on two devices, where the steps take half of that on one.
+  // The refusal states the time on two devices, on which the steps take half as long as on one.
   let takesMs = 0
   expect(() => send('impossible', 1)).toThrow(
     expect.toSatisfy(({ message }: Error) => {

@@ -1,13 +1,13 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
-import type { Manifest } from '../../gpu-fn/manifest.ts'
-import { decodeInput } from '../../gpu-fn/pipeline/input/input-image.ts'
-import type { TinyVariant } from '../../infra/checkpoints/tiny/variants.ts'
-import { builtInPackage } from '../../infra/local/models/built-in-model.ts'
-import { type RenderRequest, render, withPipeline } from '../../infra/local/models/render.ts'
-import { differences, readPixels } from '../../infra/receipts/compare-images.ts'
-import { compileTiny } from '../support/checkpoints/compile.ts'
+import type { Manifest } from '../../../gpu-fn/manifest.ts'
+import { decodeInput } from '../../../gpu-fn/pipeline/input/input-image.ts'
+import type { TinyVariant } from '../../../infra/checkpoints/tiny/variants.ts'
+import { builtInPackage } from '../../../infra/local/models/built-in-model.ts'
+import { type RenderRequest, render, withPipeline } from '../../../infra/local/models/render.ts'
+import { differences, readPixels } from '../../../infra/receipts/compare-images.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
 
 type Golden = RenderRequest & {
   name: string
@@ -20,7 +20,7 @@ type Golden = RenderRequest & {
   mask?: string
 }
 
-const GOLDEN = path.join(import.meta.dirname, '..', 'golden')
+const GOLDEN = path.join(import.meta.dirname, '../../golden')
 const readGolden = (file: string) => readFile(path.join(GOLDEN, file))
 const cases: Golden[] = JSON.parse(String(await readGolden('image-input/cases.json')))
 

@@ -1,18 +1,18 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
-import type { Manifest } from '../../gpu-fn/manifest.ts'
-import type { TinyVariant } from '../../infra/checkpoints/tiny/variants.ts'
-import { type BuiltInModel, builtInPackage } from '../../infra/local/models/built-in-model.ts'
-import { type RenderRequest, render, withPipeline } from '../../infra/local/models/render.ts'
-import { differences, readPixels } from '../../infra/receipts/compare-images.ts'
-import { compileTiny } from '../support/checkpoints/compile.ts'
+import type { Manifest } from '../../../gpu-fn/manifest.ts'
+import type { TinyVariant } from '../../../infra/checkpoints/tiny/variants.ts'
+import { type BuiltInModel, builtInPackage } from '../../../infra/local/models/built-in-model.ts'
+import { type RenderRequest, render, withPipeline } from '../../../infra/local/models/render.ts'
+import { differences, readPixels } from '../../../infra/receipts/compare-images.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
 
 type Golden = RenderRequest & { name: string; width: number; height: number }
 type TinyCase = Golden & { variant: TinyVariant; tier: Manifest['tier']; t5: boolean }
 type NanoCase = Golden & { checkpoint: '.' | 'turbo' }
 
-const GOLDEN = path.join(import.meta.dirname, '..', 'golden')
+const GOLDEN = path.join(import.meta.dirname, '../../golden')
 const readGolden = (file: string) => readFile(path.join(GOLDEN, file), 'utf8')
 
 const LAYOUTS = ['diffusers', 'single-file'] as const

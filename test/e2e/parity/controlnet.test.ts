@@ -1,14 +1,14 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
-import type { ControlType } from '../../gpu-fn/manifest.ts'
-import { decodeControl } from '../../gpu-fn/pipeline/input/input-image.ts'
-import { openControlnet } from '../../gpu-fn/weights/controlnet-packages.ts'
-import { type RenderRequest, render, withPipeline } from '../../infra/local/models/render.ts'
-import { differences, readPixels } from '../../infra/receipts/compare-images.ts'
-import { compileTiny } from '../support/checkpoints/compile.ts'
-import { compileTinyControlnet } from '../support/checkpoints/controlnet.ts'
-import { useScratch } from '../support/scratch.ts'
+import type { ControlType } from '../../../gpu-fn/manifest.ts'
+import { decodeControl } from '../../../gpu-fn/pipeline/input/input-image.ts'
+import { openControlnet } from '../../../gpu-fn/weights/controlnet-packages.ts'
+import { type RenderRequest, render, withPipeline } from '../../../infra/local/models/render.ts'
+import { differences, readPixels } from '../../../infra/receipts/compare-images.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { compileTinyControlnet } from '../../support/checkpoints/controlnet.ts'
+import { useScratch } from '../../support/scratch.ts'
 
 type Golden = RenderRequest & {
   name: string
@@ -22,7 +22,7 @@ type Golden = RenderRequest & {
   stop?: number
 }
 
-const GOLDEN = path.join(import.meta.dirname, '..', 'golden')
+const GOLDEN = path.join(import.meta.dirname, '../../golden')
 const readGolden = (file: string) => readFile(path.join(GOLDEN, file))
 const cases: Golden[] = JSON.parse(String(await readGolden('controlnet/cases.json')))
 

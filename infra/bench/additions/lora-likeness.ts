@@ -1,10 +1,10 @@
 // Images of nano in FP8 against float32, at one seed: with each example adapter, and without one.
 import path from 'node:path'
-import type { Adapter } from '../../gpu-fn/engine/package/adapters.ts'
-import { findLoras } from '../../gpu-fn/weights/lora-packages.ts'
-import { builtInPackage } from '../local/models/built-in-model.ts'
-import { type RenderRequest, render, withPipeline } from '../local/models/render.ts'
-import { type Pixels, psnr, readPixels } from '../receipts/compare-images.ts'
+import type { Adapter } from '../../../gpu-fn/engine/package/adapters.ts'
+import { findLoras } from '../../../gpu-fn/weights/lora-packages.ts'
+import { builtInPackage } from '../../local/models/built-in-model.ts'
+import { type RenderRequest, render, withPipeline } from '../../local/models/render.ts'
+import { type Pixels, psnr, readPixels } from '../../receipts/compare-images.ts'
 
 /** An image of nano with each example adapter at strength 1, and without one under the name `none`. */
 export async function exampleImages(tier: 'fp8' | 'fp32', request: RenderRequest): Promise<Map<string, Pixels>> {
