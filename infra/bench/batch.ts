@@ -10,6 +10,7 @@ import { Jobs } from '../../gpu-fn/server/jobs.ts'
 import { Verifier } from '../../gpu-fn/weights/verification.ts'
 import type { FullSize } from '../checkpoints/full-size.ts'
 import { builtInPackages } from '../local/models/built-in-model.ts'
+import { psnr, readPixels } from '../receipts/compare-images.ts'
 import { makeCheckpoint, makePackage } from './gpu/packages.ts'
 import { median, percentile } from './statistics.ts'
 
@@ -48,7 +49,7 @@ export async function benchBatch(options: BatchBenchOptions): Promise<void> {
       for (const sharing of shares) pair.push(await runRound(engine, options, sharing))
       rounds.push(pair)
     }
-    print(options, rounds)
+    await print(options, rounds)
   } finally {
     await engine.stop()
     await rm(cache, { recursive: true })
@@ -84,7 +85,7 @@ function requestOf({ model, size, steps, guidance }: BatchBenchOptions, seed: nu
   return { protocol: PROTOCOL_VERSION, attempt: 1, model: name, tier, ...shape, ...text, ...file, schedule }
 }
 
-function print({ model, size, steps, jobs, sharing }: BatchBenchOptions, rounds: Round[][]): void {
+async function print({ model, size, steps, jobs, sharing }: BatchBenchOptions, rounds: Round[][]): Promise<void> {
   const ratioOf = (read: (round: Round) => number) =>
     median(rounds.map(([alone, shared]) => read(alone!) / read(shared!))).toFixed(2)
   const equal = rounds[0]![0]!.images.filter((image, i) => Buffer.from(image).equals(rounds[0]![1]!.images[i]!)).length
@@ -95,6 +96,13 @@ function print({ model, size, steps, jobs, sharing }: BatchBenchOptions, rounds:
   console.log(`images per second: ${ratioOf(({ seconds }) => seconds)} x`)
   console.log(`median time to image: ${ratioOf(({ latency }) => 1 / latency)} x`)
   console.log(`byte-equal images: ${equal} of ${jobs}`)
+  const likeness: number[] = []
+  for (const [alone, shared] of rounds)
+    for (const [i, image] of shared!.images.entries())
+      likeness.push(psnr(await readPixels(image), await readPixels(alone!.images[i]!)))
+  console.log(
+    `PSNR of shared against alone: median ${median(likeness).toFixed(1)} dB, lowest ${Math.min(...likeness).toFixed(1)} dB`,
+  )
 }
 
 /** The package of a full-size variant with random weights for a GPU, made once in the directory. */
