@@ -223,7 +223,7 @@ export type LoraManifest = z.infer<typeof loraManifest>
 export type LoraPackage = { directory: string; manifest: LoraManifest; digest: string }
 
 /** Version of the fields below and of the graphs of a ControlNet. A package with another version is refused. */
-export const CONTROLNET_FORMAT = 1
+export const CONTROLNET_FORMAT = 2
 
 /** The kind of control image that a ControlNet was trained on, which determines the scale of its pixels. */
 export const CONTROL_TYPES = ['blur', 'canny', 'depth', 'other'] as const
@@ -241,8 +241,8 @@ export const controlnetManifest = z.strictObject({
   name: modelName,
   type: z.enum(CONTROL_TYPES),
   tier: z.enum(TIERS),
-  /** A ControlNet for `cuda` also guides packages for `cuda-fp8`. */
-  target: z.enum(['cpu', 'cuda']),
+  /** That of the packages which it guides. */
+  target: z.enum(TARGETS),
   tool: z.string(),
   /** SHA-256 of the checkpoint's tensors in the order of compilation. */
   source: sha256Hex,
@@ -255,6 +255,8 @@ export const controlnetManifest = z.strictObject({
     pooled_width: count,
   }),
   networks: z.strictObject({ control_conditioning: network, control: network }),
+  /** For target cuda-fp8: the graph `control` for GPUs that do not support the kernels. */
+  without_kernels: z.strictObject({ control: network }).optional(),
   weights: z.record(z.string(), z.array(storedTensor)),
   files: z.record(z.string(), z.strictObject({ bytes: count, sha256: sha256Hex })),
 })

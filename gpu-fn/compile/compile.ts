@@ -1,12 +1,12 @@
 // Compiles a checkpoint into a package: opens it, builds the graphs, streams the weights, and renames the result into place.
 import packageJson from '../../package.json' with { type: 'json' }
 import { escapeText, LIMITS, modelName, TIER_TABLE } from '../contract.ts'
-import { MANIFEST_FORMAT, type Manifest, manifest, type Target } from '../manifest.ts'
+import { MANIFEST_FORMAT, type Manifest, manifest, type Target, type Tier } from '../manifest.ts'
 import { FAMILIES, type FamilyName } from '../models/families.ts'
 import { CheckpointError, listNames } from './checkpoint/error.ts'
 import { readOptional } from './checkpoint/layout/model-index.ts'
 import type { Tensor } from './checkpoint/tensor.ts'
-import { type Graph, GraphError } from './graph/graph.ts'
+import type { Graph } from './graph/graph.ts'
 import type { BuildOptions, ControlGraphs, Model } from './graph/model.ts'
 import type { Lowering } from './graph/scope.ts'
 import type { WeightSource } from './graph/weight-source.ts'
@@ -80,14 +80,19 @@ export function assertOptions({
       `${JSON.stringify(name)} is given; 1 to 64 of a-z, 0-9 and "-" are allowed, not "-" at the start`,
     )
   }
-  if (target === 'cuda-fp8' && TIER_TABLE[tier].precision !== 'fp8')
-    throw new CheckpointError('--target', `cuda-fp8 multiplies FP8 weights, and tier ${tier} has none; choose cuda`)
+  assertTarget(tier, target)
   assertWithin('--steps', steps, LIMITS.steps)
   if (steps !== undefined && !Number.isInteger(steps))
     throw new CheckpointError('--steps', `${steps} is not an integer`)
   assertWithin('--guidance-scale', guidanceScale, LIMITS.guidanceScale)
   if (hub !== undefined && tokenizers !== 'hub')
     throw new CheckpointError('--hub', 'is the server of `--tokenizers hub`; give both options or neither')
+}
+
+/** Throws CheckpointError if the target needs FP8 weights and the tier has none. */
+export function assertTarget(tier: Tier, target: Target): void {
+  if (target === 'cuda-fp8' && TIER_TABLE[tier].precision !== 'fp8')
+    throw new CheckpointError('--target', `cuda-fp8 multiplies FP8 weights, and tier ${tier} has none; choose cuda`)
 }
 
 function assertWithin(option: string, value: number | undefined, { min, max }: { min: number; max: number }): void {
@@ -180,21 +185,12 @@ async function writeWithoutKernels(
   files: ReadonlyMap<string, WeightsFile>,
 ): Promise<Manifest['without_kernels']> {
   if (!withoutKernels) return undefined
-  const write = (network: string, graph: Graph) => {
-    assertSameWeights(graph, graphs.get(network)!)
-    return writer.writeGraph(`${network}-without-kernels.onnx`, graph, files.get(network)!)
-  }
+  const write = (network: string, graph: Graph) =>
+    writer.writeWithoutKernels(network, graph, graphs.get(network)!, files.get(network)!)
   const { transformer, vae_decoder, vae_encoder } = withoutKernels
   return {
     transformer: await write('transformer', transformer),
     vae_decoder: await write('vae_decoder', vae_decoder),
     ...(vae_encoder && { vae_encoder: await write('vae_encoder', vae_encoder) }),
   }
-}
-
-/** Both graphs of a network share one weights file, whose layout applies to both. */
-function assertSameWeights(a: Graph, b: Graph): void {
-  const describe = ({ weights }: Graph) =>
-    JSON.stringify(weights.map(({ name, dtype, shape }) => [name, dtype, shape]).sort())
-  if (describe(a) !== describe(b)) throw new GraphError(`the graphs of ${b.name} have different weights`)
 }

@@ -8,6 +8,7 @@ import {
   type ControlnetManifest,
   type ControlType,
   controlnetManifest,
+  type Target,
 } from '../manifest.ts'
 import { FAMILIES, type FamilyName } from '../models/families.ts'
 import { CONTROL_TYPE } from '../models/sd35/names/controlnet-names.ts'
@@ -15,6 +16,7 @@ import { additionName } from './addition-name.ts'
 import { CheckpointError, quote } from './checkpoint/error.ts'
 import { closeFiles, readBytes } from './checkpoint/formats/read-tensor.ts'
 import { readHeader } from './checkpoint/formats/safetensors.ts'
+import { assertTarget } from './compile.ts'
 import type { BuildOptions } from './graph/model.ts'
 import { lowerings } from './lower/lowerings.ts'
 import { place } from './place.ts'
@@ -25,7 +27,7 @@ export type ControlnetOptions = Pick<BuildOptions, 'tier'> & {
   /** A diffusers directory, or Stability's file. */
   readonly controlnet: string
   readonly out: string
-  readonly target: string
+  readonly target: Target
   /** The ID that requests name; that of the file or directory by default. */
   readonly name?: string | undefined
   /** By default that of Stability's file, or the one in the name of the file or directory. */
@@ -38,13 +40,13 @@ type Compiled = { readonly manifest: ControlnetManifest; readonly notes: readonl
 
 /** Compiles a ControlNet into a package at `out`. Throws CheckpointError and then leaves `out` as it was. */
 export async function compileControlnet(options: ControlnetOptions): Promise<Compiled> {
-  const { controlnet: given, tier, out } = options
+  const { controlnet: given, tier, target, out } = options
+  assertTarget(tier, target)
   const name = additionName(given, options.name)
-  const target = targetOf(options.target)
   const { openControlnet, buildControlnet } = FAMILIES[options.family ?? 'sd35']
   const checkpoint = await openControlnet(given)
   const { type, note } = await typeOf(given, options.type)
-  const { graphs, shape } = buildControlnet(checkpoint, [given], { tier, lowering: lowerings(target).lowering })
+  const { graphs, withoutKernels, shape } = buildControlnet(checkpoint, [given], { tier }, lowerings(target))
   const networks = Object.entries(graphs).map(([network, graph]) => ({
     ...{ network, graph, file: weightsFile(`${network}.weights`, network, graph.weights) },
   }))
@@ -56,9 +58,13 @@ export async function compileControlnet(options: ControlnetOptions): Promise<Com
     const about: Record<string, unknown> = {}
     for (const { network, graph, file } of networks)
       about[network] = await writer.writeGraph(`${network}.onnx`, graph, file)
+    const [, control] = networks
+    const substitute =
+      withoutKernels && (await writer.writeWithoutKernels('control', withoutKernels, control!.graph, control!.file))
     const manifest = controlnetManifest.parse({
       ...{ kind: 'controlnet', format: CONTROLNET_FORMAT, name, type, tier, target },
       ...{ tool: `octet ${packageJson.version}`, source, shape, networks: about },
+      ...(substitute && { without_kernels: { control: substitute } }),
       weights: Object.fromEntries(files.map((file) => [file.name, file.layout])),
       files: writer.files,
     })
@@ -66,14 +72,6 @@ export async function compileControlnet(options: ControlnetOptions): Promise<Com
     return manifest
   })
   return { manifest, notes: [...checkpoint.notes, ...(note ? [note] : [])].map(escapeText) }
-}
-
-function targetOf(target: string): ControlnetManifest['target'] {
-  if (target === 'cpu' || target === 'cuda') return target
-  throw new CheckpointError(
-    '--target',
-    `${target} is given; a ControlNet is compiled for cpu or cuda. One for cuda also guides packages for cuda-fp8`,
-  )
 }
 
 /** The type, with a note on its source unless the caller gave it. */

@@ -2,7 +2,6 @@
 import type { Checkpoint } from '../compile/checkpoint/tensor.ts'
 import type { Graph } from '../compile/graph/graph.ts'
 import type { BuildOptions, Lowerings, Model } from '../compile/graph/model.ts'
-import type { Lowering } from '../compile/graph/scope.ts'
 import type { ControlnetManifest, Manifest, Tier } from '../manifest.ts'
 
 /**
@@ -24,6 +23,8 @@ export type LoraNames = { find(module: string): LoraTarget | undefined }
 /** The graphs of a ControlNet, and their shape in the manifest. */
 export type Controlnet = {
   readonly graphs: { readonly control_conditioning: Graph; readonly control: Graph }
+  /** `control` over the same weights for GPUs that do not support the kernels; null if the target has none. */
+  readonly withoutKernels: Graph | null
   readonly shape: ControlnetManifest['shape']
 }
 
@@ -40,7 +41,8 @@ export type Family = {
   buildControlnet(
     checkpoint: Checkpoint,
     paths: readonly string[],
-    options: { readonly tier: Tier; readonly lowering: Lowering },
+    options: { readonly tier: Tier },
+    lowerings: Lowerings,
   ): Controlnet
   /** The modules of a package that a LoRA may adapt, by their names in LoRA files. */
   loraNames(base: Manifest): LoraNames

@@ -19,8 +19,10 @@ export async function openControlnet(directory: string): Promise<ControlnetPacka
 }
 
 /** Throws PackageError if the manifest uses a file that it does not list, or states tensors that are not inside their file. */
-function assertConsistent(directory: string, { networks, weights, files }: ControlnetManifest): void {
-  const used = Object.values(networks).flatMap(({ file, weights = [] }) => [file, weights].flat())
+function assertConsistent(directory: string, { networks, without_kernels, weights, files }: ControlnetManifest): void {
+  const used = [...Object.values(networks), ...Object.values(without_kernels ?? {})].flatMap(({ file, weights = [] }) =>
+    [file, weights].flat(),
+  )
   const unlisted = used.find((file) => !Object.hasOwn(files, file))
   if (unlisted !== undefined)
     throw new PackageError(`${directory}: ${MANIFEST} uses ${unlisted}, which "files" does not list`)

@@ -28,8 +28,7 @@ export async function compareControlnets(): Promise<void> {
     const imagesOf = async (target: 'cpu' | 'cuda' | 'cuda-fp8') => {
       const [out, own] = [path.join(scratch, target), path.join(scratch, `controlnet-${target}`)]
       await compile({ checkpoint, tier: 'fp8', variant: 'custom', target, out })
-      const compiled = { controlnet, tier: 'fp8', target: target === 'cpu' ? 'cpu' : 'cuda', out: own } as const
-      await compileControlnet({ ...compiled, type: 'depth', name: 'tested' })
+      await compileControlnet({ controlnet, tier: 'fp8', target, out: own, type: 'depth', name: 'tested' })
       return makeImages(out, own)
     }
     const cpu = await imagesOf('cpu')

@@ -5,7 +5,7 @@ import path from 'node:path'
 import packageJson from '../../../package.json' with { type: 'json' }
 import type { Manifest, StoredTensor } from '../../manifest.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
-import type { Graph, Weight } from '../graph/graph.ts'
+import { type Graph, GraphError, type Weight } from '../graph/graph.ts'
 import type { WeightSource } from '../graph/weight-source.ts'
 import type { Converted } from './convert.ts'
 import { encodeModel } from './onnx.ts'
@@ -59,6 +59,12 @@ export class PackageWriter {
     return { file, weights, inputs: inputs.map(portOf), outputs: outputs.map(portOf) }
   }
 
+  /** Writes the graph of a network for GPUs that do not support the kernels of `graph`, over the same weights. */
+  writeWithoutKernels(network: string, substitute: Graph, graph: Graph, weights: WeightsFile) {
+    assertSameWeights(substitute, graph)
+    return this.writeGraph(`${network}-without-kernels.onnx`, substitute, weights)
+  }
+
   /** Converts and writes the weights of all files. Throws CheckpointError. */
   async writeWeights(files: readonly WeightsFile[], onProgress?: Progress): Promise<WrittenWeights> {
     const source = createHash('sha256')
@@ -81,6 +87,13 @@ export class PackageWriter {
     }
     return { source: source.digest('hex'), sourceBytes, blank }
   }
+}
+
+/** Both graphs of a network share one weights file, whose layout applies to both. */
+function assertSameWeights(a: Graph, b: Graph): void {
+  const describe = ({ weights }: Graph) =>
+    JSON.stringify(weights.map(({ name, dtype, shape }) => [name, dtype, shape]).sort())
+  if (describe(a) !== describe(b)) throw new GraphError(`the graphs of ${b.name} have different weights`)
 }
 
 const portOf = ({ name, dtype, shape }: Graph['inputs'][number]) => ({ name, dtype, shape: [...shape] })

@@ -116,6 +116,8 @@ export function requireFitting({ manifest }: Package, { manifest: { name, target
   ].find(({ needed, has }) => needed !== has)
   if (differing) throw refuse(`it is for ${differing.name} ${differing.needed}, and the model has ${differing.has}`)
   if (shape.layers > blocks) throw refuse(`it has ${shape.layers} blocks, and the model has ${blocks}`)
-  if ((target === 'cpu') !== (manifest.target === 'cpu'))
-    throw refuse(`it was compiled for ${target}, and the model for ${manifest.target}`)
+  if (target !== manifest.target)
+    throw refuse(
+      `it was compiled for ${target}, and the model for ${manifest.target}; compile it with --target ${manifest.target}`,
+    )
 }

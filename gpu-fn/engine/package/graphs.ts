@@ -1,6 +1,7 @@
 // The execution of a package on this machine: its graphs, their provider options, and their memory.
 import {
   CONTROL_NETWORKS,
+  type ControlnetManifest,
   type ControlnetPackage,
   IMAGE_ENCODER,
   type Manifest,
@@ -53,6 +54,13 @@ export function providerOptions(network: NetworkName): Record<string, string> {
 let installed: Kernels | undefined
 /** Determined once, because a library stays loaded for the lifetime of the thread. */
 const installedKernels = () => (installed ??= findKernels())
+
+/** The graphs of a ControlNet that this machine can run. */
+export const chooseControlGraphs = (
+  { networks, without_kernels }: ControlnetManifest,
+  kernels: () => Kernels = installedKernels,
+): ControlnetManifest['networks'] =>
+  without_kernels && !kernels().library ? { ...networks, ...without_kernels } : networks
 
 type Graphs = Pick<Manifest, 'networks' | 'control'> & {
   batched: boolean

@@ -21,7 +21,7 @@ import { readKnownWords } from '../../tokenizer/known-words.ts'
 import { openTokenizer } from '../../tokenizer/tokenizer.ts'
 import { type Adapter, requireFitting, updatesOf } from './adapters.ts'
 import { chain } from './chain.ts'
-import { chooseGraphs, DENOISER, footprintOf, planOf, providerOptions } from './graphs.ts'
+import { chooseControlGraphs, chooseGraphs, DENOISER, footprintOf, planOf, providerOptions } from './graphs.ts'
 import type { MemoryPlan } from './memory-plan.ts'
 import { Residency } from './residency.ts'
 
@@ -145,7 +145,7 @@ function sessionOpener(pkg: Package, current: Current, options: PipelineOptions,
     const { controlnet } = current
     const own = networks[network]
     const { directory, manifest } = own ? pkg : controlnet!
-    const { file, weights } = own ?? (manifest as ControlnetManifest).networks[network as ControlNetwork]
+    const { file, weights } = own ?? chooseControlGraphs(manifest as ControlnetManifest)[network as ControlNetwork]
     const { fold = footprintOf({ manifest }).fold, threads, binding } = options
     const provider = providerOptions(network)
     const stored = weights && { file: path.join(directory, weights), tensors: manifest.weights[weights] ?? [] }

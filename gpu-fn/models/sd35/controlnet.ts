@@ -46,7 +46,12 @@ export function deriveControlNet(tensors: Tensors, config?: Json): ControlNetCon
   return derived
 }
 
-export const buildControlnet: Family['buildControlnet'] = (checkpoint, paths, { tier, lowering }) => {
+export const buildControlnet: Family['buildControlnet'] = (
+  checkpoint,
+  paths,
+  { tier },
+  { lowering, withoutKernels },
+) => {
   const tensors = checkpoint.networks[CONTROLNET]
   if (!tensors) throw new CheckpointError(paths.join(', '), 'has no ControlNet')
   const config = deriveControlNet(tensors, checkpoint.config[CONTROLNET])
@@ -57,6 +62,15 @@ export const buildControlnet: Family['buildControlnet'] = (checkpoint, paths, { 
     control: buildGraph('control', ledger, settings, (s) => control(s, config)),
   }
   ledger.assertComplete()
+  const substitute =
+    withoutKernels &&
+    buildGraph('control', new Ledger(CONTROLNET, tensors), { ...settings, lowering: withoutKernels }, (s) =>
+      control(s, config),
+    )
   const { depth, width, channels, patchSize, pooledWidth } = config
-  return { graphs, shape: { layers: depth, width, channels, patch_size: patchSize, pooled_width: pooledWidth } }
+  return {
+    graphs,
+    withoutKernels: substitute,
+    shape: { layers: depth, width, channels, patch_size: patchSize, pooled_width: pooledWidth },
+  }
 }

@@ -49,17 +49,16 @@ export async function benchControlnet(options: ControlnetBenchOptions): Promise<
 }
 
 async function makeControlnet({ model, target }: ControlnetBenchOptions, directory: string): Promise<string> {
-  const own = target === 'cpu' ? 'cpu' : 'cuda'
   const file = path.join(directory, 'controlnet-checkpoint', 'controlnet.safetensors')
   const checkpoint = model === 'large' ? file : path.dirname(file)
   await makeOnce(path.dirname(file), async (out) => {
     if (model === 'large') await writeFullSizeControlnet(path.join(out, path.basename(file)))
     else await writeTinyControlnet(out)
   })
-  const out = path.join(directory, `${own}-controlnet`, 'package')
+  const out = path.join(directory, `${target}-controlnet`, 'package')
   await fs.mkdir(path.dirname(out), { recursive: true })
   await makeOnce(out, async (at) => {
-    await compileControlnet({ controlnet: checkpoint, out: at, tier: 'fp8', target: own, type: 'depth', name: 'bench' })
+    await compileControlnet({ controlnet: checkpoint, out: at, tier: 'fp8', target, type: 'depth', name: 'bench' })
   })
   return out
 }

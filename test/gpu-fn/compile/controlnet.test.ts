@@ -56,6 +56,17 @@ test('the type is also read from the name, and FP8 halves the blocks', async () 
   expect(after!).toBeLessThan(before! * 0.6)
 })
 
+test('for target cuda-fp8, the step takes both samples of guidance, and has a graph without kernels', async () => {
+  const { manifest } = await compile(await writeStability(typed(0)), { tier: 'fp8', target: 'cuda-fp8' })
+  const [found] = await findControlnets(scratch.directory)
+  expect(found!.manifest).toEqual(manifest)
+  const { control } = manifest.networks
+  const substitute = manifest.without_kernels!.control
+  expect(substitute.weights).toBe(control.weights)
+  const batchOf = ({ inputs }: typeof control) => inputs.find(({ name }) => name === 'tokens')!.shape[0]
+  expect([control, substitute].map(batchOf)).toEqual(['B', 1])
+})
+
 const square: Stored = { dtype: 'F32', shape: [128, 128] }
 test.each<[string, Record<string, Stored | undefined>, object, RegExp]>([
   ['an unknown type', {}, {}, /does not state its type, .*--control-type blur, canny, depth, other/],
@@ -80,7 +91,7 @@ test.each<[string, Record<string, Stored | undefined>, object, RegExp]>([
     {},
     /another kind: it embeds the latent/,
   ],
-  ['the target cuda-fp8', typed(0), { target: 'cuda-fp8' }, /compiled for cpu or cuda/],
+  ['the target cuda-fp8 in 16 bits', typed(0), { target: 'cuda-fp8', tier: 'fp16' }, /tier fp16 has none; choose cuda/],
 ])('refuses %s', async (_, changes, options, message) => {
   expect(await refusal(compile(await writeStability(changes), options))).toMatch(message)
 })

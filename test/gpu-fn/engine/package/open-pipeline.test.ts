@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
-import { chooseGraphs, footprintOf } from '../../../../gpu-fn/engine/package/graphs.ts'
-import type { Manifest } from '../../../../gpu-fn/manifest.ts'
+import { chooseControlGraphs, chooseGraphs, footprintOf } from '../../../../gpu-fn/engine/package/graphs.ts'
+import type { ControlnetManifest, Manifest } from '../../../../gpu-fn/manifest.ts'
 
 const GIB = 2 ** 30
 
@@ -44,6 +44,14 @@ test('without them they are the others, a sample at a time, and say why', () => 
     ...{ networks: { t5: NETWORKS.t5, ...OTHERS }, batched: false },
     note: expect.stringMatching(/large:fp8 .*16-bit products: the GPU has no FP8 tensor cores/),
   })
+})
+
+test('a ControlNet also has a graph for GPUs without the kernels', () => {
+  const networks = { control_conditioning: graph('conditioning'), control: graph('control') }
+  const about = { networks, without_kernels: { control: graph('other control') } } as unknown as ControlnetManifest
+  expect(chooseControlGraphs(about, () => ({ library: '/kernels.so', reason: null }))).toEqual(networks)
+  const chosen = chooseControlGraphs(about, () => ({ library: null, reason: 'no GPU' }))
+  expect(chosen).toEqual({ ...networks, control: graph('other control') })
 })
 
 test.each(['cpu', 'cuda'] as const)('a package for %s has one graph per network and requires no kernels', (target) => {
