@@ -83,7 +83,8 @@ async function updateBatches(
   await using files = new FactorFiles()
   const size = Math.max(...batches.map(({ bytes }) => bytes))
   const session = await placed.updateGraphs.open(batches[0]!.works[0]!.graph)
-  // Two buffers take turns: the one is filled during the runs that read the other.
+  // Two buffers take turns: the one is filled during the runs that read the other. They are in the arena, whose blocks for steps are free
+  // during a change, so the memory plan counts them.
   const memory = session.allocate(2 * size)
   const buffers = [0, size].map((start) => ({ address: memory.address + BigInt(start), host: new Uint8Array(size) }))
   const upload = (i: number) => (i < batches.length ? fill(placed, files, batches[i]!, buffers[i % 2]!) : undefined)
