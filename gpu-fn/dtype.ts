@@ -1,7 +1,9 @@
 // Element types of tensors in graphs and in weights files.
 
 /** Bytes of one element. */
-export const ELEMENT_BYTES = { float32: 4, float16: 2, float8e4m3fn: 1, int64: 8, uint8: 1, bool: 1 } as const
+export const ELEMENT_BYTES = {
+  ...{ float32: 4, float16: 2, bfloat16: 2, float8e4m3fn: 1, int64: 8, uint8: 1, bool: 1 },
+} as const
 export type Dtype = keyof typeof ELEMENT_BYTES
 export const DTYPES = Object.keys(ELEMENT_BYTES) as Dtype[]
 
@@ -12,6 +14,7 @@ export const ONNX_DATA_TYPES: Record<Dtype, number> = {
   int64: 7,
   bool: 9,
   float16: 10,
+  bfloat16: 16,
   float8e4m3fn: 17,
 }
 

@@ -169,16 +169,18 @@ export type Package = {
 }
 
 /** Version of the fields below and of the graphs that apply an adapter. A package with another version is refused. */
-export const LORA_FORMAT = 2
+export const LORA_FORMAT = 3
 
-/** Element types of low-rank factors, and bytes of one element. */
-export const FACTOR_BYTES = { float32: 4, float16: 2, bfloat16: 2 } as const
-const FACTOR_DTYPES = Object.keys(FACTOR_BYTES) as [keyof typeof FACTOR_BYTES, ...(keyof typeof FACTOR_BYTES)[]]
+/** Element types of low-rank factors. */
+export const FACTOR_DTYPES = ['float32', 'float16', 'bfloat16'] as const
+export type FactorDtype = (typeof FACTOR_DTYPES)[number]
+/** Storage types of weights; for FP8 also the graph with our kernel. */
+export const UPDATED_DTYPES = ['float8e4m3fn', 'float8e4m3fn-kernel', 'float16', 'float32'] as const
 
 /** A matrix at `offset` of the file of factors, dense, row-major and little-endian. */
 const factor = z.strictObject({ dtype: z.enum(FACTOR_DTYPES), offset: count })
 
-/** Rows [start, end) of a weight, whose update is `scale` · up [end - start, rank] · down [rank, K]. */
+/** Rows [start, end) of a weight, whose update is `scale` · up [rank, end - start] transposed · down [rank, K]. */
 const loraModule = z.strictObject({
   /** As in the base: `transformer`, or the name of a text encoder. */
   network: z.string(),
@@ -213,8 +215,8 @@ export const loraManifest = z.strictObject({
   modules: z.array(loraModule).min(1),
   /** The file of factors. */
   factors: z.string(),
-  /** The graph that updates a weight, by the weight's storage type; for FP8 also one with our kernel. */
-  graphs: z.record(z.enum(['float8e4m3fn', 'float8e4m3fn-kernel', 'float16', 'float32']), z.string()),
+  /** The graph that updates a weight, by the type of the factors and by the storage type of the weight. */
+  graphs: z.record(z.enum(FACTOR_DTYPES), z.record(z.enum(UPDATED_DTYPES), z.string())),
   files: z.record(z.string(), z.strictObject({ bytes: count, sha256: sha256Hex })),
 })
 export type LoraManifest = z.infer<typeof loraManifest>

@@ -99,9 +99,13 @@ function open(gpu: number): DeviceMemory {
   }
   // Creates this thread's context, which the driver's functions require.
   selectGpu(gpu)
-  const created: [Pointer] = [0n]
-  check(runtime.cudaStreamCreateWithFlags(created, NON_BLOCKING), 'creation of a stream')
-  const [stream] = created
+  const createStream = () => {
+    const created: [Pointer] = [0n]
+    check(runtime.cudaStreamCreateWithFlags(created, NON_BLOCKING), 'creation of a stream')
+    return created[0]
+  }
+  // A copy from pageable memory first waits for all others of its stream.
+  const [stream, uploads] = [createStream(), createStream()]
   const { properties, access } = deviceDescriptors(gpu)
   const pool = createMemoryPool({
     bytes: PIECE_BYTES,
@@ -119,11 +123,11 @@ function open(gpu: number): DeviceMemory {
   })
   // On this thread, after selecting the GPU. On a thread of koffi, the current GPU would be that of the last session opened there, which
   // cannot access the mapped memory of another.
-  const copy = (to: Pointer, from: Pointer, bytes: number, kind: number) => {
+  const copy = (to: Pointer, from: Pointer | Uint8Array, bytes: number, kind: number, on = stream) => {
     selectGpu(gpu)
-    check(runtime.cudaMemcpyAsync(to, from, bytes, kind, stream), 'copy')
+    check(runtime.cudaMemcpyAsync(to, from, bytes, kind, on), 'copy')
   }
-  const finish = async () => check(await onThread(runtime.cudaStreamSynchronize, stream), 'end of a copy')
+  const finish = async (on = stream) => check(await onThread(runtime.cudaStreamSynchronize, on), 'end of a copy')
   return {
     granularity: PIECE_BYTES,
     reserve(bytes) {
@@ -139,13 +143,26 @@ function open(gpu: number): DeviceMemory {
       return error === 0
     },
     unregister: async (address) => check(await onThread(runtime.cudaHostUnregister, address), 'end of a registration'),
-    async copyFromHost(to, from, bytes) {
-      for (let done = 0; done < bytes; done += COPY_BYTES) {
-        const part = Math.min(COPY_BYTES, bytes - done)
-        copy(to + BigInt(done), from + BigInt(done), part, HOST_TO_DEVICE)
+    async copyFromHost(copies) {
+      let begun = 0
+      for (const { to, from, bytes } of copies)
+        for (let done = 0; done < bytes; done += COPY_BYTES) {
+          const part = Math.min(COPY_BYTES, bytes - done)
+          copy(to + BigInt(done), from + BigInt(done), part, HOST_TO_DEVICE)
+          begun += part
+          if (begun < COPY_BYTES) continue
+          begun = 0
+          await setImmediate()
+        }
+      await finish()
+    },
+    async upload(to, from) {
+      for (let done = 0; done < from.length; done += COPY_BYTES) {
+        const part = from.subarray(done, done + COPY_BYTES)
+        copy(to + BigInt(done), part, part.length, HOST_TO_DEVICE, uploads)
         await setImmediate()
       }
-      await finish()
+      await finish(uploads)
     },
     async copyOnDevice(to, from, bytes) {
       copy(to, from, bytes, DEVICE_TO_DEVICE)

@@ -13,10 +13,15 @@ export type DeviceMemory = {
   /** Allows the device to read a mapped file directly, which is ten times as fast; false if unsupported. */
   register(address: Pointer, bytes: number): Promise<boolean>
   unregister(address: Pointer): Promise<void>
-  copyFromHost(to: Pointer, from: Pointer, bytes: number): Promise<void>
+  /** Copies from native memory; complete when it resolves. */
+  copyFromHost(copies: readonly Copy[]): Promise<void>
+  /** Copies from JavaScript's memory, concurrently with `copyFromHost`; complete when it resolves. */
+  upload(to: Pointer, from: Uint8Array): Promise<void>
   /** Copies between two addresses of the device; complete when it resolves. */
   copyOnDevice(to: Pointer, from: Pointer, bytes: number): Promise<void>
 }
+
+export type Copy = { readonly to: Pointer; readonly from: Pointer; readonly bytes: number }
 
 export type Mapping = {
   /** Unmaps the memory and keeps it in the pool for the next range. */

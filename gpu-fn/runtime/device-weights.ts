@@ -3,10 +3,11 @@
 import fs from 'node:fs/promises'
 import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import { ONNX_DATA_TYPES, tensorBytes } from '../dtype.ts'
+import { tensorBytes } from '../dtype.ts'
 import type { StoredTensor } from '../manifest.ts'
 import type { DeviceMemory, Mapping } from './device-memory.ts'
 import { loadLibrary } from './ffi.ts'
+import { valueAt } from './native-tensor.ts'
 import type { OrtApi, Pointer } from './ort-api.ts'
 import { type Placed, type UpdateGraphs, updateOnDevice } from './update/on-device.ts'
 import type { WeightUpdate, WeightUpdates } from './update/weight-update.ts'
@@ -71,12 +72,10 @@ class ReservedWeights implements DeviceWeights {
     this.#bytes = Math.ceil(host.bytes / device.granularity) * device.granularity
     const address = device.reserve(this.#bytes)
     this.#placed = { ...place, address }
-    this.initializers = tensors.map(({ name, dtype, shape, offset }) => {
-      const dims = BigInt64Array.from(shape.map(BigInt))
-      const start = address + BigInt(offset)
-      const layout = [tensorBytes(dtype, shape), dims, dims.length, ONNX_DATA_TYPES[dtype]]
-      return { name, value: api.make('CreateTensorWithDataAsOrtValue', memory, start, ...layout) }
-    })
+    this.initializers = tensors.map(({ name, dtype, shape, offset }) => ({
+      name,
+      value: valueAt(api, memory, { address: address + BigInt(offset), dtype, shape }),
+    }))
   }
 
   load(): Promise<void> {
@@ -111,16 +110,19 @@ class ReservedWeights implements DeviceWeights {
       this.#mapping = device.map(address, this.#bytes)
       const settled = this.#loads++ > 0 ? setTimeout(SETTLE_MS) : undefined
       await Promise.all([this.#host.copyTo(address, [{ offset: 0, bytes: this.#host.bytes }]), settled])
-      await this.#applyUpdates()
+      await this.#applyUpdates([])
     } catch (error) {
       this.unload()
       throw error
     }
   }
 
-  async #applyUpdates(): Promise<void> {
-    if (!this.#updates) return
-    await updateOnDevice(this.#placed, this.#updates)
+  /** `stale`: the weights that do not have the content of the file. */
+  async #applyUpdates(stale: readonly WeightUpdate[]): Promise<void> {
+    const restore = (weights: readonly WeightUpdate[]) =>
+      this.#host.copyTo(this.#placed.address, weights.flatMap(rangesOf))
+    if (!this.#updates) return stale.length > 0 ? restore(stale) : undefined
+    await updateOnDevice(this.#placed, this.#updates, { stale, restore })
     // Maps the file for the restoration ahead of time, because mapping gigabytes takes seconds.
     this.#host.keep().catch(() => {})
   }
@@ -129,8 +131,7 @@ class ReservedWeights implements DeviceWeights {
   async #change(loaded: Promise<void>, before: WeightUpdates | undefined): Promise<void> {
     await loaded
     try {
-      if (before) await this.#host.copyTo(this.#placed.address, before.weights.flatMap(rangesOf))
-      await this.#applyUpdates()
+      await this.#applyUpdates(before?.weights ?? [])
     } catch (error) {
       this.unload()
       throw error
@@ -175,8 +176,11 @@ class HostFile {
     const kept = this.#copies > 1 ? this.keep() : this.#kept
     const mapped = await (kept ?? this.#map())
     try {
-      for (const { offset, bytes } of ranges)
-        await this.#device.copyFromHost(address + BigInt(offset), mapped.address + BigInt(offset), bytes)
+      const copies = ranges.map(({ offset, bytes }) => {
+        const at = BigInt(offset)
+        return { to: address + at, from: mapped.address + at, bytes }
+      })
+      await this.#device.copyFromHost(copies)
     } finally {
       if (!kept) await mapped.close()
     }

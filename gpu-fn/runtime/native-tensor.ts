@@ -1,5 +1,5 @@
 // Tensors of onnxruntime's C API.
-import { countElements, ONNX_DATA_TYPES } from '../dtype.ts'
+import { countElements, type Dtype, ONNX_DATA_TYPES, tensorBytes } from '../dtype.ts'
 import type { DeviceMemory, Mapping } from './device-memory.ts'
 import type { OrtApi, Pointer } from './ort-api.ts'
 import { concatenate, type DeviceTensor, HostTensor, type Tensor } from './session.ts'
@@ -80,11 +80,20 @@ export class NativeTensor implements DeviceTensor {
     return this.#api.make('GetTensorMutableData', this.#value)
   }
 
-  /** A value at an address of the tensor's device. The value does not own the memory. */
   #view(address: Pointer, dims: readonly number[]): Pointer {
-    const given = [address, bytesOf(dims), BigInt64Array.from(dims, BigInt), dims.length, FLOAT32]
-    return this.#api.make('CreateTensorWithDataAsOrtValue', this.#place.info, ...given)
+    return valueAt(this.#api, this.#place.info, { address, dtype: 'float32', shape: dims })
   }
+}
+
+/** A value at an address of the memory that `info` describes. It does not own the memory. */
+export function valueAt(
+  api: OrtApi,
+  info: Pointer,
+  { address, dtype, shape }: { address: Pointer; dtype: Dtype; shape: readonly number[] },
+): Pointer {
+  const dims = BigInt64Array.from(shape, BigInt)
+  const given = [address, tensorBytes(dtype, shape), dims, dims.length, ONNX_DATA_TYPES[dtype]]
+  return api.make('CreateTensorWithDataAsOrtValue', info, ...given)
 }
 
 const bytesOf = (dims: readonly number[]) => countElements(dims) * Float32Array.BYTES_PER_ELEMENT

@@ -18,7 +18,7 @@ import {
   type Session,
   type Tensor,
 } from './session.ts'
-import type { UpdateGraphs } from './update/on-device.ts'
+import type { UpdateGraphs, UpdateSession } from './update/on-device.ts'
 import type { WeightUpdates } from './update/weight-update.ts'
 
 /** Settings of onnxruntime, by its names. */
@@ -44,7 +44,7 @@ export type NativeSettings = {
 }
 
 /** Opens an ONNX file, off the event loop. Throws `SessionError`. */
-export async function openNativeSession(file: string, settings: NativeSettings): Promise<Session> {
+export async function openNativeSession(file: string, settings: NativeSettings): Promise<Session & UpdateSession> {
   return failingWith(`cannot open ${file}`, async () => {
     let weights: DeviceWeights | undefined
     const reserve = async (api: OrtApi) => {
@@ -89,7 +89,7 @@ async function createSession(
   }
 }
 
-const openUpdateGraphs = new Map<string, Promise<Session>>()
+const openUpdateGraphs = new Map<string, Promise<UpdateSession>>()
 
 /** Opens graphs of weight updates on the device of a session. They stay open, because opening one takes longer than all its runs. */
 const updateGraphs = ({ entries, cuda, device = 0, libraries }: NativeSettings): UpdateGraphs => ({
@@ -128,7 +128,7 @@ function configure(
   }
 }
 
-class NativeSession implements Session {
+class NativeSession implements Session, UpdateSession {
   readonly #file: string
   readonly #api: OrtApi
   readonly #session: Pointer
@@ -195,6 +195,32 @@ class NativeSession implements Session {
     })
   }
 
+  runInto(inputs: Record<string, Pointer>, outputs: Record<string, Pointer>): Promise<void> {
+    const bind = (binding: Pointer) => {
+      for (const [name, value] of Object.entries(inputs)) this.#api.call('BindInput', binding, name, value)
+      for (const [name, value] of Object.entries(outputs)) this.#api.call('BindOutput', binding, name, value)
+    }
+    return this.#track(undefined, () => this.#runBound(bind, () => {}))
+  }
+
+  allocate(bytes: number): ReturnType<UpdateSession['allocate']> {
+    const api = this.#api
+    this.#selectDevice()
+    const allocator = api.make('CreateAllocator', this.#session, this.#place.info)
+    try {
+      const address = api.make('AllocatorAlloc', allocator, bytes)
+      const free = () => {
+        this.#selectDevice()
+        api.call('AllocatorFree', allocator, address)
+        api.release('Allocator', allocator)
+      }
+      return { address, free }
+    } catch (error) {
+      api.release('Allocator', allocator)
+      throw error
+    }
+  }
+
   another(file: string): Promise<Session> {
     const open = async () => createSession(file, this.#settings, async () => this.weights, false)
     const opened = this.#others.get(file) ?? failingWith(`cannot open ${file}`, open)
@@ -237,26 +263,38 @@ class NativeSession implements Session {
 
   /** Runs the graph and returns its outputs in order, each in its memory of `places`. */
   async #compute(inputs: Inputs, places: readonly Pointer[], { signal }: RunOptions): Promise<Pointer[]> {
-    signal?.throwIfAborted()
     const api = this.#api
-    this.#selectDevice()
-    const binding = api.make('CreateIoBinding', this.#session)
-    const options = api.make('CreateRunOptions')
     const made: Pointer[] = []
-    const terminate = () => api.call('RunOptionsSetTerminate', options)
-    try {
+    const bind = (binding: Pointer) => {
       for (const [name, tensor] of Object.entries(inputs)) {
         const value = isOnHost(tensor) ? copyToNative(api, tensor) : NativeTensor.valueOf(tensor)
         if (isOnHost(tensor)) made.push(value)
         api.call('BindInput', binding, name, value)
       }
       for (const [i, name] of this.#outputs.entries()) api.call('BindOutputToDevice', binding, name, places[i]!)
+    }
+    try {
+      return await this.#runBound(bind, (binding) => boundValues(api, binding), signal)
+    } finally {
+      for (const value of made) api.release('Value', value)
+    }
+  }
+
+  /** Runs the graph with the inputs and outputs that `bind` binds. */
+  async #runBound<T>(bind: (binding: Pointer) => void, resultOf: (binding: Pointer) => T, signal?: AbortSignal) {
+    signal?.throwIfAborted()
+    const api = this.#api
+    this.#selectDevice()
+    const binding = api.make('CreateIoBinding', this.#session)
+    const options = api.make('CreateRunOptions')
+    const terminate = () => api.call('RunOptionsSetTerminate', options)
+    try {
+      bind(binding)
       signal?.addEventListener('abort', terminate)
       await runOnThread({ session: this.#session, options, binding }, this.#device)
-      return boundValues(api, binding)
+      return resultOf(binding)
     } finally {
       signal?.removeEventListener('abort', terminate)
-      for (const value of made) api.release('Value', value)
       api.release('RunOptions', options)
       api.release('IoBinding', binding)
     }

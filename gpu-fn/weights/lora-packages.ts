@@ -1,7 +1,7 @@
 // Compiled adapters (LoRAs) on disk: directories in `loras`, beside the packages.
 import path from 'node:path'
-import { countElements } from '../dtype.ts'
-import { FACTOR_BYTES, type LoraManifest, type LoraPackage, loraManifest } from '../manifest.ts'
+import { countElements, tensorBytes } from '../dtype.ts'
+import { type LoraManifest, type LoraPackage, loraManifest } from '../manifest.ts'
 import { findAdditions, openAddition } from './additions.ts'
 import { MANIFEST, PackageError } from './packages.ts'
 
@@ -20,14 +20,16 @@ export async function openLora(directory: string): Promise<LoraPackage> {
 }
 
 function assertConsistent(directory: string, { modules, factors, graphs, files }: LoraManifest): void {
-  const unlisted = [factors, ...Object.values(graphs)].find((file) => !Object.hasOwn(files, file))
+  const unlisted = [factors, ...Object.values(graphs).flatMap(Object.values<string>)].find(
+    (file) => !Object.hasOwn(files, file),
+  )
   if (unlisted !== undefined)
     throw new PackageError(`${directory}: ${MANIFEST} uses ${unlisted}, which "files" does not list`)
   const { bytes } = files[factors]!
   for (const { weight, shape, rows, rank, up, down } of modules) {
     const columns = countElements(shape.slice(1))
-    const ends = [up.offset + (rows[1] - rows[0]) * rank * FACTOR_BYTES[up.dtype]]
-    ends.push(down.offset + rank * columns * FACTOR_BYTES[down.dtype])
+    const ends = [up.offset + tensorBytes(up.dtype, [rank, rows[1] - rows[0]])]
+    ends.push(down.offset + tensorBytes(down.dtype, [rank, columns]))
     if (!(rows[0] < rows[1] && rows[1] <= shape[0]!) || ends.some((end) => end > bytes))
       throw new PackageError(`${directory}: ${MANIFEST}: the matrices of ${weight} are not inside ${factors}`)
   }

@@ -8,26 +8,31 @@ import type { LoraPackage } from '../../gpu-fn/manifest.ts'
 import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
-import { writeSafetensors } from '../../infra/checkpoints/write-safetensors.ts'
+import { type StoredDtype, writeSafetensors } from '../../infra/checkpoints/write-safetensors.ts'
 
-const [RANK, STRENGTH, BLOCKS] = [4, 0.08, 6]
+const STRENGTH = 0.08
+type RandomLora = { rank: number; blocks: number; dtype: StoredDtype }
 
-/** Writes a LoRA with random matrices for the image attention of nano's first blocks, in diffusers' names. */
-export async function writeRandomLora(file: string, width: number): Promise<void> {
+/** Writes a LoRA with random matrices for the image attention of the first blocks, in diffusers' names. */
+export async function writeRandomLora(
+  file: string,
+  width: number,
+  { rank, blocks, dtype }: RandomLora = { rank: 4, blocks: 6, dtype: 'BF16' },
+): Promise<void> {
   const matrix = (name: string, shape: [number, number], seed: number) => {
     const data = gaussianNoise(seed, shape[0] * shape[1]).map((value) => value * STRENGTH)
     return { name, shape, data }
   }
-  const modules = Array.from({ length: BLOCKS }, (_, i) =>
+  const modules = Array.from({ length: blocks }, (_, i) =>
     ['attn.to_q', 'attn.to_k', 'attn.to_v', 'attn.to_out.0'].map(
       (name) => `transformer.transformer_blocks.${i}.${name}`,
     ),
   ).flat()
   const tensors = modules.flatMap((module, i) => [
-    matrix(`${module}.lora_A.weight`, [RANK, width], 2 * i),
-    matrix(`${module}.lora_B.weight`, [width, RANK], 2 * i + 1),
+    matrix(`${module}.lora_A.weight`, [rank, width], 2 * i),
+    matrix(`${module}.lora_B.weight`, [width, rank], 2 * i + 1),
   ])
-  await writeSafetensors(file, tensors, 'BF16')
+  await writeSafetensors(file, tensors, dtype)
 }
 
 /** Compiles a LoRA file for the package in `base`, in a directory that the test removes. */

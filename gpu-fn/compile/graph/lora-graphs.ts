@@ -1,31 +1,35 @@
 // Graphs that add a low-rank update to a weight: weight + up · (factors ∘ down). A LoRA's package contains them, so that the same operators
 // run on a CPU and on a GPU. N rows · K columns · R rank, the sum over all adapters
+import type { FactorDtype } from '../../manifest.ts'
 import { decodeTable, FP8_MAX } from '../checkpoint/formats/fp8.ts'
 import { Graph, type Value } from './graph.ts'
 import * as ops from './ops.ts'
 
-/** Factors of an update: up [N, R], factors [R, 1], down [R, K]. */
+/** Factors of an update in float32: up [R, N], factors [R, 1], down [R, K]. */
 export type Factors = { readonly up: Value; readonly factors: Value; readonly down: Value }
 
-function factorInputs(graph: Graph): Factors {
+/** Inputs up and down of type `dtype`, and factors. */
+function factorInputs(graph: Graph, dtype: FactorDtype): Factors {
   return {
-    up: graph.input('up', 'float32', ['N', 'R']),
+    up: ops.cast(graph.input('up', dtype, ['R', 'N']), 'float32'),
     factors: graph.input('factors', 'float32', ['R', 1]),
-    down: graph.input('down', 'float32', ['R', 'K']),
+    down: ops.cast(graph.input('down', dtype, ['R', 'K']), 'float32'),
   }
 }
 
 /** Update [N, K] in float32. */
 function lowRankUpdate({ up, factors, down }: Factors): Value {
-  const update = { dtype: 'float32', shape: [up.shape[0]!, down.shape[1]!] } as const
-  return up.graph.node('MatMul', [up, ops.multiply(down, factors)], [update])[0]!
+  const update = { dtype: 'float32', shape: [up.shape[1]!, down.shape[1]!] } as const
+  const inputs = [up, ops.multiply(down, factors)]
+  return up.graph.node('FusedMatMul', inputs, [update], { transA: 1 }, 'com.microsoft')[0]!
 }
 
-/** Input weight [N, K] and output updated [N, K] in `dtype`, rounded once. */
-export function denseUpdate(dtype: 'float16' | 'float32'): Graph {
+/** Inputs weight [N, K] and factors, output updated [N, K] in `dtype`, rounded once. */
+export function denseUpdate(dtype: 'float16' | 'float32', factors: FactorDtype): Graph {
   const graph = new Graph(`lora_${dtype}`)
   const weight = graph.input('weight', dtype, ['N', 'K'])
-  graph.output('updated', ops.cast(ops.add(ops.cast(weight, 'float32'), lowRankUpdate(factorInputs(graph))), dtype))
+  const sum = ops.add(ops.cast(weight, 'float32'), lowRankUpdate(factorInputs(graph, factors)))
+  graph.output('updated', ops.cast(sum, dtype))
   return graph
 }
 
@@ -50,13 +54,16 @@ export type Fp8Weight = Factors & {
 /** Adds an update to an FP8 weight: the new codes and scales. */
 export type AddLowRank = (weight: Fp8Weight) => { readonly codes: Value; readonly scales: Value }
 
-/** Inputs codes and scales of an FP8 weight, its factors and phases; outputs `updated` and `updated_scales`. */
-export function fp8Update(addLowRank: AddLowRank): Graph {
+/**
+ * Inputs codes and scales of an FP8 weight, its factors and phases; outputs `updated` and `updated_scales`. In every graph of an update the
+ * outputs may be the memory of the weight: all nodes that read it precede those that write it, apart from elementwise ones.
+ */
+export function fp8Update(addLowRank: AddLowRank, factors: FactorDtype): Graph {
   const graph = new Graph('lora_float8e4m3fn')
   const sum = addLowRank({
     codes: graph.input('codes', 'uint8', ['N', 'K']),
     scales: graph.input('scales', 'float32', ['N', 1]),
-    ...factorInputs(graph),
+    ...factorInputs(graph, factors),
     rowPhases: graph.input('row_phases', 'float32', ['N', 1]),
     columnPhases: graph.input('column_phases', 'float32', [1, 'K']),
   })

@@ -1,6 +1,6 @@
 // The matrices of a LoRA in one file, in their own precision.
 import { countElements } from '../../dtype.ts'
-import type { LoraModule } from '../../manifest.ts'
+import type { FactorDtype, LoraModule } from '../../manifest.ts'
 import { CheckpointError, quote } from '../checkpoint/error.ts'
 import { float32ToFloat16, type ParameterDtype, toFloat32 } from '../checkpoint/formats/dtype.ts'
 import { readBytes } from '../checkpoint/formats/read-tensor.ts'
@@ -9,7 +9,7 @@ import type { FileModule } from './lora.ts'
 
 const ALIGNMENT = 64
 /** FP8 is exact in float16. */
-const STORED: Partial<Record<string, LoraModule['up']['dtype']>> = {
+const STORED: Partial<Record<string, FactorDtype>> = {
   ...{ F32: 'float32', F16: 'float16', BF16: 'bfloat16', F8_E4M3: 'float16', F8_E5M2: 'float16' },
 }
 
@@ -21,22 +21,32 @@ export class FactorWriter {
   add({ target, rank, up, down }: FileModule): Omit<LoraModule, 'scale'> {
     const { network, weight, shape, rows, swap } = target
     const place = { network, weight, shape: [...shape], rows: [...rows] as [number, number], rank }
-    return { ...place, up: this.#append(up, swap), down: this.#append(down, false) }
+    const columns = transposed(floatBytes(up), [rows[1] - rows[0], rank], swap)
+    return { ...place, up: this.#append(up, columns), down: this.#append(down, floatBytes(down)) }
   }
 
   bytes(): Uint8Array {
     return Buffer.concat(this.#parts)
   }
 
-  #append(info: TensorInfo, swap: boolean): LoraModule['up'] {
-    const bytes = floatBytes(info)
-    const half = bytes.byteLength / 2
+  #append({ dtype }: TensorInfo, bytes: Uint8Array): LoraModule['up'] {
     const offset = Math.ceil(this.#end / ALIGNMENT) * ALIGNMENT
-    this.#parts.push(new Uint8Array(offset - this.#end))
-    this.#parts.push(...(swap ? [bytes.subarray(half), bytes.subarray(0, half)] : [bytes]))
+    this.#parts.push(new Uint8Array(offset - this.#end), bytes)
     this.#end = offset + bytes.byteLength
-    return { dtype: STORED[info.dtype]!, offset }
+    return { dtype: STORED[dtype]!, offset }
   }
+}
+
+/** The bytes of a matrix [N, rank] as [rank, N]; `swap` exchanges the first and the second N / 2. */
+function transposed(bytes: Uint8Array, [n, rank]: [number, number], swap: boolean): Uint8Array {
+  const Elements = bytes.length === 4 * n * rank ? Uint32Array : Uint16Array
+  const given = new Elements(bytes.buffer as ArrayBuffer)
+  const result = new Elements(n * rank)
+  for (let row = 0; row < n; row++) {
+    const column = swap ? (row + n / 2) % n : row
+    for (let i = 0; i < rank; i++) result[i * n + column] = given[row * rank + i]!
+  }
+  return new Uint8Array(result.buffer)
 }
 
 function floatBytes(info: TensorInfo): Uint8Array {

@@ -4,7 +4,14 @@ import { createReadStream } from 'node:fs'
 import { pipeline } from 'node:stream/promises'
 import packageJson from '../../../package.json' with { type: 'json' }
 import { countElements } from '../../dtype.ts'
-import { LORA_FORMAT, type LoraManifest, type LoraModule, loraManifest, type Manifest } from '../../manifest.ts'
+import {
+  FACTOR_DTYPES,
+  LORA_FORMAT,
+  type LoraManifest,
+  type LoraModule,
+  loraManifest,
+  type Manifest,
+} from '../../manifest.ts'
 import { FAMILIES, type FamilyName } from '../../models/families.ts'
 import type { LoraNames, LoraTarget } from '../../models/family.ts'
 import { additionName } from '../addition-name.ts'
@@ -77,14 +84,19 @@ async function sha256(file: string): Promise<string> {
 }
 
 async function writeGraphs(writer: PackageWriter): Promise<LoraManifest['graphs']> {
-  const graphs = {
-    ...{ float8e4m3fn: fp8Update(addLowRank), 'float8e4m3fn-kernel': fp8Update(kernelOperators.addLowRank) },
-    ...{ float16: denseUpdate('float16'), float32: denseUpdate('float32') },
-  }
-  const files: Record<string, string> = {}
-  for (const [dtype, graph] of Object.entries(graphs)) {
-    files[dtype] = `update-${dtype}.onnx`
-    await writer.write(files[dtype], encodeModel(graph, { location: '', layout: [] }, packageJson.version))
+  const files: Record<string, Record<string, string>> = {}
+  for (const factors of FACTOR_DTYPES) {
+    const graphs = {
+      float8e4m3fn: fp8Update(addLowRank, factors),
+      'float8e4m3fn-kernel': fp8Update(kernelOperators.addLowRank, factors),
+      ...{ float16: denseUpdate('float16', factors), float32: denseUpdate('float32', factors) },
+    }
+    files[factors] = {}
+    for (const [dtype, graph] of Object.entries(graphs)) {
+      const file = `update-${dtype}-by-${factors}.onnx`
+      files[factors][dtype] = file
+      await writer.write(file, encodeModel(graph, { location: '', layout: [] }, packageJson.version))
+    }
   }
   return files as LoraManifest['graphs']
 }

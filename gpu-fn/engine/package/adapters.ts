@@ -48,8 +48,10 @@ export function updatesOf(pkg: Package, adapters: readonly Adapter[]): ReadonlyM
 }
 
 function graphsOf({ directory, manifest: { graphs } }: LoraPackage): WeightUpdates['graphs'] {
-  const paths = Object.entries(graphs).map(([dtype, file]) => [dtype, path.join(directory, file)])
-  return Object.fromEntries(paths)
+  const inDirectory = (files: Record<string, string>) =>
+    Object.fromEntries(Object.entries(files).map(([dtype, file]) => [dtype, path.join(directory, file)]))
+  const entries = Object.entries(graphs).map(([factors, files]) => [factors, inDirectory(files)])
+  return Object.fromEntries(entries)
 }
 
 function partOf({ manifest }: Package, lora: LoraPackage, module: LoraModule, stored: Stored, scale: number): LowRank {
@@ -59,7 +61,8 @@ function partOf({ manifest }: Package, lora: LoraPackage, module: LoraModule, st
   return {
     ...{ file: path.join(lora.directory, lora.manifest.factors), rank, up, down, scale: scale * module.scale },
     rows: [start - stored.rows[0], end - stored.rows[0]],
-    firstRow: start - rows[0],
+    upWidth: rows[1] - rows[0],
+    firstColumn: start - rows[0],
     // CUDA's convolutions store their channels last.
     ...(inner.length === 3 && manifest.target !== 'cpu' && { channelsFirst: inner as [number, number, number] }),
   }

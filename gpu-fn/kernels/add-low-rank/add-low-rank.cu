@@ -48,17 +48,17 @@ __device__ inline uint8_t dither(float sum, int growth, float phase) {
 
 __device__ inline float decode(uint8_t code) { return __half2float(half(__nv_cvt_fp8_to_halfraw(code, __NV_E4M3))); }
 
-/** factors ∘ up of the block's rows for ranks [first, first + CHUNK), by rank. */
+/** factors ∘ up of the block's rows for ranks [first, first + CHUNK). */
 __device__ inline void loadUp(const Update& p, float (*up)[ROWS], int first) {
   const int count = min(p.rank - first, CHUNK);
   for (int i = threadIdx.x; i < count * ROWS; i += THREADS) {
     const int rank = first + i / ROWS, row = blockIdx.x * ROWS + i % ROWS;
-    up[i / ROWS][i % ROWS] = row < p.rows ? p.up[int64_t(row) * p.rank + rank] * p.factors[rank] : 0;
+    up[i / ROWS][i % ROWS] = row < p.rows ? p.up[int64_t(rank) * p.rows + row] * p.factors[rank] : 0;
   }
 }
 
 /** The sums of the block's rows in one column per thread. All threads of the block call it with the same `tile`. */
-__device__ inline void sumColumn(const Update& p, float (*up)[ROWS], int tile, float (&sums)[ROWS]) {
+__device__ inline void sumColumn(const Update& p, float (*up)[ROWS], const float* scales, int tile, float (&sums)[ROWS]) {
   const int column = tile * THREADS + threadIdx.x;
   const bool isInside = column < p.columns;
 #pragma unroll
@@ -79,31 +79,34 @@ __device__ inline void sumColumn(const Update& p, float (*up)[ROWS], int tile, f
 #pragma unroll
   for (int row = 0; row < ROWS; row++) {
     const int64_t at = blockIdx.x * ROWS + row;
-    if (isInside && at < p.rows) sums[row] = decode(p.codes[at * p.columns + column]) + sums[row] / p.scales[at];
+    if (isInside && at < p.rows) sums[row] = decode(p.codes[at * p.columns + column]) + sums[row] / scales[row];
   }
 }
 
+/** The results may be the memory of the codes and of the scales: a thread reads its codes before it writes them. */
 __global__ void __launch_bounds__(THREADS, 2) addLowRank(const Update p) {
   __shared__ __align__(16) float up[CHUNK][ROWS];
   __shared__ float partial[WARPS][ROWS];
   __shared__ int growths[ROWS];
+  __shared__ float scales[ROWS];
   const int tiles = (p.columns + THREADS - 1) / THREADS;
   loadUp(p, up, 0);
+  const int row = blockIdx.x * ROWS + threadIdx.x;
+  if (threadIdx.x < ROWS) scales[threadIdx.x] = row < p.rows ? p.scales[row] : 1;
   __syncthreads();
 
   float sums[ROWS], largest[ROWS] = {};
   for (int tile = 0; tile < tiles; tile++) {
-    sumColumn(p, up, tile, sums);
+    sumColumn(p, up, scales, tile, sums);
 #pragma unroll
-    for (int row = 0; row < ROWS; row++) largest[row] = fmaxf(largest[row], fabsf(sums[row]));
+    for (int i = 0; i < ROWS; i++) largest[i] = fmaxf(largest[i], fabsf(sums[i]));
   }
 #pragma unroll
-  for (int row = 0; row < ROWS; row++) {
-    const float most = warpMax(largest[row]);
-    if (threadIdx.x % WARP == 0) partial[threadIdx.x / WARP][row] = most;
+  for (int i = 0; i < ROWS; i++) {
+    const float most = warpMax(largest[i]);
+    if (threadIdx.x % WARP == 0) partial[threadIdx.x / WARP][i] = most;
   }
   __syncthreads();
-  const int row = blockIdx.x * ROWS + threadIdx.x;
   if (threadIdx.x < ROWS) {
     float most = 0;
     for (int warp = 0; warp < WARPS; warp++) most = fmaxf(most, partial[warp][threadIdx.x]);
@@ -111,12 +114,12 @@ __global__ void __launch_bounds__(THREADS, 2) addLowRank(const Update p) {
     bool isPower = false;
     const int floor = most > 0 ? exponentOf(most, isPower) : -GROWTH;
     growths[threadIdx.x] = clamp(floor + (most > 0 && !isPower), -GROWTH, GROWTH);
-    if (row < p.rows) p.updatedScales[row] = ldexpf(p.scales[row], growths[threadIdx.x]);
+    if (row < p.rows) p.updatedScales[row] = ldexpf(scales[threadIdx.x], growths[threadIdx.x]);
   }
   __syncthreads();
 
   for (int tile = 0; tile < tiles; tile++) {
-    sumColumn(p, up, tile, sums);
+    sumColumn(p, up, scales, tile, sums);
     const int column = tile * THREADS + threadIdx.x;
     if (column >= p.columns) continue;
 #pragma unroll
@@ -129,14 +132,14 @@ __global__ void __launch_bounds__(THREADS, 2) addLowRank(const Update p) {
 
 }  // namespace
 
-/** codes [N, K], scales [N, 1], up [N, R], factors [R, 1], down [R, K], phases [N, 1] and [1, K] → codes and scales of the sum. */
+/** codes [N, K], scales [N, 1], up [R, N], factors [R, 1], down [R, K], phases [N, 1] and [1, K] → codes and scales of the sum. */
 void AddLowRank::compute(const Context& context) const {
   const Tensor codes = context.input(0), scales = context.input(1), up = context.input(2), factors = context.input(3);
   const Tensor down = context.input(4), rowPhases = context.input(5), columnPhases = context.input(6);
-  const int64_t rows = codes.rows(), columns = codes.width(), rank = up.width();
+  const int64_t rows = codes.rows(), columns = codes.width(), rank = down.rows();
   const auto holds = [](const Tensor& tensor, int64_t count) { return tensor.rows() * tensor.width() == count; };
   require(holds(scales, rows) && holds(rowPhases, rows) && holds(columnPhases, columns), "needs a scale and a phase per row, a phase per column");
-  require(holds(up, rows * rank) && holds(factors, rank) && holds(down, rank * columns), "takes up [N, R], factors [R, 1] and down [R, K]");
+  require(holds(up, rows * rank) && holds(factors, rank) && holds(down, rank * columns), "takes up [R, N], factors [R, 1] and down [R, K]");
   const Tensor updated = context.output(0, codes.shape), updatedScales = context.output(1, scales.shape);
   if (rows == 0 || columns == 0) return;
   const Update p = {codes.as<uint8_t>(),      scales.as<float>(),       up.as<float>(),       factors.as<float>(),

@@ -21,11 +21,11 @@ function caseOf(name: string, [n, k, rank]: [number, number, number], strength: 
     for (const [i, value] of data.entries()) data[i] = (Math.abs(Math.trunc(value)) % 127) + (value < 0 ? 128 : 0)
     data.fill(0, k, Math.min(3, n) * k)
   })
-  const up = edited(noise([n, rank], 3, strength), (data) => {
-    data.fill(0, 2 * rank, 3 * rank)
+  const up = edited(noise([rank, n], 3, strength), (data) => {
+    for (let i = 0; i < rank; i++) data[i * n + 2] = 0
   })
   return {
-    name: `AddLowRank ${name} [${n}, ${k}] + [${n}, ${rank}] · [${rank}, ${k}]`,
+    name: `AddLowRank ${name} [${n}, ${k}] + [${rank}, ${n}] transposed · [${rank}, ${k}]`,
     tolerance: CODES,
     inputs: {
       ...{ codes, scales: positive(noise([n, 1], 2, 0.001)), up, factors: noise([rank, 1], 4) },

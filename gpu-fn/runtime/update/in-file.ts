@@ -3,12 +3,12 @@ import { open } from 'node:fs/promises'
 import { tensorBytes } from '../../dtype.ts'
 import type { StoredTensor } from '../../manifest.ts'
 import type { WeightsFile } from '../device-weights.ts'
-import type { Session } from '../session.ts'
+import type { Session, Tensor } from '../session.ts'
+import { FactorFiles } from './factor-files.ts'
 import {
-  columnsOf,
-  FactorFiles,
   graphOf,
-  phaseInputs,
+  phasesOf,
+  rankScales,
   type Segment,
   segmentsOf,
   type WeightUpdate,
@@ -26,11 +26,12 @@ export async function updateFile(
   await using files = new FactorFiles()
   try {
     for (const update of updates.weights) {
-      // The Node binding has no float16.
-      const graph = update.weight.dtype === 'float16' ? updates.graphs.float32 : graphOf(updates, update.weight, false)
+      // The Node binding has no tensors of 16-bit floats.
+      const dtype = update.weight.dtype === 'float16' ? 'float32' : update.weight.dtype
+      const graph = graphOf(updates, 'float32', { dtype }, false)
       const session = sessions.get(graph) ?? (await openGraph(graph))
       sessions.set(graph, session)
-      for await (const segment of segmentsOf(update, files)) await updateSegment(session, content, update, segment)
+      for (const segment of segmentsOf(update)) await updateSegment({ session, content, files }, update, segment)
     }
   } finally {
     for (const session of sessions.values()) await session.release()
@@ -52,26 +53,41 @@ async function readWhole(file: string, tensors: readonly StoredTensor[]): Promis
   return content
 }
 
-async function updateSegment(
-  session: Session,
-  content: Uint8Array,
-  { weight, scales }: WeightUpdate,
-  segment: Segment,
-) {
-  const columns = columnsOf(weight)
-  const dims = [segment.end - segment.start, columns]
+type Target = { readonly session: Session; readonly content: Uint8Array; readonly files: FactorFiles }
+
+async function updateSegment({ session, content, files }: Target, { weight, scales }: WeightUpdate, segment: Segment) {
+  const dims = [segment.end - segment.start, segment.columns]
+  const factors = await readFactors(files, segment)
   const bytes = rowsOf(content, weight, segment)
   if (scales) {
     const floats = asFloats(rowsOf(content, scales, segment))
     const stored = { codes: { data: bytes, dims }, scales: { data: floats, dims: [dims[0]!, 1] } }
-    const outputs = await session.run({ ...stored, ...segment.inputs, ...phaseInputs(segment, columns) })
+    const phases = phasesOf(segment)
+    const random = {
+      row_phases: { data: phases.rows, dims: [dims[0]!, 1] },
+      column_phases: { data: phases.columns, dims: [1, dims[1]!] },
+    }
+    const outputs = await session.run({ ...stored, ...factors, ...random })
     bytes.set(outputs.updated!.data as Uint8Array)
     floats.set(outputs.updated_scales!.data as Float32Array)
     return
   }
   const values = weight.dtype === 'float16' ? asHalves(bytes) : asFloats(bytes)
-  const outputs = await session.run({ weight: { data: Float32Array.from(values), dims }, ...segment.inputs })
+  const outputs = await session.run({ weight: { data: Float32Array.from(values), dims }, ...factors })
   values.set(outputs.updated!.data as Float32Array)
+}
+
+/** The factors of a segment in float32. */
+async function readFactors(files: FactorFiles, segment: Segment): Promise<Record<string, Tensor>> {
+  const { start, end, columns, rank } = segment
+  const [up, down] = [new Float32Array(rank * (end - start)), new Float32Array(rank * columns)]
+  const bytesOf = ({ buffer }: Float32Array) => new Uint8Array(buffer)
+  await files.read(segment, 'float32', { up: bytesOf(up), down: bytesOf(down) })
+  return {
+    up: { data: up, dims: [rank, end - start] },
+    down: { data: down, dims: [rank, columns] },
+    factors: { data: rankScales(segment), dims: [rank, 1] },
+  }
 }
 
 function rowsOf(content: Uint8Array, { dtype, shape, offset }: StoredTensor, { start, end }: Segment): Uint8Array {

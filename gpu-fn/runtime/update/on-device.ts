@@ -1,20 +1,15 @@
-// Updates of weights in place on their device.
-import { ONNX_DATA_TYPES, tensorBytes } from '../../dtype.ts'
+// Updates of weights in place on their device. While weights are updated, the factors of the next ones are read and uploaded, and the
+// content of later ones is restored.
+import { channel } from 'node:diagnostics_channel'
+import { type Dtype, tensorBytes } from '../../dtype.ts'
 import type { StoredTensor } from '../../manifest.ts'
 import type { DeviceMemory } from '../device-memory.ts'
-import { NativeTensor } from '../native-tensor.ts'
+import { valueAt } from '../native-tensor.ts'
 import type { OrtApi, Pointer } from '../ort-api.ts'
-import type { DeviceTensor, Session } from '../session.ts'
-import {
-  columnsOf,
-  FactorFiles,
-  graphOf,
-  phaseInputs,
-  type Segment,
-  segmentsOf,
-  type WeightUpdate,
-  type WeightUpdates,
-} from './weight-update.ts'
+import { settleAll } from '../settle-all.ts'
+import { type Batch, batchesOf, type Input, type Work } from './batches.ts'
+import { FactorFiles } from './factor-files.ts'
+import { phasesOf, rankScales, type WeightUpdate, type WeightUpdates } from './weight-update.ts'
 
 /** The weights of a session on its device. */
 export type Placed = {
@@ -28,70 +23,150 @@ export type Placed = {
 export type UpdateGraphs = {
   /** Whether the graphs may have our kernels. */
   readonly hasKernels: boolean
-  /** Opens a graph whose inputs may be on the device. */
-  readonly open: (file: string) => Promise<Session>
+  /** Opens a graph on the device of the weights. */
+  readonly open: (file: string) => Promise<UpdateSession>
+}
+/** A graph whose inputs and outputs are values of onnxruntime on its device. */
+export interface UpdateSession {
+  /** Runs the graph and writes its outputs into `outputs`, which may be inputs as well. Throws `SessionError`. */
+  runInto(inputs: Record<string, Pointer>, outputs: Record<string, Pointer>): Promise<void>
+  /** Allocates memory of the device in the arena of its runs. Throws an Error if there is none left. */
+  allocate(bytes: number): { readonly address: Pointer; free(): void }
+}
+/** The weights that do not have the content of their file, and how to copy it to some of them. */
+export type Restoration = {
+  readonly stale: readonly WeightUpdate[]
+  readonly restore: (weights: readonly WeightUpdate[]) => Promise<void>
 }
 
-/** Maximum number of values that the kernel updates at once. Each takes one byte of device memory. */
-const KERNEL_VALUES = 1 << 28
+/** Seconds that a change waited for the factors, for restored weights, and for the runs of updates. */
+export type UpdateTimes = { factors: number; restoration: number; runs: number }
+/** Publishes the `UpdateTimes` of each change. */
+export const updateTimes = channel('octet:weight-update')
 
-/** Updates weights that have the content of their file. Throws the errors of a run, after which the weights are undefined. */
-export async function updateOnDevice(placed: Placed, updates: WeightUpdates): Promise<void> {
-  await using files = new FactorFiles()
-  const segments = segmentsOfAll(updates, files, placed.updateGraphs.hasKernels)
-  // The matrices of a segment are read while the previous one is updated.
-  for (let next = segments.next(); ; ) {
-    const { value, done } = await next
-    if (done) return
-    next = segments.next()
-    next.catch(() => {}) // thrown by the next iteration
-    const { update, graph, segment } = value
-    await updateSegment(placed, await placed.updateGraphs.open(graph), update, segment)
-  }
-}
-
-async function* segmentsOfAll(updates: WeightUpdates, files: FactorFiles, hasKernels: boolean) {
-  for (const update of updates.weights) {
-    const graph = graphOf(updates, update.weight, hasKernels)
-    const limit = hasKernels && update.scales ? KERNEL_VALUES : undefined
-    for await (const segment of segmentsOf(update, files, limit)) yield { update, graph, segment }
-  }
-}
-
-async function updateSegment(placed: Placed, session: Session, { weight, scales }: WeightUpdate, segment: Segment) {
-  const columns = columnsOf(weight)
-  const rows = segment.end - segment.start
-  const codes = rowsOf(placed, weight, segment, [rows, columns], scales ? 'uint8' : weight.dtype)
-  const rowScales = scales && rowsOf(placed, scales, segment, [rows, 1], 'float32')
-  const stored = rowScales
-    ? { codes: codes.tensor, scales: rowScales.tensor, ...phaseInputs(segment, columns) }
-    : { weight: codes.tensor }
-  const outputs = await session.runOnDevice({ ...stored, ...segment.inputs })
+/** Updates weights after restoring the stale ones. Throws the errors of a copy or a run, after which the weights are undefined. */
+export async function updateOnDevice(
+  placed: Placed,
+  updates: WeightUpdates,
+  { stale, restore }: Restoration,
+): Promise<void> {
+  const batches = batchesOf(updates, placed.updateGraphs.hasKernels)
+  const nameOf = ({ weight }: WeightUpdate) => weight.name
+  const [old, current] = [new Set(stale.map(nameOf)), new Set(updates.weights.map(nameOf))]
+  const groups = batches.map(({ weights }) => weights.filter((weight) => old.has(nameOf(weight))))
+  groups.push(stale.filter((weight) => !current.has(nameOf(weight))))
+  let last = Promise.resolve()
+  const restored = groups.map((weights) => {
+    last = last.then(() => (weights.length > 0 ? restore(weights) : undefined))
+    return last
+  })
+  last.catch(() => {}) // thrown by the batches, or below
   try {
-    await writeBack(placed, outputs.updated!, codes)
-    if (rowScales) await writeBack(placed, outputs.updated_scales!, rowScales)
+    await updateBatches(placed, batches, restored)
   } finally {
-    for (const tensor of [...Object.values(outputs), ...Object.values(stored)])
-      if (tensor instanceof NativeTensor) tensor.release()
+    await Promise.allSettled(restored)
+  }
+  await last
+}
+
+async function updateBatches(
+  placed: Placed,
+  batches: readonly Batch[],
+  restored: readonly Promise<void>[],
+): Promise<void> {
+  const times: UpdateTimes = { factors: 0, restoration: 0, runs: 0 }
+  const timed = async (what: keyof UpdateTimes, action: Promise<unknown>) => {
+    const start = performance.now()
+    await action
+    times[what] += (performance.now() - start) / 1000
+  }
+  await using files = new FactorFiles()
+  const size = Math.max(...batches.map(({ bytes }) => bytes))
+  const session = await placed.updateGraphs.open(batches[0]!.works[0]!.graph)
+  // Two buffers take turns: the one is filled during the runs that read the other. They are in the arena, whose blocks for steps are free
+  // during a change, so the memory plan counts them.
+  const memory = session.allocate(2 * size)
+  const buffers = [0, size].map((start) => ({ address: memory.address + BigInt(start), host: new Uint8Array(size) }))
+  const upload = (i: number) => (i < batches.length ? fill(placed, files, batches[i]!, buffers[i % 2]!) : undefined)
+  let [ready, running] = [Promise.resolve(upload(0)), Promise.resolve()]
+  try {
+    for (const [i, batch] of batches.entries()) {
+      await timed('factors', ready)
+      await timed('restoration', restored[i]!)
+      running = run(placed, batch, buffers[i % 2]!.address)
+      ready = Promise.resolve(upload(i + 1))
+      ready.catch(() => {}) // thrown by the next iteration
+      await timed('runs', running)
+    }
+  } finally {
+    await Promise.allSettled([ready, running])
+    memory.free()
+  }
+  updateTimes.publish(times)
+}
+
+type Buffer = { readonly address: Pointer; readonly host: Uint8Array }
+
+/** Reads the inputs of a batch and copies them to the device. */
+async function fill({ device }: Placed, files: FactorFiles, { works, bytes, dtype }: Batch, { address, host }: Buffer) {
+  const reads = works.map(async ({ segment, inputs }) => {
+    const place = ({ start, bytes }: Input) => host.subarray(start, start + bytes)
+    const put = (name: string, { buffer, byteOffset, byteLength }: Float32Array) => {
+      const input = inputs[name]
+      if (input) place(input).set(new Uint8Array(buffer, byteOffset, byteLength))
+    }
+    put('factors', rankScales(segment))
+    const phases = phasesOf(segment)
+    put('row_phases', phases.rows)
+    put('column_phases', phases.columns)
+    await files.read(segment, dtype, { up: place(inputs.up), down: place(inputs.down) })
+  })
+  await settleAll(reads)
+  await device.upload(address, host.subarray(0, bytes))
+}
+
+/** Updates the weights of a batch, whose inputs begin at `address`. */
+async function run(placed: Placed, { works }: Batch, address: Pointer): Promise<void> {
+  // All runs are passed to the thread of the device at once, so that it does not wait for this one.
+  await settleAll(works.map((work) => updateSegment(placed, work, address)))
+}
+
+type MakeValue = (address: Pointer, dtype: Dtype, shape: readonly number[]) => Pointer
+
+async function updateSegment(placed: Placed, work: Work, address: Pointer): Promise<void> {
+  const { api, memory, updateGraphs } = placed
+  const session = await updateGraphs.open(work.graph)
+  const made: Pointer[] = []
+  const make: MakeValue = (at, dtype, shape) => {
+    const value = valueAt(api, memory, { address: at, dtype, shape })
+    made.push(value)
+    return value
+  }
+  try {
+    const inputs: Record<string, Pointer> = {}
+    for (const [name, { start, dtype, shape }] of Object.entries(work.inputs))
+      inputs[name] = make(address + BigInt(start), dtype, shape)
+    const { stored, outputs } = storedValues(placed, work, make)
+    await session.runInto({ ...inputs, ...stored }, outputs)
+  } finally {
+    for (const value of made) api.release('Value', value)
   }
 }
 
-type Range = { tensor: NativeTensor; address: Pointer; bytes: number }
-
-function rowsOf(
-  { address, api, memory, device }: Placed,
-  { dtype, shape, offset }: StoredTensor,
-  { start, end }: Segment,
-  dims: readonly number[],
-  type: keyof typeof ONNX_DATA_TYPES,
-): Range {
-  const row = tensorBytes(dtype, shape.slice(1))
-  const [first, bytes] = [address + BigInt(offset + start * row), (end - start) * row]
-  const sizes = BigInt64Array.from(dims.map(BigInt))
-  const layout = [bytes, sizes, sizes.length, ONNX_DATA_TYPES[type]]
-  const value = api.make('CreateTensorWithDataAsOrtValue', memory, first, ...layout)
-  return { tensor: new NativeTensor(api, { info: memory, memory: () => device }, value), address: first, bytes }
+/** The rows of a segment as inputs of its graph, and the same memory as its outputs. */
+function storedValues(
+  placed: Placed,
+  { update: { weight, scales }, segment: { start, end, columns } }: Work,
+  make: MakeValue,
+) {
+  const rows = end - start
+  const addressOf = ({ dtype, shape, offset }: StoredTensor) =>
+    placed.address + BigInt(offset + start * tensorBytes(dtype, shape.slice(1)))
+  if (!scales) {
+    const values = make(addressOf(weight), weight.dtype, [rows, columns])
+    return { stored: { weight: values }, outputs: { updated: values } }
+  }
+  const codes = make(addressOf(weight), 'uint8', [rows, columns])
+  const rowScales = make(addressOf(scales), 'float32', [rows, 1])
+  return { stored: { codes, scales: rowScales }, outputs: { updated: codes, updated_scales: rowScales } }
 }
-
-const writeBack = ({ api, device }: Placed, from: DeviceTensor, { address, bytes }: Range): Promise<void> =>
-  device.copyOnDevice(address, api.make('GetTensorMutableData', NativeTensor.valueOf(from)), bytes)

@@ -8,6 +8,7 @@ import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/
 import type { LoraPackage, Manifest } from '../../../gpu-fn/manifest.ts'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
 import { txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
+import { type UpdateTimes, updateTimes } from '../../../gpu-fn/runtime/update/on-device.ts'
 import { openLora } from '../../../gpu-fn/weights/lora-packages.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { writeSafetensors } from '../../checkpoints/write-safetensors.ts'
@@ -48,7 +49,7 @@ export async function benchLora(options: LoraBenchOptions): Promise<void> {
       ],
       other: [{ lora: b, scale: 1 }],
     }
-    const changes: Record<string, number[]> = {}
+    const changes: Record<string, Change[]> = {}
     const steps: Record<string, number[]> = { none: [], two: [], other: [] }
     await stepsOf(pipeline, options)
     for (let round = 0; round < options.rounds; round++) {
@@ -57,13 +58,8 @@ export async function benchLora(options: LoraBenchOptions): Promise<void> {
         ['other', 'two'],
         ['none', 'other'],
       ] as const) {
-        const start = performance.now()
-        await pipeline.adapt(sets[name]!)
-        // On a CPU, the next run opens the networks again.
-        const first = await stepsOf(pipeline, { ...options, steps: 1 })
-        const seconds = (performance.now() - start - first[0]!) / 1000
         const change = `${before} to ${name}`
-        changes[change] = [...(changes[change] ?? []), seconds]
+        changes[change] = [...(changes[change] ?? []), await timeChange(pipeline, sets[name]!, options)]
         steps[name]!.push(...(await stepsOf(pipeline, options)))
       }
     }
@@ -75,17 +71,42 @@ export async function benchLora(options: LoraBenchOptions): Promise<void> {
   if (options.model === 'nano') await reportLikeness({ prompt: 'a red heart on a blue background', seed: 1 })
 }
 
+/** Seconds of a change, and those that its updates on a GPU waited. */
+type Change = UpdateTimes & { readonly total: number; readonly adapt: number }
+
+async function timeChange(pipeline: OpenPipeline, adapters: Adapter[], options: LoraBenchOptions): Promise<Change> {
+  const waits: UpdateTimes = { factors: 0, restoration: 0, runs: 0 }
+  const add = (message: unknown) => {
+    for (const [what, seconds] of Object.entries(message as UpdateTimes)) waits[what as keyof UpdateTimes] += seconds
+  }
+  updateTimes.subscribe(add)
+  try {
+    const start = performance.now()
+    await pipeline.adapt(adapters)
+    const adapt = (performance.now() - start) / 1000
+    // On a CPU, the next run opens the networks again.
+    const [step] = await stepsOf(pipeline, { ...options, steps: 1 })
+    return { ...waits, adapt, total: (performance.now() - start - step!) / 1000 }
+  } finally {
+    updateTimes.unsubscribe(add)
+  }
+}
+
 function report(
   { model, target, size, rank }: LoraBenchOptions,
   { manifest }: LoraPackage,
   steps: Record<string, number[]>,
-  changes: Record<string, number[]>,
+  changes: Record<string, Change[]>,
 ): void {
   const [none, two] = [median(steps.none!), median(steps.two!)]
   console.log(`${model}, ${target}, ${size}², two adapters of rank ${rank} on ${manifest.modules.length} modules`)
   console.log(`step: ${none.toFixed(1)} ms without, ${two.toFixed(1)} ms with two: ${(two / none).toFixed(3)} ×`)
-  for (const [change, seconds] of Object.entries(changes))
-    console.log(`change from ${change}: ${median(seconds).toFixed(3)} s, first ${seconds[0]!.toFixed(3)} s`)
+  for (const [name, times] of Object.entries(changes)) {
+    const of = (what: keyof Change) => median(times.map((time) => time[what])).toFixed(3)
+    console.log(`change from ${name}: ${of('total')} s, first ${times[0]!.total.toFixed(3)} s`)
+    const waits = `factors ${of('factors')}, restored weights ${of('restoration')}, runs ${of('runs')}`
+    console.log(`  of the weights ${of('adapt')} s; its updates waited for ${waits} s`)
+  }
 }
 
 /** Milliseconds of each step of an image. */

@@ -1,6 +1,6 @@
 // Weights that are updated in place, with host memory as the device.
 import path from 'node:path'
-import { beforeAll, expect, onTestFinished, test } from 'vitest'
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { updatesOf } from '../../../gpu-fn/engine/package/adapters.ts'
 import type { Package } from '../../../gpu-fn/manifest.ts'
 import { reserveWeights } from '../../../gpu-fn/runtime/device-weights.ts'
@@ -15,16 +15,27 @@ import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { pseudoRandom } from '../../support/checkpoints/tensors.ts'
 import { hostMemory } from '../../support/gpu/host-memory.ts'
-import { compiledLora } from '../../support/lora.ts'
+import { compiledLora, writeRandomLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
+import { useScratch } from '../../support/scratch.ts'
 
+const scratch = useScratch()
 let packages: Record<'fp8' | 'fp32', Package>
 beforeAll(async () => {
   const open = async (tier: 'fp8' | 'fp32') => openPackage(await compileTiny({ tier }))
   packages = { fp8: await open('fp8'), fp32: await open('fp32') }
 })
 
-const openGraph = (file: string) => openNativeSession(file, { entries: {}, memoryPattern: false })
+const opened = new Map<string, ReturnType<typeof openNativeSession>>()
+/** All adapters have the same graphs, which stay open. */
+function openGraph(file: string) {
+  const session = opened.get(path.basename(file)) ?? openNativeSession(file, { entries: {}, memoryPattern: false })
+  opened.set(path.basename(file), session)
+  return session
+}
+afterAll(async () => {
+  for (const session of opened.values()) await (await session).release()
+})
 const graphs = { open: openGraph, hasKernels: false }
 const weightsOf = (pkg: Package, network: string) => {
   const file = pkg.manifest.networks[network]!.weights!
@@ -55,7 +66,8 @@ async function placed(pkg: Package, network: string) {
     api.copy(copy, address, size)
     return copy
   }
-  const updated = async (changed: WeightUpdates) => Buffer.from(await updateFile({ file, tensors }, changed, openGraph))
+  const open = (graph: string) => openNativeSession(graph, { entries: {}, memoryPattern: false })
+  const updated = async (changed: WeightUpdates) => Buffer.from(await updateFile({ file, tensors }, changed, open))
   return { weights, bytes, updated }
 }
 
@@ -84,6 +96,24 @@ test.each([
   },
 )
 
+test('adapters of several types change weights in place as in the file, also in several batches', async () => {
+  const pkg = packages.fp8
+  const { weights, bytes, updated } = await placed(pkg, 'transformer')
+  const base = bytes()
+  // The factors of its eight modules take 8 MiB, and in float32, as beside those of another type, two batches.
+  const file = path.join(scratch.directory, 'large.safetensors')
+  await writeRandomLora(file, pkg.manifest.position.width, { rank: 2048, blocks: 2, dtype: 'F16' })
+  const large = { lora: await compiledLora(file, pkg.directory, 'large'), scale: 0.5 }
+  const small = { lora: await compiledLora(path.join(LORAS, 'everything.safetensors'), pkg.directory), scale: -1 }
+  for (const adapters of [[large], [small, large], [small]]) {
+    const changed = updatesOf(pkg, adapters).get('transformer')!
+    await weights.update(changed)
+    expect(bytes().equals(await updated(changed))).toBe(true)
+  }
+  await weights.update(undefined)
+  expect(bytes().equals(base)).toBe(true)
+})
+
 test('a session computes with the updated weights', async () => {
   const pkg = packages.fp8
   const { memory } = hostMemory()
@@ -105,19 +135,21 @@ test('a session computes with the updated weights', async () => {
 test('an update that fails leaves no weights behind', async () => {
   const pkg = packages.fp8
   const { memory } = hostMemory()
-  const { copyOnDevice } = memory
-  let copies = 0
-  memory.copyOnDevice = async (...copy) => {
-    if (++copies > 3) throw new Error('the device is gone')
-    await copyOnDevice(...copy)
-  }
+  const { copyFromHost, upload } = memory
+  const fail = () => Promise.reject(new Error('the device is gone'))
   const api = loadOrtApi()
   const weights = await reserveWeights(weightsOf(pkg, 'transformer'), memory, api, memoryOf(api, 'Cpu'), graphs)
   onTestFinished(() => weights.release())
   await weights.load()
+  memory.upload = fail
   await expect(weights.update(await updates(pkg, 'transformer', 1))).rejects.toThrow('the device is gone')
   await expect(weights.load()).rejects.toThrow('the device is gone')
-  await weights.update(undefined)
+  memory.upload = upload
+  await weights.load()
+  // The weights that an adapter changed cannot be restored for another one.
+  memory.copyFromHost = fail
+  await expect(weights.update(await updates(pkg, 'transformer', 2))).rejects.toThrow('the device is gone')
+  memory.copyFromHost = copyFromHost
   await weights.load()
 })
 

@@ -45,9 +45,12 @@ export function hostMemory(room = Number.POSITIVE_INFINITY) {
     async unregister() {
       log.push('unregister')
     },
-    async copyFromHost(to, from, bytes) {
+    async copyFromHost(copies) {
       log.push('copy')
-      memcpy(to, from, bytes)
+      for (const { to, from, bytes } of copies) memcpy(to, from, bytes)
+    },
+    async upload(to, from) {
+      memcpy(to, from, from.length)
     },
     async copyOnDevice(to, from, bytes) {
       memcpy(to, from, bytes)
