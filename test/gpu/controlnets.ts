@@ -13,8 +13,11 @@ import { type Pixels, readPixels } from '../../infra/receipts/compare-images.ts'
 const SIZE = 128
 const REQUEST = { prompt: 'a red heart', seed: 3, steps: 4, guidance_scale: 3, width: SIZE, height: SIZE }
 const CONTROLS = { controls: [{ id: 'tested', scale: 1 }] }
-/** The largest mean difference between the devices, of 255, and the smallest one that the ControlNet must make. */
-const LIMITS = { devices: 4, effect: 8 }
+/**
+ * The largest mean difference between the devices, of 255, the smallest one that the ControlNet must make, and the largest one between the images
+ * before and after it. On target cuda, the VAE decoder's results vary.
+ */
+const LIMITS = { devices: 4, effect: 8, repeats: { cuda: 0.2, 'cuda-fp8': 0 } }
 
 type Images = { before: Pixels; guided: Pixels; after: Pixels }
 
@@ -36,7 +39,7 @@ export async function compareControlnets(): Promise<void> {
       const gpu = await imagesOf(target)
       const [devices, effect] = [difference(gpu.guided, cpu.guided), difference(gpu.guided, gpu.before)]
       const restored = difference(gpu.after, gpu.before)
-      const good = devices <= LIMITS.devices && effect >= LIMITS.effect && restored === 0
+      const good = devices <= LIMITS.devices && effect >= LIMITS.effect && restored <= LIMITS.repeats[target]
       const figures = `differs from the CPU by ${devices.toFixed(2)}, from the image without by ${effect.toFixed(2)}`
       console.log(`${good ? ' ' : '✗'} controlnet fp8 ${target}: ${figures}, after it ${restored}`)
       if (!good) failures.push(target)

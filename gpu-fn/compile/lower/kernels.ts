@@ -1,5 +1,5 @@
 // The FP8 operators as nodes of domain `octet`, which kernels/dist/liboctet-kernels.so implements.
-import type { Attribute, Shape, Value } from '../graph/graph.ts'
+import { type Attribute, GraphError, type Shape, type Value } from '../graph/graph.ts'
 import type { Operand } from '../graph/layer-types.ts'
 import * as ops from '../graph/ops.ts'
 import { cuda } from './cuda.ts'
@@ -25,6 +25,11 @@ const rows = (shape: Shape): [Result, Result] => [
 ]
 const operand = (codes: Value, rowScales: Value): Operand => ({ ...codes, rowScales })
 
+function rowScalesOf({ rowScales }: Operand): Value {
+  if (!rowScales) throw new GraphError('the input of an FP8 product is not quantized')
+  return rowScales
+}
+
 export const kernelOperators: Fp8Operators = {
   modulateQuantize(stream, branches, modulation, modulations, { factor, epsilon }) {
     const changed = branches.length > 0 ? { dtype: stream.dtype, shape: stream.shape } : null
@@ -46,7 +51,7 @@ export const kernelOperators: Fp8Operators = {
   },
   linear(x, { codes, scales }, bias, factor) {
     const shape = x.shape.with(-1, codes.shape[0]!)
-    const inputs = [x, x.rowScales!, codes, scales, bias]
+    const inputs = [x, rowScalesOf(x), codes, scales, bias]
     return node('Linear', inputs, [{ dtype: 'float16', shape }], { factor: { float: factor } })[0]!
   },
   geluQuantize(x, factor) {

@@ -57,49 +57,75 @@ __device__ inline void loadUp(const Update& p, float (*up)[ROWS], int first) {
   }
 }
 
-/** The sums of the block's rows in one column per thread. All threads of the block call it with the same `tile`. */
-__device__ inline void sumColumn(const Update& p, float (*up)[ROWS], const float* scales, int tile, float (&sums)[ROWS]) {
-  const int column = tile * THREADS + threadIdx.x;
+/** `COUNT` adjacent values, aligned to their size. */
+template <typename T, int COUNT>
+struct alignas(sizeof(T) * COUNT) Values {
+  T at[COUNT];
+};
+template <int COUNT, typename T>
+__device__ inline Values<T, COUNT> load(const T* from) {
+  return *reinterpret_cast<const Values<T, COUNT>*>(from);
+}
+
+/** The sums of the block's rows from `column` on. All threads of the block call it for the same tile. */
+template <int COLUMNS>
+__device__ inline void sumColumns(const Update& p, float (*up)[ROWS], const float* scales, int column, float (&sums)[ROWS][COLUMNS]) {
   const bool isInside = column < p.columns;
 #pragma unroll
-  for (int row = 0; row < ROWS; row++) sums[row] = 0;
+  for (int row = 0; row < ROWS; row++)
+#pragma unroll
+    for (int i = 0; i < COLUMNS; i++) sums[row][i] = 0;
   for (int first = 0; first < p.rank; first += CHUNK) {
     if (p.rank > CHUNK) {
       __syncthreads();
       loadUp(p, up, first);
       __syncthreads();
     }
-    const int count = min(p.rank - first, CHUNK);
+    const int count = isInside ? min(p.rank - first, CHUNK) : 0;
     const float* down = p.down + int64_t(first) * p.columns + column;
-    for (int rank = 0; isInside && rank < count; rank++, down += p.columns) {
+#pragma unroll 4
+    for (int rank = 0; rank < count; rank++, down += p.columns) {
+      const auto values = load<COLUMNS>(down);
 #pragma unroll
-      for (int row = 0; row < ROWS; row++) sums[row] = fmaf(up[rank][row], *down, sums[row]);
+      for (int row = 0; row < ROWS; row++)
+#pragma unroll
+        for (int i = 0; i < COLUMNS; i++) sums[row][i] = fmaf(up[rank][row], values.at[i], sums[row][i]);
     }
   }
 #pragma unroll
   for (int row = 0; row < ROWS; row++) {
     const int64_t at = blockIdx.x * ROWS + row;
-    if (isInside && at < p.rows) sums[row] = decode(p.codes[at * p.columns + column]) + sums[row] / scales[row];
+    if (!isInside || at >= p.rows) continue;
+    const auto codes = load<COLUMNS>(p.codes + at * p.columns + column);
+#pragma unroll
+    for (int i = 0; i < COLUMNS; i++) sums[row][i] = decode(codes.at[i]) + sums[row][i] / scales[row];
   }
 }
 
-/** The results may be the memory of the codes and of the scales: a thread reads its codes before it writes them. */
+/**
+ * Each thread has `COLUMNS` adjacent columns of a tile. The results may be the memory of the codes and of the scales: a thread reads its codes
+ * before it writes them.
+ */
+template <int COLUMNS>
 __global__ void __launch_bounds__(THREADS, 2) addLowRank(const Update p) {
   __shared__ __align__(16) float up[CHUNK][ROWS];
   __shared__ float partial[WARPS][ROWS];
   __shared__ int growths[ROWS];
   __shared__ float scales[ROWS];
-  const int tiles = (p.columns + THREADS - 1) / THREADS;
+  const int start = threadIdx.x * COLUMNS;
+  const int tiles = (p.columns + THREADS * COLUMNS - 1) / (THREADS * COLUMNS);
   loadUp(p, up, 0);
   const int row = blockIdx.x * ROWS + threadIdx.x;
   if (threadIdx.x < ROWS) scales[threadIdx.x] = row < p.rows ? p.scales[row] : 1;
   __syncthreads();
 
-  float sums[ROWS], largest[ROWS] = {};
+  float sums[ROWS][COLUMNS], largest[ROWS] = {};
   for (int tile = 0; tile < tiles; tile++) {
-    sumColumn(p, up, scales, tile, sums);
+    sumColumns(p, up, scales, tile * THREADS * COLUMNS + start, sums);
 #pragma unroll
-    for (int i = 0; i < ROWS; i++) largest[i] = fmaxf(largest[i], fabsf(sums[i]));
+    for (int i = 0; i < ROWS; i++)
+#pragma unroll
+      for (int k = 0; k < COLUMNS; k++) largest[i] = fmaxf(largest[i], fabsf(sums[i][k]));
   }
 #pragma unroll
   for (int i = 0; i < ROWS; i++) {
@@ -119,15 +145,27 @@ __global__ void __launch_bounds__(THREADS, 2) addLowRank(const Update p) {
   __syncthreads();
 
   for (int tile = 0; tile < tiles; tile++) {
-    sumColumn(p, up, scales, tile, sums);
-    const int column = tile * THREADS + threadIdx.x;
+    const int column = tile * THREADS * COLUMNS + start;
+    sumColumns(p, up, scales, column, sums);
     if (column >= p.columns) continue;
+    const auto phases = load<COLUMNS>(p.columnPhases + column);
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
       const int64_t at = blockIdx.x * ROWS + i;
-      if (at < p.rows) p.updated[at * p.columns + column] = dither(sums[i], growths[i], p.rowPhases[at] + p.columnPhases[column]);
+      if (at >= p.rows) continue;
+      Values<uint8_t, COLUMNS> codes;
+#pragma unroll
+      for (int k = 0; k < COLUMNS; k++) codes.at[k] = dither(sums[i][k], growths[i], p.rowPhases[at] + phases.at[k]);
+      *reinterpret_cast<Values<uint8_t, COLUMNS>*>(p.updated + at * p.columns + column) = codes;
     }
   }
+}
+
+/** Whether pairs of columns are aligned. */
+bool hasPairs(const Update& p) {
+  const auto isAligned = [](const void* address, size_t bytes) { return reinterpret_cast<uintptr_t>(address) % bytes == 0; };
+  const bool floats = isAligned(p.down, 2 * sizeof(float)) && isAligned(p.columnPhases, 2 * sizeof(float));
+  return p.columns % 2 == 0 && floats && isAligned(p.codes, 2) && isAligned(p.updated, 2);
 }
 
 }  // namespace
@@ -145,7 +183,8 @@ void AddLowRank::compute(const Context& context) const {
   const Update p = {codes.as<uint8_t>(),      scales.as<float>(),       up.as<float>(),       factors.as<float>(),
                     down.as<float>(),         rowPhases.as<float>(),    columnPhases.as<float>(), updated.as<uint8_t>(),
                     updatedScales.as<float>(), int(rows),               int(columns),         int(rank)};
-  addLowRank<<<unsigned((rows + ROWS - 1) / ROWS), THREADS, 0, context.stream()>>>(p);
+  const auto kernel = hasPairs(p) ? addLowRank<2> : addLowRank<1>;
+  kernel<<<unsigned((rows + ROWS - 1) / ROWS), THREADS, 0, context.stream()>>>(p);
 }
 
 }  // namespace octet

@@ -18,6 +18,7 @@ const FP8_RULES: readonly Rule[] = [
     tensor: /^transformer_blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])\.weight$/,
     storage: 'float8e4m3fn',
     why: 'as in the denoiser: nearly all of the work',
+    native: { multiplied: true, why: 'as in the denoiser' },
   },
   {
     network: /^t5$/,

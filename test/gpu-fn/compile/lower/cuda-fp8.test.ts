@@ -4,11 +4,13 @@ import { compile } from '../../../../gpu-fn/compile/compile.ts'
 import type { Graph } from '../../../../gpu-fn/compile/graph/graph.ts'
 import type { Model } from '../../../../gpu-fn/compile/graph/model.ts'
 import { lowerings } from '../../../../gpu-fn/compile/lower/lowerings.ts'
+import { FAMILIES } from '../../../../gpu-fn/models/families.ts'
 import { buildModel } from '../../../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
 import { openSession } from '../../../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
+import { writeTinyControlnet } from '../../../../infra/checkpoints/tiny/controlnet.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
 import { writeSparseCheckpoint } from '../../../support/checkpoints/real-headers.ts'
 import { type FloatTensor, pseudoRandom, relativeError } from '../../../support/checkpoints/tensors.ts'
@@ -42,6 +44,16 @@ describe('the step graph of target cuda-fp8', () => {
     })
     const last = countOperators(graph, 'joint_blocks.37.')
     expect(last).toMatchObject({ ModulateQuantize: 3, Linear: 5, GeluQuantize: 1, Attention: 1 })
+  })
+
+  test("of a ControlNet has every product of a block in FP8, and onnxruntime's attention", async () => {
+    const directory = await writeTinyControlnet(path.join(scratch.directory, 'controlnet'))
+    const checkpoint = await FAMILIES.sd35.openControlnet(directory)
+    const { graphs } = FAMILIES.sd35.buildControlnet(checkpoint, [directory], { tier: 'fp8' }, lowerings('cuda-fp8'))
+    expect(countOperators(graphs.control).MatMulBlockQuantizedFp8Weight).toBeUndefined()
+    expect(countOperators(graphs.control, 'transformer_blocks.0')).toMatchObject({
+      ...{ ModulateQuantize: 2, Linear: 4, GeluQuantize: 1, MultiHeadAttention: 1, QuantizeParts: 1 },
+    })
   })
 
   test('reads the weights of FP8 products and their scales as they are stored, so that updates of both have an effect', async () => {
