@@ -8,6 +8,7 @@ import { openCheckpoint } from '../../../../../gpu-fn/models/sd35/sd35.ts'
 import { GGUF_TYPES, type GgufTensor, packGguf } from '../../../../support/checkpoints/gguf-file.ts'
 import { type Random, seededRandom } from '../../../../support/checkpoints/mutate.ts'
 import { refusal } from '../../../../support/checkpoints/refusal.ts'
+import { FUZZ_FILES } from '../../../../support/fuzz-files.ts'
 import { useScratch } from '../../../../support/scratch.ts'
 
 const scratch = useScratch()
@@ -145,8 +146,8 @@ describe('readGguf', () => {
   })
 })
 
-/** Files of each kind of damage; 10,000 together. */
-const FILES = 2000
+/** Files of each kind of damage. */
+const FILES = FUZZ_FILES / 5
 const MEMORY_LIMIT = 200e6
 
 const BASE: Parameters<typeof packGguf> = [
