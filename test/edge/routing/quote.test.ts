@@ -173,7 +173,7 @@ test('a job that ran is in the next quote', async ({ expect }) => {
 test('the price table is read from text or a table, with defaults, and refused by name', ({ expect }) => {
   const read = (OCTET_PRICES: unknown) => configWith({ OCTET_PRICES }).prices
   expect(read(undefined)).toEqual(DEFAULT_PRICES)
-  const changed = { base: 7, megapixel_step: { ...DEFAULT_PRICES.megapixel_step, fp16: 1 } }
+  const changed = { ...DEFAULT_PRICES, base: 7, megapixel_step: { ...DEFAULT_PRICES.megapixel_step, fp16: 1 } }
   expect(read('{"base": 7, "megapixel_step": {"fp16": 1}}')).toEqual(changed)
   expect(() => read({ megapixel_step: { fp64: 1 } })).toThrow('OCTET_PRICES.megapixel_step is {"fp64":1}')
 })

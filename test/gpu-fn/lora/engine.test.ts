@@ -109,7 +109,8 @@ test('a canceled job and a refused one leave the base as it was', async () => {
   expect(await imagesOf({})).toEqual(base)
   await expect(imagesOf(adapters('unknown'))).rejects.toMatchObject({
     code: 'invalid_request',
-    message: 'lora "unknown" is not on this server; it has everything, kohya, kohya-encoders',
+    message:
+      'lora "unknown" is not on this server, although its catalog offers it; the operator must install its package',
   })
   expect(await imagesOf({})).toEqual(base)
 })
