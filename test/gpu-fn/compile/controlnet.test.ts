@@ -56,6 +56,12 @@ test('the type is also read from the name, and FP8 halves the blocks', async () 
   expect(after!).toBeLessThan(before! * 0.6)
 })
 
+test('the ID of a directory is its whole name', async () => {
+  const name = 'stable-diffusion-3.5-large-controlnet-depth'
+  const directory = await writeTinyControlnet(path.join(scratch.directory, name), { variant })
+  expect((await compile(directory)).manifest).toMatchObject({ name: name.replace('.', '-'), type: 'depth' })
+})
+
 const square: Stored = { dtype: 'F32', shape: [128, 128] }
 test.each<[string, Record<string, Stored | undefined>, object, RegExp]>([
   ['an unknown type', {}, {}, /does not state its type, .*--control-type blur, canny, depth, other/],
