@@ -10,6 +10,8 @@ const rate = z.int().min(0).max(MICRODOLLARS)
 const schema = z.strictObject({
   /** Per request. */
   base: rate.default(200),
+  /** Per request with adapters or a ControlNet, for the change of weights before its first step. */
+  addition: rate.default(250),
   /** Per megapixel-step, by tier. */
   megapixel_step: z
     .partialRecord(z.enum(TIERS), rate)

@@ -1,8 +1,10 @@
 // The HTTP API of stable-diffusion-webui (AUTOMATIC1111): /sdapi/v1. github.com/AUTOMATIC1111/stable-diffusion-webui modules/api
 import * as z from 'zod'
+import { LIMITS } from '#contract'
 import { ApiError, type Problem } from '../http/errors.ts'
-import { parseFields } from '../http/validation.ts'
-import { readUnits } from './definition/control-input.ts'
+import { parseFields, shown } from '../http/validation.ts'
+import type { Warning } from '../routing/decision.ts'
+import { additionId, readUnits } from './definition/control-input.ts'
 import type {
   Dialect,
   DialectRequest,
@@ -50,18 +52,36 @@ function modelOf({ sd_model_checkpoint: title }: Readonly<Record<string, unknown
   return name === '' ? undefined : name
 }
 
-/** An adapter's tag in a prompt: its name and its strength. A second strength, for the denoiser alone, is ignored. */
-const LORA_TAG = /<lora:([^:<>]{1,200})(?::([^:<>]{0,20}))?(?::[^<>]{0,100})?>/g
+/** An adapter's tag in a prompt: its name and its strengths. extensions-builtin/Lora/extra_networks_lora.py `activate` */
+const LORA_TAG = /<lora:([^:<>]{1,200})(?::([^<>]{0,120}))?>/g
 
-/** The prompt without the tags of adapters, and the adapters. */
-function readTags(prompt: unknown): { prompt: unknown; loras: { id: string; scale?: number }[] } {
-  if (typeof prompt !== 'string') return { prompt, loras: [] }
-  const loras = [...prompt.matchAll(LORA_TAG)].map(([, name, scale]) => {
-    const given = Number(scale)
-    return { id: name!.trim(), ...(scale && !Number.isNaN(given) && { scale: given }) }
-  })
-  if (loras.length === 0) return { prompt, loras }
-  return { prompt: prompt.replaceAll(LORA_TAG, '').replaceAll(/ {2,}/g, ' ').trim(), loras }
+/** The text as a number, or unchanged for the error message. */
+const numberOf = (text: string) => (text.trim() === '' || Number.isNaN(Number(text)) ? text : Number(text))
+
+/** The strengths for the text encoders and the denoiser: `0.8`, `0.8:0.5` or `te=0.8:unet=0.5`. The first is also the default of the second. */
+function strengthsOf(settings = ''): { encoders?: string | undefined; denoiser?: string | undefined } {
+  const parts = settings.split(':')
+  const named = (name: string) => parts.find((part) => part.startsWith(`${name}=`))?.slice(name.length + 1)
+  const [first, second] = parts.filter((part) => part !== '' && !part.includes('='))
+  const encoders = named('te') ?? first
+  return { encoders, denoiser: named('unet') ?? second ?? encoders }
+}
+
+type Tags = { prompt: unknown; loras: { id: string; scale?: unknown }[]; warnings: Warning[] }
+
+/** The prompt without the tags of adapters, and the adapters, with the strength of the denoiser. */
+function readTags(prompt: unknown): Tags {
+  const read: Tags = { prompt, loras: [], warnings: [] }
+  if (typeof prompt !== 'string') return read
+  for (const [, name, settings] of prompt.matchAll(LORA_TAG)) {
+    const { encoders, denoiser } = strengthsOf(settings)
+    read.loras.push({ id: additionId(name!.trim()), ...(denoiser && { scale: numberOf(denoiser) }) })
+    if (encoders === denoiser) continue
+    const message = `The adapter ${shown(name!.trim())} has one strength here: ${shown(denoiser)}, also for the text encoders.`
+    read.warnings.push({ code: 'strength_adjusted', message })
+  }
+  if (read.loras.length === 0) return read
+  return { ...read, prompt: prompt.replaceAll(LORA_TAG, '').replaceAll(/ {2,}/g, ' ').trim() }
 }
 
 const FITS = ['stretch', 'crop', 'pad', 'stretch'] as const
@@ -95,7 +115,7 @@ function parseImage(request: DialectRequest): Translation {
 /** Images as base64. A negative seed is random. */
 function parse({ body: given }: DialectRequest, names: readonly string[]): Translation {
   const parsed = parseFields(body, body.shape, given)
-  const { prompt, loras } = readTags(given.prompt)
+  const { prompt, loras, warnings: adjusted } = readTags(given.prompt)
   const control = readUnits(given)
   const sameFields = { ...pick(given, names), ...(loras.length > 0 && { prompt }) }
   const { fields: read, wantedSize, warnings, names: sent } = readImageInput(sameFields, STRENGTH)
@@ -115,7 +135,12 @@ function parse({ body: given }: DialectRequest, names: readonly string[]): Trans
       ...(model !== undefined && { model }),
     },
     usesChoice: true,
-    warnings: [...warnings, ...ignored.map((name) => withoutEffect(name, given[name])), ...scripts],
+    warnings: [
+      ...adjusted.slice(0, LIMITS.loras.max),
+      ...warnings,
+      ...ignored.map((name) => withoutEffect(name, given[name])),
+      ...scripts,
+    ],
     wait: 'end',
     names: { ...sent, ...control.names },
     ...(wantedSize && { wantedSize }),

@@ -1,8 +1,9 @@
 // The ControlNet of a request, and its image.
 import * as z from 'zod'
-import { type ControlChoice, LIMITS } from '#contract'
+import { type ControlChoice, isControlled, LIMITS, type Sampling, stepsOfRuns } from '#contract'
 import { type Catalog, controlnetsOf } from '../config/catalog.ts'
 import { ApiError } from '../http/errors.ts'
+import type { Warning } from '../routing/decision.ts'
 import { chooseAdditions } from './additions.ts'
 
 const { max, scale } = LIMITS.controls
@@ -51,6 +52,18 @@ export function chooseControls(
     return { id, scale: given, ...(start !== undefined && { start }), ...(stop !== undefined && { stop }) }
   })
   return { controls, catalog: found.catalog }
+}
+
+/** A warning for each ControlNet that runs in no step. */
+export function describeControls(request: Sampling): Warning[] {
+  const steps = stepsOfRuns(request)
+  const idle = (request.controls ?? []).filter(
+    (choice) => !steps.some((step) => isControlled(choice, request.steps, step)),
+  )
+  return idle.map(({ id, start = 0, stop = 1 }) => {
+    const message = `controls: ${id} had no effect; none of the ${request.steps} steps is between ${start} and ${stop}.`
+    return { code: 'controls_ignored', message }
+  })
 }
 
 /** The control image of a request; undefined without `controls`. Errors: invalid_request for a missing or superfluous one. */

@@ -31,11 +31,11 @@ import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
 import { resolveModel } from '../routing/alias.ts'
 import { type Decision, QUALITIES, type RouteRequest, type WantedSize, type Warning } from '../routing/decision.ts'
 import { latencyMs, observations } from '../routing/forecast.ts'
-import { megapixelSteps, price, type Work } from '../routing/price.ts'
+import { basePrice, megapixelSteps, price, type Work } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
 import { describeAdjustments } from './adjustments.ts'
-import { chooseControls, controlsOf, withoutControlImage } from './controls.ts'
+import { chooseControls, controlsOf, describeControls, withoutControlImage } from './controls.ts'
 import { chooseImageOptions, describeCache, fieldsOfGuidance, imageOptionFields, stepsOf } from './image-options.ts'
 import { chooseLoras, loras } from './loras.ts'
 
@@ -178,6 +178,7 @@ function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedS
     ...{ negativePrompt: negative_prompt, quality, steps: stepsOf(fields), guidanceScale: guidance_scale },
     guidanceFields: fieldsOfGuidance(fields),
     isCached: fields.cache === 'fast',
+    additions: (['loras', 'controls'] as const).filter((name) => fields[name]),
     route: unlessAuto(fields.route),
     model: fields.model === 'auto' ? undefined : resolveModel(catalog, fields.model),
     isQualityHint: fields.model !== 'auto',
@@ -224,6 +225,7 @@ export async function routeAndPrice(
     ...decision,
     ...chooseImageOptions(fields, decision),
     ...(strength !== undefined && { strength }),
+    ...(loras.length > 0 && { loras }),
     ...(controls.length > 0 && { controls }),
     count: fields.n,
   })
@@ -233,7 +235,7 @@ export async function routeAndPrice(
   }))
   const work = workOf(decision)
   const options = imageOptionsOf(work)
-  return { decision, options, loras, work, price: price(work, prices), basePrice: prices.base }
+  return { decision, options, loras, work, price: price(work, prices), basePrice: basePrice(work, prices) }
 }
 
 /** Checks the conditions of `reuse`: a seed, without which no two requests are identical, and no name or webhook, which need a new job. */
@@ -301,7 +303,10 @@ export async function createJobSpec(
     name,
     fingerprint: await fingerprintOf(fields, inputs, wantedSize),
     digest: await digestOf(request),
-    adjustments: [...warnings, ...describeAdjustments(fields, decision, wantedSize), ...describeCache(request)],
+    adjustments: [
+      ...[...warnings, ...describeAdjustments(fields, decision, wantedSize)],
+      ...[...describeCache(request), ...describeControls(request)],
+    ],
     ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
     token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,

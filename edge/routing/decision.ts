@@ -22,6 +22,8 @@ export type RouteRequest = {
   guidanceFields?: readonly string[]
   /** Whether the request has step caching, which only the full route offers. */
   isCached?: boolean
+  /** The fields of adapters and ControlNets, which only some offers fit. */
+  additions?: readonly string[]
   size?: { width: number; height: number } | undefined
   /** Replaces `size`. */
   wantedSize?: WantedSize | undefined

@@ -22,6 +22,12 @@ const rounded = (seconds: number) => Math.round(seconds * 1000) / 1000
  */
 const ALIKE_AT_LEAST = 3
 
+/**
+ * The factor by which a run's time is scaled at most, if there are enough runs: the fixed part of a tiny job's time, scaled to a large one,
+ * would make forecasts too long for all callers.
+ */
+const LARGEST_SCALING = 16
+
 /** Forecast for `work` megapixel-steps at `now`, from observations of one offer in any order. */
 export function forecast(observed: readonly Observation[], work: number, now: number): Forecast {
   if (observed.length === 0) return NO_OBSERVATIONS
@@ -30,7 +36,8 @@ export function forecast(observed: readonly Observation[], work: number, now: nu
   const paused = runs.map((run, k) => ({ run, pause: k === 0 ? null : run.created - runs[k - 1]!.finished }))
   const alike = paused.filter(({ pause }) => pause !== null && pause <= Math.max(2 * idle, 10_000) && pause >= idle / 2)
   const basis = alike.length >= ALIKE_AT_LEAST ? alike.map(({ run }) => run) : runs
-  const seconds = basis
+  const comparable = basis.filter(({ megapixel_steps }) => work <= LARGEST_SCALING * megapixel_steps)
+  const seconds = (comparable.length >= ALIKE_AT_LEAST ? comparable : basis)
     .map(({ waited, load, run, megapixel_steps }) => waited + load + run * (work / megapixel_steps))
     .toSorted((a, b) => a - b)
   return {

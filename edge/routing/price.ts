@@ -1,13 +1,14 @@
-import { countEvaluations, type ImageOptions, type Tier } from '#contract'
+import { countEvaluations, type ImageOptions, type JobRequest, type Tier } from '#contract'
 import { DEFAULT_PRICES, type Prices } from '../config/prices.ts'
 
-export type Work = ImageOptions & {
-  width: number
-  height: number
-  steps: number
-  guidanceScale: number
-  count: number
-}
+export type Work = ImageOptions &
+  Pick<JobRequest, 'loras'> & {
+    width: number
+    height: number
+    steps: number
+    guidanceScale: number
+    count: number
+  }
 
 /**
  * Megapixels times evaluations of the denoiser: a step has one, or two with guidance, or more with some samplers. With several `devices`,
@@ -16,7 +17,11 @@ export type Work = ImageOptions & {
 export const megapixelSteps = ({ width, height, guidanceScale, count, ...sampling }: Work, devices = 1) =>
   ((width * height) / 1_000_000) * countEvaluations({ ...sampling, guidance_scale: guidanceScale }, devices) * count
 
+/** The part of a price in micro-dollars that does not depend on steps. */
+export const basePrice = ({ loras, controls }: Pick<Work, 'loras' | 'controls'>, prices: Prices): number =>
+  prices.base + (loras || controls ? prices.addition : 0)
+
 /** Price of a request in micro-dollars, rounded up. */
 export function price(work: Work & { tier: Tier }, prices: Prices = DEFAULT_PRICES): number {
-  return prices.base + Math.ceil(megapixelSteps(work) * prices.megapixel_step[work.tier])
+  return basePrice(work, prices) + Math.ceil(megapixelSteps(work) * prices.megapixel_step[work.tier])
 }

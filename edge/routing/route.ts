@@ -109,7 +109,7 @@ const distinct = (values: readonly string[]) => [...new Set(values)].join(', ')
 
 function notOfferedError(request: RouteRequest, preference: Preference, catalog: Catalog): ApiError {
   const { offers } = catalog
-  const { model, tier, size, isCached } = request
+  const { model, tier, size, isCached, additions = [] } = request
   const models = distinct(offers.map((offer) => offer.model))
   if (model !== undefined && !offers.some((offer) => offer.model === model))
     return new ApiError('not_offered', `model is "${model}"; this deployment serves auto, ${models}.`, {
@@ -126,7 +126,8 @@ function notOfferedError(request: RouteRequest, preference: Preference, catalog:
     ({ route, model, tier, max_pixels, max_side }) =>
       `${route}/${model}/${tier} up to ${max_pixels} pixels and a side of ${max_side}`,
   )
-  const message = `Nothing here serves ${requested.filter(Boolean).join(', ')}; there is ${distinct(served)}.`
+  const fitting = additions.length > 0 ? ` with these ${additions.join(' and ')}` : ''
+  const message = `Nothing here serves ${requested.filter(Boolean).join(', ')}${fitting}; there is ${distinct(served)}.`
   const other = size && eligibleOffers({ ...request, size: undefined }, catalog)[0]
   if (!other) return new ApiError('not_offered', message)
   const valid = ` A valid size is ${sizeText(nearestSize(other, size))}.`

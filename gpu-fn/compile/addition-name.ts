@@ -1,16 +1,11 @@
 // The IDs of LoRAs and ControlNets.
 import path from 'node:path'
-import { modelName } from '../contract.ts'
+import { additionIdOf, modelName } from '../contract.ts'
 import { CheckpointError, quote } from './checkpoint/error.ts'
 
-/** The ID that requests name: `name`, or the name of the file or directory without its extension. Throws CheckpointError. */
+/** The ID that requests name: `name`, or the ID of the file's or directory's name. Throws CheckpointError. */
 export function additionName(file: string, name: string | undefined): string {
-  const given =
-    name ??
-    path
-      .basename(path.resolve(file), path.extname(file))
-      .toLowerCase()
-      .replaceAll(/[_. ]+/g, '-')
+  const given = name ?? additionIdOf(path.resolve(file))
   if (modelName.safeParse(given).success) return given
   throw new CheckpointError(
     name === undefined ? file : '--name',

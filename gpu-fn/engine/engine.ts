@@ -237,7 +237,7 @@ export class PackageEngine implements Engine {
     const adapters: Adapter[] = []
     for (const { id, scale } of loras) {
       const lora = this.#adapters.get(id)
-      if (!lora) throw new JobError('invalid_request', describeUnknown('lora', id, this.loras))
+      if (!lora) throw new JobError('invalid_request', describeUnknown('lora', id))
       await this.#options.verifier.verify(lora).catch((error) => {
         throw jobFault('model_not_available', error)
       })
@@ -251,7 +251,7 @@ export class PackageEngine implements Engine {
     const [choice] = controls
     if (!choice) return null
     const found = this.#controlnets.get(choice.id)
-    if (!found) throw new JobError('invalid_request', describeUnknown('controlnet', choice.id, this.controlnets))
+    if (!found) throw new JobError('invalid_request', describeUnknown('controlnet', choice.id))
     await this.#options.verifier.verify(found).catch((error) => {
       throw jobFault('model_not_available', error)
     })
@@ -321,11 +321,9 @@ function cancelFlag(signal: AbortSignal) {
   return { flag, raise, dispose: () => signal.removeEventListener('abort', raise) }
 }
 
-/** The message for a job with an adapter or a ControlNet that this process does not have. */
-export function describeUnknown(kind: 'lora' | 'controlnet', id: string, known: ReadonlyMap<string, unknown>): string {
-  const names = [...known.keys()].join(', ')
-  return `${kind} "${id}" is not on this server; ${names ? `it has ${names}` : 'it has none'}`
-}
+/** The message for a job with an adapter or a ControlNet that this process does not have. Others are not listed: an account may not use all. */
+export const describeUnknown = (kind: 'lora' | 'controlnet', id: string): string =>
+  `${kind} "${id}" is not on this server, although its catalog offers it; the operator must install its package`
 
 /** Only the fields that the thread needs, because it receives a copy. */
 const sizeOf = ({ width, height }: Size): Size => ({ width, height })

@@ -6,8 +6,9 @@ import type { PipelineEvent } from '../pipeline/events.ts'
 import type { Pipeline, Size } from '../pipeline/pipeline.ts'
 import { createPromptCache } from '../pipeline/prompt-cache.ts'
 import { type RememberPrompts, txt2img } from '../pipeline/txt2img.ts'
+import { failureOf, TooLarge } from './failure.ts'
 import type { Command, Message, Opened, Reply, Request, Settings } from './messages.ts'
-import { AdapterError, requireFitting } from './package/adapters.ts'
+import { requireFitting } from './package/adapters.ts'
 import { denoiserBytes, footprintOf, planOf } from './package/graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './package/memory-plan.ts'
 import { type OpenPipeline, openPipeline } from './package/open-pipeline.ts'
@@ -50,12 +51,10 @@ async function execute(command: Command, id: number): Promise<void> {
     send({ type: 'done' })
   } catch (error) {
     if (abort.signal.aborted && error === abort.signal.reason) send({ type: 'aborted' })
-    else if (error instanceof TooLarge || error instanceof AdapterError)
-      send({ type: 'refused', message: error.message })
     else {
-      const failure = classify(error, command)
-      if (failure.code === 'out_of_memory') await freeMemory()
-      send({ type: 'failed', ...failure })
+      const failure = failureOf(error, command)
+      if (failure.type === 'failed' && failure.code === 'out_of_memory') await freeMemory()
+      send(failure)
     }
   }
 }
@@ -89,11 +88,6 @@ async function load({ package: pkg, size, controlnet }: Extract<Command, { type:
     bytes: memoryOfAll([...open.values()]),
     devices: 1 + opened.pipeline.others.length,
   })
-}
-
-/** Images of the requested size exceed the memory budget. */
-class TooLarge extends Error {
-  override name = 'TooLarge' as const
 }
 
 /** Factors by which a refused size is scaled down to find one that fits. */
@@ -338,13 +332,4 @@ function post(id: number, message: Message): void {
   const data = new Uint8Array(message.event.data)
   const copied: Message = { type: 'event', event: { ...message.event, data } }
   port.postMessage({ id, message: copied } satisfies Reply, [data.buffer])
-}
-
-function classify(thrown: unknown, { type }: Command): Omit<Extract<Message, { type: 'failed' }>, 'type'> {
-  const error = thrown instanceof Error ? thrown : new Error(String(thrown))
-  if (error instanceof BudgetError) return { code: 'model_not_available', error }
-  // Messages of onnxruntime's CPU and CUDA allocators, of C++ and of V8.
-  if (/out of memory|failed to allocate|bad_alloc|array buffer allocation failed/i.test(error.message))
-    return { code: 'out_of_memory', error }
-  return { code: type === 'load' ? 'model_not_available' : 'internal', error }
 }

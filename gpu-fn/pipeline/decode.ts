@@ -2,6 +2,7 @@
 
 import type { Session, Tensor } from '../runtime/session.ts'
 import { toPixels } from './image.ts'
+import { NonFiniteError } from './non-finite.ts'
 import { type Canvas, crop, finish, newCanvas, paint, spansOf } from './tiles.ts'
 
 /**
@@ -30,6 +31,6 @@ export async function decodeLatent(
 
 async function decodeWhole(decoder: Session, latent: Tensor, signal: AbortSignal | undefined): Promise<Uint8Array> {
   const { pixels, sum } = await decoder.run({ latent }, { signal, only: ['pixels', 'sum'] })
-  if (!Number.isFinite(sum!.data[0])) throw new Error('the decoded image contains NaN or infinity')
+  if (!Number.isFinite(sum!.data[0])) throw new NonFiniteError('the decoded image')
   return pixels!.data as Uint8Array
 }

@@ -2,6 +2,7 @@
 import sharp from 'sharp'
 import * as z from 'zod'
 import { imageOptionFields, type JobRequest, LIMITS, loraChoice } from '../contract.ts'
+import { NonFiniteError } from './non-finite.ts'
 import { encodePng } from './png.ts'
 
 export type ImageFormat = JobRequest['output_format']
@@ -39,7 +40,7 @@ export function toPixels(planes: Float32Array, width: number, height: number): U
   for (let channel = 0; channel < 3; channel++) {
     for (let i = 0; i < area; i++) {
       const value = planes[channel * area + i]!
-      if (!Number.isFinite(value)) throw new Error('the decoded image contains NaN or infinity')
+      if (!Number.isFinite(value)) throw new NonFiniteError('the decoded image')
       // Uint8ClampedArray clamps, and rounds half to even.
       pixels[3 * i + channel] = Math.fround(255 * Math.fround(Math.fround(value / 2) + 0.5))
     }

@@ -3,6 +3,7 @@ import type { Manifest, Rows, TextEncoderManifest } from '../manifest.ts'
 import type { Session, Tensor } from '../runtime/session.ts'
 import { parseWeights, WeightError } from '../tokenizer/prompt-weights.ts'
 import { type PromptTokenizer, type Tokens, tokenize, tokenizeWeighted } from '../tokenizer/tokenizer.ts'
+import { assertFinite } from './non-finite.ts'
 
 /** `about`: its entry in the manifest. */
 export type TextEncoder = { about: TextEncoderManifest; session: Session; tokenizer: PromptTokenizer }
@@ -102,11 +103,6 @@ const lengthOf = (rows: Rows, { maxTokens }: Options) => Math.min(maxTokens ?? r
 function promptOf({ name, text, own }: NamedPrompt, { prompt }: TextEncoderManifest): { name: string; text: string } {
   const other = prompt === 'prompt' ? undefined : own?.[prompt]
   return other ? { name: prompt, text: other } : { name, text }
-}
-
-/** Throws an Error that names `what`, unless all values are finite. */
-export function assertFinite(values: Float32Array, what: string): void {
-  if (!values.every(Number.isFinite)) throw new Error(`${what} contains NaN or infinity`)
 }
 
 function describeTruncation(encoder: string, prompt: string, { cut }: Tokens, maxTokens: number): string[] {

@@ -222,7 +222,7 @@ function withPackages<Choice extends { id: string }>(
 ): (Choice & { package: string })[] {
   return chosen.map((choice) => {
     const found = known.get(choice.id)
-    if (!found) throw new JobError('invalid_request', describeUnknown(kind, choice.id, known))
+    if (!found) throw new JobError('invalid_request', describeUnknown(kind, choice.id))
     return { ...choice, package: found.package }
   })
 }

@@ -11,6 +11,7 @@ import { prepareHardware } from './hardware.ts'
 import { requestImage } from './image-request.ts'
 import { type Local, type LocalModels, startLocal } from './local.ts'
 import { ROOT } from './models/package-cache.ts'
+import { checkControlnets, serveControlnets } from './models/served-controlnets.ts'
 import { checkLoras, serveLoras } from './models/served-loras.ts'
 import { checkSources, type Route, type Source, serveModels, sourceOf } from './models/served-models.ts'
 import { assertFree } from './servers/ports.ts'
@@ -19,6 +20,7 @@ type Flags = {
   checkpoint: string[]
   package: string[]
   lora: string[]
+  controlnet: string[]
   hub: string[]
   turbo?: string
   full?: string
@@ -41,6 +43,7 @@ const command = new Command('serve')
   .option('--checkpoint <path>', 'a diffusers directory or a single safetensors file (repeatable)', collect, [])
   .option('--package <path>', 'a package of `npm run compile` (repeatable)', collect, [])
   .option('--lora <file>', 'a LoRA for the models, or a compiled one (repeatable)', collect, [])
+  .option('--controlnet <path>', 'a ControlNet for the models, or a compiled one (repeatable)', collect, [])
   .option('--hub <owner/name>', 'a repository of the Hugging Face hub, with HF_TOKEN (repeatable)', collect, [])
   .option('--turbo <path or name>', 'a checkpoint, package or repository for the turbo route')
   .option('--full <path or name>', 'a checkpoint, package or repository for the full route')
@@ -90,12 +93,16 @@ async function main(): Promise<void> {
   const [hub, state] = [flags.hubUrl, path.resolve(flags.state)]
   await checkSources(sources, { hub })
   await checkLoras(flags.lora)
+  await checkControlnets(flags.controlnet)
   await assertFree(flags.port, 'choose another one with --port')
   const target = await prepareHardware(flags.target, flags.provider)
   const served = await serveModels(sources, path.join(state, 'packages'), { tier: flags.tier, target, hub })
-  const models = { ...served, loras: await serveLoras(flags.lora, served.packages) }
+  const loras = await serveLoras(flags.lora, served.packages)
+  const controlnets = await serveControlnets(flags.controlnet, served.packages, { tier: flags.tier, target })
+  const models = { ...served, loras, controlnets }
   console.error(`Starting the GPU function and the worker for ${models.preload.join(', ')}`)
-  for (const { id, models: fitting } of models.loras) console.error(`LoRA ${id}, for ${fitting.join(', ')}`)
+  for (const { id, models: fitting } of loras) console.error(`LoRA ${id}, for ${fitting.join(', ')}`)
+  for (const { id, models: fitting } of controlnets) console.error(`ControlNet ${id}, for ${fitting.join(', ')}`)
   const vram = flags.vram === undefined ? {} : { vram: flags.vram }
   const local = await startLocal({ models, port: flags.port, state, ...vram, onLog: reportProblem })
   const { data } = await requestImage(local, { prompt: PROMPT, seed: 1 })

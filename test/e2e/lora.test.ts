@@ -92,5 +92,8 @@ test('A1111 and fal make the images of the native API', async () => {
 
 test('an adapter that the GPU function lacks is an error of the request', async () => {
   const { status, json } = await post('/v1/images/generations', { ...request, loras: [{ id: 'absent' }] })
-  expect([status, json.detail]).toEqual([400, 'lora "absent" is not on this server; it has everything, kohya'])
+  expect([status, json.detail]).toEqual([
+    400,
+    'lora "absent" is not on this server, although its catalog offers it; the operator must install its package',
+  ])
 })

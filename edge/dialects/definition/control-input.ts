@@ -1,6 +1,6 @@
 // The ControlNet of a request, under the names of several image APIs.
 import * as z from 'zod'
-import { LIMITS } from '#contract'
+import { additionIdOf, LIMITS } from '#contract'
 import { ApiError } from '../../http/errors.ts'
 import { parseFields, shown } from '../../http/validation.ts'
 
@@ -36,12 +36,8 @@ type Read = { fields: ControlFields /** The names of the fields as sent. */; nam
 const isGiven = (value: unknown) =>
   value !== undefined && value !== null && value !== '' && !(Array.isArray(value) && value.length === 0)
 
-/** `owner/canny`, `https://host/path/canny.safetensors` and `canny` are the ControlNet `canny`. */
-export const additionId = (name: string): string => {
-  const [address = ''] = name.split(/[?#]/, 1)
-  const last = address.split('/').findLast((part) => part !== '') ?? name
-  return last.replace(/\.safetensors$/, '')
-}
+/** `owner/canny`, `https://host/path/Canny.safetensors` and `canny` are the ControlNet `canny`. A name without letters and digits stays. */
+export const additionId = (name: string): string => additionIdOf(name.split(/[?#]/, 1)[0]!) || name
 
 const withoutUndefined = (fields: Fields) =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))

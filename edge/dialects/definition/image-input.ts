@@ -53,10 +53,16 @@ const strength = z
   .describe(`a number from ${-LIMITS.loras.scale} to ${LIMITS.loras.scale}`)
   .optional()
 const adapterName = z.string().max(500).describe('the ID of an adapter').optional()
-const adapter = z.object({
-  ...{ path: adapterName, id: adapterName, name: adapterName, model: adapterName },
-  ...{ scale: strength, weight: strength },
-})
+const adapter = z
+  .object({
+    ...{ path: adapterName, id: adapterName, name: adapterName, model: adapterName },
+    ...{ scale: strength, weight: strength },
+  })
+  .refine(
+    (given) => [given.path, given.id, given.name, given.model].some((name) => name !== undefined),
+    'loras has an entry without path; it must name an adapter of GET /v1/models.',
+  )
+const ADAPTERS = `a list of at most ${LIMITS.loras.max} objects with a path and, optionally, a scale from ${-LIMITS.loras.scale} to ${LIMITS.loras.scale}`
 
 const input = z.object({
   prompt: text(1),
@@ -93,7 +99,7 @@ const input = z.object({
   output_quality: integer({ min: 0, max: 100 }).optional(),
   max_cost: z.number().min(0).describe('a number of US dollars').optional(),
   /** fal: `path`; Together and others: `id`, `name` or `model`; the strength is `scale` or `weight`. */
-  loras: z.array(adapter).max(LIMITS.loras.max).describe(`a list of at most ${LIMITS.loras.max} objects`).optional(),
+  loras: z.array(adapter).max(LIMITS.loras.max).describe(ADAPTERS).optional(),
   /** Replicate. */
   ...{ lora: adapterName, lora_weights: adapterName, hf_lora: adapterName, extra_lora: adapterName },
   extra_lora_weights: adapterName,
@@ -147,6 +153,10 @@ function formatOf({ output_format, output_quality }: Input): Record<string, unkn
   }
 }
 
+/** The adapters of fields with one meaning; usually one of them is given. */
+const synonyms = (names: readonly (string | undefined)[], scale: number | undefined) =>
+  [...new Set(names)].map((name) => ({ name, scale }))
+
 /** The adapters by their IDs: the last part of a path or an address, without the ending of a file. */
 function lorasOf(parsed: Input): { id: string; scale?: number }[] | undefined {
   const { lora, lora_weights, hf_lora, lora_scale, extra_lora, extra_lora_weights, extra_lora_scale } = parsed
@@ -154,8 +164,8 @@ function lorasOf(parsed: Input): { id: string; scale?: number }[] | undefined {
     ...(parsed.loras ?? []).map(({ path, id, name, model, scale, weight }) => ({
       ...{ name: id ?? path ?? name ?? model, scale: scale ?? weight },
     })),
-    { name: lora ?? lora_weights ?? hf_lora, scale: lora_scale },
-    { name: extra_lora ?? extra_lora_weights, scale: extra_lora_scale },
+    ...synonyms([lora, lora_weights, hf_lora], lora_scale),
+    ...synonyms([extra_lora, extra_lora_weights], extra_lora_scale),
   ]
   const chosen = named.flatMap(({ name, scale }) =>
     name ? [{ id: additionId(name), ...(scale !== undefined && { scale }) }] : [],

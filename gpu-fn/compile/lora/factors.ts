@@ -1,4 +1,5 @@
 // The matrices of a LoRA in one file, in their own precision.
+import { LIMITS } from '../../contract.ts'
 import { countElements } from '../../dtype.ts'
 import type { FactorDtype, LoraModule } from '../../manifest.ts'
 import { CheckpointError, quote } from '../checkpoint/error.ts'
@@ -8,6 +9,7 @@ import type { TensorInfo } from '../checkpoint/formats/safetensors.ts'
 import type { FileModule } from './lora.ts'
 
 const ALIGNMENT = 64
+const FLOAT16_MAX = 65_504
 /** FP8 is exact in float16. */
 const STORED: Partial<Record<string, FactorDtype>> = {
   ...{ F32: 'float32', F16: 'float16', BF16: 'bfloat16', F8_E4M3: 'float16', F8_E5M2: 'float16' },
@@ -17,12 +19,22 @@ export class FactorWriter {
   readonly #parts: Uint8Array[] = []
   #end = 0
 
-  /** Reads and checks the matrices of a module. Throws CheckpointError for other types than floats, and for NaN and infinity. */
-  add({ target, rank, up, down }: FileModule): Omit<LoraModule, 'scale'> {
+  /**
+   * Reads and checks the matrices of a module, whose product is multiplied by `scale`. Throws CheckpointError for other types than floats, for
+   * NaN and infinity, and for an update that can exceed float16, the smallest range of the stored weights, at the highest strength of a request.
+   */
+  add({ module, target, rank, up, down }: FileModule, scale: number): LoraModule {
     const { network, weight, shape, rows, swap } = target
-    const place = { network, weight, shape: [...shape], rows: [...rows] as [number, number], rank }
-    const columns = transposed(floatBytes(up), [rows[1] - rows[0], rank], swap)
-    return { ...place, up: this.#append(up, columns), down: this.#append(down, floatBytes(down)) }
+    const place = { network, weight, shape: [...shape], rows: [...rows] as [number, number], rank, scale }
+    const [above, below] = [readFloats(up), readFloats(down)]
+    const strength = Math.fround(scale * LIMITS.loras.scale)
+    if (!(Number.isFinite(strength) && Math.abs(strength) * rank * above.largest * below.largest <= FLOAT16_MAX))
+      throw new CheckpointError(
+        up.file,
+        `${quote(module)} has the scale ${scale}, with which its update exceeds ${FLOAT16_MAX}, the limit of float16`,
+      )
+    const columns = transposed(above.bytes, [rows[1] - rows[0], rank], swap)
+    return { ...place, up: this.#append(up, columns), down: this.#append(down, below.bytes) }
   }
 
   bytes(): Uint8Array {
@@ -49,7 +61,8 @@ function transposed(bytes: Uint8Array, [n, rank]: [number, number], swap: boolea
   return new Uint8Array(result.buffer)
 }
 
-function floatBytes(info: TensorInfo): Uint8Array {
+/** The bytes of a matrix to store, and its largest magnitude. */
+function readFloats(info: TensorInfo): { bytes: Uint8Array; largest: number } {
   const { dtype, file, name } = info
   const allowed = Object.keys(STORED)
   if (!STORED[dtype])
@@ -58,8 +71,9 @@ function floatBytes(info: TensorInfo): Uint8Array {
   const values = new Float32Array(countElements(info.shape))
   if (!toFloat32(bytes, dtype as ParameterDtype, 1, values).finite)
     throw new CheckpointError(file, `${quote(name)} holds NaN or infinity`)
-  if (!dtype.startsWith('F8')) return bytes
+  const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
+  if (!dtype.startsWith('F8')) return { bytes, largest }
   const halves = new Uint16Array(values.length)
   float32ToFloat16(values, halves)
-  return new Uint8Array(halves.buffer)
+  return { bytes: new Uint8Array(halves.buffer), largest }
 }

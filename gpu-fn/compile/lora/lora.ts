@@ -4,14 +4,7 @@ import { createReadStream } from 'node:fs'
 import { pipeline } from 'node:stream/promises'
 import packageJson from '../../../package.json' with { type: 'json' }
 import { countElements } from '../../dtype.ts'
-import {
-  FACTOR_DTYPES,
-  LORA_FORMAT,
-  type LoraManifest,
-  type LoraModule,
-  loraManifest,
-  type Manifest,
-} from '../../manifest.ts'
+import { FACTOR_DTYPES, LORA_FORMAT, type LoraManifest, loraManifest, type Manifest } from '../../manifest.ts'
 import { FAMILIES, type FamilyName } from '../../models/families.ts'
 import type { LoraNames, LoraTarget } from '../../models/family.ts'
 import { additionName } from '../addition-name.ts'
@@ -58,7 +51,7 @@ export async function compileLora(options: LoraOptions): Promise<{ manifest: Lor
     return await place(options.out, bytes, async (directory) => {
       const writer = new PackageWriter(directory)
       const factors = new FactorWriter()
-      const about = modules.map((module): LoraModule => ({ ...factors.add(module), scale: scales.of(module) }))
+      const about = modules.map((module) => factors.add(module, scales.of(module)))
       await writer.write(FACTORS, factors.bytes())
       const graphs = await writeGraphs(writer)
       const source = await sha256(file)

@@ -1,9 +1,10 @@
 // The strength of a LoRA's modules: alpha tensors, PEFT's configuration, and what trainers write into a file's metadata.
-import { readFile } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import path from 'node:path'
 import type { Manifest } from '../../manifest.ts'
 import { CheckpointError, quote } from '../checkpoint/error.ts'
 import { type ParameterDtype, toFloat32 } from '../checkpoint/formats/dtype.ts'
+import { readSmallFile } from '../checkpoint/formats/file-kind.ts'
 import { isRecord, parseObject } from '../checkpoint/formats/json.ts'
 import { readBytes } from '../checkpoint/formats/read-tensor.ts'
 import type { SafetensorsFile, TensorInfo } from '../checkpoint/formats/safetensors.ts'
@@ -59,11 +60,8 @@ async function readConfiguration({ file, metadata }: SafetensorsFile): Promise<C
   const given = metadata.get('lora_adapter_metadata')
   if (given !== undefined) return parseObject(file, Buffer.from(given), JSON_LIMITS)
   const beside = path.join(path.dirname(file), 'adapter_config.json')
-  const bytes = await readFile(beside).catch(() => undefined)
-  if (!bytes) return undefined
-  if (bytes.byteLength > CONFIGURATION_BYTES)
-    throw new CheckpointError(beside, `has more than ${CONFIGURATION_BYTES} bytes`)
-  const flat = parseObject(beside, bytes, JSON_LIMITS)
+  if (!(await stat(beside).catch(() => null))) return undefined
+  const flat = parseObject(beside, await readSmallFile(beside, CONFIGURATION_BYTES), JSON_LIMITS)
   return Object.fromEntries(Object.entries(flat).map(([key, value]) => [`base_model.model.${key}`, value]))
 }
 

@@ -1,6 +1,6 @@
 // Encodes pixels to the distribution of their latent, in one piece or in overlapping, blended tiles.
 import type { Session, Tensor } from '../../runtime/session.ts'
-import { assertFinite } from '../prompt.ts'
+import { assertFinite } from '../non-finite.ts'
 import { type Canvas, crop, finish, newCanvas, paint, type Span, spansOf } from '../tiles.ts'
 
 /** Mean and standard deviation of a latent [C, h, w]. */

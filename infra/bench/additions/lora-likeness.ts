@@ -1,4 +1,4 @@
-// Images of nano in FP8 against float32, at one seed: with each example adapter, and without one.
+// Images of nano in FP8 against float32, at the same seeds: with each example adapter, and without one.
 import path from 'node:path'
 import type { Adapter } from '../../../gpu-fn/engine/package/adapters.ts'
 import { findLoras } from '../../../gpu-fn/weights/lora-packages.ts'
@@ -6,29 +6,39 @@ import { builtInPackage } from '../../local/models/built-in-model.ts'
 import { type RenderRequest, render, withPipeline } from '../../local/models/render.ts'
 import { type Pixels, psnr, readPixels } from '../../receipts/compare-images.ts'
 
-/** An image of nano with each example adapter at strength 1, and without one under the name `none`. */
-export async function exampleImages(tier: 'fp8' | 'fp32', request: RenderRequest): Promise<Map<string, Pixels>> {
+/** Images by the name of the adapter, in the order of the requests. */
+type Images = ReadonlyMap<string, readonly Pixels[]>
+
+/** Images of nano with each example adapter at strength 1, and without one under the name `none`. */
+async function exampleImages(tier: 'fp8' | 'fp32', requests: readonly RenderRequest[]): Promise<Images> {
   const directory = await builtInPackage('nano', tier)
   const examples = await findLoras(path.dirname(directory))
   const sets: Record<string, Adapter[]> = { none: [] }
   for (const lora of examples) sets[lora.manifest.name] = [{ lora, scale: 1 }]
   return withPipeline(directory, async (pipeline) => {
-    const images = new Map<string, Pixels>()
+    const images = new Map<string, Pixels[]>()
     for (const [name, adapters] of Object.entries(sets)) {
       await pipeline.adapt(adapters)
-      images.set(name, await readPixels(await render(pipeline, request)))
+      const made: Pixels[] = []
+      for (const request of requests) made.push(await readPixels(await render(pipeline, request)))
+      images.set(name, made)
     }
     return images
   })
 }
 
-/** Prints the PSNR of FP8 against float32 for each set of adapters, and how much the adapter changes the image in float32. */
-export async function reportLikeness(request: RenderRequest): Promise<void> {
-  const [fp8, fp32] = [await exampleImages('fp8', request), await exampleImages('fp32', request)]
-  console.log(`nano, "${request.prompt}", seed ${request.seed}: FP8 against float32`)
-  for (const [name, reference] of fp32) {
-    const effect =
-      name === 'none' ? '' : `; against the image without it ${psnr(reference, fp32.get('none')!).toFixed(1)} dB`
-    console.log(`adapter ${name}: ${psnr(fp8.get(name)!, reference).toFixed(1)} dB${effect}`)
+const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
+const list = (values: readonly number[]) => values.map((value) => value.toFixed(1)).join(', ')
+
+/** Prints the PSNR of FP8 against float32 for each set of adapters, and how much the adapter changes the images in float32. */
+export async function reportLikeness(requests: readonly RenderRequest[]): Promise<void> {
+  const [fp8, fp32] = [await exampleImages('fp8', requests), await exampleImages('fp32', requests)]
+  const prompts = requests.map(({ prompt, seed }) => `"${prompt}" (seed ${seed})`)
+  console.log(`nano, FP8 against float32: ${prompts.join(', ')}`)
+  for (const [name, references] of fp32) {
+    const likeness = references.map((reference, i) => psnr(fp8.get(name)![i]!, reference))
+    console.log(`adapter ${name}: ${list(likeness)} dB, mean ${mean(likeness).toFixed(1)} dB`)
+    const effects = references.map((reference, i) => psnr(reference, fp32.get('none')![i]!))
+    if (name !== 'none') console.log(`  against the images without it: ${list(effects)} dB`)
   }
 }

@@ -30,6 +30,16 @@ export type LoraBenchOptions = {
 /** Relative magnitude of the random matrices. */
 const STRENGTH = 0.02
 
+/** The images for the quality of FP8. */
+const EXAMPLES = [
+  { prompt: 'a red heart on a blue background', seed: 1 },
+  { prompt: 'an octopus in the sea', seed: 5 },
+  { prompt: 'a cat on grass', seed: 7 },
+  { prompt: 'a house in the snow', seed: 42 },
+  { prompt: 'blueprint, a sailboat', seed: 3 },
+  { prompt: 'a green car in a city', seed: 11 },
+]
+
 /** Prints the median step without and with two adapters, measured in turn, and the seconds of each kind of change. */
 export async function benchLora(options: LoraBenchOptions): Promise<void> {
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-lora-'))
@@ -68,7 +78,7 @@ export async function benchLora(options: LoraBenchOptions): Promise<void> {
     await pipeline.release()
     await fs.rm(scratch, { recursive: true })
   }
-  if (options.model === 'nano') await reportLikeness({ prompt: 'a red heart on a blue background', seed: 1 })
+  if (options.model === 'nano') await reportLikeness(EXAMPLES)
 }
 
 /** Seconds of a change (`total`: by which it delays the next image), and those that its updates on a GPU waited. */

@@ -1,6 +1,7 @@
 // The adapters that `npm run serve -- --lora FILE` offers: compiled for the served packages, and stored in `loras` beside them.
 import { mkdir, stat, symlink } from 'node:fs/promises'
 import path from 'node:path'
+import { additionName } from '../../../gpu-fn/compile/addition-name.ts'
 import { CheckpointError } from '../../../gpu-fn/compile/checkpoint/error.ts'
 import { compileLora } from '../../../gpu-fn/compile/lora/lora.ts'
 import { AdapterError, updatesOf } from '../../../gpu-fn/engine/package/adapters.ts'
@@ -8,7 +9,6 @@ import type { LoraPackage, Package } from '../../../gpu-fn/manifest.ts'
 import { LORAS, openLora } from '../../../gpu-fn/weights/lora-packages.ts'
 import { findPackages, MANIFEST } from '../../../gpu-fn/weights/packages.ts'
 import type { LocalCatalog } from '../servers/worker.ts'
-import { nameOf } from './served-models.ts'
 
 type LoraOffers = NonNullable<LocalCatalog['loras']>
 
@@ -47,12 +47,13 @@ export async function serveLoras(given: readonly string[], directory: string): P
 
 /** Compiles a file for the first package that it fits. Throws the error of the first package if it fits none. */
 async function compileFor(packages: readonly Package[], lora: string, root: string): Promise<LoraPackage> {
-  const out = path.join(root, nameOf(lora))
-  if (await exists(out)) throw new Error(`two of the given adapters are ${nameOf(lora)}: rename one of their files`)
+  const name = additionName(lora, undefined)
+  const out = path.join(root, name)
+  if (await exists(out)) throw new Error(`two of the given adapters are ${name}: rename one of their files`)
   const errors: CheckpointError[] = []
   for (const { manifest: base } of packages) {
     try {
-      const { notes } = await compileLora({ lora, base, out, name: nameOf(lora) })
+      const { notes } = await compileLora({ lora, base, out, name })
       for (const note of notes) console.error(note)
       return await openLora(out)
     } catch (error) {

@@ -2,6 +2,7 @@
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { sha256 } from '../../../edge/auth/keys.ts'
+import { DEFAULT_PRICES } from '../../../edge/config/prices.ts'
 import { findProblems } from '../../../edge/config.ts'
 import { price } from '../../../edge/routing/price.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf, send } from '../support/client.ts'
@@ -59,12 +60,24 @@ test('a step with a ControlNet costs one and a half times as much', async ({ exp
     return ((await quoted.json()) as { price_microdollars: number }).price_microdollars
   }
   const work = { width: 256, height: 256, steps: 4, count: 1, tier: 'fp8', guidanceScale: 1 } as const
-  const plain = price(work)
-  expect(price({ ...work, controls: [{ id: 'canny', scale: 1 }] })).toBe(price({ ...work, steps: 6 }))
-  expect(price({ ...work, controls: [{ id: 'canny', scale: 1, stop: 0.5 }] })).toBe(price({ ...work, steps: 5 }))
-  expect(price({ ...work, controls: [{ id: 'canny', scale: 1, start: 0.9 }] })).toBe(plain)
+  const stepsFor = (more: object) =>
+    price({ ...work, controls: [{ id: 'canny', scale: 1, ...more }] }) - DEFAULT_PRICES.addition
+  expect(stepsFor({})).toBe(price({ ...work, steps: 6 }))
+  expect(stepsFor({ stop: 0.5 })).toBe(price({ ...work, steps: 5 }))
+  expect(stepsFor({ start: 0.9 })).toBe(price(work))
   // A quote does not need the image.
   expect(await chargeOf({ controls: [{ id: 'canny' }] })).toBeGreaterThan(await chargeOf({}))
+})
+
+test('a ControlNet that runs in no step causes a warning', async ({ expect }) => {
+  const warningsOf = async (more: object) => {
+    const controls = [{ id: 'canny', image, ...more }]
+    const response = await generate(caller, { ...FIELDS, steps: 4, controls })
+    return (await generatedOf(response)).octet.warnings.filter(({ code }) => code === 'controls_ignored')
+  }
+  expect(await warningsOf({ stop: 0.25 })).toEqual([])
+  const message = 'controls: canny had no effect; none of the 4 steps is between 0.3 and 0.4.'
+  expect(await warningsOf({ start: 0.3, stop: 0.4 })).toEqual([{ code: 'controls_ignored', message }])
 })
 
 test('a request that differs in its control image alone has another fingerprint', async ({ expect }) => {

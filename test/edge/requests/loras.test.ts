@@ -2,8 +2,10 @@
 import { env } from 'cloudflare:workers'
 import type { JSONWebKeySet } from 'jose'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
+import { DEFAULT_PRICES } from '../../../edge/config/prices.ts'
 import { findProblems } from '../../../edge/config.ts'
 import { openReceipt } from '../../../edge/results/receipt.ts'
+import { basePrice, price } from '../../../edge/routing/price.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf, send } from '../support/client.ts'
 import { accepted, fakeGpu, line, type Seen, stream, works } from '../support/fake-gpu.ts'
 
@@ -91,6 +93,33 @@ describe('the native API', () => {
     expect((await problemOf(response)).error.message).toBe('loras are for paired, not for "tiny".')
   })
 
+  test('names the adapters if the requested route has no model that they fit', async ({ expect }) => {
+    const quoted = await send('POST', '/v1/quote', caller, {
+      prompt: 'a cat',
+      size: '2048x2048',
+      loras: [{ id: 'pair' }],
+    })
+    expect((await problemOf(quoted)).error.message).toMatch(
+      /^Nothing here serves route \w+, size 2048x2048 with these loras; there is \w+\/paired/,
+    )
+  })
+
+  test('costs the change of weights once, in a quote and in a canceled job', async ({ expect }) => {
+    const work = { width: 256, height: 256, steps: 4, count: 1, tier: 'fp8', guidanceScale: 1 } as const
+    const loras = [{ id: 'ink', scale: 1 }]
+    const { addition, base } = DEFAULT_PRICES
+    expect(price({ ...work, loras, count: 8 })).toBe(price({ ...work, count: 8 }) + addition)
+    expect(price({ ...work, loras, controls: [{ id: 'canny', scale: 1 }] })).toBe(
+      price({ ...work, steps: 6 }) + addition,
+    )
+    expect([basePrice({ loras }, DEFAULT_PRICES), basePrice({}, DEFAULT_PRICES)]).toEqual([base + addition, base])
+    const quoteOf = async (more: object) => {
+      const quoted = await send('POST', '/v1/quote', caller, { prompt: 'a cat', model: 'tiny', ...more })
+      return ((await quoted.json()) as { price_microdollars: number }).price_microdollars
+    }
+    expect(await quoteOf({ loras })).toBe((await quoteOf({})) + addition)
+  })
+
   test('lists the adapters of an account with its models', async ({ expect }) => {
     const loras = async (by: Caller) => {
       const { data } = (await (await send('GET', '/v1/models', by)).json()) as {
@@ -153,6 +182,46 @@ describe('dialects', () => {
     const headers = { authorization: `Basic ${btoa(`user:${caller.key}`)}` }
     const listed = (await (await fetchWorker('/sdapi/v1/loras', { headers })).json()) as { name: string }[]
     expect(listed.map(({ name }) => name)).toEqual(['ink', 'mine', 'pair'])
+  })
+
+  const post = (path: string, body: object) => send('POST', path, caller, body)
+  const [fal, a1111] = ['/fal/run/octet/tiny', '/sdapi/v1/txt2img']
+
+  test.for([
+    [fal, { loras: [{ path: 'https://host/x/Ink.safetensors?download=true', scale: 0.4 }] }, [0.4]],
+    [fal, { loras: [{ path: '' }, { path: 'ink', scale: 0.4 }] }, [0.4]],
+    [a1111, { prompt: 'a cat <lora:Ink:0.4>' }, [0.4]],
+    [a1111, { prompt: 'a cat <lora:ink>' }, [0.8]],
+    [a1111, { prompt: 'a cat <lora:ink:te=0.4>' }, [0.4]],
+    // The strength of the denoiser applies.
+    [a1111, { prompt: 'a cat <lora:ink:1:0.4>' }, [0.4], 'has one strength here'],
+    [a1111, { prompt: 'a cat <lora:ink:te=1:unet=0.4>' }, [0.4], 'has one strength here'],
+  ] as const)('%s has the strengths of %j', async ([path, fields, scales, warning = ''], { expect }) => {
+    const response = await post(path, { prompt: 'a cat', ...fields })
+    expect([response.status, await response.text()]).toEqual([200, expect.stringContaining(warning)])
+    expect(sent()).toEqual([scales.map((scale) => ({ id: 'ink', scale }))])
+  })
+
+  test.for([
+    [fal, { loras: [{ scale: 1 }] }, 'loras has an entry without path; it must name an adapter'],
+    [fal, { loras: [{ url: 'ink' }] }, 'loras has an entry without path'],
+    [fal, { loras: [{ path: 'ink', scale: 40 }] }, 'objects with a path and, optionally, a scale from -4 to 4'],
+    [a1111, { prompt: 'a cat <lora:ink:strong>' }, 'a scale from -4 to 4'],
+    [a1111, { prompt: 'a cat <lora:ink:1e999>' }, 'a scale from -4 to 4'],
+  ] as const)('%s refuses %j', async ([path, fields, message], { expect }) => {
+    const response = await post(path, { prompt: 'a cat', ...fields })
+    expect([response.status, await response.text()]).toEqual([
+      path === fal ? 422 : 400,
+      expect.stringContaining(message),
+    ])
+    expect(gpu).toEqual([])
+  })
+
+  test('adapters in several fields of Replicate all apply', async ({ expect }) => {
+    const input = { prompt: 'a cat', lora: 'ink', hf_lora: 'owner/mine', lora_weights: 'ink', lora_scale: 0.5 }
+    const headers = { ...caller, headers: { ...caller.headers, prefer: 'wait' } }
+    expect((await send('POST', '/v1/predictions', headers, { version: 'octet/tiny', input })).status).toBe(201)
+    expect(sent()).toEqual([['ink', 'mine'].map((id) => ({ id, scale: 0.5 }))])
   })
 
   test('an unknown adapter is refused with the field of the dialect', async ({ expect }) => {

@@ -30,6 +30,13 @@ describe('a forecast', () => {
     expect(forecast(cold, 8, NOW).seconds).toEqual({ p50: 13.5, p95: 13.5 })
   })
 
+  test('is based on runs of comparable work, if there are any', ({ expect }) => {
+    const tiny = Array.from({ length: 50 }, (_, k) => observed(NOW - k * 1000, { megapixel_steps: 0.0003, run: 0.5 }))
+    const usual = [9000, 6000, 3000].map((before) => observed(NOW - before))
+    expect(forecast([...tiny, ...usual], 4, NOW).seconds).toEqual({ p50: 2, p95: 2 })
+    expect(forecast(tiny, 0.0003, NOW).seconds).toEqual({ p50: 1, p95: 1 })
+  })
+
   test('is based on starts after similar pauses, if there are any', ({ expect }) => {
     // In each hour one cold start after 50 minutes of quiet, and nine warm ones a minute apart.
     const hours = Array.from({ length: 5 }, (_, h) =>
@@ -173,7 +180,7 @@ test('a job that ran is in the next quote', async ({ expect }) => {
 test('the price table is read from text or a table, with defaults, and refused by name', ({ expect }) => {
   const read = (OCTET_PRICES: unknown) => configWith({ OCTET_PRICES }).prices
   expect(read(undefined)).toEqual(DEFAULT_PRICES)
-  const changed = { base: 7, megapixel_step: { ...DEFAULT_PRICES.megapixel_step, fp16: 1 } }
+  const changed = { ...DEFAULT_PRICES, base: 7, megapixel_step: { ...DEFAULT_PRICES.megapixel_step, fp16: 1 } }
   expect(read('{"base": 7, "megapixel_step": {"fp16": 1}}')).toEqual(changed)
   expect(() => read({ megapixel_step: { fp64: 1 } })).toThrow('OCTET_PRICES.megapixel_step is {"fp64":1}')
 })

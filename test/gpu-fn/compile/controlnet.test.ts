@@ -67,6 +67,12 @@ test('for target cuda-fp8, the step takes both samples of guidance, and has a gr
   expect([control, substitute].map(batchOf)).toEqual(['B', 1])
 })
 
+test('the ID of a directory is its whole name', async () => {
+  const name = 'stable-diffusion-3.5-large-controlnet-depth'
+  const directory = await writeTinyControlnet(path.join(scratch.directory, name), { variant })
+  expect((await compile(directory)).manifest).toMatchObject({ name: name.replace('.', '-'), type: 'depth' })
+})
+
 const square: Stored = { dtype: 'F32', shape: [128, 128] }
 test.each<[string, Record<string, Stored | undefined>, object, RegExp]>([
   ['an unknown type', {}, {}, /does not state its type, .*--control-type blur, canny, depth, other/],

@@ -1,4 +1,4 @@
-import { cp, mkdtemp, rm } from 'node:fs/promises'
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { pino } from 'pino'
@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { compileLora } from '../../../gpu-fn/compile/lora/lora.ts'
 import type { JobRequest } from '../../../gpu-fn/contract.ts'
 import { PackageEngine } from '../../../gpu-fn/engine/engine.ts'
+import type { LoraManifest } from '../../../gpu-fn/manifest.ts'
 import { readParameters } from '../../../gpu-fn/pipeline/image.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
@@ -28,6 +29,13 @@ beforeAll(async () => {
     const lora = path.join(LORAS, `${name}.safetensors`)
     await compileLora({ lora, base: manifest, out: path.join(packages, 'loras', name) })
   }
+  // Its update exceeds the range of float32.
+  const excessive = path.join(packages, 'loras', 'excessive')
+  await cp(path.join(packages, 'loras', 'everything'), excessive, { recursive: true })
+  const manifestFile = path.join(excessive, 'manifest.json')
+  const about = JSON.parse(await readFile(manifestFile, 'utf8')) as LoraManifest
+  const modules = about.modules.map((module) => ({ ...module, scale: 1e38 }))
+  await writeFile(manifestFile, JSON.stringify({ ...about, name: 'excessive', modules }))
   const log = pino({ level: 'silent' })
   const verifier = new Verifier({ directory: path.join(scratch, 'cache'), log })
   engine = new PackageEngine({ packages, verifier, log, memoryBytes: 1e9, stallSeconds: 60, onStall: () => {} })
@@ -56,7 +64,7 @@ async function imagesOf(overrides: Partial<JobRequest>, signal = new AbortContro
 const adapters = (...ids: string[]) => ({ loras: ids.map((id) => ({ id, scale: 1.5 })) })
 
 test('the engine finds the adapters beside its packages', () => {
-  expect([...engine.loras.keys()]).toEqual(['everything', 'kohya', 'kohya-encoders'])
+  expect([...engine.loras.keys()]).toEqual(['everything', 'excessive', 'kohya', 'kohya-encoders'])
   expect(engine.loras.get('kohya')).toEqual({ package: expect.stringMatching(/^[0-9a-f]{64}$/), rank: 6 })
 })
 
@@ -109,7 +117,17 @@ test('a canceled job and a refused one leave the base as it was', async () => {
   expect(await imagesOf({})).toEqual(base)
   await expect(imagesOf(adapters('unknown'))).rejects.toMatchObject({
     code: 'invalid_request',
-    message: 'lora "unknown" is not on this server; it has everything, kohya, kohya-encoders',
+    message:
+      'lora "unknown" is not on this server, although its catalog offers it; the operator must install its package',
+  })
+  expect(await imagesOf({})).toEqual(base)
+})
+
+test('values that an adapter makes infinite are an error of the request, and later jobs have the base', async () => {
+  const base = await imagesOf({})
+  await expect(imagesOf(adapters('excessive'))).rejects.toMatchObject({
+    code: 'invalid_request',
+    message: expect.stringMatching(/ contains NaN or infinity with these loras; lower their scale$/),
   })
   expect(await imagesOf({})).toEqual(base)
 })

@@ -1,4 +1,4 @@
-import { readFile, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { CheckpointError } from '../../../gpu-fn/compile/checkpoint/error.ts'
@@ -31,6 +31,11 @@ const floats = (shape: number[], value = 0.5): Stored => {
 const pair = (module = Q, [n, k] = [WIDTH, WIDTH]) => ({
   [`${module}.lora_A.weight`]: floats([RANK, k!]),
   [`${module}.lora_B.weight`]: floats([n!, RANK]),
+})
+
+const pairOf = (value: number) => ({
+  [`${Q}.lora_A.weight`]: floats([RANK, WIDTH], value),
+  [`${Q}.lora_B.weight`]: floats([WIDTH, RANK], value),
 })
 
 async function compileTensors(tensors: Record<string, Stored>, metadata?: Record<string, string>) {
@@ -99,6 +104,12 @@ describe('a LoRA is refused, by name', () => {
       { ...pair(), [`${Q}.alpha`]: floats([], Number.POSITIVE_INFINITY) },
       /an alpha is a number from 0/,
     ],
+    [
+      'an excessive alpha',
+      { ...pair(), [`${Q}.alpha`]: floats([], 3e38) },
+      /has the scale \S+, with which its update exceeds/,
+    ],
+    ['excessive matrices', pairOf(1e20), /its update exceeds 65504, the limit of float16/],
     ['two spellings', { ...pair(), ...pair('lora_transformer_transformer_blocks_0_attn_to_q') }, /are the same module/],
     [
       'fused and split',
@@ -120,6 +131,25 @@ describe('a LoRA is refused, by name', () => {
     const metadata = { lora_adapter_metadata: JSON.stringify({ 'transformer.use_dora': true, 'transformer.r': 2 }) }
     expect(await refusal(compileTensors(pair(), metadata))).toMatch(/is a DoRA \(use_dora of transformer\)/)
   })
+})
+
+test.each(['1e308', '1e999'])('a LoRA with lora_alpha %s is refused', async (alpha) => {
+  const metadata = {
+    lora_adapter_metadata: `{"transformer.lora_alpha": ${alpha}, "transformer.r": 2}`,
+  }
+  expect(await refusal(compileTensors(pair(), metadata))).toMatch(/its update exceeds|must be a number/)
+})
+
+test('an adapter_config.json that is too large, or no file, is refused without reading it', async () => {
+  await scratch.write('lora.safetensors', pair())
+  const lora = path.join(scratch.directory, 'lora.safetensors')
+  const beside = path.join(scratch.directory, 'adapter_config.json')
+  const compiled = () => refusal(compileLora({ lora, base: pkg.manifest, out: path.join(scratch.directory, 'out') }))
+  await writeFile(beside, `{"r": 2${' '.repeat(1_000_001)}}`)
+  expect(await compiled()).toMatch(/adapter_config\.json/)
+  await rm(beside)
+  await mkdir(beside)
+  expect(await compiled()).toMatch(/adapter_config\.json/)
 })
 
 test('parts without effect are noted', async () => {

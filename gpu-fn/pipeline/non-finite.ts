@@ -1,0 +1,13 @@
+/** A network's output has NaN or infinity. */
+export class NonFiniteError extends Error {
+  override name = 'NonFiniteError' as const
+
+  constructor(what: string) {
+    super(`${what} contains NaN or infinity`)
+  }
+}
+
+/** Throws NonFiniteError, which names `what`, unless all values are finite. */
+export function assertFinite(values: Float32Array, what: string): void {
+  if (!values.every(Number.isFinite)) throw new NonFiniteError(what)
+}
