@@ -169,13 +169,15 @@ export type Package = {
 }
 
 /** Version of the fields below and of the graphs that apply an adapter. A package with another version is refused. */
-export const LORA_FORMAT = 3
+export const LORA_FORMAT = 4
 
 /** Element types of low-rank factors. */
 export const FACTOR_DTYPES = ['float32', 'float16', 'bfloat16'] as const
 export type FactorDtype = (typeof FACTOR_DTYPES)[number]
-/** Storage types of weights; for FP8 also the graph with our kernel. */
-export const UPDATED_DTYPES = ['float8e4m3fn', 'float8e4m3fn-kernel', 'float16', 'float32'] as const
+/** Storage types of weights; for FP8 also the graph with our kernel, and for integers (`uint8`) a graph for each type of scales. */
+export const UPDATED_DTYPES = [
+  ...(['float8e4m3fn', 'float8e4m3fn-kernel', 'uint8-float32', 'uint8-float16', 'float16', 'float32'] as const),
+] as const
 
 /** A matrix at `offset` of the file of factors, dense, row-major and little-endian. */
 const factor = z.strictObject({ dtype: z.enum(FACTOR_DTYPES), offset: count })

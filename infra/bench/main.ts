@@ -21,6 +21,7 @@ import type { HostileBenchOptions } from './hostile/hostile.ts'
 import type { KernelsOptions } from './kernels.ts'
 import type { ParallelBenchOptions } from './parallel.ts'
 import type { PngBenchOptions } from './png.ts'
+import type { PrecisionBenchOptions } from './precision/precision.ts'
 import type { ScheduleBenchOptions } from './schedule/schedule.ts'
 import type { SoakOptions } from './soak/soak.ts'
 import type { StepOptions } from './step.ts'
@@ -170,6 +171,16 @@ command
   .argument('[files...]', 'images; those of the model card by default')
   .option('--runs <count>', 'timed runs of each', Number, 9)
   .action(async (files: string[], options: PngBenchOptions) => (await import('./png.ts')).benchPng(files, options))
+
+command
+  .command('precision')
+  .description(
+    "formats of adaLN's and T5's weights: errors of the networks and similarity of nano's images, on the CPU",
+  )
+  .addOption(new Option('--model <name>').choices(['nano', ...Object.keys(TINY_VARIANTS)]).default('nano'))
+  .option('--prompts <count>', 'prompts from the set of `npm run quality`', parseWholeNumber, 6)
+  .option('--steps <count>', "steps of an image; the model's by default", parseWholeNumber)
+  .action(async (options: PrecisionBenchOptions) => (await import('./precision/precision.ts')).benchPrecision(options))
 
 modelCommand(
   'schedule',

@@ -1,5 +1,6 @@
 // The values that layers exchange.
 // B batch · S tokens · D width · M modulation · C channels
+import type { IntegerBits } from '../checkpoint/formats/integer-blocks.ts'
 import type { Value } from './graph.ts'
 
 export type Activation = 'gelu' | 'gelu_tanh' | 'quick_gelu'
@@ -35,4 +36,13 @@ export type GroupNormOptions = { readonly groups: number; readonly epsilon: numb
 
 /** An FP8 matrix: codes [N, K], scales float32 [N] or [N, 1]; the value is code × scale. */
 export type Quantized = { readonly codes: Value; readonly scales: Value }
-export const isQuantized = (weight: Value | Quantized): weight is Quantized => 'codes' in weight
+/** A matrix [N, K] of integers: codes uint8 [N, K ÷ block, bytes of a block], scales [N, K ÷ block] in the type of activations. */
+export type IntegerBlocks = {
+  readonly blocks: Value
+  readonly scales: Value
+  readonly bits: IntegerBits
+  readonly block: number
+}
+export type Matrix = Value | Quantized | IntegerBlocks
+export const isQuantized = (weight: Matrix): weight is Quantized => 'codes' in weight
+export const isIntegers = (weight: Matrix): weight is IntegerBlocks => 'blocks' in weight

@@ -33,6 +33,43 @@ export function denseUpdate(dtype: 'float16' | 'float32', factors: FactorDtype):
   return graph
 }
 
+const MIDDLE = 128
+/** Maximum magnitude of the exponent of the power of two by which the scale of integers changes: float16 holds no larger range. */
+const INTEGER_GROWTH = 24
+
+/**
+ * As `fp8Update` for integers of 8 bits: inputs codes uint8 [N, K] and scales [N, K ÷ block] of type `dtype`; checkpoint/formats/integer-blocks.ts.
+ * As there, a new scale is the old one times a power of two, and the sum is dithered. The power is that of the unrounded block.
+ */
+export function integerUpdate(dtype: 'float16' | 'float32', factors: FactorDtype): Graph {
+  const graph = new Graph(`lora_uint8_${dtype}`)
+  const codes = graph.input('codes', 'uint8', ['N', 'K'])
+  const scales = graph.input('scales', dtype, ['N', 'blocks'])
+  const inputs = factorInputs(graph, factors)
+  const phases = phasesOf(
+    graph.input('row_phases', 'float32', ['N', 1]),
+    graph.input('column_phases', 'float32', [1, 'K']),
+  )
+  const lengths = ops.concat([ops.shapeOf(scales, 0, 2), ops.int64(scales, [-1])], 0, 3)
+  const inBlocks = (x: Value) => ops.reshapeTo(x, lengths, ['N', 'blocks', 'block'])
+  const perBlock = (x: Value) => ops.reshape(x, ['N', 'blocks', 1])
+
+  const old = perBlock(ops.cast(scales, 'float32')) // [N, blocks, 1]
+  const values = ops.subtract(inBlocks(ops.cast(codes, 'float32')), ops.scalar(old, MIDDLE))
+  const sum = ops.add(values, ops.divide(inBlocks(lowRankUpdate(inputs)), old)) // [N, blocks, block]
+  const largest = largestOf(unary('Abs', sum), 2, ['N', 'blocks', 1])
+  const growth = growthOf(ops.multiply(largest, ops.scalar(largest, 1 / MIDDLE)), INTEGER_GROWTH)
+  const index = ops.add(growth, ops.scalar(growth, INTEGER_GROWTH))
+  const count = 2 * INTEGER_GROWTH + 1
+  const scaled = ops.multiply(sum, powerOf(index, INTEGER_GROWTH, count, -1)) // at most 128 in magnitude
+  const rounded = unary('Floor', ops.add(scaled, inBlocks(phases)))
+  const code = ops.clip(ops.add(rounded, ops.scalar(rounded, MIDDLE)), 0, 2 * MIDDLE - 1)
+  graph.output('updated', ops.cast(ops.reshapeTo(code, ops.shapeOf(codes, 0, 2), ['N', 'K']), 'uint8'))
+  const grown = ops.reshape(ops.multiply(old, powerOf(index, INTEGER_GROWTH, count, 1)), ['N', 'blocks'])
+  graph.output('updated_scales', ops.cast(grown, dtype))
+  return graph
+}
+
 /** Exponents of E4M3: index 0 is -6, which subnormals share. */
 const EXPONENTS = { first: -6, count: 15 }
 /** Maximum magnitude of the exponent of the power of two by which a row's scale changes. */
@@ -85,13 +122,8 @@ export const addLowRank: AddLowRank = ({ codes, scales, rowPhases, columnPhases,
   const sum = ops.add(values, ops.divide(lowRankUpdate(factors), scales)) // [N, K]
 
   const magnitude = unary('Abs', sum)
-  const [largest] = codes.graph.node(
-    'ReduceMax',
-    [magnitude, ops.int64(codes, [1])],
-    [{ dtype: 'float32', shape: [rows, 1] }],
-    { keepdims: 1 },
-  )
-  const growth = ops.clip(unary('Ceil', log2(ops.multiply(largest!, ops.scalar(sum, 1 / FP8_MAX)))), -GROWTH, GROWTH)
+  const largest = largestOf(magnitude, 1, [rows, 1])
+  const growth = growthOf(ops.multiply(largest, ops.scalar(sum, 1 / FP8_MAX)), GROWTH)
   const index = ops.add(growth, ops.scalar(growth, GROWTH)) // [N, 1]
   const scaled = ops.multiply(magnitude, powerOf(index, GROWTH, 2 * GROWTH + 1, -1)) // at most 448
 
@@ -110,6 +142,14 @@ export const addLowRank: AddLowRank = ({ codes, scales, rowPhases, columnPhases,
     scales: ops.multiply(scales, powerOf(index, GROWTH, 2 * GROWTH + 1, 1)),
   }
 }
+
+function largestOf(x: Value, axis: number, shape: Value['shape']): Value {
+  const inputs = [x, ops.int64(x, [axis])]
+  return x.graph.node('ReduceMax', inputs, [{ dtype: 'float32', shape }], { keepdims: 1 })[0]!
+}
+
+/** The exponent of the smallest power of two that is at least x, within ±`most`. */
+const growthOf = (x: Value, most: number) => ops.clip(unary('Ceil', log2(x)), -most, most)
 
 const unary = (op: string, x: Value): Value => x.graph.node(op, [x], [{ dtype: x.dtype, shape: x.shape }])[0]!
 

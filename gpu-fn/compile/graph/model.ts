@@ -4,6 +4,10 @@ import type { Tensor } from '../checkpoint/tensor.ts'
 import type { Graph } from './graph.ts'
 import type { Lowering } from './scope.ts'
 
+/** Bits of T5's weights in tier fp8: 8 is FP8. */
+export const T5_BITS = [8, 4] as const
+export type T5Bits = (typeof T5_BITS)[number]
+
 export type BuildOptions = {
   readonly tier: Tier
   readonly variant?: string | undefined
@@ -13,6 +17,8 @@ export type BuildOptions = {
   readonly allowMissingEncoders?: boolean | undefined
   /** Leaves out the checkpoint's T5, as tier fp8-lite always does. */
   readonly omitT5?: boolean | undefined
+  /** Bits of T5's weights in tier fp8, 8 by default. */
+  readonly t5Bits?: T5Bits | undefined
   /** Adds the denoiser's residual streams to its graph's outputs, for comparing targets layer by layer. */
   readonly probes?: boolean | undefined
   /** Layers per graph of a text encoder that is split into several graphs. */

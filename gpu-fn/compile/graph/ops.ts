@@ -1,6 +1,10 @@
 // ONNX operators as functions. Each infers the shape of its result and throws a GraphError for incompatible shapes.
 import { type Dtype, ONNX_DATA_TYPES } from '../../dtype.ts'
 import { type Dim, GraphError, type Shape, type Value } from './graph.ts'
+import type { IntegerBlocks } from './layer-types.ts'
+
+/** MatMulNBits' accuracy level on the CPU at which activations stay in float32. */
+const FLOAT32_LEVEL = 1
 
 const show = (shape: Shape) => `[${shape.join(', ')}]`
 
@@ -167,6 +171,18 @@ export function matmulTransposed(x: Value, weight: Value): Value {
   const width = x.shape.at(-1)
   if (width !== k) throw new GraphError(`linear ${x.graph.path}: input width ${width} ≠ weight ${k}`)
   return singleOutput('FusedMatMul', [x, weight], x.dtype, x.shape.with(-1, n!), { transB: 1 }, 'com.microsoft')
+}
+
+/**
+ * x [..., K] · weight [N, K] transposed → [..., N], in the precision of x. onnxruntime's contrib operator; both providers widen the weight.
+ */
+export function matmulIntegers(x: Value, { blocks, scales, bits, block }: IntegerBlocks): Value {
+  const [n, count] = blocks.shape as [number, number]
+  const k = count * block
+  const width = x.shape.at(-1)
+  if (width !== k) throw new GraphError(`linear ${x.graph.path}: input width ${width} ≠ weight ${k}`)
+  const attributes = { N: n, K: k, bits, block_size: block, accuracy_level: FLOAT32_LEVEL }
+  return singleOutput('MatMulNBits', [x, blocks, scales], x.dtype, x.shape.with(-1, n), attributes, 'com.microsoft')
 }
 
 /** `bias` [1, heads, S, T] is added to the scores, `qkvBias` [3D] to q, k and v. */

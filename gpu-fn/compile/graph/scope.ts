@@ -3,6 +3,7 @@
 import type { Dtype } from '../../dtype.ts'
 import type { Target } from '../../manifest.ts'
 import { CheckpointError } from '../checkpoint/error.ts'
+import { blockOf } from '../checkpoint/formats/integer-blocks.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
 import type { Graph, Value } from './graph.ts'
 import type {
@@ -11,10 +12,10 @@ import type {
   FeatureMap,
   GroupNormOptions,
   JointAttentionOptions,
+  Matrix,
   Modulation,
   ModulationVector,
   Operand,
-  Quantized,
   ResidualBranch,
   Stream,
 } from './layer-types.ts'
@@ -30,6 +31,8 @@ export type Build = {
   /** Whether residual streams are outputs of the graph, for comparing targets layer by layer. */
   readonly probes: boolean
 }
+
+type IntegerWeight = { readonly tensor: Tensor; readonly rows: Rows; readonly storage: 'int8' | 'int4' }
 
 export class Scope {
   readonly build: Build
@@ -84,8 +87,8 @@ export class Scope {
    */
   parameter(name: string, expected: readonly number[], { channelsLast = false, again = false } = {}): Value {
     const { tensor, storage, id } = this.#take(name, expected, again)
-    if (storage === 'float8e4m3fn')
-      throw new CheckpointError(this.#network, `${id} is not the weight of a linear layer and cannot be FP8`)
+    if (storage !== 'float32' && storage !== 'float16')
+      throw new CheckpointError(this.#network, `${id} is not the weight of a linear layer and cannot be ${storage}`)
     const [o, i, h, w] = expected
     const shape = channelsLast ? [o!, h!, w!, i!] : expected
     const source: WeightSource = { kind: 'cast', tensor, rows: [0, expected[0]!], storage, channelsLast }
@@ -93,12 +96,13 @@ export class Scope {
   }
 
   /** Row ranges of a matrix [N, K] or a vector [N], each as its own weight. */
-  rows(name: string, ranges: readonly Rows[], expected: readonly number[]): (Value | Quantized)[] {
+  rows(name: string, ranges: readonly Rows[], expected: readonly number[]): Matrix[] {
     const { tensor, storage, id } = this.#take(name, expected)
     const [count] = expected
     return ranges.map((rows) => {
       const part = rows[1] - rows[0] === count ? id : `${id}[${rows[0]}:${rows[1]}]`
       const shape = [rows[1] - rows[0], ...expected.slice(1)]
+      if (storage === 'int8' || storage === 'int4') return this.#integers(part, { tensor, rows, storage }, shape)
       if (storage !== 'float8e4m3fn') {
         const source: WeightSource = { kind: 'cast', tensor, rows, storage, channelsLast: false }
         return this.graph.weight(part, storage, shape, source)
@@ -106,10 +110,26 @@ export class Scope {
       const scaleShape = this.lowering.rowScales === 'vector' ? [shape[0]!] : [shape[0]!, 1]
       const codes = this.graph.weight(part, storage, shape, { kind: 'codes', tensor, rows } satisfies WeightSource)
       const scales = this.graph.weight(`${part}.scale`, 'float32', scaleShape, {
-        kind: 'scales',
+        ...{ kind: 'scales', storage: 'float32' },
       } satisfies WeightSource)
       return { codes, scales }
     })
+  }
+
+  /** A matrix as integers, or in 16 bits if its rows have no whole blocks. */
+  #integers(name: string, { tensor, rows, storage }: IntegerWeight, [n, k]: readonly number[]): Matrix {
+    const bits = storage === 'int8' ? 8 : 4
+    const block = blockOf(k!, bits)
+    if (block === null) {
+      const source: WeightSource = { kind: 'cast', tensor, rows, storage: 'float16', channelsLast: false }
+      return this.graph.weight(name, 'float16', [n!, k!], source)
+    }
+    const count = k! / block
+    const codes: WeightSource = { kind: 'integers', tensor, rows, bits }
+    const blocks = this.graph.weight(name, 'uint8', [n!, count, (block * bits) / 8], codes)
+    const dtype = this.lowering.activations === 'float32' ? 'float32' : 'float16'
+    const scales: WeightSource = { kind: 'scales', storage: dtype }
+    return { blocks, scales: this.graph.weight(`${name}.scale`, dtype, [n!, count], scales), bits, block }
   }
 
   #take(name: string, expected: readonly number[], again = false): { tensor: Tensor; storage: Storage; id: string } {
@@ -149,9 +169,9 @@ export type Lowering = {
   readonly streamUnit: number
   /** Shape of the scales of an FP8 matrix with one scale per row: [N] or [N, 1]. */
   readonly rowScales: 'vector' | 'column'
-  linear(s: Scope, x: Operand, weight: Value | Quantized, bias: Value | null, activation?: Activation): Operand
+  linear(s: Scope, x: Operand, weight: Matrix, bias: Value | null, activation?: Activation): Operand
   /** gate · (x · weight transposed + bias); without a gate if null. */
-  branch(s: Scope, x: Operand, weight: Value | Quantized, bias: Value, gate: ModulationVector | null): ResidualBranch
+  branch(s: Scope, x: Operand, weight: Matrix, bias: Value, gate: ModulationVector | null): ResidualBranch
   modulationVectors(modulation: Value, width: number): ModulationVector[]
   modulate(
     stream: Stream,

@@ -1,7 +1,8 @@
 // Recipes for the bytes of a weight, from tensors of a checkpoint. compile/write executes them.
+import type { IntegerBits } from '../checkpoint/formats/integer-blocks.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
 
-/** `codes`: FP8. `scales`: of the codes in the preceding weight. `bytes`: data that is not in the checkpoint. */
+/** `codes`: FP8. `integers`: blocks of integers. `scales`: of the codes in the preceding weight. `bytes`: data that is not in the checkpoint. */
 export type WeightSource =
   | {
       readonly kind: 'cast'
@@ -11,7 +12,8 @@ export type WeightSource =
       readonly channelsLast: boolean
     }
   | { readonly kind: 'codes'; readonly tensor: Tensor; readonly rows: Rows }
-  | { readonly kind: 'scales' }
+  | { readonly kind: 'integers'; readonly tensor: Tensor; readonly rows: Rows; readonly bits: IntegerBits }
+  | { readonly kind: 'scales'; readonly storage: 'float32' | 'float16' }
   | { readonly kind: 'bytes'; readonly data: Uint8Array }
 /** Rows [start, end) of a tensor. */
 export type Rows = readonly [start: number, end: number]

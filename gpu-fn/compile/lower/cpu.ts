@@ -1,6 +1,12 @@
-// Layers for onnxruntime's CPU provider: float32 activations; FP8 and float16 weights are widened before their use.
+// Layers for onnxruntime's CPU provider: float32 activations; all other weights are widened before their use.
 import type { Value } from '../graph/graph.ts'
-import { type ConvolutionOptions, type GroupNormOptions, isQuantized, type Quantized } from '../graph/layer-types.ts'
+import {
+  type ConvolutionOptions,
+  type GroupNormOptions,
+  isIntegers,
+  isQuantized,
+  type Quantized,
+} from '../graph/layer-types.ts'
 import { applyActivation, scaleDim } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
 import type { Lowering, Scope } from '../graph/scope.ts'
@@ -14,7 +20,7 @@ function dense(weight: Value | Quantized): Value {
 }
 
 const linear: Lowering['linear'] = (_s, x, weight, bias, activation) => {
-  const y = ops.matmulTransposed(x, dense(weight))
+  const y = isIntegers(weight) ? ops.matmulIntegers(x, weight) : ops.matmulTransposed(x, dense(weight))
   return applyActivation(bias ? ops.add(y, bias) : y, activation)
 }
 

@@ -4,6 +4,7 @@ import { GraphError, type Value } from '../graph/graph.ts'
 import {
   type FeatureMap,
   isQuantized,
+  type Matrix,
   type ModulationVector,
   type Operand,
   type Quantized,
@@ -126,7 +127,7 @@ function inUnits(bias: Value): Value {
   return ops.cast(ops.multiply(wide, ops.scalar(wide, 1 / UNIT)), bias.dtype)
 }
 
-function quantized(s: Scope, weight: Value | Quantized): Quantized {
+function quantized(s: Scope, weight: Matrix): Quantized {
   if (!isQuantized(weight)) throw new GraphError(`${s.path}: the weight of an FP8 product is not FP8`)
   return weight
 }

@@ -3,7 +3,7 @@
 // SkipLayerNormalization, and a gate is multiplied with the weight's scales instead of the activations. Layers that the two providers share
 // are those of cpu.ts.
 import type { Value } from '../graph/graph.ts'
-import { type Activation, isQuantized, type Quantized, type ResidualBranch } from '../graph/layer-types.ts'
+import { type Activation, isIntegers, isQuantized, type Matrix, type ResidualBranch } from '../graph/layer-types.ts'
 import { applyActivation, scaleDim } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
 import type { Lowering } from '../graph/scope.ts'
@@ -11,7 +11,8 @@ import { convolutionAttributes, cpu, groupNormOfPlanes, groupNormParameters, pad
 
 const CONTRIB = 'com.microsoft'
 
-function product(x: Value, weight: Value | Quantized): Value {
+function product(x: Value, weight: Matrix): Value {
+  if (isIntegers(weight)) return ops.matmulIntegers(x, weight)
   if (!isQuantized(weight)) return ops.matmulTransposed(x, ops.cast(weight, x.dtype))
   const [n] = weight.codes.shape
   const shape = x.shape.with(-1, n!)

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import { bfloat16ToFloat16, type Conversion, float32ToFloat16, toFloat32 } from '../checkpoint/formats/dtype.ts'
 import { quantizeRows } from '../checkpoint/formats/fp8.ts'
+import { blockOf, type IntegerBits, quantizeBlocks } from '../checkpoint/formats/integer-blocks.ts'
 import { assertConverted, type RowBlock, type Run, readRuns } from '../checkpoint/formats/read-tensor.ts'
 import type { Storage } from '../graph/precision.ts'
 
@@ -19,7 +20,10 @@ export type Converted = {
 }
 
 const FP8_NAN = 0x7f
-const STORAGE_BYTES = { float32: 4, float16: 2, float8e4m3fn: 1 } as const satisfies Record<Storage, number>
+const STORAGE_BYTES = { float32: 4, float16: 2, float8e4m3fn: 1, int8: 1, int4: 0.5 } as const satisfies Record<
+  Storage,
+  number
+>
 // All blocks of a thread are widened in one buffer, because page faults of new buffers would take longer than the conversion.
 let floatsScratch = new Float32Array()
 
@@ -35,7 +39,8 @@ export function convert(block: Block): Converted {
   const { storage, columns, start, end } = block
   const rowBytes = columns * STORAGE_BYTES[storage]
   const output = new Uint8Array((end - start) * rowBytes)
-  const scales = storage === 'float8e4m3fn' ? new Float32Array(end - start) : null
+  const rowScales = scalesPerRow(storage, columns)
+  const scales = rowScales === 0 ? null : new Float32Array((end - start) * rowScales)
   const digest = createHash('sha256')
   let [row, sourceBytes, blank] = [0, 0, true]
   for (const run of readRuns(block)) {
@@ -43,7 +48,11 @@ export function convert(block: Block): Converted {
     sourceBytes += run.source.byteLength
     blank &&= run.source.every((byte) => byte === 0)
     const out = output.subarray(row * rowBytes, (row + run.rows) * rowBytes)
-    assertConverted(block, storage, store(run, storage, out, scales?.subarray(row, row + run.rows)))
+    assertConverted(
+      block,
+      storage,
+      store(run, storage, out, scales?.subarray(row * rowScales, (row + run.rows) * rowScales)),
+    )
     row += run.rows
   }
   const ordered = block.channelsLast ? channelsLast(output, block) : output
@@ -52,10 +61,17 @@ export function convert(block: Block): Converted {
 
 /** Converts a run to `out`, which starts at a multiple of a value's size. */
 function store(run: Run, storage: Storage, out: Uint8Array, scales: Float32Array | undefined): Conversion {
+  if (scales && (storage === 'int8' || storage === 'int4'))
+    return toIntegers(run, storage === 'int8' ? 8 : 4, out, scales)
   if (scales) return run.dtype === 'F8_E4M3' ? keepCodes(run, out, scales) : quantize(run, out, scales)
   const count = out.byteLength / STORAGE_BYTES[storage]
   if (storage === 'float16') return toHalves(run, new Uint16Array(out.buffer, out.byteOffset, count))
   return toFloat32(run.source, run.dtype, run.scale, new Float32Array(out.buffer, out.byteOffset, count))
+}
+
+function scalesPerRow(storage: Storage, columns: number): number {
+  if (storage === 'float8e4m3fn') return 1
+  return storage === 'int8' || storage === 'int4' ? columns / blockOf(columns, storage === 'int8' ? 8 : 4)! : 0
 }
 
 function toHalves({ dtype, scale, source }: Run, halves: Uint16Array): Conversion {
@@ -83,6 +99,18 @@ function quantize({ source, dtype, scale, rows }: Run, out: Uint8Array, scales: 
   const conversion = toFloat32(source, dtype, scale, values)
   quantizeRows(values, rows, out.byteLength / rows, out, scales)
   return conversion
+}
+
+function toIntegers(
+  { source, dtype, scale }: Run,
+  bits: IntegerBits,
+  out: Uint8Array,
+  scales: Float32Array,
+): Conversion {
+  const values = scratchFloats((out.byteLength * 8) / bits)
+  const conversion = toFloat32(source, dtype, scale, values)
+  const fits = quantizeBlocks(values, bits, values.length / scales.length, out, scales)
+  return { finite: conversion.finite, overflow: conversion.overflow || !fits }
 }
 
 function finiteHalves(halves: Uint16Array): Conversion {

@@ -99,7 +99,10 @@ async function* contentOf(
   options: WriteOptions,
 ): AsyncGenerator<Uint8Array> {
   if (source.kind === 'scales') {
-    for (const part of scales.splice(0)) yield new Uint8Array(part.buffer, part.byteOffset, part.byteLength)
+    for (const part of scales.splice(0)) {
+      const { buffer, byteOffset, byteLength } = source.storage === 'float16' ? Float16Array.from(part) : part
+      yield new Uint8Array(buffer, byteOffset, byteLength)
+    }
   } else if (source.kind === 'bytes') {
     options.source.update(source.data)
     yield source.data
@@ -137,7 +140,7 @@ async function* blocksInFlight(
   while (queue.length > 0) yield await queue.shift()!
 }
 
-type Converting = Extract<WeightSource, { kind: 'cast' | 'codes' }>
+type Converting = Extract<WeightSource, { kind: 'cast' | 'codes' | 'integers' }>
 
 function matrixOf({ tensor, rows }: Converting): { count: number; columns: number; step: number } {
   const columns = countElements(tensor.shape.slice(1))
@@ -157,6 +160,8 @@ function* blocksOf(weights: readonly Weight<WeightSource>[]): Generator<Block> {
     for (let start = first; start < end; start += step) {
       const common = { tensor: source.tensor, start, end: Math.min(start + step, end), columns }
       if (source.kind === 'codes') yield { ...common, storage: 'float8e4m3fn', channelsLast: false }
+      else if (source.kind === 'integers')
+        yield { ...common, storage: source.bits === 8 ? 'int8' : 'int4', channelsLast: false }
       else yield { ...common, storage: source.storage, channelsLast: source.channelsLast }
     }
   }

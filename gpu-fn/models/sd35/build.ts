@@ -37,7 +37,7 @@ export function buildModel(
   options: BuildOptions,
   { lowering, withoutKernels }: Lowerings,
 ): Model {
-  const settings = { lowering, precision: sd35Precision(options.tier), probes: options.probes ?? false }
+  const settings = { lowering, precision: sd35Precision(options.tier, options), probes: options.probes ?? false }
   const tensors = tensorsOf(checkpoint, 'transformer', paths)
   const config = deriveMMDiT(tensors, checkpoint.config.transformer)
   const { sources, config: configs } = checkpoint

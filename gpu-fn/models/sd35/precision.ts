@@ -1,6 +1,18 @@
 // The storage type of SD3.5's tensors at each precision, and why. The first matching rule applies.
+
+import type { T5Bits } from '../../compile/graph/model.ts'
 import { type Precision, precisionOf, type Rule } from '../../compile/graph/precision.ts'
 import { TIER_TABLE, type Tier } from '../../contract.ts'
+
+const T5_MATRICES = /^encoder\.block\.\d+\.layer\.\d+\.(SelfAttention\.[qkvo]|DenseReluDense\.(wi_0|wi_1|wo))\.weight$/
+
+/** Blocks of 32 values bound the error of 4 bits. */
+const T5_IN_4_BITS: Rule = {
+  network: /^t5$/,
+  tensor: T5_MATRICES,
+  storage: 'int4',
+  why: 'halves T5 again for small GPUs and disks; costs more than all other roundings of the tier',
+}
 
 const FP8_RULES: readonly Rule[] = [
   {
@@ -21,8 +33,14 @@ const FP8_RULES: readonly Rule[] = [
     native: { multiplied: true, why: 'as in the denoiser' },
   },
   {
+    network: /^(transformer|controlnet)$/,
+    tensor: /\.adaLN_modulation\.1\.weight$/,
+    storage: 'int8',
+    why: 'a third of all weights, run once per image; FP8 here has four times the error of 8-bit integers in blocks, and adds a quarter to that of the velocity',
+  },
+  {
     network: /^t5$/,
-    tensor: /^encoder\.block\.\d+\.layer\.\d+\.(SelfAttention\.[qkvo]|DenseReluDense\.(wi_0|wi_1|wo))\.weight$/,
+    tensor: T5_MATRICES,
     storage: 'float8e4m3fn',
     why: 'halves the largest encoder; vLLM-Omni #3997 measured LPIPS 0.04',
     native: { multiplied: false, why: 'all steps read its output, and it runs once per prompt' },
@@ -42,9 +60,11 @@ const COMMON_RULES: readonly Rule[] = [
     network: /./,
     tensor: /./,
     storage: 'float16',
-    why: 'adaLN and embedders steer every token (flux-fp8-api: "much higher impact on quality"), as do residuals; CLIP and VAE lose more than they save',
+    why: 'embedders steer every token (flux-fp8-api: "much higher impact on quality"), as do residuals; CLIP and VAE lose more than they save',
   },
 ]
+
+type Options = { readonly t5Bits?: T5Bits | undefined }
 
 const RULES: Record<(typeof TIER_TABLE)[Tier]['precision'], readonly Rule[]> = {
   fp8: [...FP8_RULES, ...COMMON_RULES],
@@ -52,4 +72,7 @@ const RULES: Record<(typeof TIER_TABLE)[Tier]['precision'], readonly Rule[]> = {
   fp32: [{ network: /./, tensor: /./, storage: 'float32', why: 'the reference' }],
 }
 
-export const sd35Precision = (tier: Tier): Precision => precisionOf(RULES[TIER_TABLE[tier].precision])
+export function sd35Precision(tier: Tier, { t5Bits }: Options = {}): Precision {
+  const rules = RULES[TIER_TABLE[tier].precision]
+  return precisionOf(t5Bits === 4 ? [T5_IN_4_BITS, ...rules] : rules)
+}

@@ -51,9 +51,9 @@ export function batchesOf(updates: WeightUpdates, hasKernels: boolean): Batch[] 
     }
     batch.weights.push(update)
     weightBytes += tensorBytes(update.weight.dtype, update.weight.shape)
-    const graph = graphOf(updates, dtype, update.weight, hasKernels)
+    const graph = graphOf(updates, dtype, update, hasKernels)
     // The kernel takes no memory besides its inputs.
-    const limit = hasKernels && update.scales ? Number.POSITIVE_INFINITY : undefined
+    const limit = hasKernels && update.weight.dtype === 'float8e4m3fn' ? Number.POSITIVE_INFINITY : undefined
     for (const segment of segmentsOf(update, limit)) {
       const { inputs, end } = layOut(segment, dtype, update.scales !== undefined, batch.bytes)
       batch.works.push({ update, segment, graph, inputs })

@@ -6,6 +6,7 @@ import type { WeightsFile } from '../device-weights.ts'
 import type { Session, Tensor } from '../session.ts'
 import { FactorFiles } from './factor-files.ts'
 import {
+  columnsOf,
   graphOf,
   phasesOf,
   rankScales,
@@ -26,9 +27,7 @@ export async function updateFile(
   await using files = new FactorFiles()
   try {
     for (const update of updates.weights) {
-      // The Node binding has no tensors of 16-bit floats.
-      const dtype = update.weight.dtype === 'float16' ? 'float32' : update.weight.dtype
-      const graph = graphOf(updates, 'float32', { dtype }, false)
+      const graph = graphOf(updates, 'float32', withoutHalves(update), false)
       const session = sessions.get(graph) ?? (await openGraph(graph))
       sessions.set(graph, session)
       for (const segment of segmentsOf(update)) await updateSegment({ session, content, files }, update, segment)
@@ -37,6 +36,13 @@ export async function updateFile(
     for (const session of sessions.values()) await session.release()
   }
   return content
+}
+
+/** The Node binding has no tensors of 16-bit floats. */
+function withoutHalves({ weight, scales }: WeightUpdate): Pick<WeightUpdate, 'weight' | 'scales'> {
+  const widen = (tensor: StoredTensor): StoredTensor =>
+    tensor.dtype === 'float16' ? { ...tensor, dtype: 'float32' } : tensor
+  return { weight: widen(weight), scales: scales && widen(scales) }
 }
 
 async function readWhole(file: string, tensors: readonly StoredTensor[]): Promise<Uint8Array> {
@@ -60,8 +66,9 @@ async function updateSegment({ session, content, files }: Target, { weight, scal
   const factors = await readFactors(files, segment)
   const bytes = rowsOf(content, weight, segment)
   if (scales) {
-    const floats = asFloats(rowsOf(content, scales, segment))
-    const stored = { codes: { data: bytes, dims }, scales: { data: floats, dims: [dims[0]!, 1] } }
+    const values = floatsOf(rowsOf(content, scales, segment), scales.dtype)
+    const floats = Float32Array.from(values)
+    const stored = { codes: { data: bytes, dims }, scales: { data: floats, dims: [dims[0]!, columnsOf(scales)] } }
     const phases = phasesOf(segment)
     const random = {
       row_phases: { data: phases.rows, dims: [dims[0]!, 1] },
@@ -69,10 +76,10 @@ async function updateSegment({ session, content, files }: Target, { weight, scal
     }
     const outputs = await session.run({ ...stored, ...factors, ...random })
     bytes.set(outputs.updated!.data as Uint8Array)
-    floats.set(outputs.updated_scales!.data as Float32Array)
+    values.set(outputs.updated_scales!.data as Float32Array)
     return
   }
-  const values = weight.dtype === 'float16' ? asHalves(bytes) : asFloats(bytes)
+  const values = floatsOf(bytes, weight.dtype)
   const outputs = await session.run({ weight: { data: Float32Array.from(values), dims }, ...factors })
   values.set(outputs.updated!.data as Float32Array)
 }
@@ -95,7 +102,7 @@ function rowsOf(content: Uint8Array, { dtype, shape, offset }: StoredTensor, { s
   return content.subarray(offset + start * row, offset + end * row)
 }
 
-const asFloats = ({ buffer, byteOffset, byteLength }: Uint8Array) =>
-  new Float32Array(buffer, byteOffset, byteLength / 4)
-const asHalves = ({ buffer, byteOffset, byteLength }: Uint8Array) =>
-  new Float16Array(buffer, byteOffset, byteLength / 2)
+const floatsOf = ({ buffer, byteOffset, byteLength }: Uint8Array, dtype: StoredTensor['dtype']) =>
+  dtype === 'float16'
+    ? new Float16Array(buffer, byteOffset, byteLength / 2)
+    : new Float32Array(buffer, byteOffset, byteLength / 4)

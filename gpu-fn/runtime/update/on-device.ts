@@ -9,7 +9,7 @@ import type { OrtApi, Pointer } from '../ort-api.ts'
 import { settleAll } from '../settle-all.ts'
 import { type Batch, batchesOf, type Input, type Work } from './batches.ts'
 import { FactorFiles } from './factor-files.ts'
-import { phasesOf, rankScales, type WeightUpdate, type WeightUpdates } from './weight-update.ts'
+import { columnsOf, phasesOf, rankScales, type WeightUpdate, type WeightUpdates } from './weight-update.ts'
 
 /** The weights of a session on its device. */
 export type Placed = {
@@ -167,6 +167,6 @@ function storedValues(
     return { stored: { weight: values }, outputs: { updated: values } }
   }
   const codes = make(addressOf(weight), 'uint8', [rows, columns])
-  const rowScales = make(addressOf(scales), 'float32', [rows, 1])
-  return { stored: { codes, scales: rowScales }, outputs: { updated: codes, updated_scales: rowScales } }
+  const values = make(addressOf(scales), scales.dtype, [rows, columnsOf(scales)])
+  return { stored: { codes, scales: values }, outputs: { updated: codes, updated_scales: values } }
 }

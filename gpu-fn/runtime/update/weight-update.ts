@@ -17,7 +17,7 @@ export type LowRank = {
   /** Shape [I, H, W] of a row of `down`, if the weight is stored as [O, H, W, I]. */
   readonly channelsFirst?: readonly [number, number, number] | undefined
 }
-/** A weight of a file, the scales of its rows if it is FP8, and its updates. */
+/** A weight of a file, the scales of its rows if it is FP8 or of its blocks if it has integers, and its updates. */
 export type WeightUpdate = { weight: StoredTensor; scales: StoredTensor | undefined; parts: readonly LowRank[] }
 /** The updates of one network. Equal keys stand for equal updates. */
 export type WeightUpdates = {
@@ -31,10 +31,11 @@ export type WeightUpdates = {
 export function graphOf(
   { graphs }: WeightUpdates,
   factors: FactorDtype,
-  { dtype }: Pick<StoredTensor, 'dtype'>,
+  { weight: { dtype }, scales }: Pick<WeightUpdate, 'weight' | 'scales'>,
   hasKernels: boolean,
 ): string {
   const files: Partial<Record<string, string>> = graphs[factors]
+  if (dtype === 'uint8') return files[`uint8-${scales!.dtype}`]!
   return (hasKernels ? files[`${dtype}-kernel`] : undefined) ?? files[dtype]!
 }
 

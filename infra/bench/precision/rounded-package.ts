@@ -1,0 +1,31 @@
+// A copy of a float32 package whose weights are rounded to other formats. On a CPU, stored FP8 is widened to float32, so the copy computes as
+// a package in these formats does.
+import { cp, open } from 'node:fs/promises'
+import path from 'node:path'
+import { tensorBytes } from '../../../gpu-fn/dtype.ts'
+import type { NetworkName, StoredTensor } from '../../../gpu-fn/manifest.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
+import type { Rounding } from './roundings.ts'
+
+/** The rounding of a tensor of a network, or null to keep its values. */
+export type Choose = (network: NetworkName, tensor: StoredTensor) => Rounding | null
+
+/** Copies the float32 package in `directory` to `out` and rounds the weights that `choose` selects. */
+export async function roundPackage(directory: string, out: string, choose: Choose): Promise<string> {
+  await cp(directory, out, { recursive: true })
+  const { manifest } = await openPackage(directory)
+  for (const [name, layout] of Object.entries(manifest.weights)) {
+    const network = path.parse(name).name as NetworkName
+    await using file = await open(path.join(out, name), 'r+')
+    for (const tensor of layout) {
+      const rounding = tensor.dtype === 'float32' ? choose(network, tensor) : null
+      if (!rounding) continue
+      const bytes = new Uint8Array(tensorBytes(tensor.dtype, tensor.shape))
+      await file.read(bytes, 0, bytes.length, tensor.offset)
+      const values = new Float32Array(bytes.buffer)
+      rounding(values, tensor.shape[0]!, values.length / tensor.shape[0]!)
+      await file.write(bytes, 0, bytes.length, tensor.offset)
+    }
+  }
+  return out
+}
