@@ -1,7 +1,7 @@
 // A package's manifest.json: everything the pipeline needs about a compiled model, and a digest of every file.
 import * as z from 'zod'
 import { modelName, sha256Hex, TIERS } from './contract.ts'
-import { DTYPES } from './dtype.ts'
+import { countElements, DTYPES } from './dtype.ts'
 
 /** The execution platform of a package: onnxruntime's CPU provider, its CUDA provider, or CUDA with the operators of kernels/. */
 export const TARGETS = ['cpu', 'cuda', 'cuda-fp8'] as const
@@ -52,7 +52,11 @@ const network = z.strictObject({
 const controlGraphs = z.strictObject({ embedding: network, transformer: network })
 
 /** A weight at `offset` of its file, dense, row-major and little-endian. */
-const storedTensor = z.strictObject({ name: z.string(), dtype: z.enum(DTYPES), shape: z.array(count), offset: count })
+const storedTensor = z.strictObject({
+  ...{ name: z.string(), dtype: z.enum(DTYPES), shape: z.array(count), offset: count },
+  /** Of integers in blocks, whose shape [N, blocks, bytes of a block] is that of the operator `MatMulNBits`. */
+  bits: z.union([z.literal(4), z.literal(8)]).optional(),
+})
 
 /** Rows of an encoder's input, or of zeros in its place: a request's `max_sequence_length`, or `default`, but at most `max`. */
 const rows = z.strictObject({ default: count, max: count })
@@ -159,6 +163,10 @@ export type Manifest = z.infer<typeof manifest>
 export type Tier = Manifest['tier']
 export type TextEncoderManifest = Manifest['text']['encoders'][number]
 export type StoredTensor = z.infer<typeof storedTensor>
+
+/** The shape of a stored weight's values in the checkpoint; integers in blocks are a matrix. */
+export const shapeOfValues = ({ shape, bits }: Pick<StoredTensor, 'shape' | 'bits'>): readonly number[] =>
+  bits ? [shape[0]!, (countElements(shape.slice(1)) * 8) / bits] : shape
 
 /** A compiled model on disk. */
 export type Package = {

@@ -1,6 +1,6 @@
 // Compiles a checkpoint into a package: opens it, builds the graphs, streams the weights, and renames the result into place.
 import packageJson from '../../package.json' with { type: 'json' }
-import { escapeText, LIMITS, modelName, TIER_TABLE } from '../contract.ts'
+import { escapeText, hasT5, LIMITS, modelName, TIER_TABLE } from '../contract.ts'
 import { MANIFEST_FORMAT, type Manifest, manifest, type Target, type Tier } from '../manifest.ts'
 import { FAMILIES, type FamilyName } from '../models/families.ts'
 import { CheckpointError, listNames } from './checkpoint/error.ts'
@@ -73,7 +73,11 @@ export function assertOptions({
   hub,
   steps,
   guidanceScale,
-}: Pick<CompileOptions, 'name' | 'tier' | 'target' | 'tokenizers' | 'hub' | 'steps' | 'guidanceScale'>): void {
+  t5Bits,
+}: Pick<
+  CompileOptions,
+  'name' | 'tier' | 'target' | 'tokenizers' | 'hub' | 'steps' | 'guidanceScale' | 't5Bits'
+>): void {
   if (name !== undefined && !modelName.safeParse(name).success) {
     throw new CheckpointError(
       '--name',
@@ -81,6 +85,11 @@ export function assertOptions({
     )
   }
   assertTarget(tier, target)
+  if (t5Bits !== undefined && tier !== 'fp8')
+    throw new CheckpointError(
+      '--t5-bits',
+      `is of tier fp8, and tier ${tier} has ${hasT5(tier) ? 'no FP8 weights' : 'no T5'}`,
+    )
   assertWithin('--steps', steps, LIMITS.steps)
   if (steps !== undefined && !Number.isInteger(steps))
     throw new CheckpointError('--steps', `${steps} is not an integer`)

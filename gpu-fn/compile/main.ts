@@ -9,6 +9,7 @@ import { CheckpointError } from './checkpoint/error.ts'
 import { readSmallFile } from './checkpoint/formats/file-kind.ts'
 import { type Compiled, type CompileOptions, compile } from './compile.ts'
 import { compileControlnet } from './controlnet.ts'
+import { T5_BITS } from './graph/model.ts'
 import { compileLora } from './lora/lora.ts'
 import { discardPartial, MANIFEST_BYTES } from './place.ts'
 import { showProgress } from './progress.ts'
@@ -73,6 +74,14 @@ const command = new Command('compile')
     "directory with the tokenizers' directories, or hub for the published tokenizers, for checkpoints without them",
   )
   .option('--hub <url>', "address of another server with the Hugging Face hub's API, for --tokenizers hub")
+  .addOption(
+    new Option(
+      '--t5-bits <bits>',
+      "bits of T5's weights in tier fp8: 8 is FP8, 4 makes the package of Large 2 GB smaller",
+    )
+      .choices(T5_BITS.map(String))
+      .argParser(Number),
+  )
   .option('--omit-t5', 'leave out T5, or compile a checkpoint without it: 256 rows of zeros take its place')
   .option('--allow-missing-encoders', 'compile a checkpoint without CLIP or T5: prompts then have little or no effect')
 

@@ -55,15 +55,13 @@ export class Conditions {
   /** A run's conditions in the order in which `predictVelocity` takes them, and its row in their modulation. */
   async at(run: number): Promise<{ conditions: Condition[]; row: number }> {
     const { timesteps, modes } = this.#runs
-    const mode = modes[run]!
     this.#claim()
     if (run < this.#from || run >= this.#to) {
       this.release()
       onDevice.add(this)
-      let to = run + 1
-      while (to < modes.length && to - run < STEPS_AT_ONCE && modes[to] === mode) to++
-      this.#current = await this.#compute(timesteps.subarray(run, to), mode)
-      ;[this.#from, this.#to] = [run, to]
+      const [from, to] = partOf(modes, run)
+      this.#current = await this.#compute(timesteps.subarray(from, to), modes[run]!)
+      ;[this.#from, this.#to] = [from, to]
     }
     return { conditions: this.#current, row: run - this.#from }
   }
@@ -82,6 +80,19 @@ export class Conditions {
     this.#from = 0
     this.#to = 0
   }
+}
+
+/**
+ * The runs [from, to) whose conditions are computed together with those of `run`. They do not depend on the first run that is needed, because
+ * a product with another number of rows may round differently, and an interruption must not change an image.
+ */
+function partOf(modes: readonly Mode[], run: number): [from: number, to: number] {
+  let from = run
+  while (from > 0 && modes[from - 1] === modes[run]) from--
+  from += STEPS_AT_ONCE * Math.floor((run - from) / STEPS_AT_ONCE)
+  let to = run + 1
+  while (to < modes.length && to - from < STEPS_AT_ONCE && modes[to] === modes[run]) to++
+  return [from, to]
 }
 
 /** The gates of the skipped blocks. Throws RangeError for a package without them; run-job.ts refuses such requests earlier. */

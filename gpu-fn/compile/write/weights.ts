@@ -19,10 +19,10 @@ const BLOCK_VALUES = 2 ** 21
 /** The layout of a weights file: its tensors in the order of `weights`. */
 export function layOut(weights: readonly Weight[]): StoredTensor[] {
   let end = 0
-  return weights.map(({ name, dtype, shape }) => {
+  return (weights as readonly Weight<WeightSource>[]).map(({ name, dtype, shape, source }) => {
     const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT
     end = offset + tensorBytes(dtype, shape)
-    return { name, dtype, shape: [...shape], offset }
+    return { name, dtype, shape: [...shape], offset, ...(source.kind === 'integers' && { bits: source.bits }) }
   })
 }
 

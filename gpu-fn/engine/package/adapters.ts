@@ -84,6 +84,11 @@ function locate({ manifest }: Package, lora: LoraPackage, { network, weight, sha
     }
   }
   const expected = countElements(shape.slice(1))
+  if (found.some(({ weight: { bits } }) => bits === 4))
+    throw new AdapterError(
+      `lora ${lora.manifest.name} updates ${network}, whose weights have 4 bits in ${manifest.model}; ` +
+        'the operator can compile the checkpoint without --t5-bits 4',
+    )
   if (known === shape[0] && columns === expected) return found
   const has = known === 0 ? 'has no such weight' : `has a weight of ${known} x ${columns}`
   throw new AdapterError(

@@ -168,7 +168,7 @@ function needsOfControlnet(manifest: PlannedManifest, size: Size, how: Execution
   return [
     {
       ...{ network: 'control_conditioning', weights: weightsOf(control_conditioning) },
-      workspace: workspaceOfConditioning(modulation, how),
+      workspace: workspaceOfConditioning(modulation, controlnet.shape.width, how),
     },
     { network: 'control', weights: weightsOf(control), workspace: workspaceOfStep(manifest, size, how) },
   ]
@@ -197,12 +197,13 @@ function workspaceOfStep({ latent, position }: PlannedManifest, size: Size, { ta
   return samples * tokens * position.width * value * STREAMS[target] + widened + (target === 'cpu' ? 0 : 128 * MIB)
 }
 
-const workspaceOfConditioning = (modulation: number, { target, samples }: Execution) =>
-  samples * STEPS_AT_ONCE * modulation * (target === 'cpu' ? 16 : 8)
+/** The modulation of all steps, and the largest matrix of adaLN of `width`, which is widened for its product. */
+const workspaceOfConditioning = (modulation: number, width: number, { target, samples }: Execution) =>
+  samples * STEPS_AT_ONCE * modulation * (target === 'cpu' ? 16 : 8) + 9 * width ** 2 * (target === 'cpu' ? 4 : 2)
 
 /** Estimates each network's workspace from the largest tensors that are live at the same time; the factors include the arena's rounding. */
 function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, how: Execution) {
-  const { networks, text } = manifest
+  const { networks, text, position } = manifest
   const { target, sharing = 1 } = how
   const value = target === 'cpu' ? 4 : 2
   const modulation = networks.conditioning?.outputs.find(({ name }) => name === 'modulation')?.shape.at(-1)
@@ -217,7 +218,7 @@ function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, ho
       case IMAGE_ENCODER:
         return tile.width * tile.height * value * 512
       case 'conditioning':
-        return sharing * workspaceOfConditioning(Number(modulation ?? 0), how)
+        return sharing * workspaceOfConditioning(Number(modulation ?? 0), position.width, how)
       default:
         return isLong(network) && target !== 'cpu' ? ENCODER_WORKSPACE.long : ENCODER_WORKSPACE.short
     }

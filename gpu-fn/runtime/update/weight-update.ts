@@ -1,7 +1,13 @@
 // Low-rank updates of stored weights: weight + Σ scale · up transposed · down. onnxruntime computes them on the device of the weights, with
 // the graphs of an adapter's package.
 import { countElements } from '../../dtype.ts'
-import type { FactorDtype, LoraManifest, LoraModule, StoredTensor } from '../../manifest.ts'
+import {
+  type FactorDtype,
+  type LoraManifest,
+  type LoraModule,
+  type StoredTensor,
+  shapeOfValues,
+} from '../../manifest.ts'
 
 /** Matrices of an adapter: up [rank, N] and down [rank, K] of its file of factors, with the scale of the request. */
 export type LowRank = {
@@ -39,7 +45,7 @@ export function graphOf(
   return (hasKernels ? files[`${dtype}-kernel`] : undefined) ?? files[dtype]!
 }
 
-export const columnsOf = ({ shape }: StoredTensor): number => countElements(shape.slice(1))
+export const columnsOf = (tensor: StoredTensor): number => countElements(shapeOfValues(tensor).slice(1))
 
 /** The type of all factors; float32 if they are of several types. */
 export function factorDtypeOf({ weights }: WeightUpdates): FactorDtype {

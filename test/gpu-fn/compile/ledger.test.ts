@@ -32,8 +32,9 @@ function packaged({ graphs }: Model): Map<Tensor, number> {
   const counts = new Map<Tensor, number>()
   for (const { shape, source } of [...graphs.values()].flatMap(({ weights }) => weights)) {
     const from = source as WeightSource
-    if (from.kind !== 'cast' && from.kind !== 'codes') continue
-    counts.set(from.tensor, (counts.get(from.tensor) ?? 0) + elements(shape))
+    if (from.kind === 'bytes' || from.kind === 'scales') continue
+    const values = from.kind === 'integers' ? (elements(shape) * 8) / from.bits : elements(shape)
+    counts.set(from.tensor, (counts.get(from.tensor) ?? 0) + values)
   }
   return counts
 }

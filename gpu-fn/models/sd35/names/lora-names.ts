@@ -1,7 +1,7 @@
 // The names of SD3.5's weights in LoRA files of every trainer. The table is built from the weights of a package, because names with
 // underscores in place of dots cannot be split.
 import { countOf } from '../../../compile/checkpoint/layout/rename.ts'
-import type { Manifest } from '../../../manifest.ts'
+import { type Manifest, shapeOfValues } from '../../../manifest.ts'
 import type { LoraNames, LoraTarget } from '../../family.ts'
 import { placeTransformer, transformerModules } from './diffusers-names.ts'
 
@@ -58,7 +58,9 @@ export function sd35LoraNames(manifest: Manifested): LoraNames {
 function matricesOf({ networks, weights, target }: Manifested, graphs: readonly string[]): Matrices {
   const matrices: Matrices = new Map()
   for (const graph of graphs) {
-    for (const { name, shape } of weights[networks[graph]?.weights ?? ''] ?? []) {
+    for (const tensor of weights[networks[graph]?.weights ?? ''] ?? []) {
+      const { name } = tensor
+      const shape = shapeOfValues(tensor)
       const [, weight, end] = /^(.+\.weight)(?:\[\d+:(\d+)\])?$/.exec(name) ?? []
       if (!weight || shape.length < 2 || TABLES.test(weight)) continue
       const [rows, ...inner] = shape as [number, ...number[]]

@@ -1,0 +1,113 @@
+// Weights stored as integers in blocks: adaLN in tier fp8, and T5 with `t5Bits: 4`.
+import path from 'node:path'
+import { beforeAll, describe, expect, test } from 'vitest'
+import { assertOptions } from '../../../gpu-fn/compile/compile.ts'
+import type { T5Bits } from '../../../gpu-fn/compile/graph/model.ts'
+import { updatesOf } from '../../../gpu-fn/engine/package/adapters.ts'
+import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
+import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
+import { roundPackage } from '../../../infra/bench/precision/rounded-package.ts'
+import { toFloat16, toIntegers } from '../../../infra/bench/precision/roundings.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { type FloatTensor, pseudoRandom, relativeError } from '../../support/checkpoints/tensors.ts'
+import { compiledLora } from '../../support/lora.ts'
+import { LORAS } from '../../support/lora-outputs.ts'
+import { useScratch } from '../../support/scratch.ts'
+
+const scratch = useScratch()
+const VARIANT = { variant: 'tiny-large' } as const
+
+let reference = ''
+beforeAll(async () => {
+  reference = await compileTiny(VARIANT)
+})
+
+async function run(directory: string, network: string, inputs: Record<string, Tensor>, output: string) {
+  const session = await openSession(path.join(directory, `${network}.onnx`), { target: 'cpu' })
+  try {
+    return (await session.run(inputs))[output] as FloatTensor
+  } finally {
+    await session.release()
+  }
+}
+
+async function conditioningInputs(): Promise<Record<string, Tensor>> {
+  const { inputs } = (await openPackage(reference)).manifest.networks.conditioning!
+  const lengths: Record<string, number> = { T: 3, B: 2, L: 5 }
+  const shaped = inputs.map(({ name, shape }, seed) => {
+    const dims = shape.map((dim) => (typeof dim === 'number' ? dim : lengths[dim]!))
+    const tensor = pseudoRandom(dims, seed)
+    return [name, name === 'timesteps' ? { ...tensor, data: Float32Array.of(1000, 500, 20) } : tensor]
+  })
+  return Object.fromEntries(shaped)
+}
+
+describe('the modulation of tier fp8', () => {
+  test('is that of float32 with the weights rounded to integers', async () => {
+    const inputs = await conditioningInputs()
+    const rounded = await roundPackage(
+      reference,
+      path.join(scratch.directory, 'rounded'),
+      (_network, { name, shape }) =>
+        shape.length < 2 ? null : name.includes('adaLN_modulation') ? toIntegers(8) : toFloat16,
+    )
+    const expected = await run(rounded, 'conditioning', inputs, 'modulation')
+    const given = await run(await compileTiny({ ...VARIANT, tier: 'fp8' }), 'conditioning', inputs, 'modulation')
+    expect(relativeError(given, expected)).toBeLessThan(1e-5)
+    const exact = await run(reference, 'conditioning', inputs, 'modulation')
+    expect(relativeError(given, exact)).toBeLessThan(5e-3)
+  })
+
+  // onnxruntime's CPU provider runs the graph too, with its products in 16 bits.
+  test.each(['cuda', 'cuda-fp8'] as const)(
+    'is the same in the graph of target %s, but for its unit',
+    async (target) => {
+      const inputs = await conditioningInputs()
+      const expected = await run(await compileTiny({ ...VARIANT, tier: 'fp8' }), 'conditioning', inputs, 'modulation')
+      const given = await run(
+        await compileTiny({ ...VARIANT, tier: 'fp8', target }),
+        'conditioning',
+        inputs,
+        'modulation',
+      )
+      const { gates } = (await openPackage(reference)).manifest.blocks!
+      const isGate = new Set(gates.flat())
+      // After the last gate: shift and scale of the last block's text stream, and of the last layer.
+      const rows = Math.max(...isGate) + 1 + 4
+      const [total, width] = [expected.dims.at(-1)!, expected.dims.at(-1)! / rows]
+      const unit = (i: number) => (isGate.has(Math.floor((i % total) / width)) ? 16 : 1)
+      const data = given.data.map((value, i) => unit(i) * value)
+      expect(relativeError({ ...given, data }, expected)).toBeLessThan(3e-3)
+    },
+  )
+})
+
+describe('T5 in 4 bits', () => {
+  const encode = async (t5Bits?: T5Bits) => {
+    const directory = t5Bits ? await compileTiny({ ...VARIANT, tier: 'fp8', t5Bits }) : reference
+    const ids = { data: BigInt64Array.from({ length: 24 }, (_, i) => BigInt(i % 7)), dims: [1, 24] }
+    return run(directory, 't5', { input_ids: ids }, 'hidden')
+  }
+
+  test('is near T5 in float32, farther than in FP8', async () => {
+    const exact = await encode()
+    const errors = [relativeError(await encode(8), exact), relativeError(await encode(4), exact)]
+    expect(errors[0]).toBeLessThan(0.06)
+    expect(errors[1]).toBeGreaterThan(errors[0]!)
+    expect(errors[1]).toBeLessThan(0.2)
+  })
+
+  test('refuses an adapter of T5, and says what to do', async () => {
+    const directory = await compileTiny({ tier: 'fp8', t5Bits: 4 })
+    const lora = await compiledLora(path.join(LORAS, 'kohya-encoders.safetensors'), directory)
+    const pkg = await openPackage(directory)
+    expect(() => updatesOf(pkg, [{ lora, scale: 1 }])).toThrow(
+      'updates t5, whose weights have 4 bits in custom; the operator can compile the checkpoint without --t5-bits 4',
+    )
+  })
+
+  test.each(['fp16', 'fp32', 'fp8-lite'] as const)('is refused for tier %s', (tier) => {
+    expect(() => assertOptions({ tier, target: 'cpu', t5Bits: 4 })).toThrow('--t5-bits')
+  })
+})

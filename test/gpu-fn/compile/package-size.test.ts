@@ -1,0 +1,42 @@
+// Sizes of the packages of the published models, from their headers alone.
+import path from 'node:path'
+import { expect, test } from 'vitest'
+import type { T5Bits } from '../../../gpu-fn/compile/graph/model.ts'
+import { lowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
+import { layOut, layoutBytes } from '../../../gpu-fn/compile/write/weights.ts'
+import type { Tier } from '../../../gpu-fn/contract.ts'
+import { buildModel } from '../../../gpu-fn/models/sd35/build.ts'
+import { openCheckpoint } from '../../../gpu-fn/models/sd35/sd35.ts'
+import type { Published } from '../../../infra/checkpoints/published.ts'
+import { writeSparseCheckpoint } from '../../support/checkpoints/real-headers.ts'
+import { useScratch } from '../../support/scratch.ts'
+
+const scratch = useScratch()
+
+/** Gigabytes of the weights of each network, and of all; T5's four graphs count as one network. */
+async function sizesOf(name: Published, tier: Tier, t5Bits?: T5Bits): Promise<Record<string, number>> {
+  const paths = await writeSparseCheckpoint(path.join(scratch.directory, name), name, 'single-file')
+  const checkpoint = await openCheckpoint(paths)
+  const { graphs } = buildModel(checkpoint, paths, { tier, t5Bits }, lowerings('cuda-fp8'))
+  const sizes: Record<string, number> = { all: 0 }
+  for (const [graph, { weights }] of graphs) {
+    const network = graph.replace(/^t5_\d$/, 't5')
+    const bytes = layoutBytes(layOut(weights))
+    sizes[network] = (sizes[network] ?? 0) + bytes
+    sizes.all! += bytes
+  }
+  return Object.fromEntries(Object.entries(sizes).map(([network, bytes]) => [network, Math.round(bytes / 1e7) / 100]))
+}
+
+const ENCODERS = { clip_l: 0.25, clip_g: 1.39 }
+const AUTOENCODER = { vae_decoder: 0.1, vae_encoder: 0.07 }
+
+test.each([
+  ['large', 'fp8', undefined, 14.84, { t5: 4.9, conditioning: 2.79, transformer: 5.35 }],
+  ['large', 'fp8', 4, 12.81, { t5: 2.87, conditioning: 2.79, transformer: 5.35 }],
+  ['large', 'fp8-lite', undefined, 9.95, { conditioning: 2.79, transformer: 5.35 }],
+  ['medium', 'fp8', undefined, 8.98, { t5: 4.9, conditioning: 0.81, transformer: 1.47 }],
+  ['medium', 'fp8', 4, 6.95, { t5: 2.87, conditioning: 0.81, transformer: 1.47 }],
+] as const)('%s in tier %s with T5 in %s bits has %d GB', async (name, tier, t5Bits, all, networks) => {
+  expect(await sizesOf(name, tier, t5Bits)).toEqual({ all, ...ENCODERS, ...AUTOENCODER, ...networks })
+})
