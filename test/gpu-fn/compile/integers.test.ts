@@ -1,9 +1,10 @@
 // Weights stored as integers in blocks: adaLN in tier fp8, and T5 with `t5Bits: 4`.
 import path from 'node:path'
-import { beforeAll, describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { assertOptions } from '../../../gpu-fn/compile/compile.ts'
 import type { T5Bits } from '../../../gpu-fn/compile/graph/model.ts'
 import { updatesOf } from '../../../gpu-fn/engine/package/adapters.ts'
+import { openPipeline } from '../../../gpu-fn/engine/package/open-pipeline.ts'
 import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
@@ -81,6 +82,22 @@ describe('the modulation of tier fp8', () => {
       expect(relativeError({ ...given, data }, expected)).toBeLessThan(3e-3)
     },
   )
+})
+
+test('an adapter changes the modulation of tier fp8 as it changes that of float32', async () => {
+  const inputs = await conditioningInputs()
+  const changeIn = async (tier: 'fp8' | 'fp32') => {
+    const pkg = await openPackage(await compileTiny({ tier }))
+    const lora = await compiledLora(path.join(LORAS, 'everything.safetensors'), pkg.directory)
+    const pipeline = await openPipeline(pkg)
+    onTestFinished(() => pipeline.release())
+    const modulation = async () => (await pipeline.conditioning.run(inputs)).modulation as FloatTensor
+    const before = await modulation()
+    await pipeline.adapt([{ lora, scale: 4 }])
+    const after = await modulation()
+    return { ...after, data: after.data.map((value, i) => value - before.data[i]!) }
+  }
+  expect(relativeError(await changeIn('fp8'), await changeIn('fp32'))).toBeLessThan(0.1)
 })
 
 describe('T5 in 4 bits', () => {

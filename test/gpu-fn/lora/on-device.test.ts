@@ -20,10 +20,11 @@ import { LORAS } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
-let packages: Record<'fp8' | 'fp32', Package>
+let packages: Record<'fp8' | 'cuda' | 'fp32', Package>
 beforeAll(async () => {
   const open = async (tier: 'fp8' | 'fp32') => openPackage(await compileTiny({ tier }))
-  packages = { fp8: await open('fp8'), fp32: await open('fp32') }
+  const cuda = await openPackage(await compileTiny({ tier: 'fp8', target: 'cuda' }))
+  packages = { fp8: await open('fp8'), cuda, fp32: await open('fp32') }
 })
 
 const opened = new Map<string, ReturnType<typeof openNativeSession>>()
@@ -74,10 +75,13 @@ async function placed(pkg: Package, network: string) {
 test.each([
   ['transformer', 'fp8'],
   // A network with weights in 16 bits.
+  ['clip_l', 'fp8'],
+  // Integers in blocks; for CUDA, their scales have 16 bits.
   ['conditioning', 'fp8'],
+  ['conditioning', 'cuda'],
   ['transformer', 'fp32'],
 ] as const)(
-  'weights of %s in tier %s change in place as in the file, and are restored exactly',
+  'weights of %s in package %s change in place as in the file, and are restored exactly',
   async (network, tier) => {
     const { weights, bytes, updated } = await placed(packages[tier], network)
     const base = bytes()
