@@ -31,19 +31,27 @@ export function quantizeBlocks(
   const most = 2 * middle - 1
   for (let index = 0; index < scales.length; index++) {
     const start = index * block
-    let extreme = 0
-    for (let i = start; i < start + block; i++) if (Math.abs(src[i]!) > Math.abs(extreme)) extreme = src[i]!
-    const scale = Math.f16round(extreme / -middle) || 1
+    const scale = Math.f16round(extremeIn(src, start, start + block) / -middle) || 1
     scales[index] = scale
-    if (bits === 8) for (let i = start; i < start + block; i++) out[i] = codeOf(src[i]!, scale, middle, most)
+    // The conversion to an integer truncates, which rounds the positive sum to the nearest.
+    const [factor, bias] = [1 / scale, middle + 0.5]
+    if (bits === 8) for (let i = start; i < start + block; i++) out[i] = clamp(src[i]! * factor + bias, most)
     else
       for (let i = start; i < start + block; i += 2)
-        out[i / 2] = codeOf(src[i]!, scale, middle, most) | (codeOf(src[i + 1]!, scale, middle, most) << 4)
+        out[i / 2] = clamp(src[i]! * factor + bias, most) | (clamp(src[i + 1]! * factor + bias, most) << 4)
   }
   return largestMagnitude(src) < INFINITY_BITS && largestMagnitude(scales) < INFINITY_BITS
 }
 
-function codeOf(value: number, scale: number, middle: number, most: number): number {
-  const code = Math.round(value / scale) + middle
-  return code < 0 ? 0 : code > most ? most : code
+const clamp = (value: number, most: number) => (value < 0 ? 0 : value > most ? most : value | 0)
+
+/** The value of the largest magnitude. */
+function extremeIn(values: Float32Array, start: number, end: number): number {
+  let [least, greatest] = [0, 0]
+  for (let i = start; i < end; i++) {
+    const value = values[i]!
+    if (value < least) least = value
+    else if (value > greatest) greatest = value
+  }
+  return -least > greatest ? least : greatest
 }
