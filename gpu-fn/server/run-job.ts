@@ -1,7 +1,7 @@
 // Runs one job on the engine, turn by turn, and appends its events to the job's log.
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
-import { type JobEvent, type JobRequest, samplesOf, type Timings } from '../contract.ts'
+import type { JobEvent, JobRequest, Timings } from '../contract.ts'
 import { describeUnknown, type Engine, type Model, type RunOptions } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
@@ -21,8 +21,8 @@ export type Turn = {
   phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied'
   /** Whether the next turn is a step that may share a run of the denoiser with those of other jobs. */
   beforeStep?: boolean
-  /** Evaluations of the denoiser per run; present for the phase `step`. */
-  samples?: number
+  /** The step's number, counted from 0 and including those that an input image skips; present for the phase `step`. */
+  step?: number
   /** Present for the phase `load`. */
   load?: Load
   /** Whether alternation with other jobs reloads or changes weights: networks take turns on the device, or the job has additions. */
@@ -154,8 +154,7 @@ async function* runOnce(
     record(job, progress, event)
     // A reused step takes no device time.
     const phase = event.type === 'step' && event.reused ? undefined : PHASE[event.type]
-    if (phase)
-      yield { phase, inTurns, beforeStep: batched && precedesStep(event), ...samplesOfStep(event, job.request) }
+    if (phase) yield { phase, inTurns, beforeStep: batched && precedesStep(event), ...stepOf(event, job.request) }
   }
 }
 
@@ -167,10 +166,8 @@ const PHASE: Partial<Record<PipelineEvent['type'], Turn['phase']>> = {
   image: 'file',
 }
 
-function samplesOfStep(event: PipelineEvent, request: JobRequest): Pick<Turn, 'samples'> {
-  if (event.type !== 'step') return {}
-  return { samples: samplesOf(request, request.steps - event.steps + event.step - 1) }
-}
+const stepOf = (event: PipelineEvent, { steps }: JobRequest): Pick<Turn, 'step'> =>
+  event.type === 'step' ? { step: steps - event.steps + event.step - 1 } : {}
 
 const precedesStep = (event: PipelineEvent): boolean =>
   event.type === 'encoded' || (event.type === 'step' && event.step < event.steps)
