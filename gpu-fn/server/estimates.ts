@@ -40,7 +40,8 @@ export class Estimates {
 
   /** Records a turn of a job. `ms`: its share of the device's time. */
   record(job: Job, { phase, load, step }: Turn, ms: number): void {
-    if (phase === 'file' || phase === 'occupied') return
+    if (phase === 'repeat') this.#left.delete(job)
+    if (phase === 'file' || phase === 'occupied' || phase === 'repeat') return
     if (phase === 'load') this.#devices.set(groupOf(job.request), load?.devices ?? 1)
     const computed = this.#stepsOf(job).find((each) => each.step === step)
     this.#times.record(this.#shapeOf(job, phase, computed), phase, ms)

@@ -16,9 +16,12 @@ const WARNING_CHARACTERS = 2_000
 type Generation = { job: Job; progress: Progress; log: Logger }
 type Progress = { timings: Timings; stepsDone: number; images: number }
 
-/** The part of a run that a turn has completed. `occupied`: none, because models of unfinished runs occupy the memory for its own. */
+/**
+ * The part of a run that a turn has completed. `occupied`: none, because models of unfinished runs occupy the memory for its own. `repeat`:
+ * none, because the run was out of memory and starts again.
+ */
 export type Turn = {
-  phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied'
+  phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied' | 'repeat'
   /** Whether the next turn is a step that may share a run of the denoiser with those of other jobs. */
   beforeStep?: boolean
   /** The step's number, counted from 0 and including those that an input image skips; present for the phase `step`. */
@@ -113,9 +116,11 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   } catch (error) {
     const isOutOfMemory = error instanceof JobError && error.code === 'out_of_memory'
     if (!isOutOfMemory || progress.images > 0 || signal.aborted) throw error
-    // The engine has freed what it can, and the job has the device to itself.
     log.warn({ err: error.cause }, 'a job ran out of memory and is repeated alone')
     Object.assign(progress, { stepsDone: 0 })
+    // In a turn of its own, because other jobs may still use the device in this one. The engine has freed what it can.
+    yield { phase: 'repeat', inTurns: true }
+    signal.throwIfAborted()
     yield* runOnce(engine, { ...attempt, inTurns: true })
   }
 }
