@@ -17,11 +17,12 @@ import {
 import { endpointOf } from '../gpu/endpoints.ts'
 import { endpointOrder, reportHealth } from '../gpu/health.ts'
 import type { Frame } from '../gpu/stream.ts'
+import { traced } from '../gpu/trace.ts'
 import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
 import { openInputs } from '../results/inputs.ts'
 import { receiptFor } from '../results/receipts.ts'
-import { storeImage } from '../results/results.ts'
+import { type ImageEvent, storeImage } from '../results/results.ts'
 import type { JobLog } from './event-log.ts'
 import {
   applyEvent,
@@ -178,7 +179,7 @@ async function loggedEvent(env: Env, job: JobRecord, { event, data }: Frame): Pr
       return { type: 'preview', image, step, content_type, b64_json: data!.toBase64() }
     }
     case 'image':
-      return { type: 'stored', image: await storeImage(env, job, event, data!) }
+      return { type: 'stored', image: await storeTraced(env, job, event, data!) }
     case 'succeeded': {
       const stored = job.images.toSorted((a, b) => a.image - b.image)
       const done = applyEvent(job, { ...event, stored }, Date.now())
@@ -195,6 +196,11 @@ async function loggedEvent(env: Env, job: JobRecord, { event, data }: Frame): Pr
     default:
       return event
   }
+}
+
+function storeTraced(env: Env, job: JobRecord, event: ImageEvent, data: Uint8Array<ArrayBuffer>) {
+  const attributes = { 'octet.attempt': job.attempt, 'octet.image': event.image, 'octet.bytes': data.byteLength }
+  return traced(env, job.id, { name: 'store', attributes }, () => storeImage(env, job, event, data))
 }
 
 /** Logs the end of an attempt without a terminal event, and cancels it on the GPU unless the next attempt may resume it. */
