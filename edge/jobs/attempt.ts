@@ -22,7 +22,7 @@ import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
 import { openInputs } from '../results/inputs.ts'
 import { receiptFor } from '../results/receipts.ts'
-import { type ImageEvent, storeImage } from '../results/results.ts'
+import { storeImage } from '../results/results.ts'
 import type { JobLog } from './event-log.ts'
 import {
   applyEvent,
@@ -179,7 +179,7 @@ async function loggedEvent(env: Env, job: JobRecord, { event, data }: Frame): Pr
       return { type: 'preview', image, step, content_type, b64_json: data!.toBase64() }
     }
     case 'image':
-      return { type: 'stored', image: await storeTraced(env, job, event, data!) }
+      return { type: 'stored', image: await traced(env, job.id, 'store', () => storeImage(env, job, event, data!)) }
     case 'succeeded': {
       const stored = job.images.toSorted((a, b) => a.image - b.image)
       const done = applyEvent(job, { ...event, stored }, Date.now())
@@ -196,11 +196,6 @@ async function loggedEvent(env: Env, job: JobRecord, { event, data }: Frame): Pr
     default:
       return event
   }
-}
-
-function storeTraced(env: Env, job: JobRecord, event: ImageEvent, data: Uint8Array<ArrayBuffer>) {
-  const attributes = { 'octet.attempt': job.attempt, 'octet.image': event.image, 'octet.bytes': data.byteLength }
-  return traced(env, job.id, { name: 'store', attributes }, () => storeImage(env, job, event, data))
 }
 
 /** Logs the end of an attempt without a terminal event, and cancels it on the GPU unless the next attempt may resume it. */

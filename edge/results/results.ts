@@ -10,7 +10,7 @@ import type { RunFacts, StoredImage } from './stored-image.ts'
 const EXTENSIONS = { 'image/png': 'png', 'image/jpeg': 'jpg', 'image/webp': 'webp' } as const
 export const LINK_SECONDS = 3600
 
-export type ImageEvent = Extract<JobEvent, { type: 'image' }>
+type ImageEvent = Extract<JobEvent, { type: 'image' }>
 type Owner = {
   id: string
   account: string
