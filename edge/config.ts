@@ -22,6 +22,7 @@ import {
   SECRETS,
   stripeKey,
 } from './config/secrets.ts'
+import { traces } from './config/traces.ts'
 import { webhookAddresses, webhooks } from './config/webhooks.ts'
 import { shown } from './http/validation.ts'
 import { log } from './platform/log.ts'
@@ -42,6 +43,7 @@ const schema = z.object({
     receiptKeys,
     recovery,
     stripeKey,
+    traces,
     webhookAddresses,
     webhooks,
   },

@@ -16,8 +16,8 @@ const offer = z
     fallbacks: z.array(z.string()).optional(),
     steps: z.int().min(LIMITS.steps.min).max(LIMITS.steps.max),
     guidance_scale: z.number().min(LIMITS.guidanceScale.min).max(LIMITS.guidanceScale.max),
-    /** The default is the package's. */
-    sampler: z.enum(SAMPLERS).optional(),
+    /** For requests without `sampler`: that of the package. Jobs always state it, because the price counts its evaluations. */
+    sampler: z.enum(SAMPLERS).default('euler'),
     /** The default size, and the maximum number of pixels of an image. */
     width: side,
     height: side,

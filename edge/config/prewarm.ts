@@ -26,9 +26,10 @@ const schema = z.strictObject({
   schedule: z.array(span).default([]),
   /**
    * Keeps an idle GPU for a time derived from the gaps between recent jobs, within the budget. `wait_worth` is the cost of a caller's wait
-   * for a start, as a multiple of the cost of the start; null keeps the GPU for `idle_seconds` only.
+   * for a start, as a multiple of the cost of the start; null keeps the GPU for `idle_seconds` only. Below 0, a start costs less than its
+   * duration: in bursts, a kept GPU would have been billed for most of that time, too.
    */
-  wait_worth: z.number().min(0).max(1000).nullable().default(null),
+  wait_worth: z.number().min(-1).max(1000).nullable().default(null),
   /** The price of a container in dollars per hour, for estimates of the cost. */
   dollars_per_hour: z.number().min(0).default(0),
 })

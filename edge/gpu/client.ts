@@ -16,6 +16,7 @@ import { log } from '../platform/log.ts'
 import type { Endpoint } from './endpoints.ts'
 import { type Frame, readFrames, readStart, StreamLost } from './stream.ts'
 import { signGpuToken } from './token.ts'
+import { traceparentOf } from './trace.ts'
 
 /** No GPU answered before the deadline. */
 export class GpuUnavailable extends Error {
@@ -113,19 +114,11 @@ async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Resp
   })
 }
 
-const TRACE_DIGITS = 32
-const SPAN_DIGITS = 16
-
-/** W3C Trace Context: all requests about a job are in one trace, whose id is derived from the job's. */
-async function traceparentOf(job: string): Promise<string> {
-  const trace = (await sha256(`trace ${job}`)).slice(0, TRACE_DIGITS)
-  const span = crypto.randomUUID().replaceAll('-', '').slice(0, SPAN_DIGITS)
-  return `00-${trace}-${span}-01`
-}
+const TENANT_DIGITS = 32
 
 /** All accounts have equal shares. The tenant's name is opaque, so that the GPU function does not learn the account's. */
 async function scheduleOf({ account, interactive, deadline }: GpuCall['terms']): Promise<JobSchedule> {
-  const tenant = (await sha256(`tenant ${account}`)).slice(0, TRACE_DIGITS)
+  const tenant = (await sha256(`tenant ${account}`)).slice(0, TENANT_DIGITS)
   // The GPU function refuses a job whose deadline has passed.
   const left = deadline === null ? null : Math.max(1, deadline - Date.now())
   return { tenant, weight: 1, interactive, ...(left !== null && { max_latency_ms: left }) }

@@ -86,7 +86,7 @@ function guidanceOptions({ guidance_interval: interval, skip_layer_guidance: ski
 }
 
 /** Errors: invalid_request for a sampler or a number of steps that step caching does not support. */
-function checkCache(steps: number, sampler: ImageOptions['sampler']): void {
+function checkCache(steps: number, sampler: Decision['sampler']): void {
   if (sampler === 'lcm')
     throw refuse('cache', 'cache is "fast", but sampler is "lcm"; with cache it must be euler, dpmpp_2m or heun.')
   if (steps < cacheSteps)
@@ -116,7 +116,7 @@ export function chooseImageOptions(
   if (cache === 'fast') checkCache(steps, sampler)
   return {
     ...(max_sequence_length && { max_sequence_length }),
-    ...(sampler && { sampler }),
+    sampler,
     ...(noise_schedule && { noise_schedule }),
     ...(sigmas && { sigmas }),
     ...(shift && { shift }),

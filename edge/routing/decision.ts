@@ -44,7 +44,7 @@ export type Decision = {
   steps: number
   guidanceScale: number
   /** The offer's sampler, for requests without the field `sampler`. */
-  sampler?: NonNullable<ImageOptions['sampler']>
+  sampler: NonNullable<ImageOptions['sampler']>
   width: number
   height: number
   /** A sentence for humans. */

@@ -148,7 +148,7 @@ const decisionFor = (request: RouteRequest, preference: Preference, offer: Offer
   ...(offer.fallbacks && { fallbacks: offer.fallbacks }),
   steps: request.steps ?? offer.steps,
   guidanceScale: offer.route === 'turbo' ? 1 : (request.guidanceScale ?? offer.guidance_scale),
-  ...(offer.sampler && { sampler: offer.sampler }),
+  sampler: offer.sampler,
   ...chooseSize(request, offer),
   reason: preference.reason,
 })

@@ -59,7 +59,7 @@ export const isControlled = ({ start = 0, stop = 1 }: ControlChoice, steps: numb
   step / steps >= start && (step + 1) / steps <= stop
 
 /** The number of ControlNets that run in a step. */
-const controlsIn = ({ steps, controls = [] }: Sampling, step: number): number =>
+export const controlsIn = ({ steps, controls = [] }: Sampling, step: number): number =>
   controls.filter((choice) => isControlled(choice, steps, step)).length
 
 /**
@@ -95,15 +95,28 @@ export function reusedSteps(sampling: Sampling, first = firstOf(sampling)): Read
   return reused
 }
 
+/** A step that runs the denoiser, counted from 0: its evaluations and the number of its ControlNets. */
+export type ComputedStep = { step: number; evaluations: number; controls: number }
+
 /**
- * Evaluations of the denoiser for one image; with a ControlNet, each counts 1 + `CONTROL_SHARE`. With several `devices`, only those of the
- * busiest one. Jobs with ControlNets are not divided.
+ * The steps of one image that run the denoiser. With a ControlNet, an evaluation counts 1 + `CONTROL_SHARE`. With several `devices`, only
+ * the evaluations of the busiest one count. Jobs with ControlNets are not divided.
  */
-export function countEvaluations(sampling: Sampling, devices = 1): number {
+export function computedSteps(sampling: Sampling, devices = 1): ComputedStep[] {
   const reused = reusedSteps(sampling)
-  const computed = stepsOfRuns(sampling).filter((step) => !reused.has(step))
   const divisor = sampling.controls?.length ? 1 : devices
-  const ofStep = (step: number) =>
-    Math.ceil(samplesOf(sampling, step) / divisor) * (1 + CONTROL_SHARE * controlsIn(sampling, step))
-  return computed.reduce((sum, step) => sum + ofStep(step), 0)
+  const computed: ComputedStep[] = []
+  for (const step of stepsOfRuns(sampling)) {
+    if (reused.has(step)) continue
+    const controls = controlsIn(sampling, step)
+    const evaluations = Math.ceil(samplesOf(sampling, step) / divisor) * (1 + CONTROL_SHARE * controls)
+    const last = computed.at(-1)
+    if (last?.step === step) last.evaluations += evaluations
+    else computed.push({ step, evaluations, controls })
+  }
+  return computed
 }
+
+/** The evaluations of the denoiser for one image: the sum over its computed steps. */
+export const countEvaluations = (sampling: Sampling, devices = 1): number =>
+  computedSteps(sampling, devices).reduce((sum, { evaluations }) => sum + evaluations, 0)

@@ -9,6 +9,7 @@ import { type RememberPrompts, txt2img } from '../pipeline/txt2img.ts'
 import { failureOf, TooLarge } from './failure.ts'
 import type { Command, Message, Opened, Reply, Request, Settings } from './messages.ts'
 import { requireFitting } from './package/adapters.ts'
+import { firstPlan, type Planned } from './package/current-plan.ts'
 import { denoiserBytes, footprintOf, planOf } from './package/graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './package/memory-plan.ts'
 import { type OpenPipeline, openPipeline } from './package/open-pipeline.ts'
@@ -76,7 +77,7 @@ async function load({ package: pkg, size, controlnet }: Extract<Command, { type:
   const isOpen = controlnet === null || found?.pipeline.controlnet?.digest === controlnet.digest
   const warm = found !== undefined && found.peak === found.whole.peak && isOpen
   const networks: Opened = {}
-  const opened = await pipelineOf(pkg, controlnet, send, networks)
+  const opened = await pipelineOf(pkg, { size: size ?? pkg.manifest.defaults, controlnet }, send, networks)
   if (!opened) return send({ type: 'occupied' })
   const seconds = warm ? 0 : (performance.now() - start) / 1000
   send({
@@ -127,7 +128,7 @@ function fits(pkg: Package, size: Size, controlnet: ControlnetPackage | null): b
 
 /** Generates an image with one step for each size, largest first so that memory is planned once. */
 async function warm(pkg: Package, sizes: Size[], send: Send): Promise<void> {
-  const { pipeline } = await openOrThrow(pkg, null, send)
+  const { pipeline } = await openOrThrow(pkg, { size: pkg.manifest.defaults, controlnet: null }, send)
   const { defaults, target } = pkg.manifest
   // Guidance uses a batch of two, for which a GPU's libraries plan separately.
   const guidanceScales = target === 'cpu' ? [defaults.guidance_scale] : [defaults.guidance_scale, 1]
@@ -155,7 +156,8 @@ async function run(
   // A native session stops in the middle of a run, a session of the Node binding after the step.
   const { value: change } = Atomics.waitAsync(cancel, 0, 0)
   if (change instanceof Promise) void change.then(() => abort.abort())
-  const opened = await openOrThrow(pkg, controlnet?.package ?? null, send)
+  const needed: Needed = { size: request, controlnet: controlnet?.package ?? null }
+  const opened = await openOrThrow(pkg, needed, send)
   opened.runs += 1
   if (Atomics.load(cancel, 0) === 1) abort.abort()
   try {
@@ -166,7 +168,7 @@ async function run(
     // Also without adapters and a ControlNet, to remove those of the previous job.
     const prepare = async () => {
       await opened.pipeline.adapt(adapters, parallel)
-      return useControlnet(pkg, opened, controlnet?.package ?? null)
+      return apply(opened, needed)
     }
     const sessions = await prepare()
     const control = controlnet && sessions && { controlnet: { opened: sessions, image: controlnet.image } }
@@ -202,26 +204,29 @@ function withBatches(pipeline: OpenPipeline, id: number): Pipeline {
 const needsDevice = (event: PipelineEvent, { count }: JobRequest): boolean =>
   event.type !== 'decoded' && event.type !== 'finished' && !(event.type === 'image' && event.image === count - 1)
 
-/** Changes the ControlNet of a pipeline, and the memory that it counts for. */
-async function useControlnet(pkg: Package, opened: OpenPackage, controlnet: ControlnetPackage | null) {
-  const before = opened.pipeline.controlnet
-  const sessions = await opened.pipeline.useControlnet(controlnet)
-  // Planning takes milliseconds, and this is called before every step.
-  const now = opened.pipeline.controlnet
-  if (now !== before) Object.assign(opened, countMemory(pkg, now))
+type PlanInUse = Pick<Planned, 'plan' | 'controlnet'>
+/** What a job needs of its package. `size`: that of its images. */
+type Needed = { size: Size; controlnet: ControlnetPackage | null }
+
+/** Changes the plan of a pipeline for a job, and the memory that it counts for. */
+async function apply(opened: OpenPackage, { size, controlnet }: Needed) {
+  const { pipeline } = opened
+  const before = pipeline.plan
+  const sessions = await pipeline.useControlnet(controlnet, size)
+  if (pipeline.plan !== before) Object.assign(opened, countMemory(pipeline.package, pipeline))
   return sessions
 }
 
-async function openOrThrow(pkg: Package, controlnet: ControlnetPackage | null, send: Send): Promise<OpenPackage> {
-  const opened = await pipelineOf(pkg, controlnet, send)
+async function openOrThrow(pkg: Package, needed: Needed, send: Send): Promise<OpenPackage> {
+  const opened = await pipelineOf(pkg, needed, send)
   if (opened) return opened
   throw new Error(`${pkg.manifest.model}:${pkg.manifest.tier} does not fit beside the packages of unfinished runs`)
 }
 
-/** Opens the package, and the ControlNet in it, if necessary. Null if they do not fit into memory beside the packages of unfinished runs. */
+/** Opens the package for a job, if necessary. Null if it does not fit into memory beside the packages of unfinished runs. */
 async function pipelineOf(
   pkg: Package,
-  controlnet: ControlnetPackage | null,
+  needed: Needed,
   send: Send,
   networks: Opened = {},
 ): Promise<OpenPackage | null> {
@@ -231,12 +236,10 @@ async function pipelineOf(
     send({ type: 'progress' })
   }
   const found = open.get(pkg.digest)
+  const { size, controlnet } = needed
   if (controlnet) requireFitting(pkg, controlnet)
-  const isCounted = found && (controlnet === null || controlnet.digest === found.pipeline.controlnet?.digest)
-  const memory = isCounted
-    ? { ...found.whole, whole: found.whole, sessions: found.sessions }
-    : countMemory(pkg, controlnet)
   if (found) {
+    const memory = countMemory(pkg, found.pipeline.planFor(size, controlnet))
     open.delete(pkg.digest)
     const isSuspended = found.peak < found.whole.peak
     const grows = memory.whole.peak > found.whole.peak
@@ -246,37 +249,34 @@ async function pipelineOf(
     }
     open.set(pkg.digest, Object.assign(found, memory))
     if (isSuspended) await found.pipeline.resume()
-    if (controlnet) await useControlnet(pkg, found, controlnet)
+    await apply(found, needed)
     return found
   }
+  const memory = countMemory(pkg, firstPlan(pkg, { budget: deviceBytes, sharing }, size, controlnet))
   if (!(await evictPipelines(memory.whole, send))) return null
   const pipeline = await openPipeline(pkg, { budget: deviceBytes, devices, sharing, onPlan, onOpen })
   if (pipeline.note) send({ type: 'note', note: pipeline.note })
   const { manifest } = pkg
   const opened = { ...memory, pipeline, name: `${manifest.model}:${manifest.tier}`, runs: 0 }
   open.set(pkg.digest, opened)
-  if (controlnet) await useControlnet(pkg, opened, controlnet)
+  await apply(opened, needed)
   return opened
 }
 
-/** The memory of an open package with a ControlNet. */
-function countMemory(
-  pkg: Package,
-  controlnet: ControlnetPackage | null,
-): Peak & Pick<OpenPackage, 'whole' | 'sessions'> {
-  const whole = memoryOf(pkg, controlnet)
+/** The memory of an open package with this plan. */
+function countMemory(pkg: Package, planned: PlanInUse): Peak & Pick<OpenPackage, 'whole' | 'sessions'> {
+  const whole = memoryOf(pkg, planned)
   const { shared } = whole
-  const withoutWeights = memoryOfSessions(pkg.manifest, controlnet !== null)
+  const withoutWeights = memoryOfSessions(pkg.manifest, planned.controlnet !== null)
   const sessions = pkg.manifest.target === 'cpu' ? null : { peak: shared + withoutWeights, shared }
   return { ...whole, whole, sessions }
 }
 
-function memoryOf(pkg: Package, controlnet: ControlnetPackage | null): Peak {
+function memoryOf(pkg: Package, { plan: { peak, shared }, controlnet }: PlanInUse): Peak {
   // Further GPUs have their own memory; further sessions on the CPU do not.
   const copies = pkg.manifest.target === 'cpu' ? (devices - 1) * denoiserBytes(pkg) : 0
   if (deviceBytes === undefined)
     return { peak: footprintOf(pkg).bytes + copies + footprintOfControl(pkg, controlnet), shared: 0 }
-  const { peak, shared } = planOf(pkg, { budget: deviceBytes, sharing }, undefined, controlnet)
   return { peak: peak + copies, shared }
 }
 

@@ -1,20 +1,20 @@
-// Measured durations of a job's phases, and estimates from them.
+// Measured durations of phases, and estimates from them.
 import { median } from './median.ts'
 
 const PHASES = ['load', 'encode', 'step', 'decode'] as const
 export type Phase = (typeof PHASES)[number]
 
-/** The properties of a job that its durations depend on. */
+/** The properties of a phase that its duration depends on. */
 export type Shape = {
   group: string
   pixels: number
-  /** Evaluations of the denoiser per step, of the device that has the most: 2 with guidance on one device. */
+  /** Evaluations of the denoiser in a step, of the device that has the most: 2 with guidance on one device. Otherwise, prompts or images. */
   samples: number
   /** Devices that divide the samples. */
   devices: number
+  /** ControlNets that run in the phase. */
+  controls: number
 }
-/** The work of a job that is left. */
-export type Work = { encode: number; step: number; decode: number }
 
 /** Number of durations per median: few, so that it follows a change quickly. The median ignores the slow first run of a shape. */
 const REMEMBERED = 9
@@ -40,7 +40,7 @@ export class StepTimes {
     if (this.#shapes.size > MOST_SHAPES) this.#shapes.delete(this.#shapes.keys().next().value!)
   }
 
-  /** Median milliseconds of a phase for this shape; if unmeasured, those of the nearest size in the same group, scaled to this shape. */
+  /** Median milliseconds of a phase for this shape; if unmeasured, those of the nearest shape in the same group, scaled to this one. */
   estimate(shape: Shape, phase: Phase): number {
     const own = this.#shapes.get(keyOf(shape))?.durations[phase]
     if (own && own.length > 0) return median(own)
@@ -51,18 +51,19 @@ export class StepTimes {
     return median(near.durations[phase]) * scale * samples
   }
 
-  /** Milliseconds that the work takes on the device. */
-  total(shape: Shape, { encode, step, decode }: Work): number {
-    const of = (phase: Phase, count: number) => (count === 0 ? 0 : count * this.estimate(shape, phase))
-    return of('encode', encode) + of('step', step) + of('decode', decode)
-  }
-
-  #nearest({ group, pixels }: Shape, phase: Phase): Recorded | undefined {
-    const distance = (each: Recorded) => Math.abs(Math.log(each.pixels / pixels))
+  /** Measurements with as many ControlNets come first, then those of the nearest size, then those of the nearest number of samples. */
+  #nearest({ group, pixels, samples, controls }: Shape, phase: Phase): Recorded | undefined {
+    const distances = (each: Recorded) => [
+      Math.abs(each.controls - controls),
+      Math.abs(Math.log(each.pixels / pixels)),
+      Math.abs(Math.log(each.samples / samples)),
+    ]
     return [...this.#shapes.values()]
       .filter((each) => each.group === group && each.durations[phase].length > 0)
-      .sort((a, b) => distance(a) - distance(b))[0]
+      .map((each) => ({ each, own: distances(each) }))
+      .sort((a, b) => a.own.map((value, i) => value - b.own[i]!).find((difference) => difference !== 0) ?? 0)[0]?.each
   }
 }
 
-const keyOf = ({ group, pixels, samples, devices }: Shape) => `${group} ${pixels} ${samples} ${devices}`
+const keyOf = ({ group, pixels, samples, devices, controls }: Shape) =>
+  `${group} ${pixels} ${samples} ${devices} ${controls}`

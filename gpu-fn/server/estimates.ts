@@ -1,25 +1,21 @@
 // The device time of jobs, estimated from measured turns.
-import { countEvaluations, type JobRequest, reusedSteps, stepsRun } from '../contract.ts'
-import { type Shape, StepTimes, type Work } from '../scheduler/step-times.ts'
+import { type ComputedStep, computedSteps, countEvaluations, hasGuidance, type JobRequest } from '../contract.ts'
+import { type Phase, type Shape, StepTimes } from '../scheduler/step-times.ts'
 import type { Task } from '../scheduler/task.ts'
 import { isInteractive, type Job } from './job.ts'
 import type { Turn } from './run-job.ts'
 
-/** The steps of an image in which the denoiser runs. */
-const stepsOf = (request: JobRequest) => stepsRun(request.steps, request.strength) - reusedSteps(request).size
-const workOf = (request: JobRequest): Work => ({
-  encode: 1,
-  step: stepsOf(request) * request.count,
-  decode: request.count,
-})
+/** The phases that a job has left. Its steps end in order, so that the last ones are left. */
+type Left = { encode: number; step: number; decode: number }
+
 const groupOf = ({ model, tier }: JobRequest) => `${model}:${tier}`
 
 export class Estimates {
   readonly #times = new StepTimes()
   /** The devices of each loaded model. */
   readonly #devices = new Map<string, number>()
-  /** The work that accepted jobs have left. */
-  readonly #left = new Map<Job, Work>()
+  /** The phases that accepted jobs have left. */
+  readonly #left = new Map<Job, Left>()
 
   /** Whether the job would take less time on several devices than on one. */
   canDivide({ request }: Job): boolean {
@@ -30,45 +26,73 @@ export class Estimates {
   taskOf(job: Job): Task {
     const { id, request, acceptedAt } = job
     const { tenant = '', weight = 1, max_latency_ms = null } = request.schedule ?? {}
-    const shape = this.#shapeOf(job)
     const deadline = max_latency_ms === null ? null : acceptedAt + max_latency_ms
-    const left = this.#times.total(shape, workOf(request))
     return {
-      ...{ id, tenant, weight, interactive: isInteractive(request), group: shape.group },
-      ...{ arrived: acceptedAt, deadline, left, started: false },
+      ...{ id, tenant, weight, interactive: isInteractive(request), group: groupOf(request) },
+      ...{ arrived: acceptedAt, deadline, left: this.#total(job, this.#allOf(job)), started: false },
     }
   }
 
   /** Milliseconds to load the job's model; 0 if it was loaded before. */
   loadMs(job: Job): number {
-    const shape = this.#shapeOf(job)
-    return this.#devices.has(shape.group) ? 0 : this.#times.estimate(shape, 'load')
+    return this.#devices.has(groupOf(job.request)) ? 0 : this.#times.estimate(this.#shapeOf(job, 'load'), 'load')
   }
 
   /** Records a turn of a job. `ms`: its share of the device's time. */
-  record(job: Job, { phase, load }: Turn, ms: number): void {
-    if (phase === 'file' || phase === 'occupied') return
-    const shape = this.#shapeOf(job)
-    if (phase === 'load') this.#devices.set(shape.group, load?.devices ?? 1)
-    this.#times.record(shape, phase, ms)
+  record(job: Job, { phase, load, step }: Turn, ms: number): void {
+    if (phase === 'repeat') this.#left.delete(job)
+    if (phase === 'file' || phase === 'occupied' || phase === 'repeat') return
+    if (phase === 'load') this.#devices.set(groupOf(job.request), load?.devices ?? 1)
+    const computed = this.#stepsOf(job).find((each) => each.step === step)
+    this.#times.record(this.#shapeOf(job, phase, computed), phase, ms)
     if (phase === 'load') return
-    const left = this.#left.get(job) ?? workOf(job.request)
+    const left = this.#left.get(job) ?? this.#allOf(job)
     this.#left.set(job, { ...left, [phase]: Math.max(0, left[phase] - 1) })
   }
 
   /** Milliseconds of device time until the end of an accepted job. */
   leftMs(job: Job): number {
-    return this.#times.total(this.#shapeOf(job), this.#left.get(job) ?? workOf(job.request))
+    return this.#total(job, this.#left.get(job) ?? this.#allOf(job))
   }
 
   forget(job: Job): void {
     this.#left.delete(job)
   }
 
-  #shapeOf({ request, parallel }: Job): Shape {
-    const group = groupOf(request)
-    const devices = parallel ? (this.#devices.get(group) ?? 1) : 1
-    const samples = countEvaluations(request, devices) / stepsOf(request)
-    return { group, pixels: request.width * request.height, samples, devices }
+  #allOf(job: Job): Left {
+    const { count } = job.request
+    return { encode: 1, step: this.#stepsOf(job).length * count, decode: count }
+  }
+
+  /** Milliseconds that these phases take on the device. */
+  #total(job: Job, left: Left): number {
+    const steps = Array.from({ length: job.request.count }, () => this.#stepsOf(job)).flat()
+    const alike = Object.groupBy(steps.slice(steps.length - left.step), ({ evaluations, controls }) =>
+      [evaluations, controls].join(' '),
+    )
+    const ofSteps = Object.values(alike).map((each = []) => {
+      return each.length * this.#times.estimate(this.#shapeOf(job, 'step', each[0]), 'step')
+    })
+    const of = (phase: 'encode' | 'decode') =>
+      left[phase] === 0 ? 0 : left[phase] * this.#times.estimate(this.#shapeOf(job, phase), phase)
+    return ofSteps.reduce((sum, ms) => sum + ms, of('encode') + of('decode'))
+  }
+
+  #stepsOf(job: Job): ComputedStep[] {
+    return computedSteps(job.request, this.#devicesOf(job))
+  }
+
+  #devicesOf({ request, parallel }: Job): number {
+    return parallel ? (this.#devices.get(groupOf(request)) ?? 1) : 1
+  }
+
+  /** The shape of a phase. Only the prompts and the steps depend on guidance and ControlNets. */
+  #shapeOf(job: Job, phase: Phase, step?: ComputedStep): Shape {
+    const { request } = job
+    const { width, height, controls = [] } = request
+    const shape = { group: groupOf(request), pixels: width * height, devices: this.#devicesOf(job) }
+    if (phase === 'step') return { ...shape, samples: step?.evaluations ?? 1, controls: step?.controls ?? 0 }
+    if (phase === 'encode') return { ...shape, samples: hasGuidance(request) ? 2 : 1, controls: controls.length }
+    return { ...shape, samples: 1, controls: 0 }
   }
 }

@@ -1,7 +1,7 @@
 // Runs one job on the engine, turn by turn, and appends its events to the job's log.
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
-import { type JobEvent, type JobRequest, samplesOf, type Timings } from '../contract.ts'
+import type { JobEvent, JobRequest, Timings } from '../contract.ts'
 import { describeUnknown, type Engine, type Model, type RunOptions } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
@@ -16,13 +16,16 @@ const WARNING_CHARACTERS = 2_000
 type Generation = { job: Job; progress: Progress; log: Logger }
 type Progress = { timings: Timings; stepsDone: number; images: number }
 
-/** The part of a run that a turn has completed. `occupied`: none, because models of unfinished runs occupy the memory for its own. */
+/**
+ * The part of a run that a turn has completed. `occupied`: none, because models of unfinished runs occupy the memory for its own. `repeat`:
+ * none, because the run was out of memory and starts again.
+ */
 export type Turn = {
-  phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied'
+  phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied' | 'repeat'
   /** Whether the next turn is a step that may share a run of the denoiser with those of other jobs. */
   beforeStep?: boolean
-  /** Evaluations of the denoiser per run; present for the phase `step`. */
-  samples?: number
+  /** The step's number, counted from 0 and including those that an input image skips; present for the phase `step`. */
+  step?: number
   /** Present for the phase `load`. */
   load?: Load
   /** Whether alternation with other jobs reloads or changes weights: networks take turns on the device, or the job has additions. */
@@ -113,9 +116,11 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   } catch (error) {
     const isOutOfMemory = error instanceof JobError && error.code === 'out_of_memory'
     if (!isOutOfMemory || progress.images > 0 || signal.aborted) throw error
-    // The engine has freed what it can, and the job has the device to itself.
     log.warn({ err: error.cause }, 'a job ran out of memory and is repeated alone')
     Object.assign(progress, { stepsDone: 0 })
+    // In a turn of its own, because other jobs may still use the device in this one. The engine has freed what it can.
+    yield { phase: 'repeat', inTurns: true }
+    signal.throwIfAborted()
     yield* runOnce(engine, { ...attempt, inTurns: true })
   }
 }
@@ -154,8 +159,7 @@ async function* runOnce(
     record(job, progress, event)
     // A reused step takes no device time.
     const phase = event.type === 'step' && event.reused ? undefined : PHASE[event.type]
-    if (phase)
-      yield { phase, inTurns, beforeStep: batched && precedesStep(event), ...samplesOfStep(event, job.request) }
+    if (phase) yield { phase, inTurns, beforeStep: batched && precedesStep(event), ...stepOf(event, job.request) }
   }
 }
 
@@ -167,10 +171,8 @@ const PHASE: Partial<Record<PipelineEvent['type'], Turn['phase']>> = {
   image: 'file',
 }
 
-function samplesOfStep(event: PipelineEvent, request: JobRequest): Pick<Turn, 'samples'> {
-  if (event.type !== 'step') return {}
-  return { samples: samplesOf(request, request.steps - event.steps + event.step - 1) }
-}
+const stepOf = (event: PipelineEvent, { steps }: JobRequest): Pick<Turn, 'step'> =>
+  event.type === 'step' ? { step: steps - event.steps + event.step - 1 } : {}
 
 const precedesStep = (event: PipelineEvent): boolean =>
   event.type === 'encoded' || (event.type === 'step' && event.step < event.steps)

@@ -70,11 +70,14 @@ export class PackageCache {
 
   async #fetch(name: PackageName, served: ServedPackage): Promise<Package> {
     const start = performance.now()
+    const bytes = sum(Object.values(served.manifest.files).map((file) => file.bytes))
     await this.#fetchBlobs(served.manifest)
-    await this.#assemble(served)
+      .then(() => this.#assemble(served))
+      .catch((error) => {
+        throw this.#explain(error, bytes)
+      })
     const opened = await this.#openCached(served.digest)
     if (!opened) throw new PackageError(`${describeName(name)} was downloaded and cannot be opened`)
-    const bytes = sum(Object.values(served.manifest.files).map((file) => file.bytes))
     const seconds = (performance.now() - start) / 1000
     this.#options.log.info({ ...name, package: served.digest, bytes, seconds }, 'package fetched')
     return opened
@@ -108,9 +111,7 @@ export class PackageCache {
       done += bytes
       onProgress?.(done, total)
     }
-    await download(bucket, wanted, { ...this.#options.download, onProgress: report }).catch((error) => {
-      throw this.#explain(error, total)
-    })
+    await download(bucket, wanted, { ...this.#options.download, onProgress: report })
     await verifier.trust(wanted)
   }
 

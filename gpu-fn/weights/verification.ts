@@ -1,6 +1,6 @@
 // Verifies the SHA-256 of a package's files once per machine, since a package has up to 17 GB. Verified files are recorded in the cache
 // directory by digest, inode, size and modification time, so a changed file is hashed again.
-import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import type { Logger } from 'pino'
 import * as z from 'zod'
@@ -132,6 +132,7 @@ class VerifiedRecord {
       await writeFile(scratch, JSON.stringify(Object.fromEntries(this.#entries)), { mode: 0o600 })
       await rename(scratch, this.#file)
     } catch (error) {
+      await rm(scratch, { force: true }).catch(() => {})
       this.#log.warn({ err: error }, 'verified packages cannot be recorded, and will be hashed at each start')
     }
   }

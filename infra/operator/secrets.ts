@@ -13,6 +13,8 @@ export type Secrets = {
   STRIPE_SECRET_KEY?: string
   /** The key of the moderation service. */
   MODERATION_API_KEY?: string
+  /** Headers of the worker's requests to a receiver of spans. */
+  OTEL_EXPORTER_OTLP_HEADERS?: string
 }
 
 /** Creates random secrets. `gpuPublicKey` is a JWK for the GPU function's OCTET_EDGE_PUBLIC_KEY. */

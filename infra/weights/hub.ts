@@ -63,7 +63,10 @@ export async function downloadCheckpoint(directory: string, options: HubOptions)
   await assertSpace(directory, files)
   let before = 0
   for (const file of files) {
-    await fetchFile(directory, file, options, (bytes) => options.onProgress?.(before + bytes, total, file.path))
+    const onProgress = (bytes: number) => options.onProgress?.(before + bytes, total, file.path)
+    await fetchFile(directory, file, options, onProgress).catch((error) => {
+      throw isFull(error) ? new HubError(`${directory}: ${REMEDY}`, { cause: error }) : error
+    })
     before += file.size
   }
   const content = createHash('sha256').update(JSON.stringify(files.map((file) => [file.path, digestOf(file)])))
@@ -175,7 +178,8 @@ async function fetchBytes(
       if (!blob) throw new HubError(`${entry.path} is listed by ${options.repo} but cannot be downloaded`)
       for await (const chunk of withoutStalls(blob.slice(at).stream(), options.stallMs ?? 30_000)) {
         if (at + chunk.length > entry.size) throw new Error(`${entry.path} is longer than listed`)
-        await output.write(chunk)
+        // A single write to a disk that fills up may write less than the chunk.
+        await output.appendFile(chunk)
         at += chunk.length
         progress(at)
       }
@@ -209,7 +213,7 @@ async function persist<T>(options: HubOptions, reached: () => number, once: () =
     try {
       return await once()
     } catch (cause) {
-      if (cause instanceof HubError) throw cause
+      if (cause instanceof HubError || isFull(cause)) throw cause
       if (cause instanceof HubApiError && cause.statusCode < 500 && cause.statusCode !== 429)
         throw refused(cause, options)
       if (isOffline(cause)) throw unreachable(cause, options)
@@ -220,6 +224,10 @@ async function persist<T>(options: HubOptions, reached: () => number, once: () =
     }
   }
 }
+
+const REMEDY = 'the disk is full; free space on it, and repeat the command, which continues the download'
+/** Whether there was no space, or no quota, for a write. */
+const isFull = (error: unknown) => ['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException)?.code ?? '')
 
 const licensePage = (repo: string) => `accept the license at https://huggingface.co/${repo}`
 

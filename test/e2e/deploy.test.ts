@@ -17,6 +17,7 @@ const OFFER = {
   tier: 'fp8',
   steps: 4,
   guidance_scale: 1,
+  sampler: 'euler',
   width: 256,
   height: 256,
 } as const

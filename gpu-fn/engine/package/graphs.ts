@@ -86,13 +86,16 @@ export function chooseGraphs(manifest: Manifest, kernels: () => Kernels = instal
 const withoutAbsent = (networks: NonNullable<Manifest['without_kernels']>): Manifest['networks'] =>
   Object.fromEntries(Object.entries(networks).flatMap(([name, network]) => (network ? [[name, network]] : [])))
 
-/** The limits of a memory plan. `sharing`: the number of jobs that may share a run of the step graph; 1 by default. */
-export type PlanLimits = { budget: number | undefined; sharing?: number | undefined }
+/**
+ * The limits of a memory plan. `sharing`: the number of jobs that may share a run of the step graph; 1 by default. `shared`: the minimum of
+ * the memory that all packages of the process share, in bytes; 0 by default.
+ */
+export type PlanLimits = { budget?: number | undefined; sharing?: number | undefined; shared?: number | undefined }
 
 /** The memory plan of a package for images up to `size`, by default the model's default size, and for a ControlNet. Throws `BudgetError`. */
 export function planOf(
   pkg: Package,
-  { budget, sharing }: PlanLimits,
+  { budget, sharing, shared }: PlanLimits,
   size: Size = pkg.manifest.defaults,
   controlnet: ControlnetPackage | null = null,
 ): MemoryPlan {
@@ -100,7 +103,7 @@ export function planOf(
   const { batched, note } = chooseGraphs(manifest)
   const target = note === null ? manifest.target : 'cuda'
   const how = {
-    ...{ target, samples: batched ? 2 : 1, widening: footprintOf(pkg).widening, sharing },
+    ...{ target, samples: batched ? 2 : 1, widening: footprintOf(pkg).widening, sharing, shared },
     ...(controlnet && {
       controlnet: { manifest: controlnet.manifest, widening: footprintOf(controlnet).widening },
     }),

@@ -55,6 +55,8 @@ export type Execution = {
   samples: number
   /** Number of jobs that may share a run. Their sizes are limited (batch-limit.ts), so that only their conditions take more memory. */
   sharing?: number | undefined
+  /** The minimum of the memory that packages share on a GPU, such as an arena after larger images; in bytes, 0 by default. */
+  shared?: number | undefined
   /** Size of a weight in memory relative to its size in the file. */
   widening: number
   /** The ControlNet of the package's jobs, and the size of its weights in memory relative to its file. */
@@ -85,7 +87,7 @@ export function planMemory(manifest: PlannedManifest, size: Size, budget: number
 }
 
 function candidatesFor(needs: readonly Need[], how: Execution): Candidate[] {
-  const peakOf = how.target === 'cpu' ? peakOnCpu : peakOnGpu
+  const peakOf = how.target === 'cpu' ? peakOnCpu : peakOnGpu(how.shared)
   // Few jobs have an input image, so its encoder is opened by the first one, and is not part of what each job reads.
   const usual = needs.filter(({ network }) => network !== IMAGE_ENCODER)
   return subsets(usual, how).map((resident) => {
@@ -121,16 +123,18 @@ export const memoryOfAll = (peaks: readonly Peak[]): number =>
  * All sessions stay open. Offloaded networks take turns in the same memory. Runs share one arena that never shrinks; the autoencoder's blocks
  * are larger than all others and cannot reuse them, so both are counted.
  */
-function peakOnGpu(resident: readonly Need[], offloaded: readonly Need[]): Peak {
-  const all = [...resident, ...offloaded]
-  const [autoencoder, rest] = [true, false].map((is) =>
-    all.filter(({ network }) => AUTOENCODER.includes(network) === is),
-  )
-  const arena = maxOf(autoencoder!, ({ workspace }) => workspace) + maxOf(rest!, ({ workspace }) => workspace)
-  const weights = sum(resident, ({ weights }) => weights) + maxOf(offloaded, ({ weights }) => weights)
-  const shared = OVERHEAD.process + arena
-  return { peak: shared + all.length * OVERHEAD.session + weights, shared }
-}
+const peakOnGpu =
+  (least = 0) =>
+  (resident: readonly Need[], offloaded: readonly Need[]): Peak => {
+    const all = [...resident, ...offloaded]
+    const [autoencoder, rest] = [true, false].map((is) =>
+      all.filter(({ network }) => AUTOENCODER.includes(network) === is),
+    )
+    const arena = maxOf(autoencoder!, ({ workspace }) => workspace) + maxOf(rest!, ({ workspace }) => workspace)
+    const weights = sum(resident, ({ weights }) => weights) + maxOf(offloaded, ({ weights }) => weights)
+    const shared = Math.max(least, OVERHEAD.process + arena)
+    return { peak: shared + all.length * OVERHEAD.session + weights, shared }
+  }
 
 /** Each open session has its own weights and workspace. */
 const peakOnCpu = (resident: readonly Need[], offloaded: readonly Need[]): Peak => ({

@@ -21,7 +21,8 @@ import { readKnownWords } from '../../tokenizer/known-words.ts'
 import { openTokenizer } from '../../tokenizer/tokenizer.ts'
 import { type Adapter, requireFitting, updatesOf } from './adapters.ts'
 import { chain } from './chain.ts'
-import { chooseControlGraphs, chooseGraphs, DENOISER, footprintOf, planOf, providerOptions } from './graphs.ts'
+import { CurrentPlan, type Planned } from './current-plan.ts'
+import { chooseControlGraphs, chooseGraphs, DENOISER, footprintOf, providerOptions } from './graphs.ts'
 import type { MemoryPlan } from './memory-plan.ts'
 import { Residency } from './residency.ts'
 
@@ -36,11 +37,13 @@ export type OpenPipeline = Pipeline & {
    */
   adapt(adapters: readonly Adapter[], onAll?: boolean): Promise<void>
   /**
-   * Opens a ControlNet on the first device, in place of an earlier one; its networks open in their first run. With null, an earlier ControlNet
-   * stays open if all networks of the package then stay where they are. Throws AdapterError, with nothing changed, if it does not fit the
-   * package.
+   * Plans for a job's ControlNet and the size of its images, by default the package's default size. Opens the ControlNet on the first device,
+   * in place of an earlier one; its networks open in their first run. With null, an earlier ControlNet stays open if all networks of the
+   * package then stay where they are. Throws AdapterError if it does not fit the package, and BudgetError, with nothing changed.
    */
-  useControlnet(controlnet: ControlnetPackage | null): Promise<Controlnet | null>
+  useControlnet(controlnet: ControlnetPackage | null, size?: Size): Promise<Controlnet | null>
+  /** The plan that `useControlnet` would apply. Throws BudgetError. */
+  planFor(size: Size, controlnet: ControlnetPackage | null): Planned
   /** The ControlNet in the plan. */
   readonly controlnet: ControlnetPackage | null
   /** Names of the networks whose weights are loaded on the first device. */
@@ -80,47 +83,54 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
   const onEach = async (action: (each: Residency) => Promise<void>) => void (await settleAll(placed.map(action)))
   const setResident = ({ resident }: MemoryPlan) =>
     onEach((each) => each.setResident(each === residency ? resident : hasDenoiser(resident) ? DENOISER : []))
-  const replaceControlnet = async (controlnet: ControlnetPackage | null) => {
-    await residency.close(CONTROL_NETWORKS)
+  const release = () => onEach((each) => each.release())
+  const apply = async ({ plan, controlnet }: Planned, isSmaller: boolean) => {
+    if (controlnet !== current.controlnet) await residency.close(CONTROL_NETWORKS)
     current.controlnet = controlnet
+    // On the CPU, each open session keeps the memory of its largest run.
+    if (isSmaller && pkg.manifest.target === 'cpu') await release()
+    options.onPlan?.(plan)
+    await setResident(plan)
   }
   try {
     const encoders = await openEncoders(pkg, (network) => residency.session(network))
-    const planned = await startPlan(pkg, { setResident, replaceControlnet }, options)
+    const planned = new CurrentPlan(pkg, options, apply)
+    await planned.start()
     return {
       ...{ package: pkg, encoders, batched, note, sharing: options.sharing },
       words: await readKnownWords(pkg.directory),
       ...denoiserOf(residency),
       get others() {
-        return hasDenoiser(planned.plan().resident) ? others : []
+        return hasDenoiser(planned.plan.resident) ? others : []
       },
       vaeDecoder: residency.session('vae_decoder'),
       vaeEncoder: IMAGE_ENCODER in pkg.manifest.networks ? residency.session(IMAGE_ENCODER) : null,
       get plan() {
-        return planned.plan()
+        return planned.plan
       },
       get controlnet() {
         return current.controlnet
       },
-      fit: planned.fit,
+      planFor: (size, controlnet) => planned.next(size, controlnet),
+      fit: (size) => planned.use(size),
       async adapt(adapters, onAll = false) {
         const updates = updatesOf(pkg, adapters)
         await onEach(async (each) => {
           if (onAll || each === residency) await each.update(updates)
         })
       },
-      async useControlnet(controlnet) {
+      async useControlnet(controlnet, size = pkg.manifest.defaults) {
         if (controlnet) requireFitting(pkg, controlnet)
-        await planned.useControlnet(controlnet)
+        await planned.use(size, controlnet)
         return controlnet && controlSessions(pkg, controlnet, residency)
       },
       open: () => residency.open(),
       suspend: () => onEach((each) => each.suspend()),
-      resume: () => setResident(planned.plan()),
-      release: () => onEach((each) => each.release()),
+      resume: () => setResident(planned.plan),
+      release,
     }
   } catch (error) {
-    await onEach((each) => each.release())
+    await release()
     throw error
   }
 }
@@ -171,70 +181,6 @@ function controlSessions(
     transformer: residency.session('transformer', graphOf(transformer)),
   }
 }
-
-/** The changes that follow from a plan. `replaceControlnet` closes the networks of the earlier ControlNet. */
-type Changes = {
-  setResident: (plan: MemoryPlan) => Promise<void>
-  replaceControlnet: (controlnet: ControlnetPackage | null) => Promise<void>
-}
-
-/** Applies the plan for the package's default size. `fit` extends it to larger images. */
-async function startPlan(
-  pkg: Package,
-  { setResident, replaceControlnet }: Changes,
-  { budget, sharing, onPlan }: PipelineOptions,
-) {
-  let largest: Size = pkg.manifest.defaults
-  const planFor = (size: Size, controlnet: ControlnetPackage | null) =>
-    planOf(pkg, { budget, sharing }, size, controlnet)
-  /** The planned ControlNet, and the current one. */
-  let planned: ControlnetPackage | null = null
-  let wanted: ControlnetPackage | null = null
-  /** Whether the ControlNet in the plan may stay for jobs without one; undefined if not determined for this plan. */
-  let stays: boolean | undefined
-  let plan = await apply(planFor(largest, null))
-
-  async function apply(next: MemoryPlan): Promise<MemoryPlan> {
-    stays = undefined
-    onPlan?.(next)
-    await setResident(next)
-    return next
-  }
-  async function change(controlnet: ControlnetPackage | null): Promise<void> {
-    const next = planFor(largest, controlnet)
-    await replaceControlnet(controlnet)
-    planned = controlnet
-    plan = await apply(next)
-  }
-  async function use(controlnet: ControlnetPackage | null): Promise<void> {
-    wanted = controlnet
-    if (controlnet?.digest === planned?.digest) return
-    if (!controlnet) stays ??= isKept(planFor(largest, null), plan)
-    if (controlnet || !stays) await change(controlnet)
-  }
-  /** The last change of the ControlNet. Jobs that share a step change it at the same time. */
-  let last = Promise.resolve()
-  return {
-    plan: () => plan,
-    async fit(size: Size): Promise<void> {
-      if (size.width * size.height <= largest.width * largest.height) return
-      // The larger image may need the memory of a ControlNet that is not its own.
-      if (!wanted && planned) await change(null)
-      const next = planFor(size, planned)
-      largest = size
-      if (JSON.stringify(next) !== JSON.stringify(plan)) plan = await apply(next)
-    },
-    useControlnet(controlnet: ControlnetPackage | null): Promise<void> {
-      const used = last.then(() => use(controlnet))
-      last = used.catch(() => {})
-      return used
-    },
-  }
-}
-
-/** Whether another plan also keeps all resident networks of `plan` on the device, with the same tiles. */
-const isKept = (plan: MemoryPlan, other: MemoryPlan): boolean =>
-  plan.tile === other.tile && plan.resident.every((network) => other.resident.includes(network))
 
 async function openEncoders(
   { directory, manifest }: Package,

@@ -1,6 +1,6 @@
 // Metrics in Prometheus' format. Labels have few values: tenants, prompts and exact sizes are not among them.
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
-import type { JobRequest } from '../../contract.ts'
+import { controlsIn, type JobRequest, samplesOf } from '../../contract.ts'
 import { isInteractive, outcome, waitedMs } from '../job.ts'
 import type { Jobs, Lifecycle } from '../jobs.ts'
 import type { Observer } from '../observer.ts'
@@ -49,10 +49,12 @@ export function createMetrics(): Metrics {
   const turns = new Histogram({
     ...{
       name: 'octet_phase_seconds',
-      help: 'Duration of phases by size. samples: those in one run of the denoiser, of all jobs that share it.',
+      help:
+        'Duration of phases by size. samples: those in one run of the denoiser, of all jobs that share it. ' +
+        'controls: ControlNets of the step, or of the job in other phases.',
       registers,
     },
-    ...{ labelNames: [...model, 'phase', 'size', 'samples'] as const, buckets: STEP_SECONDS },
+    ...{ labelNames: [...model, 'phase', 'size', 'samples', 'controls'] as const, buckets: STEP_SECONDS },
   })
   const sharing = new Histogram({
     ...{ name: 'octet_step_jobs', help: 'Jobs in one run of the denoiser, for each step of each job.', registers },
@@ -77,15 +79,16 @@ export function createMetrics(): Metrics {
   })
   const start = new Gauge({ name: 'octet_start_seconds', help: 'Time from the start to readiness.', registers })
   return {
-    turn({ request, parallel }, { phase, load, samples = 1 }, seconds, size) {
+    turn({ request, parallel }, { phase, load, step }, seconds, size) {
       const { model, tier } = request
       if (phase !== 'file') busy.inc(seconds / size)
       if (phase === 'step') sharing.observe({ model, tier }, size)
       if (load && load.seconds > 0) loads.inc({ model, tier })
       for (const closed of load?.closed ?? []) evictions.inc({ model: closed })
       if (load?.bytes !== undefined) memory.set(load.bytes)
-      const evaluated = parallel ? 1 : samples * size
-      const labels = { model, tier, phase, size: sizeOf(request), samples: evaluated }
+      const samples = step === undefined || parallel ? 1 : samplesOf(request, step) * size
+      const controls = step === undefined ? (request.controls?.length ?? 0) : controlsIn(request, step)
+      const labels = { model, tier, phase, size: sizeOf(request), samples, controls }
       if (phase !== 'load' || (load && load.seconds > 0)) turns.observe(labels, seconds)
     },
     end(job) {

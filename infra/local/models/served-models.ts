@@ -3,6 +3,7 @@ import { mkdir, rm, stat, symlink } from 'node:fs/promises'
 import path from 'node:path'
 import { LIMITS } from '../../../gpu-fn/contract.ts'
 import type { Manifest, Package, Target, Tier } from '../../../gpu-fn/manifest.ts'
+import { samplerOf } from '../../../gpu-fn/pipeline/schedulers/schedulers.ts'
 import { MANIFEST, openPackage } from '../../../gpu-fn/weights/packages.ts'
 import {
   assertAccess,
@@ -80,8 +81,7 @@ export function offerOf({ model, tier, defaults, position, latent, scheduler }: 
   return {
     ...{ route: route ?? own, model, tier, steps, width, height },
     guidance_scale: route === 'turbo' ? 1 : guidance_scale,
-    // Explicit, because the price depends on the sampler's evaluations.
-    ...(scheduler.name === 'FlowMatchHeunDiscreteScheduler' && { sampler: 'heun' as const }),
+    sampler: samplerOf({}, scheduler),
     max_pixels: Math.floor(width * height * LARGER),
     max_side: Math.min(side, position.max * multiple, LIMITS.side.max),
   }

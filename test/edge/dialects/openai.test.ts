@@ -51,6 +51,7 @@ describe('POST /v1/images/generations', () => {
         height: 256,
         steps: 4,
         guidance_scale: 1,
+        sampler: 'euler',
         seed: 7,
         count: 1,
         output_format: 'png',

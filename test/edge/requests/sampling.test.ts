@@ -1,8 +1,11 @@
 // How a request chooses the sampling of its images, in the native API and in other APIs.
+import { createExecutionContext } from 'cloudflare:test'
 import { afterEach, describe, test, vi } from 'vitest'
 import { imageOptionFields } from '#contract'
+import { app } from '../../../edge/app.ts'
 import { generation } from '../../../edge/requests/generation-request.ts'
-import { jobIn, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
+import { jobIn, ledgerOf, newCaller, ORIGIN, problemOf, send } from '../support/client.ts'
+import { envWith } from '../support/config.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { over } from '../support/jobs.ts'
 
@@ -26,10 +29,13 @@ describe('the native fields', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: price })
   })
 
-  test('are absent from the request to the GPU function unless given', async ({ expect }) => {
+  test('are absent from the request to the GPU function unless given, but for the sampler', async ({ expect }) => {
     const calls = fakeGpu(works)
     await over(await jobIn(await send('POST', '/v1/jobs', await newCaller(), cat)))
-    for (const name of Object.keys(imageOptionFields)) expect(calls[0]!.request).not.toHaveProperty(name)
+    for (const name of Object.keys(imageOptionFields))
+      if (name !== 'sampler') expect(calls[0]!.request).not.toHaveProperty(name)
+    // The GPU function must not choose another sampler than the price counts.
+    expect(calls[0]!.request).toMatchObject({ sampler: 'euler' })
   })
 
   test('custom noise levels state the number of steps', async ({ expect }) => {
@@ -170,6 +176,41 @@ describe('the native fields', () => {
   })
 })
 
+describe("an offer's sampler", () => {
+  const offer = { route: 'full', model: 'custom', tier: 'fp8', steps: 28, guidance_scale: 4 }
+  const size = { width: 256, height: 256, max_pixels: 256 * 256 }
+
+  /** The quote for step caching on an offer with this sampler. */
+  async function quoteOf(sampler: string | undefined, fields: object = {}): Promise<Response> {
+    const { headers } = await newCaller()
+    const OCTET_CATALOG = JSON.stringify({ offers: [{ ...offer, ...size, sampler }] })
+    const body = JSON.stringify({ prompt: 'a cat', cache: 'fast', ...fields })
+    const init = { method: 'POST', headers: { ...headers, 'content-type': 'application/json' }, body }
+    const context = createExecutionContext()
+    return app.fetch(new Request(new URL('/v1/quote', ORIGIN), init), envWith({ OCTET_CATALOG }), context)
+  }
+
+  test.for([
+    [undefined, {}, 34],
+    ['euler', {}, 34],
+    ['dpmpp_2m', {}, 34],
+    ['heun', {}, 66],
+    ['heun', { sampler: 'euler' }, 34],
+    ['euler', { sampler: 'heun' }, 66],
+    ['heun', { cache: 'off' }, 110],
+    ['lcm', { cache: 'off' }, 56],
+  ] as const)('%s of the offer, with %j, is priced as %d evaluations', async ([sampler, fields, count], { expect }) => {
+    const price = 200 + Math.ceil(0.256 ** 2 * count * 300)
+    expect(await (await quoteOf(sampler, fields)).json()).toMatchObject({ price_microdollars: price })
+  })
+
+  test('lcm of the offer is refused with step caching', async ({ expect }) => {
+    const response = await quoteOf('lcm')
+    expect(response.status).toBe(400)
+    expect((await problemOf(response)).detail).toContain('cache is "fast", but sampler is "lcm"')
+  })
+})
+
 describe('the names of other APIs', () => {
   const [EULER, DPMPP] = [{ sampler: 'euler' }, { sampler: 'dpmpp_2m' }]
   const lists = { name: 'replicate', path: '/v1/predictions', body: (input: object) => ({ input, version: 'tiny' }) }
@@ -194,7 +235,7 @@ describe('the names of other APIs', () => {
     })
     expect(response.ok).toBe(true)
     const { sampler, noise_schedule, sigmas, shift } = calls[0]!.request
-    expect(JSON.parse(JSON.stringify({ sampler, noise_schedule, sigmas, shift }))).toEqual(fields)
+    expect(JSON.parse(JSON.stringify({ sampler, noise_schedule, sigmas, shift }))).toEqual({ ...EULER, ...fields })
     const jobs = (await (await send('GET', '/v1/jobs', caller)).json()) as {
       data: { warnings: { message: string }[] }[]
     }

@@ -40,7 +40,7 @@ describe('GET /v1/jobs/{id}/receipts', () => {
     })
     expect(claims.parameters).toEqual({
       ...{ route: 'full', model: 'tiny', tier: 'fp8', width: 64, height: 128, steps: 28, guidance_scale: 4.5, seed: 9 },
-      ...{ output_format: 'png', output_quality: 90, text_convention: 'diffusers' },
+      ...{ output_format: 'png', output_quality: 90, text_convention: 'diffusers', sampler: 'euler' },
     })
     expect(claims.prompt_digest).toBe(await promptDigest(claims.salt, 'prompt', 'a cat'))
     expect(claims.negative_prompt_digest).toBe(await promptDigest(claims.salt, 'negative_prompt', 'blurry'))

@@ -6,7 +6,14 @@ import { asksForText, chooseRoute } from '../../../edge/routing/route.ts'
 import type { Estimate } from '../../../edge/routing/route-guards.ts'
 import { configWith } from '../support/config.ts'
 
-const base = { endpoint: 'default', width: 1024, height: 1024, max_pixels: 1024 * 1024, max_side: 1536 }
+const base = {
+  endpoint: 'default',
+  width: 1024,
+  height: 1024,
+  max_pixels: 1024 * 1024,
+  max_side: 1536,
+  sampler: 'euler' as const,
+}
 const turbo: Offer = { ...base, route: 'turbo', model: 'large-turbo', tier: 'fp8', steps: 4, guidance_scale: 1 }
 const full: Offer = {
   ...base,

@@ -22,7 +22,14 @@ const REQUEST = {
   ...{ prompt: 'a cat', negative_prompt: '', guidance_scale: 1, seed: 5, count: 2 },
   ...({ output_format: 'png', output_quality: 90, text_convention: 'diffusers' } as const),
 }
-const DECISION = { ...WORK, route: 'turbo', endpoint: 'default', guidanceScale: 1, reason: 'A test.' } as const
+const DECISION = {
+  ...WORK,
+  route: 'turbo',
+  endpoint: 'default',
+  guidanceScale: 1,
+  sampler: 'euler',
+  reason: 'A test.',
+} as const
 
 /** A job of two images at PRICE. */
 export const specOf = ({ account, keyId }: Pick<Caller, 'account' | 'keyId'>, id = newJobId()): JobSpec => ({
@@ -110,6 +117,7 @@ export function finalJob({ account, keyId }: Caller, change: Partial<JobRecord> 
     endpoint: 'default',
     steps: 4,
     guidanceScale: 1,
+    sampler: 'euler',
   } as const
   return {
     ...{

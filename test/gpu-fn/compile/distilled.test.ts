@@ -4,9 +4,14 @@ import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { compile } from '../../../gpu-fn/compile/compile.ts'
+import { countEvaluations, reusedSteps, type Sampling } from '../../../gpu-fn/contract.ts'
+import { SCHEDULER_NAMES, type SchedulerName } from '../../../gpu-fn/manifest.ts'
 import { deriveScheduler } from '../../../gpu-fn/models/sd35/configurations.ts'
+import { createScheduler, samplerOf } from '../../../gpu-fn/pipeline/schedulers/schedulers.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
 import { offerOf } from '../../../infra/local/models/served-models.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
 
 let scratch: string
 beforeAll(async () => {
@@ -46,6 +51,21 @@ test.each([
   [{ _class_name: 'DDIMScheduler' }, '_class_name is "DDIMScheduler"; allowed: "FlowMatchEulerDiscreteScheduler"'],
 ])('%j is refused', (config, message) => {
   expect(() => deriveScheduler(config, 1)).toThrow(message)
+})
+
+test.each<[name: SchedulerName, options: { cache?: 'fast' }]>(
+  SCHEDULER_NAMES.flatMap((name) => [
+    [name, {}],
+    [name, { cache: 'fast' }],
+  ]),
+)("the offer of a package with %s and %j counts the runs of the package's sampler", async (name, options) => {
+  const { manifest } = await openPackage(await compileTiny({ tier: 'fp32' }))
+  const scheduler = { ...PLAIN, name }
+  const { sampler } = offerOf({ ...manifest, scheduler })
+  const request: Sampling = { steps: 28, guidance_scale: 1, ...options }
+  const { steps } = createScheduler(request, scheduler, async () => new Float32Array(1))
+  const reused = reusedSteps({ ...request, sampler: samplerOf(request, scheduler) })
+  expect(countEvaluations({ ...request, sampler })).toBe(steps.filter((step) => !reused.has(step)).length)
 })
 
 test('a single file takes its schedule and its defaults from options', async () => {

@@ -128,7 +128,7 @@ test('a promised job keeps its place if only several devices meet its deadline',
 
 test('step times are medians by shape, scaled to sizes that have not run', () => {
   const times = new StepTimes()
-  const shape = { group: 'large', pixels: 1_000_000, samples: 1, devices: 1 }
+  const shape = { group: 'large', pixels: 1_000_000, samples: 1, devices: 1, controls: 0 }
   expect(times.estimate(shape, 'step')).toBe(100)
   for (const ms of [400, 40, 41, 42, 43]) times.record(shape, 'step', ms)
   times.record(shape, 'encode', 20)
@@ -137,5 +137,17 @@ test('step times are medians by shape, scaled to sizes that have not run', () =>
   expect(times.estimate({ ...shape, pixels: 250_000 }, 'step')).toBe(10.5)
   expect(times.estimate({ ...shape, samples: 2 }, 'step')).toBe(84)
   expect(times.estimate({ ...shape, group: 'medium' }, 'step')).toBe(100)
-  expect(times.total(shape, { encode: 1, step: 4, decode: 1 })).toBe(20 + 4 * 42 + 30)
+})
+
+test('step times with a ControlNet are medians of their own', () => {
+  const times = new StepTimes()
+  const plain = { group: 'large', pixels: 1_000_000, samples: 2, devices: 1, controls: 0 }
+  const controlled = { ...plain, samples: 3, controls: 1 }
+  times.record(plain, 'step', 80)
+  expect(times.estimate(controlled, 'step')).toBe(120)
+  times.record(controlled, 'step', 150)
+  expect(times.estimate(plain, 'step')).toBe(80)
+  // The nearest measurement of a shape that has not run is one with as many ControlNets.
+  expect(times.estimate({ ...plain, samples: 3 }, 'step')).toBe(120)
+  expect(times.estimate({ ...controlled, pixels: 500_000 }, 'step')).toBe(75)
 })

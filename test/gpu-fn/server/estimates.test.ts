@@ -14,7 +14,7 @@ function stepsMs(overrides: Partial<JobRequest>, devices = 1): number {
   const measured = createJob('measured', jobBody(), {})
   estimates.record(measured, { phase: 'load', load: { seconds: 0, devices } }, 0)
   estimates.record(measured, { phase: 'encode' }, 0)
-  for (let step = 0; step < 4; step++) estimates.record(measured, { phase: 'step' }, STEP_MS)
+  for (let step = 0; step < 4; step++) estimates.record(measured, { phase: 'step', step }, STEP_MS)
   estimates.record(measured, { phase: 'decode' }, 0)
   expect(estimates.leftMs(measured)).toBe(0)
   const next = createJob('next', jobBody({ steps: 50, ...overrides }), {})
@@ -60,17 +60,43 @@ test('steps on several devices have their own measurements', () => {
   const estimates = new Estimates()
   const jobOf = (parallel: boolean) => Object.assign(createJob('job', jobBody({ guidance_scale: 4 }), {}), { parallel })
   estimates.record(jobOf(false), { phase: 'load', load: { seconds: 0, devices: 2 } }, 0)
-  estimates.record(jobOf(false), { phase: 'step' }, 80)
+  estimates.record(jobOf(false), { phase: 'step', step: 0 }, 80)
   const stepMs = (parallel: boolean) => {
     const job = jobOf(parallel)
     const before = estimates.leftMs(job)
-    estimates.record(job, { phase: 'step' }, parallel ? 45 : 80)
+    estimates.record(job, { phase: 'step', step: 0 }, parallel ? 45 : 80)
     return before - estimates.leftMs(job)
   }
   expect(stepMs(false)).toBeCloseTo(80)
   stepMs(true)
   expect(stepMs(true)).toBeCloseTo(45)
   expect(stepMs(false)).toBeCloseTo(80)
+})
+
+test('steps with a ControlNet do not change the estimates of others, nor those without guidance', () => {
+  const estimates = new Estimates()
+  const guidance = { guidance_scale: 4, steps: 8 }
+  const jobOf = (overrides: Partial<JobRequest>) => createJob('job', jobBody({ ...guidance, ...overrides }), {})
+  const run = (overrides: Partial<JobRequest>, msOf: (step: number) => number) => {
+    const job = jobOf(overrides)
+    estimates.record(job, { phase: 'encode' }, 0)
+    for (let step = 0; step < 8; step++) estimates.record(job, { phase: 'step', step }, msOf(step))
+    estimates.record(job, { phase: 'decode' }, 0)
+    expect(estimates.leftMs(job)).toBe(0)
+  }
+  const half = { controls: [{ ...control, stop: 0.5 }] }
+  const halfGuided = { guidance_interval: { start: 0, stop: 0.5 } }
+  const skipping = { skip_layer_guidance: { layers: [1], scale: 2, start: 0, stop: 1 } }
+  run({}, () => 80)
+  run(half, (step) => (step < 4 ? 130 : 80))
+  run(halfGuided, (step) => (step < 4 ? 80 : 45))
+  const leftOf = (overrides: Partial<JobRequest>) => estimates.taskOf(jobOf(overrides)).left
+  expect(leftOf({})).toBe(8 * 80)
+  expect(leftOf({ controls })).toBe(8 * 130)
+  expect(leftOf(half)).toBe(4 * 130 + 4 * 80)
+  expect(leftOf(halfGuided)).toBe(4 * 80 + 4 * 45)
+  // A step of three samples counts as many evaluations as one of two samples with a ControlNet.
+  expect(leftOf(skipping)).toBe(80 + 7 * 120)
 })
 
 test('only guidance can be divided, and only over several devices', () => {

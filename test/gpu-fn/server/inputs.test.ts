@@ -1,9 +1,7 @@
-import { createHash } from 'node:crypto'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { JobInput } from '../../../gpu-fn/contract.ts'
 import { createPacedEngine } from '../../support/engine/paced-engine.ts'
-import { jobBody, refusalOf, signToken } from '../../support/gpu/client.ts'
+import { inputOf, jobBody, putFiles as putFilesTo, refusalOf, signToken } from '../../support/gpu/client.ts'
 import { readWholeStream } from '../../support/gpu/job-stream.ts'
 import { startServer } from '../../support/gpu/server.ts'
 
@@ -18,17 +16,8 @@ beforeAll(async () => {
 })
 afterAll(() => server[Symbol.asyncDispose]())
 
-const inputOf = (name: JobInput['name'], file: Uint8Array): JobInput => ({
-  ...{ name, bytes: file.byteLength, sha256: createHash('sha256').update(file).digest('hex') },
-})
-
-/** `PUT /jobs/{job}` with files after the request; the token covers the request only. */
-async function putFiles(job: string, request: object, files: Uint8Array, type = 'application/x-ndjson') {
-  const line = JSON.stringify(request)
-  const headers = { 'content-type': type, authorization: `Bearer ${await signToken(job, line)}` }
-  const body = Buffer.concat([Buffer.from(`${line}\n`), files])
-  return fetch(`${server.url}/jobs/${job}`, { method: 'PUT', headers, body })
-}
+const putFiles = (job: string, request: object, files: Uint8Array, type?: string) =>
+  putFilesTo(server.url, job, request, files, type)
 
 test('files follow the request, and the same request joins the job', async () => {
   const request = { ...jobBody(), inputs: [inputOf('image', png), inputOf('mask', png)], strength: 0.5 }

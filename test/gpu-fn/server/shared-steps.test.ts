@@ -6,13 +6,16 @@ import { pino } from 'pino'
 import sharp from 'sharp'
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import type { JobRequest } from '../../../gpu-fn/contract.ts'
-import { PackageEngine } from '../../../gpu-fn/engine/engine.ts'
+import { type Engine, PackageEngine } from '../../../gpu-fn/engine/engine.ts'
+import { jobFault } from '../../../gpu-fn/engine/job-error.ts'
+import type { StepBatch } from '../../../gpu-fn/engine/step-batches.ts'
 import { type Job, outcome } from '../../../gpu-fn/server/job.ts'
 import { Jobs, type JobsOptions } from '../../../gpu-fn/server/jobs.ts'
 import { createMetrics } from '../../../gpu-fn/server/observability/metrics.ts'
 import { observeWith } from '../../../gpu-fn/server/observer.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { createPacedEngine } from '../../support/engine/paced-engine.ts'
 import { jobBody } from '../../support/gpu/client.ts'
 
 let scratch: string
@@ -110,4 +113,49 @@ test('a job with step caching shares its computed steps', async () => {
   expect(jobs.map(stepsOf)).toEqual([28, 28])
   // Both jobs have turns for the steps that the first one computes.
   expect(await stepsShared(started, 2)).toBeGreaterThan(28)
+})
+
+test('a job that is out of memory in a shared step is repeated in turns of its own, without the batch', async () => {
+  /** The jobs in a step, and the batch of each event that the repeated job requests. */
+  const working = new Set<string>()
+  const repeated: { batch: StepBatch | null; beside: string[] }[] = []
+  const attempts = new Map<string, number>()
+  const engine: Engine = {
+    ...createPacedEngine(),
+    load: async () => ({ device: 'test', seconds: 0, batched: true }),
+    async *run(_, { prompt, steps }, __, { batch = () => null } = {}) {
+      const attempt = (attempts.get(prompt) ?? 0) + 1
+      attempts.set(prompt, attempt)
+      const note = () => attempt > 1 && repeated.push({ batch: batch(), beside: [...working] })
+      note()
+      yield { type: 'warning', code: 'prompt_truncated', message: 'The prompt is long.' }
+      note()
+      yield { type: 'encoded', seconds: 0 }
+      for (let step = 1; step <= steps; step++) {
+        note()
+        working.add(prompt)
+        for (let i = 0; i < 5; i++) await new Promise(setImmediate)
+        const fails = prompt === 'large' && attempt === 1 && batch() !== null
+        if (!fails) for (let i = 0; i < 5; i++) await new Promise(setImmediate)
+        working.delete(prompt)
+        if (fails) throw jobFault('out_of_memory', new Error('Failed to allocate memory'))
+        yield { type: 'step', image: 0, step, steps }
+      }
+      yield { type: 'finished', timings: { encode: 0, denoise: 0, decode: 0 } }
+    },
+  }
+  const log = pino({ level: 'silent' })
+  const kept = { queue: 20, retainSeconds: 60, retainBytes: 1 << 20, unreadSeconds: 60, sharing: 2 }
+  const observer = observeWith([])
+  const jobs = new Jobs({ engine, lifecycle: { status: 'ready' }, log, onBroken: () => {}, observer, ...kept })
+  const submitted = ['small', 'large'].map((id) => jobs.submit(id, jobBody({ prompt: id, steps: 6 })))
+  for (const job of submitted) jobs.attach(job)
+  await jobs.idle()
+  expect(submitted.map((job) => outcome(job)?.type)).toEqual(['succeeded', 'succeeded'])
+  expect([...attempts]).toEqual([
+    ['small', 1],
+    ['large', 2],
+  ])
+  expect(repeated.every(({ batch, beside }) => batch === null && beside.length === 0)).toBe(true)
+  expect(repeated).toHaveLength(2 + 6)
 })

@@ -7,9 +7,11 @@ test('the adaptive idle window costs about as much as the fixed one that is best
   for (const traffic of ['poisson', 'bursty', 'daily'] as const) {
     const rows = compareWindows(traffic, 1_000, 4_000)
     expect(rows.length).toBeGreaterThan(0)
-    for (const { ratio, least } of rows) {
+    for (const { ratio, least, ofShipped } of rows) {
       expect(ratio).toBeLessThan(1.15)
       expect(least).toBeLessThan(ratio)
+      expect(least).toBeLessThan(1)
+      expect(ofShipped).toBeLessThan(1.05)
     }
   }
 })

@@ -1,13 +1,24 @@
 import { planOf } from '../../../gpu-fn/engine/package/graphs.ts'
-import type { Package } from '../../../gpu-fn/manifest.ts'
+import { BudgetError } from '../../../gpu-fn/engine/package/memory-plan.ts'
+import type { ControlnetPackage, Package } from '../../../gpu-fn/manifest.ts'
+import type { Size } from '../../../gpu-fn/pipeline/pipeline.ts'
 
-/** The minimum memory, in bytes, for images of the package's default size. */
-export function leastBudget(pkg: Package): number {
-  try {
-    planOf(pkg, { budget: 1 })
-  } catch (error) {
-    const [, gigabytes] = /needs (\S+) GB/.exec((error as Error).message)!
-    return Number(gigabytes) * 1e9 + 1e7
+/** The minimum memory, in bytes, for images of a size, by default the package's default size, and for a ControlNet. */
+export function leastBudget(pkg: Package, size?: Size, controlnet: ControlnetPackage | null = null): number {
+  const suffices = (budget: number) => {
+    try {
+      planOf(pkg, { budget }, size, controlnet)
+      return true
+    } catch (error) {
+      if (error instanceof BudgetError) return false
+      throw error
+    }
   }
-  throw new Error('a budget of one byte was accepted')
+  let [least, most] = [1, planOf(pkg, { budget: undefined }, size, controlnet).peak]
+  while (least < most) {
+    const middle = Math.floor((least + most) / 2)
+    if (suffices(middle)) most = middle
+    else least = middle + 1
+  }
+  return least
 }

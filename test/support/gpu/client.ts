@@ -1,7 +1,7 @@
 // A client of the GPU function as the edge is one: signs a token for each request.
 import { createHash, generateKeyPairSync, type KeyObject } from 'node:crypto'
 import { SignJWT } from 'jose'
-import { GPU_TOKEN, gpuTokenId, type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
+import { GPU_TOKEN, gpuTokenId, type JobInput, type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
 
 export const edgeKeys = generateKeyPairSync('ed25519')
 /** Keys that are about to be retired, which are still valid. */
@@ -76,6 +76,25 @@ export async function putRaw(
     'content-type': 'application/json',
     authorization: `Bearer ${await signToken(job, body, options)}`,
   }
+  return fetch(`${url}/jobs/${job}`, { method: 'PUT', headers, body })
+}
+
+/** The entry of a file in a request's `inputs`. */
+export const inputOf = (name: JobInput['name'], file: Uint8Array): JobInput => ({
+  ...{ name, bytes: file.byteLength, sha256: createHash('sha256').update(file).digest('hex') },
+})
+
+/** `PUT /jobs/{job}` with files after the request; the token covers the request only. */
+export async function putFiles(
+  url: string,
+  job: string,
+  request: object,
+  files: Uint8Array,
+  type = 'application/x-ndjson',
+): Promise<Response> {
+  const line = JSON.stringify(request)
+  const headers = { 'content-type': type, authorization: `Bearer ${await signToken(job, line)}` }
+  const body = Buffer.concat([Buffer.from(`${line}\n`), files])
   return fetch(`${url}/jobs/${job}`, { method: 'PUT', headers, body })
 }
 

@@ -201,3 +201,15 @@ test('jobs that share steps keep their conditions on the device at the same time
   const conditions = 50 * 2 * WIDTH['large fp8'] * MODULATIONS['large fp8'] * 4
   expect(peakOf(4) - peakOf(1)).toBeGreaterThan(3 * conditions)
 })
+
+test('a plan beside the arena of larger images keeps fewer networks on the device', () => {
+  const manifest = about('large fp8')
+  const small = { width: 512, height: 512 }
+  const { shared } = planMemory(manifest, { width: 2048, height: 2048 }, null, NATIVE)
+  const whole = planMemory(manifest, small, null, NATIVE)
+  expect(whole.shared).toBeLessThan(shared)
+  const beside = planMemory(manifest, small, whole.peak, { ...NATIVE, shared })
+  expect(beside.shared).toBe(shared)
+  expect(beside.peak).toBeLessThanOrEqual(whole.peak)
+  expect(beside.resident.length).toBeLessThan(whole.resident.length)
+})

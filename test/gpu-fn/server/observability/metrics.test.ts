@@ -1,13 +1,14 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import sharp from 'sharp'
 import { expect, onTestFinished, test } from 'vitest'
 import { createMetrics } from '../../../../gpu-fn/server/observability/metrics.ts'
 import { createTracing } from '../../../../gpu-fn/server/observability/tracing.ts'
 import { observeWith } from '../../../../gpu-fn/server/observer.ts'
 import { parseTraceparent } from '../../../../gpu-fn/server/requests/traceparent.ts'
 import { createPacedEngine, pacedModel } from '../../../support/engine/paced-engine.ts'
-import { putJob, putRaw } from '../../../support/gpu/client.ts'
+import { inputOf, jobBody, putFiles, putJob, putRaw } from '../../../support/gpu/client.ts'
 import { readWholeStream } from '../../../support/gpu/job-stream.ts'
 import { startServer } from '../../../support/gpu/server.ts'
 
@@ -30,7 +31,9 @@ test('counts jobs, waits, phases, loads and refusals, without names of tenants',
   expect(text).toContain(
     'octet_jobs_total{model="unknown",tier="fp8",class="interactive",outcome="model_not_available"} 1',
   )
-  expect(text).toContain('octet_phase_seconds_count{model="tiny",tier="fp8",phase="step",size="0.3 MP",samples="2"} 4')
+  expect(text).toContain(
+    'octet_phase_seconds_count{model="tiny",tier="fp8",phase="step",size="0.3 MP",samples="2",controls="0"} 4',
+  )
   expect(text).toContain('octet_model_loads_total{model="tiny",tier="fp8"} 1')
   expect(text).toContain('octet_refusals_total{code="invalid_request"} 1')
   expect(text).toContain('octet_queue_jobs{class="interactive",state="waiting"} 0')
@@ -49,10 +52,27 @@ test('counts the samples of a step with skip-layer guidance', async () => {
   await readWholeStream(await putJob(server.url, 'a', { guidance_scale: 4, skip_layer_guidance }))
   const { body } = await metrics.text()
   const steps = (samples: number) =>
-    `octet_phase_seconds_count{model="tiny",tier="fp8",phase="step",size="0.3 MP",samples="${samples}"}`
+    `octet_phase_seconds_count{model="tiny",tier="fp8",phase="step",size="0.3 MP",samples="${samples}",controls="0"}`
   expect(body).toContain(`${steps(2)} 1`)
   expect(body).toContain(`${steps(3)} 3`)
   expect(body).toContain('octet_step_jobs_count{model="tiny",tier="fp8"} 4')
+})
+
+test('counts the steps of a ControlNet separately', async () => {
+  const metrics = createMetrics()
+  await using server = await startServer(createPacedEngine(), { metrics })
+  const image = await sharp({ create: { width: 64, height: 64, channels: 3, background: '#888' } })
+    .png()
+    .toBuffer()
+  const controls = [{ id: 'canny', scale: 1, stop: 0.5 }]
+  const request = jobBody({ guidance_scale: 4, controls, inputs: [inputOf('control', image)] })
+  await readWholeStream(await putFiles(server.url, 'a', request, image))
+  await readWholeStream(await putJob(server.url, 'b', { guidance_scale: 4 }))
+  const text = await (await fetch(`${server.url}/metrics`)).text()
+  const steps = (controls: number) =>
+    `octet_phase_seconds_count{model="tiny",tier="fp8",phase="step",size="0.3 MP",samples="2",controls="${controls}"}`
+  expect(text).toContain(`${steps(0)} 6`)
+  expect(text).toContain(`${steps(1)} 2`)
 })
 
 test('requires its token, if one is set', async () => {

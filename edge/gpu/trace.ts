@@ -1,0 +1,52 @@
+// OpenTelemetry: the trace of a job, and the worker's own spans, sent by OTLP over HTTP. W3C Trace Context.
+import { sha256 } from '../auth/keys.ts'
+import { configOf } from '../config.ts'
+import { log } from '../platform/log.ts'
+
+const TRACE_DIGITS = 32
+const SPAN_DIGITS = 16
+const SEND_MS = 5_000
+
+/** All requests and spans of a job are in one trace below one span. Both IDs are derived from the job's. */
+async function traceOf(job: string): Promise<{ traceId: string; spanId: string }> {
+  const [trace, span] = await Promise.all([sha256(`trace ${job}`), sha256(`span ${job}`)])
+  return { traceId: trace.slice(0, TRACE_DIGITS), spanId: span.slice(0, SPAN_DIGITS) }
+}
+
+export async function traceparentOf(job: string): Promise<string> {
+  const { traceId, spanId } = await traceOf(job)
+  return `00-${traceId}-${spanId}-01`
+}
+
+/** Runs `action` as a span of the job, which is sent if a receiver is configured. A failure to send is logged only. */
+export function traced<T>(env: Env, job: string, name: string, action: () => Promise<T>): Promise<T> {
+  if (!configOf(env).traces) return action()
+  const start = Date.now()
+  return action().finally(() => void sendSpan(env, job, name, start))
+}
+
+/** Sends a span from `start`, in milliseconds, until now. */
+async function sendSpan(env: Env, job: string, name: string, start: number): Promise<void> {
+  const { url, headers } = configOf(env).traces!
+  const end = Date.now()
+  const { traceId, spanId: parentSpanId } = await traceOf(job)
+  const span = {
+    ...{ traceId, parentSpanId, spanId: crypto.randomUUID().replaceAll('-', '').slice(0, SPAN_DIGITS) },
+    ...{ name, startTimeUnixNano: `${start}000000`, endTimeUnixNano: `${end}000000` },
+    attributes: attribute('octet.job', job),
+  }
+  const resource = { attributes: attribute('service.name', 'octet-worker') }
+  const body = JSON.stringify({
+    resourceSpans: [{ resource, scopeSpans: [{ scope: { name: 'octet' }, spans: [span] }] }],
+  })
+  const init = { method: 'POST', headers: { ...headers, 'content-type': 'application/json' }, body }
+  try {
+    const { ok, status, body: reply } = await fetch(url, { ...init, signal: AbortSignal.timeout(SEND_MS) })
+    await reply?.cancel()
+    if (!ok) throw new Error(`status ${status}`)
+  } catch (cause) {
+    log('warn', 'a span was not sent', { job, cause })
+  }
+}
+
+const attribute = (key: string, stringValue: string) => [{ key, value: { stringValue } }]

@@ -1,0 +1,121 @@
+// The memory plan in use of an open package, for the images and the ControlNets of its jobs.
+import type { ControlnetPackage, Package } from '../../manifest.ts'
+import type { Size } from '../../pipeline/pipeline.ts'
+import { type PlanLimits, planOf } from './graphs.ts'
+import { BudgetError, type MemoryPlan } from './memory-plan.ts'
+
+/** A plan, with the ControlNet and the largest size of images that it is for. */
+export type Planned = { plan: MemoryPlan; size: Size; controlnet: ControlnetPackage | null }
+
+/** Applies a plan. `isSmaller`: it is for smaller images than the plan before it. */
+type Apply = (next: Planned, isSmaller: boolean) => Promise<void>
+
+/**
+ * Plans are for the largest image so far, so that jobs of several sizes do not change them. A plan is for a smaller image only if the largest
+ * one does not fit together with the ControlNet of a job.
+ */
+export class CurrentPlan {
+  readonly #pkg: Package
+  readonly #limits: PlanLimits
+  readonly #apply: Apply
+  #current: Planned
+  /** The ControlNet of the last job; that of the plan may stay for jobs without one. */
+  #wanted: ControlnetPackage | null = null
+  /** The next plans by size and ControlNet. Planning takes milliseconds, and jobs ask before every step. */
+  readonly #next = new Map<string, Planned>()
+  /** The last change. Jobs that share a step ask at the same time. */
+  #last: Promise<unknown> = Promise.resolve()
+
+  /** Plans for the package's default size. Throws BudgetError. */
+  constructor(pkg: Package, limits: PlanLimits, apply: Apply) {
+    this.#pkg = pkg
+    this.#limits = limits
+    this.#apply = apply
+    this.#current = this.#plan(pkg.manifest.defaults, null)
+  }
+
+  get plan(): MemoryPlan {
+    return this.#current.plan
+  }
+
+  /** Applies the first plan. */
+  start(): Promise<void> {
+    return this.#apply(this.#current, false)
+  }
+
+  /** The plan for a job with images of this size. Throws BudgetError. */
+  next(size: Size, controlnet: ControlnetPackage | null): Planned {
+    const key = `${size.width}x${size.height} ${controlnet?.digest}`
+    const next = this.#next.get(key) ?? this.#choose(size, controlnet)
+    this.#next.set(key, next)
+    return next
+  }
+
+  /** Plans for a job, with the ControlNet of the last one by default. Throws BudgetError, with nothing changed. */
+  use(size: Size, controlnet?: ControlnetPackage | null): Promise<void> {
+    const used = this.#last.then(() => this.#use(size, controlnet === undefined ? this.#wanted : controlnet))
+    this.#last = used.catch(() => {})
+    return used
+  }
+
+  async #use(size: Size, controlnet: ControlnetPackage | null): Promise<void> {
+    const next = this.next(size, controlnet)
+    this.#wanted = controlnet
+    const before = this.#current
+    if (next === before) return
+    this.#current = next
+    this.#next.clear()
+    if (
+      next.controlnet?.digest === before.controlnet?.digest &&
+      JSON.stringify(next.plan) === JSON.stringify(before.plan)
+    )
+      return
+    await this.#apply(next, pixelsOf(next.size) < pixelsOf(before.size))
+  }
+
+  #choose(size: Size, controlnet: ControlnetPackage | null): Planned {
+    const current = this.#current
+    const isLarger = pixelsOf(size) > pixelsOf(current.size)
+    const largest = isLarger ? size : current.size
+    if (controlnet) {
+      if (!isLarger && controlnet.digest === current.controlnet?.digest) return current
+      return this.#planIfFits(largest, controlnet) ?? this.#planSmaller(size, controlnet)
+    }
+    const plain = this.#plan(largest, null)
+    // The larger image may need the memory of a ControlNet that is not its own.
+    return !isLarger && current.controlnet && isKept(plain.plan, current.plan) ? current : plain
+  }
+
+  /** A plan beside the arena of the larger images before, which never shrinks; if that does not fit, a plan without it. */
+  #planSmaller(size: Size, controlnet: ControlnetPackage): Planned {
+    const { shared } = this.#current.plan
+    return this.#planIfFits(size, controlnet, shared) ?? this.#plan(size, controlnet)
+  }
+
+  #plan(size: Size, controlnet: ControlnetPackage | null, shared = 0): Planned {
+    return { plan: planOf(this.#pkg, { ...this.#limits, shared }, size, controlnet), size, controlnet }
+  }
+
+  #planIfFits(size: Size, controlnet: ControlnetPackage, shared = 0): Planned | null {
+    try {
+      return this.#plan(size, controlnet, shared)
+    } catch (error) {
+      if (error instanceof BudgetError) return null
+      throw error
+    }
+  }
+}
+
+/** The plan of a package that opens for a job with images of this size. Throws BudgetError. */
+export const firstPlan = (
+  pkg: Package,
+  limits: PlanLimits,
+  size: Size,
+  controlnet: ControlnetPackage | null,
+): Planned => new CurrentPlan(pkg, limits, async () => {}).next(size, controlnet)
+
+const pixelsOf = ({ width, height }: Size) => width * height
+
+/** Whether another plan also keeps all resident networks of `plan` on the device, with the same tiles. */
+const isKept = (plan: MemoryPlan, other: MemoryPlan): boolean =>
+  plan.tile === other.tile && plan.resident.every((network) => other.resident.includes(network))

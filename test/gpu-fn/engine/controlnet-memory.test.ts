@@ -1,0 +1,89 @@
+// ControlNets of an engine whose memory budget does not suffice for the largest image with a ControlNet.
+import { cp } from 'node:fs/promises'
+import path from 'node:path'
+import { pino } from 'pino'
+import { beforeAll, expect, onTestFinished, test } from 'vitest'
+import type { JobRequest } from '../../../gpu-fn/contract.ts'
+import { type EngineOptions, PackageEngine } from '../../../gpu-fn/engine/engine.ts'
+import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
+import { openControlnet } from '../../../gpu-fn/weights/controlnet-packages.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
+import { Verifier } from '../../../gpu-fn/weights/verification.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { compileTinyControlnet } from '../../support/checkpoints/controlnet.ts'
+import { leastBudget } from '../../support/checkpoints/least-budget.ts'
+import { jobBody } from '../../support/gpu/client.ts'
+import { useScratch } from '../../support/scratch.ts'
+
+const LARGE = { width: 288, height: 288 }
+const SMALL = { width: 64, height: 64 }
+const CONTROLS = [{ id: 'edges', scale: 1 }]
+
+const scratch = useScratch()
+let packages: string
+/** Suffices for the large size, and for the small one with the ControlNet. */
+let budget: number
+beforeAll(async () => {
+  packages = path.join(scratch.root, 'packages')
+  const directory = path.join(packages, 'custom')
+  await cp(await compileTiny({ variant: 'tiny-large', t5Layers: 1 }), directory, { recursive: true })
+  await compileTinyControlnet(path.join(packages, 'controlnets', 'edges'), { type: 'canny' })
+  const pkg = await openPackage(directory)
+  const controlnet = await openControlnet(path.join(packages, 'controlnets', 'edges'))
+  budget = Math.max(leastBudget(pkg, LARGE), leastBudget(pkg, SMALL, controlnet))
+  expect(leastBudget(pkg, LARGE, controlnet)).toBeGreaterThan(budget)
+})
+
+async function startEngine(options: Partial<EngineOptions> = {}) {
+  const log = pino({ level: 'silent' })
+  const verifier = new Verifier({ directory: path.join(scratch.root, 'cache'), log })
+  const limits = { memoryBytes: 1e9, stallSeconds: 60, onStall: () => {} }
+  const engine = new PackageEngine({ packages, verifier, log, ...limits, ...options })
+  onTestFinished(() => engine.stop())
+  await engine.start()
+  return engine
+}
+
+const requestOf = (overrides: Partial<JobRequest>) =>
+  jobBody({ model: 'custom', tier: 'fp8', steps: 2, guidance_scale: 1, ...overrides })
+
+/** A run as the server starts one. */
+async function begin(engine: PackageEngine, overrides: Partial<JobRequest>) {
+  const request = requestOf(overrides)
+  const { width, height, controls } = request
+  const control = controls && { pixels: new Uint8Array(3 * width * height).map((_, i) => (i * 7) % 256) }
+  const [model] = engine.models
+  await engine.load(model!, request)
+  return engine.run(model!, request, new AbortController().signal, { control })
+}
+
+async function finish(run: AsyncIterable<PipelineEvent>): Promise<Buffer> {
+  const images: Uint8Array[] = []
+  for await (const event of run) if (event.type === 'image') images.push(event.data)
+  return Buffer.from(images[0]!)
+}
+
+const imageOf = async (engine: PackageEngine, overrides: Partial<JobRequest>) => finish(await begin(engine, overrides))
+
+test('a small image with a ControlNet follows a large one without, and may interrupt it', async () => {
+  const controlled = { ...SMALL, controls: CONTROLS }
+  const expected = await imageOf(await startEngine({ deviceBytes: budget }), controlled)
+  const engine = await startEngine({ deviceBytes: budget })
+  const large = await imageOf(engine, LARGE)
+  const run = (await begin(engine, LARGE))[Symbol.asyncIterator]()
+  for (const type of ['encoded', 'step']) expect(await run.next()).toMatchObject({ value: { type } })
+  expect(await imageOf(engine, controlled)).toEqual(expected)
+  expect(await finish({ [Symbol.asyncIterator]: () => run })).toEqual(large)
+})
+
+test('an image that does not fit with its ControlNet is refused before it runs, with a size that fits', async () => {
+  const engine = await startEngine({ deviceBytes: budget })
+  await imageOf(engine, LARGE)
+  const refused = await begin(engine, { ...LARGE, controls: CONTROLS }).catch((error) => error)
+  expect(refused).toMatchObject({
+    ...{ name: 'JobError', code: 'invalid_request' },
+    message: expect.stringMatching(/^width x height was 288x288, .* custom with controlnet edges; \d+x\d+ fits$/),
+  })
+  const [, width, height] = /; (\d+)x(\d+) fits/.exec(refused.message)!
+  await imageOf(engine, { width: Number(width), height: Number(height), controls: CONTROLS })
+})
