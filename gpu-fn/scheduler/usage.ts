@@ -9,7 +9,9 @@ const NEGLIGIBLE_MS = 50
  * Multiples of the mean usage: a tenant becomes heavy over `above`, and light again under `below`. With a lower `above`, regular tenants
  * would become heavy by chance; with equal values, two jobs could alternate at every step.
  */
-const HEAVY = { above: 1.25, below: 0.8 }
+const HEAVY = { above: 1.5, below: 0.8 }
+/** A new tenant's usage relative to the mean: at the mean, its first job would make it heavy. */
+const NEW_SHARE = 0.5
 /** With less usage than this, about one image of 28 steps per minute, a tenant is never heavy. */
 const LIGHT_MS = 3_000
 
@@ -21,9 +23,9 @@ export class Usage {
   readonly #entries = new Map<string, Entry>()
   readonly #heavy = new Set<string>()
 
-  /** Adds a tenant. It starts at the mean, because credit for past idleness would let its burst delay regular tenants. */
+  /** Adds a tenant. It starts near the mean, because credit for past idleness would let its burst delay regular tenants. */
   enter(tenant: string, now: number): void {
-    if (!this.#entries.has(tenant)) this.#entries.set(tenant, { ms: this.#mean(now), at: now })
+    if (!this.#entries.has(tenant)) this.#entries.set(tenant, { ms: NEW_SHARE * this.#mean(now), at: now })
   }
 
   charge({ tenant, weight }: Terms, ms: number, now: number): void {
