@@ -73,10 +73,11 @@ export function assertOptions({
   hub,
   steps,
   guidanceScale,
+  adalnBits,
   t5Bits,
 }: Pick<
   CompileOptions,
-  'name' | 'tier' | 'target' | 'tokenizers' | 'hub' | 'steps' | 'guidanceScale' | 't5Bits'
+  'name' | 'tier' | 'target' | 'tokenizers' | 'hub' | 'steps' | 'guidanceScale' | 'adalnBits' | 't5Bits'
 >): void {
   if (name !== undefined && !modelName.safeParse(name).success) {
     throw new CheckpointError(
@@ -85,6 +86,8 @@ export function assertOptions({
     )
   }
   assertTarget(tier, target)
+  if (adalnBits !== undefined && TIER_TABLE[tier].precision !== 'fp8')
+    throw new CheckpointError('--adaln-bits', `is of tiers fp8 and fp8-lite, and tier ${tier} has no FP8 weights`)
   if (t5Bits !== undefined && tier !== 'fp8')
     throw new CheckpointError(
       '--t5-bits',

@@ -9,6 +9,7 @@ import { type Random, randomOf } from '../command/random.ts'
 import { describeAccount } from '../operator/keys.ts'
 import { type Client, type Job, oneShot, persistent } from '../system/client.ts'
 import { readRuns } from '../system/programs/gpu-runs.ts'
+import type { Customer } from '../system/system.ts'
 import * as audit from './audit/audit.ts'
 import { bookProblems, reservationProblems } from './audit/books.ts'
 import { type Books, readBooks } from './audit/records.ts'
@@ -29,6 +30,8 @@ type CampaignOptions = {
 export type Outcome = { counts: Counts; problems: string[]; directory: string | null }
 
 const CALLERS_AT_A_TIME = 12
+/** Unfinished jobs of an account at which its next caller waits. Many callers do not wait for their job, so a slow machine would fall behind. */
+const MOST_OPEN_JOBS = 8
 /** Fraction of callers in the phase that kills processes; the others call while objects are reset. */
 const KILLED_SHARE = 0.7
 const JOBS_AN_ATTACK = 500
@@ -63,13 +66,24 @@ type Phase = {
   pauseMs: readonly [min: number, max: number]
 }
 
+/** Waits until the account has few unfinished jobs. */
+async function awaitRoom({ target }: World, { account }: Customer): Promise<void> {
+  for (;;) {
+    // The worker may be away.
+    const described = await describeAccount(target, account).catch(() => null)
+    if (described && described.open_jobs < MOST_OPEN_JOBS) return
+    await sleep(200)
+  }
+}
+
 /** Runs the callers of a phase with limited concurrency. */
 async function makeCalls(
-  { target: { url }, customers }: World,
+  world: World,
   { seed, onProgress }: CampaignOptions,
   { client, from, to }: Phase,
   faults: () => number,
 ): Promise<Experience[]> {
+  const { target, customers } = world
   const experiences: Experience[] = []
   let next = from
   const caller = async () => {
@@ -77,7 +91,8 @@ async function makeCalls(
       const number = next++
       const random = randomOf(seed, `caller ${number}`)
       const customer = customers[random.between(0, customers.length - 1)]!
-      const own = call({ client, url, customer, number, random })
+      await awaitRoom(world, customer)
+      const own = call({ client, url: target.url, customer, number, random })
       experiences.push(await Promise.race([own, expireCaller(number, faults)]))
       if (experiences.length % 100 === 0) onProgress?.(`${experiences.length} of ${to - from} callers are done`)
     }

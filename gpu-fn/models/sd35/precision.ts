@@ -1,5 +1,5 @@
 // The storage type of SD3.5's tensors at each precision, and why. The first matching rule applies.
-import type { T5Bits } from '../../compile/graph/model.ts'
+import type { AdaLNBits, T5Bits } from '../../compile/graph/model.ts'
 import { type Precision, precisionOf, type Rule } from '../../compile/graph/precision.ts'
 import { TIER_TABLE, type Tier } from '../../contract.ts'
 
@@ -10,6 +10,13 @@ const T5_IN_4_BITS: Rule = {
   tensor: T5_MATRICES,
   storage: 'int4',
   why: 'an option for small GPUs and disks; three times the error of FP8 in the prompt',
+}
+
+const ADALN_IN_8_BITS: Rule = {
+  network: /^transformer$/,
+  tensor: /\.adaLN_modulation\.1\.weight$/,
+  storage: 'int8',
+  why: 'an option: a third of all weights, run once per image; in FP8 the error of the modulation would be four times as large (npm run bench -- precision)',
 }
 
 const FP8_RULES: readonly Rule[] = [
@@ -29,12 +36,6 @@ const FP8_RULES: readonly Rule[] = [
     storage: 'float8e4m3fn',
     why: 'as in the denoiser: nearly all of the work',
     native: { multiplied: true, why: 'as in the denoiser' },
-  },
-  {
-    network: /^(transformer|controlnet)$/,
-    tensor: /\.adaLN_modulation\.1\.weight$/,
-    storage: 'int8',
-    why: 'a third of all weights, run once per image; in FP8 the error of the modulation would be four times as large (npm run bench -- precision)',
   },
   {
     network: /^t5$/,
@@ -58,11 +59,11 @@ const COMMON_RULES: readonly Rule[] = [
     network: /./,
     tensor: /./,
     storage: 'float16',
-    why: 'embedders steer every token (flux-fp8-api: "much higher impact on quality"), as do residuals; CLIP and VAE lose more than they save',
+    why: 'adaLN and embedders steer every token (flux-fp8-api: "much higher impact on quality"), as do residuals; CLIP and VAE lose more than they save',
   },
 ]
 
-type Options = { readonly t5Bits?: T5Bits | undefined }
+type Options = { readonly adalnBits?: AdaLNBits | undefined; readonly t5Bits?: T5Bits | undefined }
 
 const RULES: Record<(typeof TIER_TABLE)[Tier]['precision'], readonly Rule[]> = {
   fp8: [...FP8_RULES, ...COMMON_RULES],
@@ -70,7 +71,10 @@ const RULES: Record<(typeof TIER_TABLE)[Tier]['precision'], readonly Rule[]> = {
   fp32: [{ network: /./, tensor: /./, storage: 'float32', why: 'the reference' }],
 }
 
-export function sd35Precision(tier: Tier, { t5Bits }: Options = {}): Precision {
-  const rules = RULES[TIER_TABLE[tier].precision]
-  return precisionOf(t5Bits === 4 ? [T5_IN_4_BITS, ...rules] : rules)
+export function sd35Precision(tier: Tier, { adalnBits, t5Bits }: Options = {}): Precision {
+  return precisionOf([
+    ...(adalnBits === 8 ? [ADALN_IN_8_BITS] : []),
+    ...(t5Bits === 4 ? [T5_IN_4_BITS] : []),
+    ...RULES[TIER_TABLE[tier].precision],
+  ])
 }

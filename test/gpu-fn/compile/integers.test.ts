@@ -1,4 +1,4 @@
-// Weights stored as integers in blocks: adaLN in tier fp8, and T5 with `t5Bits: 4`.
+// Weights stored as integers in blocks: adaLN with `adalnBits: 8`, and T5 with `t5Bits: 4`.
 import path from 'node:path'
 import { beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { assertOptions } from '../../../gpu-fn/compile/compile.ts'
@@ -44,7 +44,7 @@ async function conditioningInputs(): Promise<Record<string, Tensor>> {
   return Object.fromEntries(shaped)
 }
 
-describe('the modulation of tier fp8', () => {
+describe('the modulation with adaLN in 8 bits', () => {
   test('is that of float32 with the weights rounded to integers', async () => {
     const inputs = await conditioningInputs()
     const rounded = await roundPackage(
@@ -54,7 +54,12 @@ describe('the modulation of tier fp8', () => {
         shape.length < 2 ? null : name.includes('adaLN_modulation') ? toIntegers(8) : toFloat16,
     )
     const expected = await run(rounded, 'conditioning', inputs, 'modulation')
-    const given = await run(await compileTiny({ ...VARIANT, tier: 'fp8' }), 'conditioning', inputs, 'modulation')
+    const given = await run(
+      await compileTiny({ ...VARIANT, tier: 'fp8', adalnBits: 8 }),
+      'conditioning',
+      inputs,
+      'modulation',
+    )
     expect(relativeError(given, expected)).toBeLessThan(1e-5)
     const exact = await run(reference, 'conditioning', inputs, 'modulation')
     expect(relativeError(given, exact)).toBeLessThan(5e-3)
@@ -65,9 +70,14 @@ describe('the modulation of tier fp8', () => {
     'is the same in the graph of target %s, but for its unit',
     async (target) => {
       const inputs = await conditioningInputs()
-      const expected = await run(await compileTiny({ ...VARIANT, tier: 'fp8' }), 'conditioning', inputs, 'modulation')
+      const expected = await run(
+        await compileTiny({ ...VARIANT, tier: 'fp8', adalnBits: 8 }),
+        'conditioning',
+        inputs,
+        'modulation',
+      )
       const given = await run(
-        await compileTiny({ ...VARIANT, tier: 'fp8', target }),
+        await compileTiny({ ...VARIANT, tier: 'fp8', target, adalnBits: 8 }),
         'conditioning',
         inputs,
         'modulation',
@@ -84,10 +94,10 @@ describe('the modulation of tier fp8', () => {
   )
 })
 
-test('an adapter changes the modulation of tier fp8 as it changes that of float32', async () => {
+test('an adapter changes the modulation with adaLN in 8 bits as it changes that of float32', async () => {
   const inputs = await conditioningInputs()
   const changeIn = async (tier: 'fp8' | 'fp32') => {
-    const pkg = await openPackage(await compileTiny({ tier }))
+    const pkg = await openPackage(await compileTiny({ tier, ...(tier === 'fp8' && { adalnBits: 8 }) }))
     const lora = await compiledLora(path.join(LORAS, 'everything.safetensors'), pkg.directory)
     const pipeline = await openPipeline(pkg)
     onTestFinished(() => pipeline.release())
@@ -122,6 +132,10 @@ describe('T5 in 4 bits', () => {
     expect(() => updatesOf(pkg, [{ lora, scale: 1 }])).toThrow(
       'updates t5, whose weights have 4 bits in custom; the operator can compile the checkpoint without --t5-bits 4',
     )
+  })
+
+  test.each(['fp16', 'fp32'] as const)('is refused for tier %s, as is adaLN in 8 bits', (tier) => {
+    expect(() => assertOptions({ tier, target: 'cpu', adalnBits: 8 })).toThrow('--adaln-bits')
   })
 
   test.each(['fp16', 'fp32', 'fp8-lite'] as const)('is refused for tier %s', (tier) => {

@@ -1,7 +1,7 @@
 // Sizes of the packages of the published models, from their headers alone.
 import path from 'node:path'
 import { expect, test } from 'vitest'
-import type { T5Bits } from '../../../gpu-fn/compile/graph/model.ts'
+import type { BuildOptions } from '../../../gpu-fn/compile/graph/model.ts'
 import { lowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
 import { layOut, layoutBytes } from '../../../gpu-fn/compile/write/weights.ts'
 import type { Tier } from '../../../gpu-fn/contract.ts'
@@ -14,10 +14,14 @@ import { useScratch } from '../../support/scratch.ts'
 const scratch = useScratch()
 
 /** Gigabytes of the weights of each network, and of all; T5's four graphs count as one network. */
-async function sizesOf(name: Published, tier: Tier, t5Bits?: T5Bits): Promise<Record<string, number>> {
+async function sizesOf(
+  name: Published,
+  tier: Tier,
+  options: Pick<BuildOptions, 'adalnBits' | 't5Bits'>,
+): Promise<Record<string, number>> {
   const paths = await writeSparseCheckpoint(path.join(scratch.directory, name), name, 'single-file')
   const checkpoint = await openCheckpoint(paths)
-  const { graphs } = buildModel(checkpoint, paths, { tier, t5Bits }, lowerings('cuda-fp8'))
+  const { graphs } = buildModel(checkpoint, paths, { tier, ...options }, lowerings('cuda-fp8'))
   const sizes: Record<string, number> = { all: 0 }
   for (const [graph, { weights }] of graphs) {
     const network = graph.replace(/^t5_\d$/, 't5')
@@ -32,11 +36,12 @@ const ENCODERS = { clip_l: 0.25, clip_g: 1.39 }
 const AUTOENCODER = { vae_decoder: 0.1, vae_encoder: 0.07 }
 
 test.each([
-  ['large', 'fp8', undefined, 14.84, { t5: 4.9, conditioning: 2.79, transformer: 5.35 }],
-  ['large', 'fp8', 4, 12.81, { t5: 2.87, conditioning: 2.79, transformer: 5.35 }],
-  ['large', 'fp8-lite', undefined, 9.95, { conditioning: 2.79, transformer: 5.35 }],
-  ['medium', 'fp8', undefined, 8.98, { t5: 4.9, conditioning: 0.81, transformer: 1.47 }],
-  ['medium', 'fp8', 4, 6.95, { t5: 2.87, conditioning: 0.81, transformer: 1.47 }],
-] as const)('%s in tier %s with T5 in %s bits has %d GB', async (name, tier, t5Bits, all, networks) => {
-  expect(await sizesOf(name, tier, t5Bits)).toEqual({ all, ...ENCODERS, ...AUTOENCODER, ...networks })
+  ['large', 'fp8', {}, 17.46, { t5: 4.9, conditioning: 5.4, transformer: 5.35 }],
+  ['large', 'fp8', { adalnBits: 8 }, 14.84, { t5: 4.9, conditioning: 2.79, transformer: 5.35 }],
+  ['large', 'fp8', { adalnBits: 8, t5Bits: 4 }, 12.81, { t5: 2.87, conditioning: 2.79, transformer: 5.35 }],
+  ['large', 'fp8-lite', { adalnBits: 8 }, 9.95, { conditioning: 2.79, transformer: 5.35 }],
+  ['medium', 'fp8', { adalnBits: 8 }, 8.98, { t5: 4.9, conditioning: 0.81, transformer: 1.47 }],
+  ['medium', 'fp8', { adalnBits: 8, t5Bits: 4 }, 6.95, { t5: 2.87, conditioning: 0.81, transformer: 1.47 }],
+] as const)('%s in tier %s with %j has %d GB', async (name, tier, options, all, networks) => {
+  expect(await sizesOf(name, tier, options)).toEqual({ all, ...ENCODERS, ...AUTOENCODER, ...networks })
 })

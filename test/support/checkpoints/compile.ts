@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import path from 'node:path'
 import { compile } from '../../../gpu-fn/compile/compile.ts'
-import type { T5Bits } from '../../../gpu-fn/compile/graph/model.ts'
+import type { AdaLNBits, T5Bits } from '../../../gpu-fn/compile/graph/model.ts'
 import { reference } from '../../../gpu-fn/kernels/reference.ts'
 import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import { type TinyOptions, writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
@@ -23,6 +23,7 @@ export type TinyPackage = TinyOptions & {
   asKernels?: boolean
   /** Layers in each graph of T5. */
   t5Layers?: number
+  adalnBits?: AdaLNBits
   t5Bits?: T5Bits
 }
 
@@ -32,11 +33,12 @@ export async function compileTiny({
   target = 'cpu',
   asKernels = false,
   t5Layers,
+  adalnBits,
   t5Bits,
   ...tiny
 }: TinyPackage): Promise<string> {
   const name = createHash('sha256')
-    .update(JSON.stringify([tier, target, asKernels, t5Layers, t5Bits, Object.entries(tiny).sort()]))
+    .update(JSON.stringify([tier, target, asKernels, t5Layers, adalnBits, t5Bits, Object.entries(tiny).sort()]))
     .digest('hex')
     .slice(0, 16)
   const directory = path.join(await cacheDirectory('tiny', await digestOf(SOURCES)), name)
@@ -51,6 +53,7 @@ export async function compileTiny({
       variant: 'custom',
       lowering,
       encoderLayersPerGraph: t5Layers,
+      adalnBits,
       t5Bits,
       // The diffusers layout states that it has no T5.
       omitT5: tiny.t5 === false && tiny.layout === 'single-file',
