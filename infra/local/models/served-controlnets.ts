@@ -3,11 +3,12 @@ import { mkdir, stat, symlink } from 'node:fs/promises'
 import path from 'node:path'
 import { additionName } from '../../../gpu-fn/compile/addition-name.ts'
 import { compileControlnet } from '../../../gpu-fn/compile/controlnet.ts'
-import { AdapterError, requireFitting } from '../../../gpu-fn/engine/package/adapters.ts'
-import type { ControlnetPackage, Package, Target, Tier } from '../../../gpu-fn/manifest.ts'
+import { requireFitting } from '../../../gpu-fn/engine/package/adapters.ts'
+import type { Target, Tier } from '../../../gpu-fn/manifest.ts'
 import { CONTROLNETS, openControlnet } from '../../../gpu-fn/weights/controlnet-packages.ts'
 import { findPackages, MANIFEST } from '../../../gpu-fn/weights/packages.ts'
 import type { LocalCatalog } from '../servers/worker.ts'
+import { fittingModels } from './served-loras.ts'
 
 type ControlnetOffers = NonNullable<LocalCatalog['controlnets']>
 type Options = { readonly tier: Tier; readonly target: Target }
@@ -40,31 +41,14 @@ export async function serveControlnets(
     const out = path.join(root, id)
     if (isCompiled) await symlink(path.resolve(each), out)
     else await compileFor(each, out, options)
-    offers.push({ id, models: modelsOf(await openControlnet(out), packages) })
+    const controlnet = await openControlnet(out)
+    offers.push({ id, models: fittingModels(packages, (pkg) => requireFitting(pkg, controlnet)) })
   }
   return offers
 }
 
-/** A ControlNet for `cuda` also guides packages for `cuda-fp8`, and has no T5. */
+/** A ControlNet has no T5, so that it has no tier without one. */
 async function compileFor(controlnet: string, out: string, { tier, target }: Options): Promise<void> {
-  const own = target === 'cpu' ? 'cpu' : 'cuda'
-  const { notes } = await compileControlnet({ controlnet, out, tier: tier === 'fp8-lite' ? 'fp8' : tier, target: own })
+  const { notes } = await compileControlnet({ controlnet, out, tier: tier === 'fp8-lite' ? 'fp8' : tier, target })
   for (const note of notes) console.error(note)
-}
-
-/** The models that a ControlNet guides, each once. Throws AdapterError if there are none. */
-function modelsOf(controlnet: ControlnetPackage, packages: readonly Package[]): string[] {
-  const errors: AdapterError[] = []
-  const models = packages.flatMap((pkg) => {
-    try {
-      requireFitting(pkg, controlnet)
-      return [pkg.manifest.model]
-    } catch (error) {
-      if (!(error instanceof AdapterError)) throw error
-      errors.push(error)
-      return []
-    }
-  })
-  if (models.length === 0) throw errors[0]!
-  return [...new Set(models)]
 }

@@ -40,7 +40,7 @@ export async function serveLoras(given: readonly string[], directory: string): P
     if (offers.some((other) => other.id === id))
       throw new Error(`two of the given adapters are ${id}: rename one of their files`)
     if (await isPackage(each)) await symlink(lora.directory, path.join(root, id))
-    offers.push({ id, models: modelsOf(lora, packages) })
+    offers.push({ id, models: fittingModels(packages, (pkg) => void updatesOf(pkg, [{ lora, scale: 1 }])) })
   }
   return offers
 }
@@ -64,12 +64,12 @@ async function compileFor(packages: readonly Package[], lora: string, root: stri
   throw errors[0]!
 }
 
-/** The models that an adapter fits, each once. Throws AdapterError if there are none. */
-function modelsOf(lora: LoraPackage, packages: readonly Package[]): string[] {
+/** The models, each once, for whose packages `requireFitting` throws no AdapterError. Throws AdapterError if there are none. */
+export function fittingModels(packages: readonly Package[], requireFitting: (pkg: Package) => void): string[] {
   const errors: AdapterError[] = []
   const models = packages.flatMap((pkg) => {
     try {
-      updatesOf(pkg, [{ lora, scale: 1 }])
+      requireFitting(pkg)
       return [pkg.manifest.model]
     } catch (error) {
       if (!(error instanceof AdapterError)) throw error

@@ -34,6 +34,15 @@ test('directories of checkpoints and compiled ControlNets are offered for the mo
   ])
 })
 
+test.each(['cuda', 'cuda-fp8'] as const)('checkpoints are compiled for packages of target %s', async (target) => {
+  const packages = path.join(scratch.directory, target)
+  await mkdir(packages)
+  await symlink(await compileTiny({ variant: 'tiny-large', tier: 'fp8', target }), path.join(packages, 'custom-fp8'))
+  const checkpoint = await writeTinyControlnet(path.join(scratch.directory, 'canny'))
+  const offers = await serveControlnets([checkpoint], packages, { tier: 'fp8', target })
+  expect(offers).toEqual([{ id: 'canny', models: ['custom'] }])
+})
+
 test('a missing one, two of one name, and one of another model are refused', async () => {
   await expect(checkControlnets(['absent'])).rejects.toThrow('--controlnet absent: no such file or directory')
   const compiled = path.join(scratch.directory, 'depth')
