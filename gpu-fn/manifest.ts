@@ -54,7 +54,7 @@ const controlGraphs = z.strictObject({ embedding: network, transformer: network 
 /** A weight at `offset` of its file, dense, row-major and little-endian. */
 const storedTensor = z.strictObject({
   ...{ name: z.string(), dtype: z.enum(DTYPES), shape: z.array(count), offset: count },
-  /** Of integers in blocks, whose shape [N, blocks, bytes of a block] is that of the operator `MatMulNBits`. */
+  /** Bits per value of a block-quantized weight, whose shape is [N, blocks, bytes per block], as in `MatMulNBits`. */
   bits: z.union([z.literal(4), z.literal(8)]).optional(),
 })
 
@@ -164,7 +164,7 @@ export type Tier = Manifest['tier']
 export type TextEncoderManifest = Manifest['text']['encoders'][number]
 export type StoredTensor = z.infer<typeof storedTensor>
 
-/** The shape of a stored weight's values in the checkpoint; integers in blocks are a matrix. */
+/** Shape of a stored weight's values: for block-quantized weights that of the dequantized matrix. */
 export const shapeOfValues = ({ shape, bits }: Pick<StoredTensor, 'shape' | 'bits'>): readonly number[] =>
   bits ? [shape[0]!, (countElements(shape.slice(1)) * 8) / bits] : shape
 
@@ -182,7 +182,7 @@ export const LORA_FORMAT = 4
 /** Element types of low-rank factors. */
 export const FACTOR_DTYPES = ['float32', 'float16', 'bfloat16'] as const
 export type FactorDtype = (typeof FACTOR_DTYPES)[number]
-/** Storage types of weights; for FP8 also the graph with our kernel, and for integers (`uint8`) a graph for each type of scales. */
+/** Weight types with an update graph. FP8 has another one with our kernel; integers (`uint8`) have one per type of scales. */
 export const UPDATED_DTYPES = [
   ...(['float8e4m3fn', 'float8e4m3fn-kernel', 'uint8-float32', 'uint8-float16', 'float16', 'float32'] as const),
 ] as const
@@ -190,7 +190,7 @@ export const UPDATED_DTYPES = [
 /** A matrix at `offset` of the file of factors, dense, row-major and little-endian. */
 const factor = z.strictObject({ dtype: z.enum(FACTOR_DTYPES), offset: count })
 
-/** Rows [start, end) of a weight, whose update is `scale` · up [rank, end - start] transposed · down [rank, K]. */
+/** Low-rank update of rows [start, end) of a weight: `scale` · up [rank, end - start] transposed · down [rank, K]. */
 const loraModule = z.strictObject({
   /** As in the base: `transformer`, or the name of a text encoder. */
   network: z.string(),
@@ -225,7 +225,7 @@ export const loraManifest = z.strictObject({
   modules: z.array(loraModule).min(1),
   /** The file of factors. */
   factors: z.string(),
-  /** The graph that updates a weight, by the type of the factors and by the storage type of the weight. */
+  /** Update graphs by the type of the factors and the storage type of the weight. */
   graphs: z.record(z.enum(FACTOR_DTYPES), z.record(z.enum(UPDATED_DTYPES), z.string())),
   files: z.record(z.string(), z.strictObject({ bytes: count, sha256: sha256Hex })),
 })
@@ -253,7 +253,7 @@ export const controlnetManifest = z.strictObject({
   name: modelName,
   type: z.enum(CONTROL_TYPES),
   tier: z.enum(TIERS),
-  /** That of the packages which it guides. */
+  /** Target of compatible packages. */
   target: z.enum(TARGETS),
   tool: z.string(),
   /** SHA-256 of the checkpoint's tensors in the order of compilation. */
@@ -267,7 +267,7 @@ export const controlnetManifest = z.strictObject({
     pooled_width: count,
   }),
   networks: z.strictObject({ control_conditioning: network, control: network }),
-  /** For target cuda-fp8: the graph `control` for GPUs that do not support the kernels. */
+  /** For target cuda-fp8: the graph `control` for GPUs without support for our kernels. */
   without_kernels: z.strictObject({ control: network }).optional(),
   weights: z.record(z.string(), z.array(storedTensor)),
   files: z.record(z.string(), z.strictObject({ bytes: count, sha256: sha256Hex })),

@@ -16,7 +16,7 @@ const offer = z
     fallbacks: z.array(z.string()).optional(),
     steps: z.int().min(LIMITS.steps.min).max(LIMITS.steps.max),
     guidance_scale: z.number().min(LIMITS.guidanceScale.min).max(LIMITS.guidanceScale.max),
-    /** For requests without `sampler`: that of the package. Jobs always state it, because the price counts its evaluations. */
+    /** Default sampler; must equal that of the package. Every job states its sampler, because the price depends on the number of evaluations. */
     sampler: z.enum(SAMPLERS).default('euler'),
     /** The default size, and the maximum number of pixels of an image. */
     width: side,

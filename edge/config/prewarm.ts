@@ -26,8 +26,8 @@ const schema = z.strictObject({
   schedule: z.array(span).default([]),
   /**
    * Keeps an idle GPU for a time derived from the gaps between recent jobs, within the budget. `wait_worth` is the cost of a caller's wait
-   * for a start, as a multiple of the cost of the start; null keeps the GPU for `idle_seconds` only. Below 0, a start costs less than its
-   * duration: in bursts, a kept GPU would have been billed for most of that time, too.
+   * for a start, as a multiple of the cost of the start; null keeps the GPU for `idle_seconds` only. Negative values
+   * discount a start: during a burst, a warm GPU would be billed for most of the same time.
    */
   wait_worth: z.number().min(-1).max(1000).nullable().default(null),
   /** The price of a container in dollars per hour, for estimates of the cost. */

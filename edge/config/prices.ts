@@ -10,7 +10,7 @@ const rate = z.int().min(0).max(MICRODOLLARS)
 const schema = z.strictObject({
   /** Per request. */
   base: rate.default(200),
-  /** Per request with adapters or a ControlNet, for the change of weights before its first step. */
+  /** Surcharge per request with adapters or a ControlNet, which covers loading or updating weights. */
   addition: rate.default(250),
   /** Per megapixel-step, by tier. */
   megapixel_step: z

@@ -1,8 +1,8 @@
-// Where the worker sends OpenTelemetry spans.
+// Configuration of the worker's OpenTelemetry span exporter.
 import * as z from 'zod'
 import { text } from './values.ts'
 
-/** `name=value` pairs separated by commas, with percent-encoding, as in OpenTelemetry's own variable. */
+/** Comma-separated, percent-encoded `name=value` pairs, as in OpenTelemetry's variable of the same name. */
 const parseHeaders = (given: string): Record<string, string> =>
   Object.fromEntries(new URLSearchParams(given.replaceAll('+', '%2B').replaceAll(/, ?/g, '&')))
 
@@ -11,7 +11,7 @@ function parseReceiver(given: string): { url: string | null } | null {
   return /^https?:$/.test(new URL(given).protocol) ? { url: `${given.replace(/\/$/, '')}/v1/traces` } : null
 }
 
-/** The receiver of spans, by OTLP over HTTP; null sends none. The headers are a secret, such as the receiver's key. */
+/** OTLP/HTTP endpoint of the span exporter; null disables it. The headers are secret, such as an API key. */
 export const traces = z
   .object({
     OTEL_EXPORTER_OTLP_ENDPOINT: text('empty, or an http or https address', parseReceiver).prefault(''),

@@ -52,13 +52,13 @@ function modelOf({ sd_model_checkpoint: title }: Readonly<Record<string, unknown
   return name === '' ? undefined : name
 }
 
-/** An adapter's tag in a prompt: its name and its strengths. extensions-builtin/Lora/extra_networks_lora.py `activate` */
+/** LoRA tag in a prompt: name and strengths. extensions-builtin/Lora/extra_networks_lora.py `activate` */
 const LORA_TAG = /<lora:([^:<>]{1,200})(?::([^<>]{0,120}))?>/g
 
-/** The text as a number, or unchanged for the error message. */
+/** Parses a number. Returns other text unchanged, for the error message of the validation. */
 const numberOf = (text: string) => (text.trim() === '' || Number.isNaN(Number(text)) ? text : Number(text))
 
-/** The strengths for the text encoders and the denoiser: `0.8`, `0.8:0.5` or `te=0.8:unet=0.5`. The first is also the default of the second. */
+/** Strengths of the text encoders and the denoiser: `0.8`, `0.8:0.5` or `te=0.8:unet=0.5`. The second defaults to the first. */
 function strengthsOf(settings = ''): { encoders?: string | undefined; denoiser?: string | undefined } {
   const parts = settings.split(':')
   const named = (name: string) => parts.find((part) => part.startsWith(`${name}=`))?.slice(name.length + 1)
@@ -69,7 +69,7 @@ function strengthsOf(settings = ''): { encoders?: string | undefined; denoiser?:
 
 type Tags = { prompt: unknown; loras: { id: string; scale?: unknown }[]; warnings: Warning[] }
 
-/** The prompt without the tags of adapters, and the adapters, with the strength of the denoiser. */
+/** Extracts the LoRA tags of a prompt: the remaining prompt, and the adapters with the denoiser's strength. */
 function readTags(prompt: unknown): Tags {
   const read: Tags = { prompt, loras: [], warnings: [] }
   if (typeof prompt !== 'string') return read

@@ -1,4 +1,4 @@
-// OpenTelemetry: the trace of a job, and the worker's own spans, sent by OTLP over HTTP. W3C Trace Context.
+// OpenTelemetry: W3C trace context of a job, and an OTLP/HTTP exporter for the worker's spans.
 import { sha256 } from '../auth/keys.ts'
 import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
@@ -7,7 +7,7 @@ const TRACE_DIGITS = 32
 const SPAN_DIGITS = 16
 const SEND_MS = 5_000
 
-/** All requests and spans of a job are in one trace below one span. Both IDs are derived from the job's. */
+/** Trace ID and parent span ID of all requests and spans of a job, derived from its ID. */
 async function traceOf(job: string): Promise<{ traceId: string; spanId: string }> {
   const [trace, span] = await Promise.all([sha256(`trace ${job}`), sha256(`span ${job}`)])
   return { traceId: trace.slice(0, TRACE_DIGITS), spanId: span.slice(0, SPAN_DIGITS) }
@@ -18,14 +18,14 @@ export async function traceparentOf(job: string): Promise<string> {
   return `00-${traceId}-${spanId}-01`
 }
 
-/** Runs `action` as a span of the job, which is sent if a receiver is configured. A failure to send is logged only. */
+/** Runs `action`, and exports its duration as a span of the job if an endpoint is configured. Export errors are only logged. */
 export function traced<T>(env: Env, job: string, name: string, action: () => Promise<T>): Promise<T> {
   if (!configOf(env).traces) return action()
   const start = Date.now()
   return action().finally(() => void sendSpan(env, job, name, start))
 }
 
-/** Sends a span from `start`, in milliseconds, until now. */
+/** Exports a span from `start`, in milliseconds since the epoch, to the present. */
 async function sendSpan(env: Env, job: string, name: string, start: number): Promise<void> {
   const { url, headers } = configOf(env).traces!
   const end = Date.now()
@@ -45,7 +45,7 @@ async function sendSpan(env: Env, job: string, name: string, start: number): Pro
     await reply?.cancel()
     if (!ok) throw new Error(`status ${status}`)
   } catch (cause) {
-    log('warn', 'a span was not sent', { job, cause })
+    log('warn', 'span export failed', { job, cause })
   }
 }
 

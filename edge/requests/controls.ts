@@ -54,7 +54,7 @@ export function chooseControls(
   return { controls, catalog: found.catalog }
 }
 
-/** A warning for each ControlNet that runs in no step. */
+/** Warnings about ControlNets whose range contains no step. */
 export function describeControls(request: Sampling): Warning[] {
   const steps = stepsOfRuns(request)
   const idle = (request.controls ?? []).filter(

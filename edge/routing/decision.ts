@@ -22,7 +22,7 @@ export type RouteRequest = {
   guidanceFields?: readonly string[]
   /** Whether the request has step caching, which only the full route offers. */
   isCached?: boolean
-  /** The fields of adapters and ControlNets, which only some offers fit. */
+  /** Request fields with adapters or ControlNets, which only compatible offers can serve. */
   additions?: readonly string[]
   size?: { width: number; height: number } | undefined
   /** Replaces `size`. */

@@ -23,8 +23,8 @@ const rounded = (seconds: number) => Math.round(seconds * 1000) / 1000
 const ALIKE_AT_LEAST = 3
 
 /**
- * The factor by which a run's time is scaled at most, if there are enough runs: the fixed part of a tiny job's time, scaled to a large one,
- * would make forecasts too long for all callers.
+ * Maximum factor for scaling the time of a run to a larger job, unless there are too few runs. A tiny job's time is mostly fixed overhead,
+ * so larger factors would overestimate.
  */
 const LARGEST_SCALING = 16
 

@@ -17,7 +17,7 @@ export type Work = ImageOptions &
 export const megapixelSteps = ({ width, height, guidanceScale, count, ...sampling }: Work, devices = 1) =>
   ((width * height) / 1_000_000) * countEvaluations({ ...sampling, guidance_scale: guidanceScale }, devices) * count
 
-/** The part of a price in micro-dollars that does not depend on steps. */
+/** Step-independent part of a price, in micro-dollars. */
 export const basePrice = ({ loras, controls }: Pick<Work, 'loras' | 'controls'>, prices: Prices): number =>
   prices.base + (loras || controls ? prices.addition : 0)
 

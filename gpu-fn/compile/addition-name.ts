@@ -3,7 +3,7 @@ import path from 'node:path'
 import { additionIdOf, modelName } from '../contract.ts'
 import { CheckpointError, quote } from './checkpoint/error.ts'
 
-/** The ID that requests name: `name`, or the ID of the file's or directory's name. Throws CheckpointError. */
+/** ID of an adapter or a ControlNet in requests: `name`, or an ID derived from the file or directory name. Throws CheckpointError. */
 export function additionName(file: string, name: string | undefined): string {
   const given = name ?? additionIdOf(path.resolve(file))
   if (modelName.safeParse(given).success) return given

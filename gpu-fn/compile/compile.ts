@@ -87,11 +87,11 @@ export function assertOptions({
   }
   assertTarget(tier, target)
   if (adalnBits !== undefined && TIER_TABLE[tier].precision !== 'fp8')
-    throw new CheckpointError('--adaln-bits', `is of tiers fp8 and fp8-lite, and tier ${tier} has no FP8 weights`)
+    throw new CheckpointError('--adaln-bits', `requires tier fp8 or fp8-lite; tier ${tier} has no FP8 weights`)
   if (t5Bits !== undefined && tier !== 'fp8')
     throw new CheckpointError(
       '--t5-bits',
-      `is of tier fp8, and tier ${tier} has ${hasT5(tier) ? 'no FP8 weights' : 'no T5'}`,
+      `requires tier fp8; tier ${tier} has ${hasT5(tier) ? 'no FP8 weights' : 'no T5'}`,
     )
   assertWithin('--steps', steps, LIMITS.steps)
   if (steps !== undefined && !Number.isInteger(steps))
@@ -101,10 +101,10 @@ export function assertOptions({
     throw new CheckpointError('--hub', 'is the server of `--tokenizers hub`; give both options or neither')
 }
 
-/** Throws CheckpointError if the target needs FP8 weights and the tier has none. */
+/** Throws CheckpointError for target cuda-fp8 with a tier without FP8 weights. */
 export function assertTarget(tier: Tier, target: Target): void {
   if (target === 'cuda-fp8' && TIER_TABLE[tier].precision !== 'fp8')
-    throw new CheckpointError('--target', `cuda-fp8 multiplies FP8 weights, and tier ${tier} has none; choose cuda`)
+    throw new CheckpointError('--target', `cuda-fp8 requires FP8 weights, and tier ${tier} has none; choose cuda`)
 }
 
 function assertWithin(option: string, value: number | undefined, { min, max }: { min: number; max: number }): void {

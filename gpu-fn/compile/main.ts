@@ -77,7 +77,7 @@ const command = new Command('compile')
   .addOption(
     new Option(
       '--adaln-bits <bits>',
-      "bits of adaLN's weights in tiers fp8 and fp8-lite, 16 by default; 8 makes the package of Large 2.6 GB smaller",
+      'bits per adaLN weight in tiers fp8 and fp8-lite, 16 by default; 8 reduces the package of Large by 2.6 GB',
     )
       .choices(ADALN_BITS.map(String))
       .argParser(Number),
@@ -85,7 +85,7 @@ const command = new Command('compile')
   .addOption(
     new Option(
       '--t5-bits <bits>',
-      "bits of T5's weights in tier fp8: 8 is FP8, 4 makes the package of Large 2 GB smaller",
+      'bits per T5 weight in tier fp8, 8 (FP8) by default; 4 reduces the package of Large by 2 GB',
     )
       .choices(T5_BITS.map(String))
       .argParser(Number),

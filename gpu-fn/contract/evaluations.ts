@@ -95,12 +95,12 @@ export function reusedSteps(sampling: Sampling, first = firstOf(sampling)): Read
   return reused
 }
 
-/** A step that runs the denoiser, counted from 0: its evaluations and the number of its ControlNets. */
+/** A step with evaluations of the denoiser: its zero-based index, its evaluations and its number of ControlNets. */
 export type ComputedStep = { step: number; evaluations: number; controls: number }
 
 /**
- * The steps of one image that run the denoiser. With a ControlNet, an evaluation counts 1 + `CONTROL_SHARE`. With several `devices`, only
- * the evaluations of the busiest one count. Jobs with ControlNets are not divided.
+ * The uncached steps of one image. An evaluation with a ControlNet counts as 1 + `CONTROL_SHARE`. With several `devices`, only evaluations
+ * of the busiest device count; jobs with ControlNets run on one device.
  */
 export function computedSteps(sampling: Sampling, devices = 1): ComputedStep[] {
   const reused = reusedSteps(sampling)

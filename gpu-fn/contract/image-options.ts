@@ -54,7 +54,7 @@ export type ControlChoice = z.infer<typeof controlChoice>
 const imageOptions = z.strictObject({
   /** Tokens of T5, as in diffusers; absent: 256. */
   max_sequence_length: z.int().min(LIMITS.maxSequenceLength.min).max(LIMITS.maxSequenceLength.max).optional(),
-  /** Absent: the package's. The worker always states it. */
+  /** Default: the package's sampler. The worker always sends one. */
   sampler: z.enum(SAMPLERS).optional(),
   noise_schedule: z.enum(SCHEDULES).optional(),
   /** Custom noise levels in place of `noise_schedule`, one for each step. */

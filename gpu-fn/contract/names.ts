@@ -38,7 +38,7 @@ export const REPAINTS = ['white', 'black', 'transparent'] as const
 
 /** A model's name, which becomes part of paths and settings. */
 export const modelName = z.string().regex(/^[a-z0-9][a-z0-9-]{0,63}$/)
-/** The ID of an adapter or a ControlNet whose file has this name or path: `loras/My_Style.v2.safetensors` is `my-style-v2`. May be empty. */
+/** Derives the ID of an adapter or a ControlNet from its file name or path: `loras/My_Style.v2.safetensors` is `my-style-v2`. May be empty. */
 export function additionIdOf(file: string): string {
   const last = file.split(/[/\\]/).findLast((part) => part !== '') ?? ''
   const words = last

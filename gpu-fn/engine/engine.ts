@@ -321,9 +321,9 @@ function cancelFlag(signal: AbortSignal) {
   return { flag, raise, dispose: () => signal.removeEventListener('abort', raise) }
 }
 
-/** The message for a job with an adapter or a ControlNet that this process does not have. Others are not listed: an account may not use all. */
+/** Message for an adapter or a ControlNet without a package in this process. It lists no alternatives, because some are private to accounts. */
 export const describeUnknown = (kind: 'lora' | 'controlnet', id: string): string =>
-  `${kind} "${id}" is not on this server, although its catalog offers it; the operator must install its package`
+  `${kind} "${id}" has no package on this server, but the catalog lists it; the operator must install the package`
 
 /** Only the fields that the thread needs, because it receives a copy. */
 const sizeOf = ({ width, height }: Size): Size => ({ width, height })

@@ -1,4 +1,4 @@
-// The reply to a command that failed: a fault of the service, or an error of the request.
+// Replies to failed commands: internal errors, and errors of the request.
 import { NonFiniteError } from '../pipeline/non-finite.ts'
 import type { Command, Message } from './messages.ts'
 import { AdapterError } from './package/adapters.ts'
@@ -11,7 +11,7 @@ export class TooLarge extends Error {
 
 type Failure = Extract<Message, { type: 'failed' | 'refused' }>
 
-/** Classifies an error. Values that are not finite with adapters or a ControlNet are due to their strengths, so that a repetition fails too. */
+/** Classifies an error. Non-finite values with adapters or a ControlNet are attributed to their strength: a retry would fail again. */
 export function failureOf(thrown: unknown, command: Command): Failure {
   const error = thrown instanceof Error ? thrown : new Error(String(thrown))
   if (error instanceof TooLarge || error instanceof AdapterError) return { type: 'refused', message: error.message }

@@ -205,10 +205,10 @@ const needsDevice = (event: PipelineEvent, { count }: JobRequest): boolean =>
   event.type !== 'decoded' && event.type !== 'finished' && !(event.type === 'image' && event.image === count - 1)
 
 type PlanInUse = Pick<Planned, 'plan' | 'controlnet'>
-/** What a job needs of its package. `size`: that of its images. */
+/** Requirements of a job: image size and ControlNet. */
 type Needed = { size: Size; controlnet: ControlnetPackage | null }
 
-/** Changes the plan of a pipeline for a job, and the memory that it counts for. */
+/** Applies the plan for a job, and updates the memory accounting of the package. */
 async function apply(opened: OpenPackage, { size, controlnet }: Needed) {
   const { pipeline } = opened
   const before = pipeline.plan
@@ -223,7 +223,7 @@ async function openOrThrow(pkg: Package, needed: Needed, send: Send): Promise<Op
   throw new Error(`${pkg.manifest.model}:${pkg.manifest.tier} does not fit beside the packages of unfinished runs`)
 }
 
-/** Opens the package for a job, if necessary. Null if it does not fit into memory beside the packages of unfinished runs. */
+/** Opens the package for a job, if necessary. Null if it does not fit in memory together with the packages of unfinished runs. */
 async function pipelineOf(
   pkg: Package,
   needed: Needed,
@@ -263,7 +263,7 @@ async function pipelineOf(
   return opened
 }
 
-/** The memory of an open package with this plan. */
+/** Memory of an open package under this plan. */
 function countMemory(pkg: Package, planned: PlanInUse): Peak & Pick<OpenPackage, 'whole' | 'sessions'> {
   const whole = memoryOf(pkg, planned)
   const { shared } = whole

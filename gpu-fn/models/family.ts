@@ -23,7 +23,7 @@ export type LoraNames = { find(module: string): LoraTarget | undefined }
 /** The graphs of a ControlNet, and their shape in the manifest. */
 export type Controlnet = {
   readonly graphs: { readonly control_conditioning: Graph; readonly control: Graph }
-  /** `control` over the same weights for GPUs that do not support the kernels; null if the target has none. */
+  /** `control` with the same weights, for GPUs without support for our kernels; null for targets without kernels. */
   readonly withoutKernels: Graph | null
   readonly shape: ControlnetManifest['shape']
 }

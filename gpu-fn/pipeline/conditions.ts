@@ -83,8 +83,8 @@ export class Conditions {
 }
 
 /**
- * The runs [from, to) whose conditions are computed together with those of `run`. They do not depend on the first run that is needed, because
- * a product with another number of rows may round differently, and an interruption must not change an image.
+ * Batch [from, to) of runs for the computation of the conditions of `run`. Its bounds do not depend on the first run requested: a product with
+ * another number of rows may round differently, and an interruption must not change an image.
  */
 function partOf(modes: readonly Mode[], run: number): [from: number, to: number] {
   let from = run

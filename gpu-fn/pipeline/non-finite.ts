@@ -1,4 +1,4 @@
-/** A network's output has NaN or infinity. */
+/** NaN or infinity in the output of a network. */
 export class NonFiniteError extends Error {
   override name = 'NonFiniteError' as const
 
@@ -7,7 +7,7 @@ export class NonFiniteError extends Error {
   }
 }
 
-/** Throws NonFiniteError, which names `what`, unless all values are finite. */
+/** Throws NonFiniteError with the name `what` unless all values are finite. */
 export function assertFinite(values: Float32Array, what: string): void {
   if (!values.every(Number.isFinite)) throw new NonFiniteError(what)
 }

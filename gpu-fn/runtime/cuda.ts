@@ -104,7 +104,7 @@ function open(gpu: number): DeviceMemory {
     check(runtime.cudaStreamCreateWithFlags(created, NON_BLOCKING), 'creation of a stream')
     return created[0]
   }
-  // A copy from pageable memory first waits for all others of its stream.
+  // A copy from pageable host memory blocks on all preceding work of its stream, so uploads have their own stream.
   const [stream, uploads] = [createStream(), createStream()]
   const { properties, access } = deviceDescriptors(gpu)
   const pool = createMemoryPool({

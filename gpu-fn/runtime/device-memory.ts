@@ -13,9 +13,9 @@ export type DeviceMemory = {
   /** Allows the device to read a mapped file directly, which is ten times as fast; false if unsupported. */
   register(address: Pointer, bytes: number): Promise<boolean>
   unregister(address: Pointer): Promise<void>
-  /** Copies from native memory; complete when it resolves. */
+  /** Copies from native host memory. Resolves when all copies are complete. */
   copyFromHost(copies: readonly Copy[]): Promise<void>
-  /** Copies from JavaScript's memory, concurrently with `copyFromHost`; complete when it resolves. */
+  /** Copies from a JavaScript buffer (pageable memory), concurrently with `copyFromHost`. Resolves when the copy is complete. */
   upload(to: Pointer, from: Uint8Array): Promise<void>
   /** Copies between two addresses of the device; complete when it resolves. */
   copyOnDevice(to: Pointer, from: Pointer, bytes: number): Promise<void>

@@ -117,7 +117,7 @@ class ReservedWeights implements DeviceWeights {
     }
   }
 
-  /** `stale`: the weights that do not have the content of the file. */
+  /** Restores the `stale` weights, which differ from the file, and applies the current updates. */
   async #applyUpdates(stale: readonly WeightUpdate[]): Promise<void> {
     const restore = (weights: readonly WeightUpdate[]) =>
       this.#host.copyTo(this.#placed.address, weights.flatMap(rangesOf))

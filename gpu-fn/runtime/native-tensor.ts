@@ -85,7 +85,7 @@ export class NativeTensor implements DeviceTensor {
   }
 }
 
-/** A value at an address of the memory that `info` describes. It does not own the memory. */
+/** An onnxruntime value at an address in the memory described by `info`, without ownership of the memory. */
 export function valueAt(
   api: OrtApi,
   info: Pointer,

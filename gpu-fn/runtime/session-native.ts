@@ -280,7 +280,7 @@ class NativeSession implements Session, UpdateSession {
     }
   }
 
-  /** Runs the graph with the inputs and outputs that `bind` binds. */
+  /** Runs the graph with the inputs and outputs bound by `bind`. */
   async #runBound<T>(bind: (binding: Pointer) => void, resultOf: (binding: Pointer) => T, signal?: AbortSignal) {
     signal?.throwIfAborted()
     const api = this.#api

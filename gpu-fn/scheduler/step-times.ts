@@ -4,15 +4,15 @@ import { median } from './median.ts'
 const PHASES = ['load', 'encode', 'step', 'decode'] as const
 export type Phase = (typeof PHASES)[number]
 
-/** The properties of a phase that its duration depends on. */
+/** Determinants of a phase's duration. */
 export type Shape = {
   group: string
   pixels: number
-  /** Evaluations of the denoiser in a step, of the device that has the most: 2 with guidance on one device. Otherwise, prompts or images. */
+  /** Evaluations of a step on the busiest device (2 with guidance on one device); in other phases, the number of prompts or images. */
   samples: number
   /** Devices that divide the samples. */
   devices: number
-  /** ControlNets that run in the phase. */
+  /** Number of ControlNets in the phase. */
   controls: number
 }
 
@@ -40,7 +40,7 @@ export class StepTimes {
     if (this.#shapes.size > MOST_SHAPES) this.#shapes.delete(this.#shapes.keys().next().value!)
   }
 
-  /** Median milliseconds of a phase for this shape; if unmeasured, those of the nearest shape in the same group, scaled to this one. */
+  /** Median duration of a phase in milliseconds. For an unmeasured shape, that of the nearest shape in the group, scaled. */
   estimate(shape: Shape, phase: Phase): number {
     const own = this.#shapes.get(keyOf(shape))?.durations[phase]
     if (own && own.length > 0) return median(own)
@@ -51,7 +51,7 @@ export class StepTimes {
     return median(near.durations[phase]) * scale * samples
   }
 
-  /** Measurements with as many ControlNets come first, then those of the nearest size, then those of the nearest number of samples. */
+  /** The nearest measurement: by number of ControlNets, then by image size, then by number of samples. */
   #nearest({ group, pixels, samples, controls }: Shape, phase: Phase): Recorded | undefined {
     const distances = (each: Recorded) => [
       Math.abs(each.controls - controls),

@@ -10,7 +10,7 @@ const NEGLIGIBLE_MS = 50
  * would become heavy by chance; with equal values, two jobs could alternate at every step.
  */
 const HEAVY = { above: 1.5, below: 0.8 }
-/** A new tenant's usage relative to the mean: at the mean, its first job would make it heavy. */
+/** Initial usage of a tenant, relative to the mean. With 1, its first job would make it heavy. */
 const NEW_SHARE = 0.5
 /** With less usage than this, about one image of 28 steps per minute, a tenant is never heavy. */
 const LIGHT_MS = 3_000
@@ -23,7 +23,7 @@ export class Usage {
   readonly #entries = new Map<string, Entry>()
   readonly #heavy = new Set<string>()
 
-  /** Adds a tenant. It starts near the mean, because credit for past idleness would let its burst delay regular tenants. */
+  /** Adds a tenant with usage near the mean. With zero usage, a burst of a new tenant would delay regular tenants. */
   enter(tenant: string, now: number): void {
     if (!this.#entries.has(tenant)) this.#entries.set(tenant, { ms: NEW_SHARE * this.#mean(now), at: now })
   }

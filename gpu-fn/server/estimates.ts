@@ -5,7 +5,7 @@ import type { Task } from '../scheduler/task.ts'
 import { isInteractive, type Job } from './job.ts'
 import type { Turn } from './run-job.ts'
 
-/** The phases that a job has left. Its steps end in order, so that the last ones are left. */
+/** Number of remaining phases of a job. Remaining steps are the last ones, because steps run in order. */
 type Left = { encode: number; step: number; decode: number }
 
 const groupOf = ({ model, tier }: JobRequest) => `${model}:${tier}`
@@ -14,7 +14,7 @@ export class Estimates {
   readonly #times = new StepTimes()
   /** The devices of each loaded model. */
   readonly #devices = new Map<string, number>()
-  /** The phases that accepted jobs have left. */
+  /** Remaining phases of accepted jobs. */
   readonly #left = new Map<Job, Left>()
 
   /** Whether the job would take less time on several devices than on one. */
@@ -64,7 +64,7 @@ export class Estimates {
     return { encode: 1, step: this.#stepsOf(job).length * count, decode: count }
   }
 
-  /** Milliseconds that these phases take on the device. */
+  /** Device time of these phases, in milliseconds. */
   #total(job: Job, left: Left): number {
     const steps = Array.from({ length: job.request.count }, () => this.#stepsOf(job)).flat()
     const alike = Object.groupBy(steps.slice(steps.length - left.step), ({ evaluations, controls }) =>
@@ -86,7 +86,7 @@ export class Estimates {
     return parallel ? (this.#devices.get(groupOf(request)) ?? 1) : 1
   }
 
-  /** The shape of a phase. Only the prompts and the steps depend on guidance and ControlNets. */
+  /** Shape of a phase. Guidance and ControlNets affect only encoding and steps. */
   #shapeOf(job: Job, phase: Phase, step?: ComputedStep): Shape {
     const { request } = job
     const { width, height, controls = [] } = request

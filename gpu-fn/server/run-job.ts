@@ -17,14 +17,14 @@ type Generation = { job: Job; progress: Progress; log: Logger }
 type Progress = { timings: Timings; stepsDone: number; images: number }
 
 /**
- * The part of a run that a turn has completed. `occupied`: none, because models of unfinished runs occupy the memory for its own. `repeat`:
- * none, because the run was out of memory and starts again.
+ * The phase completed in a turn. `occupied`: none, because models of unfinished runs occupy the required memory. `repeat`: none, because the
+ * run was out of memory and restarts.
  */
 export type Turn = {
   phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied' | 'repeat'
   /** Whether the next turn is a step that may share a run of the denoiser with those of other jobs. */
   beforeStep?: boolean
-  /** The step's number, counted from 0 and including those that an input image skips; present for the phase `step`. */
+  /** Zero-based index of the step, including steps skipped by an input image. Only for the phase `step`. */
   step?: number
   /** Present for the phase `load`. */
   load?: Load
@@ -118,7 +118,7 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
     if (!isOutOfMemory || progress.images > 0 || signal.aborted) throw error
     log.warn({ err: error.cause }, 'a job ran out of memory and is repeated alone')
     Object.assign(progress, { stepsDone: 0 })
-    // In a turn of its own, because other jobs may still use the device in this one. The engine has freed what it can.
+    // In a separate turn, because other jobs may still use the device in this one. The engine has already freed memory.
     yield { phase: 'repeat', inTurns: true }
     signal.throwIfAborted()
     yield* runOnce(engine, { ...attempt, inTurns: true })

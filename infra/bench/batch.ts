@@ -96,12 +96,12 @@ async function print({ model, size, steps, jobs, sharing }: BatchBenchOptions, r
   console.log(`images per second: ${ratioOf(({ seconds }) => seconds)} x`)
   console.log(`median time to image: ${ratioOf(({ latency }) => 1 / latency)} x`)
   console.log(`byte-equal images: ${equal} of ${jobs}`)
-  const likeness: number[] = []
+  const psnrs: number[] = []
   for (const [alone, shared] of rounds)
     for (const [i, image] of shared!.images.entries())
-      likeness.push(psnr(await readPixels(image), await readPixels(alone!.images[i]!)))
+      psnrs.push(psnr(await readPixels(image), await readPixels(alone!.images[i]!)))
   console.log(
-    `PSNR of shared against alone: median ${median(likeness).toFixed(1)} dB, lowest ${Math.min(...likeness).toFixed(1)} dB`,
+    `PSNR of shared against alone: median ${median(psnrs).toFixed(1)} dB, lowest ${Math.min(...psnrs).toFixed(1)} dB`,
   )
 }
 

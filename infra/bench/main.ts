@@ -174,12 +174,10 @@ command
 
 command
   .command('precision')
-  .description(
-    "formats of adaLN's and T5's weights: errors of the networks and similarity of nano's images, on the CPU",
-  )
+  .description("number formats of adaLN and T5 weights: errors of the networks and PSNR of nano's images, on the CPU")
   .addOption(new Option('--model <name>').choices(['nano', ...Object.keys(TINY_VARIANTS)]).default('nano'))
   .option('--prompts <count>', 'prompts from the set of `npm run quality`', parseWholeNumber, 6)
-  .option('--steps <count>', "steps of an image; the model's by default", parseWholeNumber)
+  .option('--steps <count>', 'steps per image; default: those of the model', parseWholeNumber)
   .action(async (options: PrecisionBenchOptions) => (await import('./precision/precision.ts')).benchPrecision(options))
 
 modelCommand(

@@ -8,11 +8,11 @@ import { drawArrivals, TRAFFIC, type Traffic } from './traffic.ts'
 const IMAGES_PER_DAY = [50, 200, 1_000, 5_000]
 const IMAGES = 40_000
 const DAY = 86_400
-/** The window of the configuration as shipped, in seconds. */
+/** Window of the default configuration, in seconds. */
 const SHIPPED = 120
 /** Costs of a caller's wait for a start, as multiples of the cost of the start. */
 const WORTHS = [-0.75, 0, 0.5, 1, 2, 3, 5, 8, 12, 20, 40]
-/** A difference between two p95 that is not counted, in seconds. */
+/** Tolerance for equal p95, in seconds. */
 const EQUAL = 0.1
 
 function adaptive(cold: number): IdlePolicy {
@@ -28,8 +28,8 @@ function adaptive(cold: number): IdlePolicy {
 type Load = { service: number; cold: number }
 
 /**
- * The least container time without a wait for a start, with knowledge of all arrivals: a container may start ahead of an image, so the time
- * between two images costs its duration or a start, whichever is less.
+ * Offline optimum (all arrivals known) of container time without waits for a start: a container may start ahead of an image, so a gap between
+ * images costs the lesser of its duration and a start.
  */
 function leastWithoutWaits(arrivals: Float64Array, { service, cold }: Load): number {
   let [end, total] = [Number.NEGATIVE_INFINITY, 0]
@@ -40,15 +40,15 @@ function leastWithoutWaits(arrivals: Float64Array, { service, cold }: Load): num
   return total
 }
 
-/** Container time until `end`, at which all images so far are complete. */
+/** State of the dynamic program: container time `total` until `end`, the completion of all images so far. */
 type Served = { end: number; total: number }
 
 /**
- * The least time of one container that starts only for a waiting image, with knowledge of all arrivals. Images that arrive during a start are
- * served after it. Before each image the container is kept, or has ended.
+ * Offline optimum (all arrivals known) of container time if the only container starts on demand. Images that arrive during a start are served
+ * after it. Dynamic program over the images: before each one, the container is either kept warm or stopped.
  */
 function leastWithWaits(arrivals: Float64Array, { service, cold }: Load): number {
-  /** The states by the number of served images. */
+  /** Non-dominated states by number of served images. */
   const states = new Map<number, Served[]>([[0, [{ end: Number.NEGATIVE_INFINITY, total: 0 }]]])
   const add = (served: number, state: Served) => {
     const others = states.get(served) ?? []
@@ -79,10 +79,10 @@ export type IdleRow = {
   fast: boolean
   fixed: Point
   adaptive: Point
-  /** Of the adaptive window's container time, and of the least one with knowledge of all arrivals, to that of the fixed window. */
+  /** Container time of the adaptive window, and of the offline optimum, relative to the fixed window. */
   ratio: number
   least: number
-  /** Of the cheapest adaptive window to the window as shipped, at a p95 that is not longer. */
+  /** Container time of the cheapest adaptive window relative to the default window, at no longer a p95. */
   ofShipped: number
 }
 
@@ -114,8 +114,8 @@ const cost = ({ outcome }: Point) => outcome.containerSeconds
 
 export function printIdle(): void {
   console.log(
-    'Container hours per 1,000 images of Large Turbo on an H100, and p95 in seconds; ratios of the adaptive window, and of the least time with ' +
-      `knowledge of all arrivals, to the best fixed window, and of the adaptive window to one of ${SHIPPED} s at its p95`,
+    'Container hours per 1,000 images of Large Turbo on an H100, and p95 in seconds. Ratios: adaptive window and offline optimum to the best ' +
+      `fixed window, and adaptive window to a fixed one of ${SHIPPED} s at no longer a p95`,
   )
   for (const traffic of TRAFFIC)
     for (const row of IMAGES_PER_DAY.flatMap((imagesPerDay) => compareWindows(traffic, imagesPerDay))) {

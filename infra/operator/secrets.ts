@@ -13,7 +13,7 @@ export type Secrets = {
   STRIPE_SECRET_KEY?: string
   /** The key of the moderation service. */
   MODERATION_API_KEY?: string
-  /** Headers of the worker's requests to a receiver of spans. */
+  /** Request headers of the worker's span exporter. */
   OTEL_EXPORTER_OTLP_HEADERS?: string
 }
 

@@ -178,7 +178,7 @@ async function fetchBytes(
       if (!blob) throw new HubError(`${entry.path} is listed by ${options.repo} but cannot be downloaded`)
       for await (const chunk of withoutStalls(blob.slice(at).stream(), options.stallMs ?? 30_000)) {
         if (at + chunk.length > entry.size) throw new Error(`${entry.path} is longer than listed`)
-        // A single write to a disk that fills up may write less than the chunk.
+        // Unlike `write`, appendFile completes short writes, which occur on an almost full disk.
         await output.appendFile(chunk)
         at += chunk.length
         progress(at)
@@ -226,7 +226,7 @@ async function persist<T>(options: HubOptions, reached: () => number, once: () =
 }
 
 const REMEDY = 'the disk is full; free space on it, and repeat the command, which continues the download'
-/** Whether there was no space, or no quota, for a write. */
+/** Whether a write failed for lack of disk space or quota. */
 const isFull = (error: unknown) => ['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException)?.code ?? '')
 
 const licensePage = (repo: string) => `accept the license at https://huggingface.co/${repo}`

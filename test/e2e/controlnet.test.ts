@@ -100,7 +100,7 @@ test('A1111 and fal make the image of the native API', async () => {
 test.each([
   [
     'absent',
-    'controlnet "absent" is not on this server, although its catalog offers it; the operator must install its package',
+    'controlnet "absent" has no package on this server, but the catalog lists it; the operator must install the package',
   ],
   ['other', 'controlnet other does not fit custom: it is for width 128, and the model has 96'],
 ])('the ControlNet %s is an error of the request', async (id, message) => {

@@ -94,6 +94,6 @@ test('an adapter that the GPU function lacks is an error of the request', async 
   const { status, json } = await post('/v1/images/generations', { ...request, loras: [{ id: 'absent' }] })
   expect([status, json.detail]).toEqual([
     400,
-    'lora "absent" is not on this server, although its catalog offers it; the operator must install its package',
+    'lora "absent" has no package on this server, but the catalog lists it; the operator must install the package',
   ])
 })

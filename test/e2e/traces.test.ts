@@ -1,4 +1,4 @@
-// The spans of a job from both programs, at one OTLP receiver.
+// Spans of a job from the worker and the GPU function, at one OTLP endpoint.
 import { once } from 'node:events'
 import { cp } from 'node:fs/promises'
 import { createServer, type IncomingHttpHeaders } from 'node:http'
@@ -24,7 +24,7 @@ type Exported = {
   resourceSpans: { resource: { attributes: Attribute[] }; scopeSpans: { spans: Span[] }[] }[]
 }
 
-/** A receiver; `spans` has those of each service. */
+/** Starts an OTLP endpoint; `spans` collects the spans of all services. */
 async function startReceiver() {
   const spans: (Span & { service: string; headers: IncomingHttpHeaders })[] = []
   const server = createServer(async (request, response) => {
@@ -41,7 +41,7 @@ async function startReceiver() {
   return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, spans }
 }
 
-test('one trace has the prompts, the steps, the decoding and the storing of an image', async () => {
+test('one trace contains the spans of encoding, steps, decoding and storage of an image', async () => {
   const receiver = await startReceiver()
   const { secrets, gpuPublicKey } = await createSecrets()
   const packages = path.join(scratch.directory, 'packages')
@@ -68,13 +68,13 @@ test('one trace has the prompts, the steps, the decoding and the storing of an i
   const { octet } = (await response.json()) as { octet: { job: string } }
   const stored = () => receiver.spans.find(({ name }) => name === 'store')
   await expect.poll(stored, { timeout: 30_000 }).toBeDefined()
-  // Sends the rest of its spans.
+  // Flushes its remaining spans.
   await gpu.stop()
   const named = (name: string) => receiver.spans.filter((span) => span.name === name)
   const [job, store] = [named('job')[0]!, stored()!]
   expect([job.service, store.service]).toEqual(['octet-gpu', 'octet-worker'])
   expect(receiver.spans.every(({ traceId }) => traceId === job.traceId)).toBe(true)
-  // Both programs' spans are below the one that the worker names in its requests.
+  // Spans of both services have the parent from the worker's `traceparent`.
   expect(store.parentSpanId).toBe(job.parentSpanId)
   expect(['encode', 'step', 'decode'].map((name) => named(name).length)).toEqual([1, 2, 1])
   expect(store.attributes).toContainEqual({ key: 'octet.job', value: { stringValue: octet.job } })

@@ -14,8 +14,8 @@ const SIZE = 128
 const REQUEST = { prompt: 'a red heart', seed: 3, steps: 4, guidance_scale: 3, width: SIZE, height: SIZE }
 const CONTROLS = { controls: [{ id: 'tested', scale: 1 }] }
 /**
- * The largest mean difference between the devices, of 255, the smallest one that the ControlNet must make, and the largest one between the images
- * before and after it. On target cuda, the VAE decoder's results vary.
+ * Limits of mean differences, of 255. `devices`: maximum between CPU and GPU. `effect`: minimum effect of the ControlNet. `repeats`: maximum
+ * between images before and after it; on target cuda, the VAE decoder is not deterministic.
  */
 const LIMITS = { devices: 4, effect: 8, repeats: { cuda: 0.2, 'cuda-fp8': 0 } }
 

@@ -13,7 +13,7 @@ import { type StoredDtype, writeSafetensors } from '../../infra/checkpoints/writ
 const STRENGTH = 0.08
 type RandomLora = { rank: number; blocks: number; dtype: StoredDtype }
 
-/** Writes a LoRA with random matrices for the image attention of the first blocks, in diffusers' names. */
+/** Writes a random LoRA for the image attention of the first `blocks` blocks, with diffusers' names. */
 export async function writeRandomLora(
   file: string,
   width: number,

@@ -36,7 +36,7 @@ type Read = { fields: ControlFields /** The names of the fields as sent. */; nam
 const isGiven = (value: unknown) =>
   value !== undefined && value !== null && value !== '' && !(Array.isArray(value) && value.length === 0)
 
-/** `owner/canny`, `https://host/path/Canny.safetensors` and `canny` are the ControlNet `canny`. A name without letters and digits stays. */
+/** `owner/canny`, `https://host/path/Canny.safetensors` and `canny` map to the ID `canny`. A name without letters or digits is unchanged. */
 export const additionId = (name: string): string => additionIdOf(name.split(/[?#]/, 1)[0]!) || name
 
 const withoutUndefined = (fields: Fields) =>

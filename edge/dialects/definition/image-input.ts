@@ -153,7 +153,7 @@ function formatOf({ output_format, output_quality }: Input): Record<string, unkn
   }
 }
 
-/** The adapters of fields with one meaning; usually one of them is given. */
+/** Adapters of synonymous fields, without duplicates. */
 const synonyms = (names: readonly (string | undefined)[], scale: number | undefined) =>
   [...new Set(names)].map((name) => ({ name, scale }))
 

@@ -36,7 +36,7 @@ export type GroupNormOptions = { readonly groups: number; readonly epsilon: numb
 
 /** An FP8 matrix: codes [N, K], scales float32 [N] or [N, 1]; the value is code × scale. */
 export type Quantized = { readonly codes: Value; readonly scales: Value }
-/** A matrix [N, K] of integers: codes uint8 [N, K ÷ block, bytes of a block], scales [N, K ÷ block] in the type of activations. */
+/** A block-quantized matrix [N, K]: codes uint8 [N, K ÷ block, bytes per block], scales [N, K ÷ block] in the type of the activations. */
 export type IntegerBlocks = {
   readonly blocks: Value
   readonly scales: Value

@@ -5,10 +5,10 @@ import { decodeTable, FP8_MAX } from '../checkpoint/formats/fp8.ts'
 import { Graph, type Value } from './graph.ts'
 import * as ops from './ops.ts'
 
-/** Factors of an update in float32: up [R, N], factors [R, 1], down [R, K]. */
+/** Factors of a low-rank update in float32: up [R, N], factors [R, 1], down [R, K]. */
 export type Factors = { readonly up: Value; readonly factors: Value; readonly down: Value }
 
-/** Inputs up and down of type `dtype`, and factors. */
+/** Adds the inputs `up` and `down` of type `dtype`, and `factors`. */
 function factorInputs(graph: Graph, dtype: FactorDtype): Factors {
   return {
     up: ops.cast(graph.input('up', dtype, ['R', 'N']), 'float32'),
@@ -24,7 +24,7 @@ function lowRankUpdate({ up, factors, down }: Factors): Value {
   return up.graph.node('FusedMatMul', inputs, [update], { transA: 1 }, 'com.microsoft')[0]!
 }
 
-/** Inputs weight [N, K] and factors, output updated [N, K] in `dtype`, rounded once. */
+/** Low-rank update of a dense weight. Inputs: weight [N, K] and factors. Output: updated [N, K] in `dtype`, rounded once. */
 export function denseUpdate(dtype: 'float16' | 'float32', factors: FactorDtype): Graph {
   const graph = new Graph(`lora_${dtype}`)
   const weight = graph.input('weight', dtype, ['N', 'K'])
@@ -34,12 +34,12 @@ export function denseUpdate(dtype: 'float16' | 'float32', factors: FactorDtype):
 }
 
 const MIDDLE = 128
-/** Maximum magnitude of the exponent of the power of two by which the scale of integers changes: float16 holds no larger range. */
+/** Maximum absolute exponent of the power of two between an old and a new scale; larger ones exceed the range of float16. */
 const INTEGER_GROWTH = 24
 
 /**
- * As `fp8Update` for integers of 8 bits: inputs codes uint8 [N, K] and scales [N, K ÷ block] of type `dtype`; checkpoint/formats/integer-blocks.ts.
- * As there, a new scale is the old one times a power of two, and the sum is dithered. The power is that of the unrounded block.
+ * `fp8Update` for block-quantized 8-bit integers (checkpoint/formats/integer-blocks.ts): inputs codes uint8 [N, K] and scales [N, K ÷ block] of
+ * type `dtype`. A new scale is the old one times a power of two, which depends on the unrounded block; the sum is dithered.
  */
 export function integerUpdate(dtype: 'float16' | 'float32', factors: FactorDtype): Graph {
   const graph = new Graph(`lora_uint8_${dtype}`)
@@ -92,8 +92,8 @@ export type Fp8Weight = Factors & {
 export type AddLowRank = (weight: Fp8Weight) => { readonly codes: Value; readonly scales: Value }
 
 /**
- * Inputs codes and scales of an FP8 weight, its factors and phases; outputs `updated` and `updated_scales`. In every graph of an update the
- * outputs may be the memory of the weight: all nodes that read it precede those that write it, apart from elementwise ones.
+ * Low-rank update of an FP8 weight. Inputs: codes, scales, factors and phases. Outputs: `updated` and `updated_scales`. In every update graph,
+ * outputs may alias the weight: except in elementwise nodes, all reads precede all writes.
  */
 export function fp8Update(addLowRank: AddLowRank, factors: FactorDtype): Graph {
   const graph = new Graph('lora_float8e4m3fn')
@@ -148,7 +148,7 @@ function largestOf(x: Value, axis: number, shape: Value['shape']): Value {
   return x.graph.node('ReduceMax', inputs, [{ dtype: 'float32', shape }], { keepdims: 1 })[0]!
 }
 
-/** The exponent of the smallest power of two that is at least x, within ±`most`. */
+/** Exponent of the smallest power of two ≥ x, clipped to ±`most`. */
 const growthOf = (x: Value, most: number) => ops.clip(unary('Ceil', log2(x)), -most, most)
 
 const unary = (op: string, x: Value): Value => x.graph.node(op, [x], [{ dtype: x.dtype, shape: x.shape }])[0]!

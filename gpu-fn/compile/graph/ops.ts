@@ -3,7 +3,7 @@ import { type Dtype, ONNX_DATA_TYPES } from '../../dtype.ts'
 import { type Dim, GraphError, type Shape, type Value } from './graph.ts'
 import type { IntegerBlocks } from './layer-types.ts'
 
-/** MatMulNBits' accuracy level on the CPU at which activations stay in float32. */
+/** Value of the attribute `accuracy_level` of MatMulNBits for float32 activations on the CPU. */
 const FLOAT32_LEVEL = 1
 
 const show = (shape: Shape) => `[${shape.join(', ')}]`
@@ -174,7 +174,7 @@ export function matmulTransposed(x: Value, weight: Value): Value {
 }
 
 /**
- * x [..., K] · weight [N, K] transposed → [..., N], in the precision of x. onnxruntime's contrib operator; both providers widen the weight.
+ * x [..., K] · weight [N, K] transposed → [..., N], in the precision of x. Contrib operator of onnxruntime, which dequantizes the weight.
  */
 export function matmulIntegers(x: Value, { blocks, scales, bits, block }: IntegerBlocks): Value {
   const [n, count] = blocks.shape as [number, number]

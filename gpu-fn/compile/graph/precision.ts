@@ -1,5 +1,5 @@
 // The storage type of every tensor, by the rules of a network family.
-/** `int8` and `int4`: integers with a scale for each block of a row, only for weights of linear layers; checkpoint/formats/integer-blocks.ts. */
+/** `int8` and `int4`: block-quantized integers, for linear-layer weights only (checkpoint/formats/integer-blocks.ts). */
 export type Storage = 'float32' | 'float16' | 'float8e4m3fn' | 'int8' | 'int4'
 
 export type Rule = {

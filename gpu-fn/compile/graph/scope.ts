@@ -116,7 +116,7 @@ export class Scope {
     })
   }
 
-  /** A matrix as integers, or in 16 bits if its rows have no whole blocks. */
+  /** A block-quantized matrix, or a float16 one if no block size divides its rows. */
   #integers(name: string, { tensor, rows, storage }: IntegerWeight, [n, k]: readonly number[]): Matrix {
     const bits = storage === 'int8' ? 8 : 4
     const block = blockOf(k!, bits)

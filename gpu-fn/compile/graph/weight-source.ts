@@ -2,7 +2,7 @@
 import type { IntegerBits } from '../checkpoint/formats/integer-blocks.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
 
-/** `codes`: FP8. `integers`: blocks of integers. `scales`: of the codes in the preceding weight. `bytes`: data that is not in the checkpoint. */
+/** `codes`: FP8. `integers`: block-quantized codes. `scales`: scales of the preceding weight. `bytes`: data from outside the checkpoint. */
 export type WeightSource =
   | {
       readonly kind: 'cast'

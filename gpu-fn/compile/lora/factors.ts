@@ -20,8 +20,8 @@ export class FactorWriter {
   #end = 0
 
   /**
-   * Reads and checks the matrices of a module, whose product is multiplied by `scale`. Throws CheckpointError for other types than floats, for
-   * NaN and infinity, and for an update that can exceed float16, the smallest range of the stored weights, at the highest strength of a request.
+   * Reads and checks the matrices of a module with the update `scale` · up · down. Throws CheckpointError for non-float types, for NaN or
+   * infinity, and for an update that can exceed the range of float16, the narrowest storage type, at the maximum strength of a request.
    */
   add({ module, target, rank, up, down }: FileModule, scale: number): LoraModule {
     const { network, weight, shape, rows, swap } = target
@@ -31,7 +31,7 @@ export class FactorWriter {
     if (!(Number.isFinite(strength) && Math.abs(strength) * rank * above.largest * below.largest <= FLOAT16_MAX))
       throw new CheckpointError(
         up.file,
-        `${quote(module)} has the scale ${scale}, with which its update exceeds ${FLOAT16_MAX}, the limit of float16`,
+        `${quote(module)} has scale ${scale}: its update can exceed ${FLOAT16_MAX}, the maximum of float16`,
       )
     const columns = transposed(above.bytes, [rows[1] - rows[0], rank], swap)
     return { ...place, up: this.#append(up, columns), down: this.#append(down, below.bytes) }
@@ -49,7 +49,7 @@ export class FactorWriter {
   }
 }
 
-/** The bytes of a matrix [N, rank] as [rank, N]; `swap` exchanges the first and the second N / 2. */
+/** Transposes the bytes of a matrix [N, rank]; `swap` exchanges the first and second N / 2 rows. */
 function transposed(bytes: Uint8Array, [n, rank]: [number, number], swap: boolean): Uint8Array {
   const Elements = bytes.length === 4 * n * rank ? Uint32Array : Uint16Array
   const given = new Elements(bytes.buffer as ArrayBuffer)
@@ -61,7 +61,7 @@ function transposed(bytes: Uint8Array, [n, rank]: [number, number], swap: boolea
   return new Uint8Array(result.buffer)
 }
 
-/** The bytes of a matrix to store, and its largest magnitude. */
+/** Reads a matrix: the bytes to store, and the largest magnitude. */
 function readFloats(info: TensorInfo): { bytes: Uint8Array; largest: number } {
   const { dtype, file, name } = info
   const allowed = Object.keys(STORED)

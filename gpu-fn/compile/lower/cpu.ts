@@ -1,4 +1,4 @@
-// Layers for onnxruntime's CPU provider: float32 activations; all other weights are widened before their use.
+// Layers for onnxruntime's CPU provider: float32 activations; weights of other types are converted or dequantized before use.
 import type { Value } from '../graph/graph.ts'
 import {
   type ConvolutionOptions,

@@ -59,7 +59,7 @@ export class PackageWriter {
     return { file, weights, inputs: inputs.map(portOf), outputs: outputs.map(portOf) }
   }
 
-  /** Writes the graph of a network for GPUs that do not support the kernels of `graph`, over the same weights. */
+  /** Writes `substitute`, the graph of a network for GPUs without support for our kernels, with the weights file of `graph`. */
   writeWithoutKernels(network: string, substitute: Graph, graph: Graph, weights: WeightsFile) {
     assertSameWeights(substitute, graph)
     return this.writeGraph(`${network}-without-kernels.onnx`, substitute, weights)
@@ -89,7 +89,7 @@ export class PackageWriter {
   }
 }
 
-/** Both graphs of a network share one weights file, whose layout applies to both. */
+/** Both graphs of a network share one weights file and its layout. */
 function assertSameWeights(a: Graph, b: Graph): void {
   const describe = ({ weights }: Graph) =>
     JSON.stringify(weights.map(({ name, dtype, shape }) => [name, dtype, shape]).sort())

@@ -86,7 +86,7 @@ function locate({ manifest }: Package, lora: LoraPackage, { network, weight, sha
   const expected = countElements(shape.slice(1))
   if (found.some(({ weight: { bits } }) => bits === 4))
     throw new AdapterError(
-      `lora ${lora.manifest.name} updates ${network}, whose weights have 4 bits in ${manifest.model}; ` +
+      `lora ${lora.manifest.name} updates 4-bit weights of ${network} in ${manifest.model}, which is unsupported; ` +
         'the operator can compile the checkpoint without --t5-bits 4',
     )
   if (known === shape[0] && columns === expected) return found
@@ -126,6 +126,6 @@ export function requireFitting({ manifest }: Package, { manifest: { name, target
   if (shape.layers > blocks) throw refuse(`it has ${shape.layers} blocks, and the model has ${blocks}`)
   if (target !== manifest.target)
     throw refuse(
-      `it was compiled for ${target}, and the model for ${manifest.target}; compile it with --target ${manifest.target}`,
+      `its target is ${target}, and that of the model is ${manifest.target}; compile it with --target ${manifest.target}`,
     )
 }

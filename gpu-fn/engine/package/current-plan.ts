@@ -1,17 +1,17 @@
-// The memory plan in use of an open package, for the images and the ControlNets of its jobs.
+// The current memory plan of an open package, adapted to the image sizes and ControlNets of its jobs.
 import type { ControlnetPackage, Package } from '../../manifest.ts'
 import type { Size } from '../../pipeline/pipeline.ts'
 import { type PlanLimits, planOf } from './graphs.ts'
 import { BudgetError, type MemoryPlan } from './memory-plan.ts'
 
-/** A plan, with the ControlNet and the largest size of images that it is for. */
+/** A memory plan, with its ControlNet and maximum image size. */
 export type Planned = { plan: MemoryPlan; size: Size; controlnet: ControlnetPackage | null }
 
-/** Applies a plan. `isSmaller`: it is for smaller images than the plan before it. */
+/** Applies a plan. `isSmaller`: its maximum image size is below that of the preceding plan. */
 type Apply = (next: Planned, isSmaller: boolean) => Promise<void>
 
 /**
- * Plans are for the largest image so far, so that jobs of several sizes do not change them. A plan is for a smaller image only if the largest
+ * Plans cover the largest image so far, so that alternating sizes do not change the plan. A plan covers a smaller size only if the largest
  * one does not fit together with the ControlNet of a job.
  */
 export class CurrentPlan {
@@ -19,11 +19,11 @@ export class CurrentPlan {
   readonly #limits: PlanLimits
   readonly #apply: Apply
   #current: Planned
-  /** The ControlNet of the last job; that of the plan may stay for jobs without one. */
+  /** ControlNet of the last job. The plan's ControlNet may stay open for jobs without one. */
   #wanted: ControlnetPackage | null = null
-  /** The next plans by size and ControlNet. Planning takes milliseconds, and jobs ask before every step. */
+  /** Cache of plans by size and ControlNet: planning takes milliseconds, and jobs request a plan before every step. */
   readonly #next = new Map<string, Planned>()
-  /** The last change. Jobs that share a step ask at the same time. */
+  /** The last change. Jobs in a shared step request plans concurrently. */
   #last: Promise<unknown> = Promise.resolve()
 
   /** Plans for the package's default size. Throws BudgetError. */
@@ -51,7 +51,7 @@ export class CurrentPlan {
     return next
   }
 
-  /** Plans for a job, with the ControlNet of the last one by default. Throws BudgetError, with nothing changed. */
+  /** Applies the plan for a job; the default ControlNet is that of the last job. Throws BudgetError without any change. */
   use(size: Size, controlnet?: ControlnetPackage | null): Promise<void> {
     const used = this.#last.then(() => this.#use(size, controlnet === undefined ? this.#wanted : controlnet))
     this.#last = used.catch(() => {})
@@ -82,11 +82,11 @@ export class CurrentPlan {
       return this.#planIfFits(largest, controlnet) ?? this.#planSmaller(size, controlnet)
     }
     const plain = this.#plan(largest, null)
-    // The larger image may need the memory of a ControlNet that is not its own.
+    // The larger image may require the memory of the ControlNet of another job.
     return !isLarger && current.controlnet && isKept(plain.plan, current.plan) ? current : plain
   }
 
-  /** A plan beside the arena of the larger images before, which never shrinks; if that does not fit, a plan without it. */
+  /** A plan with the memory arena left by larger images, which never shrinks; if that does not fit, a plan without it. */
   #planSmaller(size: Size, controlnet: ControlnetPackage): Planned {
     const { shared } = this.#current.plan
     return this.#planIfFits(size, controlnet, shared) ?? this.#plan(size, controlnet)
@@ -106,7 +106,7 @@ export class CurrentPlan {
   }
 }
 
-/** The plan of a package that opens for a job with images of this size. Throws BudgetError. */
+/** The first plan of a package, for a job with images of this size. Throws BudgetError. */
 export const firstPlan = (
   pkg: Package,
   limits: PlanLimits,
@@ -116,6 +116,6 @@ export const firstPlan = (
 
 const pixelsOf = ({ width, height }: Size) => width * height
 
-/** Whether another plan also keeps all resident networks of `plan` on the device, with the same tiles. */
+/** Whether `other` has the same tiles and all resident networks of `plan`. */
 const isKept = (plan: MemoryPlan, other: MemoryPlan): boolean =>
   plan.tile === other.tile && plan.resident.every((network) => other.resident.includes(network))

@@ -55,7 +55,7 @@ let installed: Kernels | undefined
 /** Determined once, because a library stays loaded for the lifetime of the thread. */
 const installedKernels = () => (installed ??= findKernels())
 
-/** The graphs of a ControlNet that this machine can run. */
+/** The graphs of a ControlNet for this machine. */
 export const chooseControlGraphs = (
   { networks, without_kernels }: ControlnetManifest,
   kernels: () => Kernels = installedKernels,
@@ -87,8 +87,8 @@ const withoutAbsent = (networks: NonNullable<Manifest['without_kernels']>): Mani
   Object.fromEntries(Object.entries(networks).flatMap(([name, network]) => (network ? [[name, network]] : [])))
 
 /**
- * The limits of a memory plan. `sharing`: the number of jobs that may share a run of the step graph; 1 by default. `shared`: the minimum of
- * the memory that all packages of the process share, in bytes; 0 by default.
+ * Limits of a memory plan. `sharing`: maximum number of jobs per run of the step graph; 1 by default. `shared`: minimum memory shared by all
+ * packages of the process, in bytes; 0 by default.
  */
 export type PlanLimits = { budget?: number | undefined; sharing?: number | undefined; shared?: number | undefined }
 

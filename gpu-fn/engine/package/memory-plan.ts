@@ -55,7 +55,7 @@ export type Execution = {
   samples: number
   /** Number of jobs that may share a run. Their sizes are limited (batch-limit.ts), so that only their conditions take more memory. */
   sharing?: number | undefined
-  /** The minimum of the memory that packages share on a GPU, such as an arena after larger images; in bytes, 0 by default. */
+  /** Minimum memory shared by all packages on a GPU, such as the memory arena after larger images; in bytes, 0 by default. */
   shared?: number | undefined
   /** Size of a weight in memory relative to its size in the file. */
   widening: number
@@ -201,7 +201,7 @@ function workspaceOfStep({ latent, position }: PlannedManifest, size: Size, { ta
   return samples * tokens * position.width * value * STREAMS[target] + widened + (target === 'cpu' ? 0 : 128 * MIB)
 }
 
-/** The modulation of all steps, and the largest matrix of adaLN of `width`, which is widened for its product. */
+/** Workspace for the modulation of all steps and the largest adaLN matrix of `width`, which is converted for its product. */
 const workspaceOfConditioning = (modulation: number, width: number, { target, samples }: Execution) =>
   samples * STEPS_AT_ONCE * modulation * (target === 'cpu' ? 16 : 8) + 9 * width ** 2 * (target === 'cpu' ? 4 : 2)
 

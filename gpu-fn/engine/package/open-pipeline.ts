@@ -37,12 +37,12 @@ export type OpenPipeline = Pipeline & {
    */
   adapt(adapters: readonly Adapter[], onAll?: boolean): Promise<void>
   /**
-   * Plans for a job's ControlNet and the size of its images, by default the package's default size. Opens the ControlNet on the first device,
-   * in place of an earlier one; its networks open in their first run. With null, an earlier ControlNet stays open if all networks of the
-   * package then stay where they are. Throws AdapterError if it does not fit the package, and BudgetError, with nothing changed.
+   * Applies the memory plan for a job's ControlNet and image size (default: the package's). Replaces the ControlNet on the first device; its
+   * networks open in their first run. With null, an open ControlNet stays open if this does not affect the residency of the package's
+   * networks. Throws AdapterError for an incompatible ControlNet, and BudgetError, without any change.
    */
   useControlnet(controlnet: ControlnetPackage | null, size?: Size): Promise<Controlnet | null>
-  /** The plan that `useControlnet` would apply. Throws BudgetError. */
+  /** The plan of `useControlnet`, without applying it. Throws BudgetError. */
   planFor(size: Size, controlnet: ControlnetPackage | null): Planned
   /** The ControlNet in the plan. */
   readonly controlnet: ControlnetPackage | null
@@ -87,7 +87,7 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
   const apply = async ({ plan, controlnet }: Planned, isSmaller: boolean) => {
     if (controlnet !== current.controlnet) await residency.close(CONTROL_NETWORKS)
     current.controlnet = controlnet
-    // On the CPU, each open session keeps the memory of its largest run.
+    // On the CPU, each open session retains the memory of its largest run.
     if (isSmaller && pkg.manifest.target === 'cpu') await release()
     options.onPlan?.(plan)
     await setResident(plan)

@@ -67,7 +67,7 @@ __device__ inline Values<T, COUNT> load(const T* from) {
   return *reinterpret_cast<const Values<T, COUNT>*>(from);
 }
 
-/** The sums of the block's rows from `column` on. All threads of the block call it for the same tile. */
+/** Sums of the block's rows for columns [column, column + COLUMNS). All threads of the block must call it for the same tile. */
 template <int COLUMNS>
 __device__ inline void sumColumns(const Update& p, float (*up)[ROWS], const float* scales, int column, float (&sums)[ROWS][COLUMNS]) {
   const bool isInside = column < p.columns;
@@ -103,8 +103,8 @@ __device__ inline void sumColumns(const Update& p, float (*up)[ROWS], const floa
 }
 
 /**
- * Each thread has `COLUMNS` adjacent columns of a tile. The results may be the memory of the codes and of the scales: a thread reads its codes
- * before it writes them.
+ * Each thread computes `COLUMNS` adjacent columns of a tile. Outputs may alias the codes and scales, because each thread reads its codes before
+ * writing them.
  */
 template <int COLUMNS>
 __global__ void __launch_bounds__(THREADS, 2) addLowRank(const Update p) {
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(THREADS, 2) addLowRank(const Update p) {
   }
 }
 
-/** Whether pairs of columns are aligned. */
+/** Whether all operands are aligned for vector access to column pairs. */
 bool hasPairs(const Update& p) {
   const auto isAligned = [](const void* address, size_t bytes) { return reinterpret_cast<uintptr_t>(address) % bytes == 0; };
   const bool floats = isAligned(p.down, 2 * sizeof(float)) && isAligned(p.columnPhases, 2 * sizeof(float));

@@ -9,14 +9,14 @@ const T5_IN_4_BITS: Rule = {
   network: /^t5$/,
   tensor: T5_MATRICES,
   storage: 'int4',
-  why: 'an option for small GPUs and disks; three times the error of FP8 in the prompt',
+  why: 'option for small GPUs and disks; three times the prompt-embedding error of FP8',
 }
 
 const ADALN_IN_8_BITS: Rule = {
   network: /^transformer$/,
   tensor: /\.adaLN_modulation\.1\.weight$/,
   storage: 'int8',
-  why: 'an option: a third of all weights, run once per image; in FP8 the error of the modulation would be four times as large (npm run bench -- precision)',
+  why: 'option: a third of all weights, used once per image; FP8 has four times the modulation error (npm run bench -- precision)',
 }
 
 const FP8_RULES: readonly Rule[] = [

@@ -1,4 +1,4 @@
-// Divides updates into batches, and lays out the inputs of a batch in one buffer, which is uploaded at once.
+// Divides updates into batches, and packs the inputs of each batch into one buffer for a single upload.
 import { type Dtype, tensorBytes } from '../../dtype.ts'
 import type { FactorDtype } from '../../manifest.ts'
 import {
@@ -10,21 +10,21 @@ import {
   type WeightUpdates,
 } from './weight-update.ts'
 
-/** An input of a graph in the buffer of its batch. */
+/** Location of a graph input in the buffer of its batch. */
 export type Input = {
   readonly start: number
   readonly bytes: number
   readonly dtype: Dtype
   readonly shape: readonly number[]
 }
-/** The update of a segment. The inputs have the names of those of its graph. */
+/** Update of a segment. The keys of `inputs` are the input names of its graph. */
 export type Work = {
   readonly update: WeightUpdate
   readonly segment: Segment
   readonly graph: string
   readonly inputs: Readonly<Record<'up' | 'down' | 'factors', Input>> & Readonly<Record<string, Input>>
 }
-/** Updates whose factors have the type `dtype`, and the size of their inputs. */
+/** Updates with factors of type `dtype`. `bytes`: total size of their inputs. */
 export type Batch = {
   readonly weights: WeightUpdate[]
   readonly works: Work[]
@@ -32,12 +32,12 @@ export type Batch = {
   bytes: number
 }
 
-/** Of a batch without its last weight. The buffers of inputs are small relative to the memory of a step; the weights are copied in 5 ms. */
+/** Maximum bytes of a batch, excluding its last weight. The input buffers are small relative to a step's memory; copying the weights takes 5 ms. */
 const LIMITS = { inputs: 8 << 20, weights: 256 << 20 }
-/** Addresses of inputs are multiples of those of cudaMalloc. */
+/** Alignment of inputs in bytes, as of cudaMalloc. */
 const ALIGNMENT = 256
 
-/** The batches of all updates, in the order of the weights in their file. */
+/** Batches of all updates, in file order of the weights. */
 export function batchesOf(updates: WeightUpdates, hasKernels: boolean): Batch[] {
   const dtype = factorDtypeOf(updates)
   const batches: Batch[] = []
@@ -52,7 +52,7 @@ export function batchesOf(updates: WeightUpdates, hasKernels: boolean): Batch[] 
     batch.weights.push(update)
     weightBytes += tensorBytes(update.weight.dtype, update.weight.shape)
     const graph = graphOf(updates, dtype, update, hasKernels)
-    // The kernel takes no memory besides its inputs.
+    // The kernel needs no workspace.
     const limit = hasKernels && update.weight.dtype === 'float8e4m3fn' ? Number.POSITIVE_INFINITY : undefined
     for (const segment of segmentsOf(update, limit)) {
       const { inputs, end } = layOut(segment, dtype, update.scales !== undefined, batch.bytes)

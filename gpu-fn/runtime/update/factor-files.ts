@@ -5,16 +5,16 @@ import type { FactorDtype, LoraModule } from '../../manifest.ts'
 import { settleAll } from '../settle-all.ts'
 import type { Segment } from './weight-update.ts'
 
-/** Rows of `width` values, the first at index `first` of a matrix and each next one `stride` values later. */
+/** Strided block of a matrix: `rows` rows of `width` values, starting at index `first`, `stride` values apart. */
 type Block = { readonly first: number; readonly rows: number; readonly width: number; readonly stride: number }
 
-/** Files of factors, each of which is opened once. */
+/** Factor files of adapters, each opened once. */
 export class FactorFiles implements AsyncDisposable {
   readonly #open = new Map<string, Promise<FileHandle>>()
 
   /**
-   * Reads up [R, N] and down [R, K] of a segment in `dtype`, those of its parts below each other. The places are aligned to elements. Throws
-   * an Error if a file ends within a matrix.
+   * Reads up [R, N] and down [R, K] of a segment in `dtype`, with the rows of its parts concatenated. The destinations must be aligned to
+   * elements. Throws an Error for a truncated file.
    */
   async read(segment: Segment, dtype: FactorDtype, places: { up: Uint8Array; down: Uint8Array }): Promise<void> {
     const { start, end, columns, parts } = segment

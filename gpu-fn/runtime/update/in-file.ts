@@ -38,7 +38,7 @@ export async function updateFile(
   return content
 }
 
-/** The Node binding has no tensors of 16-bit floats. */
+/** Substitutes float32 for float16, which onnxruntime's Node binding does not support. */
 function withoutHalves({ weight, scales }: WeightUpdate): Pick<WeightUpdate, 'weight' | 'scales'> {
   const widen = (tensor: StoredTensor): StoredTensor =>
     tensor.dtype === 'float16' ? { ...tensor, dtype: 'float32' } : tensor

@@ -1,5 +1,5 @@
-// Updates of weights in place on their device. While weights are updated, the factors of the next ones are read and uploaded, and the
-// content of later ones is restored.
+// In-place weight updates on the device, pipelined: updating a batch overlaps with reading and uploading the factors of the next batch and
+// with restoring the weights of later batches.
 import { channel } from 'node:diagnostics_channel'
 import { type Dtype, tensorBytes } from '../../dtype.ts'
 import type { StoredTensor } from '../../manifest.ts'
@@ -26,25 +26,25 @@ export type UpdateGraphs = {
   /** Opens a graph on the device of the weights. */
   readonly open: (file: string) => Promise<UpdateSession>
 }
-/** A graph whose inputs and outputs are values of onnxruntime on its device. */
+/** Session of a graph with onnxruntime values in device memory as inputs and outputs. */
 export interface UpdateSession {
-  /** Runs the graph and writes its outputs into `outputs`, which may be inputs as well. Throws `SessionError`. */
+  /** Runs the graph and writes its outputs to `outputs`, which may alias inputs. Throws `SessionError`. */
   runInto(inputs: Record<string, Pointer>, outputs: Record<string, Pointer>): Promise<void>
-  /** Allocates memory of the device in the arena of its runs. Throws an Error if there is none left. */
+  /** Allocates device memory from the session's memory arena. Throws an Error if the device is out of memory. */
   allocate(bytes: number): { readonly address: Pointer; free(): void }
 }
-/** The weights that do not have the content of their file, and how to copy it to some of them. */
+/** Weights that differ from their file, and a function to restore some of them. */
 export type Restoration = {
   readonly stale: readonly WeightUpdate[]
   readonly restore: (weights: readonly WeightUpdate[]) => Promise<void>
 }
 
-/** Seconds that a change waited for the factors, for restored weights, and for the runs of updates. */
+/** Wait times of a change in seconds: for factors, for restored weights, and for runs of update graphs. */
 export type UpdateTimes = { factors: number; restoration: number; runs: number }
-/** Publishes the `UpdateTimes` of each change. */
+/** Channel with the `UpdateTimes` of each change. */
 export const updateTimes = channel('octet:weight-update')
 
-/** Updates weights after restoring the stale ones. Throws the errors of a copy or a run, after which the weights are undefined. */
+/** Restores stale weights and applies updates. Rethrows errors of copies and runs; the weights are then undefined. */
 export async function updateOnDevice(
   placed: Placed,
   updates: WeightUpdates,
@@ -83,8 +83,8 @@ async function updateBatches(
   await using files = new FactorFiles()
   const size = Math.max(...batches.map(({ bytes }) => bytes))
   const session = await placed.updateGraphs.open(batches[0]!.works[0]!.graph)
-  // Two buffers take turns: the one is filled during the runs that read the other. They are in the arena, whose blocks for steps are free
-  // during a change, so the memory plan counts them.
+  // Double buffering: one buffer is filled while runs read the other. Both are in the memory arena, where the blocks for steps are free during
+  // a change, so the memory plan already covers them.
   const memory = session.allocate(2 * size)
   const buffers = [0, size].map((start) => ({ address: memory.address + BigInt(start), host: new Uint8Array(size) }))
   const upload = (i: number) => (i < batches.length ? fill(placed, files, batches[i]!, buffers[i % 2]!) : undefined)
@@ -125,9 +125,9 @@ async function fill({ device }: Placed, files: FactorFiles, { works, bytes, dtyp
   await device.upload(address, host.subarray(0, bytes))
 }
 
-/** Updates the weights of a batch, whose inputs begin at `address`. */
+/** Updates the weights of a batch. `address`: its inputs in device memory. */
 async function run(placed: Placed, { works }: Batch, address: Pointer): Promise<void> {
-  // All runs are passed to the thread of the device at once, so that it does not wait for this one.
+  // Enqueues all runs at once, so that the device thread does not wait for the event loop between runs.
   await settleAll(works.map((work) => updateSegment(placed, work, address)))
 }
 
@@ -153,7 +153,7 @@ async function updateSegment(placed: Placed, work: Work, address: Pointer): Prom
   }
 }
 
-/** The rows of a segment as inputs of its graph, and the same memory as its outputs. */
+/** The rows of a segment as inputs of its graph, and as outputs that alias them. */
 function storedValues(
   placed: Placed,
   { update: { weight, scales }, segment: { start, end, columns } }: Work,

@@ -1,5 +1,5 @@
-// Low-rank updates of stored weights: weight + Σ scale · up transposed · down. onnxruntime computes them on the device of the weights, with
-// the graphs of an adapter's package.
+// Low-rank updates of stored weights: weight + Σ scale · up transposed · down, computed by onnxruntime on the device of the weights with graphs
+// from the adapter's package.
 import { countElements } from '../../dtype.ts'
 import {
   type FactorDtype,
@@ -16,24 +16,24 @@ export type LowRank = {
   readonly scale: number
   readonly up: LoraModule['up']
   readonly down: LoraModule['down']
-  /** Rows [start, end) of the stored weight that they update, N, and the first column of `up` for these rows. */
+  /** Updated rows [start, end) of the stored weight. `firstColumn`: column of `up` for the first of them. */
   readonly rows: readonly [start: number, end: number]
   readonly upWidth: number
   readonly firstColumn: number
   /** Shape [I, H, W] of a row of `down`, if the weight is stored as [O, H, W, I]. */
   readonly channelsFirst?: readonly [number, number, number] | undefined
 }
-/** A weight of a file, the scales of its rows if it is FP8 or of its blocks if it has integers, and its updates. */
+/** A stored weight, its scales (per row in FP8, per block for integers), and its updates. */
 export type WeightUpdate = { weight: StoredTensor; scales: StoredTensor | undefined; parts: readonly LowRank[] }
 /** The updates of one network. Equal keys stand for equal updates. */
 export type WeightUpdates = {
   readonly key: string
   readonly weights: readonly WeightUpdate[]
-  /** Graph of each type of factors and of each storage type, as a path. */
+  /** Paths of the update graphs by type of factors and storage type. */
   readonly graphs: LoraManifest['graphs']
 }
 
-/** The graph that updates a weight by factors of one type, with our kernels if there are any. */
+/** Path of the update graph of a weight, with our kernels if installed. */
 export function graphOf(
   { graphs }: WeightUpdates,
   factors: FactorDtype,
@@ -47,16 +47,16 @@ export function graphOf(
 
 export const columnsOf = (tensor: StoredTensor): number => countElements(shapeOfValues(tensor).slice(1))
 
-/** The type of all factors; float32 if they are of several types. */
+/** Common type of all factors; float32 for mixed types. */
 export function factorDtypeOf({ weights }: WeightUpdates): FactorDtype {
   const dtypes = new Set(weights.flatMap(({ parts }) => parts.flatMap(({ up, down }) => [up.dtype, down.dtype])))
   return dtypes.size === 1 ? [...dtypes][0]! : 'float32'
 }
 
-/** Maximum number of values in a segment without kernels, which bounds the memory: about 40 bytes for each value. */
+/** Maximum values per segment without kernels. Bounds the workspace, about 40 bytes per value. */
 const VALUES_AT_ONCE = 1 << 23
 
-/** Rows [start, end) of a weight and the parts that update all of them. */
+/** Rows [start, end) of a weight with the same parts. */
 export type Segment = {
   readonly start: number
   readonly end: number
@@ -66,7 +66,7 @@ export type Segment = {
   readonly rank: number
 }
 
-/** Divides a weight's rows into segments of at most `limit` values, with the same parts for all rows. Omits rows without parts. */
+/** Divides a weight's rows into segments of at most `limit` values, each with the same parts for all of its rows. Omits rows without parts. */
 export function segmentsOf({ weight, parts }: WeightUpdate, limit = VALUES_AT_ONCE): Segment[] {
   const columns = columnsOf(weight)
   const step = Math.max(1, Math.floor(limit / columns))
@@ -83,13 +83,13 @@ export function segmentsOf({ weight, parts }: WeightUpdate, limit = VALUES_AT_ON
   return segments
 }
 
-/** The scale of each rank of a segment. */
+/** Scale per rank of a segment, [R]. */
 export const rankScales = ({ parts }: Segment): Float32Array =>
   Float32Array.from(parts.flatMap(({ rank, scale }) => new Array<number>(rank).fill(scale)))
 
 /** Seeds of the random phases for the rounding of FP8 weights. */
 const [ROW_SEED, COLUMN_SEED] = [0x9e3779b9, 0x85ebca6b]
-/** The longest sequences so far, by seed. */
+/** Cache of the longest sequence by seed. */
 const computed = new Map<number, Float32Array>()
 
 /** The first `count` pseudorandom numbers in [0, 1), equal on every machine. MurmurHash3's finalizer. */
@@ -107,7 +107,7 @@ function firstPhases(seed: number, count: number): Float32Array {
   return phases
 }
 
-/** The numbers that determine the rounding of a segment of an FP8 weight. */
+/** Dithering phases of a segment of a quantized weight. */
 export const phasesOf = ({ start, end, columns }: Segment) => ({
   rows: firstPhases(ROW_SEED, end).subarray(start, end),
   columns: firstPhases(COLUMN_SEED, columns),

@@ -50,8 +50,8 @@ export function createMetrics(): Metrics {
     ...{
       name: 'octet_phase_seconds',
       help:
-        'Duration of phases by size. samples: those in one run of the denoiser, of all jobs that share it. ' +
-        'controls: ControlNets of the step, or of the job in other phases.',
+        'Duration of phases by image size. samples: batch size of the denoiser run, across jobs. ' +
+        'controls: number of ControlNets of the step, or of the job in other phases.',
       registers,
     },
     ...{ labelNames: [...model, 'phase', 'size', 'samples', 'controls'] as const, buckets: STEP_SECONDS },

@@ -14,7 +14,7 @@ import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { writeSafetensors } from '../../checkpoints/write-safetensors.ts'
 import { type GpuVariant, packageFor, type Target } from '../gpu/packages.ts'
 import { median } from '../statistics.ts'
-import { reportLikeness } from './lora-likeness.ts'
+import { reportPsnr } from './lora-psnr.ts'
 
 export type LoraBenchOptions = {
   /** `nano`, or an architecture with random weights. */
@@ -30,7 +30,7 @@ export type LoraBenchOptions = {
 /** Relative magnitude of the random matrices. */
 const STRENGTH = 0.02
 
-/** The images for the quality of FP8. */
+/** Prompts and seeds of the images for the PSNR of FP8. */
 const EXAMPLES = [
   { prompt: 'a red heart on a blue background', seed: 1 },
   { prompt: 'an octopus in the sea', seed: 5 },
@@ -78,10 +78,10 @@ export async function benchLora(options: LoraBenchOptions): Promise<void> {
     await pipeline.release()
     await fs.rm(scratch, { recursive: true })
   }
-  if (options.model === 'nano') await reportLikeness(EXAMPLES)
+  if (options.model === 'nano') await reportPsnr(EXAMPLES)
 }
 
-/** Seconds of a change (`total`: by which it delays the next image), and those that its updates on a GPU waited. */
+/** Durations of a change, in seconds. `total`: delay of the next image. The others: wait times of updates on a GPU. */
 type Change = UpdateTimes & { readonly total: number; readonly adapt: number }
 
 async function timeChange(pipeline: OpenPipeline, adapters: Adapter[], options: LoraBenchOptions): Promise<Change> {
@@ -118,7 +118,7 @@ function report(
     const of = (what: keyof Change) => median(times.map((time) => time[what])).toFixed(3)
     console.log(`change from ${name}: ${of('total')} s, first ${times[0]!.total.toFixed(3)} s`)
     const waits = `factors ${of('factors')}, restored weights ${of('restoration')}, runs ${of('runs')}`
-    console.log(`  of the weights ${of('adapt')} s; its updates waited for ${waits} s`)
+    console.log(`  weight update ${of('adapt')} s; wait times in s: ${waits}`)
   }
 }
 

@@ -1,5 +1,4 @@
-// What the number format of adaLN's and T5's weights costs: errors of the networks that read them, and the similarity of whole images, relative
-// to float32.
+// Effect of the number format of adaLN and T5 weights: errors of networks and PSNR of images, relative to float32.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -22,14 +21,14 @@ import { type Choose, roundPackage } from './rounded-package.ts'
 import { type Rounding, toFloat16, toFp8Rows, toFp8RowsAndColumns, toIntegers, toSixBits } from './roundings.ts'
 
 export type PrecisionBenchOptions = {
-  /** `nano`, or a tiny model with random weights, whose images are not compared. */
+  /** `nano`, or a tiny model with random weights. PSNR of images is computed for nano only. */
   readonly model: TinyVariant | 'nano'
   readonly prompts: number
-  /** Steps of an image; the model's by default. */
+  /** Steps per image; default: those of the model. */
   readonly steps?: number
 }
 
-/** Formats of the weights that differ between configurations; the others are stored as in tier fp8, or in float32. */
+/** Formats of adaLN and T5 weights. `others`: other weights are rounded as in tier fp8, instead of float32. */
 type Configuration = {
   readonly name: string
   readonly adaLN: Rounding
@@ -50,7 +49,7 @@ const CONFIGURATIONS: readonly Configuration[] = [
   { name: 'the same, T5 in 4 bits', adaLN: toIntegers(8), t5: toIntegers(4), others: true },
 ]
 
-/** PSNR of equal images, so that means are finite. */
+/** Maximum PSNR in dB, assigned to equal images so that means are finite. */
 const SAME_PSNR = 100
 
 const ADALN = /\.adaLN_modulation\.1\.weight$/
@@ -61,7 +60,7 @@ const STORED: Record<Storage, Rounding | null> = {
 }
 const PRECISION = sd35Precision('fp8')
 
-/** Chooses the rounding of every tensor in a configuration. */
+/** Rounding by tensor for a configuration. */
 const chooseFor =
   ({ adaLN, t5, others }: Configuration): Choose =>
   (network, { name: stored, shape }) => {
@@ -80,7 +79,7 @@ type Outputs = {
   readonly images: Pixels[]
 }
 
-/** Prints for each configuration the relative errors of prompt embeddings, modulation and velocity, and for nano the PSNR of images. */
+/** Prints the relative errors of prompt embeddings, modulation and velocity of each configuration, and for nano the PSNR of images. */
 export async function benchPrecision(options: PrecisionBenchOptions): Promise<void> {
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-precision-'))
   try {
@@ -114,8 +113,8 @@ function describe(given: Outputs, expected: Outputs): string {
     mean(given[part].map((each, i) => relativeError(each, expected[part][i]!)))
   const errors = [error('prompt'), error('modulation'), error('velocity')].map((each) => each.toFixed(5))
   const decibels = given.images.map((image, i) => Math.min(SAME_PSNR, psnr(image, expected.images[i]!)))
-  const likeness = decibels.length > 0 ? [mean(decibels), Math.min(...decibels)].map((each) => each.toFixed(1)) : []
-  return [...errors, ...likeness].join(' | ')
+  const psnrs = decibels.length > 0 ? [mean(decibels), Math.min(...decibels)].map((each) => each.toFixed(1)) : []
+  return [...errors, ...psnrs].join(' | ')
 }
 
 const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
@@ -141,7 +140,7 @@ async function encode({ encoders, package: { manifest } }: OpenPipeline, text: s
   return prompts[0]!
 }
 
-/** Adds the modulation of all timesteps and the velocity of noise at each of them. */
+/** Appends the modulation of all timesteps, and the velocity of noise at each timestep. */
 async function runDenoiser(pipeline: OpenPipeline, prompt: PromptEmbeds, seed: number, outputs: Outputs) {
   const { manifest } = pipeline.package
   const { channels, downsample, patch_size } = manifest.latent

@@ -1,5 +1,5 @@
-// A copy of a float32 package whose weights are rounded to other formats. On a CPU, stored FP8 is widened to float32, so the copy computes as
-// a package in these formats does.
+// Copies a float32 package with weights rounded to other formats. The CPU target dequantizes stored weights to float32, so the copy is
+// equivalent to a package in these formats.
 import { cp, open } from 'node:fs/promises'
 import path from 'node:path'
 import { tensorBytes } from '../../../gpu-fn/dtype.ts'
@@ -10,7 +10,7 @@ import type { Rounding } from './roundings.ts'
 /** The rounding of a tensor of a network, or null to keep its values. */
 export type Choose = (network: NetworkName, tensor: StoredTensor) => Rounding | null
 
-/** Copies the float32 package in `directory` to `out` and rounds the weights that `choose` selects. */
+/** Copies the float32 package in `directory` to `out`, and rounds the weights selected by `choose`. */
 export async function roundPackage(directory: string, out: string, choose: Choose): Promise<string> {
   await cp(directory, out, { recursive: true })
   const { manifest } = await openPackage(directory)

@@ -1,4 +1,4 @@
-// Number formats of weights, as functions that round a float32 matrix [rows, columns] in place to the values of the format.
+// Number formats of weights: functions for rounding a float32 matrix [rows, columns] in place.
 import { decodeTable, quantizeRows } from '../../../gpu-fn/compile/checkpoint/formats/fp8.ts'
 import { blockOf, type IntegerBits, quantizeBlocks } from '../../../gpu-fn/compile/checkpoint/formats/integer-blocks.ts'
 
@@ -17,7 +17,7 @@ export const toFp8Rows: Rounding = (values, rows, columns) => {
   for (let i = 0; i < values.length; i++) values[i] = decodeTable[codes[i]!]! * scales[Math.floor(i / columns)]!
 }
 
-/** `toFp8Rows` of the matrix with its columns divided by their root mean square. */
+/** `toFp8Rows` after dividing each column by its root mean square. */
 export const toFp8RowsAndColumns: Rounding = (values, rows, columns) => {
   const squares = new Float64Array(columns)
   for (let i = 0; i < values.length; i++) squares[i % columns]! += values[i]! ** 2
@@ -27,7 +27,7 @@ export const toFp8RowsAndColumns: Rounding = (values, rows, columns) => {
   for (let i = 0; i < values.length; i++) values[i]! *= scales[i % columns]!
 }
 
-/** Rounds to integers in blocks, as the compiler does. */
+/** Rounds to block-quantized integers, as the compiler does. */
 export const toIntegers =
   (bits: IntegerBits): Rounding =>
   (values, rows, columns) => {
@@ -42,9 +42,9 @@ export const toIntegers =
     }
   }
 
-/** Rounds to integers of 6 bits with a scale for each 32 values of a row, which the compiler does not have. */
+/** Rounds to 6-bit integers with one scale per block of 32 values. Not available in the compiler. */
 export const toSixBits: Rounding = (values, _rows, columns) => {
-  if (columns % 32 !== 0) throw new Error(`rows of ${columns} values have no whole blocks of 32`)
+  if (columns % 32 !== 0) throw new Error(`rows of ${columns} values are not divisible into blocks of 32`)
   for (let start = 0; start < values.length; start += 32) {
     const block = values.subarray(start, start + 32)
     const extreme = block.reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a), 0)

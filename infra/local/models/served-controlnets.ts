@@ -1,4 +1,4 @@
-// The ControlNets that `npm run serve -- --controlnet PATH` offers: compiled, and stored in `controlnets` beside the served packages.
+// ControlNets of `npm run serve -- --controlnet PATH`: compiled, and stored in `controlnets` next to the served packages.
 import { mkdir, stat, symlink } from 'node:fs/promises'
 import path from 'node:path'
 import { additionName } from '../../../gpu-fn/compile/addition-name.ts'
@@ -15,15 +15,15 @@ type Options = { readonly tier: Tier; readonly target: Target }
 
 const exists = (file: string) => stat(file).then(Boolean, () => false)
 
-/** Checks that the paths exist. Throws with the path. */
+/** Throws an Error with the first path that does not exist. */
 export async function checkControlnets(given: readonly string[]): Promise<void> {
   for (const each of given)
     if (!(await exists(each))) throw new Error(`--controlnet ${each}: no such file or directory`)
 }
 
 /**
- * Compiles ControlNets for the packages in `directory`, stores them in its `controlnets`, and returns an offer of each, with the models that
- * it guides. A compiled one is linked. Throws CheckpointError, and AdapterError for one that guides no package.
+ * Compiles ControlNets for the packages in `directory`, stores them in its `controlnets`, and returns their offers with the compatible models.
+ * Compiled ControlNets are linked. Throws CheckpointError, and AdapterError for a ControlNet without a compatible package.
  */
 export async function serveControlnets(
   given: readonly string[],
@@ -47,7 +47,7 @@ export async function serveControlnets(
   return offers
 }
 
-/** A ControlNet has no T5, so that it has no tier without one. */
+/** Tier fp8-lite, which omits T5, is compiled as fp8: a ControlNet has no T5. */
 async function compileFor(controlnet: string, out: string, { tier, target }: Options): Promise<void> {
   const { notes } = await compileControlnet({ controlnet, out, tier: tier === 'fp8-lite' ? 'fp8' : tier, target })
   for (const note of notes) console.error(note)

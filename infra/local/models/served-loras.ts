@@ -64,7 +64,7 @@ async function compileFor(packages: readonly Package[], lora: string, root: stri
   throw errors[0]!
 }
 
-/** The models, each once, for whose packages `requireFitting` throws no AdapterError. Throws AdapterError if there are none. */
+/** Distinct models of the packages accepted by `requireFitting`. Throws its AdapterError if there are none. */
 export function fittingModels(packages: readonly Package[], requireFitting: (pkg: Package) => void): string[] {
   const errors: AdapterError[] = []
   const models = packages.flatMap((pkg) => {

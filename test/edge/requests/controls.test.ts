@@ -69,7 +69,7 @@ test('a step with a ControlNet costs one and a half times as much', async ({ exp
   expect(await chargeOf({ controls: [{ id: 'canny' }] })).toBeGreaterThan(await chargeOf({}))
 })
 
-test('a ControlNet that runs in no step causes a warning', async ({ expect }) => {
+test('a ControlNet without a step in its range causes a warning', async ({ expect }) => {
   const warningsOf = async (more: object) => {
     const controls = [{ id: 'canny', image, ...more }]
     const response = await generate(caller, { ...FIELDS, steps: 4, controls })

@@ -93,7 +93,7 @@ describe('the native API', () => {
     expect((await problemOf(response)).error.message).toBe('loras are for paired, not for "tiny".')
   })
 
-  test('names the adapters if the requested route has no model that they fit', async ({ expect }) => {
+  test('a refusal names the adapters if no model of the requested route is compatible', async ({ expect }) => {
     const quoted = await send('POST', '/v1/quote', caller, {
       prompt: 'a cat',
       size: '2048x2048',
@@ -104,7 +104,7 @@ describe('the native API', () => {
     )
   })
 
-  test('costs the change of weights once, in a quote and in a canceled job', async ({ expect }) => {
+  test('the surcharge for adapters applies once, in a quote and in a canceled job', async ({ expect }) => {
     const work = { width: 256, height: 256, steps: 4, count: 1, tier: 'fp8', guidanceScale: 1 } as const
     const loras = [{ id: 'ink', scale: 1 }]
     const { addition, base } = DEFAULT_PRICES
@@ -217,7 +217,7 @@ describe('dialects', () => {
     expect(gpu).toEqual([])
   })
 
-  test('adapters in several fields of Replicate all apply', async ({ expect }) => {
+  test('adapters of all LoRA fields of Replicate apply', async ({ expect }) => {
     const input = { prompt: 'a cat', lora: 'ink', hf_lora: 'owner/mine', lora_weights: 'ink', lora_scale: 0.5 }
     const headers = { ...caller, headers: { ...caller.headers, prefer: 'wait' } }
     expect((await send('POST', '/v1/predictions', headers, { version: 'octet/tiny', input })).status).toBe(201)

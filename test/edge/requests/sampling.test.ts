@@ -29,12 +29,12 @@ describe('the native fields', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: price })
   })
 
-  test('are absent from the request to the GPU function unless given, but for the sampler', async ({ expect }) => {
+  test('are absent from the request to the GPU function unless given, except the sampler', async ({ expect }) => {
     const calls = fakeGpu(works)
     await over(await jobIn(await send('POST', '/v1/jobs', await newCaller(), cat)))
     for (const name of Object.keys(imageOptionFields))
       if (name !== 'sampler') expect(calls[0]!.request).not.toHaveProperty(name)
-    // The GPU function must not choose another sampler than the price counts.
+    // The GPU function must run the sampler on which the price is based.
     expect(calls[0]!.request).toMatchObject({ sampler: 'euler' })
   })
 
@@ -180,7 +180,7 @@ describe("an offer's sampler", () => {
   const offer = { route: 'full', model: 'custom', tier: 'fp8', steps: 28, guidance_scale: 4 }
   const size = { width: 256, height: 256, max_pixels: 256 * 256 }
 
-  /** The quote for step caching on an offer with this sampler. */
+  /** Quote for a request with step caching on an offer with this sampler. */
   async function quoteOf(sampler: string | undefined, fields: object = {}): Promise<Response> {
     const { headers } = await newCaller()
     const OCTET_CATALOG = JSON.stringify({ offers: [{ ...offer, ...size, sampler }] })

@@ -30,7 +30,7 @@ describe('a forecast', () => {
     expect(forecast(cold, 8, NOW).seconds).toEqual({ p50: 13.5, p95: 13.5 })
   })
 
-  test('is based on runs of comparable work, if there are any', ({ expect }) => {
+  test('uses runs of comparable work, if available', ({ expect }) => {
     const tiny = Array.from({ length: 50 }, (_, k) => observed(NOW - k * 1000, { megapixel_steps: 0.0003, run: 0.5 }))
     const usual = [9000, 6000, 3000].map((before) => observed(NOW - before))
     expect(forecast([...tiny, ...usual], 4, NOW).seconds).toEqual({ p50: 2, p95: 2 })

@@ -56,7 +56,7 @@ test('the type is also read from the name, and FP8 halves the blocks', async () 
   expect(after!).toBeLessThan(before! * 0.6)
 })
 
-test('for target cuda-fp8, the step takes both samples of guidance, and has a graph without kernels', async () => {
+test('target cuda-fp8 has a batched step graph, and one without kernels', async () => {
   const { manifest } = await compile(await writeStability(typed(0)), { tier: 'fp8', target: 'cuda-fp8' })
   const [found] = await findControlnets(scratch.directory)
   expect(found!.manifest).toEqual(manifest)

@@ -1,4 +1,4 @@
-// Weights stored as integers in blocks: adaLN with `adalnBits: 8`, and T5 with `t5Bits: 4`.
+// Block-quantized weights: adaLN with `adalnBits: 8`, and T5 with `t5Bits: 4`.
 import path from 'node:path'
 import { beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { assertOptions } from '../../../gpu-fn/compile/compile.ts'
@@ -45,7 +45,7 @@ async function conditioningInputs(): Promise<Record<string, Tensor>> {
 }
 
 describe('the modulation with adaLN in 8 bits', () => {
-  test('is that of float32 with the weights rounded to integers', async () => {
+  test('equals that of float32 with dequantized weights', async () => {
     const inputs = await conditioningInputs()
     const rounded = await roundPackage(
       reference,
@@ -65,9 +65,9 @@ describe('the modulation with adaLN in 8 bits', () => {
     expect(relativeError(given, exact)).toBeLessThan(5e-3)
   })
 
-  // onnxruntime's CPU provider runs the graph too, with its products in 16 bits.
+  // onnxruntime's CPU provider also supports this graph, with 16-bit products.
   test.each(['cuda', 'cuda-fp8'] as const)(
-    'is the same in the graph of target %s, but for its unit',
+    'is equal in the graph of target %s, up to the unit of the gates',
     async (target) => {
       const inputs = await conditioningInputs()
       const expected = await run(
@@ -94,7 +94,7 @@ describe('the modulation with adaLN in 8 bits', () => {
   )
 })
 
-test('an adapter changes the modulation with adaLN in 8 bits as it changes that of float32', async () => {
+test('an adapter has the same effect on the modulation with 8-bit adaLN as in float32', async () => {
   const inputs = await conditioningInputs()
   const changeIn = async (tier: 'fp8' | 'fp32') => {
     const pkg = await openPackage(await compileTiny({ tier, ...(tier === 'fp8' && { adalnBits: 8 }) }))
@@ -117,7 +117,7 @@ describe('T5 in 4 bits', () => {
     return run(directory, 't5', { input_ids: ids }, 'hidden')
   }
 
-  test('is near T5 in float32, farther than in FP8', async () => {
+  test('has a bounded error relative to float32, above that of FP8', async () => {
     const exact = await encode()
     const errors = [relativeError(await encode(8), exact), relativeError(await encode(4), exact)]
     expect(errors[0]).toBeLessThan(0.06)
@@ -125,16 +125,16 @@ describe('T5 in 4 bits', () => {
     expect(errors[1]).toBeLessThan(0.2)
   })
 
-  test('refuses an adapter of T5, and says what to do', async () => {
+  test('refuses an adapter for T5 with a remedy', async () => {
     const directory = await compileTiny({ tier: 'fp8', t5Bits: 4 })
     const lora = await compiledLora(path.join(LORAS, 'kohya-encoders.safetensors'), directory)
     const pkg = await openPackage(directory)
     expect(() => updatesOf(pkg, [{ lora, scale: 1 }])).toThrow(
-      'updates t5, whose weights have 4 bits in custom; the operator can compile the checkpoint without --t5-bits 4',
+      'updates 4-bit weights of t5 in custom, which is unsupported; the operator can compile the checkpoint without --t5-bits 4',
     )
   })
 
-  test.each(['fp16', 'fp32'] as const)('is refused for tier %s, as is adaLN in 8 bits', (tier) => {
+  test.each(['fp16', 'fp32'] as const)('8-bit adaLN is refused for tier %s', (tier) => {
     expect(() => assertOptions({ tier, target: 'cpu', adalnBits: 8 })).toThrow('--adaln-bits')
   })
 

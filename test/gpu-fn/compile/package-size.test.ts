@@ -1,4 +1,4 @@
-// Sizes of the packages of the published models, from their headers alone.
+// Package sizes of the published models, computed from their headers.
 import path from 'node:path'
 import { expect, test } from 'vitest'
 import type { BuildOptions } from '../../../gpu-fn/compile/graph/model.ts'
@@ -13,7 +13,7 @@ import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
 
-/** Gigabytes of the weights of each network, and of all; T5's four graphs count as one network. */
+/** Weight sizes in gigabytes by network, and their sum; the four graphs of T5 count as one network. */
 async function sizesOf(
   name: Published,
   tier: Tier,

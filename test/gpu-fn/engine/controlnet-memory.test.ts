@@ -1,4 +1,4 @@
-// ControlNets of an engine whose memory budget does not suffice for the largest image with a ControlNet.
+// ControlNets under a memory budget below the requirement of the largest image with a ControlNet.
 import { cp } from 'node:fs/promises'
 import path from 'node:path'
 import { pino } from 'pino'
@@ -21,7 +21,7 @@ const CONTROLS = [{ id: 'edges', scale: 1 }]
 
 const scratch = useScratch()
 let packages: string
-/** Suffices for the large size, and for the small one with the ControlNet. */
+/** Memory budget for the large size, or the small size with the ControlNet. */
 let budget: number
 beforeAll(async () => {
   packages = path.join(scratch.root, 'packages')
@@ -47,7 +47,7 @@ async function startEngine(options: Partial<EngineOptions> = {}) {
 const requestOf = (overrides: Partial<JobRequest>) =>
   jobBody({ model: 'custom', tier: 'fp8', steps: 2, guidance_scale: 1, ...overrides })
 
-/** A run as the server starts one. */
+/** Starts a run as the server does. */
 async function begin(engine: PackageEngine, overrides: Partial<JobRequest>) {
   const request = requestOf(overrides)
   const { width, height, controls } = request
@@ -65,7 +65,7 @@ async function finish(run: AsyncIterable<PipelineEvent>): Promise<Buffer> {
 
 const imageOf = async (engine: PackageEngine, overrides: Partial<JobRequest>) => finish(await begin(engine, overrides))
 
-test('a small image with a ControlNet follows a large one without, and may interrupt it', async () => {
+test('a small image with a ControlNet runs after a large one without, and during its interruption', async () => {
   const controlled = { ...SMALL, controls: CONTROLS }
   const expected = await imageOf(await startEngine({ deviceBytes: budget }), controlled)
   const engine = await startEngine({ deviceBytes: budget })
@@ -76,7 +76,7 @@ test('a small image with a ControlNet follows a large one without, and may inter
   expect(await finish({ [Symbol.asyncIterator]: () => run })).toEqual(large)
 })
 
-test('an image that does not fit with its ControlNet is refused before it runs, with a size that fits', async () => {
+test('an image that does not fit in memory with its ControlNet is refused with a size that fits', async () => {
   const engine = await startEngine({ deviceBytes: budget })
   await imageOf(engine, LARGE)
   const refused = await begin(engine, { ...LARGE, controls: CONTROLS }).catch((error) => error)

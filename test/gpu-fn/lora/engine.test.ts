@@ -118,12 +118,12 @@ test('a canceled job and a refused one leave the base as it was', async () => {
   await expect(imagesOf(adapters('unknown'))).rejects.toMatchObject({
     code: 'invalid_request',
     message:
-      'lora "unknown" is not on this server, although its catalog offers it; the operator must install its package',
+      'lora "unknown" has no package on this server, but the catalog lists it; the operator must install the package',
   })
   expect(await imagesOf({})).toEqual(base)
 })
 
-test('values that an adapter makes infinite are an error of the request, and later jobs have the base', async () => {
+test('an adapter that causes infinite values is refused, and later jobs use the base weights', async () => {
   const base = await imagesOf({})
   await expect(imagesOf(adapters('excessive'))).rejects.toMatchObject({
     code: 'invalid_request',

@@ -104,12 +104,8 @@ describe('a LoRA is refused, by name', () => {
       { ...pair(), [`${Q}.alpha`]: floats([], Number.POSITIVE_INFINITY) },
       /an alpha is a number from 0/,
     ],
-    [
-      'an excessive alpha',
-      { ...pair(), [`${Q}.alpha`]: floats([], 3e38) },
-      /has the scale \S+, with which its update exceeds/,
-    ],
-    ['excessive matrices', pairOf(1e20), /its update exceeds 65504, the limit of float16/],
+    ['an excessive alpha', { ...pair(), [`${Q}.alpha`]: floats([], 3e38) }, /has scale \S+: its update can exceed/],
+    ['excessive matrices', pairOf(1e20), /its update can exceed 65504, the maximum of float16/],
     ['two spellings', { ...pair(), ...pair('lora_transformer_transformer_blocks_0_attn_to_q') }, /are the same module/],
     [
       'fused and split',
@@ -137,10 +133,10 @@ test.each(['1e308', '1e999'])('a LoRA with lora_alpha %s is refused', async (alp
   const metadata = {
     lora_adapter_metadata: `{"transformer.lora_alpha": ${alpha}, "transformer.r": 2}`,
   }
-  expect(await refusal(compileTensors(pair(), metadata))).toMatch(/its update exceeds|must be a number/)
+  expect(await refusal(compileTensors(pair(), metadata))).toMatch(/its update can exceed|must be a number/)
 })
 
-test('an adapter_config.json that is too large, or no file, is refused without reading it', async () => {
+test('an oversized adapter_config.json, or a directory of this name, is refused', async () => {
   await scratch.write('lora.safetensors', pair())
   const lora = path.join(scratch.directory, 'lora.safetensors')
   const beside = path.join(scratch.directory, 'adapter_config.json')

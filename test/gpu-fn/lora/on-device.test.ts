@@ -34,7 +34,7 @@ beforeAll(async () => {
 })
 
 const opened = new Map<string, ReturnType<typeof openNativeSession>>()
-/** All adapters have the same graphs, which stay open. */
+/** Opens an update graph once; all adapters have the same graphs. */
 function openGraph(file: string) {
   const session = opened.get(path.basename(file)) ?? openNativeSession(file, { entries: {}, memoryPattern: false })
   opened.set(path.basename(file), session)
@@ -82,12 +82,12 @@ test.each([
   ['transformer', 'fp8'],
   // A network with weights in 16 bits.
   ['clip_l', 'fp8'],
-  // Integers in blocks; for CUDA, their scales have 16 bits.
+  // Block-quantized integers; on CUDA with float16 scales.
   ['conditioning', 'integers'],
   ['conditioning', 'cuda'],
   ['transformer', 'fp32'],
 ] as const)(
-  'weights of %s in package %s change in place as in the file, and are restored exactly',
+  'in-place updates of %s in package %s equal updates of the file, and are reverted exactly',
   async (network, tier) => {
     const { weights, bytes, updated } = await placed(packages[tier], network)
     const base = bytes()
@@ -106,11 +106,11 @@ test.each([
   },
 )
 
-test('adapters of several types change weights in place as in the file, also in several batches', async () => {
+test('in-place updates by adapters of mixed types equal updates of the file, also in several batches', async () => {
   const pkg = packages.fp8
   const { weights, bytes, updated } = await placed(pkg, 'transformer')
   const base = bytes()
-  // The factors of its eight modules take 8 MiB, and in float32, as beside those of another type, two batches.
+  // The float16 factors of its eight modules have 8 MiB: one batch. Together with another type they are converted to float32: two batches.
   const file = path.join(scratch.directory, 'large.safetensors')
   await writeRandomLora(file, pkg.manifest.position.width, { rank: 2048, blocks: 2, dtype: 'F16' })
   const large = { lora: await compiledLora(file, pkg.directory, 'large'), scale: 0.5 }
@@ -156,7 +156,7 @@ test('an update that fails leaves no weights behind', async () => {
   await expect(weights.load()).rejects.toThrow('the device is gone')
   memory.upload = upload
   await weights.load()
-  // The weights that an adapter changed cannot be restored for another one.
+  // Restoring the weights for the next adapter fails.
   memory.copyFromHost = fail
   await expect(weights.update(await updates(pkg, 'transformer', 2))).rejects.toThrow('the device is gone')
   memory.copyFromHost = copyFromHost

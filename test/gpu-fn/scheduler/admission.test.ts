@@ -139,7 +139,7 @@ test('step times are medians by shape, scaled to sizes that have not run', () =>
   expect(times.estimate({ ...shape, group: 'medium' }, 'step')).toBe(100)
 })
 
-test('step times with a ControlNet are medians of their own', () => {
+test('step times with a ControlNet have separate medians', () => {
   const times = new StepTimes()
   const plain = { group: 'large', pixels: 1_000_000, samples: 2, devices: 1, controls: 0 }
   const controlled = { ...plain, samples: 3, controls: 1 }
@@ -147,7 +147,7 @@ test('step times with a ControlNet are medians of their own', () => {
   expect(times.estimate(controlled, 'step')).toBe(120)
   times.record(controlled, 'step', 150)
   expect(times.estimate(plain, 'step')).toBe(80)
-  // The nearest measurement of a shape that has not run is one with as many ControlNets.
+  // An unmeasured shape uses the nearest measurement with the same number of ControlNets.
   expect(times.estimate({ ...plain, samples: 3 }, 'step')).toBe(120)
   expect(times.estimate({ ...controlled, pixels: 500_000 }, 'step')).toBe(75)
 })

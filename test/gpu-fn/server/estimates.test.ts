@@ -73,7 +73,7 @@ test('steps on several devices have their own measurements', () => {
   expect(stepMs(false)).toBeCloseTo(80)
 })
 
-test('steps with a ControlNet do not change the estimates of others, nor those without guidance', () => {
+test('steps with a ControlNet, or without guidance, do not affect estimates of other steps', () => {
   const estimates = new Estimates()
   const guidance = { guidance_scale: 4, steps: 8 }
   const jobOf = (overrides: Partial<JobRequest>) => createJob('job', jobBody({ ...guidance, ...overrides }), {})
@@ -95,7 +95,7 @@ test('steps with a ControlNet do not change the estimates of others, nor those w
   expect(leftOf({ controls })).toBe(8 * 130)
   expect(leftOf(half)).toBe(4 * 130 + 4 * 80)
   expect(leftOf(halfGuided)).toBe(4 * 80 + 4 * 45)
-  // A step of three samples counts as many evaluations as one of two samples with a ControlNet.
+  // Three samples, and two samples with a ControlNet, are both three evaluations.
   expect(leftOf(skipping)).toBe(80 + 7 * 120)
 })
 

@@ -115,8 +115,8 @@ test('a job with step caching shares its computed steps', async () => {
   expect(await stepsShared(started, 2)).toBeGreaterThan(28)
 })
 
-test('a job that is out of memory in a shared step is repeated in turns of its own, without the batch', async () => {
-  /** The jobs in a step, and the batch of each event that the repeated job requests. */
+test('a job out of memory in a shared step is repeated in exclusive turns, without the batch', async () => {
+  /** Jobs within a step, and the batch and concurrent jobs at each event of the repeated job. */
   const working = new Set<string>()
   const repeated: { batch: StepBatch | null; beside: string[] }[] = []
   const attempts = new Map<string, number>()

@@ -1,4 +1,4 @@
-// Weights on a file system that is too small: its own tmpfs in a mount namespace.
+// Weights on a full disk: a small tmpfs in a mount namespace.
 import { execFile } from 'node:child_process'
 import { mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
@@ -23,7 +23,7 @@ const runMounted = (commands: readonly string[]) =>
   promisify(execFile)('unshare', ['-rm', 'sh', '-c', commands.join(' ; ')], { cwd: scratch.directory })
 const mountDisk = (megabytes: number) => `mkdir disk && mount -t tmpfs -o size=${megabytes}m tmpfs disk`
 
-/** The command that downloads a package of 3 MB to disk/cache, and the package's digest. */
+/** Serves a package of 3 MB. Returns its digest, and a command for downloading it to disk/cache. */
 async function servePackage() {
   const bucket = await startBucket(path.join(scratch.directory, 'bucket'))
   onTestFinished(() => bucket.stop())
@@ -38,7 +38,7 @@ async function servePackage() {
 const FULL =
   /CacheFull: disk\/cache: the disk is full; the package takes 0\.003 GB\. Free space on it, or set OCTET_CACHE/
 
-test('a download to a full disk names the remedy, leaves nothing behind, and succeeds once there is room', async () => {
+test('a download to a full disk fails with a remedy, leaves no files, and succeeds after space is freed', async () => {
   const { download, digest } = await servePackage()
   const { stdout, stderr } = await runMounted([
     mountDisk(2),
@@ -54,7 +54,7 @@ test('a download to a full disk names the remedy, leaves nothing behind, and suc
   expect(lines.at(-1)).toBe(digest)
 })
 
-test('a disk that is full once all files are downloaded names the remedy, and leaves no incomplete package', async () => {
+test('a full disk after the download of all files is an error with a remedy, and leaves no incomplete package', async () => {
   const { download, digest } = await servePackage()
   const { stdout, stderr } = await runMounted([
     mountDisk(20),
@@ -69,7 +69,7 @@ test('a disk that is full once all files are downloaded names the remedy, and le
   expect(stdout.trim().split('\n')).toEqual([digest, digest])
 })
 
-test('packages of a read-only volume are served in place, also if the disk of the cache is full', async () => {
+test('packages on a read-only volume are served in place, even if the cache disk is full', async () => {
   const at = path.join(scratch.directory, 'volume/package')
   const { digest } = await writeFakePackage(at, { 'transformer.bin': noise(3 * MEGABYTE) }, { tier: 'fp8' })
   const { stdout } = await runMounted([
@@ -85,7 +85,7 @@ test('packages of a read-only volume are served in place, also if the disk of th
   ])
 })
 
-test('a disk that fills up while a checkpoint is downloaded ends the download at once, and the next one continues it', async () => {
+test('a full disk ends the download of a checkpoint at once, and the next download resumes', async () => {
   const repo = 'stabilityai/stable-diffusion-3.5-test'
   const source = path.join(scratch.directory, 'source')
   await mkdir(path.join(source, 'transformer'), { recursive: true })

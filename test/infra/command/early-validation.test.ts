@@ -63,7 +63,7 @@ test('an upload of weights checks its options, its destination and its access be
   expect(await weights([])).toContain(
     'accept the license at https://huggingface.co/stabilityai/stable-diffusion-3.5-large',
   )
-  expect(await weights(['--tier', 'fp16'])).toContain('cuda-fp8 multiplies FP8 weights, and tier fp16 has none')
+  expect(await weights(['--tier', 'fp16'])).toContain('cuda-fp8 requires FP8 weights, and tier fp16 has none')
   expect(await weights(['--name', 'No!'])).toContain('--name: "No!" is given')
   expect(await weights(['--volume', 'octet-weights'], { PATH: '' })).toContain("--volume needs Modal's command")
   const bucket = ['--bucket', 'http://127.0.0.1:9/weights']

@@ -3,7 +3,7 @@ import { BudgetError } from '../../../gpu-fn/engine/package/memory-plan.ts'
 import type { ControlnetPackage, Package } from '../../../gpu-fn/manifest.ts'
 import type { Size } from '../../../gpu-fn/pipeline/pipeline.ts'
 
-/** The minimum memory, in bytes, for images of a size, by default the package's default size, and for a ControlNet. */
+/** Minimum memory budget in bytes for an image size (default: the package's) and a ControlNet. */
 export function leastBudget(pkg: Package, size?: Size, controlnet: ControlnetPackage | null = null): number {
   const suffices = (budget: number) => {
     try {

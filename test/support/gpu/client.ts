@@ -79,12 +79,12 @@ export async function putRaw(
   return fetch(`${url}/jobs/${job}`, { method: 'PUT', headers, body })
 }
 
-/** The entry of a file in a request's `inputs`. */
+/** Entry of `inputs` for a file. */
 export const inputOf = (name: JobInput['name'], file: Uint8Array): JobInput => ({
   ...{ name, bytes: file.byteLength, sha256: createHash('sha256').update(file).digest('hex') },
 })
 
-/** `PUT /jobs/{job}` with files after the request; the token covers the request only. */
+/** Sends `PUT /jobs/{job}` with a body of the request line and the files. The token signs only the request line. */
 export async function putFiles(
   url: string,
   job: string,

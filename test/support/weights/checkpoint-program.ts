@@ -1,4 +1,4 @@
-// A process that downloads a checkpoint from a hub. With `fill`, another file fills the disk during the transfer.
+// Program: downloads a checkpoint from a hub. `fill`: size in bytes of a file written during the download, to fill the disk.
 import { writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { downloadCheckpoint } from '../../../infra/weights/hub.ts'

@@ -1,4 +1,4 @@
-// A process that opens the packages of a mounted directory, and prints their digests and its warnings.
+// Program: verifies the packages of a mounted directory, and prints digests and warnings.
 import { pino } from 'pino'
 import { packageSource } from '../../../gpu-fn/weights/package-source.ts'
 import { findPackages } from '../../../gpu-fn/weights/packages.ts'

@@ -144,7 +144,7 @@ test('a package for cuda-fp8 lists two graphs for each network with kernels, ove
 })
 
 test.each([
-  [{ tier: 'fp16' } as const, /--target: cuda-fp8 multiplies FP8 weights, and tier fp16 has none; choose cuda/],
+  [{ tier: 'fp16' } as const, /--target: cuda-fp8 requires FP8 weights, and tier fp16 has none; choose cuda/],
   [{ tier: 'fp8', hub: 'http://127.0.0.1:9' } as const, /--hub: is the server of `--tokenizers hub`; give both/],
 ])('%o is refused', async (options, message) => {
   const out = path.join(scratch.directory, 'package')

@@ -202,7 +202,7 @@ test('jobs that share steps keep their conditions on the device at the same time
   expect(peakOf(4) - peakOf(1)).toBeGreaterThan(3 * conditions)
 })
 
-test('a plan beside the arena of larger images keeps fewer networks on the device', () => {
+test('a plan with the memory arena of larger images has fewer resident networks', () => {
   const manifest = about('large fp8')
   const small = { width: 512, height: 512 }
   const { shared } = planMemory(manifest, { width: 2048, height: 2048 }, null, NATIVE)

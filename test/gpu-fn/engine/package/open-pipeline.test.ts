@@ -46,7 +46,7 @@ test('without them they are the others, a sample at a time, and say why', () => 
   })
 })
 
-test('a ControlNet also has a graph for GPUs without the kernels', () => {
+test('a ControlNet has another graph for GPUs without support for the kernels', () => {
   const networks = { control_conditioning: graph('conditioning'), control: graph('control') }
   const about = { networks, without_kernels: { control: graph('other control') } } as unknown as ControlnetManifest
   expect(chooseControlGraphs(about, () => ({ library: '/kernels.so', reason: null }))).toEqual(networks)

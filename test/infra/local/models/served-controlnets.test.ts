@@ -1,4 +1,4 @@
-// ControlNets of `npm run serve`: compiled for the served packages, and offered for the models that they guide.
+// ControlNets of `npm run serve`: compiled for the served packages, and offered for compatible models.
 import { mkdir, symlink } from 'node:fs/promises'
 import path from 'node:path'
 import { beforeEach, expect, test } from 'vitest'
@@ -18,7 +18,7 @@ beforeEach(async () => {
   await symlink(await compileTiny({ variant: 'tiny-large' }), path.join(served, 'custom-fp32'))
 })
 
-test('directories of checkpoints and compiled ControlNets are offered for the models that they guide', async () => {
+test('checkpoints and compiled ControlNets are offered for compatible models', async () => {
   const checkpoint = await writeTinyControlnet(path.join(scratch.directory, 'Edges_canny'))
   const compiled = path.join(scratch.directory, 'depth')
   await compileTinyControlnet(compiled, { type: 'depth' })
@@ -43,7 +43,7 @@ test.each(['cuda', 'cuda-fp8'] as const)('checkpoints are compiled for packages 
   expect(offers).toEqual([{ id: 'canny', models: ['custom'] }])
 })
 
-test('a missing one, two of one name, and one of another model are refused', async () => {
+test('missing, duplicate and incompatible ControlNets are refused', async () => {
   await expect(checkControlnets(['absent'])).rejects.toThrow('--controlnet absent: no such file or directory')
   const compiled = path.join(scratch.directory, 'depth')
   await compileTinyControlnet(compiled, { type: 'depth' })

@@ -1,4 +1,4 @@
-// Images of nano in FP8 against float32, at the same seeds: with each example adapter, and without one.
+// PSNR of nano's images in FP8 against float32 at the same seeds, with each example adapter and without one.
 import path from 'node:path'
 import type { Adapter } from '../../../gpu-fn/engine/package/adapters.ts'
 import { findLoras } from '../../../gpu-fn/weights/lora-packages.ts'
@@ -9,7 +9,7 @@ import { type Pixels, psnr, readPixels } from '../../receipts/compare-images.ts'
 /** Images by the name of the adapter, in the order of the requests. */
 type Images = ReadonlyMap<string, readonly Pixels[]>
 
-/** Images of nano with each example adapter at strength 1, and without one under the name `none`. */
+/** Renders images with each example adapter at strength 1, and without one under the name `none`. */
 async function exampleImages(tier: 'fp8' | 'fp32', requests: readonly RenderRequest[]): Promise<Images> {
   const directory = await builtInPackage('nano', tier)
   const examples = await findLoras(path.dirname(directory))
@@ -30,14 +30,14 @@ async function exampleImages(tier: 'fp8' | 'fp32', requests: readonly RenderRequ
 const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
 const list = (values: readonly number[]) => values.map((value) => value.toFixed(1)).join(', ')
 
-/** Prints the PSNR of FP8 against float32 for each set of adapters, and how much the adapter changes the images in float32. */
-export async function reportLikeness(requests: readonly RenderRequest[]): Promise<void> {
+/** Prints for each adapter the PSNR of FP8 against float32, and the PSNR in float32 against the images without the adapter. */
+export async function reportPsnr(requests: readonly RenderRequest[]): Promise<void> {
   const [fp8, fp32] = [await exampleImages('fp8', requests), await exampleImages('fp32', requests)]
   const prompts = requests.map(({ prompt, seed }) => `"${prompt}" (seed ${seed})`)
   console.log(`nano, FP8 against float32: ${prompts.join(', ')}`)
   for (const [name, references] of fp32) {
-    const likeness = references.map((reference, i) => psnr(fp8.get(name)![i]!, reference))
-    console.log(`adapter ${name}: ${list(likeness)} dB, mean ${mean(likeness).toFixed(1)} dB`)
+    const psnrs = references.map((reference, i) => psnr(fp8.get(name)![i]!, reference))
+    console.log(`adapter ${name}: ${list(psnrs)} dB, mean ${mean(psnrs).toFixed(1)} dB`)
     const effects = references.map((reference, i) => psnr(reference, fp32.get('none')![i]!))
     if (name !== 'none') console.log(`  against the images without it: ${list(effects)} dB`)
   }
