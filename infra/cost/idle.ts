@@ -82,7 +82,7 @@ export type IdleRow = {
   /** Container time of the adaptive window, and of the offline optimum, relative to the fixed window. */
   ratio: number
   least: number
-  /** Container time of the cheapest adaptive window relative to the default window, at no longer a p95. */
+  /** Container time of the cheapest adaptive window relative to the default window, at an equal or shorter p95. */
   ofShipped: number
 }
 
@@ -115,7 +115,7 @@ const cost = ({ outcome }: Point) => outcome.containerSeconds
 export function printIdle(): void {
   console.log(
     'Container hours per 1,000 images of Large Turbo on an H100, and p95 in seconds. Ratios: adaptive window and offline optimum to the best ' +
-      `fixed window, and adaptive window to a fixed one of ${SHIPPED} s at no longer a p95`,
+      `fixed window, and adaptive window to a fixed one of ${SHIPPED} s at an equal or shorter p95`,
   )
   for (const traffic of TRAFFIC)
     for (const row of IMAGES_PER_DAY.flatMap((imagesPerDay) => compareWindows(traffic, imagesPerDay))) {
