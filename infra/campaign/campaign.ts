@@ -84,8 +84,7 @@ async function makeCalls(
       const number = next++
       const random = randomOf(seed, `caller ${number}`)
       const customer = customers[random.between(0, customers.length - 1)]!
-      await awaitRoom(world, customer)
-      const own = call({ client, url: target.url, customer, number, random })
+      const own = awaitRoom(world, customer).then(() => call({ client, url: target.url, customer, number, random }))
       experiences.push(await Promise.race([own, expireCaller(number)]))
       if (experiences.length % 100 === 0) onProgress?.(`${experiences.length} of ${to - from} callers are done`)
     }
