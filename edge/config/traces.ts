@@ -6,7 +6,7 @@ import { text } from './values.ts'
 const parseHeaders = (given: string): Record<string, string> =>
   Object.fromEntries(new URLSearchParams(given.replaceAll('+', '%2B').replaceAll(/, ?/g, '&')))
 
-function parseReceiver(given: string): { url: string | null } | null {
+function parseEndpoint(given: string): { url: string | null } | null {
   if (given === '') return { url: null }
   return /^https?:$/.test(new URL(given).protocol) ? { url: `${given.replace(/\/$/, '')}/v1/traces` } : null
 }
@@ -14,7 +14,7 @@ function parseReceiver(given: string): { url: string | null } | null {
 /** OTLP/HTTP endpoint of the span exporter; null disables it. The headers are secret, such as an API key. */
 export const traces = z
   .object({
-    OTEL_EXPORTER_OTLP_ENDPOINT: text('empty, or an http or https address', parseReceiver).prefault(''),
+    OTEL_EXPORTER_OTLP_ENDPOINT: text('empty, or an http or https address', parseEndpoint).prefault(''),
     OTEL_EXPORTER_OTLP_HEADERS: z.string().prefault(''),
   })
   .transform(({ OTEL_EXPORTER_OTLP_ENDPOINT: { url }, OTEL_EXPORTER_OTLP_HEADERS: headers }) =>

@@ -77,7 +77,7 @@ function readTags(prompt: unknown): Tags {
     const { encoders, denoiser } = strengthsOf(settings)
     read.loras.push({ id: additionId(name!.trim()), ...(denoiser && { scale: numberOf(denoiser) }) })
     if (encoders === denoiser) continue
-    const message = `The adapter ${shown(name!.trim())} has one strength here: ${shown(denoiser)}, also for the text encoders.`
+    const message = `The adapter ${shown(name!.trim())} has a single strength: ${shown(denoiser)} applies to the denoiser and the text encoders.`
     read.warnings.push({ code: 'strength_adjusted', message })
   }
   if (read.loras.length === 0) return read

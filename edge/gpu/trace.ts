@@ -19,7 +19,7 @@ export async function traceparentOf(job: string): Promise<string> {
 }
 
 /** Runs `action`, and exports its duration as a span of the job if an endpoint is configured. Export errors are only logged. */
-export function traced<T>(env: Env, job: string, name: string, action: () => Promise<T>): Promise<T> {
+export function withSpan<T>(env: Env, job: string, name: string, action: () => Promise<T>): Promise<T> {
   if (!configOf(env).traces) return action()
   const start = Date.now()
   return action().finally(() => void sendSpan(env, job, name, start))

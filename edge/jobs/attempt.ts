@@ -17,7 +17,7 @@ import {
 import { endpointOf } from '../gpu/endpoints.ts'
 import { endpointOrder, reportHealth } from '../gpu/health.ts'
 import type { Frame } from '../gpu/stream.ts'
-import { traced } from '../gpu/trace.ts'
+import { withSpan } from '../gpu/trace.ts'
 import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
 import { openInputs } from '../results/inputs.ts'
@@ -179,7 +179,7 @@ async function loggedEvent(env: Env, job: JobRecord, { event, data }: Frame): Pr
       return { type: 'preview', image, step, content_type, b64_json: data!.toBase64() }
     }
     case 'image':
-      return { type: 'stored', image: await traced(env, job.id, 'store', () => storeImage(env, job, event, data!)) }
+      return { type: 'stored', image: await withSpan(env, job.id, 'store', () => storeImage(env, job, event, data!)) }
     case 'succeeded': {
       const stored = job.images.toSorted((a, b) => a.image - b.image)
       const done = applyEvent(job, { ...event, stored }, Date.now())

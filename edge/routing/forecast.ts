@@ -26,7 +26,7 @@ const ALIKE_AT_LEAST = 3
  * Maximum factor for scaling the time of a run to a larger job, unless there are too few runs. A tiny job's time is mostly fixed overhead,
  * so larger factors would overestimate.
  */
-const LARGEST_SCALING = 16
+const MAX_SCALING = 16
 
 /** Forecast for `work` megapixel-steps at `now`, from observations of one offer in any order. */
 export function forecast(observed: readonly Observation[], work: number, now: number): Forecast {
@@ -36,7 +36,7 @@ export function forecast(observed: readonly Observation[], work: number, now: nu
   const paused = runs.map((run, k) => ({ run, pause: k === 0 ? null : run.created - runs[k - 1]!.finished }))
   const alike = paused.filter(({ pause }) => pause !== null && pause <= Math.max(2 * idle, 10_000) && pause >= idle / 2)
   const basis = alike.length >= ALIKE_AT_LEAST ? alike.map(({ run }) => run) : runs
-  const comparable = basis.filter(({ megapixel_steps }) => work <= LARGEST_SCALING * megapixel_steps)
+  const comparable = basis.filter(({ megapixel_steps }) => work <= MAX_SCALING * megapixel_steps)
   const seconds = (comparable.length >= ALIKE_AT_LEAST ? comparable : basis)
     .map(({ waited, load, run, megapixel_steps }) => waited + load + run * (work / megapixel_steps))
     .toSorted((a, b) => a - b)

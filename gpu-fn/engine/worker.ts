@@ -4,7 +4,7 @@ import type { JobRequest } from '../contract.ts'
 import type { ControlnetPackage, NetworkName, Package } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import type { Pipeline, Size } from '../pipeline/pipeline.ts'
-import { createPromptCache } from '../pipeline/prompt-cache.ts'
+import { createPromptCache } from '../pipeline/prompt/prompt-cache.ts'
 import { type RememberPrompts, txt2img } from '../pipeline/txt2img.ts'
 import { failureOf, TooLarge } from './failure.ts'
 import type { Command, Message, Opened, Reply, Request, Settings } from './messages.ts'
@@ -156,7 +156,7 @@ async function run(
   // A native session stops in the middle of a run, a session of the Node binding after the step.
   const { value: change } = Atomics.waitAsync(cancel, 0, 0)
   if (change instanceof Promise) void change.then(() => abort.abort())
-  const needed: Needed = { size: request, controlnet: controlnet?.package ?? null }
+  const needed: Requirements = { size: request, controlnet: controlnet?.package ?? null }
   const opened = await openOrThrow(pkg, needed, send)
   opened.runs += 1
   if (Atomics.load(cancel, 0) === 1) abort.abort()
@@ -204,12 +204,12 @@ function withBatches(pipeline: OpenPipeline, id: number): Pipeline {
 const needsDevice = (event: PipelineEvent, { count }: JobRequest): boolean =>
   event.type !== 'decoded' && event.type !== 'finished' && !(event.type === 'image' && event.image === count - 1)
 
-type PlanInUse = Pick<Planned, 'plan' | 'controlnet'>
+type ActivePlan = Pick<Planned, 'plan' | 'controlnet'>
 /** Requirements of a job: image size and ControlNet. */
-type Needed = { size: Size; controlnet: ControlnetPackage | null }
+type Requirements = { size: Size; controlnet: ControlnetPackage | null }
 
 /** Applies the plan for a job, and updates the memory accounting of the package. */
-async function apply(opened: OpenPackage, { size, controlnet }: Needed) {
+async function apply(opened: OpenPackage, { size, controlnet }: Requirements) {
   const { pipeline } = opened
   const before = pipeline.plan
   const sessions = await pipeline.useControlnet(controlnet, size)
@@ -217,7 +217,7 @@ async function apply(opened: OpenPackage, { size, controlnet }: Needed) {
   return sessions
 }
 
-async function openOrThrow(pkg: Package, needed: Needed, send: Send): Promise<OpenPackage> {
+async function openOrThrow(pkg: Package, needed: Requirements, send: Send): Promise<OpenPackage> {
   const opened = await pipelineOf(pkg, needed, send)
   if (opened) return opened
   throw new Error(`${pkg.manifest.model}:${pkg.manifest.tier} does not fit beside the packages of unfinished runs`)
@@ -226,7 +226,7 @@ async function openOrThrow(pkg: Package, needed: Needed, send: Send): Promise<Op
 /** Opens the package for a job, if necessary. Null if it does not fit in memory together with the packages of unfinished runs. */
 async function pipelineOf(
   pkg: Package,
-  needed: Needed,
+  needed: Requirements,
   send: Send,
   networks: Opened = {},
 ): Promise<OpenPackage | null> {
@@ -264,7 +264,7 @@ async function pipelineOf(
 }
 
 /** Memory of an open package under this plan. */
-function countMemory(pkg: Package, planned: PlanInUse): Peak & Pick<OpenPackage, 'whole' | 'sessions'> {
+function countMemory(pkg: Package, planned: ActivePlan): Peak & Pick<OpenPackage, 'whole' | 'sessions'> {
   const whole = memoryOf(pkg, planned)
   const { shared } = whole
   const withoutWeights = memoryOfSessions(pkg.manifest, planned.controlnet !== null)
@@ -272,7 +272,7 @@ function countMemory(pkg: Package, planned: PlanInUse): Peak & Pick<OpenPackage,
   return { ...whole, whole, sessions }
 }
 
-function memoryOf(pkg: Package, { plan: { peak, shared }, controlnet }: PlanInUse): Peak {
+function memoryOf(pkg: Package, { plan: { peak, shared }, controlnet }: ActivePlan): Peak {
   // Further GPUs have their own memory; further sessions on the CPU do not.
   const copies = pkg.manifest.target === 'cpu' ? (devices - 1) * denoiserBytes(pkg) : 0
   if (deviceBytes === undefined)

@@ -9,11 +9,11 @@ const IMAGES_PER_DAY = [50, 200, 1_000, 5_000]
 const IMAGES = 40_000
 const DAY = 86_400
 /** Window of the default configuration, in seconds. */
-const SHIPPED = 120
+const DEFAULT_WINDOW = 120
 /** Costs of a caller's wait for a start, as multiples of the cost of the start. */
-const WORTHS = [-0.75, 0, 0.5, 1, 2, 3, 5, 8, 12, 20, 40]
+const WAIT_WORTHS = [-0.75, 0, 0.5, 1, 2, 3, 5, 8, 12, 20, 40]
 /** Tolerance for equal p95, in seconds. */
-const EQUAL = 0.1
+const P95_TOLERANCE = 0.1
 
 function adaptive(cold: number): IdlePolicy {
   let gaps = NO_GAPS
@@ -21,7 +21,7 @@ function adaptive(cold: number): IdlePolicy {
     observe: (gap) => {
       gaps = recordGap(gaps, gap)
     },
-    window: () => chooseWindow(gaps, cold, SHIPPED),
+    window: () => chooseWindow(gaps, cold, DEFAULT_WINDOW),
   }
 }
 
@@ -31,7 +31,7 @@ type Load = { service: number; cold: number }
  * Offline optimum (all arrivals known) of container time without waits for a start: a container may start ahead of an image, so a gap between
  * images costs the lesser of its duration and a start.
  */
-function leastWithoutWaits(arrivals: Float64Array, { service, cold }: Load): number {
+function optimumWithoutWaits(arrivals: Float64Array, { service, cold }: Load): number {
   let [end, total] = [Number.NEGATIVE_INFINITY, 0]
   for (const at of arrivals) {
     total += service + Math.min(Math.max(0, at - end), cold)
@@ -47,7 +47,7 @@ type Served = { end: number; total: number }
  * Offline optimum (all arrivals known) of container time if the only container starts on demand. Images that arrive during a start are served
  * after it. Dynamic program over the images: before each one, the container is either kept warm or stopped.
  */
-function leastWithWaits(arrivals: Float64Array, { service, cold }: Load): number {
+function optimumWithWaits(arrivals: Float64Array, { service, cold }: Load): number {
   /** Non-dominated states by number of served images. */
   const states = new Map<number, Served[]>([[0, [{ end: Number.NEGATIVE_INFINITY, total: 0 }]]])
   const add = (served: number, state: Served) => {
@@ -81,9 +81,9 @@ export type IdleRow = {
   adaptive: Point
   /** Container time of the adaptive window, and of the offline optimum, relative to the fixed window. */
   ratio: number
-  least: number
+  optimum: number
   /** Container time of the cheapest adaptive window relative to the default window, at an equal or shorter p95. */
-  ofShipped: number
+  toDefault: number
 }
 
 /** The cheapest fixed and the cheapest adaptive window of each class of p95. Omits a class without a fixed window. */
@@ -94,17 +94,17 @@ export function compareWindows(traffic: Traffic, imagesPerDay: number, images = 
   const fleet = { service: () => service, coldSeconds: cold, minContainers: 0, maxContainers: 4 }
   const run = (idleSeconds: number | IdlePolicy) => simulate(arrivals, { ...fleet, idleSeconds })
   const fixed = WINDOWS.map((seconds) => ({ name: `${seconds} s`, outcome: run(seconds) }))
-  const learned = WORTHS.map((worth) => ({ name: `worth ${worth}`, outcome: run(adaptive(cold * (1 + worth))) }))
-  const shipped = { name: `${SHIPPED} s`, outcome: run(SHIPPED) }
-  const asFast = cheapest(learned.filter(({ outcome }) => outcome.p95 <= shipped.outcome.p95 + EQUAL))
-  const ofShipped = asFast ? cost(asFast) / cost(shipped) : 1
+  const learned = WAIT_WORTHS.map((worth) => ({ name: `worth ${worth}`, outcome: run(adaptive(cold * (1 + worth))) }))
+  const standard = { name: `${DEFAULT_WINDOW} s`, outcome: run(DEFAULT_WINDOW) }
+  const equallyFast = cheapest(learned.filter(({ outcome }) => outcome.p95 <= standard.outcome.p95 + P95_TOLERANCE))
+  const toDefault = equallyFast ? cost(equallyFast) / cost(standard) : 1
   const load = { service, cold }
   return [true, false].flatMap((fast) => {
     const within = (points: Point[]) => points.filter(({ outcome }) => !fast || outcome.p95 < cold / 2)
     const [best, own] = [fixed, learned].map((points) => cheapest(within(points)))
     if (!best || !own) return []
-    const least = fast ? leastWithoutWaits(arrivals, load) : leastWithWaits(arrivals, load)
-    const ratios = { ratio: cost(own) / cost(best), least: least / cost(best), ofShipped }
+    const optimum = fast ? optimumWithoutWaits(arrivals, load) : optimumWithWaits(arrivals, load)
+    const ratios = { ratio: cost(own) / cost(best), optimum: optimum / cost(best), toDefault }
     return [{ traffic, imagesPerDay, fast, fixed: best, adaptive: own, ...ratios }]
   })
 }
@@ -115,15 +115,15 @@ const cost = ({ outcome }: Point) => outcome.containerSeconds
 export function printIdle(): void {
   console.log(
     'Container hours per 1,000 images of Large Turbo on an H100, and p95 in seconds. Ratios: adaptive window and offline optimum to the best ' +
-      `fixed window, and adaptive window to a fixed one of ${SHIPPED} s at an equal or shorter p95`,
+      `fixed window, and adaptive window to a fixed one of ${DEFAULT_WINDOW} s at an equal or shorter p95`,
   )
   for (const traffic of TRAFFIC)
     for (const row of IMAGES_PER_DAY.flatMap((imagesPerDay) => compareWindows(traffic, imagesPerDay))) {
-      const { imagesPerDay, fast, fixed, adaptive, ratio, least, ofShipped } = row
+      const { imagesPerDay, fast, fixed, adaptive, ratio, optimum, toDefault } = row
       const show = ({ name, outcome }: Point) =>
         `${name.padStart(11)} ${((1000 * outcome.containerSeconds) / outcome.images / 3600).toFixed(2).padStart(7)} h ${outcome.p95.toFixed(1).padStart(6)} s`
       console.log(
-        `${traffic.padEnd(8)}${String(imagesPerDay).padStart(6)} a day ${fast ? 'p95 warm' : 'any p95 '}  fixed ${show(fixed)}  adaptive ${show(adaptive)}  ${[ratio, least, ofShipped].map((each) => each.toFixed(2)).join(' ')}`,
+        `${traffic.padEnd(8)}${String(imagesPerDay).padStart(6)} a day ${fast ? 'p95 warm' : 'any p95 '}  fixed ${show(fixed)}  adaptive ${show(adaptive)}  ${[ratio, optimum, toDefault].map((each) => each.toFixed(2)).join(' ')}`,
       )
     }
 }

@@ -225,7 +225,7 @@ async function persist<T>(options: HubOptions, reached: () => number, once: () =
   }
 }
 
-const REMEDY = 'the disk is full; free space on it, and repeat the command, which continues the download'
+const REMEDY = 'the disk is full; free space on it, and repeat the command to resume the download'
 /** Whether a write failed for lack of disk space or quota. */
 const isFull = (error: unknown) => ['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException)?.code ?? '')
 

@@ -17,7 +17,7 @@ const CONTROLS = { controls: [{ id: 'tested', scale: 1 }] }
  * Limits of mean differences, of 255. `devices`: maximum between CPU and GPU. `effect`: minimum effect of the ControlNet. `repeats`: maximum
  * between images before and after it; on target cuda, the VAE decoder is not deterministic.
  */
-const LIMITS = { devices: 4, effect: 8, repeats: { cuda: 0.2, 'cuda-fp8': 0 } }
+const LIMITS = { devices: 4, effect: 8, repeats: { cuda: 0.1, 'cuda-fp8': 0 } }
 
 type Images = { before: Pixels; guided: Pixels; after: Pixels }
 

@@ -18,7 +18,7 @@ export type Input = {
   readonly shape: readonly number[]
 }
 /** Update of a segment. The keys of `inputs` are the input names of its graph. */
-export type Work = {
+export type SegmentUpdate = {
   readonly update: WeightUpdate
   readonly segment: Segment
   readonly graph: string
@@ -27,7 +27,7 @@ export type Work = {
 /** Updates with factors of type `dtype`. `bytes`: total size of their inputs. */
 export type Batch = {
   readonly weights: WeightUpdate[]
-  readonly works: Work[]
+  readonly segments: SegmentUpdate[]
   readonly dtype: FactorDtype
   bytes: number
 }
@@ -45,7 +45,7 @@ export function batchesOf(updates: WeightUpdates, hasKernels: boolean): Batch[] 
   for (const update of updates.weights.toSorted((a, b) => a.weight.offset - b.weight.offset)) {
     let batch = batches.at(-1)
     if (!batch || batch.bytes >= LIMITS.inputs || weightBytes >= LIMITS.weights) {
-      batch = { weights: [], works: [], dtype, bytes: 0 }
+      batch = { weights: [], segments: [], dtype, bytes: 0 }
       batches.push(batch)
       weightBytes = 0
     }
@@ -56,7 +56,7 @@ export function batchesOf(updates: WeightUpdates, hasKernels: boolean): Batch[] 
     const limit = hasKernels && update.weight.dtype === 'float8e4m3fn' ? Number.POSITIVE_INFINITY : undefined
     for (const segment of segmentsOf(update, limit)) {
       const { inputs, end } = layOut(segment, dtype, update.scales !== undefined, batch.bytes)
-      batch.works.push({ update, segment, graph, inputs })
+      batch.segments.push({ update, segment, graph, inputs })
       batch.bytes = end
     }
   }

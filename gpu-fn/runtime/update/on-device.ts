@@ -7,7 +7,7 @@ import type { DeviceMemory } from '../device-memory.ts'
 import { valueAt } from '../native-tensor.ts'
 import type { OrtApi, Pointer } from '../ort-api.ts'
 import { settleAll } from '../settle-all.ts'
-import { type Batch, batchesOf, type Input, type Work } from './batches.ts'
+import { type Batch, batchesOf, type Input, type SegmentUpdate } from './batches.ts'
 import { FactorFiles } from './factor-files.ts'
 import { columnsOf, phasesOf, rankScales, type WeightUpdate, type WeightUpdates } from './weight-update.ts'
 
@@ -82,7 +82,7 @@ async function updateBatches(
   }
   await using files = new FactorFiles()
   const size = Math.max(...batches.map(({ bytes }) => bytes))
-  const session = await placed.updateGraphs.open(batches[0]!.works[0]!.graph)
+  const session = await placed.updateGraphs.open(batches[0]!.segments[0]!.graph)
   // Double buffering: one buffer is filled while runs read the other. Both are in the memory arena, where the blocks for steps are free during
   // a change, so the memory plan already covers them.
   const memory = session.allocate(2 * size)
@@ -108,8 +108,13 @@ async function updateBatches(
 type Buffer = { readonly address: Pointer; readonly host: Uint8Array }
 
 /** Reads the inputs of a batch and copies them to the device. */
-async function fill({ device }: Placed, files: FactorFiles, { works, bytes, dtype }: Batch, { address, host }: Buffer) {
-  const reads = works.map(async ({ segment, inputs }) => {
+async function fill(
+  { device }: Placed,
+  files: FactorFiles,
+  { segments, bytes, dtype }: Batch,
+  { address, host }: Buffer,
+) {
+  const reads = segments.map(async ({ segment, inputs }) => {
     const place = ({ start, bytes }: Input) => host.subarray(start, start + bytes)
     const put = (name: string, { buffer, byteOffset, byteLength }: Float32Array) => {
       const input = inputs[name]
@@ -126,16 +131,16 @@ async function fill({ device }: Placed, files: FactorFiles, { works, bytes, dtyp
 }
 
 /** Updates the weights of a batch. `address`: its inputs in device memory. */
-async function run(placed: Placed, { works }: Batch, address: Pointer): Promise<void> {
+async function run(placed: Placed, { segments }: Batch, address: Pointer): Promise<void> {
   // Enqueues all runs at once, so that the device thread does not wait for the event loop between runs.
-  await settleAll(works.map((work) => updateSegment(placed, work, address)))
+  await settleAll(segments.map((update) => updateSegment(placed, update, address)))
 }
 
 type MakeValue = (address: Pointer, dtype: Dtype, shape: readonly number[]) => Pointer
 
-async function updateSegment(placed: Placed, work: Work, address: Pointer): Promise<void> {
+async function updateSegment(placed: Placed, update: SegmentUpdate, address: Pointer): Promise<void> {
   const { api, memory, updateGraphs } = placed
-  const session = await updateGraphs.open(work.graph)
+  const session = await updateGraphs.open(update.graph)
   const made: Pointer[] = []
   const make: MakeValue = (at, dtype, shape) => {
     const value = valueAt(api, memory, { address: at, dtype, shape })
@@ -144,9 +149,9 @@ async function updateSegment(placed: Placed, work: Work, address: Pointer): Prom
   }
   try {
     const inputs: Record<string, Pointer> = {}
-    for (const [name, { start, dtype, shape }] of Object.entries(work.inputs))
+    for (const [name, { start, dtype, shape }] of Object.entries(update.inputs))
       inputs[name] = make(address + BigInt(start), dtype, shape)
-    const { stored, outputs } = storedValues(placed, work, make)
+    const { stored, outputs } = storedValues(placed, update, make)
     await session.runInto({ ...inputs, ...stored }, outputs)
   } finally {
     for (const value of made) api.release('Value', value)
@@ -156,7 +161,7 @@ async function updateSegment(placed: Placed, work: Work, address: Pointer): Prom
 /** The rows of a segment as inputs of its graph, and as outputs that alias them. */
 function storedValues(
   placed: Placed,
-  { update: { weight, scales }, segment: { start, end, columns } }: Work,
+  { update: { weight, scales }, segment: { start, end, columns } }: SegmentUpdate,
   make: MakeValue,
 ) {
   const rows = end - start

@@ -194,8 +194,8 @@ describe('dialects', () => {
     [a1111, { prompt: 'a cat <lora:ink>' }, [0.8]],
     [a1111, { prompt: 'a cat <lora:ink:te=0.4>' }, [0.4]],
     // The strength of the denoiser applies.
-    [a1111, { prompt: 'a cat <lora:ink:1:0.4>' }, [0.4], 'has one strength here'],
-    [a1111, { prompt: 'a cat <lora:ink:te=1:unet=0.4>' }, [0.4], 'has one strength here'],
+    [a1111, { prompt: 'a cat <lora:ink:1:0.4>' }, [0.4], 'has a single strength'],
+    [a1111, { prompt: 'a cat <lora:ink:te=1:unet=0.4>' }, [0.4], 'has a single strength'],
   ] as const)('%s has the strengths of %j', async ([path, fields, scales, warning = ''], { expect }) => {
     const response = await post(path, { prompt: 'a cat', ...fields })
     expect([response.status, await response.text()]).toEqual([200, expect.stringContaining(warning)])

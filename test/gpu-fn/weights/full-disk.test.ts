@@ -101,7 +101,9 @@ test('a full disk ends the download of a checkpoint at once, and the next downlo
     programOf('checkpoint', ...given),
     'find disk/checkpoint -type f | sort',
   ])
-  expect(stderr).toMatch(/HubError: disk\/checkpoint: the disk is full; free space on it, and repeat the command/)
+  expect(stderr).toMatch(
+    /HubError: disk\/checkpoint: the disk is full; free space on it, and repeat the command to resume the download/,
+  )
   expect(stdout.trim().split('\n')).toEqual([
     expect.stringMatching(/^[0-9a-f]{64}$/),
     'disk/checkpoint/model_index.json',

@@ -7,11 +7,11 @@ test('the adaptive idle window costs about as much as the fixed one that is best
   for (const traffic of ['poisson', 'bursty', 'daily'] as const) {
     const rows = compareWindows(traffic, 1_000, 4_000)
     expect(rows.length).toBeGreaterThan(0)
-    for (const { ratio, least, ofShipped } of rows) {
+    for (const { ratio, optimum, toDefault } of rows) {
       expect(ratio).toBeLessThan(1.15)
-      expect(least).toBeLessThan(ratio)
-      expect(least).toBeLessThan(1)
-      expect(ofShipped).toBeLessThan(1.05)
+      expect(optimum).toBeLessThan(ratio)
+      expect(optimum).toBeLessThan(1)
+      expect(toDefault).toBeLessThan(1.05)
     }
   }
 })
