@@ -110,6 +110,10 @@ test('an adapter has the same effect on the modulation with 8-bit adaLN as in fl
   expect(relativeError(await changeIn('fp8'), await changeIn('fp32'))).toBeLessThan(0.1)
 })
 
+test.each(['fp16', 'fp32'] as const)('adaLN in 8 bits is refused for tier %s', (tier) => {
+  expect(() => assertOptions({ tier, target: 'cpu', adalnBits: 8 })).toThrow('--adaln-bits')
+})
+
 describe('T5 in 4 bits', () => {
   const encode = async (t5Bits?: T5Bits) => {
     const directory = t5Bits ? await compileTiny({ ...VARIANT, tier: 'fp8', t5Bits }) : reference
@@ -132,10 +136,6 @@ describe('T5 in 4 bits', () => {
     expect(() => updatesOf(pkg, [{ lora, scale: 1 }])).toThrow(
       'updates 4-bit weights of t5 in custom, which is unsupported; the operator can compile the checkpoint without --t5-bits 4',
     )
-  })
-
-  test.each(['fp16', 'fp32'] as const)('8-bit adaLN is refused for tier %s', (tier) => {
-    expect(() => assertOptions({ tier, target: 'cpu', adalnBits: 8 })).toThrow('--adaln-bits')
   })
 
   test.each(['fp16', 'fp32', 'fp8-lite'] as const)('is refused for tier %s', (tier) => {
