@@ -9,7 +9,7 @@ import {
   shapeOfValues,
 } from '../../manifest.ts'
 
-/** Matrices of an adapter: up [rank, N] and down [rank, K] of its file of factors, with the scale of the request. */
+/** Matrices of an adapter: up [rank, N] and down [rank, K] in its factor file, with the scale of the request. */
 export type LowRank = {
   readonly file: string
   readonly rank: number

@@ -81,7 +81,7 @@ export async function benchLora(options: LoraBenchOptions): Promise<void> {
   if (options.model === 'nano') await reportPsnr(EXAMPLES)
 }
 
-/** Durations of a change, in seconds. `total`: delay of the next image. The others: wait times of updates on a GPU. */
+/** Durations of a change, in seconds. `total`: delay of the next image. `adapt`: weight update. The others: wait times of the update on a GPU. */
 type Change = UpdateTimes & { readonly total: number; readonly adapt: number }
 
 async function timeChange(pipeline: OpenPipeline, adapters: Adapter[], options: LoraBenchOptions): Promise<Change> {

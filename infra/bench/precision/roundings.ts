@@ -17,7 +17,7 @@ export const toFp8Rows: Rounding = (values, rows, columns) => {
   for (let i = 0; i < values.length; i++) values[i] = decodeTable[codes[i]!]! * scales[Math.floor(i / columns)]!
 }
 
-/** `toFp8Rows` after dividing each column by its root mean square. */
+/** `toFp8Rows` with each column normalized by its root mean square. */
 export const toFp8RowsAndColumns: Rounding = (values, rows, columns) => {
   const squares = new Float64Array(columns)
   for (let i = 0; i < values.length; i++) squares[i % columns]! += values[i]! ** 2
