@@ -83,3 +83,29 @@ describe('webhook settings', () => {
     expect(JSON.parse(logged.mock.calls[0]![0]).problems).toEqual([`${name} is "${value}"; it must be ${allowed}.`])
   })
 })
+
+describe('the receiver of spans', () => {
+  const receiver = { OTEL_EXPORTER_OTLP_ENDPOINT: 'https://spans.example/otlp/' }
+  const headersOf = (given: string) => configWith({ ...receiver, OTEL_EXPORTER_OTLP_HEADERS: given }).traces?.headers
+
+  test('gets headers from pairs, percent-encoded', ({ expect }) => {
+    expect(headersOf('')).toEqual({})
+    expect(headersOf(' X-Key = a&b+c==, authorization=Basic%20YTpi ,')).toEqual({
+      'x-key': 'a&b+c==',
+      authorization: 'Basic YTpi',
+    })
+  })
+
+  test.for(['hunter2', '=hunter2', 'my key=hunter2', 'x-key=hunter2%0a.', 'x-key=%hunter2'])(
+    'is none if the headers are malformed, which are not logged: %s',
+    (given, { expect }) => {
+      const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
+      const changed = envWith({ ...receiver, OTEL_EXPORTER_OTLP_HEADERS: given })
+      expect(configOf(changed).traces).toBeNull()
+      // Jobs go on without spans.
+      expect(() => checkConfig(changed)).not.toThrow()
+      expect(logged.mock.calls.join()).toContain('OTEL_EXPORTER_OTLP_HEADERS is malformed')
+      expect(logged.mock.calls.join()).not.toContain('hunter2')
+    },
+  )
+})

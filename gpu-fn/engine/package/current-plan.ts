@@ -10,6 +10,9 @@ export type Planned = { plan: MemoryPlan; size: Size; controlnet: ControlnetPack
 /** Applies a plan. `isSmaller`: it is for smaller images than the plan before it. */
 type Apply = (next: Planned, isSmaller: boolean) => Promise<void>
 
+/** Maximum number of remembered plans, which bounds the memory for callers with many sizes. */
+const MOST_PLANS = 64
+
 /**
  * Plans are for the largest image so far, so that jobs of several sizes do not change them. A plan is for a smaller image only if the largest
  * one does not fit together with the ControlNet of a job.
@@ -19,6 +22,8 @@ export class CurrentPlan {
   readonly #limits: PlanLimits
   readonly #apply: Apply
   #current: Planned
+  /** False after an error, so that the next job applies its plan in any case. */
+  #isApplied = false
   /** The ControlNet of the last job; that of the plan may stay for jobs without one. */
   #wanted: ControlnetPackage | null = null
   /** The next plans by size and ControlNet. Planning takes milliseconds, and jobs ask before every step. */
@@ -40,13 +45,16 @@ export class CurrentPlan {
 
   /** Applies the first plan. */
   start(): Promise<void> {
-    return this.#apply(this.#current, false)
+    return this.#change(this.#current, false)
   }
 
   /** The plan for a job with images of this size. Throws BudgetError. */
   next(size: Size, controlnet: ControlnetPackage | null): Planned {
     const key = `${size.width}x${size.height} ${controlnet?.digest}`
-    const next = this.#next.get(key) ?? this.#choose(size, controlnet)
+    const found = this.#next.get(key)
+    if (found) return found
+    const next = this.#choose(size, controlnet)
+    if (this.#next.size >= MOST_PLANS) this.#next.clear()
     this.#next.set(key, next)
     return next
   }
@@ -62,25 +70,30 @@ export class CurrentPlan {
     const next = this.next(size, controlnet)
     this.#wanted = controlnet
     const before = this.#current
-    if (next === before) return
+    if (next === before && this.#isApplied) return
     this.#current = next
     this.#next.clear()
     if (
+      this.#isApplied &&
       next.controlnet?.digest === before.controlnet?.digest &&
       JSON.stringify(next.plan) === JSON.stringify(before.plan)
     )
       return
-    await this.#apply(next, pixelsOf(next.size) < pixelsOf(before.size))
+    await this.#change(next, pixelsOf(next.size) < pixelsOf(before.size))
+  }
+
+  async #change(next: Planned, isSmaller: boolean): Promise<void> {
+    this.#isApplied = false
+    await this.#apply(next, isSmaller)
+    this.#isApplied = true
   }
 
   #choose(size: Size, controlnet: ControlnetPackage | null): Planned {
     const current = this.#current
     const isLarger = pixelsOf(size) > pixelsOf(current.size)
     const largest = isLarger ? size : current.size
-    if (controlnet) {
-      if (!isLarger && controlnet.digest === current.controlnet?.digest) return current
-      return this.#planIfFits(largest, controlnet) ?? this.#planSmaller(size, controlnet)
-    }
+    if (!isLarger && controlnet?.digest === current.controlnet?.digest) return current
+    if (controlnet) return this.#planIfFits(largest, controlnet) ?? this.#planSmaller(size, controlnet)
     const plain = this.#plan(largest, null)
     // The larger image may need the memory of a ControlNet that is not its own.
     return !isLarger && current.controlnet && isKept(plain.plan, current.plan) ? current : plain
