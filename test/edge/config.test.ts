@@ -45,6 +45,16 @@ describe('malformed variables', () => {
   })
 })
 
+test.for([{ 'modal key': 'hunter2' }, { 'modal-key': 'hunter2\n' + 'x' }])(
+  'proxy headers that no request may have are malformed: %j',
+  (headers, { expect }) => {
+    const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
+    const given = { GPU_PROXY_HEADERS: JSON.stringify({ default: headers }) }
+    expect(() => configWith(given).proxyHeaders).toThrow(/^GPU_PROXY_HEADERS is malformed; it must be JSON of the form/)
+    expect(logged.mock.calls.join()).not.toContain('hunter2')
+  },
+)
+
 describe('recovery', () => {
   const defaults = { jobMs: 10_000, reservationMs: 900_000, usageMs: 43_200_000 }
 
