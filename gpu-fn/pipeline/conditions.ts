@@ -12,7 +12,7 @@ import {
   type Denoiser,
   releaseConditions,
 } from './denoise.ts'
-import type { PromptEmbeds } from './prompt.ts'
+import type { PromptEmbeds } from './prompt/prompt.ts'
 
 /** What a run evaluates. `plain`: the prompt. `guided`: also the negative prompt. `skipping`: also the prompt without some blocks. */
 export type Mode = 'plain' | 'guided' | 'skipping'

@@ -2,7 +2,7 @@
 import type { DeviceTensor, Session, Tensor } from '../runtime/session.ts'
 import { settleAll } from '../runtime/settle-all.ts'
 import { type Guidance, runGuided } from './control.ts'
-import type { PromptEmbeds } from './prompt.ts'
+import type { PromptEmbeds } from './prompt/prompt.ts'
 
 /** The graphs of the denoiser, open on one device. */
 export type Denoiser = { conditioning: Session; transformer: Session }

@@ -3,7 +3,7 @@ import type { NetworkName, Package } from '../manifest.ts'
 import type { Session } from '../runtime/session.ts'
 import type { KnownWords } from '../tokenizer/known-words.ts'
 import type { Denoiser } from './denoise.ts'
-import type { TextEncoder } from './prompt.ts'
+import type { TextEncoder } from './prompt/prompt.ts'
 
 export type Size = { width: number; height: number }
 

@@ -16,7 +16,7 @@ import { assertFinite } from './non-finite.ts'
 import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
 import { encodePreview, type PreviewFactors, withoutNoise } from './preview.ts'
-import { type EncodedPrompts, encodePrompts, type NamedPrompt } from './prompt.ts'
+import { type EncodedPrompts, encodePrompts, type NamedPrompt } from './prompt/prompt.ts'
 import { createScheduler, samplerOf } from './schedulers/schedulers.ts'
 import { VelocityCache } from './velocity-cache.ts'
 

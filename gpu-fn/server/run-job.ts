@@ -6,7 +6,7 @@ import { describeUnknown, type Engine, type Model, type RunOptions } from '../en
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import { decodeControl, decodeInput, InputError } from '../pipeline/input/input-image.ts'
-import { describeWeightProblem } from '../pipeline/prompt.ts'
+import { describeWeightProblem } from '../pipeline/prompt/prompt.ts'
 import { append, type Job, waitedMs } from './job.ts'
 import type { Load } from './observer.ts'
 

@@ -18,6 +18,7 @@ type Binding = Record<string, unknown>
 type Raw = {
   $schema?: string
   main: string
+  alias: Record<string, string>
   build: Record<string, string>
   assets: { directory: string }
   vars: Record<string, unknown>
@@ -52,6 +53,7 @@ export async function workerConfigOf({ worker, gpu }: DeployConfig, gpuUrl: stri
     name,
     // The file is outside of the repository, and its paths are relative to it.
     main: path.join(ROOT, raw.main),
+    alias: Object.fromEntries(Object.entries(raw.alias).map(([name, file]) => [name, path.join(ROOT, file)])),
     build: { ...raw.build, cwd: ROOT },
     assets: { ...raw.assets, directory: path.join(ROOT, raw.assets.directory) },
     vars: { ...vars, OCTET_CATALOG: catalog },

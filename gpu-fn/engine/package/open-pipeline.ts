@@ -12,7 +12,7 @@ import {
 import type { Controlnet } from '../../pipeline/control.ts'
 import type { Denoiser } from '../../pipeline/denoise.ts'
 import type { Pipeline, Size } from '../../pipeline/pipeline.ts'
-import type { TextEncoder } from '../../pipeline/prompt.ts'
+import type { TextEncoder } from '../../pipeline/prompt/prompt.ts'
 import { openSession, type SessionOptions } from '../../runtime/open-session.ts'
 import type { Session } from '../../runtime/session.ts'
 import { settleAll } from '../../runtime/settle-all.ts'

@@ -146,7 +146,7 @@ describe('readGguf', () => {
   })
 })
 
-/** Files of each kind of damage. */
+/** Files of each kind of damage, of which there are five. */
 const FILES = FUZZ_FILES / 5
 const MEMORY_LIMIT = 200e6
 
@@ -222,7 +222,7 @@ describe('damaged GGUF files', () => {
         }
       }
       expect(memory).toBeLessThan(MEMORY_LIMIT)
-      expect(opened).toBeLessThan(FILES * 0.6)
+      expect(opened).toBeLessThan(FILES / 2)
     },
   )
 })

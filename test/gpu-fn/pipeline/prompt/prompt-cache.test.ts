@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { createPromptCache } from '../../../gpu-fn/pipeline/prompt-cache.ts'
+import { createPromptCache } from '../../../../gpu-fn/pipeline/prompt/prompt-cache.ts'
 
 /** 4,000 bytes. */
 const encoded = () => ({

@@ -1,11 +1,11 @@
 // Weights of prompts against ComfyUI's rules, on a tiny checkpoint.
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/open-pipeline.ts'
-import { describeWeightProblem, encodePrompts } from '../../../gpu-fn/pipeline/prompt.ts'
-import { hasWeights, parseWeights } from '../../../gpu-fn/tokenizer/prompt-weights.ts'
-import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import golden from '../../golden/prompt-weights.json' with { type: 'json' }
-import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { type OpenPipeline, openPipeline } from '../../../../gpu-fn/engine/package/open-pipeline.ts'
+import { describeWeightProblem, encodePrompts } from '../../../../gpu-fn/pipeline/prompt/prompt.ts'
+import { hasWeights, parseWeights } from '../../../../gpu-fn/tokenizer/prompt-weights.ts'
+import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
+import golden from '../../../golden/prompt-weights.json' with { type: 'json' }
+import { compileTiny } from '../../../support/checkpoints/compile.ts'
 
 describe('the segments of a prompt', () => {
   test('are those of ComfyUI', () => {

@@ -1,11 +1,11 @@
 import path from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { describeText } from '../../../gpu-fn/models/sd35/text-encoders.ts'
-import { encodePrompts, type TextEncoder } from '../../../gpu-fn/pipeline/prompt.ts'
-import type { Session, Tensor } from '../../../gpu-fn/runtime/session.ts'
-import { openTokenizer, type PromptTokenizer } from '../../../gpu-fn/tokenizer/tokenizer.ts'
+import { describeText } from '../../../../gpu-fn/models/sd35/text-encoders.ts'
+import { encodePrompts, type TextEncoder } from '../../../../gpu-fn/pipeline/prompt/prompt.ts'
+import type { Session, Tensor } from '../../../../gpu-fn/runtime/session.ts'
+import { openTokenizer, type PromptTokenizer } from '../../../../gpu-fn/tokenizer/tokenizer.ts'
 
-const TINY = path.join(import.meta.dirname, '../../../infra/checkpoints/tiny/tokenizers')
+const TINY = path.join(import.meta.dirname, '../../../../infra/checkpoints/tiny/tokenizers')
 const DIRECTORIES = { clip_l: 'tokenizer', clip_g: 'tokenizer_2', t5: 'tokenizer_3' } as const
 type EncoderName = keyof typeof DIRECTORIES
 const WIDTHS = { clip_l: 2, clip_g: 3, t5: 8 }

@@ -1,9 +1,9 @@
 // Prompts to the denoiser's inputs: prompt embeddings [B, L, J] and a pooled vector [B, P] from the package's text encoders.
-import type { Manifest, Rows, TextEncoderManifest } from '../manifest.ts'
-import type { Session, Tensor } from '../runtime/session.ts'
-import { parseWeights, WeightError } from '../tokenizer/prompt-weights.ts'
-import { type PromptTokenizer, type Tokens, tokenize, tokenizeWeighted } from '../tokenizer/tokenizer.ts'
-import { assertFinite } from './non-finite.ts'
+import type { Manifest, Rows, TextEncoderManifest } from '../../manifest.ts'
+import type { Session, Tensor } from '../../runtime/session.ts'
+import { parseWeights, WeightError } from '../../tokenizer/prompt-weights.ts'
+import { type PromptTokenizer, type Tokens, tokenize, tokenizeWeighted } from '../../tokenizer/tokenizer.ts'
+import { assertFinite } from '../non-finite.ts'
 
 /** `about`: its entry in the manifest. */
 export type TextEncoder = { about: TextEncoderManifest; session: Session; tokenizer: PromptTokenizer }
