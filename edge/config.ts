@@ -51,7 +51,7 @@ const schema = z.object({
 export type Config = z.infer<typeof schema>
 
 /** Sections whose defaults apply if they are malformed: an object whose constructor or alarm throws stops its pending work. */
-const DEFAULTED: ReadonlySet<string> = new Set(['recovery', 'webhooks'] satisfies (keyof Config)[])
+const DEFAULTED: ReadonlySet<string> = new Set(['recovery', 'traces', 'webhooks'] satisfies (keyof Config)[])
 
 const sections = Object.entries(schema.shape)
 const NAMES = sections.flatMap(([, section]) => Object.keys(section.in.shape))
@@ -118,7 +118,7 @@ function parsedOf(env: Env): Parsed {
 
 /**
  * The configuration. Reading a malformed section throws an Error that lists the name, value and allowed values of every malformed variable;
- * `recovery` and `webhooks` have their defaults instead.
+ * `recovery`, `traces` and `webhooks` have their defaults instead.
  */
 export const configOf = (env: Env): Config => parsedOf(env).config
 

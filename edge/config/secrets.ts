@@ -2,6 +2,16 @@
 import * as z from 'zod'
 import { text } from './values.ts'
 
+/** Whether requests may have headers with these names and values. Errors of `fetch` may quote others. */
+function areHeaders(given: Record<string, string>): boolean {
+  try {
+    new Headers(given)
+    return true
+  } catch {
+    return false
+  }
+}
+
 /** The prefix of the placeholder secrets in .dev.vars.example. */
 const EXAMPLE_SECRET = 'replace-me'
 
@@ -79,7 +89,7 @@ export const playgroundKey = z
   .object({ PLAYGROUND_KEY: z.string().optional() })
   .transform(({ PLAYGROUND_KEY }) => PLAYGROUND_KEY || null)
 
-const headers = z.record(z.string(), z.record(z.string(), z.string()))
+const headers = z.record(z.string(), z.record(z.string(), z.string()).refine(areHeaders))
 /** Headers that the hosts of the GPU functions require on every request, by endpoint. */
 export const proxyHeaders = z
   .object({

@@ -2,9 +2,17 @@
 import * as z from 'zod'
 import { text } from './values.ts'
 
-/** Comma-separated, percent-encoded `name=value` pairs, as in OpenTelemetry's variable of the same name. */
-const parseHeaders = (given: string): Record<string, string> =>
-  Object.fromEntries(new URLSearchParams(given.replaceAll('+', '%2B').replaceAll(/, ?/g, '&')))
+/** Parses a percent-encoded `name=value` pair. Throws if it is malformed. */
+function parsePair(pair: string): [name: string, value: string] {
+  const [, name, value] = /^([^=]+)=(.*)$/.exec(pair)!
+  return [decodeURIComponent(name!.trim()), decodeURIComponent(value!.trim())]
+}
+
+/** Parses headers in the format of OpenTelemetry's variable of the same name. Throws for malformed pairs and invalid headers. */
+function parseHeaders(given: string): Record<string, string> {
+  const pairs = given.split(',').filter((pair) => pair.trim() !== '')
+  return Object.fromEntries(new Headers(pairs.map(parsePair)))
+}
 
 function parseEndpoint(given: string): { url: string | null } | null {
   if (given === '') return { url: null }
@@ -15,8 +23,11 @@ function parseEndpoint(given: string): { url: string | null } | null {
 export const traces = z
   .object({
     OTEL_EXPORTER_OTLP_ENDPOINT: text('empty, or an http or https address', parseEndpoint).prefault(''),
-    OTEL_EXPORTER_OTLP_HEADERS: z.string().prefault(''),
+    OTEL_EXPORTER_OTLP_HEADERS: text(
+      'headers as name=value pairs, separated by commas and percent-encoded',
+      parseHeaders,
+    ).prefault(''),
   })
   .transform(({ OTEL_EXPORTER_OTLP_ENDPOINT: { url }, OTEL_EXPORTER_OTLP_HEADERS: headers }) =>
-    url === null ? null : { url, headers: parseHeaders(headers) },
+    url === null ? null : { url, headers },
   )

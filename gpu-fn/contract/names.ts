@@ -38,13 +38,15 @@ export const REPAINTS = ['white', 'black', 'transparent'] as const
 
 /** A model's name, which becomes part of paths and settings. */
 export const modelName = z.string().regex(/^[a-z0-9][a-z0-9-]{0,63}$/)
-/** Derives the ID of an adapter or a ControlNet from its file name or path: `loras/My_Style.v2.safetensors` is `my-style-v2`. May be empty. */
+/**
+ * Derives the ID of an adapter or a ControlNet from its file name or path: `loras/My_Style.v2.safetensors` is `my-style-v2`. May be empty. A
+ * valid ID stays the same, so that requests reach every ID.
+ */
 export function additionIdOf(file: string): string {
   const last = file.split(/[/\\]/).findLast((part) => part !== '') ?? ''
-  const words = last
-    .replace(/\.safetensors$/i, '')
-    .toLowerCase()
-    .split(/[^a-z0-9]+/)
+  const name = last.replace(/\.safetensors$/i, '')
+  if (modelName.safeParse(name).success) return name
+  const words = name.toLowerCase().split(/[^a-z0-9]+/)
   return words.filter(Boolean).join('-').slice(0, 64)
 }
 export const jobId = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/)

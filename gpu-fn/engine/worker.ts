@@ -212,9 +212,12 @@ type Requirements = { size: Size; controlnet: ControlnetPackage | null }
 async function apply(opened: OpenPackage, { size, controlnet }: Requirements) {
   const { pipeline } = opened
   const before = pipeline.plan
-  const sessions = await pipeline.useControlnet(controlnet, size)
-  if (pipeline.plan !== before) Object.assign(opened, countMemory(pipeline.package, pipeline))
-  return sessions
+  try {
+    return await pipeline.useControlnet(controlnet, size)
+  } finally {
+    // Also after an error, with which the plan may have changed.
+    if (pipeline.plan !== before) Object.assign(opened, countMemory(pipeline.package, pipeline))
+  }
 }
 
 async function openOrThrow(pkg: Package, needed: Requirements, send: Send): Promise<OpenPackage> {

@@ -145,24 +145,31 @@ function open(gpu: number): DeviceMemory {
     unregister: async (address) => check(await onThread(runtime.cudaHostUnregister, address), 'end of a registration'),
     async copyFromHost(copies) {
       let begun = 0
-      for (const { to, from, bytes } of copies)
-        for (let done = 0; done < bytes; done += COPY_BYTES) {
-          const part = Math.min(COPY_BYTES, bytes - done)
-          copy(to + BigInt(done), from + BigInt(done), part, HOST_TO_DEVICE)
-          begun += part
-          if (begun < COPY_BYTES) continue
-          begun = 0
-          await setImmediate()
-        }
-      await finish()
+      try {
+        for (const { to, from, bytes } of copies)
+          for (let done = 0; done < bytes; done += COPY_BYTES) {
+            const part = Math.min(COPY_BYTES, bytes - done)
+            copy(to + BigInt(done), from + BigInt(done), part, HOST_TO_DEVICE)
+            begun += part
+            if (begun < COPY_BYTES) continue
+            begun = 0
+            await setImmediate()
+          }
+      } finally {
+        // Also after an error: the caller then unmaps memory that begun copies use.
+        await finish()
+      }
     },
     async upload(to, from) {
-      for (let done = 0; done < from.length; done += COPY_BYTES) {
-        const part = from.subarray(done, done + COPY_BYTES)
-        copy(to + BigInt(done), part, part.length, HOST_TO_DEVICE, uploads)
-        await setImmediate()
+      try {
+        for (let done = 0; done < from.length; done += COPY_BYTES) {
+          const part = from.subarray(done, done + COPY_BYTES)
+          copy(to + BigInt(done), part, part.length, HOST_TO_DEVICE, uploads)
+          await setImmediate()
+        }
+      } finally {
+        await finish(uploads)
       }
-      await finish(uploads)
     },
     async copyOnDevice(to, from, bytes) {
       copy(to, from, bytes, DEVICE_TO_DEVICE)

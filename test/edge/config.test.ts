@@ -45,6 +45,16 @@ describe('malformed variables', () => {
   })
 })
 
+test.for([{ 'modal key': 'hunter2' }, { 'modal-key': 'hunter2\n' + 'x' }])(
+  'proxy headers that no request may have are malformed: %j',
+  (headers, { expect }) => {
+    const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
+    const given = { GPU_PROXY_HEADERS: JSON.stringify({ default: headers }) }
+    expect(() => configWith(given).proxyHeaders).toThrow(/^GPU_PROXY_HEADERS is malformed; it must be JSON of the form/)
+    expect(logged.mock.calls.join()).not.toContain('hunter2')
+  },
+)
+
 describe('recovery', () => {
   const defaults = { jobMs: 10_000, reservationMs: 900_000, usageMs: 43_200_000 }
 
@@ -82,4 +92,30 @@ describe('webhook settings', () => {
     expect(settings).toMatchObject({ timeoutMs: 15_000, breakerMs: 30_000, replaysPerMinute: 100 })
     expect(JSON.parse(logged.mock.calls[0]![0]).problems).toEqual([`${name} is "${value}"; it must be ${allowed}.`])
   })
+})
+
+describe('the receiver of spans', () => {
+  const receiver = { OTEL_EXPORTER_OTLP_ENDPOINT: 'https://spans.example/otlp/' }
+  const headersOf = (given: string) => configWith({ ...receiver, OTEL_EXPORTER_OTLP_HEADERS: given }).traces?.headers
+
+  test('gets headers from pairs, percent-encoded', ({ expect }) => {
+    expect(headersOf('')).toEqual({})
+    expect(headersOf(' X-Key = a&b+c==, authorization=Basic%20YTpi ,')).toEqual({
+      'x-key': 'a&b+c==',
+      authorization: 'Basic YTpi',
+    })
+  })
+
+  test.for(['hunter2', '=hunter2', 'my key=hunter2', 'x-key=hunter2%0a.', 'x-key=%hunter2'])(
+    'is none if the headers are malformed, which are not logged: %s',
+    (given, { expect }) => {
+      const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
+      const changed = envWith({ ...receiver, OTEL_EXPORTER_OTLP_HEADERS: given })
+      expect(configOf(changed).traces).toBeNull()
+      // Jobs go on without spans.
+      expect(() => checkConfig(changed)).not.toThrow()
+      expect(logged.mock.calls.join()).toContain('OTEL_EXPORTER_OTLP_HEADERS is malformed')
+      expect(logged.mock.calls.join()).not.toContain('hunter2')
+    },
+  )
 })

@@ -162,7 +162,7 @@ function lorasOf(parsed: Input): { id: string; scale?: number }[] | undefined {
   const { lora, lora_weights, hf_lora, lora_scale, extra_lora, extra_lora_weights, extra_lora_scale } = parsed
   const named = [
     ...(parsed.loras ?? []).map(({ path, id, name, model, scale, weight }) => ({
-      ...{ name: id ?? path ?? name ?? model, scale: scale ?? weight },
+      ...{ name: id || path || name || model, scale: scale ?? weight },
     })),
     ...synonyms([lora, lora_weights, hf_lora], lora_scale),
     ...synonyms([extra_lora, extra_lora_weights], extra_lora_scale),

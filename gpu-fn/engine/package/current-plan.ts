@@ -10,6 +10,9 @@ export type Planned = { plan: MemoryPlan; size: Size; controlnet: ControlnetPack
 /** Applies a plan. `isSmaller`: its maximum image size is below that of the preceding plan. */
 type Apply = (next: Planned, isSmaller: boolean) => Promise<void>
 
+/** Maximum number of remembered plans, which bounds the memory for callers with many sizes. */
+const MOST_PLANS = 64
+
 /**
  * Plans cover the largest image so far, so that alternating sizes do not change the plan. A plan covers a smaller size only if the largest
  * one does not fit together with the ControlNet of a job.
@@ -19,6 +22,8 @@ export class CurrentPlan {
   readonly #limits: PlanLimits
   readonly #apply: Apply
   #current: Planned
+  /** False after an error: the next job then applies its plan in any case. */
+  #isApplied = false
   /** ControlNet of the last job. The plan's ControlNet may stay open for jobs without one. */
   #wanted: ControlnetPackage | null = null
   /** Cache of plans by size and ControlNet: planning takes milliseconds, and jobs request a plan before every step. */
@@ -40,13 +45,16 @@ export class CurrentPlan {
 
   /** Applies the first plan. */
   start(): Promise<void> {
-    return this.#apply(this.#current, false)
+    return this.#change(this.#current, false)
   }
 
   /** The plan for a job with images of this size. Throws BudgetError. */
   next(size: Size, controlnet: ControlnetPackage | null): Planned {
     const key = `${size.width}x${size.height} ${controlnet?.digest}`
-    const next = this.#next.get(key) ?? this.#choose(size, controlnet)
+    const found = this.#next.get(key)
+    if (found) return found
+    const next = this.#choose(size, controlnet)
+    if (this.#next.size >= MOST_PLANS) this.#next.clear()
     this.#next.set(key, next)
     return next
   }
@@ -62,25 +70,30 @@ export class CurrentPlan {
     const next = this.next(size, controlnet)
     this.#wanted = controlnet
     const before = this.#current
-    if (next === before) return
+    if (next === before && this.#isApplied) return
     this.#current = next
     this.#next.clear()
     if (
+      this.#isApplied &&
       next.controlnet?.digest === before.controlnet?.digest &&
       JSON.stringify(next.plan) === JSON.stringify(before.plan)
     )
       return
-    await this.#apply(next, pixelsOf(next.size) < pixelsOf(before.size))
+    await this.#change(next, pixelsOf(next.size) < pixelsOf(before.size))
+  }
+
+  async #change(next: Planned, isSmaller: boolean): Promise<void> {
+    this.#isApplied = false
+    await this.#apply(next, isSmaller)
+    this.#isApplied = true
   }
 
   #choose(size: Size, controlnet: ControlnetPackage | null): Planned {
     const current = this.#current
     const isLarger = pixelsOf(size) > pixelsOf(current.size)
     const largest = isLarger ? size : current.size
-    if (controlnet) {
-      if (!isLarger && controlnet.digest === current.controlnet?.digest) return current
-      return this.#planIfFits(largest, controlnet) ?? this.#planSmaller(size, controlnet)
-    }
+    if (!isLarger && controlnet?.digest === current.controlnet?.digest) return current
+    if (controlnet) return this.#planIfFits(largest, controlnet) ?? this.#planSmaller(size, controlnet)
     const plain = this.#plan(largest, null)
     // The larger image may require the memory of the ControlNet of another job.
     return !isLarger && current.controlnet && isKept(plain.plan, current.plan) ? current : plain

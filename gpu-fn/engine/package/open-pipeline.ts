@@ -85,7 +85,7 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
     onEach((each) => each.setResident(each === residency ? resident : hasDenoiser(resident) ? DENOISER : []))
   const release = () => onEach((each) => each.release())
   const apply = async ({ plan, controlnet }: Planned, isSmaller: boolean) => {
-    if (controlnet !== current.controlnet) await residency.close(CONTROL_NETWORKS)
+    if (controlnet?.digest !== current.controlnet?.digest) await residency.close(CONTROL_NETWORKS)
     current.controlnet = controlnet
     // On the CPU, each open session retains the memory of its largest run.
     if (isSmaller && pkg.manifest.target === 'cpu') await release()

@@ -85,8 +85,9 @@ async function updateBatches(
   const session = await placed.updateGraphs.open(batches[0]!.segments[0]!.graph)
   // Double buffering: one buffer is filled while runs read the other. Both are in the memory arena, where the blocks for steps are free during
   // a change, so the memory plan already covers them.
+  const hosts = [new Uint8Array(size), new Uint8Array(size)]
   const memory = session.allocate(2 * size)
-  const buffers = [0, size].map((start) => ({ address: memory.address + BigInt(start), host: new Uint8Array(size) }))
+  const buffers = hosts.map((host, i) => ({ address: memory.address + BigInt(i * size), host }))
   const upload = (i: number) => (i < batches.length ? fill(placed, files, batches[i]!, buffers[i % 2]!) : undefined)
   let [ready, running] = [Promise.resolve(upload(0)), Promise.resolve()]
   try {

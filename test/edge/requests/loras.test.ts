@@ -190,6 +190,7 @@ describe('dialects', () => {
   test.for([
     [fal, { loras: [{ path: 'https://host/x/Ink.safetensors?download=true', scale: 0.4 }] }, [0.4]],
     [fal, { loras: [{ path: '' }, { path: 'ink', scale: 0.4 }] }, [0.4]],
+    [fal, { loras: [{ id: '', path: 'ink', scale: 0.4 }] }, [0.4]],
     [a1111, { prompt: 'a cat <lora:Ink:0.4>' }, [0.4]],
     [a1111, { prompt: 'a cat <lora:ink>' }, [0.8]],
     [a1111, { prompt: 'a cat <lora:ink:te=0.4>' }, [0.4]],
@@ -222,6 +223,16 @@ describe('dialects', () => {
     const headers = { ...caller, headers: { ...caller.headers, prefer: 'wait' } }
     expect((await send('POST', '/v1/predictions', headers, { version: 'octet/tiny', input })).status).toBe(201)
     expect(sent()).toEqual([['ink', 'mine'].map((id) => ({ id, scale: 0.5 }))])
+  })
+
+  test.for(['ink--v2', 'ink-', 'a'.repeat(64)])('reach every ID of the catalog: %s', async (id, { expect }) => {
+    variables.OCTET_CATALOG = catalogWith([{ id, models: ['tiny'] }])
+    for (const [path, fields] of [
+      [fal, { loras: [{ path: `https://host/${id}.safetensors` }] }],
+      [a1111, { prompt: `a cat <lora:${id}:1>` }],
+    ] as const)
+      expect((await post(path, { prompt: 'a cat', ...fields })).status).toBe(200)
+    expect(sent().flat()).toEqual([id, id].map((each) => ({ id: each, scale: 1 })))
   })
 
   test('an unknown adapter is refused with the field of the dialect', async ({ expect }) => {

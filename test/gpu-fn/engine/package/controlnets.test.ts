@@ -73,3 +73,20 @@ test('several jobs that remove a ControlNet at the same time open each network o
   expect(opened.sort()).toEqual(resident.toSorted())
   expect(await imageOf(pipeline, { parallel: false })).toEqual(expected)
 })
+
+test('a ControlNet stays open for a larger image, whose job has a copy of its description', async () => {
+  const controlnet = await compileControlnet()
+  const { width, height } = pkg.manifest.defaults
+  const larger = { width: 2 * width, height: 2 * height }
+  const { peak: budget } = planOf(pkg, {}, larger, controlnet)
+  const opened: NetworkName[] = []
+  const pipeline = await open({ budget, onOpen: (network) => opened.push(network) })
+  await imageOf(pipeline, { parallel: false, controlnet })
+  expect(opened).toContain('control')
+  opened.splice(0)
+  const { plan } = pipeline
+  await pipeline.useControlnet(structuredClone(controlnet), larger)
+  expect(pipeline.plan).not.toEqual(plan)
+  await imageOf(pipeline, { parallel: false, controlnet })
+  expect(opened).not.toContain('control')
+})
