@@ -185,19 +185,22 @@ def raw(*shape):
     return torch.zeros(shape, device="cuda", dtype=torch.uint8)
 
 
-def modulate(host, tokens):
-    stream, branch, modulation = halves(1, tokens, WIDTH), halves(1, tokens, WIDTH), floats(1, 3 * WIDTH)
-    outputs = [halves(1, tokens, WIDTH), codes(1, tokens, WIDTH), floats(1, tokens)]
-    run = host.kernel(
-        "ModulateQuantize", [stream, modulation, branch], outputs,
-        shifts=[0], scales=[WIDTH], gates=[2 * WIDTH], branch_factor=16.0, epsilon=1e-6,
-    )
-    return run, 7 * tokens * WIDTH, 0, 0
+def modulate(host, *lengths):
+    """Streams of these lengths in one call."""
+    inputs, outputs = [], []
+    for tokens in lengths:
+        inputs += [halves(1, tokens, WIDTH), floats(1, 3 * WIDTH), halves(1, tokens, WIDTH), None]
+        outputs += [halves(1, tokens, WIDTH), codes(1, tokens, WIDTH), floats(1, tokens), None, None]
+    offsets = {"shifts": [0], "scales": [WIDTH], "gates": [2 * WIDTH]}
+    second = {f"second_{name}": value for name, value in offsets.items()} if len(lengths) > 1 else {}
+    run = host.kernel("ModulateQuantize", inputs, outputs, **offsets, **second, branch_factor=16.0, epsilon=1e-6)
+    return run, 7 * sum(lengths) * WIDTH, 0, 0
 
 
-def gelu(host, tokens):
-    run = host.kernel("GeluQuantize", [halves(1, tokens, HIDDEN)], [codes(1, tokens, HIDDEN), floats(1, tokens)], factor=16.0)
-    return run, 3 * tokens * HIDDEN, 0, 0
+def gelu(host, *lengths):
+    outputs = [tensor for tokens in lengths for tensor in (codes(1, tokens, HIDDEN), floats(1, tokens))]
+    run = host.kernel("GeluQuantize", [halves(1, tokens, HIDDEN) for tokens in lengths], outputs, factor=16.0)
+    return run, 3 * sum(lengths) * HIDDEN, 0, 0
 
 
 def parts(host):
@@ -206,9 +209,12 @@ def parts(host):
     return host.kernel("QuantizeParts", [halves(1, IMAGE + TEXT, WIDTH), like], outputs), 3 * (IMAGE + TEXT) * WIDTH, 0, 0
 
 
-def linear(host, m, k, n):
-    inputs = [codes(1, m, k), floats(1, m).abs(), codes(n, k), floats(n).abs(), halves(n)]
-    return host.kernel("Linear", inputs, [halves(1, m, n)]), m * k + n * k + 2 * m * n, 2 * m * n * k, 0
+def linear(host, k, n, *lengths):
+    inputs = []
+    for m in lengths:
+        inputs += [codes(1, m, k), floats(1, m).abs(), codes(n, k), floats(n).abs(), halves(n)]
+    run = host.kernel("Linear", inputs, [halves(1, m, n) for m in lengths])
+    return run, sum(m * k + n * k + 2 * m * n for m in lengths), sum(2 * m * n * k for m in lengths), 0
 
 
 def heads(host):
@@ -233,16 +239,23 @@ def main():
     name = torch.cuda.get_device_name()
     peaks = next((peaks for part, peaks in PEAKS.items() if part in name), None)
     join, attend = heads(host)
+    streams = {"image": [IMAGE], "text": [TEXT], "both": [IMAGE, TEXT]}
+    layers = {"qkv": (WIDTH, 3 * WIDTH), "proj": (WIDTH, WIDTH), "fc1": (WIDTH, HIDDEN), "fc2": (HIDDEN, WIDTH)}
+
+    def of(lengths):
+        return " and ".join(map(str, lengths))
+
     cases = {
-        f"ModulateQuantize, image [{IMAGE}, {WIDTH}]": modulate(host, IMAGE),
-        f"ModulateQuantize, text [{TEXT}, {WIDTH}]": modulate(host, TEXT),
         **{
-            f"Linear {layer}, {stream} [{m}, {k}] · [{n}, {k}]": linear(host, m, k, n)
-            for layer, k, n in (("qkv", WIDTH, 3 * WIDTH), ("proj", WIDTH, WIDTH), ("fc1", WIDTH, HIDDEN), ("fc2", HIDDEN, WIDTH))
-            for stream, m in (("image", IMAGE), ("text", TEXT))
+            f"ModulateQuantize, {stream} [{of(lengths)}, {WIDTH}]": modulate(host, *lengths)
+            for stream, lengths in streams.items()
         },
-        f"GeluQuantize, image [{IMAGE}, {HIDDEN}]": gelu(host, IMAGE),
-        f"GeluQuantize, text [{TEXT}, {HIDDEN}]": gelu(host, TEXT),
+        **{
+            f"Linear {layer}, {stream} [{of(lengths)}, {k}] · [{n}, {k}]": linear(host, k, n, *lengths)
+            for layer, (k, n) in layers.items()
+            for stream, lengths in streams.items()
+        },
+        **{f"GeluQuantize, {stream} [{of(lengths)}, {HIDDEN}]": gelu(host, *lengths) for stream, lengths in streams.items()},
         f"QkNormQuantize [{IMAGE} + {TEXT}, {HEADS} · {DEPTH}]": join,
         f"Attention [{IMAGE} + {TEXT}, {HEADS} · {DEPTH}]": attend,
         f"QuantizeParts [{IMAGE} + {TEXT}, {WIDTH}]": parts(host),

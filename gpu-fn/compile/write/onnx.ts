@@ -4,6 +4,7 @@ import protobuf from 'protobufjs'
 import { ONNX_DATA_TYPES, tensorBytes } from '../../dtype.ts'
 import type { StoredTensor } from '../../manifest.ts'
 import type { Attribute, Constant, Graph, Node, Port } from '../graph/graph.ts'
+import { pairNodes } from './pair-nodes.ts'
 
 // Opset 23 has RMSNormalization and requires IR version 11.
 const OPSETS = [
@@ -40,7 +41,7 @@ export function encodeModel(graph: Graph, { location, layout }: ExternalData, pr
       opsetImport: opsetsOf(graph),
       graph: {
         name: graph.name,
-        node: sortForExecution(graph.nodes).map(nodeProto),
+        node: sortForExecution(pairNodes(graph.nodes)).map(nodeProto),
         initializer: [...graph.constants.map(constantProto), ...external],
         input: graph.inputs.map(portProto),
         output: graph.outputs.map(portProto),

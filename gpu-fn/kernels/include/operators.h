@@ -8,24 +8,33 @@ using ort::FLOAT, ort::FLOAT16, ort::FLOAT8E4M3FN, ort::UINT8, ort::OPTIONAL;
 
 struct ModulateQuantize {
   static constexpr const char* name = "ModulateQuantize";
-  /** stream, modulation, branches */
-  static constexpr Port inputs[] = {{FLOAT16}, {FLOAT}, {FLOAT16, OPTIONAL}, {FLOAT16, OPTIONAL}};
-  /** the sum with the branches, then codes and scales of each modulation */
-  static constexpr Port outputs[] = {{FLOAT16, OPTIONAL}, {FLOAT8E4M3FN}, {FLOAT}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}};
+  /** stream, modulation, branches; the same of a second stream */
+  static constexpr Port inputs[] = {{FLOAT16},           {FLOAT},           {FLOAT16, OPTIONAL}, {FLOAT16, OPTIONAL},
+                                    {FLOAT16, OPTIONAL}, {FLOAT, OPTIONAL}, {FLOAT16, OPTIONAL}, {FLOAT16, OPTIONAL}};
+  /** the sum with the branches, then codes and scales of each modulation; the same of the second stream */
+  static constexpr Port outputs[] = {
+      {FLOAT16, OPTIONAL}, {FLOAT8E4M3FN},           {FLOAT},           {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL},
+      {FLOAT16, OPTIONAL}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}};
 
   explicit ModulateQuantize(const Attributes&);
   void compute(const Context&) const;
 
+  /** Offsets in the modulation. */
+  struct Offsets {
+    std::vector<int64_t> shifts, scales, gates;
+  };
+
  private:
-  std::vector<int64_t> shifts, scales, gates;
+  Offsets first, second;
   float branchFactor, epsilon;
 };
 
 struct GeluQuantize {
   static constexpr const char* name = "GeluQuantize";
-  static constexpr Port inputs[] = {{FLOAT16}};
-  /** codes, scales */
-  static constexpr Port outputs[] = {{FLOAT8E4M3FN}, {FLOAT}};
+  /** one or two tensors of the same width */
+  static constexpr Port inputs[] = {{FLOAT16}, {FLOAT16, OPTIONAL}};
+  /** codes and scales of each */
+  static constexpr Port outputs[] = {{FLOAT8E4M3FN}, {FLOAT}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}};
 
   explicit GeluQuantize(const Attributes&);
   void compute(const Context&) const;
@@ -46,9 +55,11 @@ struct QuantizeParts {
 
 struct Linear {
   static constexpr const char* name = "Linear";
-  /** codes, scales, weight, weight scales, bias */
-  static constexpr Port inputs[] = {{FLOAT8E4M3FN}, {FLOAT}, {FLOAT8E4M3FN}, {FLOAT}, {FLOAT16}};
-  static constexpr Port outputs[] = {{FLOAT16}};
+  /** codes, scales, weight, weight scales, bias; the same of a second product */
+  static constexpr Port inputs[] = {{FLOAT8E4M3FN},           {FLOAT},           {FLOAT8E4M3FN},           {FLOAT},           {FLOAT16},
+                                    {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}, {FLOAT16, OPTIONAL}};
+  /** one per product */
+  static constexpr Port outputs[] = {{FLOAT16}, {FLOAT16, OPTIONAL}};
 
   explicit Linear(const Attributes&);
   void compute(const Context&) const;

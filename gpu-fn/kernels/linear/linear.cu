@@ -19,6 +19,7 @@ void check(cublasStatus_t status) {
 }
 
 constexpr size_t WORKSPACE_BYTES = 32 << 20;
+constexpr size_t SECOND_INPUT = 5;
 /** Multiplied with this, a sum of 9728 products of two codes of 448 fits float16. */
 constexpr float PORTABLE_FACTOR = 1.f / 32768;
 
@@ -40,10 +41,44 @@ void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t attribute,
   check(cublasLtMatmulDescSetAttribute(product, attribute, &value, sizeof value));
 }
 
-/** Shared by all Linear nodes of a GPU: one handle, one workspace (a GPU computes on one stream at a time), and a plan per size. */
+/** A stream beside onnxruntime's, for the second product of a node. */
+class SideStream {
+  cudaEvent_t begin = nullptr, end = nullptr;
+
+ public:
+  cudaStream_t stream = nullptr;
+
+  /** Lets the side stream begin after the work that `main` has now. */
+  void fork(cudaStream_t main) {
+    if (!stream) {
+      octet::check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+      octet::check(cudaEventCreateWithFlags(&begin, cudaEventDisableTiming));
+      octet::check(cudaEventCreateWithFlags(&end, cudaEventDisableTiming));
+    }
+    octet::check(cudaEventRecord(begin, main));
+    octet::check(cudaStreamWaitEvent(stream, begin));
+  }
+  /** Lets `main` continue after the work of the side stream. */
+  void join(cudaStream_t main) {
+    octet::check(cudaEventRecord(end, stream));
+    octet::check(cudaStreamWaitEvent(main, end));
+  }
+};
+
+/** Operands of a product. */
+struct Operands {
+  Tensor codes, scales, weight, weightScales, bias, y;
+  int m() const { return int(codes.rows()); }
+  int n() const { return int(weight.shape[0]); }
+  int k() const { return int(codes.width()); }
+};
+
+/**
+ * Shared by all Linear nodes of a GPU: one handle, a plan per size, and a workspace each for the node's stream, of which a GPU runs one at a
+ * time, and for the side stream.
+ */
 class Products {
   cublasLtHandle_t handle = nullptr;
-  void* workspace = nullptr;
   std::map<Size, std::optional<Plan>> plans;
 
   std::optional<Plan> make(const Size& size, const void* scale) {
@@ -81,6 +116,8 @@ class Products {
 
  public:
   std::mutex mutex;
+  SideStream side;
+  void *workspace = nullptr, *sideWorkspace = nullptr;
 
   /** The plan for matrices of a size; null if cuBLASLt has no algorithm. */
   Plan* plan(const Size& size, const void* scale) {
@@ -90,11 +127,11 @@ class Products {
     return found->second ? &*found->second : nullptr;
   }
 
-  void run(const Plan& plan, float factor, const Tensor& weight, const Tensor& codes, const Tensor& y, cudaStream_t stream) {
+  void run(const Plan& plan, float factor, const Operands& o, void*& workspace, cudaStream_t stream) {
     if (!workspace) octet::check(cudaMalloc(&workspace, WORKSPACE_BYTES));
     const float zero = 0;
-    check(cublasLtMatmul(handle, plan.product, &factor, weight.data, plan.weight, codes.data, plan.codes, &zero, y.data,
-                         plan.result, y.data, plan.result, &plan.algorithm, workspace, WORKSPACE_BYTES, stream));
+    check(cublasLtMatmul(handle, plan.product, &factor, o.weight.data, plan.weight, o.codes.data, plan.codes, &zero, o.y.data,
+                         plan.result, o.y.data, plan.result, &plan.algorithm, workspace, WORKSPACE_BYTES, stream));
   }
 };
 
@@ -122,47 +159,65 @@ bool scalesRows(int device) {
   return major == 9;
 }
 
+/** The operands whose inputs begin at this index. */
+Operands operandsOf(const Context& context, size_t input, size_t output) {
+  Operands o = {context.input(input), context.input(input + 1), context.input(input + 2), context.input(input + 3),
+                context.input(input + 4)};
+  require(o.weight.shape.size() == 2 && o.weight.shape[1] == o.k() && o.k() % 16 == 0 && o.n() % 16 == 0,
+          "takes codes [.., K] and a weight [N, K] with N and K multiples of 16");
+  require(o.scales.rows() * o.scales.width() == o.m() && o.weightScales.rows() * o.weightScales.width() == o.n() && o.bias.width() == o.n(),
+          "needs a scale per row of the codes, and a scale and a bias per row of the weight");
+  std::vector<int64_t> shape = o.codes.shape;
+  shape.back() = o.n();
+  o.y = context.output(output, shape);
+  return o;
+}
+
+/** Starts factor · product + bias on a stream. */
+void multiply(Products& products, const Operands& o, float factor, bool rowScales, void*& workspace, cudaStream_t stream) {
+  if (o.m() == 0) return;
+  Size size = {o.m(), o.n(), o.k(), rowScales};
+  Plan* plan = rowScales ? products.plan(size, o.scales.data) : nullptr;
+  if (plan) {
+    set(plan->product, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(o.weightScales.data));
+    set(plan->product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(o.scales.data));
+    set(plan->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(o.bias.data));
+    return products.run(*plan, factor, o, workspace, stream);
+  }
+  size.rowScales = false;
+  plan = products.plan(size, nullptr);
+  require(plan, "cublasLt has no algorithm for this size");
+  products.run(*plan, PORTABLE_FACTOR, o, workspace, stream);
+  constexpr int THREADS = 256;
+  const int pairs = o.n() / 2;
+  const dim3 grid(unsigned(o.m()), (pairs + THREADS - 1) / THREADS);
+  applyScales<<<grid, THREADS, 0, stream>>>(o.y.as<half2>(), o.scales.as<float>(), o.weightScales.as<float2>(), o.bias.as<half2>(),
+                                            pairs, factor / PORTABLE_FACTOR);
+}
+
 }  // namespace
 
 /** `portable` selects the path of the other GPUs on Hopper too, for tests. */
 Linear::Linear(const Attributes& attributes) : portable(attributes.integer("portable", 0)), factor(attributes.number("factor", 1)) {}
 
-/** codes [B, S, K], scales [B, S], weight [N, K], weight scales [N] or [N, 1], bias [N] → factor · product + bias, [B, S, N]. */
+/**
+ * codes [B, S, K], scales [B, S], weight [N, K], weight scales [N] or [N, 1], bias [N] → factor · product + bias, [B, S, N]. A second
+ * product runs on the processors that the first one leaves idle.
+ */
 void Linear::compute(const Context& context) const {
-  const Tensor codes = context.input(0), scales = context.input(1), weight = context.input(2), weightScales = context.input(3);
-  const Tensor bias = context.input(4);
-  const int64_t k = codes.width(), n = weight.shape[0], m = codes.rows();
-  require(weight.shape.size() == 2 && weight.shape[1] == k && k % 16 == 0 && n % 16 == 0,
-          "takes codes [.., K] and a weight [N, K] with N and K multiples of 16");
-  require(scales.rows() * scales.width() == m && weightScales.rows() * weightScales.width() == n && bias.width() == n,
-          "needs a scale per row of the codes, and a scale and a bias per row of the weight");
-  std::vector<int64_t> shape = codes.shape;
-  shape.back() = n;
-  const Tensor y = context.output(0, shape);
-  if (m == 0) return;
-
+  const Operands first = operandsOf(context, 0, 0);
   int device = 0;
   octet::check(cudaGetDevice(&device));
   const cudaStream_t stream = context.stream();
+  const bool rowScales = !portable && scalesRows(device);
   Products& products = productsOf(device);
   const std::lock_guard lock(products.mutex);
-  Size size = {int(m), int(n), int(k), !portable && scalesRows(device)};
-  Plan* plan = size.rowScales ? products.plan(size, scales.data) : nullptr;
-  if (plan) {
-    set(plan->product, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(weightScales.data));
-    set(plan->product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(scales.data));
-    set(plan->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias.data));
-    return products.run(*plan, factor, weight, codes, y, stream);
-  }
-  size.rowScales = false;
-  plan = products.plan(size, nullptr);
-  require(plan, "cublasLt has no algorithm for this size");
-  products.run(*plan, PORTABLE_FACTOR, weight, codes, y, stream);
-  constexpr int THREADS = 256;
-  const int pairs = int(n / 2);
-  const dim3 grid(unsigned(m), (pairs + THREADS - 1) / THREADS);
-  applyScales<<<grid, THREADS, 0, stream>>>(y.as<half2>(), scales.as<float>(), weightScales.as<float2>(), bias.as<half2>(), pairs,
-                                            factor / PORTABLE_FACTOR);
+  if (!context.input(SECOND_INPUT)) return multiply(products, first, factor, rowScales, products.workspace, stream);
+  const Operands second = operandsOf(context, SECOND_INPUT, 1);
+  products.side.fork(stream);
+  multiply(products, first, factor, rowScales, products.workspace, stream);
+  multiply(products, second, factor, rowScales, products.sideWorkspace, products.side.stream);
+  products.side.join(stream);
 }
 
 }  // namespace octet

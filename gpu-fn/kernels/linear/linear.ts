@@ -35,7 +35,27 @@ function caseOf(name: string, [m, k, n]: [number, number, number], factor = 1, x
   }
 }
 
+/** Two products of different rows, which one node computes. */
+function pairOf(name: string, [m, rows, k, n]: [number, number, number, number]): Case {
+  const both = [caseOf('', [m, k, n], 1 / 16), caseOf('', [rows, k, n], 1 / 16, codes([1, rows, k], 6))]
+  const inputsOf = (i: number, { inputs }: Case) => Object.entries(inputs).map(([key, value]) => [`${key} ${i}`, value])
+  return {
+    name: `Linear ${name} [${m} and ${rows}, ${k}] · [${n}, ${k}]`,
+    tolerance: HALVES,
+    inputs: Object.fromEntries(both.flatMap((part, i) => inputsOf(i, part))),
+    build(inputs, operators, half, layout) {
+      const results = both.map((part, i) => {
+        const own = Object.keys(part.inputs).map((key) => [key, inputs[`${key} ${i}`]!])
+        return part.build(Object.fromEntries(own), operators, half, layout).y!
+      })
+      return { y: results[0]!, 'second y': results[1]! }
+    },
+  }
+}
+
 export const cases: readonly Case[] = [
+  pairOf('of image and text', [513, 77, 2432, 9728]),
+  pairOf('of image and text, nano', [64, 333, 192, 768]),
   caseOf('of Large, qkv', [333, 2432, 7296]),
   caseOf('of Large, fc2', [77, 9728, 2432], 1 / 16),
   caseOf('one token', [1, 192, 576]),

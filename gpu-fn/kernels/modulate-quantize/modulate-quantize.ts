@@ -54,7 +54,34 @@ function caseOf(
   }
 }
 
+/** Two streams with their own offsets in one modulation, which one node processes. */
+function pairOf(name: string, [batch, tokens, width]: [number, number, number], texts: number): Case {
+  const streams = [tokens, texts]
+  return {
+    name: `ModulateQuantize ${name} [${batch}, ${tokens} and ${texts}, ${width}]`,
+    tolerance: CODES,
+    inputs: {
+      modulation: noise([batch, 6 * width], 2),
+      ...Object.fromEntries(streams.map((count, i) => [`stream ${i}`, noise([batch, count, width], 3 + i, 3)])),
+      ...Object.fromEntries(streams.map((count, i) => [`branch ${i}`, noise([batch, count, width], 5 + i, 2)])),
+    },
+    build(inputs, operators, half) {
+      const results = streams.map((_, i) => {
+        const [shift, scale, gate] = [3 * i, 3 * i + 1, 3 * i + 2].map((at) => at * width) as [number, number, number]
+        const branches = [{ value: half(inputs[`branch ${i}`]!), gate }]
+        const options = { factor: 16, epsilon: 1e-6 / 256 }
+        const stream = half(inputs[`stream ${i}`]!)
+        return operators.modulateQuantize(stream, branches, inputs.modulation!, [{ shift, scale }], options)
+      })
+      const sums = results.map(({ sum }, i) => [`sum ${i}`, ops.cast(sum, 'float32')])
+      return { ...Object.fromEntries(sums), ...named(results.flatMap(({ normed }) => normed)) }
+    },
+  }
+}
+
 export const cases: readonly Case[] = [
+  pairOf('of image and text', [2, 301, 2432], 37),
+  pairOf('of image and text, nano', [1, 64, 192], 77),
   caseOf('of Large', [2, 37, 2432], { branches: 1, modulations: 1 }),
   caseOf('of Medium, dual', [2, 19, 1536], { branches: 2, modulations: 2 }),
   caseOf('of nano, first block', [1, 3, 192], { branches: 0, modulations: 2 }),

@@ -21,6 +21,12 @@ export const cases: readonly Case[] = [
   caseOf('of Large', [2, 7, 9728]),
   caseOf('of nano', [1, 3, 768]),
   caseOf('of eight values', [1, 1, 8]),
+  {
+    name: 'GeluQuantize of image and text [2, 7 and 3, 9728]',
+    tolerance: CODES,
+    inputs: { x: noise([2, 7, 9728], 6, 0.2), y: noise([2, 3, 9728], 7, 0.2) },
+    build: (inputs, operators, half) => named([inputs.x!, inputs.y!].map((x) => operators.geluQuantize(half(x), 16))),
+  },
   caseOf(
     'at 60,000 and NaN',
     [1, 4, 6144],

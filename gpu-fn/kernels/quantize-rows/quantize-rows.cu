@@ -28,14 +28,15 @@ __device__ inline float blockMax(float value) {
 }
 
 struct Part {
+  const uint4* from;
   uint2* codes;
   float* scales;
   int length;  // rows per sample
 };
-/** Rows [B, first + second, 8 · packs]. The first rows of each sample go to one output, the others to the second. */
+/** Rows of 8 · packs values of two parts. */
 struct Parts {
-  const uint4* from;
   Part first, second;
+  int stride;  // rows from one sample of an input to the next
   int packs;
   float factor;  // of the input
 };
@@ -46,8 +47,9 @@ __global__ void __launch_bounds__(THREADS) quantizeRows(const Parts p) {
   const int sample = blockIdx.x / length, token = blockIdx.x % length;
   const bool isFirst = token < p.first.length;
   const Part part = isFirst ? p.first : p.second;
-  const int64_t row = int64_t(sample) * part.length + (isFirst ? token : token - p.first.length);
-  const uint4* from = p.from + int64_t(blockIdx.x) * p.packs;
+  const int inPart = isFirst ? token : token - p.first.length;
+  const int64_t row = int64_t(sample) * part.length + inPart;
+  const uint4* from = part.from + (int64_t(sample) * p.stride + inPart) * p.packs;
 
   float values[STEPS][PACK];
   float largest = 0;
@@ -103,14 +105,17 @@ std::vector<int64_t> withoutLast(const std::vector<int64_t>& shape) { return {sh
 
 GeluQuantize::GeluQuantize(const Attributes& attributes) : factor(attributes.number("factor", 1)) {}
 
-/** x [B, S, N] → codes [B, S, N] and scales [B, S] of gelu(factor · x). */
+/** x [B, S, N], optionally y [B, T, N] → codes [B, S, N] and scales [B, S] of gelu(factor · x); the same of y. */
 void GeluQuantize::compute(const Context& context) const {
-  const Tensor x = context.input(0);
+  const Tensor x = context.input(0), y = context.input(1);
   require(x.width() % PACK == 0, "the width must be a multiple of 8");
-  const Tensor codes = context.output(0, x.shape), scales = context.output(1, withoutLast(x.shape));
-  const int rows = int(x.rows());
-  const Part all = {codes.as<uint2>(), scales.as<float>(), rows};
-  launch<true>({x.as<uint4>(), all, {}, int(x.width() / PACK), factor}, rows, context.stream());
+  require(!y || y.width() == x.width(), "the tensors have different widths");
+  const auto part = [&](const Tensor& input, size_t output) {
+    const Tensor codes = context.output(output, input.shape), scales = context.output(output + 1, withoutLast(input.shape));
+    return Part{input.as<uint4>(), codes.as<uint2>(), scales.as<float>(), int(input.rows())};
+  };
+  const Part first = part(x, 0), second = y ? part(y, 2) : Part{};
+  launch<true>({first, second, 0, int(x.width() / PACK), factor}, int64_t(first.length) + second.length, context.stream());
 }
 
 /** joint [B, S + T, D], like [B, S, …] → codes and scales of the first S rows, then of the T others. */
@@ -119,11 +124,12 @@ void QuantizeParts::compute(const Context& context) const {
   require(joint.shape.size() == 3 && joint.width() % PACK == 0, "takes [B, S, D] with D a multiple of 8");
   const int64_t batch = joint.shape[0], first = like.shape[1], second = joint.shape[1] - first;
   require(second >= 0, "the second input is longer than the first");
-  const auto part = [&](size_t output, int64_t length) {
-    return Part{context.output(output, {batch, length, joint.width()}).as<uint2>(),
+  const int packs = int(joint.width() / PACK);
+  const auto part = [&](size_t output, int64_t from, int64_t length) {
+    return Part{joint.as<uint4>() + from * packs, context.output(output, {batch, length, joint.width()}).as<uint2>(),
                 context.output(output + 1, {batch, length}).as<float>(), int(length)};
   };
-  const Parts p = {joint.as<uint4>(), part(0, first), part(2, second), int(joint.width() / PACK), 1.f};
+  const Parts p = {part(0, 0, first), part(2, first, second), int(joint.shape[1]), packs, 1.f};
   launch<false>(p, joint.rows(), context.stream());
 }
 

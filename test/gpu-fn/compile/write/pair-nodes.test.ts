@@ -1,0 +1,88 @@
+import path from 'node:path'
+import { expect, test } from 'vitest'
+import { type Attribute, Graph, type Node, type Value } from '../../../../gpu-fn/compile/graph/graph.ts'
+import { lowerings } from '../../../../gpu-fn/compile/lower/lowerings.ts'
+import { pairNodes } from '../../../../gpu-fn/compile/write/pair-nodes.ts'
+import { buildModel } from '../../../../gpu-fn/models/sd35/build.ts'
+import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
+import { writeSparseCheckpoint } from '../../../support/checkpoints/real-headers.ts'
+import { useScratch } from '../../../support/scratch.ts'
+
+const scratch = useScratch()
+
+async function stepNodes(name: 'large' | 'medium', target: 'cuda' | 'cuda-fp8'): Promise<Graph> {
+  const paths = await writeSparseCheckpoint(path.join(scratch.directory, `${name}-${target}`), name, 'single-file')
+  const model = await buildModel(await openCheckpoint(paths), paths, { tier: 'fp8' }, lowerings(target))
+  return model.graphs.get('transformer')!
+}
+
+/** The first node with an input that neither an earlier node nor the graph defines; undefined in a valid order. */
+function outOfOrder({ inputs, constants, weights }: Graph, nodes: readonly Node[]): Node | undefined {
+  const known = new Set(['', ...[...inputs, ...constants, ...weights].map(({ name }) => name)])
+  return nodes.find((node) => {
+    const missing = node.inputs.some((input) => !known.has(input))
+    for (const output of node.outputs) known.add(output)
+    return missing
+  })
+}
+
+const namesOf = (nodes: readonly Node[], list: 'inputs' | 'outputs') =>
+  nodes
+    .flatMap((node) => node[list])
+    .filter(Boolean)
+    .sort()
+const kernel = (x: Value, op: string, attributes: Record<string, Attribute> = {}, inputs: (Value | null)[] = [x]) =>
+  x.graph.node(op, inputs, [x], attributes, 'octet')[0]!
+
+test('each block of Large applies every operator of image and text in one node, and the last block those of the image alone', async () => {
+  const graph = await stepNodes('large', 'cuda-fp8')
+  const nodes = pairNodes(graph.nodes)
+  const count = (op: string, block: number) =>
+    nodes.filter((node) => node.op === op && node.name.startsWith(`joint_blocks.${block}.`)).length
+  expect([count('Linear', 5), count('ModulateQuantize', 5), count('GeluQuantize', 5)]).toEqual([4, 2, 1])
+  expect([count('Linear', 37), count('ModulateQuantize', 37), count('GeluQuantize', 37)]).toEqual([4, 2, 1])
+  const products = nodes.filter(({ op, name }) => op === 'Linear' && name.startsWith('joint_blocks.5.'))
+  for (const { inputs } of products) {
+    expect(inputs[2]).toContain('.x_block.')
+    expect(inputs[7]).toBe(inputs[2]!.replace('.x_block.', '.context_block.'))
+  }
+})
+
+test.each(['large', 'medium'] as const)('the nodes of %s stay in a valid order, with all inputs and outputs', async (name) => {
+  const graph = await stepNodes(name, 'cuda-fp8')
+  const nodes = pairNodes(graph.nodes)
+  expect(nodes.length).toBeLessThan(graph.nodes.length)
+  expect(outOfOrder(graph, nodes)).toBeUndefined()
+  expect(namesOf(nodes, 'inputs')).toEqual(namesOf(graph.nodes, 'inputs'))
+  expect(namesOf(nodes, 'outputs')).toEqual(namesOf(graph.nodes, 'outputs'))
+})
+
+test('the nodes of target cuda are unchanged', async () => {
+  const { nodes } = await stepNodes('medium', 'cuda')
+  expect(pairNodes(nodes)).toBe(nodes)
+})
+
+test('a node is paired neither with its own input nor with one of another number, nor with one that lacks an input', () => {
+  const graph = new Graph('test')
+  const x = graph.input('x', 'float16', [1, 2, 8])
+  const chain = kernel(kernel(x, 'GeluQuantize', { factor: { float: 16 } }), 'GeluQuantize', { factor: { float: 16 } })
+  const other = kernel(x, 'GeluQuantize', { factor: { float: 1 } })
+  kernel(x, 'ModulateQuantize', {}, [x, x])
+  kernel(x, 'ModulateQuantize', {}, [x, x, x])
+  expect([chain, other]).toHaveLength(2)
+  expect(pairNodes(graph.nodes)).toBe(graph.nodes)
+})
+
+test('a pair has the inputs of the second node behind those of the first, and its lists under a name of their own', () => {
+  const graph = new Graph('test')
+  const [x, y] = ['x', 'y'].map((name) => graph.input(name, 'float16', [1, 2, 8])) as [Value, Value]
+  const options = { epsilon: { float: 1 } }
+  const first = kernel(x, 'ModulateQuantize', { ...options, shifts: [0] }, [x, x])
+  const second = kernel(y, 'ModulateQuantize', { ...options, shifts: [8] }, [y, y])
+  kernel(first, 'Attention', {}, [first, second])
+  const [pair, attention] = pairNodes(graph.nodes)
+  expect(pair!.inputs).toEqual(['x', 'x', '', '', 'y', 'y'])
+  expect(pair!.outputs).toEqual([first.name, '', '', '', '', second.name])
+  expect(pair!.attributes).toEqual({ ...options, shifts: [0], second_shifts: [8] })
+  expect(attention!.inputs).toEqual([first.name, second.name])
+})
