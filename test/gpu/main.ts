@@ -65,6 +65,7 @@ command
   )
   .addOption(new Option('--target <target>', 'target under test').choices(GPU_TARGETS).default('cuda-fp8'))
   .option('--layers', 'also compare the input of each transformer block')
+  .option('--small', 'with adaLN in 8 bits and T5 in 4')
   .action(checkTargets)
 
 command

@@ -24,6 +24,8 @@ export type TargetsOptions = {
   readonly target: Exclude<Manifest['target'], 'cpu'>
   /** Also compares the denoiser's residual streams before each block. */
   readonly layers?: boolean
+  /** adaLN in 8 bits and T5 in 4. */
+  readonly small?: boolean
 }
 
 const AXES: Record<string, number> = { B: 1, L: 96, h: 32, w: 24, H: 8 * 32, W: 8 * 24, S: 16 * 12, T: 4 }
@@ -77,13 +79,14 @@ type GraphFile = { name: string; file: string; kernels: string | undefined }
 /** Compiles the same weights for the CPU and for the target. */
 async function compileBoth(
   scratch: string,
-  { model, tier, target, layers = false }: TargetsOptions,
+  { model, tier, target, layers = false, small = false }: TargetsOptions,
 ): Promise<Packages> {
   const tiny = model === 'tiny-loud' ? { t5Gain: LOUD } : { variant: model as TinyVariant }
   const checkpoint = isBuiltIn(model)
     ? CHECKPOINTS[model]
     : await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), tiny)
-  const common = { checkpoint: [checkpoint], tier, variant: isBuiltIn(model) ? model : 'custom', probes: layers }
+  const bits = small ? ({ adalnBits: 8, t5Bits: 4 } as const) : {}
+  const common = { checkpoint: [checkpoint], tier, variant: isBuiltIn(model) ? model : 'custom', probes: layers, ...bits }
   const compileFor = async (side: Side, to: Manifest['target']) => {
     const directory = path.join(scratch, side)
     const { manifest } = await compile({ ...common, out: directory, target: to })

@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { gpuName } from './memory.ts'
-import { type GpuVariant, makeCheckpoint, makePackage } from './packages.ts'
+import { type GpuVariant, makeCheckpoint, makePackage, packageName } from './packages.ts'
 import type { OctetPlan, TorchPlan } from './plan.ts'
 import { Recorder } from './recorder.ts'
 import { measureStart } from './start.ts'
@@ -86,8 +86,9 @@ async function measure(run: Run, name: string, system: System): Promise<void> {
   if (system.kind === 'torch') return measureTorch(run, name, system.way, system.article)
   const { variant } = run.options
   const { target, tier } = system
-  await recordDuration(run, `package ${target} ${tier}`, () => makePackage({ variant, target, tier }, run.work))
-  const directory = path.join(run.work, `${target}-${tier}`)
+  const about = { variant, target, tier, small: system.kind === 'octet' && system.small }
+  await recordDuration(run, `package ${target} ${tier}`, () => makePackage(about, run.work))
+  const directory = path.join(run.work, packageName(about))
   if (system.kind === 'octet') await measureOctet(run, name, path.join(directory, 'package'), system.gigabytes)
   else await measureStarting(run, name, system.cold ? await makeCold(run, directory) : directory, tier)
 }

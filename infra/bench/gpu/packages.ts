@@ -40,14 +40,25 @@ export async function packageFor(about: {
   return makePackage({ variant: model, target, tier: 'fp8' }, own)
 }
 
+/** `small`: with adaLN in 8 bits and T5 in 4. */
+type AboutPackage = {
+  readonly variant: GpuVariant
+  readonly target: Target
+  readonly tier: Tier
+  readonly small?: boolean | undefined
+}
+
+/** Name of a package's directory. */
+export const packageName = ({ target, tier, small }: AboutPackage): string =>
+  `${target}-${tier}${small ? '-small' : ''}`
+
 /** Compiles one package, unless its directory exists. */
-export async function makePackage(
-  { variant, target, tier }: { variant: GpuVariant; target: Target; tier: Tier },
-  directory: string,
-): Promise<string> {
-  const out = path.join(directory, `${target}-${tier}`, 'package')
+export async function makePackage(wanted: AboutPackage, directory: string): Promise<string> {
+  const { variant, target, tier, small } = wanted
+  const out = path.join(directory, packageName(wanted), 'package')
   await fs.mkdir(path.dirname(out), { recursive: true })
-  const about = { target, variant: isTiny(variant) ? 'custom' : variant, name: variant }
+  const bits = small ? ({ adalnBits: 8, t5Bits: 4 } as const) : {}
+  const about = { target, variant: isTiny(variant) ? 'custom' : variant, name: variant, ...bits }
   const checkpoint = path.join(directory, 'checkpoint')
   if (hasT5(tier)) await makeOnce(out, (at) => compile({ checkpoint: [checkpoint], out: at, tier, ...about }))
   else await makeOnce(out, async (at) => omitT5(await makePackage({ variant, target, tier: 'fp8' }, directory), at))

@@ -8,7 +8,14 @@ export type System =
       readonly way: TorchPlan['way'] /** For the article's table only. */
       readonly article?: boolean
     }
-  | { readonly kind: 'octet'; readonly target: Target; readonly tier: Tier; readonly gigabytes?: number }
+  | {
+      readonly kind: 'octet'
+      readonly target: Target
+      readonly tier: Tier
+      readonly gigabytes?: number
+      /** With adaLN in 8 bits and T5 in 4. */
+      readonly small?: boolean
+    }
   | { readonly kind: 'start'; readonly target: Target; readonly tier: Tier; readonly cold?: boolean }
 
 /** The systems by name, most important first, because a run may be interrupted. */
@@ -24,6 +31,7 @@ export function systemsFor(device: 'cuda' | 'cpu', variant: GpuVariant): Record<
     [`octet-fp8-in-${half}gb`]: { kind: 'octet', target: best, tier: 'fp8', gigabytes: half },
     'torch-bf16-compile': { kind: 'torch', way: 'compile' },
     ...(device === 'cuda' && { 'octet-fp8-weight-only': { kind: 'octet', target: device, tier: 'fp8' } as const }),
+    'octet-fp8-small': { kind: 'octet', target: best, tier: 'fp8', small: true },
     'start-fp8': { kind: 'start', target: best, tier: 'fp8' },
     'octet-fp8-lite': { kind: 'octet', target: best, tier: 'fp8-lite' },
     'octet-fp16': { kind: 'octet', target: device, tier: 'fp16' },
