@@ -86,7 +86,13 @@ async function compileBoth(
     ? CHECKPOINTS[model]
     : await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), tiny)
   const bits = small ? ({ adalnBits: 8, t5Bits: 4 } as const) : {}
-  const common = { checkpoint: [checkpoint], tier, variant: isBuiltIn(model) ? model : 'custom', probes: layers, ...bits }
+  const common = {
+    checkpoint: [checkpoint],
+    tier,
+    variant: isBuiltIn(model) ? model : 'custom',
+    probes: layers,
+    ...bits,
+  }
   const compileFor = async (side: Side, to: Manifest['target']) => {
     const directory = path.join(scratch, side)
     const { manifest } = await compile({ ...common, out: directory, target: to })
