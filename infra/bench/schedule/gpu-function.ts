@@ -12,6 +12,8 @@ export type FunctionOptions = {
   preload: readonly string[]
   size: number
   agingSeconds: number
+  /** Index of its GPU; any by default. */
+  gpu?: string | undefined
 }
 
 const SAMPLE_MS = 500
@@ -23,11 +25,12 @@ export async function withFunction<T>(
   use: (url: string, watch: Watch) => T,
 ): Promise<Awaited<T>> {
   const cache = await mkdtemp(path.join(os.tmpdir(), 'octet-schedule-'))
-  const { packages, preload, size, agingSeconds } = options
+  const { packages, preload, size, agingSeconds, gpu: index } = options
   const settings = {
     ...{ OCTET_CACHE: cache, OCTET_WARM: `${size}x${size}`, OCTET_AGING_SECONDS: String(agingSeconds) },
     // Every job encodes its prompt, and first come, first served accepts all jobs.
     ...{ OCTET_PROMPT_CACHE_BYTES: '0', OCTET_RETAIN_SECONDS: '0', OCTET_QUEUE: '10000', OCTET_STALL_SECONDS: '600' },
+    ...(index !== undefined && { CUDA_VISIBLE_DEVICES: index }),
   }
   const gpu = await startGpu({ packages, preload: preload.join(), edgePublicKey: null, settings })
   try {

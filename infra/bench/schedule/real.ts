@@ -20,6 +20,8 @@ export type RealOptions = {
   target: Target
   directory: string
   size: number
+  /** Indexes of two GPUs of one host: the second one runs first come, first served at the same time. */
+  gpus?: readonly string[]
 }
 type Setup = { packages: string; recipe: Recipe; options: RealOptions }
 
@@ -47,9 +49,15 @@ type Replay = (trace: readonly Arrival[], untilMs?: number) => Promise<Replayed>
 
 /** Starts a GPU function, which then measures its step times with one job of each class. */
 function withReplay<T>({ packages, recipe, options }: Setup, isFair: boolean, use: (run: Replay, watch: Watch) => T) {
-  const { size, aging } = options
+  const { size, aging, gpus = [] } = options
   const preload = [...new Set(CLASSES.map((kind) => `${recipe[kind].model}:${recipe[kind].tier}`))]
-  const own = { packages, preload, size, agingSeconds: isFair ? aging : NO_AGING_SECONDS }
+  const own = {
+    packages,
+    preload,
+    size,
+    agingSeconds: isFair ? aging : NO_AGING_SECONDS,
+    gpu: gpus[isFair ? 0 : gpus.length - 1],
+  }
   return withFunction(own, async (url, watch) => {
     const run: Replay = (trace, untilMs) => replay(trace, { url, recipe, size, isFair, untilMs })
     await run(CLASSES.flatMap((kind) => jobsOf(kind, 'warm', 1)))
@@ -95,9 +103,11 @@ export async function benchReal(options: RealOptions): Promise<void> {
   )
   for (const load of loadsOf(options)) {
     const trace = drawLoad(costs, load, minutes, seed)
-    const fcfs = await runTrace(setup, `load ${load}, first come, first served`, trace, false)
+    const begun = runTrace(setup, `load ${load}, first come, first served`, trace, false)
+    if ((options.gpus?.length ?? 0) < 2) await begun
     const steps = await runTrace(setup, `load ${load}, scheduler`, trace, true)
     const alone = await runTrace(setup, `load ${load}, honest accounts alone`, withoutFlood(trace), true)
+    const fcfs = await begun
     printComparison({ fcfs, steps, alone }, { load, minutes, seed, aging })
     printMemory(steps.memory)
   }
