@@ -4,6 +4,7 @@ import { randomInt } from 'node:crypto'
 import os from 'node:os'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { TIERS } from '../../gpu-fn/contract.ts'
 import { FULL_SIZES } from '../checkpoints/full-size.ts'
 import { TINY_VARIANTS } from '../checkpoints/tiny/variants.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
@@ -22,6 +23,7 @@ import type { KernelsOptions } from './kernels.ts'
 import type { ParallelBenchOptions } from './parallel.ts'
 import type { PngBenchOptions } from './png.ts'
 import type { PrecisionBenchOptions } from './precision/precision.ts'
+import type { RepeatsOptions } from './repeats/repeats.ts'
 import type { ScheduleBenchOptions } from './schedule/schedule.ts'
 import type { SoakOptions } from './soak/soak.ts'
 import type { StepOptions } from './step.ts'
@@ -30,17 +32,20 @@ import type { StreamBenchOptions } from './stream.ts'
 endOnSignals()
 const command = new Command('bench').description('Measures performance and prints each figure next to its baseline.')
 const parseList = (text: string) => text.split(',').map((item) => item.trim())
+/** The tiers of random weights, which are stored in 16 bits. */
+const RANDOM_TIERS = TIERS.filter((tier) => tier !== 'fp32')
 const parseNumbers = (text: string) => parseList(text).map(Number)
 const pythonOption = () =>
   new Option('--python <path>', 'a Python with diffusers').env('OCTET_PYTHON').default('python3')
 const variantOption = () =>
   new Option('--variant <name>', 'architecture of the random weights').choices(FULL_SIZES).default('large')
 
-function parseAttacks(text: string): string[] {
+/** A parser of comma-separated names, which must be among `allowed`. */
+const parseNames = (kind: string, allowed: readonly string[]) => (text: string) => {
   const names = parseList(text)
-  const unknown = names.find((name) => !ATTACKS.includes(name))
+  const unknown = names.find((name) => !allowed.includes(name))
   if (unknown === undefined) return names
-  throw new InvalidArgumentError(`unknown attack "${unknown}"; choose from: ${ATTACKS.join(', ')}`)
+  throw new InvalidArgumentError(`unknown ${kind} "${unknown}"; choose from: ${allowed.join(', ')}`)
 }
 
 command
@@ -95,7 +100,12 @@ command
   .description('open-loop load at twice the capacity: honest callers alone, then with hostile ones')
   .option('--minutes <count>', 'duration with hostile callers; without them, half of it', Number, 10)
   .option('--seed <number>', 'seed of all arrivals; random by default', parseWholeNumber, randomInt(2 ** 32))
-  .option('--attacks <names>', `comma-separated, from ${ATTACKS.join(', ')}; all by default`, parseAttacks, ATTACKS)
+  .option(
+    '--attacks <names>',
+    `comma-separated, from ${ATTACKS.join(', ')}; all by default`,
+    parseNames('attack', ATTACKS),
+    ATTACKS,
+  )
   .action(async (options: HostileBenchOptions) => (await import('./hostile/hostile.ts')).benchHostile(options))
 
 command
@@ -107,14 +117,14 @@ command
   .action(async (options: CpuBenchOptions) => (await import('./cpu.ts')).benchCpu(options))
 
 /** A command about one model: nano, or an architecture with random weights. */
-const modelCommand = (name: string, description: string) =>
+const modelCommand = (name: string, description: string, targets = ['cpu', 'cuda', 'cuda-fp8']) =>
   command
     .command(name)
     .description(description)
     .addOption(
       new Option('--model <name>').choices(['nano', ...FULL_SIZES, ...Object.keys(TINY_VARIANTS)]).default('nano'),
     )
-    .addOption(new Option('--target <target>').choices(['cpu', 'cuda', 'cuda-fp8']).default('cpu'))
+    .addOption(new Option('--target <target>').choices(targets).default('cpu'))
     .option(
       '--directory <path>',
       'checkpoint and package of models with random weights',
@@ -179,6 +189,24 @@ command
   .option('--prompts <count>', 'prompts from the set of `npm run quality`', parseWholeNumber, 6)
   .option('--steps <count>', 'steps per image; default: those of the model', parseWholeNumber)
   .action(async (options: PrecisionBenchOptions) => (await import('./precision/precision.ts')).benchPrecision(options))
+
+// Not for target cuda, whose images are not reproducible to the last bit.
+modelCommand('repeats', 'requests that recur under load, with cancellations: all images of a request must be equal', [
+  'cpu',
+  'cuda-fp8',
+])
+  .option('--jobs <count>', 'number of jobs', parseWholeNumber, 2000)
+  .option('--callers <count>', 'concurrent callers', parseWholeNumber, 4)
+  .option('--requests <count>', 'distinct requests', parseWholeNumber, 24)
+  .option('--cancels <share>', 'share of the jobs to cancel, by DELETE or by hanging up', Number, 0.05)
+  .option('--size <pixels>', "longest side of an image, up to the model's default", Number, 256)
+  .option('--tiers <names>', `comma-separated, from ${RANDOM_TIERS.join(', ')}`, parseNames('tier', RANDOM_TIERS), [
+    'fp8',
+  ])
+  .option('--loras <count>', 'number of random adapters, for half of the requests', parseWholeNumber, 0)
+  .option('--vram <gigabytes>', 'limit of GPU memory in GiB; networks beyond it are offloaded')
+  .option('--seed <number>', 'seed of requests, jobs and cancellations', parseWholeNumber, 1)
+  .action(async (options: RepeatsOptions) => (await import('./repeats/repeats.ts')).benchRepeats(options))
 
 modelCommand(
   'schedule',

@@ -6,9 +6,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { health } from '../../gpu-fn/contract.ts'
+import { readJobStream } from '../../infra/system/job-stream.ts'
 import { compileTiny } from '../support/checkpoints/compile.ts'
 import { deleteJob, edgeKeys, putJob as put, putRaw, refusalOf } from '../support/gpu/client.ts'
-import { readJobStream, readUntil, readWholeStream, typesOf } from '../support/gpu/job-stream.ts'
+import { readUntil, readWholeStream, typesOf } from '../support/gpu/job-stream.ts'
 import { type GpuProcess, runGpuProcess, startGpuProcess } from '../support/gpu/process.ts'
 
 let packages: string

@@ -2,19 +2,16 @@
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import { compileLora } from '../../../gpu-fn/compile/lora/lora.ts'
 import type { Adapter } from '../../../gpu-fn/engine/package/adapters.ts'
 import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/open-pipeline.ts'
-import type { LoraPackage, Manifest } from '../../../gpu-fn/manifest.ts'
-import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
+import type { LoraPackage } from '../../../gpu-fn/manifest.ts'
 import { txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
 import { type UpdateTimes, updateTimes } from '../../../gpu-fn/runtime/update/on-device.ts'
-import { openLora } from '../../../gpu-fn/weights/lora-packages.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import { writeSafetensors } from '../../checkpoints/write-safetensors.ts'
 import { type GpuVariant, packageFor, type Target } from '../gpu/packages.ts'
 import { median } from '../statistics.ts'
 import { reportPsnr } from './lora-psnr.ts'
+import { randomLora } from './random-lora.ts'
 
 export type LoraBenchOptions = {
   /** `nano`, or an architecture with random weights. */
@@ -26,9 +23,6 @@ export type LoraBenchOptions = {
   readonly steps: number
   readonly rounds: number
 }
-
-/** Relative magnitude of the random matrices. */
-const STRENGTH = 0.02
 
 /** Prompts and seeds of the images for the PSNR of FP8. */
 const EXAMPLES = [
@@ -137,26 +131,4 @@ async function stepsOf(
     since = performance.now()
   }
   return times
-}
-
-const ADAPTED = /^(joint_blocks\.\d+\.\w+_block\.(attn2?\.(qkv|proj)|mlp\.fc[12]))\.weight(?:\[\d+:(\d+)\])?$/
-
-/** An adapter of all attention layers and MLPs, with random matrices. */
-async function randomLora(scratch: string, base: Manifest, rank: number, seed: number): Promise<LoraPackage> {
-  const tensors = base.weights[base.networks.transformer!.weights!]!.flatMap(({ name, shape }) => {
-    const [, module, , , end] = ADAPTED.exec(name) ?? []
-    if (!module) return []
-    const [rows, columns] = [Number(end ?? shape[0]), shape[1]!]
-    const random = (part: string, dims: [number, number], at: number) => ({
-      name: `diffusion_model.${module}.lora_${part}.weight`,
-      shape: dims,
-      data: gaussianNoise(seed * 1000 + at, dims[0] * dims[1]).map((value) => value * STRENGTH),
-    })
-    return [random('A', [rank, columns], 0), random('B', [rows, rank], 1)]
-  })
-  const file = path.join(scratch, `random-${seed}.safetensors`)
-  await writeSafetensors(file, tensors, 'BF16')
-  const out = path.join(scratch, `lora-${seed}`)
-  await compileLora({ lora: file, base, out, name: `random-${seed}` })
-  return openLora(out)
 }

@@ -27,17 +27,19 @@ export async function makeCheckpoint(variant: GpuVariant, directory: string): Pr
   return checkpoint
 }
 
-/** The fp8 package of nano for a CPU, or of an architecture with random weights, created in `directory` if necessary. */
+/** The package of nano for a CPU, or of an architecture with random weights, created in `directory` if necessary. */
 export async function packageFor(about: {
   model: GpuVariant | 'nano'
   target: Target
   directory: string
+  /** fp8 by default. */
+  tier?: Tier
 }): Promise<string> {
-  const { model, target, directory } = about
-  if (model === 'nano') return builtInPackage('nano', 'fp8')
+  const { model, target, directory, tier = 'fp8' } = about
+  if (model === 'nano') return builtInPackage('nano', tier)
   const own = path.join(directory, model)
   await makeCheckpoint(model, own)
-  return makePackage({ variant: model, target, tier: 'fp8' }, own)
+  return makePackage({ variant: model, target, tier }, own)
 }
 
 /** `small`: with adaLN in 8 bits and T5 in 4. */

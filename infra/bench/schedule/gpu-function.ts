@@ -12,8 +12,12 @@ export type FunctionOptions = {
   preload: readonly string[]
   size: number
   agingSeconds: number
-  /** Index of its GPU; any by default. */
-  gpu?: string | undefined
+  /** Limit of GPU memory in GiB. */
+  vram?: string | undefined
+  /** Further variables. */
+  settings?: Readonly<Record<string, string>>
+  /** Called with every line of its JSON log. */
+  onLog?: (line: string) => void
 }
 
 const SAMPLE_MS = 500
@@ -25,14 +29,15 @@ export async function withFunction<T>(
   use: (url: string, watch: Watch) => T,
 ): Promise<Awaited<T>> {
   const cache = await mkdtemp(path.join(os.tmpdir(), 'octet-schedule-'))
-  const { packages, preload, size, agingSeconds, gpu: index } = options
+  const { packages, preload, size, agingSeconds, vram, onLog } = options
   const settings = {
     ...{ OCTET_CACHE: cache, OCTET_WARM: `${size}x${size}`, OCTET_AGING_SECONDS: String(agingSeconds) },
     // Every job encodes its prompt, and first come, first served accepts all jobs.
     ...{ OCTET_PROMPT_CACHE_BYTES: '0', OCTET_RETAIN_SECONDS: '0', OCTET_QUEUE: '10000', OCTET_STALL_SECONDS: '600' },
-    ...(index !== undefined && { CUDA_VISIBLE_DEVICES: index }),
+    ...options.settings,
   }
-  const gpu = await startGpu({ packages, preload: preload.join(), edgePublicKey: null, settings })
+  const own = { ...(vram !== undefined && { vram }), ...(onLog && { onLog }) }
+  const gpu = await startGpu({ packages, preload: preload.join(), edgePublicKey: null, settings, ...own })
   try {
     return await use(gpu.url, (run) => runWatched(gpu.pid, run))
   } finally {

@@ -56,7 +56,7 @@ function withReplay<T>({ packages, recipe, options }: Setup, isFair: boolean, us
     preload,
     size,
     agingSeconds: isFair ? aging : NO_AGING_SECONDS,
-    gpu: gpus[isFair ? 0 : gpus.length - 1],
+    ...(gpus.length > 0 && { settings: { CUDA_VISIBLE_DEVICES: gpus[isFair ? 0 : gpus.length - 1]! } }),
   }
   return withFunction(own, async (url, watch) => {
     const run: Replay = (trace, untilMs) => replay(trace, { url, recipe, size, isFair, untilMs })

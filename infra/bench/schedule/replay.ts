@@ -1,6 +1,7 @@
 // Sends the jobs of a trace to a GPU function in real time, and reads their images.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type JobEvent, type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
+import { offerJob } from './offer.ts'
 import { type Outcome, pauseMs, type Refusal } from './outcome.ts'
 import type { Arrival, JobClass } from './trace.ts'
 
@@ -34,16 +35,11 @@ function requestOf({ account, kind, id }: Arrival, { recipe, size, isFair }: Rep
 
 /** Offers a job and waits for its end if it is accepted; `onAccept` is called on acceptance. */
 async function offer(url: string, request: JobRequest, onAccept: () => void): Promise<Reply> {
-  const headers = { 'content-type': 'application/json' }
-  const reply = await fetch(url, { method: 'PUT', headers, body: JSON.stringify(request) })
-  const retryAfter = reply.headers.get('retry-after')
-  if (reply.status === 429 && retryAfter !== null) {
-    await reply.body?.cancel()
-    return { retryAfterMs: 1000 * Number(retryAfter) }
-  }
-  if (!reply.ok) return { end: await reply.text() }
+  const offered = await offerJob(url, request)
+  if ('retryAfterMs' in offered) return offered
+  if ('refusal' in offered) return { end: offered.refusal }
   onAccept()
-  const text = Buffer.from(await reply.arrayBuffer()).toString('latin1')
+  const text = Buffer.from(await offered.accepted.arrayBuffer()).toString('latin1')
   // The bytes of an image do not end with a line break.
   return { end: text.slice(text.lastIndexOf('{"type":')) }
 }

@@ -8,9 +8,10 @@ import type { JobRequest } from '../../../gpu-fn/contract.ts'
 import { PackageEngine } from '../../../gpu-fn/engine/engine.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { CHANNEL, type EngineFault } from '../../../infra/bench/soak/faults.ts'
+import { readJobStream } from '../../../infra/system/job-stream.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { putJob } from '../../support/gpu/client.ts'
-import { readJobStream, readWholeStream } from '../../support/gpu/job-stream.ts'
+import { readWholeStream } from '../../support/gpu/job-stream.ts'
 import { startServer } from '../../support/gpu/server.ts'
 
 const FAULTY = new URL('../../../infra/bench/soak/faulty-worker.ts', import.meta.url)

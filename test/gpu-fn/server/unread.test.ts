@@ -2,9 +2,10 @@
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { expect, test } from 'vitest'
+import { readJobStream } from '../../../infra/system/job-stream.ts'
 import { createPacedEngine } from '../../support/engine/paced-engine.ts'
 import { deleteJob, jobBody, putJob, refusalOf, signToken } from '../../support/gpu/client.ts'
-import { readJobStream, readUntil, readWholeStream, typesOf } from '../../support/gpu/job-stream.ts'
+import { readUntil, readWholeStream, typesOf } from '../../support/gpu/job-stream.ts'
 import { startRoundRobin } from '../../support/gpu/round-robin.ts'
 import { startServer } from '../../support/gpu/server.ts'
 

@@ -1,0 +1,110 @@
+// Concurrent callers that work through the jobs, and each request once on the idle GPU function.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Health, type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
+import { isInteractive } from '../../../gpu-fn/server/job.ts'
+import { Images } from './images.ts'
+import type { Distinct, PlannedJob } from './requests.ts'
+import { type Ended, submit } from './submit.ts'
+
+export type LoadOptions = {
+  /** Address of the GPU function. */
+  url: string
+  model: string
+  requests: readonly Distinct[]
+  jobs: readonly PlannedJob[]
+  callers: number
+}
+export type Tally = { ended: Record<Ended['kind'], number>; failures: string[]; seconds: number }
+/** `alone`: one more job of each request, on the idle GPU function, with the results of their comparison. */
+export type LoadResult = Tally & { images: Images; alone: Tally & { equal: number; unequal: number } }
+
+const IDLE_POLL_MS = 50
+const PROGRESS_MS = 30_000
+
+class Load {
+  readonly #options: LoadOptions
+  readonly #images = new Images()
+  readonly #start = performance.now()
+  /** Milliseconds of the last image of each request, and of any. */
+  readonly #usual = new Map<number | 'any', number>()
+  /** The job that ended last, and how. */
+  #previous = 'no job'
+
+  constructor(options: LoadOptions) {
+    this.#options = options
+  }
+
+  async run(): Promise<LoadResult> {
+    const { jobs, callers, requests, url } = this.#options
+    const under = await this.#work(jobs, callers)
+    await untilIdle(url)
+    const [equal, unequal] = [this.#images.equal, this.#images.unequal.length]
+    const alone = await this.#work(
+      requests.map((_, request) => ({ id: `alone-${request}`, request, cancellation: null })),
+      1,
+    )
+    const counts = { equal: this.#images.equal - equal, unequal: this.#images.unequal.length - unequal }
+    return { ...under, images: this.#images, alone: { ...alone, ...counts } }
+  }
+
+  async #work(jobs: readonly PlannedJob[], callers: number): Promise<Tally> {
+    const start = performance.now()
+    const tally: Tally = {
+      ended: { succeeded: 0, canceled: 0, 'hung up': 0, failed: 0 },
+      ...{ failures: [], seconds: 0 },
+    }
+    const progress = setInterval(() => this.#printProgress(tally, jobs.length), PROGRESS_MS)
+    // All callers take their jobs from one iterator.
+    const rest = jobs.values()
+    const call = async (_: unknown, caller: number) => {
+      for (const job of rest) await this.#finish(job, `caller-${caller}`, tally)
+    }
+    await Promise.all(Array.from({ length: callers }, call))
+    clearInterval(progress)
+    return { ...tally, seconds: (performance.now() - start) / 1000 }
+  }
+
+  async #finish({ id, request, cancellation }: PlannedJob, tenant: string, tally: Tally): Promise<void> {
+    const { url, model, requests } = this.#options
+    const usual = this.#usual.get(request) ?? this.#usual.get('any') ?? 0
+    const cancel = cancellation && { by: cancellation.by, ms: cancellation.at * usual }
+    const start = performance.now()
+    const ended = await submit(`${url}/jobs/${id}`, requestOf(model, requests[request]!, tenant), cancel)
+    tally.ended[ended.kind] += 1
+    const previous = this.#previous
+    this.#previous = `${id} ${ended.kind}`
+    if (ended.kind === 'failed') tally.failures.push(`${id}, request ${request}: ${ended.message}`)
+    if (ended.kind !== 'succeeded') return
+    const now = performance.now()
+    for (const key of [request, 'any'] as const) this.#usual.set(key, now - start)
+    const seconds = (now - this.#start) / 1000
+    await this.#images.add({ request, job: id, seconds, previous, file: ended.file })
+  }
+
+  #printProgress({ ended, failures }: Tally, jobs: number): void {
+    const count = Object.values(ended).reduce((sum, each) => sum + each, 0)
+    const { equal, unequal } = this.#images
+    console.log(`${count} of ${jobs} jobs: ${equal} equal, ${unequal.length} unequal, ${failures.length} failed`)
+  }
+}
+
+/** Sends the jobs, then each request once alone, and compares the images of each request. */
+export const runLoad = (options: LoadOptions): Promise<LoadResult> => new Load(options).run()
+
+function requestOf(model: string, distinct: Distinct, tenant: string): JobRequest {
+  const output = { count: 1, output_format: 'png', output_quality: 90, text_convention: 'diffusers' } as const
+  const request = { protocol: PROTOCOL_VERSION, attempt: 1, model, ...distinct, ...output } as const
+  return { ...request, schedule: { tenant, weight: 1, interactive: isInteractive(request) } }
+}
+
+/** Waits until jobs whose callers hung up have ended. */
+async function untilIdle(url: string): Promise<void> {
+  for (;;) {
+    const reply = await fetch(`${url}/healthz`).catch(() => null)
+    // Without a reply, the process has ended, and the following jobs fail.
+    if (!reply) return
+    const { running, queued } = (await reply.json()) as Health
+    if (running + queued === 0) return
+    await sleep(IDLE_POLL_MS)
+  }
+}

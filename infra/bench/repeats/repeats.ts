@@ -1,0 +1,74 @@
+// `npm run bench -- repeats`: requests that recur under load, with cancellations. All images of a request must have equal bytes, and memory
+// must not grow.
+import { mkdtemp, rm } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { randomOf } from '../../command/random.ts'
+import { withFunction } from '../schedule/gpu-function.ts'
+import { runLoad } from './load.ts'
+import { type PackageOptions, preparePackages } from './packages.ts'
+import { printReport, type Repeats } from './report.ts'
+import { drawJobs, drawRequests, type RequestOptions, sizesOf } from './requests.ts'
+
+export type RepeatsOptions = PackageOptions &
+  Pick<RequestOptions, 'size' | 'requests'> & {
+    jobs: number
+    callers: number
+    /** The share of canceled jobs. */
+    cancels: number
+    /** Limit of GPU memory in GiB; networks that exceed it are offloaded. */
+    vram?: string
+    seed: number
+  }
+
+const AGING_SECONDS = 600
+/** Jobs whose callers hung up are canceled after the shortest time. */
+const UNREAD_SECONDS = 1
+
+/** Runs the jobs on a new GPU function. */
+export async function runRepeats(options: RepeatsOptions): Promise<Repeats> {
+  const root = await mkdtemp(path.join(os.tmpdir(), 'octet-repeats-'))
+  try {
+    const { tiers, size, seed, vram, callers } = options
+    const { model, loras } = await preparePackages(options, root)
+    const requests = drawRequests({ ...options, loras }, randomOf(seed, 'requests'))
+    const jobs = drawJobs(options, randomOf(seed, 'jobs'))
+    const errors: string[] = []
+    const settings = {
+      OCTET_WARM: sizesOf(size)
+        .map(({ width, height }) => `${width}x${height}`)
+        .join(),
+      OCTET_UNREAD_SECONDS: String(UNREAD_SECONDS),
+    }
+    const preload = tiers.map((tier) => `${model}:${tier}`)
+    const about = { packages: root, preload, size, agingSeconds: AGING_SECONDS, vram, settings }
+    const run = await withFunction({ ...about, onLog: (line) => errors.push(...errorsOf(line)) }, (url, watch) =>
+      watch(() => runLoad({ url, model, requests, jobs, callers })),
+    )
+    return { ...run, requests, errors }
+  } finally {
+    await rm(root, { recursive: true })
+  }
+}
+
+/** pino's level of errors. */
+const ERROR = 50
+
+/** The error in a line of the log, if any. */
+function errorsOf(line: string): string[] {
+  try {
+    const { level, msg, err, job } = JSON.parse(line)
+    return level >= ERROR ? [[msg, job, err?.message].filter(Boolean).join(': ')] : []
+  } catch {
+    return []
+  }
+}
+
+/** Prints the counts, each unequal image and the memory. Sets exit code 1 if an image differs, a job fails, or memory grows. */
+export async function benchRepeats(options: RepeatsOptions): Promise<void> {
+  const { model, target, tiers, size, loras, vram, seed, jobs, callers, requests } = options
+  const limit = vram === undefined ? '' : ` within ${vram} GiB`
+  console.log(`${model}, ${target}, ${tiers.join(' and ')}, images up to ${size}²${limit}, ${loras} adapters`)
+  console.log(`${jobs} jobs of ${requests} requests by ${callers} callers, seed ${seed}`)
+  printReport(await runRepeats(options))
+}

@@ -1,0 +1,82 @@
+// Submits a job, cancels it if planned, and waits for its end.
+import { createHash } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { JobRequest } from '../../../gpu-fn/contract.ts'
+import { readJobStream } from '../../system/job-stream.ts'
+import { offerJob } from '../schedule/offer.ts'
+import { pauseMs } from '../schedule/outcome.ts'
+import type { Cancellation } from './requests.ts'
+
+/** `hung up`: the caller closed the connection before the end. */
+export type Ended =
+  | { kind: 'succeeded'; file: Uint8Array }
+  | { kind: 'canceled' | 'hung up' }
+  | { kind: 'failed'; message: string }
+
+/** Milliseconds from the acceptance of a job to its cancellation. */
+export type Cancel = { by: Cancellation['by']; ms: number }
+
+/** The longest time from submission to end. */
+const MOST_MS = 600_000
+
+const failed = (message: string): Ended => ({ kind: 'failed', message })
+
+/** Resolves with the end of the job at `url`. Refused jobs are submitted again after their Retry-After. Never rejects. */
+export async function submit(url: string, request: JobRequest, cancel: Cancel | null): Promise<Ended> {
+  const hangUp = new AbortController()
+  const limit = AbortSignal.timeout(MOST_MS)
+  const signal = AbortSignal.any([hangUp.signal, limit])
+  try {
+    for (;;) {
+      const offer = await offerJob(url, request, signal)
+      if ('accepted' in offer) return await follow(offer.accepted, cancel && { ...cancel, url, hangUp })
+      if ('refusal' in offer) return failed(offer.refusal)
+      await sleep(pauseMs(offer.retryAfterMs))
+    }
+  } catch (error) {
+    if (hangUp.signal.aborted) return { kind: 'hung up' }
+    if (limit.aborted) return failed(`the job did not end within ${MOST_MS / 1000} s`)
+    const { message, cause } = error as Error & { cause?: { code?: string } }
+    return failed(cause?.code ? `${message}: ${cause.code}` : message)
+  }
+}
+
+type Armed = Cancel & { url: string; hangUp: AbortController }
+
+/** Reads the stream of an accepted job to its end. Throws if the stream breaks or violates the contract. */
+async function follow({ body }: Response, cancel: Armed | null): Promise<Ended> {
+  const canceling = cancel && startTimer(cancel)
+  let file: Uint8Array | undefined
+  try {
+    for await (const { event, data } of readJobStream(body!)) {
+      if (event.type === 'image') {
+        file = data!
+        if (createHash('sha256').update(file).digest('hex') !== event.sha256)
+          return failed('an image does not match its SHA-256')
+      } else if (event.type === 'failed') return failed(`${event.code}: ${event.message}`)
+      else if (event.type === 'canceled')
+        return canceling?.isDeleted() ? { kind: 'canceled' } : failed('canceled without a request')
+      else if (event.type === 'succeeded') return file ? { kind: 'succeeded', file } : failed('the job has no image')
+    }
+    return failed('the stream ended before the job')
+  } finally {
+    await canceling?.stop()
+  }
+}
+
+function startTimer({ by, ms, url, hangUp }: Armed) {
+  let deletion: Promise<unknown> | undefined
+  const timer = setTimeout(() => {
+    if (by === 'hanging up') hangUp.abort()
+    else deletion = fetch(url, { method: 'DELETE' }).then((reply) => reply.arrayBuffer())
+    // Its failure shows in the job, which then is not canceled, or whose connection breaks as well.
+    deletion?.catch(() => {})
+  }, ms)
+  return {
+    isDeleted: () => deletion !== undefined,
+    async stop() {
+      clearTimeout(timer)
+      await deletion?.catch(() => {})
+    },
+  }
+}
