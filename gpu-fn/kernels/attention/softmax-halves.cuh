@@ -1,5 +1,4 @@
-// The softmax of softmax.cuh with logits as pairs of float16, which takes half the registers and half the instructions. A product with a
-// column of ones sums the probabilities, so that no sum is kept here.
+// The softmax of softmax.cuh with logits as pairs of float16, which takes half the registers and half the instructions.
 #pragma once
 #include <cuda_fp16.h>
 
@@ -9,14 +8,12 @@
 
 namespace octet {
 
-/** Logits or probabilities of 16 rows and a tile of keys, in the register order of a product's operand. */
+/** Logits of 16 rows and a tile of keys, as pairs of adjacent columns: [16 columns][row + 2 · (column / 8)]. */
 using HalfLogits = uint32_t[TILE / 16][4];
-/** The output and, behind it, the sums of the probabilities. */
-using Totals = float[DEPTH / 8 + 1][4];
 
 /**
- * Of a thread's two rows: probabilities are 2^(logit · factor − shift). `factor` includes log2 e. `shift` is raised to the largest logit so
- * far only if that exceeds it by more than MARGIN, so that probabilities do not depend on the maximum of their own tile.
+ * Of a thread's two rows: probabilities are 2^(logit · factor − shift). `factor` includes log2 e. `shift` is raised only if a probability
+ * exceeds 2^MOST, so that probabilities do not depend on the maximum of their own tile. The row's largest one is then 2^AFTER_RAISE.
  */
 struct HalfSoftmax {
   half2 factor, shift = __float2half2_rn(-INFINITY);
@@ -24,16 +21,16 @@ struct HalfSoftmax {
   /** The factor must not be zero, because masked logits are infinite. */
   __device__ explicit HalfSoftmax(float factor) : factor(__float2half2_rn(fmaxf(factor, 6e-8f))) {}
 };
-/** float16 has the same relative precision up to 2^MARGIN as up to 1, and the sums are in float32. */
-constexpr float MARGIN = 8;
+/** E4M3 ends at 448. It is as precise from there down to 2^-6, and zero below 2^-10. */
+constexpr float MOST = 8, AFTER_RAISE = 5;
 
 __device__ inline half2 pairOf(uint32_t bits) { return *reinterpret_cast<const half2*>(&bits); }
 __device__ inline uint32_t bitsOf(half2 pair) { return *reinterpret_cast<const uint32_t*>(&pair); }
 
-__device__ inline uint32_t exp2OfPair(half2 x) {
+__device__ inline half2 exp2OfPair(half2 x) {
   uint32_t y;
   asm("ex2.approx.f16x2 %0, %1;" : "=r"(y) : "r"(bitsOf(x)));
-  return y;
+  return pairOf(y);
 }
 
 /** Keys from `tokens` on are padding. */
@@ -62,35 +59,38 @@ __device__ inline half2 largestOf(const HalfLogits& logits, int row) {
 }
 
 /** Logits → probabilities relative to the shift. */
-__device__ inline void exponentiate(const HalfSoftmax& softmax, const HalfLogits& logits, HalfLogits& probabilities) {
+__device__ inline void exponentiate(const HalfSoftmax& softmax, const HalfLogits& logits, Probabilities& probabilities) {
   const half2 down[2] = {__hneg2(__low2half2(softmax.shift)), __hneg2(__high2half2(softmax.shift))};
 #pragma unroll
   for (int i = 0; i < TILE / 16; i++) {
 #pragma unroll
-    for (int j = 0; j < 4; j++)
-      probabilities[i][j] = exp2OfPair(__hfma2(pairOf(logits[i][j]), softmax.factor, down[j % 2]));
+    for (int row = 0; row < 2; row++) {
+      const half2 a = exp2OfPair(__hfma2(pairOf(logits[i][row]), softmax.factor, down[row]));
+      const half2 b = exp2OfPair(__hfma2(pairOf(logits[i][2 + row]), softmax.factor, down[row]));
+      probabilities[i / 2][i % 2 * 2 + row] = encode(a, b);
+    }
   }
 }
 
-/** Logits → probabilities. If a logit exceeds the shift by more than MARGIN, the shift is raised and the totals are rescaled. */
-__device__ inline void accumulate(HalfSoftmax& softmax, const HalfLogits& logits, HalfLogits& probabilities, Totals& totals) {
+/** Logits → probabilities. If one exceeds 2^MOST, the shift is raised and both parts of the totals are rescaled. */
+__device__ inline void accumulate(HalfSoftmax& softmax, const HalfLogits& logits, Probabilities& probabilities, Totals& recent,
+                                  Totals& totals) {
   exponentiate(softmax, logits, probabilities);
   // Both rows in one pair, so that one shuffle exchanges them.
   const half2 first = largestOf(logits, 0), second = largestOf(logits, 1);
   half2 largest = __hmax2(__lows2half2(first, second), __highs2half2(first, second));
   largest = __hmax2(largest, __shfl_xor_sync(~0u, largest, 1));
-  largest = __hmul2(__hmax2(largest, __shfl_xor_sync(~0u, largest, 2)), softmax.factor);
-  if (!__any_sync(~0u, !__hble2(largest, __hadd2(softmax.shift, __float2half2_rn(MARGIN))))) return;
+  largest = __hmax2(largest, __shfl_xor_sync(~0u, largest, 2));
+  // Rounded as the exponents of the probabilities are.
+  const half2 exponent = __hfma2(largest, softmax.factor, __hneg2(softmax.shift));
+  if (!__any_sync(~0u, !__hble2(exponent, __float2half2_rn(MOST)))) return;
 
-  const half2 shift = __hmax2(largest, softmax.shift);
-  const float rescale[2] = {exp2Approximately(__low2float(softmax.shift) - __low2float(shift)),
+  const half2 shift = __hmax2(__hfma2(largest, softmax.factor, __float2half2_rn(-AFTER_RAISE)), softmax.shift);
+  const float factors[2] = {exp2Approximately(__low2float(softmax.shift) - __low2float(shift)),
                             exp2Approximately(__high2float(softmax.shift) - __high2float(shift))};
   softmax.shift = shift;
-#pragma unroll
-  for (int i = 0; i < DEPTH / 8 + 1; i++) {
-#pragma unroll
-    for (int j = 0; j < 4; j++) totals[i][j] *= rescale[j / 2];
-  }
+  rescale(recent, factors);
+  rescale(totals, factors);
   exponentiate(softmax, logits, probabilities);
 }
 
