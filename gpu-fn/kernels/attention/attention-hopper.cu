@@ -40,8 +40,8 @@ struct Shared {
 
 constexpr float LOG2_E = 1.44269504f;
 /**
- * Tiles whose products are summed on the tensor cores before they are added in float32. Hopper sums in about 13 bits: 512 products of similar
- * probabilities lose nothing.
+ * Tiles whose products are summed on the tensor cores before they are added in float32. Hopper sums in about 13 bits: 512 products of
+ * similar probabilities lose nothing.
  */
 constexpr int SUMMED_TILES = 4;
 

@@ -16,7 +16,10 @@ function normalized(x: Value, weight: Value, factor: Value, epsilon: number): Va
   return ops.reshape(ops.divide(ops.cast(codes, 'float32'), factor), x.shape)
 }
 
-/** Rounds to four significant bits, as E4M3 does within its range, by Veltkamp's splitting. The kernels' scales move values into that range. */
+/**
+ * Rounds to four significant bits, as E4M3 does within its range, by Veltkamp's splitting. The kernels' scales move nearly
+ * all values into that range.
+ */
 function rounded(x: Value): Value {
   const scaled = ops.multiply(x, constant(x, 2 ** 20 + 1))
   return ops.subtract(scaled, ops.subtract(scaled, x))
@@ -51,8 +54,8 @@ export const definition: Pick<Fp8Operators, 'attend'> = {
 }
 
 /**
- * E4M3 rounds a probability by 2.7 % (RMS), with Hopper's linear exponentials by 3.2 %, and the weighted mean of random values is as small as
- * the sum of such errors.
+ * E4M3 rounds a probability by 2.7 % (RMS), with Hopper's linear exponentials by 3.2 %. The mean of random values has the
+ * same relative error.
  */
 const ROUNDED = { all: 4e-2, row: 1e-1 }
 /** Of equal probabilities, whose rounding cancels. */
@@ -81,7 +84,8 @@ function caseOf(
     tolerance,
     inputs: {
       image: edited(noise([batch, image, 3 * width], 7, scale), (data) => {
-        for (let i = 0; edit && i < batch * image; i++) edit(data.subarray(i * 3 * width, (i + 1) * 3 * width), i, width)
+        const projection = (token: number) => data.subarray(token * 3 * width, (token + 1) * 3 * width)
+        for (let i = 0; edit && i < batch * image; i++) edit(projection(i), i, width)
       }),
       ...(text > 0 && { text: noise([batch, text, parts * width], 8, scale) }),
       norms: noise([4, 64], 9, 0.5),
@@ -116,7 +120,7 @@ export const cases: readonly Case[] = [
   }),
   caseOf('of tiles of unequal values', {
     ...{ image: 700, text: 33, heads: 2 },
-    edit: (projection, token) => projection.forEach((x, i) => (projection[i] = x * 2 ** (token / 64 - 5))),
+    edit: (projection, token) => projection.set(projection.map((x) => x * 2 ** (token / 64 - 5))),
   }),
   caseOf('with NaN in a query', {
     ...{ image: 70, text: 5, heads: 2 },

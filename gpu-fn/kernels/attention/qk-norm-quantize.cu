@@ -1,5 +1,6 @@
-// Joins the projections of image and text to one sequence per head, in FP8. Queries and keys are RMS-normalized: no element of such a vector
-// of 64 exceeds 8 · weight, so one scale, known in advance, is used for all tokens. Each tile of values has its own scale, a power of two.
+// Joins the projections of image and text to one sequence per head, in FP8. Queries and keys are RMS-normalized: no element of such a
+// vector of 64 exceeds 8 · weight, so one scale, known in advance, is used for all tokens. Each tile of values has its own scale, a power
+// of two.
 #include "operators.h"
 #include "rows.cuh"
 #include "tiles.cuh"

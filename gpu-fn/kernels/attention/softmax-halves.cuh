@@ -13,11 +13,11 @@ namespace octet {
 using HalfLogits = uint32_t[TILE / 16][4];
 
 /**
- * Of a thread's two rows. The code of a probability is logit · factor + offset, rounded to an integer. A code of E4M3 has 3 bits of mantissa
- * below its exponent, so it grows by 8 as its value doubles, and between powers of two the value grows linearly: 0 to 6 % above 2^x.
- * Schraudolph, "A fast, compact approximation of the exponential function", 1999.
- * `factor` includes 8 · log2 e. `offset` is lowered only if a code exceeds MOST, so that probabilities do not depend on the maximum of their
- * own tile. The row's largest code is then AFTER_LOWERING.
+ * Of a thread's two rows. The code of a probability is logit · factor + offset, rounded to an integer. A code of E4M3 has 3 bits of
+ * mantissa below its exponent, so it grows by 8 as its value doubles, and between powers of two the value grows linearly: 0 to 6 % above
+ * 2^x. Schraudolph, "A fast, compact approximation of the exponential function", 1999.
+ * `factor` includes 8 · log2 e. `offset` is lowered only if a code exceeds MOST, so that probabilities do not depend on the maximum of
+ * their own tile. The row's largest code is then AFTER_LOWERING.
  */
 struct HalfSoftmax {
   half2 factor, offset = __float2half2_rn(INFINITY);

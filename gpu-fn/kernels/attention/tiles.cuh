@@ -21,7 +21,8 @@ __host__ __device__ constexpr int valueChunk(int channel, int chunk) { return ch
 
 /**
  * The token, of a chunk's 16, at a byte of the chunk: 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15. Of 16 columns of logits, a thread has
- * 2t, 2t + 1, 2t + 8 and 2t + 9 (t = lane % 4), and as an operand of 8-bit probabilities bytes 4t to 4t + 3. This order makes them the same.
+ * 2t, 2t + 1, 2t + 8 and 2t + 9 (t = lane % 4), and of 16 bytes of an operand of probabilities 4t to 4t + 3. In this order of values they
+ * are the same, so that probabilities are not exchanged between threads.
  */
 __host__ __device__ constexpr int tokenAt(int byte) { return byte / 4 * 2 + byte % 2 + byte % 4 / 2 * 8; }
 
