@@ -224,14 +224,14 @@ def heads(host):
     joined = [
         raw(1, HEADS, tiles * TILE, DEPTH),
         raw(1, HEADS, tiles, TILE * DEPTH),
-        raw(1, HEADS, tiles, TILE * DEPTH * 2),
+        raw(1, HEADS, tiles, DEPTH * TILE + 4),
         floats(1),
     ]
     join = host.kernel("QkNormQuantize", [image, text, *norms], joined, epsilon=1e-6)
     join()
     attend = host.kernel("Attention", [*joined, image, text], [halves(1, tokens, WIDTH)])
     product = 2 * tokens * tokens * WIDTH
-    return (join, 10 * tokens * WIDTH, 0, 0), (attend, 6 * tokens * WIDTH, product, product)
+    return (join, 9 * tokens * WIDTH, 0, 0), (attend, 5 * tokens * WIDTH, 2 * product, 0)
 
 
 def main():

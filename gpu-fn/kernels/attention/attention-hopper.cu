@@ -1,6 +1,7 @@
 // Attention for Hopper. Three groups of four warps share a tile of keys and values, with 64 rows of queries each; a fourth group copies
-// tiles in advance. The groups alternate on the tensor cores: while one multiplies, the others compute their softmax. Each multiprocessor
-// has one persistent block, which starts the next rows while it writes the previous ones.
+// tiles in advance. The groups alternate on the tensor cores: while one multiplies, the others compute their softmax, and its own softmax
+// starts before it has multiplied values. Each multiprocessor has one persistent block, which starts the next rows while it writes the
+// previous ones.
 // PTX ISA 8.0, "Asynchronous warpgroup level matrix instructions"; FlashAttention-3, arXiv 2407.08608.
 #include <algorithm>
 
@@ -15,8 +16,7 @@ constexpr int GROUP = 128, GROUPS = 3, STAGES = 4;
 constexpr int THREADS = (GROUPS + 1) * GROUP;
 constexpr int GROUP_QUERIES = 64;
 constexpr int QUERIES = GROUPS * GROUP_QUERIES;
-constexpr int STAGE_BYTES = KEY_BYTES + VALUE_BYTES;
-constexpr int ONES_BYTES = 16 * DEPTH * 2;  // as many bytes as the values of one product
+constexpr int ONES_BYTES = 8 * TILE;
 constexpr int ALIGNMENT = 1024;
 
 /** Barriers of a ring of buffers: `full` completes with a copy, `empty` when all groups have used the buffer. */
@@ -24,10 +24,13 @@ template <int LENGTH>
 struct Ring {
   uint64_t full[LENGTH], empty[LENGTH];
 };
+struct Stage {
+  uint8_t keys[KEY_BYTES], values[VALUE_BYTES];
+  uint8_t ones[ONES_BYTES];  // 8 more rows of values
+};
 struct Shared {
   uint8_t queries[2][QUERIES * DEPTH];
-  uint8_t stages[STAGES][STAGE_BYTES];  // keys, then values
-  uint8_t ones[ONES_BYTES];
+  Stage stages[STAGES];
   Ring<2> queryRing;
   Ring<STAGES> tileRing;
 };
@@ -35,8 +38,12 @@ struct Shared {
 // wgmma exists in sm_90a only. For other targets the kernel is empty and never started.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-constexpr int WARP = 32;
 constexpr float LOG2_E = 1.44269504f;
+/**
+ * Tiles whose products are summed on the tensor cores before they are added in float32. Hopper sums in about 13 bits: 512 products of
+ * similar probabilities lose nothing.
+ */
+constexpr int SUMMED_TILES = 4;
 
 __device__ inline uint32_t sharedAddress(const void* pointer) { return uint32_t(__cvta_generic_to_shared(pointer)); }
 
@@ -70,7 +77,7 @@ __device__ inline void copy(uint8_t* to, const uint8_t* from, int bytes, uint64_
 __device__ inline uint32_t descriptor(const uint8_t* start) { return sharedAddress(start) >> 4; }
 /** The upper half of a matrix descriptor: the stride between groups of 8 rows, and the swizzle. */
 constexpr uint32_t upper(int groupBytes, uint32_t swizzle) { return uint32_t(groupBytes >> 4) | swizzle << 30; }
-constexpr uint32_t CODES = upper(8 * DEPTH, 2), VALUES = upper(8 * DEPTH * 2, 1);
+constexpr uint32_t CODES = upper(8 * DEPTH, 2), VALUES = upper(8 * TILE, 1);
 
 __device__ inline void fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -106,16 +113,16 @@ __device__ inline void multiplyCodes(HalfLogits& d, uint32_t queries, uint32_t k
       : "r"(queries), "r"(keys), "n"(CODES), "n"(int(ACCUMULATE)));
 }
 
-/** output [64, 72] += probabilities [64, 16] · values [16, 64 and 8 ones]: the last columns are sums of the probabilities. */
-__device__ inline void multiplyHalves(Totals& d, const uint32_t (&a)[4], uint32_t values) {
+/** totals [64, 72] += probabilities [64, 32] · values [72, 32] transposed. The last 8 rows of the values are ones. */
+__device__ inline void multiplyProbabilities(Totals& d, const uint32_t (&a)[4], uint32_t values) {
   asm volatile(
       "{\n"
       ".reg .b64 b;\n"
       "mov.b64 b, {%40, %41};\n"
-      "wgmma.mma_async.sync.aligned.m64n72k16.f32.f16.f16 "
+      "wgmma.mma_async.sync.aligned.m64n72k32.f32.e4m3.e4m3 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35}, "
-      "{%36, %37, %38, %39}, b, 1, 1, 1, 1;\n"
+      "{%36, %37, %38, %39}, b, 1, 1, 1;\n"
       "}"
       : EIGHT_TIMES_FOUR(FLOATS, d, 0), FOUR(FLOATS, d, 8)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(values), "n"(VALUES));
@@ -132,14 +139,9 @@ __device__ inline void multiplyKeys(HalfLogits& logits, uint32_t queries, uint32
   multiplyCodes<true>(logits, queries + 2, keys + 2);
 }
 
-__device__ inline void multiplyValues(Totals& totals, const HalfLogits& probabilities, uint32_t values, uint32_t ones) {
-  // The second field of the descriptor is the distance from the 64 values to the column of ones.
-  uint32_t descriptor = values + (ones - values << 16);
+__device__ inline void multiplyValues(Totals& totals, const Probabilities& probabilities, uint32_t values) {
 #pragma unroll
-  for (int i = 0; i < TILE / 16; i++) {
-    constexpr uint32_t ROWS = ONES_BYTES / 16;
-    multiplyHalves(totals, probabilities[i], descriptor + i * (ROWS - (ROWS << 16)));
-  }
+  for (int i = 0; i < TILE / 32; i++) multiplyProbabilities(totals, probabilities[i], values + i * 2);
 }
 
 /** A position in a ring: the buffer, and the parity of its barriers' phase. */
@@ -175,11 +177,11 @@ __device__ inline void load(const AttentionArguments& a, Shared& shared) {
     copy(shared.queries[query.index], a.queries + (part.group * a.paddedQueries + part.firstQuery) * DEPTH, rows * DEPTH, full);
     for (int i = 0; i < a.tiles; i++, tile = tile.next()) {
       uint64_t& full = shared.tileRing.full[tile.index];
-      uint8_t* stage = shared.stages[tile.index];
+      Stage& stage = shared.stages[tile.index];
       wait(shared.tileRing.empty[tile.index], tile.parity ^ 1);
-      expect(full, STAGE_BYTES);
-      copy(stage, a.keys + (part.group * a.tiles + i) * KEY_BYTES, KEY_BYTES, full);
-      copy(stage + KEY_BYTES, a.values + (part.group * a.tiles + i) * VALUE_BYTES, VALUE_BYTES, full);
+      expect(full, KEY_BYTES + VALUE_BYTES);
+      copy(stage.keys, a.keys + (part.group * a.tiles + i) * KEY_BYTES, KEY_BYTES, full);
+      copy(stage.values, a.values + (part.group * a.tiles + i) * VALUE_BYTES, VALUE_BYTES, full);
     }
   }
 }
@@ -187,6 +189,23 @@ __device__ inline void load(const AttentionArguments& a, Shared& shared) {
 /** Named barriers 1 to 3, one per group: a group waits until the group before it has issued its products. */
 __device__ inline void waitForTurn(int group) { asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(2 * GROUP) : "memory"); }
 __device__ inline void passTurn(int group) { asm volatile("bar.arrive %0, %1;" ::"r"(1 + group), "n"(2 * GROUP) : "memory"); }
+
+/** The state of a group's rows. `recent` has the products of the last tiles, in units of the `scale` that their values share. */
+struct Rows {
+  HalfSoftmax softmax;
+  Totals recent = {}, totals = {};
+  float scale;
+
+  __device__ inline void flush(float nextScale) {
+    add(totals, recent, scale);
+    scale = nextScale;
+#pragma unroll
+    for (int i = 0; i < DEPTH / 8 + 1; i++) {
+#pragma unroll
+      for (int j = 0; j < 4; j++) recent[i][j] = 0;
+    }
+  }
+};
 
 /** One group of warps. `tile` is the next tile whose probabilities are multiplied with its values. */
 struct Group {
@@ -197,51 +216,87 @@ struct Group {
   Place<STAGES> tile;
   int turnsLeft;
 
-  __device__ inline uint32_t keysOf(Place<STAGES> tile) const { return descriptor(shared.stages[0]) + tile.index * (STAGE_BYTES >> 4); }
+  __device__ inline uint32_t keysOf(Place<STAGES> tile) const {
+    return descriptor(shared.stages[0].keys) + tile.index * (sizeof(Stage) >> 4);
+  }
   __device__ inline uint32_t valuesOf(Place<STAGES> tile) const { return keysOf(tile) + (KEY_BYTES >> 4); }
   __device__ inline void release(uint64_t& empty) const {
     if (threadIdx.x % WARP == 0) arrive(empty);
   }
-  /** Computes the next tile's logits while this tile's probabilities are multiplied with its values; then the next tile's softmax. */
-  __device__ inline void advance(HalfSoftmax& softmax, HalfLogits& logits, HalfLogits& probabilities, Totals& totals, uint32_t queries,
-                                 int maskFrom) {
+  /** Computes the logits and the softmax of the next tile, `i`, while this tile's probabilities are multiplied with its values. */
+  template <bool IS_LAST>
+  __device__ inline void advance(Rows& rows, const Probabilities& probabilities, Probabilities& nextProbabilities, uint32_t queries,
+                                 const float* scales, int i) {
     const Place<STAGES> next = tile.next();
+    const float scale = scales[i];
+    HalfLogits logits;
     wait(shared.tileRing.full[next.index], next.parity);
     waitForTurn(index);
     fence();
     multiplyKeys(logits, queries, keysOf(next));
-    multiplyValues(totals, probabilities, valuesOf(tile), descriptor(shared.ones));
+    commit();
+    multiplyValues(rows.recent, probabilities, valuesOf(tile));
     commit();
     // The last group passes the first group's first turn before the loop, and therefore one turn fewer here.
     if (--turnsLeft > 0 || index + 1 < GROUPS) passTurn(index + 1 < GROUPS ? index + 1 : 0);
+    waitForProducts<1>();
+    if (IS_LAST) mask(logits, i * TILE, a.keyTokens);
+    exponentiate(rows.softmax, logits, nextProbabilities);
+    const half2 largest = largestOf(logits);
+    // ptxas moves the wait for the values before the softmax unless a branch on the softmax's result is in between.
+    if (exceeds(rows.softmax, largest)) {
+      waitForProducts<0>();
+      lower(rows.softmax, largest, rows.recent, rows.totals);
+      exponentiate(rows.softmax, logits, nextProbabilities);
+    }
     waitForProducts<0>();
     release(shared.tileRing.empty[tile.index]);
     tile = next;
-    if (maskFrom < TILE) mask(logits, 0, maskFrom);
-    accumulate(softmax, logits, probabilities, totals);
+    if (__any_sync(~0u, i % SUMMED_TILES == 0 || scale != rows.scale)) rows.flush(scale);
   }
 
-  /** 64 rows of queries against all tiles. */
-  __device__ inline void attend(Totals& totals) {
+  /** 64 rows of queries against all tiles, whose values have these scales. */
+  __device__ inline void attend(Rows& rows, const float* scales) {
     const uint32_t queries = descriptor(shared.queries[0]) + query.index * (QUERIES * DEPTH >> 4) + index * (GROUP_QUERIES * DEPTH >> 4);
-    const int last = a.tiles - 1, maskFrom = a.keyTokens - last * TILE;
-    HalfSoftmax softmax(*a.logitFactor * LOG2_E / 8);
-    HalfLogits logits, probabilities;
+    const int last = a.tiles - 1;
+    rows.scale = scales[0];
+    HalfLogits logits;
+    Probabilities probabilities, others;
     wait(shared.queryRing.full[query.index], query.parity);
     wait(shared.tileRing.full[tile.index], tile.parity);
     fence();
     multiplyKeys(logits, queries, keysOf(tile));
     commit();
     waitForProducts<0>();
-    if (last == 0) mask(logits, 0, maskFrom);
-    accumulate(softmax, logits, probabilities, totals);
-    for (int i = 1; i <= last; i++) advance(softmax, logits, probabilities, totals, queries, i == last ? maskFrom : TILE);
+    if (last == 0) mask(logits, 0, a.keyTokens);
+    lower(rows.softmax, largestOf(logits), rows.recent, rows.totals);
+    exponentiate(rows.softmax, logits, probabilities);
+    // Two sets of probabilities alternate, because products read one while the other is computed.
+    int i = 1;
+    for (; i + 1 < last; i += 2) {
+      advance<false>(rows, probabilities, others, queries, scales, i);
+      advance<false>(rows, others, probabilities, queries, scales, i + 1);
+    }
+    if (i == last) {
+      advance<true>(rows, probabilities, others, queries, scales, last);
+      return finish(rows, others);
+    }
+    if (i < last) {
+      advance<false>(rows, probabilities, others, queries, scales, i);
+      advance<true>(rows, others, probabilities, queries, scales, last);
+    }
+    finish(rows, probabilities);
+  }
+
+  /** Multiplies the last tile's probabilities with its values. */
+  __device__ inline void finish(Rows& rows, const Probabilities& probabilities) {
     fence();
-    multiplyValues(totals, probabilities, valuesOf(tile), descriptor(shared.ones));
+    multiplyValues(rows.recent, probabilities, valuesOf(tile));
     commit();
     waitForProducts<0>();
     release(shared.tileRing.empty[tile.index]);
     tile = tile.next();
+    add(rows.totals, rows.recent, rows.scale);
   }
 };
 
@@ -253,8 +308,8 @@ __global__ void __launch_bounds__(THREADS, 1) attendOnHopperKernel(const Attenti
   Shared& shared = *reinterpret_cast<Shared*>(bytes);
   const int warp = __shfl_sync(~0u, threadIdx.x / WARP, 0);  // uniform over the lanes, which the compiler can use
   if (threadIdx.x < ONES_BYTES / 4) {
-    constexpr uint32_t ONES = 0x3c003c00;
-    reinterpret_cast<uint32_t*>(shared.ones)[threadIdx.x] = ONES;
+    constexpr uint32_t ONES = 0x38383838;
+    for (Stage& stage : shared.stages) reinterpret_cast<uint32_t*>(stage.ones)[threadIdx.x] = ONES;
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   }
   if (threadIdx.x == 0) {
@@ -276,14 +331,14 @@ __global__ void __launch_bounds__(THREADS, 1) attendOnHopperKernel(const Attenti
     if (group.turnsLeft > 0 && group.index == GROUPS - 1) passTurn(0);
     for (int index = blockIdx.x; index < partCount(a); index += gridDim.x) {
       const Part part = partOf(a, index);
-      Totals totals = {};
-      group.attend(totals);
+      Rows rows = {HalfSoftmax(*a.logitFactor * LOG2_E / 8)};
+      group.attend(rows, a.valueScales + part.group * a.tiles);
       group.release(shared.queryRing.empty[group.query.index]);
       group.query = group.query.next();
       const int64_t stride = int64_t(a.heads) * DEPTH, sample = part.group / a.heads, head = part.group % a.heads;
       const int firstRow = part.firstQuery + warp * 16;
       half* out = a.out + (sample * a.queryTokens + firstRow) * stride + head * DEPTH;
-      writeRows({totals[DEPTH / 8][0], totals[DEPTH / 8][2]}, totals, out, stride, a.queryTokens - firstRow);
+      writeRows(rows.totals, out, stride, a.queryTokens - firstRow);
     }
   }
 #endif

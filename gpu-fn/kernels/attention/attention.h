@@ -9,6 +9,7 @@ namespace octet {
 
 struct AttentionArguments {
   const uint8_t *queries, *keys, *values;
+  const float* valueScales;  // of each tile
   const float* logitFactor;
   half* out;  // [B, queryTokens, H · 64]
   int batch, heads, queryTokens, paddedQueries, keyTokens, tiles;

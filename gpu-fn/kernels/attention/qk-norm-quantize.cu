@@ -1,5 +1,6 @@
-// Joins the projections of image and text to one sequence per head: queries and keys are RMS-normalized and in FP8, values in float16.
-// No element of a normalized vector of 64 exceeds 8 · weight, so one scale, known in advance, is used for all tokens.
+// Joins the projections of image and text to one sequence per head, in FP8. Queries and keys are RMS-normalized: no element of such a
+// vector of 64 exceeds 8 · weight, so one scale, known in advance, is used for all tokens. Each tile of values has its own scale, a power
+// of two.
 #include "operators.h"
 #include "rows.cuh"
 #include "tiles.cuh"
@@ -8,9 +9,8 @@ namespace octet {
 namespace {
 
 constexpr int LANES = DEPTH / PACK;           // threads per token and head
-constexpr int TOKENS = 32;                    // per block and step
-constexpr int THREADS = TOKENS * LANES;
-constexpr int STEPS = TILE / TOKENS;          // one tile per block
+constexpr int STEPS = 4;                      // tokens per thread; one tile per block
+constexpr int THREADS = TILE / STEPS * LANES;
 /**
  * The code of a normalized value equal to its weight. The largest product of a query and a key, each of √64 times this length, is 50,176,
  * which fits float16, in which Hopper's attention accumulates, even if all codes are rounded up.
@@ -26,7 +26,7 @@ struct Stream {
 struct Arguments {
   Stream image, text;
   uint8_t *queries, *keys, *values;
-  float* logitFactor;
+  float *valueScales, *logitFactor;
   int heads, queryTokens, paddedQueries, tiles;
   float epsilon;
 };
@@ -92,12 +92,65 @@ __device__ inline void loadNorms(const Stream& stream, const Stream& fallback, i
   loadFloats((stream.keyNorm ? stream.keyNorm : fallback.keyNorm) + lane * PACK, key);
 }
 
+/** The largest magnitude among a warp's values, as the bits of a float16, without NaN. */
+__device__ inline uint32_t largestValue(const Token (&tokens)[STEPS]) {
+  half2 largest = __float2half2_rn(0.f);
+#pragma unroll
+  for (const Token& t : tokens) {
+    const half2* pairs = reinterpret_cast<const half2*>(&t.value);
+#pragma unroll
+    for (int i = 0; i < PACK / 2; i++) largest = __hmax2(largest, __habs2(pairs[i]));
+  }
+  const uint32_t bits = __half_as_ushort(__hmax(__low2half(largest), __high2half(largest)));
+  return __reduce_max_sync(~0u, bits);
+}
+
+/** log2 of a scale with which values up to `largest` become codes below 256. Its reciprocal is a normal float16. */
+__device__ inline int scaleExponent(uint32_t largest) {
+  constexpr int MOST = 30;  // biased exponent of the largest finite float16
+  return min(max(int(largest >> 10), 7), MOST) - 22;
+}
+
+/** Codes of the values of a thread's tokens, four consecutive bytes in each of PACK channels. */
+__device__ inline void encodeValues(const Token (&tokens)[STEPS], int exponent, uint32_t (&codes)[PACK]) {
+  const half2 factor = __half2half2(__ushort_as_half(uint16_t(15 - exponent << 10)));  // 2^-exponent
+#pragma unroll
+  for (int i = 0; i < PACK / 2; i++) {
+    half2 pairs[STEPS];
+#pragma unroll
+    for (int j = 0; j < STEPS; j++) pairs[j] = __hmul2(reinterpret_cast<const half2*>(&tokens[j].value)[i], factor);
+    const uint32_t a = encode(pairs[0], pairs[1]), b = encode(pairs[2], pairs[3]);
+    codes[2 * i] = __byte_perm(a, b, 0x6420);
+    codes[2 * i + 1] = __byte_perm(a, b, 0x7531);
+  }
+}
+
+/** Writes a tile of values, transposed through shared memory. Chunks are permuted there so that neither access has bank conflicts. */
+__device__ inline void writeValues(const uint32_t (&codes)[PACK], int lane, int first, uint4* values) {
+  constexpr int CHUNKS = TILE / CHUNK;
+  __shared__ uint4 transposed[DEPTH][CHUNKS];
+#pragma unroll
+  for (int i = 0; i < PACK; i++)
+    reinterpret_cast<uint32_t*>(&transposed[lane * PACK + i][first / STEPS ^ i ^ lane])[first % STEPS] = codes[i];
+  __syncthreads();
+#pragma unroll
+  for (int at = threadIdx.x; at < DEPTH * CHUNKS; at += THREADS) {
+    const int channel = at / CHUNKS, chunk = at % CHUNKS;
+    values[valueChunk(channel, chunk) / CHUNK] = transposed[channel][chunk ^ channel % PACK ^ channel / PACK];
+  }
+}
+
 __global__ void __launch_bounds__(THREADS, 3) qkNormQuantize(const Arguments a) {
   const int head = blockIdx.x, tile = blockIdx.y, sample = blockIdx.z;
-  const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;  // of the tile's tokens
+  const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;
+  // A thread has the tokens of four consecutive bytes of values.
+  int at[STEPS];
   Token tokens[STEPS];
 #pragma unroll
-  for (int i = 0; i < STEPS; i++) tokens[i] = load(a, tile * TILE + i * TOKENS + first, head, sample, lane);
+  for (int i = 0; i < STEPS; i++) {
+    at[i] = first / STEPS * CHUNK + tokenAt(first % STEPS * STEPS + i);
+    tokens[i] = load(a, tile * TILE + at[i], head, sample, lane);
+  }
 
   const float queryFactor = codeFactor(a.image.queryNorm, a.text.queryNorm, lane);
   const float keyFactor = codeFactor(a.image.keyNorm, a.text.keyNorm, lane);
@@ -106,23 +159,33 @@ __global__ void __launch_bounds__(THREADS, 3) qkNormQuantize(const Arguments a) 
   const bool beginsAsText = tokens[0].isText;
   loadNorms(beginsAsText ? a.text : a.image, a.image, lane, queryNorm, keyNorm);
 
+  __shared__ uint32_t largest[THREADS / WARP];
+  largest[threadIdx.x / WARP] = largestValue(tokens);
+
   const int64_t group = int64_t(sample) * a.heads + head;
   uint8_t* queries = a.queries + (group * a.paddedQueries + tile * TILE) * DEPTH;
   uint8_t* keys = a.keys + (group * a.tiles + tile) * KEY_BYTES;
-  uint8_t* values = a.values + (group * a.tiles + tile) * VALUE_BYTES;
 #pragma unroll
   for (int i = 0; i < STEPS; i++) {
     const Token& t = tokens[i];
     if (i > 0 && t.isText && !tokens[i - 1].isText) loadNorms(a.text, a.image, lane, queryNorm, keyNorm);
     const uint2 query = normalize(t.query, queryNorm, a.epsilon, queryFactor);
     const uint2 key = normalize(t.key, keyNorm, a.epsilon, keyFactor);
-    const int at = first + i * TOKENS;
-    const int code = keyChunk(at, lane / 2) + lane % 2 * PACK;
+    const int code = keyChunk(at[i], lane / 2) + lane % 2 * PACK;
     if (tile * TILE < a.paddedQueries)
-      *reinterpret_cast<uint2*>(queries + code) = tile * TILE + at < a.queryTokens ? query : make_uint2(0, 0);
+      *reinterpret_cast<uint2*>(queries + code) = tile * TILE + at[i] < a.queryTokens ? query : make_uint2(0, 0);
     *reinterpret_cast<uint2*>(keys + code) = key;
-    *reinterpret_cast<uint4*>(values + valueChunk(at, lane)) = t.value;
   }
+
+  __syncthreads();
+  uint32_t most = 0;
+#pragma unroll
+  for (int i = 0; i < THREADS / WARP; i++) most = max(most, largest[i]);
+  const int exponent = scaleExponent(most);
+  if (threadIdx.x == 0) a.valueScales[group * a.tiles + tile] = __int_as_float(127 + exponent << 23);
+  uint32_t codes[PACK];
+  encodeValues(tokens, exponent, codes);
+  writeValues(codes, lane, first, reinterpret_cast<uint4*>(a.values + (group * a.tiles + tile) * VALUE_BYTES));
 }
 
 Stream streamOf(const Tensor& projections, const Tensor& queryNorm, const Tensor& keyNorm, int64_t width) {
@@ -137,7 +200,7 @@ Stream streamOf(const Tensor& projections, const Tensor& queryNorm, const Tensor
 
 QkNormQuantize::QkNormQuantize(const Attributes& attributes) : epsilon(attributes.number("epsilon", 1e-6f)) {}
 
-/** image [B, S, 3D], text [B, T, 3D or 2D] → queries [B, H, padded, 64], tiles of keys [B, H, tiles, 8192] and of values [.., 16384]. */
+/** image [B, S, 3D], text [B, T, 3D or 2D] → queries [B, H, padded, 64], tiles of keys [B, H, tiles, 8192] and of values [.., 8196]. */
 void QkNormQuantize::compute(const Context& context) const {
   const Tensor image = context.input(0), text = context.input(1);
   const int64_t batch = image.shape[0], width = image.width() / 3, heads = width / DEPTH;
@@ -155,7 +218,8 @@ void QkNormQuantize::compute(const Context& context) const {
   a.epsilon = epsilon;
   a.queries = context.output(0, {batch, heads, a.paddedQueries, DEPTH}).as<uint8_t>();
   a.keys = context.output(1, {batch, heads, a.tiles, KEY_BYTES}).as<uint8_t>();
-  a.values = context.output(2, {batch, heads, a.tiles, VALUE_BYTES}).as<uint8_t>();
+  a.values = context.output(2, {batch, heads, a.tiles, SCALED_VALUE_BYTES}).as<uint8_t>();
+  a.valueScales = valueScales(a.values, batch * heads * a.tiles);
   a.logitFactor = context.output(3, {1}).as<float>();
   if (batch * tokens == 0) return;
   // Heads vary fastest, so that concurrent blocks read adjacent memory.

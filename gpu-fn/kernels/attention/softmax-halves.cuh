@@ -1,5 +1,5 @@
-// The softmax of softmax.cuh with logits as pairs of float16, which takes half the registers and half the instructions. A product with a
-// column of ones sums the probabilities, so that no sum is kept here.
+// The softmax of softmax.cuh with logits as pairs of float16, which takes half the registers and half the instructions. Exponentials are
+// computed in the codes' own logarithmic form, without the special function unit, whose rate would limit attention.
 #pragma once
 #include <cuda_fp16.h>
 
@@ -9,32 +9,27 @@
 
 namespace octet {
 
-/** Logits or probabilities of 16 rows and a tile of keys, in the register order of a product's operand. */
+/** Logits of 16 rows and a tile of keys, as pairs of adjacent columns: [16 columns][row + 2 · (column / 8)]. */
 using HalfLogits = uint32_t[TILE / 16][4];
-/** The output and, behind it, the sums of the probabilities. */
-using Totals = float[DEPTH / 8 + 1][4];
 
 /**
- * Of a thread's two rows: probabilities are 2^(logit · factor − shift). `factor` includes log2 e. `shift` is raised to the largest logit so
- * far only if that exceeds it by more than MARGIN, so that probabilities do not depend on the maximum of their own tile.
+ * Of a thread's two rows. The code of a probability is logit · factor + offset, rounded to an integer. A code of E4M3 has 3 bits of
+ * mantissa below its exponent, so it grows by 8 as its value doubles, and between powers of two the value grows linearly: 0 to 6 % above
+ * 2^x. Schraudolph, "A fast, compact approximation of the exponential function", 1999.
+ * `factor` includes 8 · log2 e. `offset` is lowered only if a code exceeds MOST, so that probabilities do not depend on the maximum of
+ * their own tile. The row's largest code is then AFTER_LOWERING.
  */
 struct HalfSoftmax {
-  half2 factor, shift = __float2half2_rn(-INFINITY);
+  half2 factor, offset = __float2half2_rn(INFINITY);
 
-  /** The factor must not be zero, because masked logits are infinite. */
-  __device__ explicit HalfSoftmax(float factor) : factor(__float2half2_rn(fmaxf(factor, 6e-8f))) {}
+  /** The factor, of log2 of a probability, must not be zero, because masked logits are infinite. */
+  __device__ explicit HalfSoftmax(float factor) : factor(__float2half2_rn(fmaxf(8 * factor, 6e-8f))) {}
 };
-/** float16 has the same relative precision up to 2^MARGIN as up to 1, and the sums are in float32. */
-constexpr float MARGIN = 8;
+/** Codes of 384 and of 32; 126 is the largest code, 448. */
+constexpr float MOST = 124, AFTER_LOWERING = 96;
 
 __device__ inline half2 pairOf(uint32_t bits) { return *reinterpret_cast<const half2*>(&bits); }
 __device__ inline uint32_t bitsOf(half2 pair) { return *reinterpret_cast<const uint32_t*>(&pair); }
-
-__device__ inline uint32_t exp2OfPair(half2 x) {
-  uint32_t y;
-  asm("ex2.approx.f16x2 %0, %1;" : "=r"(y) : "r"(bitsOf(x)));
-  return y;
-}
 
 /** Keys from `tokens` on are padding. */
 __device__ inline void mask(HalfLogits& logits, int firstToken, int tokens) {
@@ -50,6 +45,7 @@ __device__ inline void mask(HalfLogits& logits, int firstToken, int tokens) {
   }
 }
 
+/** The largest logit of a row among the thread's columns. */
 __device__ inline half2 largestOf(const HalfLogits& logits, int row) {
   constexpr int CHAINS = 4;
   half2 chains[CHAINS];
@@ -61,37 +57,43 @@ __device__ inline half2 largestOf(const HalfLogits& logits, int row) {
   return __hmax2(__hmax2(chains[0], chains[1]), __hmax2(chains[2], chains[3]));
 }
 
-/** Logits → probabilities relative to the shift. */
-__device__ inline void exponentiate(const HalfSoftmax& softmax, const HalfLogits& logits, HalfLogits& probabilities) {
-  const half2 down[2] = {__hneg2(__low2half2(softmax.shift)), __hneg2(__high2half2(softmax.shift))};
+/** Logits → codes of probabilities. Those of negative results are zero, those of NaN are NaN. */
+__device__ inline void exponentiate(const HalfSoftmax& softmax, const HalfLogits& logits, Probabilities& probabilities) {
+  const half2 offsets[2] = {__low2half2(softmax.offset), __high2half2(softmax.offset)};
+  const half2 integer = __float2half2_rn(1024);  // a float16 from 1024 on is an integer, in its low byte up to 1279
 #pragma unroll
   for (int i = 0; i < TILE / 16; i++) {
 #pragma unroll
-    for (int j = 0; j < 4; j++)
-      probabilities[i][j] = exp2OfPair(__hfma2(pairOf(logits[i][j]), softmax.factor, down[j % 2]));
+    for (int row = 0; row < 2; row++) {
+      const half2 a = __hadd2(__hfma2_relu(pairOf(logits[i][row]), softmax.factor, offsets[row]), integer);
+      const half2 b = __hadd2(__hfma2_relu(pairOf(logits[i][2 + row]), softmax.factor, offsets[row]), integer);
+      probabilities[i / 2][i % 2 * 2 + row] = __byte_perm(bitsOf(a), bitsOf(b), 0x6420);
+    }
   }
 }
 
-/** Logits → probabilities. If a logit exceeds the shift by more than MARGIN, the shift is raised and the totals are rescaled. */
-__device__ inline void accumulate(HalfSoftmax& softmax, const HalfLogits& logits, HalfLogits& probabilities, Totals& totals) {
-  exponentiate(softmax, logits, probabilities);
+/** The largest logits of both rows. */
+__device__ inline half2 largestOf(const HalfLogits& logits) {
   // Both rows in one pair, so that one shuffle exchanges them.
   const half2 first = largestOf(logits, 0), second = largestOf(logits, 1);
   half2 largest = __hmax2(__lows2half2(first, second), __highs2half2(first, second));
   largest = __hmax2(largest, __shfl_xor_sync(~0u, largest, 1));
-  largest = __hmul2(__hmax2(largest, __shfl_xor_sync(~0u, largest, 2)), softmax.factor);
-  if (!__any_sync(~0u, !__hble2(largest, __hadd2(softmax.shift, __float2half2_rn(MARGIN))))) return;
+  return __hmax2(largest, __shfl_xor_sync(~0u, largest, 2));
+}
 
-  const half2 shift = __hmax2(largest, softmax.shift);
-  const float rescale[2] = {exp2Approximately(__low2float(softmax.shift) - __low2float(shift)),
-                            exp2Approximately(__high2float(softmax.shift) - __high2float(shift))};
-  softmax.shift = shift;
-#pragma unroll
-  for (int i = 0; i < DEPTH / 8 + 1; i++) {
-#pragma unroll
-    for (int j = 0; j < 4; j++) totals[i][j] *= rescale[j / 2];
-  }
-  exponentiate(softmax, logits, probabilities);
+/** Whether a code of the warp exceeds MOST, or is NaN. */
+__device__ inline bool exceeds(const HalfSoftmax& softmax, half2 largest) {
+  return __any_sync(~0u, !__hble2(__hfma2(largest, softmax.factor, softmax.offset), __float2half2_rn(MOST)));
+}
+
+/** Lowers the offset so that these largest logits have the code AFTER_LOWERING, and rescales both parts of the totals. */
+__device__ inline void lower(HalfSoftmax& softmax, half2 largest, Totals& recent, Totals& totals) {
+  const half2 lowered = __hmin2(__hfma2(__hneg2(largest), softmax.factor, __float2half2_rn(AFTER_LOWERING)), softmax.offset);
+  const float factors[2] = {exp2Approximately((__low2float(lowered) - __low2float(softmax.offset)) / 8),
+                            exp2Approximately((__high2float(lowered) - __high2float(softmax.offset)) / 8)};
+  softmax.offset = lowered;
+  rescale(recent, factors);
+  rescale(totals, factors);
 }
 
 }  // namespace octet

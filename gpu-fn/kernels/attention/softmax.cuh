@@ -5,20 +5,26 @@
 
 #include <cstdint>
 
+#include "rows.cuh"
 #include "tiles.cuh"
 
 namespace octet {
 
 /** Logits, then probabilities, of 16 rows and a tile of keys: [8 columns][row · 2 + column]. */
 using Logits = float[TILE / 8][4];
-using Output = float[DEPTH / 8][4];
-/** Probabilities as float16, in the register order of a product's operand. */
-using Probabilities = uint32_t[TILE / 16][4];
+/** E4M3 codes of probabilities, in the register order of a product's operand: [32 columns][row + 2 · (column / 16)]. */
+using Probabilities = uint32_t[TILE / 32][4];
+/**
+ * The output and, behind it, sums of the probabilities. Products with a column of ones compute them, so that numerators and denominators
+ * have the same rounded probabilities.
+ */
+using Totals = float[DEPTH / 8 + 1][4];
 
 struct Softmax {
   float largest[2] = {-INFINITY, -INFINITY};
-  float sum[2] = {0, 0};
 };
+/** log2 of a row's largest probability so far. E4M3 ends at 448, and is zero below 2^-10. */
+constexpr float LARGEST = 8;
 
 __device__ inline float exp2Approximately(float x) {
   float y;
@@ -54,8 +60,25 @@ __device__ inline void largestOf(const Logits& logits, float (&largest)[2]) {
     largest[row] = fmaxf(fmaxf(largest[row], fmaxf(chains[row][0], chains[row][1])), fmaxf(chains[row][2], chains[row][3]));
 }
 
-/** Logits times `factor` (which includes log2 e) → probabilities relative to the largest so far, to which earlier sums are rescaled. */
-__device__ inline void accumulate(Softmax& softmax, Logits& logits, Probabilities& probabilities, Output& output, float factor) {
+__device__ inline void rescale(Totals& totals, const float (&factors)[2]) {
+#pragma unroll
+  for (int i = 0; i < DEPTH / 8 + 1; i++) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) totals[i][j] *= factors[j / 2];
+  }
+}
+
+/** Adds totals of products with values in units of `scale`. The ones have no scale. */
+__device__ inline void add(Totals& totals, const Totals& more, float scale) {
+#pragma unroll
+  for (int i = 0; i < DEPTH / 8 + 1; i++) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) totals[i][j] += i < DEPTH / 8 ? more[i][j] * scale : more[i][j];
+  }
+}
+
+/** Logits times `factor` (which includes log2 e) → probabilities relative to the largest so far, to which the totals are rescaled. */
+__device__ inline void accumulate(Softmax& softmax, const Logits& logits, Probabilities& probabilities, Totals& totals, float factor) {
   float largest[2] = {softmax.largest[0], softmax.largest[1]};
   largestOf(logits, largest);
 #pragma unroll
@@ -63,47 +86,41 @@ __device__ inline void accumulate(Softmax& softmax, Logits& logits, Probabilitie
 #pragma unroll
     for (int row = 0; row < 2; row++) largest[row] = fmaxf(largest[row], __shfl_xor_sync(~0u, largest[row], distance));
   }
-  float shift[2], rescale[2];
+  float shift[2], factors[2];
 #pragma unroll
   for (int row = 0; row < 2; row++) {
-    rescale[row] = exp2Approximately((softmax.largest[row] - largest[row]) * factor);
-    shift[row] = largest[row] * factor;
+    factors[row] = exp2Approximately((softmax.largest[row] - largest[row]) * factor);
+    shift[row] = largest[row] * factor - LARGEST;
     softmax.largest[row] = largest[row];
-    softmax.sum[row] *= rescale[row];
   }
   // After a few tiles the maxima rarely change. NaN is not equal to 1.
-  if (__any_sync(~0u, rescale[0] != 1.f || rescale[1] != 1.f)) {
+  if (__any_sync(~0u, factors[0] != 1.f || factors[1] != 1.f)) rescale(totals, factors);
 #pragma unroll
-    for (int i = 0; i < DEPTH / 8; i++) {
-#pragma unroll
-      for (int j = 0; j < 4; j++) output[i][j] *= rescale[j / 2];
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < TILE / 8; i++) {
+  for (int i = 0; i < TILE / 32; i++) {
 #pragma unroll
     for (int row = 0; row < 2; row++) {
-      const float a = exp2Approximately(logits[i][2 * row] * factor - shift[row]);
-      const float b = exp2Approximately(logits[i][2 * row + 1] * factor - shift[row]);
-      softmax.sum[row] += a + b;
-      const half2 pair = __floats2half2_rn(a, b);
-      probabilities[i / 2][i % 2 * 2 + row] = *reinterpret_cast<const uint32_t*>(&pair);
+      float values[8];
+#pragma unroll
+      for (int j = 0; j < 8; j++) values[j] = exp2Approximately(logits[i * 4 + j / 2][2 * row + j % 2] * factor - shift[row]);
+      const uint2 codes = encode(values, 1.f);
+      probabilities[i][row] = codes.x;
+      probabilities[i][2 + row] = codes.y;
     }
   }
 }
 
 /** Divides by the sums and writes 16 rows of one head to `out`, `stride` float16 values apart. */
-__device__ inline void writeRows(const float (&sums)[2], const float (*output)[4], half* out, int64_t stride, int rows) {
-  const int lane = threadIdx.x % 32;
+__device__ inline void writeRows(const Totals& totals, half* out, int64_t stride, int rows) {
+  const int lane = threadIdx.x % WARP;
 #pragma unroll
   for (int row = 0; row < 2; row++) {
-    const float reciprocal = 1.f / sums[row];
+    const float reciprocal = 1.f / totals[DEPTH / 8][2 * row];
     const int at = lane / 4 + row * 8;
     if (at >= rows) continue;
 #pragma unroll
     for (int i = 0; i < DEPTH / 8; i++)
       reinterpret_cast<half2*>(out + at * stride)[i * 4 + lane % 4] =
-          __floats2half2_rn(output[i][2 * row] * reciprocal, output[i][2 * row + 1] * reciprocal);
+          __floats2half2_rn(totals[i][2 * row] * reciprocal, totals[i][2 * row + 1] * reciprocal);
   }
 }
 

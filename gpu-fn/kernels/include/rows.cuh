@@ -55,6 +55,20 @@ __device__ inline uint2 encode(const float (&values)[PACK], float factor) {
   return make_uint2(pairs[0] | uint32_t(pairs[1]) << 16, pairs[2] | uint32_t(pairs[3]) << 16);
 }
 
+/** Four E4M3 codes, the first in the lowest byte; magnitudes above 448 become 448, NaN stays NaN. */
+__device__ inline uint32_t encode(half2 a, half2 b) {
+  uint32_t codes;
+  asm("{\n"
+      ".reg .b16 a, b;\n"
+      "cvt.rn.satfinite.e4m3x2.f16x2 a, %1;\n"
+      "cvt.rn.satfinite.e4m3x2.f16x2 b, %2;\n"
+      "mov.b32 %0, {a, b};\n"
+      "}"
+      : "=r"(codes)
+      : "r"(*reinterpret_cast<const uint32_t*>(&a)), "r"(*reinterpret_cast<const uint32_t*>(&b)));
+  return codes;
+}
+
 __device__ inline float warpSum(float value) {
 #pragma unroll
   for (int mask = WARP / 2; mask; mask /= 2) value += __shfl_xor_sync(~0u, value, mask);

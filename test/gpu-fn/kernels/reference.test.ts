@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect, test } from 'vitest'
-import { decodeTable, quantizeRows } from '../../../gpu-fn/compile/checkpoint/formats/fp8.ts'
+import { decodeTable, encode, quantizeRows } from '../../../gpu-fn/compile/checkpoint/formats/fp8.ts'
 import { Graph, type Value } from '../../../gpu-fn/compile/graph/graph.ts'
 import type { Operand } from '../../../gpu-fn/compile/graph/layer-types.ts'
 import * as ops from '../../../gpu-fn/compile/graph/ops.ts'
@@ -85,4 +85,14 @@ test('one large token takes nothing from the others', async () => {
   const quantize = (v: Record<string, Value>) => ofOperand(operators.quantizeParts(v.x!, v.x!, null)[0]!)
   const both = await evaluate({ x: joint }, quantize)
   expect(both.codes!.slice(64)).toEqual((await evaluate({ x: alone }, quantize)).codes)
+})
+
+test('attention to one token is its value, rounded as E4M3 codes are', async () => {
+  const qkv = pseudoRandom([1, 1, 192], 5)
+  const norm = { dims: [64], data: new Float32Array(64).fill(1) }
+  const given = await evaluate({ qkv, norm }, (v) => ({
+    y: operators.attend({ qkv: v.qkv!, queryNorm: v.norm!, keyNorm: v.norm! }, null, 1e-6),
+  }))
+  const scale = 2 ** 7
+  expect(given.y).toEqual(Float32Array.from(qkv.data.subarray(128), (x) => decodeTable[encode(x * scale)]! / scale))
 })
