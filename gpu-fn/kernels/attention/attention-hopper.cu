@@ -1,7 +1,6 @@
 // Attention for Hopper. Three groups of four warps share a tile of keys and values, with 64 rows of queries each; a fourth group copies
-// tiles in advance. The groups alternate on the tensor cores: while one multiplies, the others compute their softmax, and its own softmax
-// starts before it has multiplied values. Each multiprocessor has one persistent block, which starts the next rows while it writes the
-// previous ones.
+// tiles in advance. The groups alternate on the tensor cores: while one multiplies, the others compute their softmax. Each multiprocessor
+// has one persistent block, which starts the next rows while it writes the previous ones.
 // PTX ISA 8.0, "Asynchronous warpgroup level matrix instructions"; FlashAttention-3, arXiv 2407.08608.
 #include <algorithm>
 
@@ -223,36 +222,25 @@ struct Group {
   __device__ inline void release(uint64_t& empty) const {
     if (threadIdx.x % WARP == 0) arrive(empty);
   }
-  /** Computes the logits and the softmax of the next tile, `i`, while this tile's probabilities are multiplied with its values. */
+  /** Computes the logits of the next tile, `i`, while this tile's probabilities are multiplied with its values; then its softmax. */
   template <bool IS_LAST>
-  __device__ inline void advance(Rows& rows, const Probabilities& probabilities, Probabilities& nextProbabilities, uint32_t queries,
-                                 const float* scales, int i) {
+  __device__ inline void advance(Rows& rows, HalfLogits& logits, Probabilities& probabilities, uint32_t queries, const float* scales, int i) {
     const Place<STAGES> next = tile.next();
     const float scale = scales[i];
-    HalfLogits logits;
     wait(shared.tileRing.full[next.index], next.parity);
     waitForTurn(index);
     fence();
     multiplyKeys(logits, queries, keysOf(next));
-    commit();
     multiplyValues(rows.recent, probabilities, valuesOf(tile));
     commit();
     // The last group passes the first group's first turn before the loop, and therefore one turn fewer here.
     if (--turnsLeft > 0 || index + 1 < GROUPS) passTurn(index + 1 < GROUPS ? index + 1 : 0);
-    waitForProducts<1>();
-    if (IS_LAST) mask(logits, i * TILE, a.keyTokens);
-    exponentiate(rows.softmax, logits, nextProbabilities);
-    const half2 largest = largestOf(logits);
-    // ptxas moves the wait for the values before the softmax unless a branch on the softmax's result is in between.
-    if (exceeds(rows.softmax, largest)) {
-      waitForProducts<0>();
-      lower(rows.softmax, largest, rows.recent, rows.totals);
-      exponentiate(rows.softmax, logits, nextProbabilities);
-    }
     waitForProducts<0>();
     release(shared.tileRing.empty[tile.index]);
     tile = next;
     if (__any_sync(~0u, i % SUMMED_TILES == 0 || scale != rows.scale)) rows.flush(scale);
+    if (IS_LAST) mask(logits, i * TILE, a.keyTokens);
+    accumulate(rows.softmax, logits, probabilities, rows.recent, rows.totals);
   }
 
   /** 64 rows of queries against all tiles, whose values have these scales. */
@@ -261,7 +249,7 @@ struct Group {
     const int last = a.tiles - 1;
     rows.scale = scales[0];
     HalfLogits logits;
-    Probabilities probabilities, others;
+    Probabilities probabilities;
     wait(shared.queryRing.full[query.index], query.parity);
     wait(shared.tileRing.full[tile.index], tile.parity);
     fence();
@@ -269,27 +257,9 @@ struct Group {
     commit();
     waitForProducts<0>();
     if (last == 0) mask(logits, 0, a.keyTokens);
-    lower(rows.softmax, largestOf(logits), rows.recent, rows.totals);
-    exponentiate(rows.softmax, logits, probabilities);
-    // Two sets of probabilities alternate, because products read one while the other is computed.
-    int i = 1;
-    for (; i + 1 < last; i += 2) {
-      advance<false>(rows, probabilities, others, queries, scales, i);
-      advance<false>(rows, others, probabilities, queries, scales, i + 1);
-    }
-    if (i == last) {
-      advance<true>(rows, probabilities, others, queries, scales, last);
-      return finish(rows, others);
-    }
-    if (i < last) {
-      advance<false>(rows, probabilities, others, queries, scales, i);
-      advance<true>(rows, others, probabilities, queries, scales, last);
-    }
-    finish(rows, probabilities);
-  }
-
-  /** Multiplies the last tile's probabilities with its values. */
-  __device__ inline void finish(Rows& rows, const Probabilities& probabilities) {
+    accumulate(rows.softmax, logits, probabilities, rows.recent, rows.totals);
+    for (int i = 1; i < last; i++) advance<false>(rows, logits, probabilities, queries, scales, i);
+    if (last > 0) advance<true>(rows, logits, probabilities, queries, scales, last);
     fence();
     multiplyValues(rows.recent, probabilities, valuesOf(tile));
     commit();

@@ -45,7 +45,6 @@ __device__ inline void mask(HalfLogits& logits, int firstToken, int tokens) {
   }
 }
 
-/** The largest logit of a row among the thread's columns. */
 __device__ inline half2 largestOf(const HalfLogits& logits, int row) {
   constexpr int CHAINS = 4;
   half2 chains[CHAINS];
@@ -72,28 +71,25 @@ __device__ inline void exponentiate(const HalfSoftmax& softmax, const HalfLogits
   }
 }
 
-/** The largest logits of both rows. */
-__device__ inline half2 largestOf(const HalfLogits& logits) {
+/** Logits → probabilities. If a code exceeds MOST, the offset is lowered and both parts of the totals are rescaled. */
+__device__ inline void accumulate(HalfSoftmax& softmax, const HalfLogits& logits, Probabilities& probabilities, Totals& recent,
+                                  Totals& totals) {
+  exponentiate(softmax, logits, probabilities);
   // Both rows in one pair, so that one shuffle exchanges them.
   const half2 first = largestOf(logits, 0), second = largestOf(logits, 1);
   half2 largest = __hmax2(__lows2half2(first, second), __highs2half2(first, second));
   largest = __hmax2(largest, __shfl_xor_sync(~0u, largest, 1));
-  return __hmax2(largest, __shfl_xor_sync(~0u, largest, 2));
-}
+  largest = __hmax2(largest, __shfl_xor_sync(~0u, largest, 2));
+  const half2 code = __hfma2(largest, softmax.factor, softmax.offset);
+  if (!__any_sync(~0u, !__hble2(code, __float2half2_rn(MOST)))) return;
 
-/** Whether a code of the warp exceeds MOST, or is NaN. */
-__device__ inline bool exceeds(const HalfSoftmax& softmax, half2 largest) {
-  return __any_sync(~0u, !__hble2(__hfma2(largest, softmax.factor, softmax.offset), __float2half2_rn(MOST)));
-}
-
-/** Lowers the offset so that these largest logits have the code AFTER_LOWERING, and rescales both parts of the totals. */
-__device__ inline void lower(HalfSoftmax& softmax, half2 largest, Totals& recent, Totals& totals) {
   const half2 lowered = __hmin2(__hfma2(__hneg2(largest), softmax.factor, __float2half2_rn(AFTER_LOWERING)), softmax.offset);
   const float factors[2] = {exp2Approximately((__low2float(lowered) - __low2float(softmax.offset)) / 8),
                             exp2Approximately((__high2float(lowered) - __high2float(softmax.offset)) / 8)};
   softmax.offset = lowered;
   rescale(recent, factors);
   rescale(totals, factors);
+  exponentiate(softmax, logits, probabilities);
 }
 
 }  // namespace octet
