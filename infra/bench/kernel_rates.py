@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-ORT_HEADER = Path(__file__).parents[3] / "gpu-fn/kernels/include/ort.h"
+ORT_HEADER = Path(__file__).parents[2] / "gpu-fn/kernels/include/ort.h"
 # Dense TFLOP/s of FP8 and of 16 bits, and TB/s, by the vendor's data sheets.
 PEAKS = {"H200": (1979, 989, 4.8), "H100": (1979, 989, 3.35), "L40S": (733, 362, 0.864), "B200": (4500, 2250, 8.0)}
 IMAGE, TEXT, WIDTH, HIDDEN, DEPTH, TILE = 4096, 333, 2432, 9728, 64, 128
