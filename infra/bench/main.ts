@@ -218,7 +218,7 @@ modelCommand(
   .option('--seed <number>', 'seed of the traces', parseWholeNumber, 1)
   .option('--aging <seconds>', 'longest time from acceptance to image', Number, 60)
   .option('--real', 'run GPU functions with the model instead')
-  .option('--gpus <indexes>', 'two GPUs of this host, for two runs at a time', parseList)
+  .option('--gpus <indexes>', 'GPUs of this host, each of which runs one trace at a time', parseList)
   .option('--size <pixels>', 'width and height', Number, 256)
   .action(async (options: ScheduleBenchOptions) => (await import('./schedule/schedule.ts')).benchSchedule(options))
 

@@ -20,10 +20,10 @@ export type RealOptions = {
   target: Target
   directory: string
   size: number
-  /** Indexes of two GPUs of one host: the second one runs first come, first served at the same time. */
+  /** Indexes of GPUs of this host, each of which runs one trace at a time; any one by default. */
   gpus?: readonly string[]
 }
-type Setup = { packages: string; recipe: Recipe; options: RealOptions }
+type Setup = { packages: string; recipe: Recipe; options: RealOptions; gpu?: string | undefined }
 
 const TURBO = { tier: 'fp8', steps: 4, guidance_scale: 1 } as const
 const FULL = { tier: 'fp8', steps: 28, guidance_scale: 4 } as const
@@ -48,15 +48,16 @@ async function prepare(options: RealOptions): Promise<Setup> {
 type Replay = (trace: readonly Arrival[], untilMs?: number) => Promise<Replayed>
 
 /** Starts a GPU function, which then measures its step times with one job of each class. */
-function withReplay<T>({ packages, recipe, options }: Setup, isFair: boolean, use: (run: Replay, watch: Watch) => T) {
-  const { size, aging, gpus = [] } = options
+function withReplay<T>(setup: Setup, isFair: boolean, use: (run: Replay, watch: Watch) => T) {
+  const { packages, recipe, options, gpu } = setup
+  const { size, aging } = options
   const preload = [...new Set(CLASSES.map((kind) => `${recipe[kind].model}:${recipe[kind].tier}`))]
   const own = {
     packages,
     preload,
     size,
     agingSeconds: isFair ? aging : NO_AGING_SECONDS,
-    ...(gpus.length > 0 && { settings: { CUDA_VISIBLE_DEVICES: gpus[isFair ? 0 : gpus.length - 1]! } }),
+    ...(gpu !== undefined && { settings: { CUDA_VISIBLE_DEVICES: gpu } }),
   }
   return withFunction(own, async (url, watch) => {
     const run: Replay = (trace, untilMs) => replay(trace, { url, recipe, size, isFair, untilMs })
@@ -90,6 +91,20 @@ const measureCosts = (setup: Setup): Promise<CostTable> =>
     return costs as CostTable
   })
 
+/** Runs functions in order, one at a time on each GPU. */
+async function onGpus<T, Results extends T[]>(
+  gpus: readonly (string | undefined)[] = [undefined],
+  runs: { [I in keyof Results]: (gpu: string | undefined) => Promise<Results[I]> },
+): Promise<Results> {
+  const next = runs.entries()
+  const results: T[] = []
+  const serve = async (gpu: string | undefined) => {
+    for (const [i, run] of next) results[i] = await run(gpu)
+  }
+  await Promise.all(gpus.map(serve))
+  return results as Results
+}
+
 export const loadsOf = ({ minutes, loads }: RealOptions) => (minutes === 0 ? [] : loads)
 
 /** Prints the tables of every load. Sets exit code 1 if a criterion is not met, or an accepted job has no image. */
@@ -103,11 +118,13 @@ export async function benchReal(options: RealOptions): Promise<void> {
   )
   for (const load of loadsOf(options)) {
     const trace = drawLoad(costs, load, minutes, seed)
-    const begun = runTrace(setup, `load ${load}, first come, first served`, trace, false)
-    if ((options.gpus?.length ?? 0) < 2) await begun
-    const steps = await runTrace(setup, `load ${load}, scheduler`, trace, true)
-    const alone = await runTrace(setup, `load ${load}, honest accounts alone`, withoutFlood(trace), true)
-    const fcfs = await begun
+    const run = (gpu: string | undefined, name: string, jobs: readonly Arrival[], isFair: boolean) =>
+      runTrace({ ...setup, gpu }, `load ${load}, ${name}`, jobs, isFair)
+    const [steps, alone, fcfs] = await onGpus(options.gpus, [
+      (gpu) => run(gpu, 'scheduler', trace, true),
+      (gpu) => run(gpu, 'honest accounts alone', withoutFlood(trace), true),
+      (gpu) => run(gpu, 'first come, first served', trace, false),
+    ])
     printComparison({ fcfs, steps, alone }, { load, minutes, seed, aging })
     printMemory(steps.memory)
   }
