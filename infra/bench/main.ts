@@ -18,7 +18,8 @@ import type { EdgeBenchOptions } from './edge/edge.ts'
 import type { GpuBenchOptions } from './gpu/gpu.ts'
 import { ATTACKS } from './hostile/attacks.ts'
 import type { HostileBenchOptions } from './hostile/hostile.ts'
-import type { KernelsOptions } from './kernels.ts'
+import type { KernelsOptions } from './operators/kernels.ts'
+import type { ProfileOptions } from './operators/profile.ts'
 import type { ParallelBenchOptions } from './parallel.ts'
 import type { PngBenchOptions } from './png.ts'
 import type { PrecisionBenchOptions } from './precision/precision.ts'
@@ -31,8 +32,8 @@ endOnSignals()
 const command = new Command('bench').description('Measures performance and prints each figure next to its baseline.')
 const parseList = (text: string) => text.split(',').map((item) => item.trim())
 const parseNumbers = (text: string) => parseList(text).map(Number)
-const pythonOption = () =>
-  new Option('--python <path>', 'a Python with diffusers').env('OCTET_PYTHON').default('python3')
+const pythonOption = (packages = 'diffusers') =>
+  new Option('--python <path>', `a Python with ${packages}`).env('OCTET_PYTHON').default('python3')
 const variantOption = () =>
   new Option('--variant <name>', 'architecture of the random weights').choices(FULL_SIZES).default('large')
 
@@ -161,9 +162,20 @@ command
 
 command
   .command('kernels')
-  .description('rates of the FP8 operators at the sizes of Large (needs a GPU, gpu-fn/kernels/build and PyTorch)')
-  .addOption(pythonOption())
-  .action(async (options: KernelsOptions) => (await import('./kernels.ts')).benchKernels(options))
+  .description('rates of the FP8 operators of a step (needs a GPU, gpu-fn/kernels/build and PyTorch)')
+  .addOption(variantOption())
+  .option('--size <pixels>', 'width and height', Number, 1024)
+  .addOption(pythonOption('PyTorch'))
+  .action(async (options: KernelsOptions) => (await import('./operators/kernels.ts')).benchKernels(options))
+
+command
+  .command('profile')
+  .description('time of each FP8 operator in a step, and its share of the step (needs what kernels needs)')
+  .addOption(variantOption())
+  .option('--size <pixels>', 'width and height', Number, 1024)
+  .option('--runs <count>', 'timed steps', Number, 20)
+  .addOption(pythonOption('PyTorch'))
+  .action(async (options: ProfileOptions) => (await import('./operators/profile.ts')).benchProfile(options))
 
 command
   .command('png')
