@@ -16,10 +16,11 @@ import type { CacheBenchOptions } from './cache.ts'
 import type { CompileBenchOptions } from './compile.ts'
 import type { CpuBenchOptions, ParityOptions } from './cpu.ts'
 import type { EdgeBenchOptions } from './edge/edge.ts'
-import type { GpuBenchOptions } from './gpu/gpu.ts'
+import type { GivenGpuOptions } from './gpu/gpu.ts'
 import { ATTACKS } from './hostile/attacks.ts'
 import type { HostileBenchOptions } from './hostile/hostile.ts'
-import type { KernelsOptions } from './kernels.ts'
+import type { KernelsOptions } from './operators/kernels.ts'
+import type { ProfileOptions } from './operators/profile.ts'
 import type { ParallelBenchOptions } from './parallel.ts'
 import type { PngBenchOptions } from './png.ts'
 import type { PrecisionBenchOptions } from './precision/precision.ts'
@@ -35,8 +36,8 @@ const parseList = (text: string) => text.split(',').map((item) => item.trim())
 /** The tiers of random weights, which are stored in 16 bits. */
 const RANDOM_TIERS = TIERS.filter((tier) => tier !== 'fp32')
 const parseNumbers = (text: string) => parseList(text).map(Number)
-const pythonOption = () =>
-  new Option('--python <path>', 'a Python with diffusers').env('OCTET_PYTHON').default('python3')
+const pythonOption = (packages = 'diffusers') =>
+  new Option('--python <path>', `a Python with ${packages}`).env('OCTET_PYTHON').default('python3')
 const variantOption = () =>
   new Option('--variant <name>', 'architecture of the random weights').choices(FULL_SIZES).default('large')
 
@@ -171,9 +172,20 @@ command
 
 command
   .command('kernels')
-  .description('rates of the FP8 operators at the sizes of Large (needs a GPU, gpu-fn/kernels/build and PyTorch)')
-  .addOption(pythonOption())
-  .action(async (options: KernelsOptions) => (await import('./kernels.ts')).benchKernels(options))
+  .description('rates of the FP8 operators of a step (needs a GPU, gpu-fn/kernels/build and PyTorch)')
+  .addOption(variantOption())
+  .option('--size <pixels>', 'width and height', Number, 1024)
+  .addOption(pythonOption('PyTorch'))
+  .action(async (options: KernelsOptions) => (await import('./operators/kernels.ts')).benchKernels(options))
+
+command
+  .command('profile')
+  .description('time of each FP8 operator in a step, and its share of the step (needs what kernels needs)')
+  .addOption(variantOption())
+  .option('--size <pixels>', 'width and height', Number, 1024)
+  .option('--runs <count>', 'timed steps', Number, 20)
+  .addOption(pythonOption('PyTorch'))
+  .action(async (options: ProfileOptions) => (await import('./operators/profile.ts')).benchProfile(options))
 
 command
   .command('png')
@@ -252,24 +264,29 @@ command
 command
   .command('gpu')
   .description('full-size SD3.5 with random weights, against PyTorch (needs Python with diffusers; 110 GB for large)')
+  .option('--short', 'a report about this GPU, in minutes and without diffusers (27 GB for medium, 46 GB for large)')
   .addOption(
-    new Option('--variant <name>', 'architecture of the random weights')
-      .choices([...FULL_SIZES, ...Object.keys(TINY_VARIANTS)])
-      .default('large'),
+    new Option('--variant <name>', 'architecture of the random weights; large by default, or medium if short').choices([
+      ...FULL_SIZES,
+      ...Object.keys(TINY_VARIANTS),
+    ]),
   )
   .addOption(new Option('--device <device>', 'cpu is a dry run').choices(['cuda', 'cpu']).default('cuda'))
   .option('--directory <path>', 'persistent checkpoint and packages', path.join(os.tmpdir(), 'octet-bench-gpu'))
   .addOption(pythonOption())
-  .option('--out <file>', 'JSON lines file to append figures to', 'gpu.jsonl')
-  .option('--sizes <sizes>', 'comma-separated', parseList, ['1024x1024', '1024x768', '512x512'])
-  .option('--full-sizes <sizes>', 'sizes of images with all steps and guidance', parseList, ['1024x1024'])
+  .option('--out <file>', 'JSON lines file to append figures to; gpu.jsonl by default, or gpu-short.jsonl')
+  .option('--sizes <sizes>', 'comma-separated; by default 1024x1024, 512x512 and, unless short, 1024x768', parseList)
+  .option('--full-sizes <sizes>', 'sizes of images with all steps and guidance', parseList)
   .option('--steps <count>', 'steps of an image with all steps', Number, 28)
   .option('--runs <count>', 'timed runs of everything else', Number, 5)
   .option('--systems <names>', 'comma-separated; all by default', parseList)
-  .option('--seconds <count>', 'time limit of each system', Number, 300)
+  .option('--seconds <count>', 'time limit of each system, or of each part if short', Number, 300)
   .option('--cold-directory <path>', 'directory on a disk, for a start with an empty page cache (needs root)')
   .option('--whole', 'apply torch.compile to the whole transformer instead of each block', false)
-  .action(async (options: GpuBenchOptions) => (await import('./gpu/gpu.ts')).benchGpu(options))
+  .action(async ({ short, ...options }: GivenGpuOptions & { short?: boolean }) => {
+    if (short) return (await import('./gpu/short/short.ts')).benchShort(options)
+    await (await import('./gpu/gpu.ts')).benchGpu(options)
+  })
 
 command
   .command('gpu-table')

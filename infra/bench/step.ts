@@ -12,39 +12,73 @@ import { depthOf } from '../checkpoints/published.ts'
 import { buildStep, writeGraph, writeNumbers } from './borrowed-weights.ts'
 import { median, relativeError } from './statistics.ts'
 
-export type StepOptions = {
+type StepSize = {
   readonly variant: 'large' | 'medium'
   readonly size: number
   readonly batch: number
-  readonly blocks?: number | undefined
-  readonly runs: number
+  readonly blocks: number
 }
+export type StepOptions = Omit<StepSize, 'blocks'> & { readonly blocks?: number | undefined; readonly runs: number }
 
 const TEXT_TOKENS = 333
 type Inputs = Record<string, Tensor | DeviceTensor>
+export type TimedStep = { readonly milliseconds: number; readonly velocity: Float32Array }
+export type OpenStep = {
+  /** The step graph with FP8 products. */
+  readonly graph: Graph
+  /** The lengths of its axes. */
+  readonly axes: Record<string, number>
+  /** The median time of a step, and its result. Throws if the machine cannot run the kernels. */
+  readonly timeFp8: (runs: number) => Promise<TimedStep>
+  /** The same with 16-bit products. */
+  readonly timeHalf: (runs: number) => Promise<TimedStep>
+}
 
 /** Prints milliseconds per step with FP8 and with 16-bit products, and the difference between their results. Throws without a GPU. */
 export async function benchStep({ variant, size, batch, blocks = depthOf(variant), runs }: StepOptions): Promise<void> {
+  requireKernels()
+  await withStep({ variant, size, batch, blocks }, async ({ timeFp8, timeHalf }) => {
+    const fp8 = await timeFp8(runs)
+    const what = `${variant}, ${blocks} blocks, ${size}², batch ${batch}`
+    console.log(`${what}: FP8 products ${fp8.milliseconds.toFixed(1)} ms, median of ${runs}`)
+    if (batch > 1) return
+    const half = await timeHalf(runs)
+    const error = relativeError(fp8.velocity, half.velocity).toExponential(1)
+    console.log(`${what}: 16-bit products ${half.milliseconds.toFixed(1)} ms; the two results differ by ${error}`)
+  })
+}
+
+/** The library of the FP8 operators. Throws if this machine cannot run it. */
+export function requireKernels(): string {
   const found = findKernels()
-  if (!found.library) throw new Error(`a step in FP8 products cannot run on this machine: ${found.reason}`)
+  if (!found.library) throw new Error(`the FP8 operators cannot run on this machine: ${found.reason}`)
+  return found.library
+}
+
+/** The axes of the step graph for a square image, and text tokens as of most prompts. */
+export const axesOf = (size: number, batch = 1) => ({
+  ...{ B: batch, L: TEXT_TOKENS, h: size / 8, w: size / 8, S: (size / 16) ** 2 },
+})
+
+/** Writes the step graphs with random weights to a temporary directory and its inputs to the device, for the time of `use`. */
+export async function withStep<Result>(
+  { variant, size, batch, blocks }: StepSize,
+  use: (step: OpenStep) => Promise<Result>,
+): Promise<Result> {
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-step-'))
   try {
     await writeNumbers(scratch)
     const model = await buildStep(scratch, variant, blocks, { tier: 'fp8', target: 'cuda-fp8' })
-    const native = model.graphs.get('transformer')!
-    const free = { B: batch, L: TEXT_TOKENS, h: size / 8, w: size / 8, S: (size / 16) ** 2 }
-    const inputs = await copyToDevice(scratch, noiseFor(native, free))
-    const fp8 = await measureStep(await writeGraph(scratch, 'native.onnx', native), inputs, runs, found.library)
-    const what = `${variant}, ${blocks} blocks, ${size}², batch ${batch}`
-    console.log(`${what}: FP8 products ${fp8.milliseconds.toFixed(1)} ms, median of ${runs}`)
-    if (batch > 1) return
-    const wide = await measureStep(
-      await writeGraph(scratch, 'without-kernels.onnx', model.withoutKernels!.transformer),
-      inputs,
-      runs,
-    )
-    const error = relativeError(fp8.velocity, wide.velocity).toExponential(1)
-    console.log(`${what}: 16-bit products ${wide.milliseconds.toFixed(1)} ms; the two results differ by ${error}`)
+    const graph = model.graphs.get('transformer')!
+    const axes = axesOf(size, batch)
+    const inputs = await copyToDevice(scratch, noiseFor(graph, axes))
+    const time = async (name: string, given: Graph, runs: number, kernels?: string) =>
+      measureStep(await writeGraph(scratch, name, given), inputs, runs, kernels)
+    return await use({
+      ...{ graph, axes },
+      timeFp8: async (runs) => time('fp8.onnx', graph, runs, requireKernels()),
+      timeHalf: (runs) => time('half.onnx', model.withoutKernels!.transformer, runs),
+    })
   } finally {
     await fs.rm(scratch, { recursive: true })
   }
@@ -71,7 +105,7 @@ async function copyToDevice(scratch: string, inputs: Record<string, Tensor>): Pr
   return { latent: latent!, ...Object.fromEntries(kept.map(([name, tensor]) => [name.replace('_kept', ''), tensor])) }
 }
 
-async function measureStep(file: string, inputs: Inputs, runs: number, kernels?: string) {
+async function measureStep(file: string, inputs: Inputs, runs: number, kernels?: string): Promise<TimedStep> {
   const session = await openSession(file, { target: 'cuda-fp8', kernels })
   try {
     // The first run of a size includes planning.

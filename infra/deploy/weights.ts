@@ -4,17 +4,9 @@ import type { Manifest } from '../../gpu-fn/manifest.ts'
 import { openBucket } from '../../gpu-fn/weights/bucket.ts'
 import { MANIFEST, parseManifest } from '../../gpu-fn/weights/packages.ts'
 import { findServed } from '../../gpu-fn/weights/served-package.ts'
+import { describeMeasured, typesTooSmall } from './gpu-types.ts'
 import type { CommandLine, Step, World } from './plan.ts'
 import type { BucketSecrets } from './secrets-file.ts'
-
-/** GPU memory in GiB by Modal's name of the type; the smallest variant of a name with several. */
-const GPU_GIB: Record<string, number> = {
-  ...{ T4: 16, L4: 24, A10: 24, A10G: 24, L40S: 48, A100: 40, 'A100-40GB': 40, 'A100-80GB': 80 },
-  ...{ 'RTX-PRO-6000': 96, H100: 80, 'H100!': 80, H200: 141, B200: 180, 'B200+': 180 },
-}
-/** The share of memory that the driver does not occupy, as in gpu-fn/engine/device.ts. */
-const SHARE = 0.97
-const GIB = 2 ** 30
 
 const split = (served: string) => served.split(':') as [model: string, tier: 'fp8']
 const directoryOf = (served: string) => split(served).join('-')
@@ -38,6 +30,7 @@ export const weights = (bucket: () => BucketSecrets | undefined): Step => ({
     const { gpu } = world.config
     const manifests = gpu.packages === 'volume' ? await onVolume(world) : await inBucket(gpu.models, bucket()!)
     assertFits(gpu.gpus, manifests)
+    world.say(`   ${describeMeasured(gpu.gpus)}`)
   },
   otherwise:
     'Upload each with `npm run weights -- --variant NAME --tier TIER` and --volume or --bucket, according to gpu.packages of the configuration.',
@@ -85,11 +78,12 @@ function assertFits(gpus: readonly string[], manifests: readonly Manifest[]): vo
     planMemory(manifest, manifest.defaults, null, { target: manifest.target, samples: 2, widening: 1 }),
   )
   const needed = memoryOfAll(plans)
-  const small = gpus.filter((gpu) => GPU_GIB[gpu] !== undefined && needed > GPU_GIB[gpu] * GIB * SHARE)
+  const small = typesTooSmall(gpus, needed)
   if (small.length === 0) return
-  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`
-  const sizes = small.map((gpu) => `${gpu} (${gigabytes(GPU_GIB[gpu]! * GIB * SHARE)})`).join(', ')
+  const sizes = small.map(({ name, bytes }) => `${name} (${gigabytes(bytes)})`).join(', ')
   throw new Error(
     `gpu.models take ${gigabytes(needed)} of GPU memory together, more than these types of gpu.gpus have: ${sizes}. Serve fewer models, or remove the types`,
   )
 }
+
+const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`

@@ -45,6 +45,7 @@ export class Graph {
   readonly #names = new Map<string, number>()
   readonly #constants = new Map<string, Value>()
   readonly #weights = new Map<string, Value>()
+  readonly #values = new Map<string, Value>()
 
   readonly name: string
 
@@ -54,7 +55,7 @@ export class Graph {
 
   input(name: string, dtype: Dtype, shape: Shape): Value {
     this.inputs.push({ name, dtype, shape })
-    return { graph: this, name: this.#unique(name), dtype, shape }
+    return this.#keep({ graph: this, name: this.#unique(name), dtype, shape })
   }
 
   /** Makes a value an output of the graph. Throws `GraphError` if the name is taken. */
@@ -76,7 +77,9 @@ export class Graph {
     const name = this.#unique(this.path ? `${this.path}/${op}` : op)
     const outputs = results.map((result, i) => (result ? (results.length > 1 ? `${name}:${i}` : name) : ''))
     this.nodes.push({ name, op, domain, inputs: inputs.map((input) => input?.name ?? ''), outputs, attributes })
-    return outputs.map((output, i) => ({ graph: this, name: output, dtype: 'float32', shape: [], ...results[i] }))
+    return outputs.map((output, i) =>
+      this.#keep({ graph: this, name: output, dtype: 'float32', shape: [], ...results[i] }),
+    )
   }
 
   /** A small tensor inside the graph file; equal ones are stored once. */
@@ -86,7 +89,7 @@ export class Graph {
     if (!value) {
       const name = `constant_${this.constants.length}`
       this.constants.push({ name, dtype, shape, data })
-      value = { graph: this, name, dtype, shape }
+      value = this.#keep({ graph: this, name, dtype, shape })
       this.#constants.set(key, value)
     }
     return value
@@ -97,9 +100,21 @@ export class Graph {
     let value = this.#weights.get(name)
     if (!value) {
       this.weights.push({ name, dtype, shape, source })
-      value = { graph: this, name, dtype, shape }
+      value = this.#keep({ graph: this, name, dtype, shape })
       this.#weights.set(name, value)
     }
+    return value
+  }
+
+  /** An input, constant, weight or result of a node by its name. Throws `GraphError` if there is none. */
+  value(name: string): Value {
+    const value = this.#values.get(name)
+    if (!value) throw new GraphError(`${this.name} has no value named ${name}`)
+    return value
+  }
+
+  #keep(value: Value): Value {
+    if (value.name !== '') this.#values.set(value.name, value)
     return value
   }
 

@@ -5,7 +5,7 @@ import * as ops from '../graph/ops.ts'
 import { cuda } from './cuda.ts'
 import { type Fp8Operators, fp8Lowering } from './cuda-fp8.ts'
 
-const KERNEL_DOMAIN = 'octet'
+export const KERNEL_DOMAIN = 'octet'
 
 type Result = Pick<Value, 'dtype' | 'shape'>
 

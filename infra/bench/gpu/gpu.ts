@@ -28,14 +28,24 @@ export type GpuBenchOptions = {
   readonly coldDirectory?: string
 }
 
+type Defaults = Pick<GpuBenchOptions, 'variant' | 'out' | 'sizes' | 'fullSizes'>
+/** The options of the command line; those without a value have the default of the report. */
+export type GivenGpuOptions = Omit<GpuBenchOptions, keyof Defaults> & Partial<Defaults>
+
 type Run = { options: GpuBenchOptions /** Directory of all files of this variant. */; work: string; recorder: Recorder }
 
 const PROMPT = 'a red heart on a blue sky above a green field, with a small house to the left'
 const OCTET = path.join(import.meta.dirname, 'octet.ts')
 const TORCH = path.join(import.meta.dirname, 'gpu_torch.py')
 
+const DEFAULTS: Defaults = {
+  ...{ variant: 'large' as const, out: 'gpu.jsonl' },
+  ...{ sizes: ['1024x1024', '1024x768', '512x512'], fullSizes: ['1024x1024'] },
+}
+
 /** Measures all systems, or those in `systems`, appends figures to `out`, and prints them as a table. */
-export async function benchGpu(options: GpuBenchOptions): Promise<void> {
+export async function benchGpu(given: GivenGpuOptions): Promise<void> {
+  const options: GpuBenchOptions = { ...DEFAULTS, ...given }
   const { variant, device, directory, out, seconds } = options
   const all = systemsFor(device, variant)
   const names = options.systems ?? Object.keys(all)
@@ -49,28 +59,13 @@ export async function benchGpu(options: GpuBenchOptions): Promise<void> {
   const recorder = new Recorder({ variant, device: gpuName() ?? device, out, work, seconds })
   const run: Run = { options, work, recorder }
   try {
-    await recordDuration(run, 'checkpoint', () => makeCheckpoint(variant, work))
-    await attempt(run, 'reference', () => makeReference(run))
-    for (const name of names) await attempt(run, name, () => measure(run, name, all[name]!))
+    await recorder.recordDuration('checkpoint', () => makeCheckpoint(variant, work))
+    await recorder.attempt('reference', () => makeReference(run))
+    for (const name of names) await recorder.attempt(name, () => measure(run, name, all[name]!))
   } finally {
     await recorder.close()
   }
   console.log(tableOf(recorder.figures))
-}
-
-async function recordDuration({ recorder }: Run, system: string, make: () => Promise<unknown>): Promise<void> {
-  const start = performance.now()
-  await make()
-  recorder.record(system, { metric: 'make_s', value: (performance.now() - start) / 1000 })
-}
-
-/** Records a failure as a figure. */
-async function attempt({ recorder }: Run, system: string, measure: () => Promise<void>): Promise<void> {
-  try {
-    await measure()
-  } catch (error) {
-    recorder.record(system, { metric: 'run', value: null, error: String(error) })
-  }
 }
 
 /** Computes the reference results for all comparisons, unless they exist. */
@@ -87,7 +82,7 @@ async function measure(run: Run, name: string, system: System): Promise<void> {
   const { variant } = run.options
   const { target, tier } = system
   const about = { variant, target, tier, small: system.kind === 'octet' && system.small }
-  await recordDuration(run, `package ${target} ${tier}`, () => makePackage(about, run.work))
+  await run.recorder.recordDuration(`package ${target} ${tier}`, () => makePackage(about, run.work))
   const directory = path.join(run.work, packageName(about))
   if (system.kind === 'octet') await measureOctet(run, name, path.join(directory, 'package'), system.gigabytes)
   else await measureStarting(run, name, system.cold ? await makeCold(run, directory) : directory, tier)

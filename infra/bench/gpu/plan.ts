@@ -70,3 +70,12 @@ export const sidesOf = (size: string): { width: number; height: number } => {
   const [width, height] = size.split('x').map(Number) as [number, number]
   return { width, height }
 }
+
+/** The value of a line of JSON; undefined for other text. */
+export function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}

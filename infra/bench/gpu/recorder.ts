@@ -7,7 +7,7 @@ import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { psnr, readPixels } from '../../receipts/compare-images.ts'
 import { watchMemory } from './memory.ts'
-import { type Figure, type Line, line } from './plan.ts'
+import { type Figure, type Line, line, parseJson } from './plan.ts'
 
 type Result = { metric: string; size?: string | null | undefined; value: number | null; error?: string }
 
@@ -50,6 +50,22 @@ export class Recorder {
       this.record(system, { metric: given.failed, size: given.size, value: null, error: given.error })
     else if ('note' in given) console.error(`${system}: ${given.note}`)
     else if ('image' in given) this.#comparisons.push(this.#compareImage(system, given.image, given.size ?? ''))
+  }
+
+  /** Records the duration of `make`. */
+  async recordDuration(system: string, make: () => Promise<unknown>): Promise<void> {
+    const start = performance.now()
+    await make()
+    this.record(system, { metric: 'make_s', value: (performance.now() - start) / 1000 })
+  }
+
+  /** Records a failure of `measure` as a figure. */
+  async attempt(system: string, measure: () => void | Promise<void>): Promise<void> {
+    try {
+      await measure()
+    } catch (error) {
+      this.record(system, { metric: 'run', value: null, error: String(error) })
+    }
   }
 
   /** Records the peak memory since the last call. */
@@ -104,13 +120,5 @@ export class Recorder {
     } catch (error) {
       this.record(system, { metric: 'psnr_db', size, value: null, error: String(error) })
     }
-  }
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return undefined
   }
 }

@@ -1,30 +1,73 @@
-// Time from the start of the GPU function to its first and second image.
+// The GPU function as a process: the time from its start to its first and second image, and images through its HTTP interface.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
 import type { Line } from './plan.ts'
-import { sidesOf } from './plan.ts'
+import { parseJson, sidesOf } from './plan.ts'
 
 const MAIN = path.join(import.meta.dirname, '../../../gpu-fn/main.ts')
+const METRICS: Record<string, string> = {
+  listening: 'start_listening_s',
+  'model loaded': 'start_loaded_s',
+  ready: 'start_ready_s',
+}
 
-type StartOptions = {
+type Say = (line: Line) => void
+type Served = {
   /** Directory of the package. */
   packages: string
+  model: string
+  tier: string
+  /** The size that is run once before the function is ready. */
+  size: string
+  env?: Record<string, string>
+}
+export type ImageRequest = {
   model: string
   tier: string
   size: string
   prompt: string
   seed: number
-  env?: Record<string, string>
+  steps: number
+  guidanceScale: number
+}
+export type GpuFunction = {
+  /** Generates an image. Throws unless the job succeeds. */
+  makeImage: (request: ImageRequest) => Promise<void>
+  /** Seconds since the start of the process. */
+  seconds: () => number
+  close: () => Promise<void>
 }
 
-/** Starts the GPU function, requests two Turbo images of one size, and returns the time of each event in seconds. */
-export async function measureStart(options: StartOptions, say: (line: Line) => void): Promise<void> {
-  const { packages, model, tier, size, env } = options
+/** Starts the GPU function, requests two Turbo images of one size, and prints the time of each event in seconds. */
+export async function measureStart(
+  { prompt, seed, ...served }: Served & { prompt: string; seed: number },
+  say: Say,
+): Promise<void> {
+  const { model, tier, size } = served
+  const request: ImageRequest = { ...{ model, tier, size, prompt, seed }, steps: 4, guidanceScale: 1 }
+  const gpu = await startGpuFunction(served, say)
+  try {
+    await gpu.makeImage(request)
+    say({ metric: 'first_image_s', size, value: gpu.seconds() })
+    const second = gpu.seconds()
+    await gpu.makeImage(request)
+    say({ metric: 'second_image_s', size, value: gpu.seconds() - second })
+  } finally {
+    await gpu.close()
+  }
+}
+
+/** Starts the GPU function and waits until it is ready. Throws if its process ends, also by `signal`. */
+export async function startGpuFunction(
+  { packages, model, tier, size, env }: Served,
+  say: Say,
+  signal?: AbortSignal,
+): Promise<GpuFunction> {
   const started = performance.now()
-  const since = () => (performance.now() - started) / 1000
+  const seconds = () => (performance.now() - started) / 1000
   const child = spawn(process.execPath, [MAIN], {
     env: {
       ...process.env,
@@ -34,41 +77,44 @@ export async function measureStart(options: StartOptions, say: (line: Line) => v
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   const exited = once(child, 'exit')
-  try {
-    const url = await new Promise<string>((resolve, reject) => {
-      let address = ''
-      createInterface(child.stdout).on('line', (text) => {
-        const { msg, port, ...fields } = JSON.parse(text)
-        const metric = { listening: 'start_listening_s', 'model loaded': 'start_loaded_s', ready: 'start_ready_s' }[
-          msg as string
-        ]
-        if (metric) say({ metric, size, value: since() })
-        if (msg === 'model loaded' || msg === 'memory plan') say({ note: JSON.stringify(fields) })
-        if (msg === 'listening') address = `http://127.0.0.1:${port}`
-        if (msg === 'ready') resolve(address)
-      })
-      exited.then(() => reject(new Error('the GPU function ended before it was ready')))
-    })
-    await makeImage(url, 'first', options)
-    say({ metric: 'first_image_s', size, value: since() })
-    const second = performance.now()
-    await makeImage(url, 'second', options)
-    say({ metric: 'second_image_s', size, value: (performance.now() - second) / 1000 })
-  } finally {
+  signal?.addEventListener('abort', () => child.kill('SIGKILL'), { once: true })
+  const close = async () => {
     child.kill('SIGTERM')
     await exited
   }
+  let jobs = 0
+  return new Promise<GpuFunction>((resolve, reject) => {
+    let address = ''
+    let problem = ''
+    createInterface(child.stdout).on('line', (text) => {
+      const { msg = '', port, err, ...fields } = (parseJson(text) ?? {}) as LogLine
+      const metric = METRICS[msg]
+      if (metric) say({ metric, size, value: seconds() })
+      if (msg === 'model loaded' || msg === 'memory plan') say({ note: JSON.stringify(fields) })
+      if (err) problem = `: ${msg}, ${err.message}`
+      if (msg === 'listening') address = `http://127.0.0.1:${port}`
+      if (msg === 'ready')
+        resolve({ makeImage: (request) => sendJob(address, `image-${jobs++}`, request, signal), seconds, close })
+    })
+    exited.then(
+      ([code, by]) => reject(new Error(`the GPU function ended with ${code ?? by} before it was ready${problem}`)),
+      reject,
+    )
+  })
 }
 
+type LogLine = { msg?: string; port?: number; err?: { message?: string } }
+
 /** Reads the whole response. Throws unless it ends with an image. */
-async function makeImage(url: string, job: string, { model, tier, size, prompt, seed }: StartOptions): Promise<void> {
+async function sendJob(url: string, job: string, request: ImageRequest, signal?: AbortSignal): Promise<void> {
+  const { model, tier, size, prompt, seed, steps, guidanceScale } = request
   const body = JSON.stringify({
     ...{ protocol: PROTOCOL_VERSION, attempt: 1, model, tier, prompt, negative_prompt: '', ...sidesOf(size) },
-    ...{ steps: 4, guidance_scale: 1, seed, count: 1, output_format: 'png', output_quality: 90 },
+    ...{ steps, guidance_scale: guidanceScale, seed, count: 1, output_format: 'png', output_quality: 90 },
     text_convention: 'diffusers',
   })
   const headers = { 'content-type': 'application/json' }
-  const reply = await fetch(`${url}/jobs/${job}`, { method: 'PUT', headers, body })
+  const reply = await fetch(`${url}/jobs/${job}`, { method: 'PUT', headers, body, signal: signal ?? null })
   const text = Buffer.from(await reply.arrayBuffer()).toString('latin1')
   if (!reply.ok || !text.includes('"succeeded"'))
     throw new Error(`the job ended with ${reply.status}: ${text.slice(-300)}`)

@@ -3,6 +3,7 @@ import path from 'node:path'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { deploySteps } from '../../../infra/deploy/deploy-steps.ts'
 import { destroySteps } from '../../../infra/deploy/destroy.ts'
+import { MEASURED } from '../../../infra/deploy/gpu-types.ts'
 import { commandText, planText, runPlan, type Step, UNKNOWN } from '../../../infra/deploy/plan.ts'
 import { checkEnvironment } from '../../../infra/deploy/secrets-file.ts'
 import { credentialFiles } from '../../support/credentials.ts'
@@ -145,6 +146,23 @@ test('names the GPU types that cannot hold all models at once', async () => {
   await expect(deploy()).rejects.toThrow(/gpu\.models take 6\d\.\d GB .* L40S \(50\.0 GB\), A100 \(41\.7 GB\)\. Serve/)
   vendors.world.config.gpu.gpus = ['H100', 'a type of the future']
   await deploy()
+})
+
+test('the default prefers a measured GPU type, and a deployment names the others', async () => {
+  const { gpus } = vendors.world.config.gpu
+  const isMeasured = gpus.map((type) => MEASURED.includes(type))
+  expect(isMeasured[0]).toBe(true)
+  expect(isMeasured).toEqual(isMeasured.toSorted((a, b) => Number(b) - Number(a)))
+  await deploy()
+  expect(vendors.said.join('\n')).toContain(
+    'GPU types measured: H100 (docs/performance.md); never measured: L40S, A100 (npm run bench -- gpu --short)',
+  )
+})
+
+test('docs/deploy.md has each default GPU type in order, and whether it has been measured', async () => {
+  const page = await readFile(path.join(import.meta.dirname, '../../../docs/deploy.md'), 'utf8')
+  const rows = [...page.matchAll(/^\| `(\w+)` \| \d+\.\d \| (yes|never)/gm)].map(([, type, is]) => [type, is === 'yes'])
+  expect(rows).toEqual(vendors.world.config.gpu.gpus.map((type) => [type, MEASURED.includes(type)]))
 })
 
 test('two deployments of one account share no name', async () => {

@@ -1,11 +1,13 @@
-"""Measures the time of each FP8 operator at the sizes of Large, and its share of the chip's peak. Run by `npm run bench -- kernels`.
+"""Times calls of FP8 operators on the device. Run by `npm run bench -- kernels`, `profile` and `gpu --short`.
 
-    python infra/bench/kernel_rates.py LIBRARY
+    python infra/bench/operators/time_operators.py < CALLS
 
-LIBRARY is the output of gpu-fn/kernels/build. The operators are called without onnxruntime: this file implements the functions of its C API
+CALLS is JSON: `library`, the output of gpu-fn/kernels/build; `header`, the path of ort.h; and `calls`, as in calls.ts. Prints a line of JSON
+for each call: `microseconds`, or the `error`. The operators are called without onnxruntime: this file implements the functions of its C API
 that they use. Needs PyTorch.
 """
 import ctypes
+import json
 import re
 import statistics
 import sys
@@ -14,12 +16,8 @@ from pathlib import Path
 
 import torch
 
-ORT_HEADER = Path(__file__).parents[2] / "gpu-fn/kernels/include/ort.h"
-# Dense TFLOP/s of FP8 and of 16 bits, and TB/s, by the vendor's data sheets.
-PEAKS = {"H200": (1979, 989, 4.8), "H100": (1979, 989, 3.35), "L40S": (733, 362, 0.864), "B200": (4500, 2250, 8.0)}
-IMAGE, TEXT, WIDTH, HIDDEN, DEPTH, TILE = 4096, 333, 2432, 9728, 64, 128
-HEADS = WIDTH // DEPTH
 CALLS, REPLAYS = 20, 9
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "float8e4m3fn": torch.float8_e4m3fn, "uint8": torch.uint8}
 
 
 class CustomOp(ctypes.Structure):
@@ -45,8 +43,8 @@ class Host:
     OUTPUT, FAILED = 1000, 1
     Api = CFUNCTYPE(c_void_p, c_uint32)
 
-    def __init__(self, library: str):
-        indexes = {name: int(index) for name, index in re.findall(r"(\w+) = (\d+),", ORT_HEADER.read_text())}
+    def __init__(self, library: str, header: str):
+        indexes = {name: int(index) for name, index in re.findall(r"(\w+) = (\d+),", Path(header).read_text())}
         self.ops, self.inputs, self.outputs, self.attributes, self.message = {}, [], [], {}, ""
         self.table = (c_void_p * 278)()
         self.kept = []
@@ -135,7 +133,7 @@ class Host:
     def stream():
         return torch.cuda.current_stream().cuda_stream
 
-    def kernel(self, name, inputs, outputs, **attributes):
+    def kernel(self, name, inputs, outputs, attributes):
         """A function that runs an operator on tensors of the device; None is an absent optional tensor."""
         op = CustomOp.from_address(self.ops[name])
         state = c_void_p()
@@ -169,105 +167,42 @@ def microseconds(run):
     return statistics.median(times[1:])
 
 
-def halves(*shape):
-    return torch.randn(shape, device="cuda").half()
+def draw(given):
+    """A random tensor of a type and shape. Numbers in float32 are positive, because some are scales."""
+    if given is None:
+        return None
+    shape, dtype = given["shape"], DTYPES[given["dtype"]]
+    if dtype == torch.uint8:
+        return torch.zeros(shape, device="cuda", dtype=dtype)
+    values = torch.randn(shape, device="cuda")
+    if dtype == torch.float8_e4m3fn:
+        values = values * 100
+    if dtype == torch.float32:
+        values = values.abs() + 0.5
+    return values.to(dtype)
 
 
-def floats(*shape):
-    return torch.randn(shape, device="cuda")
-
-
-def codes(*shape):
-    return (torch.randn(shape, device="cuda") * 100).to(torch.float8_e4m3fn)
-
-
-def raw(*shape):
-    return torch.zeros(shape, device="cuda", dtype=torch.uint8)
-
-
-def modulate(host, *lengths):
-    """Streams of these lengths in one call."""
-    inputs, outputs = [], []
-    for tokens in lengths:
-        inputs += [halves(1, tokens, WIDTH), floats(1, 3 * WIDTH), halves(1, tokens, WIDTH), None]
-        outputs += [halves(1, tokens, WIDTH), codes(1, tokens, WIDTH), floats(1, tokens), None, None]
-    offsets = {"shifts": [0], "scales": [WIDTH], "gates": [2 * WIDTH]}
-    second = {f"second_{name}": value for name, value in offsets.items()} if len(lengths) > 1 else {}
-    run = host.kernel("ModulateQuantize", inputs, outputs, **offsets, **second, branch_factor=16.0, epsilon=1e-6)
-    return run, 7 * sum(lengths) * WIDTH, 0, 0
-
-
-def gelu(host, *lengths):
-    outputs = [tensor for tokens in lengths for tensor in (codes(1, tokens, HIDDEN), floats(1, tokens))]
-    run = host.kernel("GeluQuantize", [halves(1, tokens, HIDDEN) for tokens in lengths], outputs, factor=16.0)
-    return run, 3 * sum(lengths) * HIDDEN, 0, 0
-
-
-def parts(host):
-    like = codes(1, IMAGE, 16)
-    outputs = [codes(1, IMAGE, WIDTH), floats(1, IMAGE), codes(1, TEXT, WIDTH), floats(1, TEXT)]
-    return host.kernel("QuantizeParts", [halves(1, IMAGE + TEXT, WIDTH), like], outputs), 3 * (IMAGE + TEXT) * WIDTH, 0, 0
-
-
-def linear(host, k, n, *lengths):
-    inputs = []
-    for m in lengths:
-        inputs += [codes(1, m, k), floats(1, m).abs(), codes(n, k), floats(n).abs(), halves(n)]
-    run = host.kernel("Linear", inputs, [halves(1, m, n) for m in lengths])
-    return run, sum(m * k + n * k + 2 * m * n for m in lengths), sum(2 * m * n * k for m in lengths), 0
-
-
-def heads(host):
-    tokens = IMAGE + TEXT
-    tiles = -(-tokens // TILE)
-    image, text, norms = halves(1, IMAGE, 3 * WIDTH), halves(1, TEXT, 3 * WIDTH), [floats(DEPTH).abs() + 0.5 for _ in range(4)]
-    joined = [
-        raw(1, HEADS, tiles * TILE, DEPTH),
-        raw(1, HEADS, tiles, TILE * DEPTH),
-        raw(1, HEADS, tiles, DEPTH * TILE + 4),
-        floats(1),
-    ]
-    join = host.kernel("QkNormQuantize", [image, text, *norms], joined, epsilon=1e-6)
-    join()
-    attend = host.kernel("Attention", [*joined, image, text], [halves(1, tokens, WIDTH)])
-    product = 2 * tokens * tokens * WIDTH
-    return (join, 9 * tokens * WIDTH, 0, 0), (attend, 5 * tokens * WIDTH, 2 * product, 0)
+def prepare(host, call):
+    """A function that runs a call, and its results."""
+    inputs = [draw(each) for each in call["inputs"]]
+    if "after" in call:
+        run, results = prepare(host, call["after"])
+        run()
+        inputs[: len(results)] = results
+    outputs = [draw(each) for each in call["outputs"]]
+    return host.kernel(call["op"], inputs, outputs, call["attributes"]), outputs
 
 
 def main():
-    host = Host(sys.argv[1])
-    name = torch.cuda.get_device_name()
-    peaks = next((peaks for part, peaks in PEAKS.items() if part in name), None)
-    join, attend = heads(host)
-    streams = {"image": [IMAGE], "text": [TEXT], "both": [IMAGE, TEXT]}
-    layers = {"qkv": (WIDTH, 3 * WIDTH), "proj": (WIDTH, WIDTH), "fc1": (WIDTH, HIDDEN), "fc2": (HIDDEN, WIDTH)}
-
-    def of(lengths):
-        return " and ".join(map(str, lengths))
-
-    cases = {
-        **{
-            f"ModulateQuantize, {stream} [{of(lengths)}, {WIDTH}]": modulate(host, *lengths)
-            for stream, lengths in streams.items()
-        },
-        **{
-            f"Linear {layer}, {stream} [{of(lengths)}, {k}] · [{n}, {k}]": linear(host, k, n, *lengths)
-            for layer, (k, n) in layers.items()
-            for stream, lengths in streams.items()
-        },
-        **{f"GeluQuantize, {stream} [{of(lengths)}, {HIDDEN}]": gelu(host, *lengths) for stream, lengths in streams.items()},
-        f"QkNormQuantize [{IMAGE} + {TEXT}, {HEADS} · {DEPTH}]": join,
-        f"Attention [{IMAGE} + {TEXT}, {HEADS} · {DEPTH}]": attend,
-        f"QuantizeParts [{IMAGE} + {TEXT}, {WIDTH}]": parts(host),
-    }
-    print(f"rates on {name}, one call, with the buffers of the previous call in the cache:")
-    for what, (run, moved, narrow, wide) in cases.items():
-        time = microseconds(run)
-        rate = f"{(narrow + wide) / time / 1e6:.0f} TFLOP/s" if narrow + wide else f"{moved / time / 1e6:.2f} TB/s"
-        # Time at the chip's peaks: of the products, or of reading each input and writing each output once.
-        ideal = peaks and max(narrow / peaks[0] / 1e6 + wide / peaks[1] / 1e6, moved / peaks[2] / 1e6)
-        share = f", {ideal / time:.0%} of the peak" if ideal else ""
-        print(f"  {what}: {time:.1f} µs, {rate}{share}", flush=True)
+    given = json.load(sys.stdin)
+    host = Host(given["library"], given["header"])
+    for call in given["calls"]:
+        try:
+            run, _ = prepare(host, call)
+            result = {"microseconds": microseconds(run)}
+        except Exception as error:
+            result = {"error": (str(error).splitlines() or [type(error).__name__])[0]}
+        print(json.dumps(result), flush=True)
 
 
 main()

@@ -1,0 +1,45 @@
+// Correctness of the FP8 operators on this GPU: the results of `npm run test:gpu -- kernels`.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import path from 'node:path'
+import { createInterface } from 'node:readline'
+import { ROOT } from '../../../local/models/package-cache.ts'
+import type { Recorder } from '../recorder.ts'
+
+const PROGRAM = path.join(ROOT, 'test/gpu/main.ts')
+
+export type KernelCase = { readonly passed: boolean; readonly text: string }
+
+/** The result in a line of the checks' output; null in other lines. */
+export function parseCase(line: string): KernelCase | null {
+  const [, mark, text] = /^( {2}|✗ )(\S.*)$/.exec(line) ?? []
+  return text === undefined ? null : { passed: mark === '  ', text }
+}
+
+/** Records the numbers of results and of those within tolerance, and each other one. Throws if the checks end early. */
+export async function checkKernels(recorder: Recorder, seconds: number): Promise<void> {
+  const child = spawn(process.execPath, [PROGRAM, 'kernels'], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const exited = once(child, 'close')
+  const timer = setTimeout(() => child.kill('SIGKILL'), seconds * 1000)
+  const cases: KernelCase[] = []
+  const errors: string[] = []
+  createInterface(child.stdout).on('line', (line) => {
+    const found = parseCase(line)
+    if (found) cases.push(found)
+  })
+  createInterface(child.stderr).on('line', (line) => errors.push(line))
+  const [code, signal] = await exited.finally(() => clearTimeout(timer))
+  const failures = cases.filter(({ passed }) => !passed)
+  if (cases.length > 0) {
+    recorder.record('kernels', { metric: 'results', value: cases.length })
+    recorder.record('kernels', { metric: 'passed', value: cases.length - failures.length })
+  }
+  for (const { text } of failures) recorder.record('kernels', { metric: 'case', value: null, error: text })
+  // The checks end with an error if a result is out of tolerance, too.
+  if (code === 0 || (code === 1 && failures.length > 0)) return
+  const reason = errors
+    .map((line) => line.trim())
+    .filter(Boolean)
+    .join(' ')
+  throw new Error(`the checks ended with ${code ?? signal}${reason ? `: ${reason}` : ''}`)
+}

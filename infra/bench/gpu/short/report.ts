@@ -1,0 +1,127 @@
+// The report of `npm run bench -- gpu --short`: tables in Markdown from the card's facts and the figures.
+import os from 'node:os'
+import { ROOT } from '../../../local/models/package-cache.ts'
+import type { Figure } from '../plan.ts'
+import type { Card } from './card.ts'
+
+export type Report = {
+  readonly card: Card
+  readonly figures: readonly Figure[]
+  /** Models of the step and of the images, each with the reason of its choice. */
+  readonly step: { readonly variant: string; readonly size: string; readonly reason: string }
+  readonly images: { readonly variant: string; readonly reason: string }
+  readonly target: { readonly name: string; readonly reason: string }
+  readonly sizes: readonly string[]
+  readonly fullSizes: readonly string[]
+  /** Steps of an image with all steps. */
+  readonly steps: number
+  /** The table of the operators' rates; null without one. */
+  readonly rates: string | null
+}
+
+type Find = (system: string, metric: string, size?: string | null) => Figure | undefined
+
+const inSeconds = (value: number) => `${value.toFixed(2)} s`
+const inMilliseconds = (value: number) => `${value.toFixed(1)} ms`
+const inMib = (value: number) => `${Math.round(value).toLocaleString('en-US')} MiB`
+const oneLine = (text: string) =>
+  text
+    .replace(/^Error: /, '')
+    .split('\n')
+    .map((line) => line.trim())
+    .filter(Boolean)
+    .join(' ')
+    .replaceAll('|', '\\|')
+const squared = (size: string) => size.replace(/^(\d+)x\1$/, '$1²')
+
+export function reportOf(report: Report): string {
+  const { card, figures, rates } = report
+  const rows = [...aboutRows(report), ...figureRows(report)]
+  const failed = figures.filter(({ system, metric }) => system === 'kernels' && metric === 'case')
+  const reason = reasonOf(figures, 'operators') ?? 'no rates'
+  return [
+    `## ${card.gpu}`,
+    ['| | |', '|---|---|', ...rows.map(([title, text]) => `| ${title} | ${text} |`)].join('\n'),
+    ...(failed.length > 0
+      ? [`Out of tolerance:\n\n${failed.map(({ error }) => `- ${oneLine(error!)}`).join('\n')}`]
+      : []),
+    rates ?? `Rates of the operators: not measured: ${reason}`,
+  ].join('\n\n')
+}
+
+const aboutRows = ({ card, target }: Report): [string, string][] => [
+  ['compute capability', card.capability],
+  ['memory', card.memoryMib === null ? 'unknown' : inMib(card.memoryMib)],
+  ['driver; newest CUDA of the driver', `${card.driver}; ${card.cuda}`],
+  ['host', card.host],
+  ['Octet', card.octet],
+  ['target', `${target.name} (${target.reason})`],
+]
+
+function figureRows({ figures, step, images, sizes, fullSizes, steps }: Report): [string, string][] {
+  const find: Find = (system, metric, size) =>
+    figures.findLast(
+      (each) => each.system === system && each.metric === metric && (size === undefined || each.size === size),
+    )
+  const cell = (system: string, metric: string, format: (value: number) => string, size?: string) => {
+    const value = find(system, metric, size)?.value
+    return value == null ? `not measured: ${reasonOf(figures, system, metric, size) ?? 'no figure'}` : format(value)
+  }
+  const first = sizes[0]!
+  const started = (metric: string) => cell('images', metric, inSeconds)
+  const what = `${step.variant}, ${squared(step.size)}`
+  return [
+    ['FP8 operators within tolerance, native and portable', kernelsCell(figures, find)],
+    [`step of ${what}, FP8 products (${step.reason})`, cell('step', 'fp8_ms', inMilliseconds)],
+    [`step of ${what}, 16-bit products`, cell('step', 'half_ms', inMilliseconds)],
+    ['GPU memory in use, peak of the step', cell('step', 'peak_mib', inMib)],
+    ['model of the images', `${images.variant}, fp8, random weights (${images.reason})`],
+    ['checkpoint and package', packageCell(figures, find)],
+    ['GPU function: start → listening', started('start_listening_s')],
+    ['→ weights loaded', started('start_loaded_s')],
+    ['→ warm and ready', started('start_ready_s')],
+    [`→ first image of ${squared(first)}, 4 steps`, started('first_image_s')],
+    ...sizes.map((size): [string, string] => [
+      `warm image of ${squared(size)}, 4 steps`,
+      cell('images', 'turbo_s', inSeconds, size),
+    ]),
+    ...fullSizes.map((size): [string, string] => [
+      `warm image of ${squared(size)}, ${steps} steps with guidance`,
+      cell('images', 'full_s', inSeconds, size),
+    ]),
+    ['GPU memory in use before the start', cell('images', 'peak_mib_before', inMib)],
+    ['GPU memory in use, peak of start and images', peakCell(figures)],
+  ]
+}
+
+function kernelsCell(figures: readonly Figure[], find: Find): string {
+  const [passed, results] = ['passed', 'results'].map((metric) => find('kernels', metric)?.value)
+  const problem = reasonOf(figures, 'kernels')
+  if (results == null) return `not measured: ${problem ?? 'no figure'}`
+  return `${passed} of ${results}${problem ? `; ${problem}` : ''}`
+}
+
+function packageCell(figures: readonly Figure[], find: Find): string {
+  if (find('package', 'existing')) return 'existed'
+  const seconds = find('package', 'make_s')?.value
+  return seconds == null ? `not made: ${reasonOf(figures, 'images') ?? 'no figure'}` : inSeconds(seconds)
+}
+
+function peakCell(figures: readonly Figure[]): string {
+  const peaks = figures.flatMap(({ system, metric, value }) =>
+    system === 'images' && metric.startsWith('peak_mib_') && value !== null ? [value] : [],
+  )
+  return peaks.length > 0 ? inMib(Math.max(...peaks)) : `not measured: ${reasonOf(figures, 'images') ?? 'no figure'}`
+}
+
+/** A report without the directories of this machine, which errors name. */
+export const withoutPaths = (text: string): string =>
+  text.replaceAll(`${ROOT}/`, '').replaceAll(`${os.homedir()}/`, '~/')
+
+/** The error of a figure, or of the part that it belongs to. */
+function reasonOf(figures: readonly Figure[], system: string, metric = 'run', size?: string): string | undefined {
+  const failures = figures.filter((each) => each.system === system && each.error !== undefined)
+  const own = failures.find((each) => each.metric === metric && (size === undefined || each.size === size))
+  const error = (own ?? failures.find((each) => each.metric === 'run'))?.error
+  return error === undefined ? undefined : oneLine(error)
+}

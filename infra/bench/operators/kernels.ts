@@ -1,0 +1,41 @@
+// The rates of the FP8 operators, each by itself, at the sizes of a step.
+import fs from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { depthOf } from '../../checkpoints/published.ts'
+import { buildStep } from '../borrowed-weights.ts'
+import { gpuName } from '../gpu/memory.ts'
+import { axesOf } from '../step.ts'
+import { type CountedCall, countCalls } from './calls.ts'
+import { ratesTable, type TimedCall } from './table.ts'
+import { requireTiming, timeCalls } from './timing.ts'
+import { peaksOf } from './work.ts'
+
+export type StepShape = { readonly variant: 'large' | 'medium'; readonly size: number }
+export type KernelsOptions = StepShape & { readonly python: string }
+
+/** Prints the rates. Throws without a supported GPU, the kernels or PyTorch. */
+export async function benchKernels({ python, ...step }: KernelsOptions): Promise<void> {
+  requireTiming(python)
+  const calls = timeEach(python, await callsOfStep(step))
+  const gpu = gpuName() ?? ''
+  console.log(`${step.variant}, ${step.size}², ${gpu}: each operator by itself, with its buffers partly in the cache\n`)
+  console.log(ratesTable(calls, peaksOf(gpu)))
+}
+
+/** The calls of one step with batch 1. */
+export async function callsOfStep({ variant, size }: StepShape): Promise<CountedCall[]> {
+  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-calls-'))
+  try {
+    const model = await buildStep(scratch, variant, depthOf(variant), { tier: 'fp8', target: 'cuda-fp8' })
+    return countCalls(model.graphs.get('transformer')!, axesOf(size))
+  } finally {
+    await fs.rm(scratch, { recursive: true })
+  }
+}
+
+/** Times calls; see `timeCalls`. */
+export function timeEach(python: string, calls: readonly CountedCall[], seconds?: number): TimedCall[] {
+  const times = timeCalls(python, calls, seconds)
+  return calls.map((call, k) => ({ call, time: times[k]! }))
+}

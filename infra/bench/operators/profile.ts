@@ -1,0 +1,31 @@
+// The share of each FP8 operator in a step: its time by itself, times its number of calls in the step graph.
+import { depthOf } from '../../checkpoints/published.ts'
+import { gpuName } from '../gpu/memory.ts'
+import { withStep } from '../step.ts'
+import { countCalls } from './calls.ts'
+import { type StepShape, timeEach } from './kernels.ts'
+import { profileTable } from './table.ts'
+import { requireTiming } from './timing.ts'
+import { peaksOf } from './work.ts'
+
+export type ProfileOptions = StepShape & { readonly python: string; readonly runs: number }
+
+/** Prints the table. Throws without a supported GPU, the kernels or PyTorch. */
+export async function benchProfile({ variant, size, python, runs }: ProfileOptions): Promise<void> {
+  requireTiming(python)
+  const { calls, others, milliseconds } = await withStep(
+    { variant, size, batch: 1, blocks: depthOf(variant) },
+    async ({ graph, axes, timeFp8 }) => {
+      const calls = countCalls(graph, axes)
+      const others = graph.nodes.length - calls.reduce((sum, { count }) => sum + count, 0)
+      return { calls, others, milliseconds: (await timeFp8(runs)).milliseconds }
+    },
+  )
+  const timed = timeEach(python, calls)
+  const gpu = gpuName() ?? ''
+  console.log(
+    `${variant}, ${size}², batch 1, ${gpu}: step ${milliseconds.toFixed(1)} ms (median of ${runs}). Each operator was timed by itself, ` +
+      `with its buffers partly in the cache. The rest includes ${others} nodes of onnxruntime.\n`,
+  )
+  console.log(profileTable(timed, milliseconds, peaksOf(gpu)))
+}

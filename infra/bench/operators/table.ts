@@ -1,0 +1,76 @@
+// Tables of the times of operators.
+import type { CountedCall } from './calls.ts'
+import type { CallTime } from './timing.ts'
+import { type Peaks, peakShareOf, rateOf, workOf } from './work.ts'
+
+export type TimedCall = { readonly call: CountedCall; readonly time: CallTime }
+
+/** Text of the columns: operator, layers, µs, rate and share of the peak. Without a time, the reason replaces the rate. */
+export type RateColumns = [operator: string, layers: string, microseconds: string, rate: string, share: string]
+
+const percent = (share: number) => `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`
+const formatRow = (cells: readonly string[]) => `|${cells.map((cell) => (cell ? ` ${cell} |` : ' |')).join('')}`
+
+/** The operator and the shapes that determine its time. */
+function describeCall({ op, inputs, outputs }: CountedCall): string {
+  const shape = (tensor: (typeof inputs)[number]) => `[${tensor!.shape.slice(1).join(', ')}]`
+  /** Shapes of an input of both streams, the second of which follows after `distance` inputs. */
+  const shapes = (distance: number) => [inputs[0], inputs[distance]].flatMap((each) => (each ? [shape(each)] : [])).join(' and ')
+  if (op === 'Linear') return `${op} ${shapes(5)} · [${inputs[2]!.shape.join(', ')}]`
+  if (op === 'QkNormQuantize') return `${op} ${shape(inputs[0]!)}${inputs[1] ? ` + ${shape(inputs[1])}` : ''}`
+  if (op === 'Attention') {
+    const keys = inputs[4]!.shape[1]! + (inputs[5]?.shape[1] ?? 0)
+    return `${op} ${shape(outputs[0]!)}, ${keys} keys`
+  }
+  if (op === 'GeluQuantize') return `${op} ${shapes(1)}`
+  if (op !== 'ModulateQuantize') return `${op} ${shape(inputs[0]!)}`
+  const branches = inputs.slice(2, 4).filter((tensor) => tensor !== null).length
+  const norms = outputs.slice(1, 5).filter((tensor) => tensor !== null).length / 2
+  return `${op} ${shapes(4)}, residuals: ${branches}, norms: ${norms}`
+}
+
+export function columnsOf({ call, time }: TimedCall, peaks: Peaks | undefined): RateColumns {
+  const about = [describeCall(call), call.layers.join(', ')] as const
+  if ('error' in time) return [...about, '', `not measured: ${time.error.replaceAll('|', '\\|')}`, '']
+  const { microseconds } = time
+  const work = workOf(call)
+  const { value, unit } = rateOf(work, microseconds)
+  const rate = unit === 'TFLOP/s' ? Math.round(value).toLocaleString('en-US') : value.toFixed(2)
+  const share = peaks ? percent(peakShareOf(work, microseconds, peaks)) : ''
+  return [...about, microseconds.toFixed(1), `${rate} ${unit}`, share]
+}
+
+/** A table of the rates of operators. */
+export const ratesTable = (calls: readonly TimedCall[], peaks: Peaks | undefined): string =>
+  [
+    '| operator | layers | µs | rate | share of peak |',
+    '|---|---|---:|---:|---:|',
+    ...calls.map((each) => formatRow(columnsOf(each, peaks))),
+  ].join('\n')
+
+/** A table of the operators' shares of a step that takes `stepMilliseconds`, largest first. */
+export function profileTable(calls: readonly TimedCall[], stepMilliseconds: number, peaks: Peaks | undefined): string {
+  const milliseconds = ({ call, time }: TimedCall) =>
+    'error' in time ? Number.NaN : (time.microseconds * call.count) / 1000
+  const share = (part: number) => percent(part / stepMilliseconds)
+  const rows = calls
+    .toSorted((a, b) => (milliseconds(b) || 0) - (milliseconds(a) || 0))
+    .map((each) => {
+      const [operator, layers, microseconds, rate, ofPeak] = columnsOf(each, peaks)
+      const part = milliseconds(each)
+      const parts = Number.isNaN(part) ? ['', ''] : [part.toFixed(2), share(part)]
+      return [operator, layers, `${each.call.count}`, microseconds, ...parts, rate, ofPeak]
+    })
+  const sum = calls.reduce((total, each) => total + (milliseconds(each) || 0), 0)
+  const count = calls.reduce((total, { call }) => total + call.count, 0)
+  const rest = stepMilliseconds - sum
+  const incomplete = calls.some(({ time }) => 'error' in time) ? ', without those that were not measured' : ''
+  return [
+    '| operator | layers | calls | µs | ms per step | share of the step | rate | share of peak |',
+    '|---|---|---:|---:|---:|---:|---:|---:|',
+    ...rows.map(formatRow),
+    formatRow([`all FP8 operators${incomplete}`, '', `${count}`, '', sum.toFixed(2), share(sum), '', '']),
+    formatRow(['the rest: head, tail and gaps', '', '', '', rest.toFixed(2), share(rest), '', '']),
+    formatRow(['the step', '', '', '', stepMilliseconds.toFixed(2), '100 %', '', '']),
+  ].join('\n')
+}
