@@ -15,7 +15,8 @@ const formatRow = (cells: readonly string[]) => `|${cells.map((cell) => (cell ? 
 function describeCall({ op, inputs, outputs }: CountedCall): string {
   const shape = (tensor: (typeof inputs)[number]) => `[${tensor!.shape.slice(1).join(', ')}]`
   /** Shapes of an input of both streams, the second of which follows after `distance` inputs. */
-  const shapes = (distance: number) => [inputs[0], inputs[distance]].flatMap((each) => (each ? [shape(each)] : [])).join(' and ')
+  const shapes = (distance: number) =>
+    [inputs[0], inputs[distance]].flatMap((each) => (each ? [shape(each)] : [])).join(' and ')
   if (op === 'Linear') return `${op} ${shapes(5)} · [${inputs[2]!.shape.join(', ')}]`
   if (op === 'QkNormQuantize') return `${op} ${shape(inputs[0]!)}${inputs[1] ? ` + ${shape(inputs[1])}` : ''}`
   if (op === 'Attention') {
