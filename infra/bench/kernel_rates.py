@@ -206,6 +206,12 @@ def parts(host):
     return host.kernel("QuantizeParts", [halves(1, IMAGE + TEXT, WIDTH), like], outputs), 3 * (IMAGE + TEXT) * WIDTH, 0, 0
 
 
+def unpack(host, n, k):
+    packed = torch.randint(0, 256, (n, k // 32, 16), device="cuda", dtype=torch.uint8)
+    scales = torch.randint(0, 256, (n, k // 32), device="cuda", dtype=torch.uint8)
+    return host.kernel("UnpackFp8", [packed, scales, codes(1, 1, 16)], [codes(n, k)]), n * k * 49 // 32, 0, 0
+
+
 def linear(host, m, k, n):
     inputs = [codes(1, m, k), floats(1, m).abs(), codes(n, k), floats(n).abs(), halves(n)]
     return host.kernel("Linear", inputs, [halves(1, m, n)]), m * k + n * k + 2 * m * n, 2 * m * n * k, 0
@@ -243,6 +249,7 @@ def main():
         },
         f"GeluQuantize, image [{IMAGE}, {HIDDEN}]": gelu(host, IMAGE),
         f"GeluQuantize, text [{TEXT}, {HIDDEN}]": gelu(host, TEXT),
+        f"UnpackFp8, fc1 [{HIDDEN}, {WIDTH}]": unpack(host, HIDDEN, WIDTH),
         f"QkNormQuantize [{IMAGE} + {TEXT}, {HEADS} · {DEPTH}]": join,
         f"Attention [{IMAGE} + {TEXT}, {HEADS} · {DEPTH}]": attend,
         f"QuantizeParts [{IMAGE} + {TEXT}, {WIDTH}]": parts(host),

@@ -14,6 +14,7 @@ import { median, relativeError } from './statistics.ts'
 
 export type StepOptions = {
   readonly variant: 'large' | 'medium'
+  readonly tier: 'fp8' | 'fp8-int4'
   readonly size: number
   readonly batch: number
   readonly blocks?: number | undefined
@@ -24,18 +25,19 @@ const TEXT_TOKENS = 333
 type Inputs = Record<string, Tensor | DeviceTensor>
 
 /** Prints milliseconds per step with FP8 and with 16-bit products, and the difference between their results. Throws without a GPU. */
-export async function benchStep({ variant, size, batch, blocks = depthOf(variant), runs }: StepOptions): Promise<void> {
+export async function benchStep(options: StepOptions): Promise<void> {
+  const { variant, tier, size, batch, blocks = depthOf(variant), runs } = options
   const found = findKernels()
   if (!found.library) throw new Error(`a step in FP8 products cannot run on this machine: ${found.reason}`)
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-step-'))
   try {
     await writeNumbers(scratch)
-    const model = await buildStep(scratch, variant, blocks, { tier: 'fp8', target: 'cuda-fp8' })
+    const model = await buildStep(scratch, variant, blocks, { tier, target: 'cuda-fp8' })
     const native = model.graphs.get('transformer')!
     const free = { B: batch, L: TEXT_TOKENS, h: size / 8, w: size / 8, S: (size / 16) ** 2 }
     const inputs = await copyToDevice(scratch, noiseFor(native, free))
     const fp8 = await measureStep(await writeGraph(scratch, 'native.onnx', native), inputs, runs, found.library)
-    const what = `${variant}, ${blocks} blocks, ${size}², batch ${batch}`
+    const what = `${variant} in ${tier}, ${blocks} blocks, ${size}², batch ${batch}`
     console.log(`${what}: FP8 products ${fp8.milliseconds.toFixed(1)} ms, median of ${runs}`)
     if (batch > 1) return
     const wide = await measureStep(
