@@ -7,14 +7,11 @@ export type LayerErrors = Readonly<Record<string, number>>
 /** The errors by variant; `npm run sensitivity` writes them. */
 export type SensitivityTable = Readonly<Record<string, LayerErrors>>
 
-/** A layer is sensitive if its squared error is this many times the mean of all layers, because squared errors add up. */
-const SENSITIVE = 2
-
-/** Whether a layer is among the sensitive ones of its network. */
+/** Whether a layer's squared error exceeds the mean of all layers. Squared errors, because those of independent layers add up. */
 export function isSensitive(errors: LayerErrors, layer: string): boolean {
   const squares = Object.values(errors).map((error) => error ** 2)
   const mean = squares.reduce((sum, square) => sum + square, 0) / squares.length
-  return errors[layer]! ** 2 > SENSITIVE * mean
+  return errors[layer]! ** 2 > mean
 }
 
 /**

@@ -5,7 +5,7 @@ import { isSensitive, sensitiveLayers } from '../../../../gpu-fn/models/sd35/sen
 const fc1 = (block: number, stream = 'x_block') => `joint_blocks.${block}.${stream}.mlp.fc1`
 const ERRORS = { [fc1(0)]: 0.03, [fc1(1)]: 0.01, [fc1(2)]: 0.01, [fc1(3)]: 0.01 }
 
-test('a layer with over twice the mean squared error is sensitive', () => {
+test('a layer with a squared error above the mean is sensitive', () => {
   expect(Object.keys(ERRORS).filter((layer) => isSensitive(ERRORS, layer))).toEqual([fc1(0)])
   const equal = Object.fromEntries(Object.keys(ERRORS).map((layer) => [layer, 0.01]))
   expect(Object.keys(equal).some((layer) => isSensitive(equal, layer))).toBe(false)
