@@ -32,6 +32,7 @@ export function plotSvg({ title, points, frontier, chosen }: Plot): string {
   const side = labelX < WIDTH / 2 ? 1 : -1
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="13" fill="#222">`,
+    `<title>${title}</title>`,
     `<rect width="${WIDTH}" height="${HEIGHT}" fill="white"/>`,
     text(WIDTH / 2, 24, title, 'middle', ' font-size="15"'),
     ...x.ticks.map((value) => verticalGrid(round(x.place(value)), String(value))),

@@ -52,7 +52,7 @@ const MLP_IN_4_BITS: Rule = {
   network: /^transformer$/,
   tensor: /^joint_blocks\.\d+\.(x_block|context_block)\.mlp\.fc[12]\.weight$/,
   storage: 'fp8-int4',
-  why: 'two thirds of the step graph; FP8 activations stay, unlike in 4-bit products, and attention has a larger effect per weight',
+  why: 'two thirds of the step graph; activations stay in FP8',
   native: { multiplied: true, why: 'unpacked to FP8 codes before the product' },
 }
 
