@@ -1,6 +1,6 @@
 // Compiles a checkpoint into a package: opens it, builds the graphs, streams the weights, and renames the result into place.
 import packageJson from '../../package.json' with { type: 'json' }
-import { escapeText, hasT5, LIMITS, modelName, TIER_TABLE } from '../contract.ts'
+import { escapeText, hasFp8, hasT5, LIMITS, modelName, TIERS } from '../contract.ts'
 import { MANIFEST_FORMAT, type Manifest, manifest, type Target, type Tier } from '../manifest.ts'
 import { FAMILIES, type FamilyName } from '../models/families.ts'
 import { CheckpointError, listNames } from './checkpoint/error.ts'
@@ -86,12 +86,12 @@ export function assertOptions({
     )
   }
   assertTarget(tier, target)
-  if (adalnBits !== undefined && TIER_TABLE[tier].precision !== 'fp8')
-    throw new CheckpointError('--adaln-bits', `requires tier fp8 or fp8-lite; tier ${tier} has no FP8 weights`)
-  if (t5Bits !== undefined && tier !== 'fp8')
+  if (adalnBits !== undefined && !hasFp8(tier))
+    throw new CheckpointError('--adaln-bits', `requires tier ${listTiers(hasFp8)}; tier ${tier} has no FP8 weights`)
+  if (t5Bits !== undefined && !(hasFp8(tier) && hasT5(tier)))
     throw new CheckpointError(
       '--t5-bits',
-      `requires tier fp8; tier ${tier} has ${hasT5(tier) ? 'no FP8 weights' : 'no T5'}`,
+      `requires tier ${listTiers((each) => hasFp8(each) && hasT5(each))}; tier ${tier} has ${hasT5(tier) ? 'no FP8 weights' : 'no T5'}`,
     )
   assertWithin('--steps', steps, LIMITS.steps)
   if (steps !== undefined && !Number.isInteger(steps))
@@ -103,9 +103,11 @@ export function assertOptions({
 
 /** Throws CheckpointError for target cuda-fp8 with a tier without FP8 weights. */
 export function assertTarget(tier: Tier, target: Target): void {
-  if (target === 'cuda-fp8' && TIER_TABLE[tier].precision !== 'fp8')
+  if (target === 'cuda-fp8' && !hasFp8(tier))
     throw new CheckpointError('--target', `cuda-fp8 requires FP8 weights, and tier ${tier} has none; choose cuda`)
 }
+
+const listTiers = (isAllowed: (tier: Tier) => boolean) => TIERS.filter(isAllowed).join(' or ')
 
 function assertWithin(option: string, value: number | undefined, { min, max }: { min: number; max: number }): void {
   if (value === undefined || (value >= min && value <= max)) return

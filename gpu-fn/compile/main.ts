@@ -77,7 +77,7 @@ const command = new Command('compile')
   .addOption(
     new Option(
       '--adaln-bits <bits>',
-      'bits per adaLN weight in tiers fp8 and fp8-lite, 16 by default; 8 reduces the package of Large by 2.6 GB',
+      'bits per adaLN weight in tiers with FP8, by default 16, or 8 in tier fp8-int4; 8 reduces the package of Large by 2.6 GB',
     )
       .choices(ADALN_BITS.map(String))
       .argParser(Number),
@@ -85,7 +85,7 @@ const command = new Command('compile')
   .addOption(
     new Option(
       '--t5-bits <bits>',
-      'bits per T5 weight in tier fp8, 8 (FP8) by default; 4 reduces the package of Large by 2 GB',
+      'bits per T5 weight in tiers with FP8, by default 8 (FP8), or 4 in tier fp8-int4; 4 reduces the package of Large by 2 GB',
     )
       .choices(T5_BITS.map(String))
       .argParser(Number),

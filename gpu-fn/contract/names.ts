@@ -10,12 +10,15 @@ export const PROTOCOL_VERSION = 1
 export const TIER_TABLE = {
   fp8: { precision: 'fp8', t5: true, price: 300 },
   'fp8-lite': { precision: 'fp8', t5: false, price: 240 },
+  'fp8-int4': { precision: 'fp8-int4', t5: true, price: 270 },
   fp16: { precision: 'fp16', t5: true, price: 480 },
   fp32: { precision: 'fp32', t5: true, price: 900 },
 } as const
 export type Tier = keyof typeof TIER_TABLE
 export const TIERS = Object.keys(TIER_TABLE) as [Tier, ...Tier[]]
 export const hasT5 = (tier: Tier): boolean => TIER_TABLE[tier].t5
+/** Whether packages have FP8 weights. */
+export const hasFp8 = (tier: Tier): boolean => TIER_TABLE[tier].precision.startsWith('fp8')
 export const ROUTES = ['turbo', 'full'] as const
 export const OUTPUT_FORMATS = ['png', 'jpeg', 'webp'] as const
 /** Media type of each output format. */

@@ -10,12 +10,14 @@ import * as linear from './linear/linear.ts'
 import * as modulateQuantize from './modulate-quantize/modulate-quantize.ts'
 import * as geluQuantize from './quantize-rows/gelu-quantize.ts'
 import * as quantizeParts from './quantize-rows/quantize-parts.ts'
+import * as unpackFp8 from './unpack-fp8/unpack-fp8.ts'
 
 /** Each operator's definition and test cases. */
-const OPERATORS = [modulateQuantize, linear, geluQuantize, quantizeParts, groupNorm, attention, addLowRank]
+const OPERATORS = [modulateQuantize, unpackFp8, linear, geluQuantize, quantizeParts, groupNorm, attention, addLowRank]
 
 export const operators: Fp8Operators = {
   ...modulateQuantize.definition,
+  ...unpackFp8.definition,
   ...linear.definition,
   ...geluQuantize.definition,
   ...quantizeParts.definition,

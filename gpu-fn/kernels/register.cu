@@ -26,7 +26,7 @@ ort::Status* findDomain(const ort::Api* api, ort::Domain** domain) {
     ort::Domain* created = nullptr;
     if (ort::Status* status = ort::call(api, ort::CreateCustomOpDomain, "octet", &created)) return status;
     ort::Status* status =
-        addAll<ModulateQuantize, GeluQuantize, QuantizeParts, Linear, QkNormQuantize, Attention, GroupNorm, AddLowRank>(api, created);
+        addAll<ModulateQuantize, GeluQuantize, QuantizeParts, UnpackFp8, Linear, QkNormQuantize, Attention, GroupNorm, AddLowRank>(api, created);
     if (status) return status;
     shared = created;
   }

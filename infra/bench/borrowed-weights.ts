@@ -97,7 +97,7 @@ function borrow(weights: readonly Weight[]): StoredTensor[] {
 }
 
 function kindOf(name: string, dtype: Weight['dtype']): Kind {
-  if (dtype === 'float8e4m3fn') return 'codes'
+  if (dtype === 'float8e4m3fn' || dtype === 'uint8') return 'codes'
   if (dtype === 'float16') return 'halves'
   if (name.endsWith('.scale')) return 'scales'
   return /\.ln_[qk]\./.test(name) ? 'norms' : 'biases'

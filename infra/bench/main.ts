@@ -247,6 +247,7 @@ command
   .command('step')
   .description('one denoising step at full size with random weights, FP8 against 16-bit (needs a GPU and the kernels)')
   .addOption(variantOption())
+  .addOption(new Option('--tier <tier>', 'precision of the weights').choices(['fp8', 'fp8-int4']).default('fp8'))
   .option('--size <pixels>', 'width and height', Number, 1024)
   .option('--batch <count>', 'batch size', Number, 1)
   .option('--blocks <count>', 'transformer blocks; all of the variant by default', Number)

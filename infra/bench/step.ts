@@ -14,6 +14,7 @@ import { median, relativeError } from './statistics.ts'
 
 type StepSize = {
   readonly variant: 'large' | 'medium'
+  readonly tier: 'fp8' | 'fp8-int4'
   readonly size: number
   readonly batch: number
   readonly blocks: number
@@ -35,11 +36,12 @@ export type OpenStep = {
 }
 
 /** Prints milliseconds per step with FP8 and with 16-bit products, and the difference between their results. Throws without a GPU. */
-export async function benchStep({ variant, size, batch, blocks = depthOf(variant), runs }: StepOptions): Promise<void> {
+export async function benchStep(options: StepOptions): Promise<void> {
+  const { variant, tier, size, batch, blocks = depthOf(variant), runs } = options
   requireKernels()
-  await withStep({ variant, size, batch, blocks }, async ({ timeFp8, timeHalf }) => {
+  await withStep({ variant, tier, size, batch, blocks }, async ({ timeFp8, timeHalf }) => {
     const fp8 = await timeFp8(runs)
-    const what = `${variant}, ${blocks} blocks, ${size}², batch ${batch}`
+    const what = `${variant} in ${tier}, ${blocks} blocks, ${size}², batch ${batch}`
     console.log(`${what}: FP8 products ${fp8.milliseconds.toFixed(1)} ms, median of ${runs}`)
     if (batch > 1) return
     const half = await timeHalf(runs)
@@ -62,13 +64,13 @@ export const axesOf = (size: number, batch = 1) => ({
 
 /** Writes the step graphs with random weights to a temporary directory and its inputs to the device, for the time of `use`. */
 export async function withStep<Result>(
-  { variant, size, batch, blocks }: StepSize,
+  { variant, tier, size, batch, blocks }: StepSize,
   use: (step: OpenStep) => Promise<Result>,
 ): Promise<Result> {
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-step-'))
   try {
     await writeNumbers(scratch)
-    const model = await buildStep(scratch, variant, blocks, { tier: 'fp8', target: 'cuda-fp8' })
+    const model = await buildStep(scratch, variant, blocks, { tier, target: 'cuda-fp8' })
     const graph = model.graphs.get('transformer')!
     const axes = axesOf(size, batch)
     const inputs = await copyToDevice(scratch, noiseFor(graph, axes))

@@ -2,6 +2,7 @@
 import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, Option } from 'commander'
+import { TIERS } from '../../gpu-fn/contract.ts'
 import { TARGETS, type Target, type Tier } from '../../gpu-fn/manifest.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { prepareCommand } from '../command/npm.ts'
@@ -47,7 +48,7 @@ const command = new Command('serve')
   .option('--hub <owner/name>', 'a repository of the Hugging Face hub, with HF_TOKEN (repeatable)', collect, [])
   .option('--turbo <path or name>', 'a checkpoint, package or repository for the turbo route')
   .option('--full <path or name>', 'a checkpoint, package or repository for the full route')
-  .addOption(new Option('--tier <tier>', 'precision').choices(['fp8', 'fp8-lite', 'fp16', 'fp32']).default('fp8'))
+  .addOption(new Option('--tier <tier>', 'precision').choices(TIERS).default('fp8'))
   .addOption(new Option('--target <target>', 'compilation target; by the GPU unless given').choices(TARGETS))
   .option('--port <number>', 'port of the worker', parseWholeNumber, 8787)
   .option('--vram <gigabytes>', 'limit of GPU memory in GiB')

@@ -43,6 +43,12 @@ export type IntegerBlocks = {
   readonly bits: IntegerBits
   readonly block: number
 }
-export type Matrix = Value | Quantized | IntegerBlocks
+/**
+ * An FP8 matrix [N, K] in 4 bits (checkpoint/formats/fp8-int4.ts): integers uint8 [N, K ÷ 32, 16], scale bytes of groups uint8 [N, K ÷ 32], row
+ * scales float32 [N] or [N, 1].
+ */
+export type Packed = { readonly packed: Value; readonly groupScales: Value; readonly scales: Value }
+export type Matrix = Value | Quantized | IntegerBlocks | Packed
 export const isQuantized = (weight: Matrix): weight is Quantized => 'codes' in weight
 export const isIntegers = (weight: Matrix): weight is IntegerBlocks => 'blocks' in weight
+export const isPacked = (weight: Matrix): weight is Packed => 'packed' in weight

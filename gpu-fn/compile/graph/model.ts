@@ -7,7 +7,7 @@ import type { Lowering } from './scope.ts'
 /** Bits per adaLN weight in tiers with FP8 weights. 8: block-quantized integers. */
 export const ADALN_BITS = [16, 8] as const
 export type AdaLNBits = (typeof ADALN_BITS)[number]
-/** Bits per T5 weight in tier fp8. 8: FP8; 4: block-quantized integers. */
+/** Bits per T5 weight in tiers with FP8 weights. 8: FP8; 4: block-quantized integers. */
 export const T5_BITS = [8, 4] as const
 export type T5Bits = (typeof T5_BITS)[number]
 
@@ -20,9 +20,9 @@ export type BuildOptions = {
   readonly allowMissingEncoders?: boolean | undefined
   /** Leaves out the checkpoint's T5, as tier fp8-lite always does. */
   readonly omitT5?: boolean | undefined
-  /** Bits per adaLN weight in tiers with FP8 weights; 16 by default. */
+  /** Bits per adaLN weight in tiers with FP8 weights; by default 16, and 8 in tier fp8-int4. */
   readonly adalnBits?: AdaLNBits | undefined
-  /** Bits per T5 weight in tier fp8; 8 by default. */
+  /** Bits per T5 weight in tiers with FP8 weights; by default 8, and 4 in tier fp8-int4. */
   readonly t5Bits?: T5Bits | undefined
   /** Adds the denoiser's residual streams to its graph's outputs, for comparing targets layer by layer. */
   readonly probes?: boolean | undefined

@@ -3,6 +3,7 @@
 import type { Dtype } from '../../dtype.ts'
 import type { Target } from '../../manifest.ts'
 import { CheckpointError } from '../checkpoint/error.ts'
+import { GROUP, GROUP_BYTES } from '../checkpoint/formats/fp8-int4.ts'
 import { blockOf } from '../checkpoint/formats/integer-blocks.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
 import type { Graph, Value } from './graph.ts'
@@ -16,6 +17,8 @@ import type {
   Modulation,
   ModulationVector,
   Operand,
+  Packed,
+  Quantized,
   ResidualBranch,
   Stream,
 } from './layer-types.ts'
@@ -103,17 +106,31 @@ export class Scope {
       const part = rows[1] - rows[0] === count ? id : `${id}[${rows[0]}:${rows[1]}]`
       const shape = [rows[1] - rows[0], ...expected.slice(1)]
       if (storage === 'int8' || storage === 'int4') return this.#integers(part, { tensor, rows, storage }, shape)
-      if (storage !== 'float8e4m3fn') {
+      if (storage !== 'float8e4m3fn' && storage !== 'fp8-int4') {
         const source: WeightSource = { kind: 'cast', tensor, rows, storage, channelsLast: false }
         return this.graph.weight(part, storage, shape, source)
       }
-      const scaleShape = this.lowering.rowScales === 'vector' ? [shape[0]!] : [shape[0]!, 1]
-      const codes = this.graph.weight(part, storage, shape, { kind: 'codes', tensor, rows } satisfies WeightSource)
-      const scales = this.graph.weight(`${part}.scale`, 'float32', scaleShape, {
-        ...{ kind: 'scales', storage: 'float32' },
-      } satisfies WeightSource)
-      return { codes, scales }
+      const isPacked = storage === 'fp8-int4' && shape[1]! % GROUP === 0
+      return this.#fp8(part, { kind: isPacked ? 'packed' : 'codes', tensor, rows }, shape)
     })
+  }
+
+  /** An FP8 matrix, in 4 bits if its source is `packed`. */
+  #fp8(
+    name: string,
+    source: Extract<WeightSource, { kind: 'codes' | 'packed' }>,
+    [n, k]: readonly number[],
+  ): Quantized | Packed {
+    const isPacked = source.kind === 'packed'
+    const values = isPacked
+      ? this.graph.weight(name, 'uint8', [n!, k! / GROUP, GROUP_BYTES], source)
+      : this.graph.weight(name, 'float8e4m3fn', [n!, k!], source)
+    const ofGroups: WeightSource = { kind: 'group-scales' }
+    const groupScales = isPacked && this.graph.weight(`${name}.group_scale`, 'uint8', [n!, k! / GROUP], ofGroups)
+    const ofRows: WeightSource = { kind: 'scales', storage: 'float32' }
+    const shape = this.lowering.rowScales === 'vector' ? [n!] : [n!, 1]
+    const scales = this.graph.weight(`${name}.scale`, 'float32', shape, ofRows)
+    return groupScales ? { packed: values, groupScales, scales } : { codes: values, scales }
   }
 
   /** A block-quantized matrix, or a float16 one if no block size divides its rows. */

@@ -2,7 +2,10 @@
 import type { IntegerBits } from '../checkpoint/formats/integer-blocks.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
 
-/** `codes`: FP8. `integers`: block-quantized codes. `scales`: scales of the preceding weight. `bytes`: data from outside the checkpoint. */
+/**
+ * `codes`: FP8. `packed`: FP8 in 4 bits. `integers`: block-quantized codes. `group-scales` and `scales`: those of the preceding weight.
+ * `bytes`: data from outside the checkpoint.
+ */
 export type WeightSource =
   | {
       readonly kind: 'cast'
@@ -11,8 +14,9 @@ export type WeightSource =
       readonly storage: 'float32' | 'float16'
       readonly channelsLast: boolean
     }
-  | { readonly kind: 'codes'; readonly tensor: Tensor; readonly rows: Rows }
+  | { readonly kind: 'codes' | 'packed'; readonly tensor: Tensor; readonly rows: Rows }
   | { readonly kind: 'integers'; readonly tensor: Tensor; readonly rows: Rows; readonly bits: IntegerBits }
+  | { readonly kind: 'group-scales' }
   | { readonly kind: 'scales'; readonly storage: 'float32' | 'float16' }
   | { readonly kind: 'bytes'; readonly data: Uint8Array }
 /** Rows [start, end) of a tensor. */

@@ -4,11 +4,14 @@ import {
   type ConvolutionOptions,
   type GroupNormOptions,
   isIntegers,
+  isPacked,
   isQuantized,
+  type Matrix,
   type Quantized,
 } from '../graph/layer-types.ts'
 import { applyActivation, scaleDim } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
+import { toIntegers } from '../graph/packed.ts'
 import type { Lowering, Scope } from '../graph/scope.ts'
 import { attendByOperators } from './attention.ts'
 
@@ -19,8 +22,13 @@ function dense(weight: Value | Quantized): Value {
   return codes.graph.node('DequantizeLinear', [codes, scales], [result], { axis: 0 })[0]!
 }
 
+function product(x: Value, weight: Matrix): Value {
+  if (isPacked(weight)) return ops.matmulIntegers(x, toIntegers(weight, x.dtype))
+  return isIntegers(weight) ? ops.matmulIntegers(x, weight) : ops.matmulTransposed(x, dense(weight))
+}
+
 const linear: Lowering['linear'] = (_s, x, weight, bias, activation) => {
-  const y = isIntegers(weight) ? ops.matmulIntegers(x, weight) : ops.matmulTransposed(x, dense(weight))
+  const y = product(x, weight)
   return applyActivation(bias ? ops.add(y, bias) : y, activation)
 }
 

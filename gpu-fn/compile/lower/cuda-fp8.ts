@@ -3,10 +3,12 @@
 import { GraphError, type Value } from '../graph/graph.ts'
 import {
   type FeatureMap,
+  isPacked,
   isQuantized,
   type Matrix,
   type ModulationVector,
   type Operand,
+  type Packed,
   type Quantized,
 } from '../graph/layer-types.ts'
 import type { AddLowRank } from '../graph/lora-graphs.ts'
@@ -33,6 +35,8 @@ export type Fp8Operators = {
     modulations: readonly Offsets[],
     options: { readonly factor: number; readonly epsilon: number },
   ): { sum: Value; normed: Operand[] }
+  /** The E4M3 codes of an FP8 matrix in 4 bits, for the product with `x`. */
+  unpack(weight: Packed, x: Operand): Quantized
   /** factor · x · weight transposed + bias. */
   linear(x: Operand, weight: Quantized, bias: Value, factor: number): Value
   /** gelu(factor · x), quantized by rows. */
@@ -81,6 +85,12 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
     return { qkv: qkv!, queryNorm, keyNorm: norm('ln_k') }
   }
 
+  const quantized = (s: Scope, x: Operand, weight: Matrix): Quantized => {
+    if (isPacked(weight)) return operators.unpack(weight, x)
+    if (isQuantized(weight)) return weight
+    throw new GraphError(`${s.path}: the weight of an FP8 product is not FP8`)
+  }
+
   return {
     ...base,
     target: 'cuda-fp8',
@@ -88,12 +98,13 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
     streamUnit: 16,
     linear(s, x, weight, bias, activation) {
       if (!x.rowScales) return base.linear(s, x, weight, bias, activation)
-      if (activation !== 'gelu_tanh') return operators.linear(x, quantized(s, weight), bias!, 1)
-      return operators.geluQuantize(operators.linear(x, quantized(s, weight), inUnits(bias!), 1 / UNIT), UNIT)
+      const codes = quantized(s, x, weight)
+      if (activation !== 'gelu_tanh') return operators.linear(x, codes, bias!, 1)
+      return operators.geluQuantize(operators.linear(x, codes, inUnits(bias!), 1 / UNIT), UNIT)
     },
     branch(s, x, weight, bias, gate) {
       if (!gate) return base.branch(s, x, weight, bias, null)
-      return { value: operators.linear(x, quantized(s, weight), inUnits(bias), 1 / UNIT), gate }
+      return { value: operators.linear(x, quantized(s, x, weight), inUnits(bias), 1 / UNIT), gate }
     },
     modulationVectors(modulation, width) {
       const count = Number(modulation.shape[1]) / width
@@ -125,11 +136,6 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
 function inUnits(bias: Value): Value {
   const wide = ops.cast(bias, 'float32')
   return ops.cast(ops.multiply(wide, ops.scalar(wide, 1 / UNIT)), bias.dtype)
-}
-
-function quantized(s: Scope, weight: Matrix): Quantized {
-  if (!isQuantized(weight)) throw new GraphError(`${s.path}: the weight of an FP8 product is not FP8`)
-  return weight
 }
 
 type Modulate = (

@@ -3,15 +3,24 @@
 // SkipLayerNormalization, and a gate is multiplied with the weight's scales instead of the activations. Layers that the two providers share
 // are those of cpu.ts.
 import type { Value } from '../graph/graph.ts'
-import { type Activation, isIntegers, isQuantized, type Matrix, type ResidualBranch } from '../graph/layer-types.ts'
+import {
+  type Activation,
+  isIntegers,
+  isPacked,
+  isQuantized,
+  type Matrix,
+  type ResidualBranch,
+} from '../graph/layer-types.ts'
 import { applyActivation, scaleDim } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
+import { toIntegers } from '../graph/packed.ts'
 import type { Lowering } from '../graph/scope.ts'
 import { convolutionAttributes, cpu, groupNormOfPlanes, groupNormParameters, padAxes, upsampleAxes } from './cpu.ts'
 
 const CONTRIB = 'com.microsoft'
 
 function product(x: Value, weight: Matrix): Value {
+  if (isPacked(weight)) return ops.matmulIntegers(x, toIntegers(weight, x.dtype))
   if (isIntegers(weight)) return ops.matmulIntegers(x, weight)
   if (!isQuantized(weight)) return ops.matmulTransposed(x, ops.cast(weight, x.dtype))
   const [n] = weight.codes.shape

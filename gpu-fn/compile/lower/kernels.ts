@@ -2,6 +2,7 @@
 import { type Attribute, GraphError, type Shape, type Value } from '../graph/graph.ts'
 import type { Operand } from '../graph/layer-types.ts'
 import * as ops from '../graph/ops.ts'
+import { shapeOfCodes } from '../graph/packed.ts'
 import { cuda } from './cuda.ts'
 import { type Fp8Operators, fp8Lowering } from './cuda-fp8.ts'
 
@@ -48,6 +49,12 @@ export const kernelOperators: Fp8Operators = {
     )
     const normed = modulations.map((_, i) => operand(quantized[2 * i]!, quantized[2 * i + 1]!))
     return { sum: changed ? sum! : stream, normed }
+  },
+  unpack(weight, x) {
+    const { packed, groupScales, scales } = weight
+    const codes: Result = { dtype: 'float8e4m3fn', shape: shapeOfCodes(weight) }
+    // The operator does not read x. Without this input, onnxruntime could unpack the weights of all layers at the start of a run.
+    return { codes: node('UnpackFp8', [packed, groupScales, x], [codes])[0]!, scales }
   },
   linear(x, { codes, scales }, bias, factor) {
     const shape = x.shape.with(-1, codes.shape[0]!)

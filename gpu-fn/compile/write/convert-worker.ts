@@ -11,7 +11,8 @@ export type Outcome =
 export default function run(block: Block): unknown {
   try {
     const converted = convert(block)
-    const buffers = [converted.output.buffer, ...(converted.scales ? [converted.scales.buffer] : [])]
+    const { output, scales, groupScales } = converted
+    const buffers = [output, scales, groupScales].flatMap((part) => part?.buffer ?? [])
     return move({ [transferableSymbol]: buffers, [valueSymbol]: { converted, refused: null } } as never)
   } catch (error) {
     if (!(error instanceof CheckpointError)) throw error

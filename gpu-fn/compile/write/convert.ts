@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import { bfloat16ToFloat16, type Conversion, float32ToFloat16, toFloat32 } from '../checkpoint/formats/dtype.ts'
 import { quantizeRows } from '../checkpoint/formats/fp8.ts'
+import { GROUP, type PackedRows, quantizePacked } from '../checkpoint/formats/fp8-int4.ts'
 import { blockOf, type IntegerBits, quantizeBlocks } from '../checkpoint/formats/integer-blocks.ts'
 import { assertConverted, type RowBlock, type Run, readRuns } from '../checkpoint/formats/read-tensor.ts'
 import type { Storage } from '../graph/precision.ts'
@@ -12,7 +13,10 @@ export type Block = RowBlock & {
 }
 export type Converted = {
   readonly output: Uint8Array
+  /** Of rows; of blocks for integers. */
   readonly scales: Float32Array | null
+  /** Scale bytes of groups, for FP8 in 4 bits. */
+  readonly groupScales: Uint8Array | null
   readonly digest: Uint8Array
   readonly sourceBytes: number
   /** Whether all bytes in the checkpoint are 0. */
@@ -20,10 +24,9 @@ export type Converted = {
 }
 
 const FP8_NAN = 0x7f
-const STORAGE_BYTES = { float32: 4, float16: 2, float8e4m3fn: 1, int8: 1, int4: 0.5 } as const satisfies Record<
-  Storage,
-  number
->
+const STORAGE_BYTES = {
+  ...{ float32: 4, float16: 2, float8e4m3fn: 1, int8: 1, int4: 0.5, 'fp8-int4': 0.5 },
+} as const satisfies Record<Storage, number>
 // All blocks of a thread are widened in one buffer, because page faults of new buffers would take longer than the conversion.
 let floatsScratch = new Float32Array()
 
@@ -41,6 +44,8 @@ export function convert(block: Block): Converted {
   const output = new Uint8Array((end - start) * rowBytes)
   const rowScales = scalesPerRow(storage, columns)
   const scales = rowScales === 0 ? null : new Float32Array((end - start) * rowScales)
+  const rowGroups = storage === 'fp8-int4' ? columns / GROUP : 0
+  const groupScales = rowGroups === 0 ? null : new Uint8Array((end - start) * rowGroups)
   const digest = createHash('sha256')
   let [row, sourceBytes, blank] = [0, 0, true]
   for (const run of readRuns(block)) {
@@ -48,19 +53,25 @@ export function convert(block: Block): Converted {
     sourceBytes += run.source.byteLength
     blank &&= run.source.every((byte) => byte === 0)
     const out = output.subarray(row * rowBytes, (row + run.rows) * rowBytes)
-    assertConverted(
-      block,
-      storage,
-      store(run, storage, out, scales?.subarray(row * rowScales, (row + run.rows) * rowScales)),
-    )
+    const ofRows = scales?.subarray(row * rowScales, (row + run.rows) * rowScales)
+    const ofGroups = groupScales?.subarray(row * rowGroups, (row + run.rows) * rowGroups)
+    assertConverted(block, storage, store(run, storage, { out, scales: ofRows, groupScales: ofGroups }))
     row += run.rows
   }
   const ordered = block.channelsLast ? channelsLast(output, block) : output
-  return { output: ordered, scales, digest: new Uint8Array(digest.digest()), sourceBytes, blank }
+  return { output: ordered, scales, groupScales, digest: new Uint8Array(digest.digest()), sourceBytes, blank }
 }
 
-/** Converts a run to `out`, which starts at a multiple of a value's size. */
-function store(run: Run, storage: Storage, out: Uint8Array, scales: Float32Array | undefined): Conversion {
+/** The results of a run. `out` starts at a multiple of a value's size. */
+type Results = {
+  readonly out: Uint8Array
+  readonly scales: Float32Array | undefined
+  readonly groupScales: Uint8Array | undefined
+}
+
+/** Converts a run. */
+function store(run: Run, storage: Storage, { out, scales, groupScales }: Results): Conversion {
+  if (scales && groupScales) return toPacked(run, { packed: out, scales, groupScales })
   if (scales && (storage === 'int8' || storage === 'int4'))
     return toIntegers(run, storage === 'int8' ? 8 : 4, out, scales)
   if (scales) return run.dtype === 'F8_E4M3' ? keepCodes(run, out, scales) : quantize(run, out, scales)
@@ -70,7 +81,7 @@ function store(run: Run, storage: Storage, out: Uint8Array, scales: Float32Array
 }
 
 function scalesPerRow(storage: Storage, columns: number): number {
-  if (storage === 'float8e4m3fn') return 1
+  if (storage === 'float8e4m3fn' || storage === 'fp8-int4') return 1
   return storage === 'int8' || storage === 'int4' ? columns / blockOf(columns, storage === 'int8' ? 8 : 4)! : 0
 }
 
@@ -98,6 +109,13 @@ function quantize({ source, dtype, scale, rows }: Run, out: Uint8Array, scales: 
   const values = scratchFloats(out.byteLength)
   const conversion = toFloat32(source, dtype, scale, values)
   quantizeRows(values, rows, out.byteLength / rows, out, scales)
+  return conversion
+}
+
+function toPacked({ source, dtype, scale, rows }: Run, out: PackedRows): Conversion {
+  const values = scratchFloats(out.packed.length * 2)
+  const conversion = toFloat32(source, dtype, scale, values)
+  quantizePacked(values, rows, values.length / rows, out)
   return conversion
 }
 

@@ -101,7 +101,7 @@ const portOf = ({ name, dtype, shape }: Graph['inputs'][number]) => ({ name, dty
 /** Number of source bytes of a weight in the checkpoint. */
 function sourceBytesOf({ source }: Weight): number {
   const from = source as WeightSource
-  if (from.kind === 'bytes' || from.kind === 'scales') return 0
+  if (!('tensor' in from)) return 0
   const bytes = from.tensor.parts.reduce((sum, part) => sum + part.bytes, 0)
   return (bytes * (from.rows[1] - from.rows[0])) / (from.tensor.shape[0] ?? 1)
 }

@@ -8,6 +8,7 @@ import type { StoredTensor } from '../../manifest.ts'
 import { CheckpointError } from '../checkpoint/error.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
 import type { Weight } from '../graph/graph.ts'
+import type { Storage } from '../graph/precision.ts'
 import type { WeightSource } from '../graph/weight-source.ts'
 import type { Block, Converted } from './convert.ts'
 import type { Outcome } from './convert-worker.ts'
@@ -22,9 +23,12 @@ export function layOut(weights: readonly Weight[]): StoredTensor[] {
   return (weights as readonly Weight<WeightSource>[]).map(({ name, dtype, shape, source }) => {
     const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT
     end = offset + tensorBytes(dtype, shape)
-    return { name, dtype, shape: [...shape], offset, ...(source.kind === 'integers' && { bits: source.bits }) }
+    return { name, dtype, shape: [...shape], offset, ...bitsOf(source) }
   })
 }
+
+const bitsOf = (source: WeightSource): Pick<StoredTensor, 'bits'> =>
+  source.kind === 'integers' ? { bits: source.bits } : source.kind === 'packed' ? { bits: 4 } : {}
 
 /** Size of a file with this layout. */
 export function layoutBytes(layout: readonly StoredTensor[]): number {
@@ -77,7 +81,7 @@ export async function writeWeights(
     position += data.byteLength
   }
   const inFlight = blocksInFlight(weights, options.converter)
-  const scales: Float32Array[] = []
+  const scales: Scales = { ofRows: [], ofGroups: [] }
   try {
     for (const [i, { source }] of (weights as readonly Weight<WeightSource>[]).entries()) {
       await append(new Uint8Array(layout[i]!.offset - position))
@@ -91,18 +95,23 @@ export async function writeWeights(
   return { bytes: position, sha256: output.digest('hex') }
 }
 
-/** The bytes of one weight, a block at a time. Scales are computed with their codes and kept until the next weight, which stores them. */
+/** Scales that are not yet stored. */
+type Scales = { readonly ofRows: Float32Array[]; readonly ofGroups: Uint8Array[] }
+
+/** The bytes of one weight, a block at a time. Scales are computed with their codes and kept until the next weights, which store them. */
 async function* contentOf(
   source: WeightSource,
   inFlight: AsyncGenerator<Converted, undefined>,
-  scales: Float32Array[],
+  scales: Scales,
   options: WriteOptions,
 ): AsyncGenerator<Uint8Array> {
   if (source.kind === 'scales') {
-    for (const part of scales.splice(0)) {
+    for (const part of scales.ofRows.splice(0)) {
       const { buffer, byteOffset, byteLength } = source.storage === 'float16' ? Float16Array.from(part) : part
       yield new Uint8Array(buffer, byteOffset, byteLength)
     }
+  } else if (source.kind === 'group-scales') {
+    yield* scales.ofGroups.splice(0)
   } else if (source.kind === 'bytes') {
     options.source.update(source.data)
     yield source.data
@@ -111,7 +120,8 @@ async function* contentOf(
     for (let left = blockCount(source); left > 0; left--) {
       const converted = (await inFlight.next()).value!
       options.source.update(converted.digest)
-      if (converted.scales) scales.push(converted.scales)
+      if (converted.scales) scales.ofRows.push(converted.scales)
+      if (converted.groupScales) scales.ofGroups.push(converted.groupScales)
       options.onBlock(converted, source.tensor)
       yield converted.output
     }
@@ -140,7 +150,7 @@ async function* blocksInFlight(
   while (queue.length > 0) yield await queue.shift()!
 }
 
-type Converting = Extract<WeightSource, { kind: 'cast' | 'codes' | 'integers' }>
+type Converting = Extract<WeightSource, { kind: 'cast' | 'codes' | 'packed' | 'integers' }>
 
 function matrixOf({ tensor, rows }: Converting): { count: number; columns: number; step: number } {
   const columns = countElements(tensor.shape.slice(1))
@@ -154,15 +164,19 @@ function blockCount(source: Converting): number {
 
 function* blocksOf(weights: readonly Weight<WeightSource>[]): Generator<Block> {
   for (const { source } of weights) {
-    if (source.kind === 'bytes' || source.kind === 'scales') continue
+    if (!('tensor' in source)) continue
     const { columns, step } = matrixOf(source)
     const [first, end] = source.rows
     for (let start = first; start < end; start += step) {
       const common = { tensor: source.tensor, start, end: Math.min(start + step, end), columns }
-      if (source.kind === 'codes') yield { ...common, storage: 'float8e4m3fn', channelsLast: false }
-      else if (source.kind === 'integers')
-        yield { ...common, storage: source.bits === 8 ? 'int8' : 'int4', channelsLast: false }
-      else yield { ...common, storage: source.storage, channelsLast: source.channelsLast }
+      const { storage, channelsLast } =
+        source.kind === 'cast' ? source : { storage: storageOf(source), channelsLast: false }
+      yield { ...common, storage, channelsLast }
     }
   }
+}
+
+function storageOf(source: Exclude<Converting, { kind: 'cast' }>): Storage {
+  if (source.kind === 'integers') return source.bits === 8 ? 'int8' : 'int4'
+  return source.kind === 'packed' ? 'fp8-int4' : 'float8e4m3fn'
 }

@@ -87,7 +87,7 @@ function locate({ manifest }: Package, lora: LoraPackage, { network, weight, sha
   if (found.some(({ weight: { bits } }) => bits === 4))
     throw new AdapterError(
       `lora ${lora.manifest.name} updates 4-bit weights of ${network} in ${manifest.model}, which is unsupported; ` +
-        'the operator can compile the checkpoint without --t5-bits 4',
+        `the operator can compile the checkpoint ${network === 't5' ? 'with --t5-bits 8' : 'in tier fp8'}`,
     )
   if (known === shape[0] && columns === expected) return found
   const has = known === 0 ? 'has no such weight' : `has a weight of ${known} x ${columns}`

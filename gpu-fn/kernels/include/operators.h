@@ -53,6 +53,17 @@ struct QuantizeParts {
   void compute(const Context&) const;
 };
 
+struct UnpackFp8 {
+  static constexpr const char* name = "UnpackFp8";
+  /** integers, scales of groups, the activations of the product */
+  static constexpr Port inputs[] = {{UINT8}, {UINT8}, {FLOAT8E4M3FN}};
+  /** codes */
+  static constexpr Port outputs[] = {{FLOAT8E4M3FN}};
+
+  explicit UnpackFp8(const Attributes&) {}
+  void compute(const Context&) const;
+};
+
 struct Linear {
   static constexpr const char* name = "Linear";
   /** codes, scales, weight, weight scales, bias; the same of a second product */

@@ -22,6 +22,7 @@ import { vaeEncoder } from './networks/vae-encoder.ts'
 import { splitPositionTable } from './positions.ts'
 import { sd35Precision } from './precision.ts'
 import { PREVIEW_FACTORS } from './preview-factors.ts'
+import { sensitiveLayers } from './sensitive-layers.ts'
 import { buildTextEncoders } from './text-encoders.ts'
 import { type Choice, type Defaults, variantOf } from './variants.ts'
 
@@ -37,11 +38,12 @@ export function buildModel(
   options: BuildOptions,
   { lowering, withoutKernels }: Lowerings,
 ): Model {
-  const settings = { lowering, precision: sd35Precision(options.tier, options), probes: options.probes ?? false }
   const tensors = tensorsOf(checkpoint, 'transformer', paths)
   const config = deriveMMDiT(tensors, checkpoint.config.transformer)
   const { sources, config: configs } = checkpoint
   const choice = withDefaults(variantOf(config, sources.transformer!, configs.transformer, options.variant), options)
+  const precision = sd35Precision(options.tier, { ...options, sensitive: sensitiveLayers(choice.name, config) })
+  const settings = { lowering, precision, probes: options.probes ?? false }
   const table = tensors.get('pos_embed')!
   const denoiser = { tensors, config, positions: splitPositionTable(table, config.positionMax, config.width) }
   const text = buildTextEncoders(checkpoint, config, options, settings)

@@ -9,27 +9,29 @@ const T5_IN_4_BITS: Rule = {
   network: /^t5$/,
   tensor: T5_MATRICES,
   storage: 'int4',
-  why: 'option for small GPUs and disks; three times the prompt-embedding error of FP8',
+  why: 'for small GPUs and disks; three times the prompt-embedding error of FP8',
 }
 
 const ADALN_IN_8_BITS: Rule = {
   network: /^transformer$/,
   tensor: /\.adaLN_modulation\.1\.weight$/,
   storage: 'int8',
-  why: 'option: a third of all weights, used once per image; FP8 has four times the modulation error (npm run bench -- precision)',
+  why: 'a third of all weights, used once per image; FP8 has four times the modulation error (npm run bench -- precision)',
+}
+
+const BLOCKS_IN_FP8: Rule = {
+  network: /^transformer$/,
+  tensor: /^joint_blocks\.\d+\.(x_block|context_block)\.(attn2?\.(qkv|proj)|mlp\.fc[12])\.weight$/,
+  storage: 'float8e4m3fn',
+  why: 'two thirds of all weights and nearly all of the work; a scale per row keeps the error near 2.6 %',
+  native: {
+    multiplied: true,
+    why: 'nearly all of the work; a scale per token keeps one large token from ruining the others',
+  },
 }
 
 const FP8_RULES: readonly Rule[] = [
-  {
-    network: /^transformer$/,
-    tensor: /^joint_blocks\.\d+\.(x_block|context_block)\.(attn2?\.(qkv|proj)|mlp\.fc[12])\.weight$/,
-    storage: 'float8e4m3fn',
-    why: 'two thirds of all weights and nearly all of the work; a scale per row keeps the error near 2.6 %',
-    native: {
-      multiplied: true,
-      why: 'nearly all of the work; a scale per token keeps one large token from ruining the others',
-    },
-  },
+  BLOCKS_IN_FP8,
   {
     network: /^controlnet$/,
     tensor: /^transformer_blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])\.weight$/,
@@ -45,6 +47,14 @@ const FP8_RULES: readonly Rule[] = [
     native: { multiplied: false, why: 'all steps read its output, and it runs once per prompt' },
   },
 ]
+
+const MLP_IN_4_BITS: Rule = {
+  network: /^transformer$/,
+  tensor: /^joint_blocks\.\d+\.(x_block|context_block)\.mlp\.fc[12]\.weight$/,
+  storage: 'fp8-int4',
+  why: 'two thirds of the step graph; activations stay in FP8',
+  native: { multiplied: true, why: 'unpacked to FP8 codes before the product' },
+}
 
 const COMMON_RULES: readonly Rule[] = [
   { network: /^transformer$/, tensor: /^pos_embed$/, storage: 'float32', why: 'a table of sines that is added once' },
@@ -63,18 +73,45 @@ const COMMON_RULES: readonly Rule[] = [
   },
 ]
 
-type Options = { readonly adalnBits?: AdaLNBits | undefined; readonly t5Bits?: T5Bits | undefined }
+type Options = {
+  readonly adalnBits?: AdaLNBits | undefined
+  readonly t5Bits?: T5Bits | undefined
+  /** The layers that tier fp8-int4 keeps in FP8, by the names of their weights; none by default. */
+  readonly sensitive?: RegExp
+}
 
-const RULES: Record<(typeof TIER_TABLE)[Tier]['precision'], readonly Rule[]> = {
+type PrecisionName = (typeof TIER_TABLE)[Tier]['precision']
+
+const RULES: Record<PrecisionName, readonly Rule[]> = {
   fp8: [...FP8_RULES, ...COMMON_RULES],
+  'fp8-int4': [MLP_IN_4_BITS, ...FP8_RULES, ...COMMON_RULES],
   fp16: COMMON_RULES,
   fp32: [{ network: /./, tensor: /./, storage: 'float32', why: 'the reference' }],
 }
 
-export function sd35Precision(tier: Tier, { adalnBits, t5Bits }: Options = {}): Precision {
+const sensitiveInFp8 = (tensor: RegExp): Rule => ({
+  ...BLOCKS_IN_FP8,
+  tensor,
+  why: 'the layers of the MLPs in which 4 bits have the largest effect; sensitive-layers.ts',
+})
+
+/** The default bits of tier fp8-int4: the whole pipeline then fits a GPU of 6 GiB. */
+const SMALL = { adalnBits: 8, t5Bits: 4 } as const
+
+/** The bits of the options, or else those of the tier; none for the tier's usual types. */
+export function bitsOf(tier: Tier, { adalnBits, t5Bits }: Options): Pick<Options, 'adalnBits' | 't5Bits'> {
+  if (TIER_TABLE[tier].precision !== 'fp8-int4') return { adalnBits, t5Bits }
+  return { adalnBits: adalnBits ?? SMALL.adalnBits, t5Bits: t5Bits ?? SMALL.t5Bits }
+}
+
+export function sd35Precision(tier: Tier, options: Options = {}): Precision {
+  const { precision } = TIER_TABLE[tier]
+  const { sensitive } = options
+  const { adalnBits, t5Bits } = bitsOf(tier, options)
   return precisionOf([
     ...(adalnBits === 8 ? [ADALN_IN_8_BITS] : []),
     ...(t5Bits === 4 ? [T5_IN_4_BITS] : []),
-    ...RULES[TIER_TABLE[tier].precision],
+    ...(precision === 'fp8-int4' && sensitive ? [sensitiveInFp8(sensitive)] : []),
+    ...RULES[precision],
   ])
 }

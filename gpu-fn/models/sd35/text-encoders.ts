@@ -13,6 +13,7 @@ import { TOKENIZERS } from './names/naming.ts'
 import { clipText } from './networks/clip-text.ts'
 import type { MMDiTConfig } from './networks/mmdit.ts'
 import { T5_MAX_TOKENS, t5Encoder, t5Parts } from './networks/t5-encoder.ts'
+import { bitsOf } from './precision.ts'
 
 type ClipName = 'clip_l' | 'clip_g'
 /** Graphs of one encoder, and the rows of its embedding. */
@@ -100,14 +101,16 @@ function buildClip(name: ClipName, checkpoint: Checkpoint, settings: GraphSettin
 function buildT5(
   checkpoint: Checkpoint,
   { contextWidth }: MMDiTConfig,
-  { encoderLayersPerGraph }: BuildOptions,
+  options: BuildOptions,
   settings: GraphSettings,
 ): Built | null {
   const tensors = checkpoint.networks.t5
   if (!tensors) return null
   const config = deriveT5(tensors, checkpoint.config.t5)
   assertWidth('width of t5', config.width, contextWidth, '≠')
-  const parts = t5Parts(config, encoderLayersPerGraph)
+  // In 4 bits, the whole encoder takes less memory than a step. A session takes 72 MiB.
+  const undivided = bitsOf(options.tier, options).t5Bits === 4 ? config.layers : undefined
+  const parts = t5Parts(config, options.encoderLayersPerGraph ?? undivided)
   if (parts.length > MAX_T5_GRAPHS)
     throw new CheckpointError('t5', `has ${config.layers} layers; at most 24 are supported`)
   const ledger = new Ledger('t5', tensors)

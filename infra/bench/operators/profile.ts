@@ -14,7 +14,7 @@ export type ProfileOptions = StepShape & { readonly python: string; readonly run
 export async function benchProfile({ variant, size, python, runs }: ProfileOptions): Promise<void> {
   requireTiming(python)
   const { calls, others, milliseconds } = await withStep(
-    { variant, size, batch: 1, blocks: depthOf(variant) },
+    { variant, tier: 'fp8', size, batch: 1, blocks: depthOf(variant) },
     async ({ graph, axes, timeFp8 }) => {
       const calls = countCalls(graph, axes)
       const others = graph.nodes.length - calls.reduce((sum, { count }) => sum + count, 0)

@@ -1,15 +1,18 @@
-// Effect of the number format of adaLN and T5 weights: errors of networks and PSNR of images, relative to float32.
+// Effect of the number formats of weights: errors of networks and PSNR of images, relative to float32.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { compile } from '../../../gpu-fn/compile/compile.ts'
 import type { Storage } from '../../../gpu-fn/compile/graph/precision.ts'
 import type { OpenPipeline } from '../../../gpu-fn/engine/package/open-pipeline.ts'
+import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import { sd35Precision } from '../../../gpu-fn/models/sd35/precision.ts'
+import { sensitiveLayers } from '../../../gpu-fn/models/sd35/sensitive-layers.ts'
 import { condition, conditioningInputs, predictVelocity, releaseConditions } from '../../../gpu-fn/pipeline/denoise.ts'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
 import { readPosition } from '../../../gpu-fn/pipeline/position.ts'
 import { encodePrompts, type PromptEmbeds } from '../../../gpu-fn/pipeline/prompt/prompt.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { writeTinyCheckpoint } from '../../checkpoints/tiny/checkpoint.ts'
 import type { TinyVariant } from '../../checkpoints/tiny/variants.ts'
 import { builtInPackage } from '../../local/models/built-in-model.ts'
@@ -18,7 +21,15 @@ import { type QualityPrompt, readQualityPrompts } from '../../quality/prompts.ts
 import { type Pixels, psnr, readPixels } from '../../receipts/compare-images.ts'
 import { relativeError } from '../statistics.ts'
 import { type Choose, roundPackage } from './rounded-package.ts'
-import { type Rounding, toFloat16, toFp8Rows, toFp8RowsAndColumns, toIntegers, toSixBits } from './roundings.ts'
+import {
+  type Rounding,
+  toFloat16,
+  toFp8Int4,
+  toFp8Rows,
+  toFp8RowsAndColumns,
+  toIntegers,
+  toSixBits,
+} from './roundings.ts'
 
 export type PrecisionBenchOptions = {
   /** `nano`, or a tiny model with random weights. PSNR of images is computed for nano only. */
@@ -28,25 +39,26 @@ export type PrecisionBenchOptions = {
   readonly steps?: number
 }
 
-/** Formats of adaLN and T5 weights. `others`: other weights are rounded as in tier fp8, instead of float32. */
+/** Formats of adaLN and T5 weights. `others`: the tier whose formats other weights have; null for float32. */
 type Configuration = {
   readonly name: string
   readonly adaLN: Rounding
   readonly t5: Rounding
-  readonly others: boolean
+  readonly others: 'fp8' | 'fp8-int4' | null
 }
 
 const FLOAT32: Rounding = () => {}
 const CONFIGURATIONS: readonly Configuration[] = [
-  { name: 'float32, adaLN in 16 bits', adaLN: toFloat16, t5: FLOAT32, others: false },
-  { name: 'float32, adaLN in FP8', adaLN: toFp8Rows, t5: FLOAT32, others: false },
-  { name: 'float32, adaLN in FP8, column scales', adaLN: toFp8RowsAndColumns, t5: FLOAT32, others: false },
-  { name: 'float32, adaLN in 8-bit integers', adaLN: toIntegers(8), t5: FLOAT32, others: false },
-  { name: 'fp8', adaLN: toFloat16, t5: toFp8Rows, others: true },
-  { name: 'fp8, adaLN in FP8', adaLN: toFp8Rows, t5: toFp8Rows, others: true },
-  { name: 'fp8, adaLN in 8-bit integers', adaLN: toIntegers(8), t5: toFp8Rows, others: true },
-  { name: 'the same, T5 in 6 bits', adaLN: toIntegers(8), t5: toSixBits, others: true },
-  { name: 'the same, T5 in 4 bits', adaLN: toIntegers(8), t5: toIntegers(4), others: true },
+  { name: 'float32, adaLN in 16 bits', adaLN: toFloat16, t5: FLOAT32, others: null },
+  { name: 'float32, adaLN in FP8', adaLN: toFp8Rows, t5: FLOAT32, others: null },
+  { name: 'float32, adaLN in FP8, column scales', adaLN: toFp8RowsAndColumns, t5: FLOAT32, others: null },
+  { name: 'float32, adaLN in 8-bit integers', adaLN: toIntegers(8), t5: FLOAT32, others: null },
+  { name: 'fp8', adaLN: toFloat16, t5: toFp8Rows, others: 'fp8' },
+  { name: 'fp8, adaLN in FP8', adaLN: toFp8Rows, t5: toFp8Rows, others: 'fp8' },
+  { name: 'fp8, adaLN in 8-bit integers', adaLN: toIntegers(8), t5: toFp8Rows, others: 'fp8' },
+  { name: 'the same, T5 in 6 bits', adaLN: toIntegers(8), t5: toSixBits, others: 'fp8' },
+  { name: 'the same, T5 in 4 bits', adaLN: toIntegers(8), t5: toIntegers(4), others: 'fp8' },
+  { name: 'fp8-int4', adaLN: toIntegers(8), t5: toIntegers(4), others: 'fp8-int4' },
 ]
 
 /** Maximum PSNR in dB, assigned to equal images so that means are finite. */
@@ -57,20 +69,21 @@ const T5_MATRIX = /\.(SelfAttention\.[qkvo]|DenseReluDense\.(wi_0|wi_1|wo))\.wei
 const TIMESTEPS = Float32Array.of(1000, 900, 700, 400, 100)
 const STORED: Record<Storage, Rounding | null> = {
   ...{ float32: null, float16: toFloat16, float8e4m3fn: toFp8Rows, int8: toIntegers(8), int4: toIntegers(4) },
+  'fp8-int4': toFp8Int4,
 }
-const PRECISION = sd35Precision('fp8')
 
 /** Rounding by tensor for a configuration. */
-const chooseFor =
-  ({ adaLN, t5, others }: Configuration): Choose =>
-  (network, { name: stored, shape }) => {
+function chooseFor({ adaLN, t5, others }: Configuration, { variant, blocks }: Manifest): Choose {
+  const sensitive = sensitiveLayers(variant, { depth: blocks!.gates.length })
+  const precision = others && sd35Precision(others, { sensitive })
+  return (network, { name: stored, shape }) => {
     const name = stored.replace(/\[\d+:\d+\]$/, '')
     if (ADALN.test(name)) return adaLN
     const source = network === 'conditioning' ? 'transformer' : network.replace(/^t5_\d+$/, 't5')
     if (source === 't5' && T5_MATRIX.test(name)) return t5
-    if (!others) return null
-    return STORED[PRECISION.storageOf(source, name, shape)]
+    return precision && STORED[precision.storageOf(source, name, shape)]
   }
+}
 
 type Outputs = {
   readonly prompt: Float32Array[]
@@ -84,6 +97,7 @@ export async function benchPrecision(options: PrecisionBenchOptions): Promise<vo
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-precision-'))
   try {
     const directory = await packageOf(options, scratch)
+    const { manifest } = await openPackage(directory)
     const prompts = (await readQualityPrompts()).slice(0, options.prompts)
     const run = (at: string) => withPipeline(at, (pipeline) => runAll(pipeline, prompts, options))
     const expected = await run(directory)
@@ -91,7 +105,7 @@ export async function benchPrecision(options: PrecisionBenchOptions): Promise<vo
     console.log(`${options.model}, ${prompts.length} prompts, relative to float32`)
     console.log(`configuration | prompt | modulation | velocity${images}`)
     for (const configuration of CONFIGURATIONS) {
-      const out = await roundPackage(directory, path.join(scratch, 'rounded'), chooseFor(configuration))
+      const out = await roundPackage(directory, path.join(scratch, 'rounded'), chooseFor(configuration, manifest))
       console.log(`${configuration.name} | ${describe(await run(out), expected)}`)
       await fs.rm(out, { recursive: true })
     }

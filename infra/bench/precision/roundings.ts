@@ -1,5 +1,6 @@
 // Number formats of weights: functions for rounding a float32 matrix [rows, columns] in place.
 import { decodeTable, quantizeRows } from '../../../gpu-fn/compile/checkpoint/formats/fp8.ts'
+import { GROUP, GROUP_BYTES, quantizePacked, unpackCodes } from '../../../gpu-fn/compile/checkpoint/formats/fp8-int4.ts'
 import { blockOf, type IntegerBits, quantizeBlocks } from '../../../gpu-fn/compile/checkpoint/formats/integer-blocks.ts'
 
 export type Rounding = (values: Float32Array, rows: number, columns: number) => void
@@ -14,6 +15,17 @@ export const toFp8Rows: Rounding = (values, rows, columns) => {
   const codes = new Uint8Array(values.length)
   const scales = new Float32Array(rows)
   quantizeRows(values, rows, columns, codes, scales)
+  for (let i = 0; i < values.length; i++) values[i] = decodeTable[codes[i]!]! * scales[Math.floor(i / columns)]!
+}
+
+/** Rounds to FP8 in 4 bits, as the compiler and target cuda-fp8 do. */
+export const toFp8Int4: Rounding = (values, rows, columns) => {
+  if (columns % GROUP !== 0) return toFp8Rows(values, rows, columns)
+  const groups = values.length / GROUP
+  const packed = new Uint8Array(groups * GROUP_BYTES)
+  const [groupScales, scales] = [new Uint8Array(groups), new Float32Array(rows)]
+  quantizePacked(values, rows, columns, { packed, groupScales, scales })
+  const codes = unpackCodes(packed, groupScales)
   for (let i = 0; i < values.length; i++) values[i] = decodeTable[codes[i]!]! * scales[Math.floor(i / columns)]!
 }
 

@@ -3,6 +3,7 @@ import { mkdir, stat, symlink } from 'node:fs/promises'
 import path from 'node:path'
 import { additionName } from '../../../gpu-fn/compile/addition-name.ts'
 import { compileControlnet } from '../../../gpu-fn/compile/controlnet.ts'
+import { hasFp8 } from '../../../gpu-fn/contract.ts'
 import { requireFitting } from '../../../gpu-fn/engine/package/adapters.ts'
 import type { Target, Tier } from '../../../gpu-fn/manifest.ts'
 import { CONTROLNETS, openControlnet } from '../../../gpu-fn/weights/controlnet-packages.ts'
@@ -47,8 +48,8 @@ export async function serveControlnets(
   return offers
 }
 
-/** Tier fp8-lite, which omits T5, is compiled as fp8: a ControlNet has no T5. */
+/** Tiers with FP8 weights are compiled as fp8: a ControlNet has no T5, and its MLPs stay in FP8. */
 async function compileFor(controlnet: string, out: string, { tier, target }: Options): Promise<void> {
-  const { notes } = await compileControlnet({ controlnet, out, tier: tier === 'fp8-lite' ? 'fp8' : tier, target })
+  const { notes } = await compileControlnet({ controlnet, out, tier: hasFp8(tier) ? 'fp8' : tier, target })
   for (const note of notes) console.error(note)
 }

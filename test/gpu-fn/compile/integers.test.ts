@@ -134,7 +134,7 @@ describe('T5 in 4 bits', () => {
     const lora = await compiledLora(path.join(LORAS, 'kohya-encoders.safetensors'), directory)
     const pkg = await openPackage(directory)
     expect(() => updatesOf(pkg, [{ lora, scale: 1 }])).toThrow(
-      'updates 4-bit weights of t5 in custom, which is unsupported; the operator can compile the checkpoint without --t5-bits 4',
+      'updates 4-bit weights of t5 in custom, which is unsupported; the operator can compile the checkpoint with --t5-bits 8',
     )
   })
 

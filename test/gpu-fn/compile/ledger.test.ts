@@ -32,8 +32,9 @@ function packaged({ graphs }: Model): Map<Tensor, number> {
   const counts = new Map<Tensor, number>()
   for (const { shape, source } of [...graphs.values()].flatMap(({ weights }) => weights)) {
     const from = source as WeightSource
-    if (from.kind === 'bytes' || from.kind === 'scales') continue
-    const values = from.kind === 'integers' ? (elements(shape) * 8) / from.bits : elements(shape)
+    if (!('tensor' in from)) continue
+    const bits = from.kind === 'integers' ? from.bits : from.kind === 'packed' ? 4 : 8
+    const values = (elements(shape) * 8) / bits
     counts.set(from.tensor, (counts.get(from.tensor) ?? 0) + values)
   }
   return counts

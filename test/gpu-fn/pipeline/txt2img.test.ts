@@ -266,6 +266,7 @@ describe('other packages', () => {
   test.each([
     ['FP8', { tier: 'fp8' }],
     ['FP8 without T5', { tier: 'fp8-lite' }],
+    ['FP8 with 4-bit MLPs', { tier: 'fp8-int4' }],
     ['a checkpoint without T5', { t5: false }],
     ['a position table of its own', { variant: 'tiny-large' }],
     ['no QK-norm', { variant: 'tiny-sd3' }],

@@ -19,7 +19,7 @@ async function printTime(metric: string, time: (runs: number) => Promise<TimedSt
   )
 }
 
-const step = { variant, size: sidesOf(size).width, batch: 1, blocks: depthOf(variant) }
+const step = { variant, tier: 'fp8' as const, size: sidesOf(size).width, batch: 1, blocks: depthOf(variant) }
 await withStep(step, async ({ timeFp8, timeHalf }) => {
   await printTime('fp8_ms', timeFp8)
   await printTime('half_ms', timeHalf)

@@ -1,0 +1,144 @@
+// FP8 weights in 4 bits: 4-bit integers with one scale byte per group of 32 values and one float32 scale per row. The format is defined by its
+// decoder, which gives E4M3 codes: value = E4M3(integer × group scale) × row scale. 4.25 bits per value, plus the row scales.
+//
+// Integers are -8 to 7, stored as integer + 8 in pairs, low nibble first, as in onnxruntime's `MatMulNBits`. A scale byte has a sign, three
+// exponent and four mantissa bits: ±(16 + mantissa) × 2^(exponent - 6), that is 0.25 to 62. Its product with an integer is exact in float32.
+import { decodeTable, encode, FP8_MAX } from './fp8.ts'
+import { bitsOf, largestIn } from './magnitude.ts'
+
+/** Values per group. */
+export const GROUP = 32
+/** Packed bytes per group. */
+export const GROUP_BYTES = GROUP / 2
+
+const MIDDLE = 8
+const INTEGERS = 16
+const NEGATIVE = 0x80
+const MANTISSA_BITS = 4
+/** The byte of the smallest scale has this exponent in float32. */
+const LEAST_EXPONENT = 125
+
+/** The scale of each byte. */
+export const groupScaleTable: Float32Array = Float32Array.from({ length: 256 }, (_, byte) => {
+  const magnitude = (16 + (byte & 15)) * 2 ** (((byte >> MANTISSA_BITS) & 7) - 6)
+  return byte & NEGATIVE ? -magnitude : magnitude
+})
+
+/** The E4M3 code of each scale byte and stored integer, at index byte × 16 + integer. */
+export const unpackTable: Uint8Array = Uint8Array.from({ length: 256 * INTEGERS }, (_, index) =>
+  encode(((index % INTEGERS) - MIDDLE) * groupScaleTable[index >> 4]!),
+)
+
+/** The values of `unpackTable`. */
+const values = Float32Array.from(unpackTable, (code) => decodeTable[code]!)
+
+/** Unpacks groups of 4-bit integers to E4M3 codes. */
+export function unpackCodes(packed: Uint8Array, groupScales: Uint8Array): Uint8Array {
+  const codes = new Uint8Array(2 * packed.length)
+  for (const [group, byte] of groupScales.entries()) {
+    for (let i = group * GROUP_BYTES; i < (group + 1) * GROUP_BYTES; i++) {
+      codes[2 * i] = unpackTable[byte * INTEGERS + (packed[i]! & 15)]!
+      codes[2 * i + 1] = unpackTable[byte * INTEGERS + (packed[i]! >> 4)]!
+    }
+  }
+  return codes
+}
+
+/** The parts of packed rows: integers [rows, columns ÷ 2], scale bytes [rows, columns ÷ 32], and scales [rows]. */
+export type PackedRows = {
+  readonly packed: Uint8Array
+  readonly groupScales: Uint8Array
+  readonly scales: Float32Array
+}
+
+/**
+ * Quantizes finite `src` [rows, columns], with columns a multiple of 32, to `out`. A row scale is that of FP8; the scale of a group is the one
+ * with the smallest squared error among those near its largest magnitude.
+ */
+export function quantizePacked(src: Float32Array, rows: number, columns: number, out: PackedRows): void {
+  const bits = bitsOf(src)
+  const row = new Float32Array(columns)
+  const groups = columns / GROUP
+  for (let r = 0; r < rows; r++) {
+    const start = r * columns
+    const scale = Math.fround(floatOfBits(largestIn(bits, start, start + columns)) / FP8_MAX) || 1
+    out.scales[r] = scale
+    for (let i = 0; i < columns; i++) row[i] = src[start + i]! / scale
+    for (let g = 0; g < groups; g++) {
+      const group = r * groups + g
+      const byte = bestScale(row, g * GROUP)
+      out.groupScales[group] = byte
+      pack(row, g * GROUP, byte, out.packed, group * GROUP_BYTES)
+    }
+  }
+}
+
+/** Candidate scales, in steps of the mantissa from the one that makes -8 of a group's extreme value. Smaller scales clip it. */
+const STEPS = { first: -2, last: 1 }
+
+/** The scale byte with the smallest squared error for the group from `start`. */
+function bestScale(row: Float32Array, start: number): number {
+  let [lowest, highest] = [0, 0]
+  for (let i = start; i < start + GROUP; i++) {
+    const value = row[i]!
+    if (value < lowest) lowest = value
+    else if (value > highest) highest = value
+  }
+  const sign = highest > -lowest ? NEGATIVE : 0
+  const nearest = magnitudeByte(Math.max(highest, -lowest) / MIDDLE)
+  let best = nearest | sign
+  let least = Number.POSITIVE_INFINITY
+  for (let step = STEPS.first; step <= STEPS.last; step++) {
+    const magnitude = nearest + step
+    if (magnitude < 0 || magnitude >= NEGATIVE) continue
+    const error = errorOf(row, start, magnitude | sign)
+    if (error >= least) continue
+    least = error
+    best = magnitude | sign
+  }
+  return best
+}
+
+/** The byte of the positive scale nearest to `magnitude`, between the smallest and the largest. */
+function magnitudeByte(magnitude: number): number {
+  scratch[0] = magnitude
+  // A byte is the exponent and the first four mantissa bits of a float32, rounded.
+  const shift = 23 - MANTISSA_BITS
+  const byte = ((scratchBits[0]! + (1 << (shift - 1))) >>> shift) - (LEAST_EXPONENT << MANTISSA_BITS)
+  return Math.max(0, Math.min(NEGATIVE - 1, byte))
+}
+
+/** The squared error of a group with a scale. */
+function errorOf(row: Float32Array, start: number, byte: number): number {
+  const factor = 1 / groupScaleTable[byte]!
+  const table = byte * INTEGERS
+  let error = 0
+  for (let i = start; i < start + GROUP; i++) {
+    const value = row[i]!
+    const difference = value - values[table + integerOf(value * factor)]!
+    error += difference * difference
+  }
+  return error
+}
+
+/** The stored integer nearest to a quotient. Truncation after adding 0.5 rounds to nearest, because the sum is positive. */
+function integerOf(quotient: number): number {
+  const sum = quotient + (MIDDLE + 0.5)
+  return sum < 0 ? 0 : sum > INTEGERS - 1 ? INTEGERS - 1 : sum | 0
+}
+
+function pack(row: Float32Array, start: number, byte: number, packed: Uint8Array, at: number): void {
+  const factor = 1 / groupScaleTable[byte]!
+  for (let i = 0; i < GROUP_BYTES; i++) {
+    const [low, high] = [row[start + 2 * i]!, row[start + 2 * i + 1]!]
+    packed[at + i] = integerOf(low * factor) | (integerOf(high * factor) << 4)
+  }
+}
+
+const scratch = new Float32Array(1)
+const scratchBits = new Int32Array(scratch.buffer)
+
+function floatOfBits(bits: number): number {
+  scratchBits[0] = bits
+  return scratch[0]!
+}

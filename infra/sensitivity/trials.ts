@@ -1,0 +1,71 @@
+// The step graph of a float32 package with its weights rounded, compared with recorded runs.
+import { copyFile, readFile, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { tensorBytes } from '../../gpu-fn/dtype.ts'
+import type { Package, StoredTensor } from '../../gpu-fn/manifest.ts'
+import { openSession } from '../../gpu-fn/runtime/open-session.ts'
+import type { Rounding } from '../bench/precision/roundings.ts'
+import { relativeError } from '../bench/statistics.ts'
+import type { Recorded } from './record.ts'
+
+/** The rounding of a weight; null to keep its values. */
+export type RoundingOf = (name: string, shape: readonly number[]) => Rounding | null
+
+/** The files of a trial, and the layout and content of the unrounded weights. */
+type Subject = {
+  readonly graph: string
+  readonly file: string
+  readonly layout: readonly StoredTensor[]
+  readonly content: Uint8Array<ArrayBuffer>
+}
+
+export class Trials {
+  readonly #subject: Subject
+  readonly #recorded: readonly Recorded[]
+
+  /** `directory`: an empty directory for the files of a trial. */
+  static async open({ directory: from, manifest }: Package, directory: string, recorded: readonly Recorded[]) {
+    const { file, weights } = manifest.networks.transformer!
+    const graph = path.join(directory, file)
+    await copyFile(path.join(from, file), graph)
+    const content = new Uint8Array(await readFile(path.join(from, weights!)))
+    const layout = manifest.weights[weights!]!
+    return new Trials({ graph, file: path.join(directory, weights!), layout, content }, recorded)
+  }
+
+  private constructor(subject: Subject, recorded: readonly Recorded[]) {
+    this.#subject = subject
+    this.#recorded = recorded
+  }
+
+  /** The names and shapes of the weights. */
+  get weights(): readonly Pick<StoredTensor, 'name' | 'shape'>[] {
+    return this.#subject.layout
+  }
+
+  /** The relative error of the velocity with rounded weights: the mean over the recorded runs. */
+  async errorWith(roundingOf: RoundingOf): Promise<number> {
+    const { graph, file } = this.#subject
+    await writeFile(file, this.#rounded(roundingOf))
+    const session = await openSession(graph, { target: 'cpu' })
+    try {
+      let sum = 0
+      for (const { inputs, velocity } of this.#recorded)
+        sum += relativeError((await session.run(inputs)).velocity!.data as Float32Array, velocity)
+      return sum / this.#recorded.length
+    } finally {
+      await session.release()
+    }
+  }
+
+  #rounded(roundingOf: RoundingOf): Uint8Array {
+    const copy = this.#subject.content.slice()
+    for (const { name, dtype, shape, offset } of this.#subject.layout) {
+      const rounding = roundingOf(name, shape)
+      if (!rounding) continue
+      const values = new Float32Array(copy.buffer, offset, tensorBytes(dtype, shape) / 4)
+      rounding(values, shape[0]!, values.length / shape[0]!)
+    }
+    return copy
+  }
+}

@@ -1,0 +1,141 @@
+// Tier fp8-int4: the MLPs of the denoiser in 4 bits, and its defaults for adaLN and T5.
+import path from 'node:path'
+import { beforeAll, describe, expect, test } from 'vitest'
+import { assertOptions } from '../../../gpu-fn/compile/compile.ts'
+import type { Graph } from '../../../gpu-fn/compile/graph/graph.ts'
+import type { Model } from '../../../gpu-fn/compile/graph/model.ts'
+import { lowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
+import type { Tier } from '../../../gpu-fn/contract.ts'
+import { updatesOf } from '../../../gpu-fn/engine/package/adapters.ts'
+import type { Target } from '../../../gpu-fn/manifest.ts'
+import { buildModel } from '../../../gpu-fn/models/sd35/build.ts'
+import { openCheckpoint } from '../../../gpu-fn/models/sd35/sd35.ts'
+import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
+import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { writeSparseCheckpoint } from '../../support/checkpoints/real-headers.ts'
+import { type FloatTensor, pseudoRandom, relativeError } from '../../support/checkpoints/tensors.ts'
+import { compiledLora, writeRandomLora } from '../../support/lora.ts'
+import { LORAS } from '../../support/lora-outputs.ts'
+import { useScratch } from '../../support/scratch.ts'
+
+const scratch = useScratch()
+const TIER = { tier: 'fp8-int4' } as const satisfies { tier: Tier }
+
+async function build(name: 'large' | 'medium', target: Target): Promise<Model> {
+  const paths = await writeSparseCheckpoint(path.join(scratch.directory, name), name, 'single-file')
+  return buildModel(await openCheckpoint(paths), paths, TIER, lowerings(target))
+}
+
+function countOperators({ nodes }: Graph, under: string): Record<string, number> {
+  const counts: Record<string, number> = {}
+  for (const { name, op } of nodes) if (name.startsWith(under)) counts[op] = (counts[op] ?? 0) + 1
+  return counts
+}
+
+describe('the step graph of Large', () => {
+  test('of target cuda-fp8 unpacks the MLPs of the middle blocks before their products', async () => {
+    const graph = (await build('large', 'cuda-fp8')).graphs.get('transformer')!
+    expect(countOperators(graph, 'joint_blocks.5.')).toMatchObject({ Linear: 8, UnpackFp8: 4 })
+    expect(countOperators(graph, 'joint_blocks.34.')).toMatchObject({ Linear: 8, UnpackFp8: 4 })
+    for (const block of [0, 1, 35, 36, 37])
+      expect(countOperators(graph, `joint_blocks.${block}.`).UnpackFp8).toBeUndefined()
+  })
+
+  test('orders the unpacking of a weight after the activations of its product', async () => {
+    const { nodes } = (await build('large', 'cuda-fp8')).graphs.get('transformer')!
+    const unpacked = nodes.filter(({ op }) => op === 'UnpackFp8')
+    for (const { inputs, outputs } of unpacked) {
+      const product = nodes.find((node) => node.op === 'Linear' && node.inputs[2] === outputs[0])!
+      expect(product.inputs[0]).toBe(inputs[2])
+    }
+  })
+
+  test.each(['cpu', 'cuda'] as const)('of target %s multiplies block-quantized integers', async (target) => {
+    const graph = (await build('large', target)).graphs.get('transformer')!
+    expect(countOperators(graph, 'joint_blocks.5.')).toMatchObject({ MatMulNBits: 4 })
+    expect(countOperators(graph, 'joint_blocks.0.').MatMulNBits).toBeUndefined()
+  })
+
+  test('of other GPUs reads the same weights as the one with kernels', async () => {
+    const { graphs, withoutKernels } = await build('medium', 'cuda-fp8')
+    const stored = ({ weights }: Graph) => new Map(weights.map(({ name, dtype, shape }) => [name, { dtype, shape }]))
+    expect(stored(withoutKernels!.transformer)).toEqual(stored(graphs.get('transformer')!))
+    expect(countOperators(withoutKernels!.transformer, 'joint_blocks.5.')).toMatchObject({ MatMulNBits: 4 })
+  })
+})
+
+describe.each(['tiny-medium', 'tiny-large'] as const)('one step of %s', (variant) => {
+  const [context, latent] = [pseudoRandom([2, 40, 256], 1), pseudoRandom([2, 16, 16, 12], 2)]
+  let exact: FloatTensor
+  let fp8: FloatTensor
+  beforeAll(async () => {
+    exact = await step(await compileTiny({ variant }))
+    fp8 = await step(await compileTiny({ variant, tier: 'fp8' }))
+  })
+
+  test('has a bounded error relative to float32, above that of FP8', async () => {
+    const error = relativeError(await step(await compileTiny({ variant, ...TIER })), exact)
+    expect(error).toBeGreaterThan(relativeError(fp8, exact))
+    expect(error).toBeLessThan(0.15)
+  })
+
+  test('is nearly the same with the roundings of the kernels', async () => {
+    const integers = await step(await compileTiny({ variant, ...TIER }))
+    const codes = await step(await compileTiny({ variant, ...TIER, asKernels: true }))
+    expect(relativeError(codes, integers)).toBeLessThan(0.06)
+  })
+
+  /** The velocity of one noise level. */
+  async function step(directory: string): Promise<FloatTensor> {
+    const open = (network: string) => openSession(path.join(directory, `${network}.onnx`), { target: 'cpu' })
+    const [conditioning, transformer] = [await open('conditioning'), await open('transformer')]
+    const { position, text } = (await openPackage(directory)).manifest
+    const { modulation, context: tokens } = await conditioning.runOnDevice({
+      timesteps: { dims: [1], data: Float32Array.of(700) },
+      pooled: pseudoRandom([2, text.pooled_width], 5),
+      prompt_embeds: context,
+    })
+    const table = position.file !== undefined && { position: pseudoRandom([8 * 6, position.width], 6) }
+    const inputs = { latent: latent as Tensor, modulation: modulation!.row(0), context: tokens!, ...table }
+    const { velocity } = await transformer.run(inputs)
+    await Promise.all([conditioning.release(), transformer.release()])
+    return velocity as FloatTensor
+  }
+})
+
+describe('an adapter', () => {
+  test('for the MLPs is refused with a remedy', async () => {
+    const directory = await compileTiny(TIER)
+    const lora = await compiledLora(path.join(LORAS, 'kohya.safetensors'), directory)
+    const pkg = await openPackage(directory)
+    expect(() => updatesOf(pkg, [{ lora, scale: 1 }])).toThrow(
+      'updates 4-bit weights of transformer in custom, which is unsupported; the operator can compile the checkpoint in tier fp8',
+    )
+  })
+
+  test('for the attention alone updates its FP8 weights', async () => {
+    const directory = await compileTiny(TIER)
+    const pkg = await openPackage(directory)
+    const file = path.join(scratch.directory, 'attention.safetensors')
+    await writeRandomLora(file, pkg.manifest.position.width, { rank: 4, blocks: 3, dtype: 'BF16' })
+    const lora = await compiledLora(file, directory)
+    const { weights } = updatesOf(pkg, [{ lora, scale: 1 }]).get('transformer')!
+    expect(weights.every(({ weight }) => weight.dtype === 'float8e4m3fn')).toBe(true)
+  })
+})
+
+test('adaLN has 8 bits and T5 4, unless the options state others', async () => {
+  const bitsOf = async (options: Pick<Parameters<typeof compileTiny>[0], 'adalnBits' | 't5Bits'>) => {
+    const { weights } = (await openPackage(await compileTiny({ ...TIER, ...options }))).manifest
+    const bits = (network: string, name: RegExp) => {
+      const { bits, dtype } = weights[`${network}.weights`]!.find((tensor) => name.test(tensor.name))!
+      return bits ?? dtype
+    }
+    return [bits('conditioning', /adaLN_modulation\.1\.weight$/), bits('t5', /DenseReluDense\.wo\.weight$/)]
+  }
+  expect(await bitsOf({})).toEqual([8, 4])
+  expect(await bitsOf({ adalnBits: 16, t5Bits: 8 })).toEqual(['float16', 'float8e4m3fn'])
+  expect(() => assertOptions({ ...TIER, target: 'cuda-fp8', adalnBits: 16, t5Bits: 8 })).not.toThrow()
+})

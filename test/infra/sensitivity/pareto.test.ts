@@ -1,0 +1,29 @@
+import { expect, test } from 'vitest'
+import { byEffect, bytesWith, frontier } from '../../../infra/sensitivity/pareto.ts'
+
+const layers = [
+  { name: 'small', error: 0.01, weights: 100 },
+  { name: 'wide', error: 0.012, weights: 400 },
+  { name: 'loud', error: 0.05, weights: 400 },
+]
+
+test('layers are ordered by squared error per weight', () => {
+  expect(byEffect(layers).map(({ name }) => name)).toEqual(['loud', 'small', 'wide'])
+})
+
+test('each layer in 4 bits saves 15 of 32 bytes per 32 weights', () => {
+  const ordered = byEffect(layers)
+  expect(bytesWith(ordered, 3, 1000)).toBe(1000)
+  expect(bytesWith(ordered, 2, 1000)).toBe(1000 - (400 * 15) / 32)
+  expect(bytesWith(ordered, 0, 1000)).toBe(1000 - (900 * 15) / 32)
+})
+
+test('the frontier has no point that another one beats', () => {
+  const points = [
+    { kept: 0, bytes: 1, error: 0.5 },
+    { kept: 1, bytes: 2, error: 0.6 },
+    { kept: 2, bytes: 3, error: 0.2 },
+    { kept: 3, bytes: 4, error: 0.2 },
+  ]
+  expect(frontier(points).map(({ kept }) => kept)).toEqual([0, 2])
+})

@@ -1,0 +1,39 @@
+import { expect, test } from 'vitest'
+import { plotSvg } from '../../../infra/sensitivity/plot.ts'
+
+const points = [
+  { kept: 0, bytes: 2.1e6, error: 0.09 },
+  { kept: 1, bytes: 2.4e6, error: 0.06 },
+  { kept: 2, bytes: 2.7e6, error: 0.07 },
+]
+const svg = plotSvg({ title: 'nano', points, frontier: points.slice(0, 2), chosen: 1 })
+
+const circles = [...svg.matchAll(/<circle cx="([\d.]+)" cy="([\d.]+)" r="4" fill="([^"]+)"/g)].map(
+  ([, x, y, fill]) => ({ x: Number(x), y: Number(y), fill }),
+)
+
+test('a larger size is further right, a larger error further up, and the chosen point filled', () => {
+  const [none, one, two] = circles as [(typeof circles)[0], (typeof circles)[0], (typeof circles)[0]]
+  expect(none.x).toBeLessThan(one.x)
+  expect(one.x).toBeLessThan(two.x)
+  expect(none.y).toBeLessThan(two.y)
+  expect(two.y).toBeLessThan(one.y)
+  expect(circles.map(({ fill }) => fill === 'white')).toEqual([true, false, true])
+})
+
+test('the line has the points of the frontier, and the label those of the chosen one', () => {
+  const line = /<polyline points="([^"]+)"/.exec(svg)![1]!.split(' ')
+  expect(line).toEqual(circles.slice(0, 2).map(({ x, y }) => `${x},${y}`))
+  expect(svg).toContain('font-weight="bold">1 in FP8: 2.4 MB, 6.00 %</text>')
+})
+
+test('every circle is within the axes, also for a single size', () => {
+  const single = plotSvg({ title: 'nano', points: [points[0]!], frontier: [points[0]!], chosen: 0 })
+  for (const text of [svg, single])
+    for (const [, x, y] of text.matchAll(/<circle cx="([\d.]+)" cy="([\d.]+)"/g)) {
+      expect(Number(x)).toBeGreaterThanOrEqual(64)
+      expect(Number(x)).toBeLessThanOrEqual(696)
+      expect(Number(y)).toBeGreaterThanOrEqual(44)
+      expect(Number(y)).toBeLessThanOrEqual(368)
+    }
+})
