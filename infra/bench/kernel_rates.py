@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-ORT_HEADER = Path(__file__).parents[3] / "gpu-fn/kernels/include/ort.h"
+ORT_HEADER = Path(__file__).parents[2] / "gpu-fn/native/vendor/onnxruntime/onnxruntime_c_api.h"
 # Dense TFLOP/s of FP8 and of 16 bits, and TB/s, by the vendor's data sheets.
 PEAKS = {"H200": (1979, 989, 4.8), "H100": (1979, 989, 3.35), "L40S": (733, 362, 0.864), "B200": (4500, 2250, 8.0)}
 IMAGE, TEXT, WIDTH, HIDDEN, DEPTH, TILE = 4096, 333, 2432, 9728, 64, 128
@@ -22,17 +22,18 @@ HEADS = WIDTH // DEPTH
 CALLS, REPLAYS = 20, 9
 
 
-class CustomOp(ctypes.Structure):
-    """CustomOp of ort.h, up to the last function that is called here."""
+def functions_of(struct: str) -> list[str]:
+    """The names of the function pointers of a struct in onnxruntime's header, in order."""
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", ORT_HEADER.read_text(), flags=re.S)
+    body = re.search(rf"\nstruct {struct} {{(.*?)\n}};", text, re.S)[1]
+    members = re.findall(r"ORT_API2_STATUS\(\s*(\w+)|ORT_CLASS_RELEASE\((\w+)\)|\(ORT_API_CALL\s*\*\s*(\w+)\)", body)
+    return [function or pointer or f"Release{released}" for function, released, pointer in members]
 
-    _fields_ = [("version", c_uint32)] + [
-        (name, c_void_p)
-        for name in (
-            "createKernel getName getExecutionProvider getInputType getInputCount getOutputType getOutputCount compute destroyKernel "
-            "getInputPresence getOutputPresence getInputMemoryType getVariadicInputMinimum getVariadicInputHomogeneity "
-            "getVariadicOutputMinimum getVariadicOutputHomogeneity createKernelV2 computeV2"
-        ).split()
-    ]
+
+class CustomOp(ctypes.Structure):
+    """OrtCustomOp."""
+
+    _fields_ = [("version", c_uint32)] + [(name, c_void_p) for name in functions_of("OrtCustomOp")]
 
 
 class ApiBase(ctypes.Structure):
@@ -46,9 +47,9 @@ class Host:
     Api = CFUNCTYPE(c_void_p, c_uint32)
 
     def __init__(self, library: str):
-        indexes = {name: int(index) for name, index in re.findall(r"(\w+) = (\d+),", ORT_HEADER.read_text())}
+        indexes = {name: index for index, name in enumerate(functions_of("OrtApi"))}
         self.ops, self.inputs, self.outputs, self.attributes, self.message = {}, [], [], {}, ""
-        self.table = (c_void_p * 278)()
+        self.table = (c_void_p * len(indexes))()
         self.kept = []
         for name, arguments, function in self.functions():
             callback = CFUNCTYPE(c_void_p, *arguments)(function)
@@ -78,8 +79,12 @@ class Host:
             self.message = message.decode()
             return self.FAILED
 
+        def error_message(status):
+            self.text = ctypes.create_string_buffer(self.message.encode())
+            return ctypes.addressof(self.text)
+
         def add(domain, op):
-            name = CFUNCTYPE(c_char_p, c_void_p)(CustomOp.from_address(op).getName)(op).decode()
+            name = CFUNCTYPE(c_char_p, c_void_p)(CustomOp.from_address(op).GetName)(op).decode()
             self.ops[name] = op
 
         def get_input(context, index, out):
@@ -115,6 +120,7 @@ class Host:
         return [
             ("CreateStatus", [c_int, c_char_p], create_status),
             ("ReleaseStatus", [c_void_p], lambda status: None),
+            ("GetErrorMessage", [c_void_p], error_message),
             ("CreateCustomOpDomain", [c_char_p, pointer], lambda name, out: store(out, 1)),
             ("CustomOpDomain_Add", [c_void_p, c_void_p], add),
             ("AddCustomOpDomain", [c_void_p, c_void_p], lambda options, domain: None),
@@ -140,9 +146,9 @@ class Host:
         op = CustomOp.from_address(self.ops[name])
         state = c_void_p()
         self.attributes = attributes
-        create = CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_void_p))(op.createKernelV2)
+        create = CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_void_p))(op.CreateKernelV2)
         self.check(create(self.ops[name], self.api, None, ctypes.byref(state)))
-        compute = CFUNCTYPE(c_void_p, c_void_p, c_void_p)(op.computeV2)
+        compute = CFUNCTYPE(c_void_p, c_void_p, c_void_p)(op.KernelComputeV2)
 
         def run():
             self.inputs, self.outputs = inputs, outputs
