@@ -9,14 +9,12 @@ import type { Random } from '../command/random.ts'
 
 /** Relative frequencies of failures to accept an event. */
 const FAILURES = { error: 5, busy: 1, cut: 3, silence: 1, redirect: 2, 'response lost': 3 } as const
-/** Failures of an address in a row. The pauses of an open circuit breaker double, so that more would exceed the audit's time. */
-const MOST_IN_A_ROW = 8
 
 type Image = { url: string; sha256: string }
 type Payload = { type: string; data: { id: string; state: string; images: Image[] } }
 /** The events of one job, with the number of their deliveries. */
 export type Events = { ids: Set<string>; states: Set<string>; attempts: number; accepted: number }
-type Endpoint = { secret: Webhook; jobs: Map<string, Events>; failures: number }
+type Endpoint = { secret: Webhook; jobs: Map<string, Events> }
 
 /** Downloads an image of an event, with retries while the worker is down. Returns the error in the response, or null. */
 async function findImageError({ url, sha256 }: Image): Promise<string | null> {
@@ -58,9 +56,8 @@ export async function startReceiver(random: Random) {
     if (error) complaints.push(error)
   }
   const handle = async (request: IncomingMessage, response: ServerResponse) => {
+    const failure = random.chance(0.5) ? random.pick(FAILURES) : null
     const endpoint = endpoints.get(request.url!.slice(1))!
-    const failure = random.chance(0.5) && endpoint.failures < MOST_IN_A_ROW ? random.pick(FAILURES) : null
-    endpoint.failures = failure ? endpoint.failures + 1 : 0
     const headers = request.headers as Record<string, string>
     const body = await text(request).catch(() => null)
     // The worker was killed during the delivery.
@@ -82,7 +79,7 @@ export async function startReceiver(random: Random) {
     stop,
     address: (account: string) => `${url}/${account}`,
     expect: (account: string, secret: string) =>
-      endpoints.set(account, { secret: new Webhook(secret), jobs: new Map(), failures: 0 }),
+      endpoints.set(account, { secret: new Webhook(secret), jobs: new Map() }),
     /** The events of an account, by job. */
     eventsOf: (account: string): ReadonlyMap<string, Events> => endpoints.get(account)!.jobs,
     counts: () => ({
