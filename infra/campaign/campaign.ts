@@ -17,7 +17,6 @@ import { runCounts, runProblems } from './audit/runs.ts'
 import { call, type Experience } from './callers.ts'
 import { type Counts, disturbProcesses, FROZEN_MS, resetObjects } from './faults/faults.ts'
 import { attackReservations } from './faults/takeover.ts'
-import { UpTime } from './up-time.ts'
 import { openWorld, UNREAD_MS, type World } from './world.ts'
 
 type CampaignOptions = {
@@ -36,10 +35,7 @@ const MOST_OPEN_JOBS = 8
 /** Fraction of callers in the phase that kills processes; the others call while objects are reset. */
 const KILLED_SHARE = 0.7
 const JOBS_AN_ATTACK = 500
-/** The longest time from a caller's first request to its end. */
 const CALLER_MS = 120_000
-/** The longest wait for few unfinished jobs. */
-const ROOM_MS = 600_000
 /** Time limit until the system is idle; multiplied by 1 + jobs / 1000. */
 const IDLE_MS = 60_000
 /** Settled rows wait 10 s in their account and 5 s in the queue; stopping the worker sooner would prevent their export. */
@@ -47,17 +43,10 @@ const EXPORT_MS = 20_000
 /** Maximum time of a run after the end of its job: the unread timeout, a frozen process, and a margin for slow machines. */
 const GRACE_MS = UNREAD_MS + FROZEN_MS + 7_000
 
-/** Runs a caller, whose job must end in time. */
-async function callInTime(upTime: UpTime, own: Parameters<typeof call>[0]): Promise<Experience> {
-  const end = new AbortController()
-  const expire = async (): Promise<Experience> => {
-    for (const start = upTime.now(); upTime.now() - start < CALLER_MS; )
-      await sleep(500, null, { ref: false, signal: end.signal })
-    return { behavior: 'waits', complaint: `caller ${own.number} was not done within ${CALLER_MS / 1000} s` }
-  }
-  const expired = expire()
-  expired.catch(() => {}) // aborted
-  return Promise.race([call(own), expired]).finally(() => end.abort())
+/** The outcome of a caller whose job does not end in time. */
+async function expireCaller(number: number): Promise<Experience> {
+  await sleep(CALLER_MS, null, { ref: false })
+  return { behavior: 'waits', complaint: `caller ${number} was not done within ${CALLER_MS / 1000} s` }
 }
 
 /** Callers `from` (inclusive) to `to` (exclusive), and the faults during their calls, each after a random pause. */
@@ -69,19 +58,16 @@ type Phase = {
   client: Client
   inject: (world: World, random: Random) => Promise<Counts>
   pauseMs: readonly [min: number, max: number]
-  /** Whether callers notice the faults as an outage. */
-  isOutage: boolean
 }
 
-/** Waits until the account has few unfinished jobs. Throws after ROOM_MS. */
+/** Waits until the account has few unfinished jobs. */
 async function awaitRoom({ target }: World, { account }: Customer): Promise<void> {
-  for (const end = performance.now() + ROOM_MS; performance.now() < end; ) {
+  for (;;) {
     // The worker may be away.
     const described = await describeAccount(target, account).catch(() => null)
     if (described && described.open_jobs < MOST_OPEN_JOBS) return
     await sleep(200)
   }
-  throw new Error(`${account} has ${MOST_OPEN_JOBS} unfinished jobs or more after ${ROOM_MS / 1000} s`)
 }
 
 /** Runs the callers of a phase with limited concurrency. */
@@ -89,7 +75,6 @@ async function makeCalls(
   world: World,
   { seed, onProgress }: CampaignOptions,
   { client, from, to }: Phase,
-  upTime: UpTime,
 ): Promise<Experience[]> {
   const { target, customers } = world
   const experiences: Experience[] = []
@@ -99,8 +84,8 @@ async function makeCalls(
       const number = next++
       const random = randomOf(seed, `caller ${number}`)
       const customer = customers[random.between(0, customers.length - 1)]!
-      await awaitRoom(world, customer)
-      experiences.push(await callInTime(upTime, { client, url: target.url, customer, number, random }))
+      const own = awaitRoom(world, customer).then(() => call({ client, url: target.url, customer, number, random }))
+      experiences.push(await Promise.race([own, expireCaller(number)]))
       if (experiences.length % 100 === 0) onProgress?.(`${experiences.length} of ${to - from} callers are done`)
     }
   }
@@ -110,8 +95,7 @@ async function makeCalls(
 
 /** Runs the callers of a phase under its faults. Returns their experiences and adds to the counts of faults. */
 async function runPhase(world: World, options: CampaignOptions, phase: Phase, counts: Counts): Promise<Experience[]> {
-  const { name, inject, pauseMs, isOutage } = phase
-  const upTime = new UpTime()
+  const { name, inject, pauseMs } = phase
   const random = randomOf(options.seed, name)
   const end = new AbortController()
   const { signal } = end
@@ -120,13 +104,13 @@ async function runPhase(world: World, options: CampaignOptions, phase: Phase, co
     for (let lastMs = 0; !signal.aborted; ) {
       await sleep(Math.max(random.between(...pauseMs), lastMs), null, { signal }).catch(() => {})
       const start = performance.now()
-      const faults = await (isOutage ? upTime.omit(() => inject(world, random)) : inject(world, random))
-      for (const [fault, count] of Object.entries(faults)) counts[fault] = (counts[fault] ?? 0) + count
+      for (const [fault, count] of Object.entries(await inject(world, random)))
+        counts[fault] = (counts[fault] ?? 0) + count
       lastMs = performance.now() - start
     }
   }
   const injected = injectUntilEnd()
-  const experiences = await makeCalls(world, options, phase, upTime).finally(() => end.abort())
+  const experiences = await makeCalls(world, options, phase).finally(() => end.abort())
   await injected
   return experiences
 }
@@ -137,11 +121,11 @@ async function disturb(world: World, options: CampaignOptions): Promise<{ experi
   const most = Math.ceil(jobs * KILLED_SHARE)
   const killing: Phase = {
     ...{ name: 'trouble', from: 0, to: most, client: persistent },
-    ...{ inject: disturbProcesses, pauseMs: [1000, 4000], isOutage: true },
+    ...{ inject: disturbProcesses, pauseMs: [1000, 4000] },
   }
   const resetting: Phase = {
     ...{ name: 'resets', from: most, to: jobs, client: oneShot },
-    ...{ inject: resetObjects, pauseMs: [300, 2500], isOutage: false },
+    ...{ inject: resetObjects, pauseMs: [300, 2500] },
   }
   const counts: Counts = {}
   onProgress?.('processes are killed')
