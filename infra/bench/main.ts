@@ -36,6 +36,12 @@ const parseList = (text: string) => text.split(',').map((item) => item.trim())
 /** The tiers of random weights, which are stored in 16 bits. */
 const RANDOM_TIERS = TIERS.filter((tier) => tier !== 'fp32')
 const parseNumbers = (text: string) => parseList(text).map(Number)
+/** Distinct indexes of GPUs, as for CUDA_VISIBLE_DEVICES. */
+function parseGpus(text: string): string[] {
+  const gpus = parseList(text)
+  if (gpus.every((gpu) => /^\d+$/.test(gpu)) && new Set(gpus).size === gpus.length) return gpus
+  throw new InvalidArgumentError('give distinct indexes of GPUs, such as 0,1')
+}
 const pythonOption = (packages = 'diffusers') =>
   new Option('--python <path>', `a Python with ${packages}`).env('OCTET_PYTHON').default('python3')
 const variantOption = () =>
@@ -230,7 +236,7 @@ modelCommand(
   .option('--seed <number>', 'seed of the traces', parseWholeNumber, 1)
   .option('--aging <seconds>', 'longest time from acceptance to image', Number, 60)
   .option('--real', 'run GPU functions with the model instead')
-  .option('--gpus <indexes>', 'GPUs of this host, each of which runs one trace at a time', parseList)
+  .option('--gpus <indexes>', 'GPUs of this host, each of which runs one trace at a time', parseGpus)
   .option('--size <pixels>', 'width and height', Number, 256)
   .action(async (options: ScheduleBenchOptions) => (await import('./schedule/schedule.ts')).benchSchedule(options))
 

@@ -51,7 +51,7 @@ function depthsOf(nodes: readonly Node[]): Map<Node, number> {
 const isPairable = (node: Node) => isKernel(node) && node.op in PAIRED
 const present = (names: readonly string[]) => names.map((name) => (name ? 1 : 0)).join('')
 
-/** Nodes of one kind have the same inputs, outputs and numbers among their attributes. */
+/** The key of nodes that can be paired: operator, present inputs and outputs, scalar attributes. */
 function kindOf({ op, inputs, outputs, attributes }: Node): string {
   const numbers = Object.entries(attributes).filter(([, value]) => !Array.isArray(value))
   return JSON.stringify([op, present(inputs), present(outputs), numbers])

@@ -5,12 +5,12 @@ import path from 'node:path'
 import type { JSONWebKeySet } from 'jose'
 import sharp from 'sharp'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { openReceipt } from '../../edge/results/receipt.ts'
-import { readParameters } from '../../gpu-fn/pipeline/image.ts'
-import { openControlnet } from '../../gpu-fn/weights/controlnet-packages.ts'
-import { type Local, startLocal } from '../../infra/local/local.ts'
-import { compileTiny } from '../support/checkpoints/compile.ts'
-import { compileTinyControlnet } from '../support/checkpoints/controlnet.ts'
+import { openReceipt } from '../../../edge/results/receipt.ts'
+import { readParameters } from '../../../gpu-fn/pipeline/image.ts'
+import { openControlnet } from '../../../gpu-fn/weights/controlnet-packages.ts'
+import { type Local, startLocal } from '../../../infra/local/local.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { compileTinyControlnet } from '../../support/checkpoints/controlnet.ts'
 
 let scratch: string
 let local: Local
@@ -21,7 +21,7 @@ beforeAll(async () => {
   await compileTinyControlnet(path.join(scratch, 'controlnets', 'edges'), { type: 'canny' })
   // The pooled prompt of another variant has another width.
   await compileTinyControlnet(path.join(scratch, 'controlnets', 'other'), { type: 'depth', variant: 'tiny-medium' })
-  edges = await readFile(path.join(import.meta.dirname, '../golden/controlnet/edges.png'), 'base64')
+  edges = await readFile(path.join(import.meta.dirname, '../../golden/controlnet/edges.png'), 'base64')
   const size = { width: 64, height: 64, max_pixels: 64 * 64 }
   local = await startLocal({
     models: {
