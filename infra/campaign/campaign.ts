@@ -36,9 +36,9 @@ const MOST_OPEN_JOBS = 8
 /** Fraction of callers in the phase that kills processes; the others call while objects are reset. */
 const KILLED_SHARE = 0.7
 const JOBS_AN_ATTACK = 500
-/** The longest time from a caller's first request to its end. */
+/** Time limit of a caller, from its first request. */
 const CALLER_MS = 120_000
-/** The longest wait for few unfinished jobs. */
+/** Timeout of `awaitRoom`. */
 const ROOM_MS = 600_000
 /** Time limit until the system is idle; multiplied by 1 + jobs / 1000. */
 const IDLE_MS = 60_000
@@ -47,7 +47,7 @@ const EXPORT_MS = 20_000
 /** Maximum time of a run after the end of its job: the unread timeout, a frozen process, and a margin for slow machines. */
 const GRACE_MS = UNREAD_MS + FROZEN_MS + 7_000
 
-/** Runs a caller, whose job must end in time. */
+/** Runs a caller and reports a complaint if it exceeds CALLER_MS. */
 async function callInTime(upTime: UpTime, own: Parameters<typeof call>[0]): Promise<Experience> {
   const end = new AbortController()
   const expire = async (): Promise<Experience> => {
@@ -69,11 +69,11 @@ type Phase = {
   client: Client
   inject: (world: World, random: Random) => Promise<Counts>
   pauseMs: readonly [min: number, max: number]
-  /** Whether callers notice the faults as an outage. */
+  /** Whether the faults cause an outage for callers. */
   isOutage: boolean
 }
 
-/** Waits until the account has few unfinished jobs. Throws after ROOM_MS. */
+/** Waits until the account has fewer than MOST_OPEN_JOBS unfinished jobs. Throws after ROOM_MS. */
 async function awaitRoom({ target }: World, { account }: Customer): Promise<void> {
   for (const end = performance.now() + ROOM_MS; performance.now() < end; ) {
     // The worker may be away.

@@ -9,7 +9,7 @@ import type { Random } from '../command/random.ts'
 
 /** Relative frequencies of failures to accept an event. */
 const FAILURES = { error: 5, busy: 1, cut: 3, silence: 1, redirect: 2, 'response lost': 3 } as const
-/** Failures of an address in a row. The pauses of an open circuit breaker double, so that more would exceed the audit's time. */
+/** Consecutive failures per address. An open circuit breaker doubles its pauses; more failures would exceed the audit time limit. */
 const MOST_IN_A_ROW = 8
 
 type Image = { url: string; sha256: string }

@@ -1,6 +1,6 @@
-// The clock of callers. A killed process takes seconds to start here, because the worker is compiled and the simulators of its storage are
-// opened; in production it takes milliseconds. Callers' time limits therefore omit these outages.
-/** Milliseconds without those of outages. */
+// A clock that stops during outages, for the time limits of callers. A killed process takes seconds to restart here, because the worker is
+// compiled and its storage simulators are opened; in production it takes milliseconds.
+/** Elapsed milliseconds, excluding outages. */
 export class UpTime {
   #outages = 0
   #since: number | null = null
@@ -9,7 +9,7 @@ export class UpTime {
     return (this.#since ?? performance.now()) - this.#outages
   }
 
-  /** Performs an action and omits its duration. */
+  /** Runs an action and excludes its duration. */
   async omit<T>(action: () => Promise<T>): Promise<T> {
     this.#since = performance.now()
     try {
