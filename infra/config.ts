@@ -47,7 +47,7 @@ const config = z.strictObject({
     app: name,
     /** The class in modal_app.py. */
     server: z.string().regex(/^[A-Z][A-Za-z0-9]*$/),
-    /** Acceptable GPUs, in order of preference. By default, measured types come first: `MEASURED` in deploy/gpu-types.ts. */
+    /** Acceptable GPU types in order of preference. By default, measured types (`MEASURED` in deploy/gpu-types.ts) come first. */
     gpus: z.array(z.string()).min(1),
     /** Models of a container, all warm before it accepts jobs. */
     models: z.array(served).min(1),

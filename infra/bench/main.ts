@@ -33,7 +33,7 @@ import type { StreamBenchOptions } from './stream.ts'
 endOnSignals()
 const command = new Command('bench').description('Measures performance and prints each figure next to its baseline.')
 const parseList = (text: string) => text.split(',').map((item) => item.trim())
-/** The tiers of random weights, which are stored in 16 bits. */
+/** Tiers available with random weights, which are stored in 16 bits. */
 const RANDOM_TIERS = TIERS.filter((tier) => tier !== 'fp32')
 const parseNumbers = (text: string) => parseList(text).map(Number)
 /** Distinct indexes of GPUs, as for CUDA_VISIBLE_DEVICES. */
@@ -47,7 +47,7 @@ const pythonOption = (packages = 'diffusers') =>
 const variantOption = () =>
   new Option('--variant <name>', 'architecture of the random weights').choices(FULL_SIZES).default('large')
 
-/** A parser of comma-separated names, which must be among `allowed`. */
+/** Parser for a comma-separated list of names from `allowed`. */
 const parseNames = (kind: string, allowed: readonly string[]) => (text: string) => {
   const names = parseList(text)
   const unknown = names.find((name) => !allowed.includes(name))
@@ -208,7 +208,7 @@ command
   .option('--steps <count>', 'steps per image; default: those of the model', parseWholeNumber)
   .action(async (options: PrecisionBenchOptions) => (await import('./precision/precision.ts')).benchPrecision(options))
 
-// Not for target cuda, whose images are not reproducible to the last bit.
+// Target cuda is excluded because its images are not bit-exact.
 modelCommand('repeats', 'requests that recur under load, with cancellations: all images of a request must be equal', [
   'cpu',
   'cuda-fp8',

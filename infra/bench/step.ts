@@ -25,13 +25,13 @@ const TEXT_TOKENS = 333
 type Inputs = Record<string, Tensor | DeviceTensor>
 export type TimedStep = { readonly milliseconds: number; readonly velocity: Float32Array }
 export type OpenStep = {
-  /** The step graph with FP8 products. */
+  /** Step graph with FP8 products. */
   readonly graph: Graph
-  /** The lengths of its axes. */
+  /** Lengths of its symbolic axes. */
   readonly axes: Record<string, number>
-  /** The median time of a step, and its result. Throws if the machine cannot run the kernels. */
+  /** Median step time and the velocity. Throws if this machine does not support the kernels. */
   readonly timeFp8: (runs: number) => Promise<TimedStep>
-  /** The same with 16-bit products. */
+  /** Median step time and the velocity with 16-bit products. */
   readonly timeHalf: (runs: number) => Promise<TimedStep>
 }
 
@@ -50,19 +50,19 @@ export async function benchStep(options: StepOptions): Promise<void> {
   })
 }
 
-/** The library of the FP8 operators. Throws if this machine cannot run it. */
+/** Path of the FP8 operator library. Throws if this machine does not support it. */
 export function requireKernels(): string {
   const found = findKernels()
   if (!found.library) throw new Error(`the FP8 operators cannot run on this machine: ${found.reason}`)
   return found.library
 }
 
-/** The axes of the step graph for a square image, and text tokens as of most prompts. */
+/** Axis lengths of the step graph for a square image and the token count of most prompts. */
 export const axesOf = (size: number, batch = 1) => ({
   ...{ B: batch, L: TEXT_TOKENS, h: size / 8, w: size / 8, S: (size / 16) ** 2 },
 })
 
-/** Writes the step graphs with random weights to a temporary directory and its inputs to the device, for the time of `use`. */
+/** Writes step graphs with random weights to a temporary directory, copies the inputs to the device, and releases both after `use`. */
 export async function withStep<Result>(
   { variant, tier, size, batch, blocks }: StepSize,
   use: (step: OpenStep) => Promise<Result>,

@@ -1,4 +1,4 @@
-// `npm run sensitivity`: the effect of 4-bit weights by layer, which decides the layers that tier fp8-int4 keeps in FP8.
+// `npm run sensitivity`: per-layer error of 4-bit weights, used to select the FP8 layers of tier fp8-int4.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -66,13 +66,13 @@ async function measure({ model, prompts: count, runs, write, out }: Flags): Prom
   if (write) await fs.writeFile(TABLE, `${JSON.stringify(updated, null, 2)}\n`)
 }
 
-/** Prompts that `npm run quality` does not measure. */
+/** Prompts disjoint from those of `npm run quality`. */
 async function readPrompts(): Promise<CalibrationPrompt[]> {
   const text = await fs.readFile(path.join(NANO, 'world-prompts.json'), 'utf8')
   return z.array(z.object({ prompt: z.string(), seed: z.int() })).parse(JSON.parse(text))
 }
 
-/** The error with each layer alone in 4 bits, relative to float32. */
+/** Error relative to float32 with a single layer in 4 bits, for each layer. */
 async function layersOf(trials: Trials): Promise<Layer[]> {
   const candidates = trials.weights.filter(({ name }) => PACKED.test(name))
   const errors = await timed('layers', candidates, ({ name: only }) =>
@@ -84,7 +84,7 @@ async function layersOf(trials: Trials): Promise<Layer[]> {
   }))
 }
 
-/** All weights in the precision of the tier, with the first layers in FP8: none, one, two and so on. */
+/** Size and error of the tier with the first 0, 1, 2, … layers in FP8. */
 async function pointsOf(trials: Trials, layers: readonly Layer[]): Promise<Point[]> {
   const all = trials.weights.reduce((sum, { name, shape }) => {
     const count = shape.reduce((product, dim) => product * dim, 1)

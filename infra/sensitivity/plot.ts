@@ -1,11 +1,11 @@
-// The plot of error against size, as SVG.
+// SVG plot of error against size.
 import type { Point } from './pareto.ts'
 
 const [WIDTH, HEIGHT] = [720, 420]
 const MARGIN = { left: 64, right: 24, top: 44, bottom: 52 }
 const TICKS = 5
 
-/** `chosen`: the number of layers that tier fp8-int4 keeps in FP8. */
+/** `chosen`: number of FP8 layers in tier fp8-int4. */
 export type Plot = {
   readonly title: string
   readonly points: readonly Point[]
@@ -13,7 +13,7 @@ export type Plot = {
   readonly chosen: number
 }
 
-/** A line through the Pareto frontier, a circle for each point, and a filled circle with a label for the chosen one. */
+/** Draws all points as circles, the Pareto frontier as a line, and the chosen point filled and labeled. */
 export function plotSvg({ title, points, frontier, chosen }: Plot): string {
   const x = axis(
     points.map(({ bytes }) => bytes / 1e6),
@@ -58,7 +58,7 @@ const verticalGrid = (x: number, label: string) =>
 const horizontalGrid = (y: number, label: string) =>
   `<path d="M${MARGIN.left} ${y}H${WIDTH - MARGIN.right}" stroke="#ddd"/>${text(MARGIN.left - 8, y + 4, label, 'end')}`
 
-/** Round ticks around the values, and the place of a value between the pixels of both ends. */
+/** Ticks at round numbers that span the values, and the mapping from values to the pixel range [from, to]. */
 function axis(values: readonly number[], [from, to]: readonly [number, number]) {
   const [least, most] = [Math.min(...values), Math.max(...values)]
   const step = roundStep((most - least || 1) / TICKS)
@@ -68,7 +68,7 @@ function axis(values: readonly number[], [from, to]: readonly [number, number]) 
   return { ticks, place }
 }
 
-/** The smallest of 1, 2 and 5 times a power of ten that is at least `step`. */
+/** Rounds a step up to 1, 2 or 5 times a power of ten. */
 function roundStep(step: number): number {
   const power = 10 ** Math.floor(Math.log10(step))
   return [1, 2, 5, 10].map((factor) => factor * power).find((each) => each >= step * (1 - 1e-9))!

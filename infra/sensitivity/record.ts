@@ -1,12 +1,12 @@
-// Runs of the float32 denoiser while it generates images: the inputs on which other precisions are compared, and the velocities.
+// Recorded inputs and velocities of the float32 denoiser during image generation, as the reference for other precisions.
 import { isOnHost, type Session, type Tensor } from '../../gpu-fn/runtime/session.ts'
 import { render, withPipeline } from '../local/models/render.ts'
 
 export type CalibrationPrompt = { readonly prompt: string; readonly seed: number }
-/** One run of the step graph. */
+/** Inputs and output of one run of the step graph. */
 export type Recorded = { readonly inputs: Record<string, Tensor>; readonly velocity: Float32Array }
 
-/** Records `runs` runs of each prompt, evenly spaced over its steps, the first one included. `directory`: a package for the CPU. */
+/** Records `runs` runs per prompt, evenly spaced over the steps from the first. `directory`: a CPU package. */
 export async function recordRuns(
   directory: string,
   prompts: readonly CalibrationPrompt[],
@@ -23,7 +23,7 @@ export async function recordRuns(
   })
 }
 
-/** The session, with copies of the inputs and the velocity of each run appended to `recorded`. */
+/** Wraps the session; each run appends copies of its inputs and velocity to `recorded`. */
 const recording = (session: Session, recorded: Recorded[]): Session => ({
   ...session,
   async run(inputs, options) {

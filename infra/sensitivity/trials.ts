@@ -1,4 +1,4 @@
-// The step graph of a float32 package with its weights rounded, compared with recorded runs.
+// Velocity error of a float32 step graph with rounded weights, on recorded runs.
 import { copyFile, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { tensorBytes } from '../../gpu-fn/dtype.ts'
@@ -8,10 +8,10 @@ import type { Rounding } from '../bench/precision/roundings.ts'
 import { relativeError } from '../bench/statistics.ts'
 import type { Recorded } from './record.ts'
 
-/** The rounding of a weight; null to keep its values. */
+/** Chooses the rounding of a weight by name; null leaves it unrounded. */
 export type RoundingOf = (name: string, shape: readonly number[]) => Rounding | null
 
-/** The files of a trial, and the layout and content of the unrounded weights. */
+/** Files of a trial, and layout and content of the unrounded weights. */
 type Subject = {
   readonly graph: string
   readonly file: string
@@ -23,7 +23,7 @@ export class Trials {
   readonly #subject: Subject
   readonly #recorded: readonly Recorded[]
 
-  /** `directory`: an empty directory for the files of a trial. */
+  /** `directory`: empty directory for the files of a trial. */
   static async open({ directory: from, manifest }: Package, directory: string, recorded: readonly Recorded[]) {
     const { file, weights } = manifest.networks.transformer!
     const graph = path.join(directory, file)
@@ -38,12 +38,12 @@ export class Trials {
     this.#recorded = recorded
   }
 
-  /** The names and shapes of the weights. */
+  /** Names and shapes of the weights. */
   get weights(): readonly Pick<StoredTensor, 'name' | 'shape'>[] {
     return this.#subject.layout
   }
 
-  /** The relative error of the velocity with rounded weights: the mean over the recorded runs. */
+  /** Relative velocity error with rounded weights, averaged over the recorded runs. */
   async errorWith(roundingOf: RoundingOf): Promise<number> {
     const { graph, file } = this.#subject
     await writeFile(file, this.#rounded(roundingOf))

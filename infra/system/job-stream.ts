@@ -1,9 +1,9 @@
-// Reads the reply of `PUT /jobs/{id}`: JSON lines, each parsed by the contract, and the raw bytes that follow some.
+// Parser for the response of `PUT /jobs/{id}`: JSON lines that are validated by the contract, some followed by raw bytes.
 import { type JobEvent, jobEvent } from '../../gpu-fn/contract.ts'
 
 export type StreamEntry = { event: JobEvent; data?: Uint8Array }
 
-/** Yields the entries of a job's stream; throws if it ends inside one. Leaving the loop closes the connection. */
+/** Yields the entries of a job's stream. Throws if it ends within an entry. Leaving the loop closes the connection. */
 export async function* readJobStream(body: AsyncIterable<Uint8Array>): AsyncGenerator<StreamEntry> {
   const source = body[Symbol.asyncIterator]()
   const bytes = byteReader(source)

@@ -24,7 +24,7 @@ export type TargetsOptions = {
   readonly target: Exclude<Manifest['target'], 'cpu'>
   /** Also compares the denoiser's residual streams before each block. */
   readonly layers?: boolean
-  /** adaLN in 8 bits and T5 in 4. */
+  /** 8-bit adaLN and 4-bit T5 weights. */
   readonly small?: boolean
 }
 

@@ -10,7 +10,7 @@ import { writeSafetensors } from '../../checkpoints/write-safetensors.ts'
 const STRENGTH = 0.02
 const ADAPTED = /^(joint_blocks\.\d+\.\w+_block\.(attn2?\.(qkv|proj)|mlp\.fc[12]))\.weight(?:\[\d+:(\d+)\])?$/
 
-/** Compiles an adapter of all attention layers and MLPs in `directory`. Its name is `random-SEED`. */
+/** Compiles an adapter for all attention layers and MLPs to `directory`. It is named `random-SEED`. */
 export async function randomLora(directory: string, base: Manifest, rank: number, seed: number): Promise<LoraPackage> {
   const tensors = base.weights[base.networks.transformer!.weights!]!.flatMap(({ name, shape }) => {
     const [, module, , , end] = ADAPTED.exec(name) ?? []

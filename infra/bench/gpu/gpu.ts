@@ -29,7 +29,7 @@ export type GpuBenchOptions = {
 }
 
 type Defaults = Pick<GpuBenchOptions, 'variant' | 'out' | 'sizes' | 'fullSizes'>
-/** The options of the command line; those without a value have the default of the report. */
+/** Command-line options. Omitted ones get the defaults of the report. */
 export type GivenGpuOptions = Omit<GpuBenchOptions, keyof Defaults> & Partial<Defaults>
 
 type Run = { options: GpuBenchOptions /** Directory of all files of this variant. */; work: string; recorder: Recorder }

@@ -27,7 +27,7 @@ export async function makeCheckpoint(variant: GpuVariant, directory: string): Pr
   return checkpoint
 }
 
-/** The package of nano for a CPU, or of an architecture with random weights, created in `directory` if necessary. */
+/** Path of the built-in nano package, or of a package with random weights, which is created in `directory` if missing. */
 export async function packageFor(about: {
   model: GpuVariant | 'nano'
   target: Target
@@ -42,7 +42,7 @@ export async function packageFor(about: {
   return makePackage({ variant: model, target, tier }, own)
 }
 
-/** `small`: with adaLN in 8 bits and T5 in 4. */
+/** `small`: 8-bit adaLN and 4-bit T5 weights. */
 type AboutPackage = {
   readonly variant: GpuVariant
   readonly target: Target
@@ -50,7 +50,7 @@ type AboutPackage = {
   readonly small?: boolean | undefined
 }
 
-/** Name of a package's directory. */
+/** Directory name of a package. */
 export const packageName = ({ target, tier, small }: AboutPackage): string =>
   `${target}-${tier}${small ? '-small' : ''}`
 

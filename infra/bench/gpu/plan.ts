@@ -71,7 +71,7 @@ export const sidesOf = (size: string): { width: number; height: number } => {
   return { width, height }
 }
 
-/** The value of a line of JSON; undefined for other text. */
+/** Parses a line of JSON; undefined if it is invalid. */
 export function parseJson(text: string): unknown {
   try {
     return JSON.parse(text)

@@ -52,14 +52,14 @@ export class Recorder {
     else if ('image' in given) this.#comparisons.push(this.#compareImage(system, given.image, given.size ?? ''))
   }
 
-  /** Records the duration of `make`. */
+  /** Records the duration of `make` in seconds. */
   async recordDuration(system: string, make: () => Promise<unknown>): Promise<void> {
     const start = performance.now()
     await make()
     this.record(system, { metric: 'make_s', value: (performance.now() - start) / 1000 })
   }
 
-  /** Records a failure of `measure` as a figure. */
+  /** Runs `measure` and records its error, if any, instead of throwing it. */
   async attempt(system: string, measure: () => void | Promise<void>): Promise<void> {
     try {
       await measure()

@@ -1,4 +1,4 @@
-// The GPU function as a process: the time from its start to its first and second image, and images through its HTTP interface.
+// The GPU function as a child process: its start, and image requests over HTTP.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import path from 'node:path'
@@ -20,7 +20,7 @@ type Served = {
   packages: string
   model: string
   tier: string
-  /** The size that is run once before the function is ready. */
+  /** Image size of the warm-up run. */
   size: string
   env?: Record<string, string>
 }
@@ -34,14 +34,14 @@ export type ImageRequest = {
   guidanceScale: number
 }
 export type GpuFunction = {
-  /** Generates an image. Throws unless the job succeeds. */
+  /** Generates an image. Throws if the job fails. */
   makeImage: (request: ImageRequest) => Promise<void>
   /** Seconds since the start of the process. */
   seconds: () => number
   close: () => Promise<void>
 }
 
-/** Starts the GPU function, requests two Turbo images of one size, and prints the time of each event in seconds. */
+/** Starts the GPU function and generates two images with 4 steps. Reports, in seconds, the start phases and both image times. */
 export async function measureStart(
   { prompt, seed, ...served }: Served & { prompt: string; seed: number },
   say: Say,
@@ -60,7 +60,7 @@ export async function measureStart(
   }
 }
 
-/** Starts the GPU function and waits until it is ready. Throws if its process ends, also by `signal`. */
+/** Starts the GPU function and waits until it is ready. Throws if its process exits first, or is killed by `signal`. */
 export async function startGpuFunction(
   { packages, model, tier, size, env }: Served,
   say: Say,

@@ -13,7 +13,7 @@ export type System =
       readonly target: Target
       readonly tier: Tier
       readonly gigabytes?: number
-      /** With adaLN in 8 bits and T5 in 4. */
+      /** 8-bit adaLN and 4-bit T5 weights. */
       readonly small?: boolean
     }
   | { readonly kind: 'start'; readonly target: Target; readonly tier: Tier; readonly cold?: boolean }

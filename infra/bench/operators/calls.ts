@@ -1,22 +1,22 @@
-// The calls of the FP8 operators in a step graph, with their shapes and their number per forward pass.
+// FP8 operator calls in a step graph: shapes, and call counts per forward pass.
 import type { Attribute, Graph, Node, Shape } from '../../../gpu-fn/compile/graph/graph.ts'
 import { KERNEL_DOMAIN } from '../../../gpu-fn/compile/lower/kernels.ts'
 import { pairNodes } from '../../../gpu-fn/compile/write/pair-nodes.ts'
 import type { Dtype } from '../../../gpu-fn/dtype.ts'
 
 export type CallTensor = { readonly dtype: Dtype; readonly shape: readonly number[] }
-/** A call of an operator; null is an absent optional tensor. */
+/** An operator call. Absent optional tensors are null. */
 export type Call = {
   readonly op: string
   readonly inputs: readonly (CallTensor | null)[]
   readonly outputs: readonly (CallTensor | null)[]
   readonly attributes: Readonly<Record<string, number | readonly number[]>>
-  /** A call whose results are the first inputs, for an operator that reads a layout of another one. */
+  /** Producer of the leading inputs, for an operator with an internal input layout. */
   readonly after?: Call
 }
-/** `layers`: the modules of the calls, without the number of their block. */
+/** `layers`: module paths of the calls, without block indices. */
 export type CountedCall = Call & { readonly count: number; readonly layers: readonly string[] }
-/** Lengths of the free axes of a graph. */
+/** Lengths of a graph's symbolic axes. */
 export type Axes = Readonly<Record<string, number>>
 
 /** The layout between QkNormQuantize and Attention: gpu-fn/kernels/attention/tiles.cuh. */
@@ -24,7 +24,7 @@ const HEAD_DEPTH = 64
 const TILE = 128
 const VALUE_SCALE_BYTES = 4
 
-/** The distinct calls of a graph as it is written, in the order of their first occurrence. Calls that differ only in attributes count as one. */
+/** Distinct calls of a graph after node pairing, in order of first occurrence. Attributes do not distinguish calls. */
 export function countCalls(graph: Graph, axes: Axes): CountedCall[] {
   const producers = new Map(graph.nodes.flatMap((node) => node.outputs.map((output) => [output, node] as const)))
   const counted = new Map<string, CountedCall>()
@@ -58,7 +58,7 @@ function callOf(graph: Graph, node: Node, axes: Axes, producers: ReadonlyMap<str
   return { ...about, inputs, outputs: node.op === 'QkNormQuantize' ? attentionLayout(inputs) : tensorsOf(node.outputs) }
 }
 
-/** Queries, keys, values and the factor of logits, for projections of the image [B, S, 3D] and the text [B, L, 3D or 2D] or null. */
+/** Outputs of QkNormQuantize: queries, keys, values, logit factor. Inputs: image [B, S, 3D], and text [B, L, 3D or 2D] or null. */
 function attentionLayout([image, text]: readonly (CallTensor | null)[]): CallTensor[] {
   const [batch, length, width] = image!.shape as [number, number, number]
   const heads = width / 3 / HEAD_DEPTH
@@ -74,7 +74,7 @@ function attentionLayout([image, text]: readonly (CallTensor | null)[]): CallTen
   ]
 }
 
-/** Lengths of axes; the name of a joined axis is a sum, such as S+L. */
+/** Resolves symbolic axes. The name of a concatenated axis is a sum, such as S+L. */
 function lengthsOf(shape: Shape, axes: Axes): number[] {
   return shape.map((dim) => {
     if (typeof dim === 'number') return dim
@@ -85,16 +85,16 @@ function lengthsOf(shape: Shape, axes: Axes): number[] {
 }
 
 function numberOf(name: string, value: Attribute): number | readonly number[] {
-  if (typeof value === 'string') throw new Error(`attribute ${name} is a string, which no FP8 operator has`)
+  if (typeof value === 'string') throw new Error(`attribute ${name} is a string; FP8 operators take only numbers`)
   return typeof value === 'object' && 'float' in value ? value.float : value
 }
 
-/** Operators on the joint tokens of both streams. */
+/** Operators on the concatenated tokens of both streams. */
 const JOINT = ['QkNormQuantize', 'Attention', 'QuantizeParts']
 
 /**
- * The module paths in the names of a node's outputs, such as joint_blocks.3.x_block.attn.qkv/Linear, without their block; of a joint
- * operator its attention.
+ * Module paths from the names of a node's outputs, such as joint_blocks.3.x_block.attn.qkv/Linear, without the block prefix. For operators
+ * on both streams: the name of the attention module.
  */
 function layerOf({ outputs, op }: Node): string {
   const paths = outputs.filter(Boolean).map((name) => name.replace(/\/[^/]*$/, '').replace(/^joint_blocks\.\d+\./, ''))

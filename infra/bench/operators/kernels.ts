@@ -1,4 +1,4 @@
-// The rates of the FP8 operators, each by itself, at the sizes of a step.
+// Throughput of individual FP8 operators with the shapes of a step.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -14,16 +14,16 @@ import { peaksOf } from './work.ts'
 export type StepShape = { readonly variant: 'large' | 'medium'; readonly size: number }
 export type KernelsOptions = StepShape & { readonly python: string }
 
-/** Prints the rates. Throws without a supported GPU, the kernels or PyTorch. */
+/** Prints the throughput of each operator. Throws if a supported GPU, the kernels or PyTorch is missing. */
 export async function benchKernels({ python, ...step }: KernelsOptions): Promise<void> {
   requireTiming(python)
   const calls = timeEach(python, await callsOfStep(step))
   const gpu = gpuName() ?? ''
-  console.log(`${step.variant}, ${step.size}², ${gpu}: each operator by itself, with its buffers partly in the cache\n`)
+  console.log(`${step.variant}, ${step.size}², ${gpu}: operators timed individually, with buffers partly in cache\n`)
   console.log(ratesTable(calls, peaksOf(gpu)))
 }
 
-/** The calls of one step with batch 1. */
+/** Operator calls of one step with batch size 1. */
 export async function callsOfStep({ variant, size }: StepShape): Promise<CountedCall[]> {
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-calls-'))
   try {

@@ -1,4 +1,4 @@
-// The share of each FP8 operator in a step: its time by itself, times its number of calls in the step graph.
+// Share of each FP8 operator in the time of a step: its individual time multiplied by its call count in the step graph.
 import { depthOf } from '../../checkpoints/published.ts'
 import { gpuName } from '../gpu/memory.ts'
 import { withStep } from '../step.ts'
@@ -10,7 +10,7 @@ import { peaksOf } from './work.ts'
 
 export type ProfileOptions = StepShape & { readonly python: string; readonly runs: number }
 
-/** Prints the table. Throws without a supported GPU, the kernels or PyTorch. */
+/** Prints the table. Throws if a supported GPU, the kernels or PyTorch is missing. */
 export async function benchProfile({ variant, size, python, runs }: ProfileOptions): Promise<void> {
   requireTiming(python)
   const { calls, others, milliseconds } = await withStep(
@@ -24,8 +24,8 @@ export async function benchProfile({ variant, size, python, runs }: ProfileOptio
   const timed = timeEach(python, calls)
   const gpu = gpuName() ?? ''
   console.log(
-    `${variant}, ${size}², batch 1, ${gpu}: step ${milliseconds.toFixed(1)} ms (median of ${runs}). Each operator was timed by itself, ` +
-      `with its buffers partly in the cache. The rest includes ${others} nodes of onnxruntime.\n`,
+    `${variant}, ${size}², batch 1, ${gpu}: step ${milliseconds.toFixed(1)} ms (median of ${runs}). Operators were timed individually, ` +
+      `with buffers partly in cache. The rest includes ${others} onnxruntime nodes.\n`,
   )
   console.log(profileTable(timed, milliseconds, peaksOf(gpu)))
 }

@@ -1,20 +1,20 @@
-// Tables of the times of operators.
+// Tables of operator times and throughput.
 import type { CountedCall } from './calls.ts'
 import type { CallTime } from './timing.ts'
 import { type Peaks, peakShareOf, rateOf, workOf } from './work.ts'
 
 export type TimedCall = { readonly call: CountedCall; readonly time: CallTime }
 
-/** Text of the columns: operator, layers, µs, rate and share of the peak. Without a time, the reason replaces the rate. */
+/** Cells of a row. If the operator was not timed, the error replaces the rate. */
 export type RateColumns = [operator: string, layers: string, microseconds: string, rate: string, share: string]
 
 const percent = (share: number) => `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`
 const formatRow = (cells: readonly string[]) => `|${cells.map((cell) => (cell ? ` ${cell} |` : ' |')).join('')}`
 
-/** The operator and the shapes that determine its time. */
+/** Operator name and the shapes that determine its time. */
 function describeCall({ op, inputs, outputs }: CountedCall): string {
   const shape = (tensor: (typeof inputs)[number]) => `[${tensor!.shape.slice(1).join(', ')}]`
-  /** Shapes of an input of both streams, the second of which follows after `distance` inputs. */
+  /** Shapes of the first input and of its counterpart in the second stream, `distance` inputs later. */
   const shapes = (distance: number) =>
     [inputs[0], inputs[distance]].flatMap((each) => (each ? [shape(each)] : [])).join(' and ')
   if (op === 'Linear') return `${op} ${shapes(5)} · [${inputs[2]!.shape.join(', ')}]`
@@ -41,7 +41,7 @@ export function columnsOf({ call, time }: TimedCall, peaks: Peaks | undefined): 
   return [...about, microseconds.toFixed(1), `${rate} ${unit}`, share]
 }
 
-/** A table of the rates of operators. */
+/** Markdown table of operator throughput. */
 export const ratesTable = (calls: readonly TimedCall[], peaks: Peaks | undefined): string =>
   [
     '| operator | layers | µs | rate | share of peak |',
@@ -49,7 +49,7 @@ export const ratesTable = (calls: readonly TimedCall[], peaks: Peaks | undefined
     ...calls.map((each) => formatRow(columnsOf(each, peaks))),
   ].join('\n')
 
-/** A table of the operators' shares of a step that takes `stepMilliseconds`, largest first. */
+/** Markdown table of each operator's share of a step of `stepMilliseconds`, largest first. */
 export function profileTable(calls: readonly TimedCall[], stepMilliseconds: number, peaks: Peaks | undefined): string {
   const milliseconds = ({ call, time }: TimedCall) =>
     'error' in time ? Number.NaN : (time.microseconds * call.count) / 1000

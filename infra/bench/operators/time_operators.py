@@ -1,4 +1,4 @@
-"""Times calls of FP8 operators on the device. Run by `npm run bench -- kernels`, `profile` and `gpu --short`.
+"""Times FP8 operator calls on the device, for `npm run bench -- kernels`, `profile` and `gpu --short`.
 
     python infra/bench/operators/time_operators.py < CALLS
 
@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "float8e4m3fn": to
 
 
 class CustomOp(ctypes.Structure):
-    """CustomOp of ort.h, up to the last function that is called here."""
+    """CustomOp of ort.h, up to the last member used here."""
 
     _fields_ = [("version", c_uint32)] + [
         (name, c_void_p)
@@ -38,7 +38,7 @@ class ApiBase(ctypes.Structure):
 
 
 class Host:
-    """onnxruntime's C API for one operator. A value is a number: 1 + the index of an input, or OUTPUT + the index of an output."""
+    """Minimal onnxruntime C API for one operator. Value handles are integers: 1 + input index, or OUTPUT + output index."""
 
     OUTPUT, FAILED = 1000, 1
     Api = CFUNCTYPE(c_void_p, c_uint32)
@@ -134,7 +134,7 @@ class Host:
         return torch.cuda.current_stream().cuda_stream
 
     def kernel(self, name, inputs, outputs, attributes):
-        """A function that runs an operator on tensors of the device; None is an absent optional tensor."""
+        """Returns a function that runs an operator on device tensors. Absent optional tensors are None."""
         op = CustomOp.from_address(self.ops[name])
         state = c_void_p()
         self.attributes = attributes
@@ -150,7 +150,7 @@ class Host:
 
 
 def microseconds(run):
-    """Time of one call on the device, without the host: calls are replayed as a CUDA graph."""
+    """Median device time of one call. Replays of a CUDA graph exclude host overhead."""
     run()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -168,7 +168,7 @@ def microseconds(run):
 
 
 def draw(given):
-    """A random tensor of a type and shape. Numbers in float32 are positive, because some are scales."""
+    """Random tensor of the given type and shape. float32 values are positive, because some are scales."""
     if given is None:
         return None
     shape, dtype = given["shape"], DTYPES[given["dtype"]]
@@ -183,7 +183,7 @@ def draw(given):
 
 
 def prepare(host, call):
-    """A function that runs a call, and its results."""
+    """Returns a function that runs the call, and its output tensors."""
     inputs = [draw(each) for each in call["inputs"]]
     if "after" in call:
         run, results = prepare(host, call["after"])

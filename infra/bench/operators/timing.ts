@@ -1,4 +1,4 @@
-// Times of operators on the device, measured in a process with PyTorch.
+// Operator times on the device, measured by a child process with PyTorch.
 import { spawnSync } from 'node:child_process'
 import path from 'node:path'
 import * as z from 'zod'
@@ -6,21 +6,21 @@ import { requireKernels } from '../step.ts'
 import type { Call } from './calls.ts'
 
 const PROGRAM = path.join(import.meta.dirname, 'time_operators.py')
-/** The indexes of onnxruntime's functions. */
+/** Function indices of onnxruntime's C API. */
 export const ORT_HEADER = path.join(import.meta.dirname, '../../../gpu-fn/kernels/include/ort.h')
 
 const line = z.union([z.object({ microseconds: z.number() }), z.object({ error: z.string() })])
-/** The time of one call, or the reason why there is none. */
+/** Time of one call, or the error of its measurement. */
 export type CallTime = z.infer<typeof line>
 
-/** The library of the FP8 operators. Throws if this machine cannot run it, or if a Python has no PyTorch. */
+/** Path of the FP8 operator library. Throws if this machine does not support it, or if `python` has no PyTorch. */
 export function requireTiming(python: string): string {
   const library = requireKernels()
   if (spawnSync(python, ['-c', 'import torch']).status === 0) return library
-  throw new Error(`${python} has no PyTorch; name a Python with PyTorch by --python or OCTET_PYTHON`)
+  throw new Error(`${python} has no PyTorch; set --python or OCTET_PYTHON to a Python with PyTorch`)
 }
 
-/** Times each call by itself. Throws without a supported GPU, the kernels or PyTorch, and after `seconds`. */
+/** Times each call individually. Throws if a supported GPU, the kernels or PyTorch is missing, and after a timeout of `seconds`. */
 export function timeCalls(python: string, calls: readonly Call[], seconds = 300): CallTime[] {
   const library = requireTiming(python)
   const input = JSON.stringify({ library, header: ORT_HEADER, calls })

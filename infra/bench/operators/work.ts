@@ -1,14 +1,14 @@
-// The work of an operator's call, and its rate relative to the peaks of a GPU.
+// Arithmetic and memory traffic of an operator call, and its throughput relative to the peak of a GPU.
 import { countElements, tensorBytes } from '../../../gpu-fn/dtype.ts'
 import type { Call } from './calls.ts'
 
-/** `bytes`: each input read and each output written once. `products`: operations of products of FP8 codes. */
+/** `bytes`: memory traffic if each input is read once and each output written once. `products`: FLOPs of FP8 matrix products. */
 export type Work = { readonly bytes: number; readonly products: number }
-/** Dense TFLOP/s of FP8, and TB/s. */
+/** Peak dense FP8 throughput in TFLOP/s, and memory bandwidth in TB/s. */
 export type Peaks = readonly [fp8: number, bandwidth: number]
 export type Rate = { readonly value: number; readonly unit: 'TFLOP/s' | 'TB/s' }
 
-/** By a part of the GPU's name, the most specific first; from the vendor's data sheets. */
+/** Data sheet values by substring of the GPU name, most specific first. */
 const PEAKS: readonly (readonly [name: string, peaks: Peaks])[] = [
   ['H200', [1979, 4.8]],
   ['H100 PCIe', [1513, 2]],
@@ -17,12 +17,12 @@ const PEAKS: readonly (readonly [name: string, peaks: Peaks])[] = [
   ['L40S', [733, 0.864]],
   ['B200', [4500, 8]],
 ]
-/** Inputs of which an operator reads only the shape, or only a small part: the vector of all blocks' modulations. */
+/** Indices of inputs without significant traffic: only the shape is read, or a small part of the modulation vector of all blocks. */
 const UNREAD: Record<string, readonly number[]> = { ModulateQuantize: [1, 5], QuantizeParts: [1], Attention: [4, 5] }
-/** Inputs of each product of a Linear: codes, scales, weight, weight scales, bias. */
+/** Inputs per product of a Linear node: codes, scales, weight, weight scales, bias. */
 const LINEAR_INPUTS = 5
 
-/** The peaks of a GPU; undefined if its name is unknown. */
+/** Peaks by GPU name; undefined for an unknown GPU. */
 export const peaksOf = (gpu: string): Peaks | undefined => PEAKS.find(([name]) => gpu.includes(name))?.[1]
 
 export function workOf(call: Call): Work {
@@ -45,14 +45,14 @@ export function workOf(call: Call): Work {
   return { bytes, products: 0 }
 }
 
-/** Operations per second, or bytes per second for an operator without products. */
+/** FLOPs per second, or bytes per second for an operator without matrix products. */
 export function rateOf({ bytes, products }: Work, microseconds: number): Rate {
   return products > 0
     ? { value: products / microseconds / 1e6, unit: 'TFLOP/s' }
     : { value: bytes / microseconds / 1e6, unit: 'TB/s' }
 }
 
-/** The time at the GPU's peaks, of the products or of the memory accesses, relative to the measured time. */
+/** Roofline time (the larger of compute and memory time at the GPU's peaks) divided by the measured time. */
 export function peakShareOf({ bytes, products }: Work, microseconds: number, [fp8, bandwidth]: Peaks) {
   const ideal = Math.max(products / fp8, bytes / bandwidth) / 1e6
   return ideal / microseconds

@@ -1,4 +1,4 @@
-// Effect of the number formats of weights: errors of networks and PSNR of images, relative to float32.
+// Effect of weight formats relative to float32: errors of network outputs, and PSNR of images.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -39,7 +39,7 @@ export type PrecisionBenchOptions = {
   readonly steps?: number
 }
 
-/** Formats of adaLN and T5 weights. `others`: the tier whose formats other weights have; null for float32. */
+/** Formats of adaLN and T5 weights. `others`: tier that determines the formats of all other weights; null for float32. */
 type Configuration = {
   readonly name: string
   readonly adaLN: Rounding

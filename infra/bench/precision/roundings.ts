@@ -18,7 +18,7 @@ export const toFp8Rows: Rounding = (values, rows, columns) => {
   for (let i = 0; i < values.length; i++) values[i] = decodeTable[codes[i]!]! * scales[Math.floor(i / columns)]!
 }
 
-/** Rounds to FP8 in 4 bits, as the compiler and target cuda-fp8 do. */
+/** Rounds to 4-bit FP8 like the compiler and target cuda-fp8. */
 export const toFp8Int4: Rounding = (values, rows, columns) => {
   if (columns % GROUP !== 0) return toFp8Rows(values, rows, columns)
   const groups = values.length / GROUP

@@ -1,23 +1,23 @@
-// Compares each image byte for byte with the first image of its request.
+// Byte-for-byte comparison of each image with the first image of the same request.
 import { createHash } from 'node:crypto'
 import { differences, psnr, readPixels } from '../../receipts/compare-images.ts'
 
 /**
- * An image file of a job. `request`: index of its request. `seconds`: from the start of the load to the end of the job. `previous`: the job that
- * ended before it, and how.
+ * The image file of a job. `request`: index of the request. `seconds`: time from the start of the load to the end of the job.
+ * `previous`: ID and outcome of the last job that ended before it.
  */
 export type Made = { request: number; job: string; seconds: number; previous: string; file: Uint8Array }
 
-/** An image that differs from the first one of its request: PSNR in dB, and the share of differing 8-bit values. */
+/** An image that differs from the first image of its request. `psnr`: in dB. `share`: fraction of 8-bit values that differ. */
 export type Unequal = Omit<Made, 'file'> & { psnr: number; share: number }
 
 const digestOf = (file: Uint8Array) => createHash('sha256').update(file).digest('hex')
 
 export class Images {
   readonly #first = new Map<number, Uint8Array>()
-  /** Number of images by digest, for each request. */
+  /** Image count per digest, per request. */
   readonly #kinds = new Map<number, Map<string, number>>()
-  /** Number of repeats that equal the first image. */
+  /** Number of repeats identical to the first image. */
   equal = 0
   readonly unequal: Unequal[] = []
 
@@ -33,7 +33,7 @@ export class Images {
     else this.unequal.push({ ...about, ...(await compare(first, file)) })
   }
 
-  /** Number of equal images of each kind that the request has, most frequent first. */
+  /** Image counts of the distinct images of a request, largest first. */
   kindsOf(request: number): number[] {
     return [...(this.#kinds.get(request)?.values() ?? [])].sort((a, b) => b - a)
   }
@@ -44,7 +44,7 @@ async function compare(a: Uint8Array, b: Uint8Array): Promise<Pick<Unequal, 'psn
     const [expected, given] = [await readPixels(a), await readPixels(b)]
     return { psnr: psnr(given, expected), share: differences(given, expected).share }
   } catch {
-    // A file that is not an image, or an image of another size.
+    // The file is not an image, or the sizes differ.
     return { psnr: Number.NaN, share: 1 }
   }
 }

@@ -1,4 +1,4 @@
-// Concurrent callers that work through the jobs, and each request once on the idle GPU function.
+// The load: concurrent callers submit the jobs; afterwards each request is repeated once on the idle GPU function.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Health, type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
 import { isInteractive } from '../../../gpu-fn/server/job.ts'
@@ -7,7 +7,7 @@ import type { Distinct, PlannedJob } from './requests.ts'
 import { type Ended, submit } from './submit.ts'
 
 export type LoadOptions = {
-  /** Address of the GPU function. */
+  /** URL of the GPU function. */
   url: string
   model: string
   requests: readonly Distinct[]
@@ -15,7 +15,7 @@ export type LoadOptions = {
   callers: number
 }
 export type Tally = { ended: Record<Ended['kind'], number>; failures: string[]; seconds: number }
-/** `alone`: one more job of each request, on the idle GPU function, with the results of their comparison. */
+/** `alone`: results of one additional job per request on the idle GPU function. */
 export type LoadResult = Tally & { images: Images; alone: Tally & { equal: number; unequal: number } }
 
 const IDLE_POLL_MS = 50
@@ -25,9 +25,9 @@ class Load {
   readonly #options: LoadOptions
   readonly #images = new Images()
   readonly #start = performance.now()
-  /** Milliseconds of the last image of each request, and of any. */
+  /** Duration in milliseconds of the latest image of each request, and of the latest image overall. */
   readonly #usual = new Map<number | 'any', number>()
-  /** The job that ended last, and how. */
+  /** ID and outcome of the job that ended last. */
   #previous = 'no job'
 
   constructor(options: LoadOptions) {
@@ -54,7 +54,7 @@ class Load {
       ...{ failures: [], seconds: 0 },
     }
     const progress = setInterval(() => this.#printProgress(tally, jobs.length), PROGRESS_MS)
-    // All callers take their jobs from one iterator.
+    // A shared iterator is the job queue of all callers.
     const rest = jobs.values()
     const call = async (_: unknown, caller: number) => {
       for (const job of rest) await this.#finish(job, `caller-${caller}`, tally)
@@ -88,7 +88,7 @@ class Load {
   }
 }
 
-/** Sends the jobs, then each request once alone, and compares the images of each request. */
+/** Submits the jobs, then each request once on the idle GPU function, and compares the images of each request. */
 export const runLoad = (options: LoadOptions): Promise<LoadResult> => new Load(options).run()
 
 function requestOf(model: string, distinct: Distinct, tenant: string): JobRequest {
@@ -97,11 +97,11 @@ function requestOf(model: string, distinct: Distinct, tenant: string): JobReques
   return { ...request, schedule: { tenant, weight: 1, interactive: isInteractive(request) } }
 }
 
-/** Waits until jobs whose callers hung up have ended. */
+/** Waits until abandoned jobs have ended. */
 async function untilIdle(url: string): Promise<void> {
   for (;;) {
     const reply = await fetch(`${url}/healthz`).catch(() => null)
-    // Without a reply, the process has ended, and the following jobs fail.
+    // No reply: the process has ended, and the following jobs will fail.
     if (!reply) return
     const { running, queued } = (await reply.json()) as Health
     if (running + queued === 0) return

@@ -1,4 +1,4 @@
-// The packages of one model in several tiers, with random adapters, in one directory for the GPU function.
+// Package directory of the GPU function: one model in several tiers, and random adapters.
 import { mkdir, symlink } from 'node:fs/promises'
 import path from 'node:path'
 import { LORAS } from '../../../gpu-fn/weights/lora-packages.ts'
@@ -7,10 +7,10 @@ import { randomLora } from '../additions/random-lora.ts'
 import { type GpuVariant, packageFor, type Target, type Tier } from '../gpu/packages.ts'
 
 export type PackageOptions = {
-  /** `nano`, or an architecture with random weights. */
+  /** `nano`, or a variant with random weights. */
   model: GpuVariant | 'nano'
   target: Target
-  /** Checkpoint and packages of models with random weights, created if necessary. */
+  /** Directory for checkpoints and packages with random weights, which are created if missing. */
   directory: string
   tiers: readonly Tier[]
   /** Number of adapters. */
@@ -19,7 +19,7 @@ export type PackageOptions = {
 
 const RANK = 16
 
-/** Links the packages and compiles the adapters in `root`. Returns the model's name and the IDs of the adapters. */
+/** Links the packages to `root` and compiles adapters there. Returns the model name and the adapter IDs. */
 export async function preparePackages(
   { model, target, directory, tiers, loras }: PackageOptions,
   root: string,

@@ -1,5 +1,5 @@
-// `npm run bench -- repeats`: requests that recur under load, with cancellations. All images of a request must have equal bytes, and memory
-// must not grow.
+// `npm run bench -- repeats`: recurring requests under load, with cancellations. All images of a request must be identical, and memory must
+// not grow.
 import { mkdtemp, rm } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -14,18 +14,18 @@ export type RepeatsOptions = PackageOptions &
   Pick<RequestOptions, 'size' | 'requests'> & {
     jobs: number
     callers: number
-    /** The share of canceled jobs. */
+    /** Fraction of jobs to cancel. */
     cancels: number
-    /** Limit of GPU memory in GiB; networks that exceed it are offloaded. */
+    /** GPU memory limit in GiB. Networks that do not fit are offloaded. */
     vram?: string
     seed: number
   }
 
 const AGING_SECONDS = 600
-/** Jobs whose callers hung up are canceled after the shortest time. */
+/** Shortest delay from a closed connection to the cancellation of its job. */
 const UNREAD_SECONDS = 1
 
-/** Runs the jobs on a new GPU function. */
+/** Starts a GPU function and runs the jobs on it. */
 export async function runRepeats(options: RepeatsOptions): Promise<Repeats> {
   const root = await mkdtemp(path.join(os.tmpdir(), 'octet-repeats-'))
   try {
@@ -51,10 +51,10 @@ export async function runRepeats(options: RepeatsOptions): Promise<Repeats> {
   }
 }
 
-/** pino's level of errors. */
+/** pino's error level. */
 const ERROR = 50
 
-/** The error in a line of the log, if any. */
+/** Error message of a log line, if any. */
 function errorsOf(line: string): string[] {
   try {
     const { level, msg, err, job } = JSON.parse(line)
@@ -64,7 +64,7 @@ function errorsOf(line: string): string[] {
   }
 }
 
-/** Prints the counts, each unequal image and the memory. Sets exit code 1 if an image differs, a job fails, or memory grows. */
+/** Prints counts, differing images and memory use. Sets exit code 1 if an image differs, a job fails, or memory grows. */
 export async function benchRepeats(options: RepeatsOptions): Promise<void> {
   const { model, target, tiers, size, loras, vram, seed, jobs, callers, requests } = options
   const limit = vram === undefined ? '' : ` within ${vram} GiB`

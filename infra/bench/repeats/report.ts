@@ -5,10 +5,10 @@ import type { Unequal } from './images.ts'
 import type { LoadResult, Tally } from './load.ts'
 import type { Distinct } from './requests.ts'
 
-/** `errors`: messages of the GPU function's log. */
+/** `errors`: error messages from the GPU function's log. */
 export type Repeats = LoadResult & { requests: readonly Distinct[]; memory: Growth[]; errors: string[] }
 
-/** Maximum number of lines of each kind. */
+/** Maximum number of printed lines per category. */
 const MOST_LINES = 20
 
 const pairs = (counts: Readonly<Record<string, number>>) =>
@@ -48,11 +48,11 @@ function printLines(name: string, lines: readonly string[]): void {
   if (lines.length > MOST_LINES) console.log(`${name}: ${lines.length - MOST_LINES} more`)
 }
 
-/** Whether all repeats are equal, with at least one, and no job failed. */
+/** Whether there are repeats, all of them are identical, and no job failed. */
 export const isReproducible = ({ images, failures, alone }: Pick<Repeats, 'images' | 'failures' | 'alone'>): boolean =>
   images.equal > 0 && images.unequal.length === 0 && failures.length === 0 && alone.failures.length === 0
 
-/** Prints the counts, each unequal image and the memory. Sets exit code 1 if a criterion is not met. */
+/** Prints counts, differing images and memory use. Sets exit code 1 if a criterion is not met. */
 export function printReport(repeats: Repeats): void {
   const { images, alone, failures, errors, memory } = repeats
   printTally('under load', repeats)

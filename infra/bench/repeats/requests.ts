@@ -1,33 +1,33 @@
-// The distinct requests of `npm run bench -- repeats` and its jobs, which the seed determines.
+// Distinct requests and jobs of `npm run bench -- repeats`, drawn from the seed.
 import { type JobRequest, LIMITS } from '../../../gpu-fn/contract.ts'
 import type { Random } from '../../command/random.ts'
 import type { Tier } from '../gpu/packages.ts'
 
 type Size = Pick<JobRequest, 'width' | 'height'>
 
-/** The fields that differ between the requests. */
+/** Request fields that vary. */
 export type Distinct = Size &
   Pick<JobRequest, 'tier' | 'prompt' | 'negative_prompt' | 'steps' | 'guidance_scale' | 'seed' | 'loras'>
 
 export type RequestOptions = {
   /** Number of distinct requests. */
   requests: number
-  /** Longest side of an image, in pixels. */
+  /** Longest image side in pixels. */
   size: number
   tiers: readonly Tier[]
   /** IDs of the adapters. */
   loras: readonly string[]
 }
 
-/** A cancellation of a job; `at`: its time, as a share of the usual duration of the job. */
+/** `at`: time of the cancellation as a fraction of the expected job duration. */
 export type Cancellation = { by: 'DELETE' | 'hanging up'; at: number }
-/** `request`: index of its request. */
+/** `request`: index of the request. */
 export type PlannedJob = { id: string; request: number; cancellation: Cancellation | null }
 
 const STEPS = { min: 2, max: 8 }
 const GUIDANCE_SCALE = 4
 const LORA_SCALES = [0.3, 0.7, 1] as const
-/** The last one exceeds the 77 tokens of CLIP. */
+/** The last prompt exceeds CLIP's limit of 77 tokens. */
 const PROMPTS = [
   'a red heart on a blue background',
   'an octopus in the sea',
@@ -39,7 +39,7 @@ const PROMPTS = [
 const toMultiple = (pixels: number) =>
   Math.max(LIMITS.side.min, Math.round(pixels / LIMITS.side.multipleOf) * LIMITS.side.multipleOf)
 
-/** A square, both orientations of 4:3, and a square of a quarter of the area. */
+/** A square, 4:3 in both orientations, and a square of half the side. */
 export function sizesOf(side: number): Size[] {
   const [long, short, half] = [side, 0.75 * side, 0.5 * side].map(toMultiple) as [number, number, number]
   return [
@@ -52,7 +52,7 @@ export function sizesOf(side: number): Size[] {
 
 const oneOf = <T>(values: readonly T[], random: Random): T => values[random.between(0, values.length - 1)]!
 
-/** Draws between one and all of the adapters, with a strength each. */
+/** Draws one or more adapters, each with a random scale. */
 function drawLoras(ids: readonly string[], random: Random): NonNullable<JobRequest['loras']> {
   const first = random.between(0, ids.length - 1)
   const count = random.between(1, Math.min(ids.length, LIMITS.loras.max))
@@ -62,7 +62,7 @@ function drawLoras(ids: readonly string[], random: Random): NonNullable<JobReque
   }))
 }
 
-/** Draws the distinct requests. With adapters, half of the requests have some. */
+/** Draws the distinct requests. On average, half of them use adapters if there are any. */
 export function drawRequests({ requests, size, tiers, loras }: RequestOptions, random: Random): Distinct[] {
   const sizes = sizesOf(size)
   return Array.from({ length: requests }, (_, seed) => ({
@@ -75,7 +75,7 @@ export function drawRequests({ requests, size, tiers, loras }: RequestOptions, r
   }))
 }
 
-/** Draws the sequence of jobs: each repeats a random request, and the share `cancels` of them is canceled at a random time. */
+/** Draws the jobs: each submits a random request, and is canceled at a random time with probability `cancels`. */
 export function drawJobs(
   { jobs, requests, cancels }: { jobs: number; requests: number; cancels: number },
   random: Random,

@@ -1,4 +1,4 @@
-// Submits a job, cancels it if planned, and waits for its end.
+// Submission of a job, its optional cancellation, and its outcome.
 import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { JobRequest } from '../../../gpu-fn/contract.ts'
@@ -7,7 +7,7 @@ import { offerJob } from '../schedule/offer.ts'
 import { pauseMs } from '../schedule/outcome.ts'
 import type { Cancellation } from './requests.ts'
 
-/** `hung up`: the caller closed the connection before the end. */
+/** Outcome of a job. `hung up`: the caller closed the connection before the job ended. */
 export type Ended =
   | { kind: 'succeeded'; file: Uint8Array }
   | { kind: 'canceled' | 'hung up' }
@@ -16,12 +16,12 @@ export type Ended =
 /** Milliseconds from the acceptance of a job to its cancellation. */
 export type Cancel = { by: Cancellation['by']; ms: number }
 
-/** The longest time from submission to end. */
+/** Timeout of a job, from submission. */
 const MOST_MS = 600_000
 
 const failed = (message: string): Ended => ({ kind: 'failed', message })
 
-/** Resolves with the end of the job at `url`. Refused jobs are submitted again after their Retry-After. Never rejects. */
+/** Submits the job to `url` and resolves with its outcome. Retries a refused job after its Retry-After. Never rejects. */
 export async function submit(url: string, request: JobRequest, cancel: Cancel | null): Promise<Ended> {
   const hangUp = new AbortController()
   const limit = AbortSignal.timeout(MOST_MS)
@@ -43,7 +43,7 @@ export async function submit(url: string, request: JobRequest, cancel: Cancel | 
 
 type Armed = Cancel & { url: string; hangUp: AbortController }
 
-/** Reads the stream of an accepted job to its end. Throws if the stream breaks or violates the contract. */
+/** Reads the event stream of an accepted job. Throws if the connection breaks or the stream violates the contract. */
 async function follow({ body }: Response, cancel: Armed | null): Promise<Ended> {
   const canceling = cancel && startTimer(cancel)
   let file: Uint8Array | undefined
@@ -69,7 +69,7 @@ function startTimer({ by, ms, url, hangUp }: Armed) {
   const timer = setTimeout(() => {
     if (by === 'hanging up') hangUp.abort()
     else deletion = fetch(url, { method: 'DELETE' }).then((reply) => reply.arrayBuffer())
-    // Its failure shows in the job, which then is not canceled, or whose connection breaks as well.
+    // A failed DELETE is detected through the outcome of the job.
     deletion?.catch(() => {})
   }, ms)
   return {

@@ -12,11 +12,11 @@ export type FunctionOptions = {
   preload: readonly string[]
   size: number
   agingSeconds: number
-  /** Limit of GPU memory in GiB. */
+  /** GPU memory limit in GiB. */
   vram?: string | undefined
-  /** Further variables. */
+  /** Additional environment variables. */
   settings?: Readonly<Record<string, string>>
-  /** Called with every line of its JSON log. */
+  /** Called with each line of the JSON log. */
   onLog?: (line: string) => void
 }
 

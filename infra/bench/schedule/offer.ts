@@ -1,10 +1,10 @@
 // Submission of a job to a GPU function over HTTP.
 import type { JobRequest } from '../../../gpu-fn/contract.ts'
 
-/** `accepted`: the reply, whose body is the job's stream. `retryAfterMs`: of a refusal with Retry-After. `refusal`: the text of another one. */
+/** `accepted`: response with the event stream as its body. `retryAfterMs`: refused with Retry-After. `refusal`: any other error text. */
 export type Offer = { accepted: Response } | { retryAfterMs: number } | { refusal: string }
 
-/** Sends `PUT` to the address of a job. Throws the errors of fetch; the signal also ends the body of an accepted job. */
+/** Sends `PUT` to the URL of a job. Throws on network errors. The signal also aborts the response body of an accepted job. */
 export async function offerJob(url: string, request: JobRequest, signal: AbortSignal | null = null): Promise<Offer> {
   const headers = { 'content-type': 'application/json' }
   const reply = await fetch(url, { method: 'PUT', headers, body: JSON.stringify(request), signal })

@@ -20,7 +20,7 @@ export type RealOptions = {
   target: Target
   directory: string
   size: number
-  /** Indexes of GPUs of this host, each of which runs one trace at a time; any one by default. */
+  /** GPU indices on this host. Traces run in parallel, one per GPU. By default, one trace runs at a time on any GPU. */
   gpus?: readonly string[]
 }
 type Setup = { packages: string; recipe: Recipe; options: RealOptions; gpu?: string | undefined }
@@ -91,7 +91,7 @@ const measureCosts = (setup: Setup): Promise<CostTable> =>
     return costs as CostTable
   })
 
-/** Runs functions in order, one at a time on each GPU. */
+/** Starts functions in order, at most one at a time per GPU. */
 async function onGpus<T, Results extends T[]>(
   gpus: readonly (string | undefined)[] = [undefined],
   runs: { [I in keyof Results]: (gpu: string | undefined) => Promise<Results[I]> },

@@ -48,7 +48,7 @@ export async function serveControlnets(
   return offers
 }
 
-/** Tiers with FP8 weights are compiled as fp8: a ControlNet has no T5, and its MLPs stay in FP8. */
+/** All tiers with FP8 weights use the fp8 ControlNet, which has no T5 and always has FP8 MLPs. */
 async function compileFor(controlnet: string, out: string, { tier, target }: Options): Promise<void> {
   const { notes } = await compileControlnet({ controlnet, out, tier: hasFp8(tier) ? 'fp8' : tier, target })
   for (const note of notes) console.error(note)

@@ -1,4 +1,4 @@
-// Facts about the first GPU and its host, for the report of `npm run bench -- gpu --short`.
+// Properties of the first GPU and its host, for the report of `npm run bench -- gpu --short`.
 import { spawnSync } from 'node:child_process'
 import os from 'node:os'
 import packageJson from '../../../../package.json' with { type: 'json' }
@@ -10,10 +10,10 @@ export type Card = {
   readonly capability: string
   readonly memoryMib: number | null
   readonly driver: string
-  /** The newest CUDA that the driver supports. */
+  /** Latest CUDA version supported by the driver. */
   readonly cuda: string
   readonly host: string
-  /** Version and commit. */
+  /** Version and commit of Octet. */
   readonly octet: string
 }
 
@@ -30,14 +30,14 @@ export const readCard = (): Card => ({
   ...{ host: describeHost(), octet: describeVersion() },
 })
 
-/** The CPU in place of a GPU, for a dry run. */
+/** Properties of the CPU, for a dry run. */
 export function cpuCard(): Card {
   const gpu = os.cpus()[0]?.model.trim() ?? 'CPU'
   const none = { capability: UNKNOWN, memoryMib: null, driver: UNKNOWN, cuda: UNKNOWN }
   return { gpu, ...none, host: describeHost(), octet: describeVersion() }
 }
 
-/** Parses a line of `nvidia-smi --query-gpu` and the text of `nvidia-smi -q`. */
+/** Parses the output of `nvidia-smi --query-gpu` (one line) and of `nvidia-smi -q`. */
 export function parseCard(line: string, details: string): Omit<Card, 'host' | 'octet'> {
   const [capability = '', memory = '', driver = '', ...name] = line.split(',').map((field) => field.trim())
   const [, cuda] = /CUDA(?: \w+)? Version\s*:\s*([\d.]+)/.exec(details) ?? []

@@ -1,18 +1,18 @@
-// Where an operator sends the figures of a GPU.
+// The issue tracker for reports about GPUs.
 import { spawnSync } from 'node:child_process'
 import { ROOT } from '../../../local/models/package-cache.ts'
 
-/** The template's file name in .github/ISSUE_TEMPLATE. */
+/** File in .github/ISSUE_TEMPLATE. */
 export const TEMPLATE = 'gpu-figures.md'
 
-/** The address of a new issue with the template, for a remote of git on GitHub; null for another one. */
+/** URL of a new issue with the template, for a git remote on GitHub; null for other remotes. */
 export function issueAddress(remote: string): string | null {
   const [, repository] =
     /^(?:https:\/\/|ssh:\/\/|git@)(?:[^@/]*@)?github\.com[/:]([\w.-]+\/[\w.-]+?)(?:\.git)?\/?$/.exec(remote) ?? []
   return repository ? `https://github.com/${repository}/issues/new?template=${TEMPLATE}` : null
 }
 
-/** Instructions for sending a report that is in `file`. */
+/** Instructions for submitting the report in `file`. */
 export function describeSending(file: string, remote = originOfCheckout()): string {
   const address = issueAddress(remote)
   const place =

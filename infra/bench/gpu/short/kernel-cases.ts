@@ -1,4 +1,4 @@
-// Correctness of the FP8 operators on this GPU: the results of `npm run test:gpu -- kernels`.
+// Correctness of the FP8 operators on this GPU, from `npm run test:gpu -- kernels`.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import path from 'node:path'
@@ -10,13 +10,13 @@ const PROGRAM = path.join(ROOT, 'test/gpu/main.ts')
 
 export type KernelCase = { readonly passed: boolean; readonly text: string }
 
-/** The result in a line of the checks' output; null in other lines. */
+/** Parses a line of the test's output; null if it is not the result of a case. */
 export function parseCase(line: string): KernelCase | null {
   const [, mark, text] = /^( {2}|✗ )(\S.*)$/.exec(line) ?? []
   return text === undefined ? null : { passed: mark === '  ', text }
 }
 
-/** Records the numbers of results and of those within tolerance, and each other one. Throws if the checks end early. */
+/** Records the number of cases, the number of passed ones, and each failed one. Throws if the test ends before its last case. */
 export async function checkKernels(recorder: Recorder, seconds: number): Promise<void> {
   const child = spawn(process.execPath, [PROGRAM, 'kernels'], { stdio: ['ignore', 'pipe', 'pipe'] })
   const exited = once(child, 'close')
@@ -35,7 +35,7 @@ export async function checkKernels(recorder: Recorder, seconds: number): Promise
     recorder.record('kernels', { metric: 'passed', value: cases.length - failures.length })
   }
   for (const { text } of failures) recorder.record('kernels', { metric: 'case', value: null, error: text })
-  // The checks end with an error if a result is out of tolerance, too.
+  // A failed case also exits with 1.
   if (code === 0 || (code === 1 && failures.length > 0)) return
   const reason = errors
     .map((line) => line.trim())

@@ -1,4 +1,4 @@
-// The report of `npm run bench -- gpu --short`: tables in Markdown from the card's facts and the figures.
+// The report of `npm run bench -- gpu --short`: Markdown tables of GPU properties and measurements.
 import os from 'node:os'
 import { ROOT } from '../../../local/models/package-cache.ts'
 import type { Figure } from '../plan.ts'
@@ -7,15 +7,15 @@ import type { Card } from './card.ts'
 export type Report = {
   readonly card: Card
   readonly figures: readonly Figure[]
-  /** Models of the step and of the images, each with the reason of its choice. */
+  /** Model variants for the step and the images, each with the reason for its choice. */
   readonly step: { readonly variant: string; readonly size: string; readonly reason: string }
   readonly images: { readonly variant: string; readonly reason: string }
   readonly target: { readonly name: string; readonly reason: string }
   readonly sizes: readonly string[]
   readonly fullSizes: readonly string[]
-  /** Steps of an image with all steps. */
+  /** Steps per image at full quality, with guidance. */
   readonly steps: number
-  /** The table of the operators' rates; null without one. */
+  /** Markdown table of operator throughput; null if it was not measured. */
   readonly rates: string | null
 }
 
@@ -114,11 +114,11 @@ function peakCell(figures: readonly Figure[]): string {
   return peaks.length > 0 ? inMib(Math.max(...peaks)) : `not measured: ${reasonOf(figures, 'images') ?? 'no figure'}`
 }
 
-/** A report without the directories of this machine, which errors name. */
+/** Removes absolute paths of the checkout and the home directory, which occur in error messages. */
 export const withoutPaths = (text: string): string =>
   text.replaceAll(`${ROOT}/`, '').replaceAll(`${os.homedir()}/`, '~/')
 
-/** The error of a figure, or of the part that it belongs to. */
+/** Error of a figure, or else of the part of the report that contains it. */
 function reasonOf(figures: readonly Figure[], system: string, metric = 'run', size?: string): string | undefined {
   const failures = figures.filter((each) => each.system === system && each.error !== undefined)
   const own = failures.find((each) => each.metric === metric && (size === undefined || each.size === size))

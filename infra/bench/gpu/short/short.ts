@@ -1,4 +1,4 @@
-// `npm run bench -- gpu --short`: one report about this machine's GPU, in minutes. A part that fails is reported with its reason.
+// `npm run bench -- gpu --short`: a report about this machine's GPU, in minutes. Failed parts are reported with their errors.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { listGpus } from '../../../../gpu-fn/engine/device.ts'
@@ -20,7 +20,7 @@ export type ShortOptions = Omit<GivenGpuOptions, 'systems' | 'whole' | 'coldDire
 
 const STEP_PROGRAM = path.join(import.meta.dirname, 'step-program.ts')
 const STEP_SIZE = '1024x1024'
-/** Memory for a step of Large, which takes 6.6 GiB, and of its 16-bit products. */
+/** GPU memory required for a step of Large (6.6 GiB) with FP8 and with 16-bit products. */
 const LARGE_STEP_MIB = 8 * 1024
 const DEFAULTS: Pick<GpuBenchOptions, 'out' | 'sizes' | 'fullSizes'> = {
   out: 'gpu-short.jsonl',
@@ -28,7 +28,7 @@ const DEFAULTS: Pick<GpuBenchOptions, 'out' | 'sizes' | 'fullSizes'> = {
   fullSizes: ['1024x1024', '512x512'],
 }
 
-/** Measures the GPU, writes the report beside the figures and prints where to send it. Throws without a supported GPU. */
+/** Measures the GPU, writes the figures and the report, and prints where to submit it. Throws if no supported GPU is found. */
 export async function benchShort(given: ShortOptions): Promise<void> {
   const options = { ...DEFAULTS, ...given }
   const { out, sizes, fullSizes, steps, seconds } = options
@@ -56,7 +56,7 @@ type Choices = {
 }
 type PartOptions = ShortOptions & typeof DEFAULTS & { readonly work: string; readonly gpu: string }
 
-/** Records each part, also after a failure. Returns the table of the operators' rates; null without one. */
+/** Measures every part, including those after a failed one. Returns the table of operator throughput; null if it was not measured. */
 async function measureParts(options: PartOptions, choices: Choices, recorder: Recorder): Promise<string | null> {
   const { python, seconds, gpu } = options
   const { target, images, step } = choices
@@ -68,7 +68,7 @@ async function measureParts(options: PartOptions, choices: Choices, recorder: Re
     rates = ratesTable(timeEach(python, calls, seconds), peaksOf(gpu))
   })
   await recorder.attempt('step', () => {
-    if (target.name === 'cpu') throw new Error('the programs of a step need a GPU')
+    if (target.name === 'cpu') throw new Error('a step can be timed only on a GPU')
     return recorder.runProgram('step', [process.execPath, STEP_PROGRAM], { ...step, runs: 2 * options.runs })
   })
   const own = { variant: images.variant, target: target.name }
@@ -76,7 +76,7 @@ async function measureParts(options: PartOptions, choices: Choices, recorder: Re
   return rates
 }
 
-/** The target of the GPU, prepared. Throws, with what is missing and what to do, without a GPU that the CUDA targets support. */
+/** Chooses the target and builds its kernels. Throws an error with a remedy if no GPU is supported. */
 async function chooseHardware(device: 'cuda' | 'cpu'): Promise<{ name: Target; reason: string }> {
   if (device === 'cpu') return { name: 'cpu', reason: 'a dry run' }
   const { target, reason } = chooseTarget(await listGpus())
@@ -88,13 +88,13 @@ async function chooseHardware(device: 'cuda' | 'cpu'): Promise<{ name: Target; r
   return { name: await prepareHardware(undefined, undefined), reason }
 }
 
-/** By default Medium, so that the report needs little disk and few minutes. */
+/** Default: Medium, for less disk space and time. */
 export const chooseImages = (variant: ShortOptions['variant']) =>
   variant === undefined
     ? ({ variant: 'medium', reason: 'Large takes 46 GB of disk instead of 27: --variant large' } as const)
     : { variant, reason: 'as requested' }
 
-/** Large if it fits the memory; its weights are ranges of one small file, so that it needs no disk. */
+/** Large if it fits in GPU memory. Its weights are ranges of one small file, so disk space is no constraint. */
 export function chooseStep({ memoryMib }: Pick<Card, 'memoryMib'>): Report['step'] & { variant: 'large' | 'medium' } {
   if (memoryMib !== null && memoryMib < LARGE_STEP_MIB)
     return { variant: 'medium', size: STEP_SIZE, reason: 'Large needs 8 GiB of GPU memory' }

@@ -1,4 +1,4 @@
-// Times a step with FP8 and with 16-bit products: `node infra/bench/gpu/short/step-program.ts PLAN`, as run by `npm run bench -- gpu --short`.
+// Times a step with FP8 and with 16-bit products, as a child process of `npm run bench -- gpu --short`. Argument: the path of a StepPlan.
 import fs from 'node:fs/promises'
 import { depthOf } from '../../../checkpoints/published.ts'
 import { type TimedStep, withStep } from '../../step.ts'
@@ -10,7 +10,7 @@ const { variant, size, runs }: StepPlan = JSON.parse(await fs.readFile(process.a
 const print = (line: Line) => console.log(JSON.stringify(line))
 const fail = (failed: string, error: unknown) => print({ failed, size, error: String(error).slice(0, 500) })
 
-/** Prints the time of one kind of step. Its failure does not affect the other kind. */
+/** Prints one step time, or its error. */
 async function printTime(metric: string, time: (runs: number) => Promise<TimedStep>): Promise<void> {
   print({ phase: 'step', size })
   await time(runs).then(
