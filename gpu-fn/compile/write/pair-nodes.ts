@@ -9,7 +9,8 @@ const PAIRED: Readonly<Record<string, { readonly inputs: number; readonly output
   GeluQuantize: { inputs: 1, outputs: 2 },
 }
 
-const isKernel = ({ domain }: Node) => domain === 'octet'
+/** Only some weights need UnpackFp8, often of one stream only, so it does not separate the operators around it from their counterparts. */
+const isKernel = ({ domain, op }: Node) => domain === 'octet' && op !== 'UnpackFp8'
 
 /**
  * Nodes of the same results with pairs of FP8 operators as one node, in an order in which each node follows its inputs. Nodes of equal

@@ -134,5 +134,11 @@ export const cases: readonly Case[] = [
       if (token === 33) projection[2 * width + 5] = Number.NaN
     },
   }),
+  caseOf('with infinity in a value', {
+    ...{ image: 300, text: 5, heads: 2 },
+    edit(projection, token, width) {
+      if (token === 200) projection[2 * width + 5] = Number.POSITIVE_INFINITY
+    },
+  }),
   caseOf('at 20,000', { image: 130, text: 9, heads: 2, scale: 5000 }),
 ]

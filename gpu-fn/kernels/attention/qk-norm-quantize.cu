@@ -92,6 +92,8 @@ __device__ inline void loadNorms(const Stream& stream, const Stream& fallback, i
   loadFloats((stream.keyNorm ? stream.keyNorm : fallback.keyNorm) + lane * PACK, key);
 }
 
+constexpr uint32_t INFINITE = 0x7c00;  // as a float16
+
 /** The largest magnitude among a warp's values, as the bits of a float16, without NaN. */
 __device__ inline uint32_t largestValue(const Token (&tokens)[STEPS]) {
   half2 largest = __float2half2_rn(0.f);
@@ -182,7 +184,9 @@ __global__ void __launch_bounds__(THREADS, 3) qkNormQuantize(const Arguments a) 
 #pragma unroll
   for (int i = 0; i < THREADS / WARP; i++) most = max(most, largest[i]);
   const int exponent = scaleExponent(most);
-  if (threadIdx.x == 0) a.valueScales[group * a.tiles + tile] = __int_as_float(127 + exponent << 23);
+  // Infinity has no code. A scale of NaN spoils the head's result, so that it is not mistaken for an image.
+  const bool isFinite = most < INFINITE;
+  if (threadIdx.x == 0) a.valueScales[group * a.tiles + tile] = isFinite ? __int_as_float(127 + exponent << 23) : nanf("");
   uint32_t codes[PACK];
   encodeValues(tokens, exponent, codes);
   writeValues(codes, lane, first, reinterpret_cast<uint4*>(a.values + (group * a.tiles + tile) * VALUE_BYTES));

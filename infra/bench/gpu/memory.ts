@@ -3,7 +3,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { createInterface } from 'node:readline'
 
 const EVERY_MS = 20
-const QUERY = ['--query-gpu=memory.used', '--format=csv,noheader,nounits', '--id=0', `-lms=${EVERY_MS}`]
+const QUERY = ['--query-gpu=memory.used', '--format=csv,noheader,nounits', `-lms=${EVERY_MS}`]
 
 type MemoryWatch = {
   /** The peak since the last call in MiB, including the contexts of all processes; null without a GPU. */
@@ -11,10 +11,10 @@ type MemoryWatch = {
   stop: () => void
 }
 
-/** Samples the memory of the first GPU fifty times per second. */
-export function watchMemory(): MemoryWatch {
+/** Samples the memory of a GPU, the first one by default, fifty times per second. */
+export function watchMemory(gpu = '0'): MemoryWatch {
   if (!gpuName()) return { peak: () => null, stop: () => {} }
-  const child = spawn('nvidia-smi', QUERY, { stdio: ['ignore', 'pipe', 'ignore'] })
+  const child = spawn('nvidia-smi', [...QUERY, `--id=${gpu}`], { stdio: ['ignore', 'pipe', 'ignore'] })
   let peak = 0
   createInterface(child.stdout).on('line', (text) => {
     peak = Math.max(peak, Number(text) || 0)

@@ -26,6 +26,9 @@ export async function preparePackages(
 ): Promise<{ model: string; loras: string[] }> {
   if (model === 'nano' && target !== 'cpu')
     throw new Error(`--model nano has packages for --target cpu only; given ${target}`)
+  if (new Set(tiers).size < tiers.length) throw new Error(`--tiers names a tier twice: ${tiers.join(',')}`)
+  if (loras > 0 && tiers.includes('fp8-int4'))
+    throw new Error('--loras: tier fp8-int4 takes no adapters of MLPs; omit this tier from --tiers')
   const packages: string[] = []
   for (const tier of tiers) {
     const found = await packageFor({ model, target, directory, tier })

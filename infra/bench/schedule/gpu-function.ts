@@ -12,6 +12,8 @@ export type FunctionOptions = {
   preload: readonly string[]
   size: number
   agingSeconds: number
+  /** Index of its GPU; any one by default. */
+  gpu?: string | undefined
   /** GPU memory limit in GiB. */
   vram?: string | undefined
   /** Additional environment variables. */
@@ -29,17 +31,19 @@ export async function withFunction<T>(
   use: (url: string, watch: Watch) => T,
 ): Promise<Awaited<T>> {
   const cache = await mkdtemp(path.join(os.tmpdir(), 'octet-schedule-'))
-  const { packages, preload, size, agingSeconds, vram, onLog } = options
+  const { packages, preload, size, agingSeconds, vram, onLog, gpu: index } = options
   const settings = {
     ...{ OCTET_CACHE: cache, OCTET_WARM: `${size}x${size}`, OCTET_AGING_SECONDS: String(agingSeconds) },
     // Every job encodes its prompt, and first come, first served accepts all jobs.
     ...{ OCTET_PROMPT_CACHE_BYTES: '0', OCTET_RETAIN_SECONDS: '0', OCTET_QUEUE: '10000', OCTET_STALL_SECONDS: '600' },
+    // nvidia-smi orders GPUs by bus.
+    ...(index !== undefined && { CUDA_VISIBLE_DEVICES: index, CUDA_DEVICE_ORDER: 'PCI_BUS_ID' }),
     ...options.settings,
   }
   const own = { ...(vram !== undefined && { vram }), ...(onLog && { onLog }) }
   const gpu = await startGpu({ packages, preload: preload.join(), edgePublicKey: null, settings, ...own })
   try {
-    return await use(gpu.url, (run) => runWatched(gpu.pid, run))
+    return await use(gpu.url, (run) => runWatched(gpu.pid, index, run))
   } finally {
     await gpu.stop()
     await rm(cache, { recursive: true })
@@ -49,8 +53,12 @@ export async function withFunction<T>(
 /** Runs a function while the memory of the GPU function is sampled. */
 export type Watch = <T>(run: () => Promise<T>) => Promise<T & { memory: Growth[] }>
 
-async function runWatched<T>(pid: number, run: () => Promise<T>): Promise<T & { memory: Growth[] }> {
-  const device = watchMemory()
+async function runWatched<T>(
+  pid: number,
+  gpu: string | undefined,
+  run: () => Promise<T>,
+): Promise<T & { memory: Growth[] }> {
+  const device = watchMemory(gpu)
   const samples: Sample[] = []
   const timer = setInterval(() => {
     const [resident, peak] = [groupBytes(pid), device.peak()]

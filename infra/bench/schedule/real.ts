@@ -57,7 +57,7 @@ function withReplay<T>(setup: Setup, isFair: boolean, use: (run: Replay, watch: 
     preload,
     size,
     agingSeconds: isFair ? aging : NO_AGING_SECONDS,
-    ...(gpu !== undefined && { settings: { CUDA_VISIBLE_DEVICES: gpu } }),
+    gpu,
   }
   return withFunction(own, async (url, watch) => {
     const run: Replay = (trace, untilMs) => replay(trace, { url, recipe, size, isFair, untilMs })

@@ -95,11 +95,14 @@ async function preparePackage({ variant, target, work }: ImagesOptions, recorder
   const checkpoint = path.join(work, 'checkpoint')
   const isKept = existsSync(checkpoint)
   await requireDisk(work, DISK_GB[variant] ?? 0)
-  await recorder.recordDuration('package', async () => {
-    await makeCheckpoint(variant, work)
-    await makePackage({ variant, target, tier: TIER }, work)
-  })
-  if (!isKept) await fs.rm(checkpoint, { recursive: true })
+  try {
+    await recorder.recordDuration('package', async () => {
+      await makeCheckpoint(variant, work)
+      await makePackage({ variant, target, tier: TIER }, work)
+    })
+  } finally {
+    if (!isKept) await fs.rm(checkpoint, { recursive: true, force: true })
+  }
   return packages
 }
 

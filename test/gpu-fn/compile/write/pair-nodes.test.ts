@@ -76,6 +76,18 @@ test('a node is paired neither with its own input nor with one of another number
   expect(pairNodes(graph.nodes)).toBe(graph.nodes)
 })
 
+test('products are paired also if only one of their weights is unpacked', () => {
+  const graph = new Graph('test')
+  const [x, y] = ['x', 'y'].map((name) => graph.input(name, 'float16', [1, 2, 8])) as [Value, Value]
+  const [image, text] = [x, y].map((value) => kernel(value, 'GeluQuantize')) as [Value, Value]
+  const codes = kernel(image, 'UnpackFp8')
+  for (const [input, weight] of [[image, codes] as const, [text, text] as const])
+    kernel(kernel(input, 'Linear', {}, [input, weight]), 'GeluQuantize')
+  const nodes = pairNodes(graph.nodes)
+  expect(nodes.map(({ op }) => op)).toEqual(['GeluQuantize', 'UnpackFp8', 'Linear', 'GeluQuantize'])
+  expect(outOfOrder(graph, nodes)).toBeUndefined()
+})
+
 test('a pair has the inputs of the second node behind those of the first, and its lists under a name of their own', () => {
   const graph = new Graph('test')
   const [x, y] = ['x', 'y'].map((name) => graph.input(name, 'float16', [1, 2, 8])) as [Value, Value]
