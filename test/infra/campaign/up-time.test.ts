@@ -3,7 +3,7 @@ import { UpTime } from '../../../infra/campaign/up-time.ts'
 
 afterEach(() => void vi.useRealTimers())
 
-test('the clock stops during an outage and continues after it, also if a start fails', async () => {
+test('the clock stops during an outage and resumes afterwards, even if a restart fails', async () => {
   vi.useFakeTimers({ toFake: ['performance', 'setTimeout'] })
   const clock = new UpTime()
   const start = clock.now()
