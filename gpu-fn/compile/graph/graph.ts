@@ -106,7 +106,7 @@ export class Graph {
     return value
   }
 
-  /** An input, constant, weight or result of a node by its name. Throws `GraphError` if there is none. */
+  /** Looks up an input, constant, weight or node output by name. Throws `GraphError` if it does not exist. */
   value(name: string): Value {
     const value = this.#values.get(name)
     if (!value) throw new GraphError(`${this.name} has no value named ${name}`)

@@ -44,8 +44,8 @@ export type IntegerBlocks = {
   readonly block: number
 }
 /**
- * An FP8 matrix [N, K] in 4 bits (checkpoint/formats/fp8-int4.ts): integers uint8 [N, K ÷ 32, 16], scale bytes of groups uint8 [N, K ÷ 32], row
- * scales float32 [N] or [N, 1].
+ * A 4-bit FP8 matrix [N, K] (checkpoint/formats/fp8-int4.ts): packed integers uint8 [N, K ÷ 32, 16], group scale bytes uint8 [N, K ÷ 32],
+ * row scales float32 [N] or [N, 1].
  */
 export type Packed = { readonly packed: Value; readonly groupScales: Value; readonly scales: Value }
 export type Matrix = Value | Quantized | IntegerBlocks | Packed

@@ -20,9 +20,9 @@ export type BuildOptions = {
   readonly allowMissingEncoders?: boolean | undefined
   /** Leaves out the checkpoint's T5, as tier fp8-lite always does. */
   readonly omitT5?: boolean | undefined
-  /** Bits per adaLN weight in tiers with FP8 weights; by default 16, and 8 in tier fp8-int4. */
+  /** Bits per adaLN weight in tiers with FP8 weights. Default: 8 in tier fp8-int4, else 16. */
   readonly adalnBits?: AdaLNBits | undefined
-  /** Bits per T5 weight in tiers with FP8 weights; by default 8, and 4 in tier fp8-int4. */
+  /** Bits per T5 weight in tiers with FP8 weights. Default: 4 in tier fp8-int4, else 8. */
   readonly t5Bits?: T5Bits | undefined
   /** Adds the denoiser's residual streams to its graph's outputs, for comparing targets layer by layer. */
   readonly probes?: boolean | undefined

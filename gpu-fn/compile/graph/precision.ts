@@ -1,7 +1,7 @@
 // The storage type of every tensor, by the rules of a network family.
 /**
- * For linear-layer weights only: `int8` and `int4`, block-quantized integers (checkpoint/formats/integer-blocks.ts), and `fp8-int4`, FP8 in 4
- * bits (checkpoint/formats/fp8-int4.ts).
+ * For weights of linear layers only: `int8` and `int4`, block-quantized integers (checkpoint/formats/integer-blocks.ts), and `fp8-int4`,
+ * 4-bit FP8 (checkpoint/formats/fp8-int4.ts).
  */
 export type Storage = 'float32' | 'float16' | 'float8e4m3fn' | 'int8' | 'int4' | 'fp8-int4'
 

@@ -115,7 +115,7 @@ export class Scope {
     })
   }
 
-  /** An FP8 matrix, in 4 bits if its source is `packed`. */
+  /** An FP8 matrix, or a 4-bit FP8 matrix if its source is `packed`. */
   #fp8(
     name: string,
     source: Extract<WeightSource, { kind: 'codes' | 'packed' }>,

@@ -3,7 +3,7 @@ import type { IntegerBits } from '../checkpoint/formats/integer-blocks.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
 
 /**
- * `codes`: FP8. `packed`: FP8 in 4 bits. `integers`: block-quantized codes. `group-scales` and `scales`: those of the preceding weight.
+ * `codes`: FP8. `packed`: 4-bit FP8. `integers`: block-quantized integers. `group-scales` and `scales`: scales of the preceding weight.
  * `bytes`: data from outside the checkpoint.
  */
 export type WeightSource =

@@ -35,7 +35,7 @@ export type Fp8Operators = {
     modulations: readonly Offsets[],
     options: { readonly factor: number; readonly epsilon: number },
   ): { sum: Value; normed: Operand[] }
-  /** The E4M3 codes of an FP8 matrix in 4 bits, for the product with `x`. */
+  /** Unpacks a 4-bit FP8 matrix to E4M3 codes for its product with `x`. */
   unpack(weight: Packed, x: Operand): Quantized
   /** factor · x · weight transposed + bias. */
   linear(x: Operand, weight: Quantized, bias: Value, factor: number): Value

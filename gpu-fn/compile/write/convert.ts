@@ -13,9 +13,9 @@ export type Block = RowBlock & {
 }
 export type Converted = {
   readonly output: Uint8Array
-  /** Of rows; of blocks for integers. */
+  /** Row scales; block scales for block-quantized integers. */
   readonly scales: Float32Array | null
-  /** Scale bytes of groups, for FP8 in 4 bits. */
+  /** Group scale bytes of 4-bit FP8. */
   readonly groupScales: Uint8Array | null
   readonly digest: Uint8Array
   readonly sourceBytes: number
@@ -62,7 +62,7 @@ export function convert(block: Block): Converted {
   return { output: ordered, scales, groupScales, digest: new Uint8Array(digest.digest()), sourceBytes, blank }
 }
 
-/** The results of a run. `out` starts at a multiple of a value's size. */
+/** Output arrays of a run. `out` is aligned to the value size. */
 type Results = {
   readonly out: Uint8Array
   readonly scales: Float32Array | undefined

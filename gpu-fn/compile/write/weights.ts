@@ -95,10 +95,10 @@ export async function writeWeights(
   return { bytes: position, sha256: output.digest('hex') }
 }
 
-/** Scales that are not yet stored. */
+/** Scales computed but not yet written. */
 type Scales = { readonly ofRows: Float32Array[]; readonly ofGroups: Uint8Array[] }
 
-/** The bytes of one weight, a block at a time. Scales are computed with their codes and kept until the next weights, which store them. */
+/** Yields the bytes of one weight in blocks. Scales are computed with their codes and kept for the scale weights that follow. */
 async function* contentOf(
   source: WeightSource,
   inFlight: AsyncGenerator<Converted, undefined>,

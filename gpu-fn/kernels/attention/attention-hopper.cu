@@ -39,8 +39,8 @@ struct Shared {
 
 constexpr float LOG2_E = 1.44269504f;
 /**
- * Tiles whose products are summed on the tensor cores before they are added in float32. Hopper sums in about 13 bits: 512 products of
- * similar probabilities lose nothing.
+ * Number of tiles accumulated on the tensor cores before promotion to float32. Hopper's FP8 accumulators have about 13 bits: with similar
+ * probabilities, 512 products lose no precision.
  */
 constexpr int SUMMED_TILES = 4;
 
@@ -189,7 +189,7 @@ __device__ inline void load(const AttentionArguments& a, Shared& shared) {
 __device__ inline void waitForTurn(int group) { asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(2 * GROUP) : "memory"); }
 __device__ inline void passTurn(int group) { asm volatile("bar.arrive %0, %1;" ::"r"(1 + group), "n"(2 * GROUP) : "memory"); }
 
-/** The state of a group's rows. `recent` has the products of the last tiles, in units of the `scale` that their values share. */
+/** State of a group's rows. `recent`: sums over the most recent tiles, before multiplication by `scale`, the scale of their values. */
 struct Rows {
   HalfSoftmax softmax;
   Totals recent = {}, totals = {};
@@ -222,7 +222,7 @@ struct Group {
   __device__ inline void release(uint64_t& empty) const {
     if (threadIdx.x % WARP == 0) arrive(empty);
   }
-  /** Computes the logits of the next tile, `i`, while this tile's probabilities are multiplied with its values; then its softmax. */
+  /** Multiplies the current tile's probabilities and values while computing the logits of the next tile, `i`; then applies its softmax. */
   template <bool IS_LAST>
   __device__ inline void advance(Rows& rows, HalfLogits& logits, Probabilities& probabilities, uint32_t queries, const float* scales, int i) {
     const Place<STAGES> next = tile.next();
@@ -243,7 +243,7 @@ struct Group {
     accumulate(rows.softmax, logits, probabilities, rows.recent, rows.totals);
   }
 
-  /** 64 rows of queries against all tiles, whose values have these scales. */
+  /** Attention of 64 query rows to all tiles. `scales`: value scales per tile. */
   __device__ inline void attend(Rows& rows, const float* scales) {
     const uint32_t queries = descriptor(shared.queries[0]) + query.index * (QUERIES * DEPTH >> 4) + index * (GROUP_QUERIES * DEPTH >> 4);
     const int last = a.tiles - 1;

@@ -18,7 +18,7 @@ __device__ inline void copyAsync(uint32_t to, const uint8_t* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from));
 }
 
-/** Starts copies of a tile's keys and values, in their layout in memory. Tiles are counted over all samples and heads. */
+/** Starts asynchronous copies of a tile's keys and values, with unchanged layout. Tile indices run over all samples and heads. */
 __device__ inline void loadTile(uint32_t stage, const AttentionArguments& a, int tile) {
   const uint8_t *keys = a.keys + int64_t(tile) * KEY_BYTES, *values = a.values + int64_t(tile) * VALUE_BYTES;
   for (int at = threadIdx.x * CHUNK; at < KEY_BYTES; at += WARPS * WARP * CHUNK) copyAsync(stage + at, keys + at);
@@ -37,7 +37,7 @@ __device__ inline void multiplyCodes(float (&d)[4], const uint32_t* a, uint32_t 
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/** Adds the product of a tile's probabilities and values, in units of `scale`, and the sums of the probabilities. */
+/** Adds the product of a tile's probabilities and values, multiplied by the tile's value scale, and the sums of the probabilities. */
 __device__ inline void multiplyValues(Totals& totals, const Probabilities& probabilities, uint32_t values, float scale) {
   constexpr uint32_t ONES = 0x38383838;
   const int lane = threadIdx.x % WARP;

@@ -54,11 +54,11 @@ export const definition: Pick<Fp8Operators, 'attend'> = {
 }
 
 /**
- * E4M3 rounds a probability by 2.7 % (RMS), with Hopper's linear exponentials by 3.2 %. The mean of random values has the
+ * RMS error of a probability: 2.7 % from rounding to E4M3, 3.2 % with Hopper's linear exponentials. The mean of random values has the
  * same relative error.
  */
 const ROUNDED = { all: 4e-2, row: 1e-1 }
-/** Of equal probabilities, whose rounding cancels. */
+/** Tolerance for equal probabilities, whose rounding errors cancel. */
 const EQUAL = { all: 4e-3, row: 2e-2 }
 
 type Tokens = {
@@ -68,7 +68,7 @@ type Tokens = {
   heads: number
   textQueries?: boolean
   scale?: number
-  /** Changes the projections of an image token, a query, a key and a value of `width`. Tokens are counted over all samples. */
+  /** Modifies the projections of an image token: query, key and value, each of length `width`. Token indices run over all samples. */
   edit?: (projection: Float32Array, token: number, width: number) => void
   tolerance?: Case['tolerance']
 }

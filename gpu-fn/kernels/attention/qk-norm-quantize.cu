@@ -1,6 +1,6 @@
-// Joins the projections of image and text to one sequence per head, in FP8. Queries and keys are RMS-normalized: no element of such a
-// vector of 64 exceeds 8 · weight, so one scale, known in advance, is used for all tokens. Each tile of values has its own scale, a power
-// of two.
+// Concatenates image and text projections to one sequence per head, in FP8. Queries and keys are RMS-normalized: no element of a normalized
+// vector of length 64 exceeds 8 · weight, so all tokens share one scale that is known in advance. Values have one scale per tile, a
+// power of two.
 #include "operators.h"
 #include "rows.cuh"
 #include "tiles.cuh"
@@ -94,7 +94,7 @@ __device__ inline void loadNorms(const Stream& stream, const Stream& fallback, i
 
 constexpr uint32_t INFINITE = 0x7c00;  // as a float16
 
-/** The largest magnitude among a warp's values, as the bits of a float16, without NaN. */
+/** Largest magnitude in a warp, as float16 bits. NaN is ignored. */
 __device__ inline uint32_t largestValue(const Token (&tokens)[STEPS]) {
   half2 largest = __float2half2_rn(0.f);
 #pragma unroll
@@ -107,13 +107,13 @@ __device__ inline uint32_t largestValue(const Token (&tokens)[STEPS]) {
   return __reduce_max_sync(~0u, bits);
 }
 
-/** log2 of a scale with which values up to `largest` become codes below 256. Its reciprocal is a normal float16. */
+/** log2 of a scale that maps magnitudes up to `largest` below 256. The reciprocal of the scale is a normal float16. */
 __device__ inline int scaleExponent(uint32_t largest) {
   constexpr int MOST = 30;  // biased exponent of the largest finite float16
   return min(max(int(largest >> 10), 7), MOST) - 22;
 }
 
-/** Codes of the values of a thread's tokens, four consecutive bytes in each of PACK channels. */
+/** Value codes of a thread's tokens: four consecutive bytes in each of PACK channels. */
 __device__ inline void encodeValues(const Token (&tokens)[STEPS], int exponent, uint32_t (&codes)[PACK]) {
   const half2 factor = __half2half2(__ushort_as_half(uint16_t(15 - exponent << 10)));  // 2^-exponent
 #pragma unroll
@@ -127,7 +127,7 @@ __device__ inline void encodeValues(const Token (&tokens)[STEPS], int exponent, 
   }
 }
 
-/** Writes a tile of values, transposed through shared memory. Chunks are permuted there so that neither access has bank conflicts. */
+/** Writes a tile of values, transposed through shared memory. Chunks are permuted (swizzled) to avoid bank conflicts in both accesses. */
 __device__ inline void writeValues(const uint32_t (&codes)[PACK], int lane, int first, uint4* values) {
   constexpr int CHUNKS = TILE / CHUNK;
   __shared__ uint4 transposed[DEPTH][CHUNKS];
@@ -145,7 +145,7 @@ __device__ inline void writeValues(const uint32_t (&codes)[PACK], int lane, int 
 __global__ void __launch_bounds__(THREADS, 3) qkNormQuantize(const Arguments a) {
   const int head = blockIdx.x, tile = blockIdx.y, sample = blockIdx.z;
   const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;
-  // A thread has the tokens of four consecutive bytes of values.
+  // A thread processes the tokens of four consecutive value bytes.
   int at[STEPS];
   Token tokens[STEPS];
 #pragma unroll

@@ -1,5 +1,5 @@
-// The softmax of softmax.cuh with logits as pairs of float16, which takes half the registers and half the instructions. Exponentials are
-// computed in the codes' own logarithmic form, without the special function unit, whose rate would limit attention.
+// The softmax of softmax.cuh with logits as float16 pairs, with half the registers and instructions. Exponentials are computed directly as
+// E4M3 codes, without the special function unit, which would otherwise limit throughput.
 #pragma once
 #include <cuda_fp16.h>
 
@@ -13,19 +13,19 @@ namespace octet {
 using HalfLogits = uint32_t[TILE / 16][4];
 
 /**
- * Of a thread's two rows. The code of a probability is logit · factor + offset, rounded to an integer. A code of E4M3 has 3 bits of
- * mantissa below its exponent, so it grows by 8 as its value doubles, and between powers of two the value grows linearly: 0 to 6 % above
+ * State of a thread's two rows. The code of a probability is logit · factor + offset, rounded to an integer. E4M3 has 3 mantissa bits below
+ * the exponent: the code increases by 8 when the value doubles, and the value is linear in the code between powers of two, 0 to 6 % above
  * 2^x. Schraudolph, "A fast, compact approximation of the exponential function", 1999.
- * `factor` includes 8 · log2 e. `offset` is lowered only if a code exceeds MOST, so that probabilities do not depend on the maximum of
- * their own tile. The row's largest code is then AFTER_LOWERING.
+ * `factor` includes 8 · log2 e. `offset` is lowered only if a code would exceed MOST, not for every new maximum. The row's largest code is
+ * then AFTER_LOWERING.
  */
 struct HalfSoftmax {
   half2 factor, offset = __float2half2_rn(INFINITY);
 
-  /** The factor, of log2 of a probability, must not be zero, because masked logits are infinite. */
+  /** `factor`: log2 of a probability per unit of logit. Clamped to be positive, because 0 times a masked logit (-infinity) is NaN. */
   __device__ explicit HalfSoftmax(float factor) : factor(__float2half2_rn(fmaxf(8 * factor, 6e-8f))) {}
 };
-/** Codes of 384 and of 32; 126 is the largest code, 448. */
+/** Codes of the values 384 and 32. The largest finite code is 126 (448). */
 constexpr float MOST = 124, AFTER_LOWERING = 96;
 
 __device__ inline half2 pairOf(uint32_t bits) { return *reinterpret_cast<const half2*>(&bits); }
@@ -56,7 +56,7 @@ __device__ inline half2 largestOf(const HalfLogits& logits, int row) {
   return __hmax2(__hmax2(chains[0], chains[1]), __hmax2(chains[2], chains[3]));
 }
 
-/** Logits → codes of probabilities. Those of negative results are zero, those of NaN are NaN. */
+/** Logits → probability codes. Negative results become zero, NaN stays NaN. */
 __device__ inline void exponentiate(const HalfSoftmax& softmax, const HalfLogits& logits, Probabilities& probabilities) {
   const half2 offsets[2] = {__low2half2(softmax.offset), __high2half2(softmax.offset)};
   const half2 integer = __float2half2_rn(1024);  // a float16 from 1024 on is an integer, in its low byte up to 1279
@@ -71,7 +71,7 @@ __device__ inline void exponentiate(const HalfSoftmax& softmax, const HalfLogits
   }
 }
 
-/** Logits → probabilities. If a code exceeds MOST, the offset is lowered and both parts of the totals are rescaled. */
+/** Logits → probabilities. If a code would exceed MOST, lowers the offset and rescales `recent` and `totals`. */
 __device__ inline void accumulate(HalfSoftmax& softmax, const HalfLogits& logits, Probabilities& probabilities, Totals& recent,
                                   Totals& totals) {
   exponentiate(softmax, logits, probabilities);

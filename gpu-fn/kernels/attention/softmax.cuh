@@ -15,15 +15,15 @@ using Logits = float[TILE / 8][4];
 /** E4M3 codes of probabilities, in the register order of a product's operand: [32 columns][row + 2 · (column / 16)]. */
 using Probabilities = uint32_t[TILE / 32][4];
 /**
- * The output and, behind it, sums of the probabilities. Products with a column of ones compute them, so that numerators and denominators
- * have the same rounded probabilities.
+ * Output accumulators, followed by the sums of the probabilities. The sums are products with a column of ones, so that numerator and
+ * denominator use the same rounded probabilities.
  */
 using Totals = float[DEPTH / 8 + 1][4];
 
 struct Softmax {
   float largest[2] = {-INFINITY, -INFINITY};
 };
-/** log2 of a row's largest probability so far. E4M3 ends at 448, and is zero below 2^-10. */
+/** log2 of the code value of a row's running maximum. E4M3 overflows above 448 and underflows to zero below 2^-10. */
 constexpr float LARGEST = 8;
 
 __device__ inline float exp2Approximately(float x) {
@@ -68,7 +68,7 @@ __device__ inline void rescale(Totals& totals, const float (&factors)[2]) {
   }
 }
 
-/** Adds totals of products with values in units of `scale`. The ones have no scale. */
+/** Adds `more`, multiplied by the value scale `scale`; the column of ones is not scaled. */
 __device__ inline void add(Totals& totals, const Totals& more, float scale) {
 #pragma unroll
   for (int i = 0; i < DEPTH / 8 + 1; i++) {
@@ -77,7 +77,7 @@ __device__ inline void add(Totals& totals, const Totals& more, float scale) {
   }
 }
 
-/** Logits times `factor` (which includes log2 e) → probabilities relative to the largest so far, to which the totals are rescaled. */
+/** Logits · `factor` (including log2 e) → probabilities relative to the running maximum. Rescales the totals to it. */
 __device__ inline void accumulate(Softmax& softmax, const Logits& logits, Probabilities& probabilities, Totals& totals, float factor) {
   float largest[2] = {softmax.largest[0], softmax.largest[1]};
   largestOf(logits, largest);

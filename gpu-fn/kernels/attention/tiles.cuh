@@ -16,13 +16,13 @@ constexpr int CHUNK = 16;
 /** Offset in its tile of the 16 bytes `chunk` of a token's query or key; chunk < 4. */
 __host__ __device__ constexpr int keyChunk(int token, int chunk) { return token * DEPTH + (chunk ^ (token / 2 % 4)) * CHUNK; }
 
-/** Offset in its tile of `channel` of the 16 tokens from 16 · `chunk`; chunk < 8. */
+/** Byte offset within a tile of the 16-token chunk `chunk` (0 to 7) of `channel`. */
 __host__ __device__ constexpr int valueChunk(int channel, int chunk) { return channel * TILE + (chunk ^ (channel % 8)) * CHUNK; }
 
 /**
- * The token, of a chunk's 16, at a byte of the chunk: 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15. Of 16 columns of logits, a thread has
- * 2t, 2t + 1, 2t + 8 and 2t + 9 (t = lane % 4), and of 16 bytes of an operand of probabilities 4t to 4t + 3. In this order of values they
- * are the same, so that probabilities are not exchanged between threads.
+ * Token index (0 to 15) at each byte of a chunk: 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15. A thread (t = lane % 4) holds logit columns 2t,
+ * 2t + 1, 2t + 8 and 2t + 9 of 16, but supplies operand bytes 4t to 4t + 3 of the probabilities. With values in this order, the two match
+ * without an exchange between threads.
  */
 __host__ __device__ constexpr int tokenAt(int byte) { return byte / 4 * 2 + byte % 2 + byte % 4 / 2 * 8; }
 

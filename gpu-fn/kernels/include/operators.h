@@ -8,10 +8,10 @@ using ort::FLOAT, ort::FLOAT16, ort::FLOAT8E4M3FN, ort::UINT8, ort::OPTIONAL;
 
 struct ModulateQuantize {
   static constexpr const char* name = "ModulateQuantize";
-  /** stream, modulation, branches; the same of a second stream */
+  /** stream, modulation, branches; the same for a second stream */
   static constexpr Port inputs[] = {{FLOAT16},           {FLOAT},           {FLOAT16, OPTIONAL}, {FLOAT16, OPTIONAL},
                                     {FLOAT16, OPTIONAL}, {FLOAT, OPTIONAL}, {FLOAT16, OPTIONAL}, {FLOAT16, OPTIONAL}};
-  /** the sum with the branches, then codes and scales of each modulation; the same of the second stream */
+  /** sum with the branches, then codes and scales per modulation; the same for the second stream */
   static constexpr Port outputs[] = {
       {FLOAT16, OPTIONAL}, {FLOAT8E4M3FN},           {FLOAT},           {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL},
       {FLOAT16, OPTIONAL}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}};
@@ -55,7 +55,7 @@ struct QuantizeParts {
 
 struct UnpackFp8 {
   static constexpr const char* name = "UnpackFp8";
-  /** integers, scales of groups, the activations of the product */
+  /** packed integers, group scales, activations of the product */
   static constexpr Port inputs[] = {{UINT8}, {UINT8}, {FLOAT8E4M3FN}};
   /** codes */
   static constexpr Port outputs[] = {{FLOAT8E4M3FN}};
@@ -66,7 +66,7 @@ struct UnpackFp8 {
 
 struct Linear {
   static constexpr const char* name = "Linear";
-  /** codes, scales, weight, weight scales, bias; the same of a second product */
+  /** codes, scales, weight, weight scales, bias; the same for a second product */
   static constexpr Port inputs[] = {{FLOAT8E4M3FN},           {FLOAT},           {FLOAT8E4M3FN},           {FLOAT},           {FLOAT16},
                                     {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}, {FLOAT16, OPTIONAL}};
   /** one per product */

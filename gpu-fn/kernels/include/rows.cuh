@@ -55,7 +55,7 @@ __device__ inline uint2 encode(const float (&values)[PACK], float factor) {
   return make_uint2(pairs[0] | uint32_t(pairs[1]) << 16, pairs[2] | uint32_t(pairs[3]) << 16);
 }
 
-/** Four E4M3 codes, the first in the lowest byte; magnitudes above 448 become 448, NaN stays NaN. */
+/** Four E4M3 codes, the first in the lowest byte. Magnitudes above 448 saturate; NaN stays NaN. */
 __device__ inline uint32_t encode(half2 a, half2 b) {
   uint32_t codes;
   asm("{\n"

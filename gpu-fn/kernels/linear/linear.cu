@@ -41,14 +41,14 @@ void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t attribute,
   check(cublasLtMatmulDescSetAttribute(product, attribute, &value, sizeof value));
 }
 
-/** A stream beside onnxruntime's, for the second product of a node. */
+/** A side stream in parallel to onnxruntime's, for the second product of a node. */
 class SideStream {
   cudaEvent_t begin = nullptr, end = nullptr;
 
  public:
   cudaStream_t stream = nullptr;
 
-  /** Lets the side stream begin after the work that `main` has now. */
+  /** Makes the side stream wait for work already submitted to `main`. */
   void fork(cudaStream_t main) {
     if (!stream) {
       octet::check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -58,14 +58,14 @@ class SideStream {
     octet::check(cudaEventRecord(begin, main));
     octet::check(cudaStreamWaitEvent(stream, begin));
   }
-  /** Lets `main` continue after the work of the side stream. */
+  /** Makes `main` wait for the side stream. */
   void join(cudaStream_t main) {
     octet::check(cudaEventRecord(end, stream));
     octet::check(cudaStreamWaitEvent(main, end));
   }
 };
 
-/** Operands of a product. */
+/** Operands of a matrix product. */
 struct Operands {
   Tensor codes, scales, weight, weightScales, bias, y;
   int m() const { return int(codes.rows()); }
@@ -74,8 +74,8 @@ struct Operands {
 };
 
 /**
- * Shared by all Linear nodes of a GPU: one handle, a plan per size, and a workspace each for the node's stream, of which a GPU runs one at a
- * time, and for the side stream.
+ * Shared by all Linear nodes of a GPU: one handle, one plan per size, and two workspaces, for the node's stream (one node runs at a time)
+ * and for the side stream.
  */
 class Products {
   cublasLtHandle_t handle = nullptr;
@@ -159,7 +159,7 @@ bool scalesRows(int device) {
   return major == 9;
 }
 
-/** The operands whose inputs begin at this index. */
+/** Reads operands from the inputs starting at this index. */
 Operands operandsOf(const Context& context, size_t input, size_t output) {
   Operands o = {context.input(input), context.input(input + 1), context.input(input + 2), context.input(input + 3),
                 context.input(input + 4)};
@@ -173,7 +173,7 @@ Operands operandsOf(const Context& context, size_t input, size_t output) {
   return o;
 }
 
-/** Starts factor · product + bias on a stream. */
+/** Enqueues factor · product + bias on a stream. */
 void multiply(Products& products, const Operands& o, float factor, bool rowScales, void*& workspace, cudaStream_t stream) {
   if (o.m() == 0) return;
   Size size = {o.m(), o.n(), o.k(), rowScales};
@@ -202,7 +202,7 @@ Linear::Linear(const Attributes& attributes) : portable(attributes.integer("port
 
 /**
  * codes [B, S, K], scales [B, S], weight [N, K], weight scales [N] or [N, 1], bias [N] → factor · product + bias, [B, S, N]. A second
- * product runs on the processors that the first one leaves idle.
+ * product runs concurrently on multiprocessors left idle by the first.
  */
 void Linear::compute(const Context& context) const {
   const Operands first = operandsOf(context, 0, 0);

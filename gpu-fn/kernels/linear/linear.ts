@@ -35,7 +35,7 @@ function caseOf(name: string, [m, k, n]: [number, number, number], factor = 1, x
   }
 }
 
-/** Two products of different rows, which one node computes. */
+/** One node with two products of different row counts. */
 function pairOf(name: string, [m, rows, k, n]: [number, number, number, number]): Case {
   const both = [caseOf('', [m, k, n], 1 / 16), caseOf('', [rows, k, n], 1 / 16, codes([1, rows, k], 6))]
   const inputsOf = (i: number, { inputs }: Case) => Object.entries(inputs).map(([key, value]) => [`${key} ${i}`, value])

@@ -28,7 +28,7 @@ struct Stream {
   Modulation modulations[MAX_MODULATIONS];
   int64_t modulationWidth;
   int rowsPerSample;
-  int blocks;  // that process this stream, per sample
+  int blocks;  // CUDA blocks per sample for this stream
 };
 struct Arguments {
   Stream first, second;
@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(MAX_WARPS* WARP) modulateQuantize(const __grid
   }
 }
 
-/** Divides the blocks that run at once over the streams by their numbers of rows. */
+/** Divides the concurrent CUDA blocks between the streams in proportion to their row counts. */
 void divide(Arguments& a, int blocks) {
   const int64_t rows = a.first.rowsPerSample + a.second.rowsPerSample;
   const auto share = [&](const Stream& s) {
@@ -174,7 +174,7 @@ ModulateQuantize::Offsets offsetsOf(const Attributes& attributes, const std::str
   return offsets;
 }
 
-/** The stream whose inputs and outputs begin at these indexes. */
+/** Reads a stream from the inputs and outputs starting at these indices. */
 Stream streamOf(const Context& context, const ModulateQuantize::Offsets& offsets, size_t firstInput, size_t firstOutput) {
   const Tensor value = context.input(firstInput), modulation = context.input(firstInput + 1);
   require(value.shape.size() == 3 && modulation.shape.size() == 2 && modulation.shape[0] == value.shape[0],
@@ -206,7 +206,7 @@ Stream streamOf(const Context& context, const ModulateQuantize::Offsets& offsets
 
 /**
  * stream [B, S, D], at most 2 branches [B, S, D], modulation [B, M] → sum, then codes [B, S, D] and scales [B, S] per modulation. A second
- * stream [B, T, D] has as many branches and modulations.
+ * stream [B, T, D] has the same number of branches and modulations.
  */
 ModulateQuantize::ModulateQuantize(const Attributes& attributes)
     : first(offsetsOf(attributes, "")),

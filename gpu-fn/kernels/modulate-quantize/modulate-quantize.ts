@@ -54,7 +54,7 @@ function caseOf(
   }
 }
 
-/** Two streams with their own offsets in one modulation, which one node processes. */
+/** One node with two streams, each with its own offsets in the shared modulation. */
 function pairOf(name: string, [batch, tokens, width]: [number, number, number], texts: number): Case {
   const streams = [tokens, texts]
   return {

@@ -33,7 +33,7 @@ struct Part {
   float* scales;
   int length;  // rows per sample
 };
-/** Rows of 8 · packs values of two parts. */
+/** Rows of 8 · packs values from two parts. */
 struct Parts {
   Part first, second;
   int stride;  // rows from one sample of an input to the next
@@ -105,7 +105,7 @@ std::vector<int64_t> withoutLast(const std::vector<int64_t>& shape) { return {sh
 
 GeluQuantize::GeluQuantize(const Attributes& attributes) : factor(attributes.number("factor", 1)) {}
 
-/** x [B, S, N], optionally y [B, T, N] → codes [B, S, N] and scales [B, S] of gelu(factor · x); the same of y. */
+/** x [B, S, N], optionally y [B, T, N] → codes [B, S, N] and scales [B, S] of gelu(factor · x); the same for y. */
 void GeluQuantize::compute(const Context& context) const {
   const Tensor x = context.input(0), y = context.input(1);
   require(x.width() % PACK == 0, "the width must be a multiple of 8");

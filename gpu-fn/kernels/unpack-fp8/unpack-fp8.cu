@@ -1,4 +1,4 @@
-// UnpackFp8: FP8 weights in 4 bits to E4M3 codes, before their product. compile/checkpoint/formats/fp8-int4.ts defines the format.
+// UnpackFp8 decodes 4-bit FP8 weights to E4M3 codes before their matrix product. Format: compile/checkpoint/formats/fp8-int4.ts.
 #include "operators.h"
 #include "rows.cuh"
 
@@ -6,19 +6,19 @@ namespace octet {
 namespace {
 
 constexpr int GROUP = 32;  // values with one scale byte
-/** A thread unpacks half a group at a time, so that a warp stores 512 consecutive bytes. */
+/** Values per thread and step: half a group, so that a warp stores 512 consecutive bytes. */
 constexpr int UNIT = GROUP / 2;
 constexpr int STEPS = 4;
-constexpr int THREADS = 256;  // one for each entry of the table
+constexpr int THREADS = 256;  // one per table entry
 
-/** The scale of a byte, which has a sign, three exponent and four mantissa bits. */
+/** Decodes a scale byte: sign, three exponent bits, four mantissa bits. */
 __device__ inline float groupScale(uint32_t byte) {
   constexpr uint32_t LEAST_EXPONENT = 125, MANTISSA_BITS = 4;
   const uint32_t magnitude = (byte & 0x7f) + (LEAST_EXPONENT << MANTISSA_BITS);
   return __uint_as_float((byte & 0x80) << 24 | magnitude << (23 - MANTISSA_BITS));
 }
 
-/** The codes of the integers -8 to 7 with a scale. */
+/** Codes of integer · scale for the integers -8 to 7. */
 __device__ inline uint4 codesOf(float scale) {
   float negative[PACK], positive[PACK];
 #pragma unroll
@@ -27,13 +27,13 @@ __device__ inline uint4 codesOf(float scale) {
   return make_uint4(a.x, a.y, b.x, b.y);
 }
 
-/** The codes of four integers, the nibbles of the lower 16 bits: three bits select a byte of each half of the table, the fourth the half. */
+/** Codes of the four nibbles in the lower 16 bits: bits 0 to 2 of a nibble select a byte from both table halves, bit 3 the half. */
 __device__ inline uint32_t lookUp(uint32_t integers, uint4 table) {
   const uint32_t negative = __byte_perm(table.x, table.y, integers), positive = __byte_perm(table.z, table.w, integers);
   return __byte_perm(negative, positive, 0x3210 | (integers & 0x8888) >> 1);
 }
 
-/** integers [2 · groups] and groupScales [groups] → codes [2 · groups]. */
+/** integers [units], groupScales [units / 2] → codes [units]. A unit is half a group. */
 __global__ void __launch_bounds__(THREADS) unpackFp8(const uint2* integers, const uint8_t* groupScales, uint4* codes, int64_t units) {
   __shared__ uint4 table[THREADS];  // by scale byte
   table[threadIdx.x] = codesOf(groupScale(threadIdx.x));
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(THREADS) unpackFp8(const uint2* integers, cons
 
 }  // namespace
 
-/** packed [N, K ÷ 32, 16], group scales [N, K ÷ 32] → codes [N, K]. The third input only orders the node after its activations. */
+/** packed [N, K ÷ 32, 16], group scales [N, K ÷ 32] → codes [N, K]. The third input is not read; it delays the node until its product. */
 void UnpackFp8::compute(const Context& context) const {
   const Tensor packed = context.input(0), groupScales = context.input(1);
   require(packed.shape.size() == 3 && packed.width() == GROUP / 2, "takes integers [N, K / 32, 16]");

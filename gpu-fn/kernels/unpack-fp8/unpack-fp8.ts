@@ -1,4 +1,4 @@
-// UnpackFp8: FP8 weights in 4 bits to E4M3 codes.
+// UnpackFp8: decodes 4-bit FP8 weights to E4M3 codes.
 import { GROUP, GROUP_BYTES, groupScaleTable } from '../../compile/checkpoint/formats/fp8-int4.ts'
 import type { Value } from '../../compile/graph/graph.ts'
 import * as ops from '../../compile/graph/ops.ts'
@@ -24,7 +24,7 @@ export const definition: Pick<Fp8Operators, 'unpack'> = {
   },
 }
 
-/** Random bytes. */
+/** Test data: random bytes. */
 const bytes = (dims: number[], seed: number): Tensor =>
   edited(noise(dims, seed, 1000), (data) => {
     for (const [i, value] of data.entries()) data[i] = Math.abs(Math.trunc(value)) % 256
@@ -47,7 +47,7 @@ function caseOf(name: string, packed: Tensor, groupScales: Tensor): Case {
 const random = (name: string, n: number, k: number): Case =>
   caseOf(name, bytes([n, k / GROUP, GROUP_BYTES], 1), bytes([n, k / GROUP], 2))
 
-/** A row for each scale byte, with every integer in the low and in the high nibble. */
+/** Test data: one row per scale byte, with every integer in the low and in the high nibble. */
 const everyCode = (): Case => {
   const packed = edited(noise([256, 1, GROUP_BYTES], 1), (data) => {
     for (const i of data.keys()) data[i] = (i % 16) * 16 + ((i + Math.floor(i / 16)) % 16)

@@ -76,7 +76,7 @@ const COMMON_RULES: readonly Rule[] = [
 type Options = {
   readonly adalnBits?: AdaLNBits | undefined
   readonly t5Bits?: T5Bits | undefined
-  /** The layers that tier fp8-int4 keeps in FP8, by the names of their weights; none by default. */
+  /** Matches weight names of layers that stay in FP8 in tier fp8-int4; none by default. */
   readonly sensitive?: RegExp
 }
 
@@ -95,10 +95,10 @@ const sensitiveInFp8 = (tensor: RegExp): Rule => ({
   why: 'the layers of the MLPs in which 4 bits have the largest effect; sensitive-layers.ts',
 })
 
-/** The default bits of tier fp8-int4: the whole pipeline then fits a GPU of 6 GiB. */
+/** Defaults of tier fp8-int4, with which the whole pipeline fits in 6 GiB of GPU memory. */
 const SMALL = { adalnBits: 8, t5Bits: 4 } as const
 
-/** The bits of the options, or else those of the tier; none for the tier's usual types. */
+/** Bits from the options, or else the tier's defaults; undefined for the tier's standard types. */
 export function bitsOf(tier: Tier, { adalnBits, t5Bits }: Options): Pick<Options, 'adalnBits' | 't5Bits'> {
   if (TIER_TABLE[tier].precision !== 'fp8-int4') return { adalnBits, t5Bits }
   return { adalnBits: adalnBits ?? SMALL.adalnBits, t5Bits: t5Bits ?? SMALL.t5Bits }

@@ -1,13 +1,13 @@
-// The MLP layers of the denoiser that tier fp8-int4 keeps in FP8.
+// Selection of the denoiser's MLP layers that stay in FP8 in tier fp8-int4.
 import type { MMDiTConfig } from './networks/mmdit.ts'
 import measured from './sensitivity.json' with { type: 'json' }
 
-/** The error of the velocity with a single layer in 4 bits, by the layer's name. */
+/** Velocity error with a single layer in 4 bits, by layer name. */
 export type LayerErrors = Readonly<Record<string, number>>
-/** The errors by variant; `npm run sensitivity` writes them. */
+/** Errors by variant, as written by `npm run sensitivity`. */
 export type SensitivityTable = Readonly<Record<string, LayerErrors>>
 
-/** Whether a layer's squared error exceeds the mean of all layers. Squared errors, because those of independent layers add up. */
+/** Whether a layer's squared error exceeds the mean over all layers. Errors of independent layers sum in quadrature. */
 export function isSensitive(errors: LayerErrors, layer: string): boolean {
   const squares = Object.values(errors).map((error) => error ** 2)
   const mean = squares.reduce((sum, square) => sum + square, 0) / squares.length
@@ -15,14 +15,15 @@ export function isSensitive(errors: LayerErrors, layer: string): boolean {
 }
 
 /**
- * The blocks at both ends, for variants without measurements: the first ones distort all that follow, and no later block corrects the last
- * ones. ComfyUI-GGUF #78 and convert_to_quant #55 keep the first two and the last one to three in higher precision.
+ * Default for variants without measurements: the first and the last blocks. Errors of the first blocks propagate through all others; errors
+ * of the last blocks are not corrected. ComfyUI-GGUF #78 and convert_to_quant #55 keep the first two and the last one to three in higher
+ * precision.
  */
 const ENDS = { first: 2, last: 3 }
-/** In networks of fewer blocks, the ends would be most of the network. */
+/** Minimum depth for this default. In shallower networks, these blocks would be most of the network. */
 const LEAST_DEPTH = 12
 
-/** Matches the names of the sensitive layers' weights. */
+/** Matches the weight names of the sensitive layers. */
 export function sensitiveLayers(
   variant: string,
   { depth }: Pick<MMDiTConfig, 'depth'>,

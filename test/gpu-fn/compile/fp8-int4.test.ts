@@ -1,4 +1,4 @@
-// Tier fp8-int4: the MLPs of the denoiser in 4 bits, and its defaults for adaLN and T5.
+// Tier fp8-int4: 4-bit MLPs in the denoiser, and default bits of adaLN and T5.
 import path from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { assertOptions } from '../../../gpu-fn/compile/compile.ts'
@@ -43,7 +43,7 @@ describe('the step graph of Large', () => {
       expect(countOperators(graph, `joint_blocks.${block}.`).UnpackFp8).toBeUndefined()
   })
 
-  test('orders the unpacking of a weight after the activations of its product', async () => {
+  test('unpacks a weight only after the activations of its product are computed', async () => {
     const { nodes } = (await build('large', 'cuda-fp8')).graphs.get('transformer')!
     const unpacked = nodes.filter(({ op }) => op === 'UnpackFp8')
     for (const { inputs, outputs } of unpacked) {
@@ -81,13 +81,13 @@ describe.each(['tiny-medium', 'tiny-large'] as const)('one step of %s', (variant
     expect(error).toBeLessThan(0.15)
   })
 
-  test('is nearly the same with the roundings of the kernels', async () => {
+  test('changes little with the rounding of the kernels', async () => {
     const integers = await step(await compileTiny({ variant, ...TIER }))
     const codes = await step(await compileTiny({ variant, ...TIER, asKernels: true }))
     expect(relativeError(codes, integers)).toBeLessThan(0.06)
   })
 
-  /** The velocity of one noise level. */
+  /** Velocity at one noise level. */
   async function step(directory: string): Promise<FloatTensor> {
     const open = (network: string) => openSession(path.join(directory, `${network}.onnx`), { target: 'cpu' })
     const [conditioning, transformer] = [await open('conditioning'), await open('transformer')]
@@ -106,7 +106,7 @@ describe.each(['tiny-medium', 'tiny-large'] as const)('one step of %s', (variant
 })
 
 describe('an adapter', () => {
-  test('for the MLPs is refused with a remedy', async () => {
+  test('for the MLPs is rejected, and the error states a remedy', async () => {
     const directory = await compileTiny(TIER)
     const lora = await compiledLora(path.join(LORAS, 'kohya.safetensors'), directory)
     const pkg = await openPackage(directory)
@@ -115,7 +115,7 @@ describe('an adapter', () => {
     )
   })
 
-  test('for the attention alone updates its FP8 weights', async () => {
+  test('for attention only is merged into the FP8 weights', async () => {
     const directory = await compileTiny(TIER)
     const pkg = await openPackage(directory)
     const file = path.join(scratch.directory, 'attention.safetensors')
@@ -126,7 +126,7 @@ describe('an adapter', () => {
   })
 })
 
-test('adaLN has 8 bits and T5 4, unless the options state others', async () => {
+test('adaLN defaults to 8 bits and T5 to 4, and options override both', async () => {
   const bitsOf = async (options: Pick<Parameters<typeof compileTiny>[0], 'adalnBits' | 't5Bits'>) => {
     const { weights } = (await openPackage(await compileTiny({ ...TIER, ...options }))).manifest
     const bits = (network: string, name: RegExp) => {

@@ -23,7 +23,7 @@ async function build(name: Published, tier: Tier, options: Options): Promise<Mod
   return buildModel(checkpoint, paths, { tier, ...options }, lowerings('cuda-fp8'))
 }
 
-/** Weight sizes in gigabytes by network, and their sum; the graphs of T5 count as one network. */
+/** Size of the weights in GB per network, with all T5 graphs combined, and in total. */
 async function sizesOf(name: Published, tier: Tier, options: Options): Promise<Record<string, number>> {
   const { graphs } = await build(name, tier, options)
   const sizes: Record<string, number> = { all: 0 }
@@ -52,7 +52,7 @@ test.each([
   expect(await sizesOf(name, tier, options)).toEqual({ all, ...ENCODERS, ...AUTOENCODER, ...networks })
 })
 
-test('the weights of a step of Large in tier fp8-int4 have at most 3.9 GB', async () => {
+test('the step weights of Large in tier fp8-int4 take at most 3.9 GB', async () => {
   const { graphs } = await build('large', 'fp8-int4', {})
   expect(layoutBytes(layOut(graphs.get('transformer')!.weights))).toBeLessThanOrEqual(3.9e9)
 })
@@ -60,7 +60,7 @@ test('the weights of a step of Large in tier fp8-int4 have at most 3.9 GB', asyn
 test.each([
   ['the kernels', { target: 'cuda-fp8', samples: 2, widening: 1 }],
   ['16-bit products', { target: 'cuda', samples: 1, widening: 1 }],
-] as const)('Large in tier fp8-int4 with %s is planned within 6 GiB at 1024 x 768', async (_, how) => {
+] as const)('Large in tier fp8-int4 with %s fits in 6 GiB at 1024 x 768', async (_, how) => {
   const { graphs, manifest } = await build('large', 'fp8-int4', {})
   const about = {
     ...manifest,

@@ -87,7 +87,7 @@ test('one large token takes nothing from the others', async () => {
   expect(both.codes!.slice(64)).toEqual((await evaluate({ x: alone }, quantize)).codes)
 })
 
-test('attention to one token is its value, rounded as E4M3 codes are', async () => {
+test('attention to a single token returns its value, rounded to E4M3', async () => {
   const qkv = pseudoRandom([1, 1, 192], 5)
   const norm = { dims: [64], data: new Float32Array(64).fill(1) }
   const given = await evaluate({ qkv, norm }, (v) => ({

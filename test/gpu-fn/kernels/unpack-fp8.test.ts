@@ -1,4 +1,4 @@
-// The definition of UnpackFp8 in ONNX operators, on the CPU, against the decoder of the compiler.
+// The UnpackFp8 reference implementation, on the CPU, against the compiler's decoder.
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -11,7 +11,7 @@ import { operators } from '../../../gpu-fn/kernels/reference.ts'
 import { cases } from '../../../gpu-fn/kernels/unpack-fp8/unpack-fp8.ts'
 import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
 
-test.each(cases)('$name: the definition and the decoder of the compiler give the same codes', async (subject) => {
+test.each(cases)("$name: the reference matches the compiler's decoder", async (subject) => {
   const graph = new Graph('unpack')
   const inputs: Record<string, Value> = {}
   for (const [name, { dims }] of Object.entries(subject.inputs)) inputs[name] = graph.input(name, 'float32', dims)

@@ -148,7 +148,7 @@ test('names the GPU types that cannot hold all models at once', async () => {
   await deploy()
 })
 
-test('the default prefers a measured GPU type, and a deployment names the others', async () => {
+test('a measured GPU type is the first default, and a deployment lists unmeasured types', async () => {
   const { gpus } = vendors.world.config.gpu
   const isMeasured = gpus.map((type) => MEASURED.includes(type))
   expect(isMeasured[0]).toBe(true)
@@ -159,7 +159,7 @@ test('the default prefers a measured GPU type, and a deployment names the others
   )
 })
 
-test('docs/deploy.md has each default GPU type in order, and whether it has been measured', async () => {
+test('docs/deploy.md lists the default GPU types in order and marks the measured ones', async () => {
   const page = await readFile(path.join(import.meta.dirname, '../../../docs/deploy.md'), 'utf8')
   const rows = [...page.matchAll(/^\| `(\w+)` \| \d+\.\d \| (yes|never)/gm)].map(([, type, is]) => [type, is === 'yes'])
   expect(rows).toEqual(vendors.world.config.gpu.gpus.map((type) => [type, MEASURED.includes(type)]))

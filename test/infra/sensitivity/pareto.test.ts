@@ -11,14 +11,14 @@ test('layers are ordered by squared error per weight', () => {
   expect(byEffect(layers).map(({ name }) => name)).toEqual(['loud', 'small', 'wide'])
 })
 
-test('each layer in 4 bits saves 15 of 32 bytes per 32 weights', () => {
+test('4 bits save 15 of 32 bytes per group of 32 weights', () => {
   const ordered = byEffect(layers)
   expect(bytesWith(ordered, 3, 1000)).toBe(1000)
   expect(bytesWith(ordered, 2, 1000)).toBe(1000 - (400 * 15) / 32)
   expect(bytesWith(ordered, 0, 1000)).toBe(1000 - (900 * 15) / 32)
 })
 
-test('the frontier has no point that another one beats', () => {
+test('the frontier contains no dominated points', () => {
   const points = [
     { kept: 0, bytes: 1, error: 0.5 },
     { kept: 1, bytes: 2, error: 0.6 },

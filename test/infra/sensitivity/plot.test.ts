@@ -12,7 +12,7 @@ const circles = [...svg.matchAll(/<circle cx="([\d.]+)" cy="([\d.]+)" r="4" fill
   ([, x, y, fill]) => ({ x: Number(x), y: Number(y), fill }),
 )
 
-test('a larger size is further right, a larger error further up, and the chosen point filled', () => {
+test('size increases to the right, error increases upward, and the chosen point is filled', () => {
   const [none, one, two] = circles as [(typeof circles)[0], (typeof circles)[0], (typeof circles)[0]]
   expect(none.x).toBeLessThan(one.x)
   expect(one.x).toBeLessThan(two.x)
@@ -21,13 +21,13 @@ test('a larger size is further right, a larger error further up, and the chosen 
   expect(circles.map(({ fill }) => fill === 'white')).toEqual([true, false, true])
 })
 
-test('the line has the points of the frontier, and the label those of the chosen one', () => {
+test('the line connects the Pareto frontier, and the label describes the chosen point', () => {
   const line = /<polyline points="([^"]+)"/.exec(svg)![1]!.split(' ')
   expect(line).toEqual(circles.slice(0, 2).map(({ x, y }) => `${x},${y}`))
   expect(svg).toContain('font-weight="bold">1 in FP8: 2.4 MB, 6.00 %</text>')
 })
 
-test('every circle is within the axes, also for a single size', () => {
+test('all circles are within the axes, even if all sizes are equal', () => {
   const single = plotSvg({ title: 'nano', points: [points[0]!], frontier: [points[0]!], chosen: 0 })
   for (const text of [svg, single])
     for (const [, x, y] of text.matchAll(/<circle cx="([\d.]+)" cy="([\d.]+)"/g)) {

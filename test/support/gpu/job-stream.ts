@@ -1,4 +1,4 @@
-// Whole streams of jobs, and their beginnings.
+// Helpers that read a job's event stream, completely or in part.
 import type { JobEvent } from '../../../gpu-fn/contract.ts'
 import { readJobStream, type StreamEntry } from '../../../infra/system/job-stream.ts'
 

@@ -1,8 +1,8 @@
-// FP8 weights in 4 bits: 4-bit integers with one scale byte per group of 32 values and one float32 scale per row. The format is defined by its
-// decoder, which gives E4M3 codes: value = E4M3(integer × group scale) × row scale. 4.25 bits per value, plus the row scales.
+// 4-bit FP8: 4-bit integers with one scale byte per group of 32 values and one float32 scale per row, 4.25 bits per value plus row scales.
+// Decoding yields E4M3 codes: value = E4M3(integer × group scale) × row scale.
 //
 // Integers are -8 to 7, stored as integer + 8 in pairs, low nibble first, as in onnxruntime's `MatMulNBits`. A scale byte has a sign, three
-// exponent and four mantissa bits: ±(16 + mantissa) × 2^(exponent - 6), that is 0.25 to 62. Its product with an integer is exact in float32.
+// exponent and four mantissa bits: ±(16 + mantissa) × 2^(exponent - 6), magnitudes 0.25 to 62. Integer × group scale is exact in float32.
 import { decodeTable, encode, FP8_MAX } from './fp8.ts'
 import { bitsOf, largestIn } from './magnitude.ts'
 
@@ -15,24 +15,24 @@ const MIDDLE = 8
 const INTEGERS = 16
 const NEGATIVE = 0x80
 const MANTISSA_BITS = 4
-/** The byte of the smallest scale has this exponent in float32. */
+/** Biased float32 exponent of the smallest scale. */
 const LEAST_EXPONENT = 125
 
-/** The scale of each byte. */
+/** Scale by byte. */
 export const groupScaleTable: Float32Array = Float32Array.from({ length: 256 }, (_, byte) => {
   const magnitude = (16 + (byte & 15)) * 2 ** (((byte >> MANTISSA_BITS) & 7) - 6)
   return byte & NEGATIVE ? -magnitude : magnitude
 })
 
-/** The E4M3 code of each scale byte and stored integer, at index byte × 16 + integer. */
+/** E4M3 codes, indexed by scale byte × 16 + stored integer. */
 export const unpackTable: Uint8Array = Uint8Array.from({ length: 256 * INTEGERS }, (_, index) =>
   encode(((index % INTEGERS) - MIDDLE) * groupScaleTable[index >> 4]!),
 )
 
-/** The values of `unpackTable`. */
+/** `unpackTable`, decoded to float32. */
 const values = Float32Array.from(unpackTable, (code) => decodeTable[code]!)
 
-/** Unpacks groups of 4-bit integers to E4M3 codes. */
+/** Decodes groups of 4-bit integers to E4M3 codes. */
 export function unpackCodes(packed: Uint8Array, groupScales: Uint8Array): Uint8Array {
   const codes = new Uint8Array(2 * packed.length)
   for (const [group, byte] of groupScales.entries()) {
@@ -44,7 +44,7 @@ export function unpackCodes(packed: Uint8Array, groupScales: Uint8Array): Uint8A
   return codes
 }
 
-/** The parts of packed rows: integers [rows, columns ÷ 2], scale bytes [rows, columns ÷ 32], and scales [rows]. */
+/** Packed rows: integers [rows, columns ÷ 2], scale bytes [rows, columns ÷ 32], and row scales [rows]. */
 export type PackedRows = {
   readonly packed: Uint8Array
   readonly groupScales: Uint8Array
@@ -52,8 +52,8 @@ export type PackedRows = {
 }
 
 /**
- * Quantizes finite `src` [rows, columns], with columns a multiple of 32, to `out`. A row scale is that of FP8; the scale of a group is the one
- * with the smallest squared error among those near its largest magnitude.
+ * Quantizes `src` [rows, columns] to `out`. Values must be finite, and columns a multiple of 32. Row scales are those of FP8. Each group
+ * scale minimizes the squared error among candidates derived from the group's largest magnitude.
  */
 export function quantizePacked(src: Float32Array, rows: number, columns: number, out: PackedRows): void {
   const bits = bitsOf(src)
@@ -73,10 +73,10 @@ export function quantizePacked(src: Float32Array, rows: number, columns: number,
   }
 }
 
-/** Candidate scales, in steps of the mantissa from the one that makes -8 of a group's extreme value. Smaller scales clip it. */
+/** Candidate group scales, in mantissa steps from the scale that maps the extreme value to -8. Smaller scales clip that value. */
 const STEPS = { first: -2, last: 1 }
 
-/** The scale byte with the smallest squared error for the group from `start`. */
+/** Scale byte with the minimum squared error for the group that starts at `start`. */
 function bestScale(row: Float32Array, start: number): number {
   let [lowest, highest] = [0, 0]
   for (let i = start; i < start + GROUP; i++) {
@@ -99,16 +99,16 @@ function bestScale(row: Float32Array, start: number): number {
   return best
 }
 
-/** The byte of the positive scale nearest to `magnitude`, between the smallest and the largest. */
+/** Byte of the positive scale nearest to `magnitude`, clamped to the range of scales. */
 function magnitudeByte(magnitude: number): number {
   scratch[0] = magnitude
-  // A byte is the exponent and the first four mantissa bits of a float32, rounded.
+  // The byte consists of the exponent and the top four mantissa bits of the rounded float32.
   const shift = 23 - MANTISSA_BITS
   const byte = ((scratchBits[0]! + (1 << (shift - 1))) >>> shift) - (LEAST_EXPONENT << MANTISSA_BITS)
   return Math.max(0, Math.min(NEGATIVE - 1, byte))
 }
 
-/** The squared error of a group with a scale. */
+/** Squared error of a group for a given scale. */
 function errorOf(row: Float32Array, start: number, byte: number): number {
   const factor = 1 / groupScaleTable[byte]!
   const table = byte * INTEGERS
@@ -121,7 +121,7 @@ function errorOf(row: Float32Array, start: number, byte: number): number {
   return error
 }
 
-/** The stored integer nearest to a quotient. Truncation after adding 0.5 rounds to nearest, because the sum is positive. */
+/** Stored integer nearest to a quotient. Adding 0.5 and truncating rounds to nearest, because the sum is positive. */
 function integerOf(quotient: number): number {
   const sum = quotient + (MIDDLE + 0.5)
   return sum < 0 ? 0 : sum > INTEGERS - 1 ? INTEGERS - 1 : sum | 0

@@ -76,7 +76,7 @@ async function measureParts(options: PartOptions, choices: Choices, recorder: Re
   return rates
 }
 
-/** Chooses the target and builds its kernels. Throws an error with a remedy if no GPU is supported. */
+/** Chooses the target, adds the CUDA provider and builds the kernels. Throws an error with a remedy if no GPU is supported. */
 async function chooseHardware(device: 'cuda' | 'cpu'): Promise<{ name: Target; reason: string }> {
   if (device === 'cpu') return { name: 'cpu', reason: 'a dry run' }
   const { target, reason } = chooseTarget(await listGpus())

@@ -16,7 +16,7 @@ async function stepNodes(name: 'large' | 'medium', target: 'cuda' | 'cuda-fp8'):
   return model.graphs.get('transformer')!
 }
 
-/** The first node with an input that neither an earlier node nor the graph defines; undefined in a valid order. */
+/** The first node that violates topological order, if any. */
 function outOfOrder({ inputs, constants, weights }: Graph, nodes: readonly Node[]): Node | undefined {
   const known = new Set(['', ...[...inputs, ...constants, ...weights].map(({ name }) => name)])
   return nodes.find((node) => {
@@ -34,7 +34,7 @@ const namesOf = (nodes: readonly Node[], list: 'inputs' | 'outputs') =>
 const kernel = (x: Value, op: string, attributes: Record<string, Attribute> = {}, inputs: (Value | null)[] = [x]) =>
   x.graph.node(op, inputs, [{ dtype: x.dtype, shape: x.shape }], attributes, 'octet')[0]!
 
-test('each block of Large applies every operator of image and text in one node, and the last block those of the image alone', async () => {
+test('in Large, image and text nodes are paired in each block except the last, which processes the image only', async () => {
   const graph = await stepNodes('large', 'cuda-fp8')
   const nodes = pairNodes(graph.nodes)
   const count = (op: string, block: number) =>
@@ -49,7 +49,7 @@ test('each block of Large applies every operator of image and text in one node, 
 })
 
 test.each(['large', 'medium'] as const)(
-  'the nodes of %s stay in a valid order, with all inputs and outputs',
+  'the nodes of %s stay in topological order and keep all inputs and outputs',
   async (name) => {
     const graph = await stepNodes(name, 'cuda-fp8')
     const nodes = pairNodes(graph.nodes)
@@ -60,12 +60,12 @@ test.each(['large', 'medium'] as const)(
   },
 )
 
-test('the nodes of target cuda are unchanged', async () => {
+test('nodes of target cuda are unchanged', async () => {
   const { nodes } = await stepNodes('medium', 'cuda')
   expect(pairNodes(nodes)).toBe(nodes)
 })
 
-test('a node is paired neither with its own input nor with one of another number, nor with one that lacks an input', () => {
+test('dependent nodes, nodes with different scalar attributes and nodes with different inputs are not paired', () => {
   const graph = new Graph('test')
   const x = graph.input('x', 'float16', [1, 2, 8])
   const chain = kernel(kernel(x, 'GeluQuantize', { factor: { float: 16 } }), 'GeluQuantize', { factor: { float: 16 } })
@@ -88,7 +88,7 @@ test('products are paired also if only one of their weights is unpacked', () => 
   expect(outOfOrder(graph, nodes)).toBeUndefined()
 })
 
-test('a pair has the inputs of the second node behind those of the first, and its lists under a name of their own', () => {
+test('a pair appends the inputs and outputs of the second node and prefixes its list attributes', () => {
   const graph = new Graph('test')
   const [x, y] = ['x', 'y'].map((name) => graph.input(name, 'float16', [1, 2, 8])) as [Value, Value]
   const options = { epsilon: { float: 1 } }

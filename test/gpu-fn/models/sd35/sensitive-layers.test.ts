@@ -5,7 +5,7 @@ import { isSensitive, sensitiveLayers } from '../../../../gpu-fn/models/sd35/sen
 const fc1 = (block: number, stream = 'x_block') => `joint_blocks.${block}.${stream}.mlp.fc1`
 const ERRORS = { [fc1(0)]: 0.03, [fc1(1)]: 0.01, [fc1(2)]: 0.01, [fc1(3)]: 0.01 }
 
-test('a layer with a squared error above the mean is sensitive', () => {
+test('layers with a squared error above the mean are sensitive', () => {
   expect(Object.keys(ERRORS).filter((layer) => isSensitive(ERRORS, layer))).toEqual([fc1(0)])
   const equal = Object.fromEntries(Object.keys(ERRORS).map((layer) => [layer, 0.01]))
   expect(Object.keys(equal).some((layer) => isSensitive(equal, layer))).toBe(false)
@@ -15,7 +15,7 @@ describe('the layers that stay in FP8', () => {
   const blocksOf = (pattern: RegExp, depth: number) =>
     Array.from({ length: depth }, (_, block) => block).filter((block) => pattern.test(`${fc1(block)}.weight`))
 
-  test('of a variant with measurements are its sensitive ones', () => {
+  test('are the sensitive ones for variants with measurements', () => {
     expect(blocksOf(sensitiveLayers('measured', { depth: 38 }, { measured: ERRORS }), 38)).toEqual([0])
   })
 
@@ -27,7 +27,7 @@ describe('the layers that stay in FP8', () => {
     expect(blocksOf(sensitiveLayers('another', { depth }, {}), depth)).toEqual(blocks)
   })
 
-  test('are both layers of both streams of a block', () => {
+  test('include both MLP layers of both streams of a block', () => {
     const pattern = sensitiveLayers('another', { depth: 38 }, {})
     for (const stream of ['x_block', 'context_block'])
       for (const layer of ['fc1', 'fc2'])
@@ -37,7 +37,7 @@ describe('the layers that stay in FP8', () => {
   })
 })
 
-test('tier fp8-int4 stores the other MLP layers in 4 bits, and multiplies all of them in FP8', () => {
+test('tier fp8-int4 stores all other MLP layers in 4 bits and computes all MLP products in FP8', () => {
   const precision = sd35Precision('fp8-int4', { sensitive: sensitiveLayers('another', { depth: 38 }, {}) })
   const storageOf = (name: string) => precision.storageOf('transformer', name, [4, 4])
   expect(storageOf('joint_blocks.0.x_block.mlp.fc1.weight')).toBe('float8e4m3fn')

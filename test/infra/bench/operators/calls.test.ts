@@ -11,7 +11,7 @@ const BLOCKS = 3
 
 const graphs = new Map<string, Promise<Graph>>()
 
-/** The step graph, built once for all tests. */
+/** The step graph, shared by all tests. */
 function graphOf(variant: 'large' | 'medium'): Promise<Graph> {
   const build = async () => {
     const scratch = await mkdtemp(path.join(os.tmpdir(), 'octet-calls-'))
@@ -29,7 +29,7 @@ const sum = (calls: readonly CountedCall[]) => calls.reduce((total, { count }) =
 const byOperator = (calls: readonly CountedCall[]) =>
   Object.fromEntries([...Map.groupBy(calls, ({ op }) => op)].map(([op, own]) => [op, sum(own)]))
 
-test('counts the calls of the graph of Large: those of both streams are one, and the last block has none of the text', async () => {
+test('operator calls of Large are counted, with both streams in one call and no text in the last block', async () => {
   const calls = await callsOf('large')
   expect(byOperator(calls)).toEqual({
     ModulateQuantize: 2 * BLOCKS,
@@ -54,7 +54,7 @@ test('counts the calls of the graph of Large: those of both streams are one, and
   expect(linear.outputs).toEqual([{ dtype: 'float16', shape: [1, 4096, 9728] }])
 })
 
-test('attention has the layout of the kernels, with fewer queries in the last block', async () => {
+test('attention tensors have the kernel layout, with fewer queries in the last block', async () => {
   const attention = (await callsOf('large')).filter(({ op }) => op === 'Attention')
   expect(attention.map(({ count, outputs }) => ({ count, shape: outputs[0]!.shape }))).toEqual([
     { count: BLOCKS - 1, shape: [1, 4429, 2432] },
@@ -66,7 +66,7 @@ test('attention has the layout of the kernels, with fewer queries in the last bl
   expect(attention[0]!.after).toMatchObject({ op: 'QkNormQuantize', outputs: attention[0]!.inputs.slice(0, 4) })
 })
 
-test('Medium attends to the image alone as well, except in the last blocks', async () => {
+test('Medium has additional image-only attention, except in the last blocks', async () => {
   const calls = await callsOf('medium')
   const alone = calls.filter(({ op, inputs }) => op === 'Attention' && inputs[5] === null)
   expect(alone).toMatchObject([
@@ -74,13 +74,13 @@ test('Medium attends to the image alone as well, except in the last blocks', asy
   ])
 })
 
-test('the program for times knows the type of each tensor', async () => {
+test('time_operators.py supports the type of every tensor', async () => {
   const known = ['float32', 'float16', 'float8e4m3fn', 'uint8']
   for (const { inputs, outputs } of [...(await callsOf('large')), ...(await callsOf('medium'))])
     for (const tensor of [...inputs, ...outputs]) if (tensor) expect(known).toContain(tensor.dtype)
 })
 
-test('an axis of unknown length is refused', async () => {
+test('an axis of unknown length is an error', async () => {
   const graph = await graphOf('large')
   expect(() => countCalls(graph, { B: 1, S: 16 })).toThrow('the length of axis L is unknown')
 })

@@ -14,7 +14,7 @@ const LINEAR: CountedCall = {
   inputs: [codes(1, 4096, 2432), floats(1, 4096), codes(7296, 2432), floats(7296, 1), half(7296)],
   outputs: [half(1, 4096, 7296)],
 }
-/** The same layer of both streams. */
+/** A paired call for the same layer in both streams. */
 const PAIR: CountedCall = {
   ...LINEAR,
   inputs: [...LINEAR.inputs, codes(1, 333, 2432), floats(1, 333), ...LINEAR.inputs.slice(2)],
@@ -32,14 +32,14 @@ const ATTENTION: CountedCall = {
 }
 const H200 = peaksOf('NVIDIA H200')!
 
-test('the work of an operator is its products, or the bytes that it reads and writes', () => {
+test('work consists of FLOPs of matrix products and bytes of memory traffic', () => {
   expect(workOf(LINEAR)).toMatchObject({ products: 2 * 4096 * 2432 * 7296 })
   expect(workOf(PAIR)).toMatchObject({ products: 2 * (4096 + 333) * 2432 * 7296 })
   expect(workOf(GELU)).toEqual({ bytes: 3 * 4096 * 9728 + 4 * 4096, products: 0 })
   expect(workOf(ATTENTION)).toEqual({ bytes: 2 * 4429 * 2432, products: 4 * 4429 * 4429 * 2432 })
 })
 
-test('rates and shares of the peak are those of the published figures', () => {
+test('rates and shares of peak match the published figures', () => {
   expect(rateOf(workOf(LINEAR), 100).value).toBeCloseTo(1453.6, 0)
   expect(peakShareOf(workOf(LINEAR), 100, H200)).toBeCloseTo(0.735, 2)
   expect(rateOf(workOf(ATTENTION), 226)).toMatchObject({ unit: 'TFLOP/s', value: expect.closeTo(844, 0) })
@@ -59,7 +59,7 @@ const TIMED: TimedCall[] = [
   { call: LINEAR, time: { microseconds: 100 } },
 ]
 
-test('the profile multiplies times by calls, and states the rest of the step', () => {
+test('the profile multiplies times by call counts and lists the rest of the step', () => {
   expect(profileTable(TIMED, 10, H200).split('\n')).toEqual([
     '| operator | layers | calls | µs | ms per step | share of the step | rate | share of peak |',
     '|---|---|---:|---:|---:|---:|---:|---:|',
@@ -71,14 +71,14 @@ test('the profile multiplies times by calls, and states the rest of the step', (
   ])
 })
 
-test('a call of both streams is described by the lengths of both', () => {
+test('the description of a paired call contains the shapes of both streams', () => {
   const [, , row] = ratesTable([{ call: PAIR, time: { microseconds: 110 } }], H200).split('\n')
   expect(row).toBe(
     '| Linear [4096, 2432] and [333, 2432] · [7296, 2432] | x_block.attn.qkv | 110.0 | 1,429 TFLOP/s | 72 % |',
   )
 })
 
-test('an operator without a time is in the table with the reason', () => {
+test('the table contains the error of an operator that was not timed', () => {
   const failed: TimedCall = { call: GELU, time: { error: 'no kernel image | for the device' } }
   const reason = 'not measured: no kernel image \\| for the device'
   expect(ratesTable([failed], undefined)).toContain(`| GeluQuantize [4096, 9728] | x_block.mlp.fc1 | | ${reason} | |`)
@@ -89,4 +89,4 @@ test('an operator without a time is in the table with the reason', () => {
   )
 })
 
-test('the header with the indexes of the C API exists', () => expect(existsSync(ORT_HEADER)).toBe(true))
+test('the header with the C API indices exists', () => expect(existsSync(ORT_HEADER)).toBe(true))

@@ -1,4 +1,4 @@
-// The load against a simulated GPU function: comparison of the images, cancellations, and failures.
+// The load on a simulated GPU function: image comparison, cancellations, failures.
 import { createHash } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import sharp from 'sharp'
@@ -13,7 +13,7 @@ import { randomOf } from '../../../../infra/command/random.ts'
 
 const SIDE = 16
 
-/** A PNG of one gray level, with `change` added to its first value. */
+/** A uniform gray PNG with `change` added to the first value. */
 function png(level: number, change = 0, compressionLevel = 6): Promise<Buffer> {
   const data = Buffer.alloc(3 * SIDE * SIDE, level)
   data[0]! += change
@@ -22,7 +22,7 @@ function png(level: number, change = 0, compressionLevel = 6): Promise<Buffer> {
     .toBuffer()
 }
 
-test('an image that differs in one value, or only in its bytes, is unequal to the first of its request', async () => {
+test('an image with one different value, or with identical pixels in different bytes, is unequal', async () => {
   const images = new Images()
   const add = (request: number, job: string, file: Buffer) =>
     images.add({ request, job, seconds: 1, previous: 'no job', file })
@@ -48,7 +48,7 @@ type Answer = (job: string, request: JobRequest, reply: ServerResponse) => Promi
 const line = (event: JobEvent) => `${JSON.stringify(event)}\n`
 const timings = { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 }
 
-/** Answers PUT with `answer` after the event `accepted`, and DELETE by ending the job as canceled. */
+/** Responds to PUT with the event `accepted`, then `answer`, and to DELETE by canceling the job. */
 async function serveJobs(answer: Answer): Promise<string> {
   const open = new Map<string, ServerResponse>()
   const onRequest = async (request: IncomingMessage, reply: ServerResponse) => {
@@ -81,7 +81,7 @@ const jobsOf = (count: number) =>
   Array.from({ length: count }, (_, k) => ({ id: `job-${k}`, request: k % 2, cancellation: null }))
 const seedOf = ({ seed }: JobRequest) => Number(seed)
 
-test('a wrong image under load and a wrong one on the idle function are found', async () => {
+test('a differing image is detected under load and on the idle function', async () => {
   const wrong = ['job-7', 'alone-1']
   const url = await serveJobs(async (job, request, reply) => {
     await sendImage(request, reply, await png(seedOf(request), wrong.includes(job) ? 1 : 0))
@@ -94,14 +94,14 @@ test('a wrong image under load and a wrong one on the idle function are found', 
   expect(isReproducible(result)).toBe(false)
 })
 
-test('equal images of all jobs are reproducible', async () => {
+test('identical images in all jobs count as reproducible', async () => {
   const url = await serveJobs(async (_, request, reply) => sendImage(request, reply, await png(seedOf(request))))
   const result = await runLoad({ url, model: 'tiny', requests, jobs: jobsOf(6), callers: 2 })
   expect([result.images.equal, result.alone.equal]).toEqual([6, 2])
   expect(isReproducible(result)).toBe(true)
 })
 
-test('jobs are canceled by DELETE and by hanging up; other ends without an image are failures', async () => {
+test('jobs are canceled by DELETE or by closing the connection; any other end without an image is a failure', async () => {
   const url = await serveJobs(async (job, request, reply) => {
     if (job === 'deleted' || job === 'abandoned') return
     if (job === 'failed') reply.end(line({ type: 'failed', code: 'internal', message: 'a fault' }))

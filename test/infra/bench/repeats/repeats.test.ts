@@ -5,7 +5,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import { runRepeats } from '../../../../infra/bench/repeats/repeats.ts'
 import { isReproducible } from '../../../../infra/bench/repeats/report.ts'
 
-test('images of a GPU function are equal under load, with two tiers, an adapter and cancellations', async () => {
+test('repeated images are identical under load with two tiers, an adapter and cancellations', async () => {
   const directory = await mkdtemp(path.join(os.tmpdir(), 'octet-repeats-'))
   onTestFinished(() => rm(directory, { recursive: true }))
   const result = await runRepeats({

@@ -4,7 +4,7 @@ import { randomOf } from '../../../../infra/command/random.ts'
 
 const OPTIONS = { requests: 40, size: 1024, tiers: ['fp8', 'fp8-lite'], loras: ['a', 'b'] } as const
 
-test('the seed determines the requests, which are distinct and differ in every field', () => {
+test('requests are determined by the seed, distinct, and vary in every field', () => {
   const requests = drawRequests(OPTIONS, randomOf(1, 'requests'))
   expect(drawRequests(OPTIONS, randomOf(1, 'requests'))).toEqual(requests)
   const kindsOf = (of: (request: (typeof requests)[number]) => unknown) => new Set(requests.map(of)).size
@@ -17,14 +17,14 @@ test('the seed determines the requests, which are distinct and differ in every f
   expect(drawRequests({ ...OPTIONS, loras: [] }, randomOf(1, 'requests')).filter(({ loras }) => loras)).toEqual([])
 })
 
-test('sizes are multiples of 16, also of a small side', () => {
+test('sizes are multiples of 16, even for a small side', () => {
   expect(sizesOf(1024).map(({ width, height }) => `${width}x${height}`)).toEqual([
     ...['1024x1024', '1024x768', '768x1024', '512x512'],
   ])
   expect(sizesOf(16).every(({ width, height }) => width === 16 && height === 16)).toBe(true)
 })
 
-test('every request recurs, and the given share of the jobs is canceled in both ways, at all times', () => {
+test('every request recurs, and the given fraction of jobs is canceled in both ways, at random times', () => {
   const jobs = drawJobs({ jobs: 2000, requests: 24, cancels: 0.05 }, randomOf(1, 'jobs'))
   const counts = Array.from({ length: 24 }, (_, request) => jobs.filter((job) => job.request === request).length)
   expect(Math.min(...counts)).toBeGreaterThan(50)

@@ -29,18 +29,18 @@ function unpack({ packed, groupScales, scales }: PackedRows): Float32Array {
   return Float32Array.from(codes, (code, i) => decodeTable[code]! * scales[Math.floor(i / columns)]!)
 }
 
-/** Root mean square of the error relative to that of the values. */
+/** Relative RMS error. */
 function errorOf(given: Float32Array, exact: Float32Array): number {
   const sum = (of: (i: number) => number) => exact.reduce((total, _, i) => total + of(i) ** 2, 0)
   return Math.sqrt(sum((i) => given[i]! - exact[i]!) / sum((i) => exact[i]!))
 }
 
-test('scale bytes are small floats from 0.25 to 62 with a sign', () => {
+test('scale bytes encode signed floats with magnitudes from 0.25 to 62', () => {
   expect([0, 1, 15, 16, 0x7c, 0x7f].map((byte) => groupScaleTable[byte])).toEqual([0.25, 17 / 64, 31 / 64, 0.5, 56, 62])
   for (let byte = 0; byte < 128; byte++) expect(groupScaleTable[byte + 128]).toBe(-groupScaleTable[byte]!)
 })
 
-test('a code is the product of the integer and the scale, rounded to E4M3', () => {
+test('codes are products of integer and scale, rounded to E4M3', () => {
   const decoded = (byte: number, integer: number) => decodeTable[unpackTable[byte * 16 + integer + 8]!]!
   expect(decoded(0x7c, -8)).toBe(-448)
   expect(decoded(0x7f, -8)).toBe(-448) // saturated
@@ -49,7 +49,7 @@ test('a code is the product of the integer and the scale, rounded to E4M3', () =
 })
 
 describe('quantization', () => {
-  test('of Gaussian weights has a smaller error than block-quantized integers with 16-bit scales', () => {
+  test('has a smaller error for Gaussian weights than block-quantized integers with 16-bit scales', () => {
     const exact = gaussianNoise(1, 64 * 2432)
     const given = exact.slice()
     toFp8Int4(given, 64, 2432)
@@ -59,7 +59,7 @@ describe('quantization', () => {
     expect(errorOf(given, exact)).toBeLessThan(errorOf(integers, exact))
   })
 
-  test('has an error within 3 % of the best possible scales', () => {
+  test('has an error within 3 % of that with optimal scales', () => {
     const exact = gaussianNoise(2, 100 * GROUP)
     const given = quantize(exact, 100)
     const best = exact.slice()
@@ -74,13 +74,13 @@ describe('quantization', () => {
     expect(errorOf(unpack(given), exact)).toBeLessThan(errorOf(best, exact) * 1.03)
   })
 
-  test('adapts a group far below the largest magnitude of its row', () => {
+  test('preserves a group far below the largest magnitude of its row', () => {
     const exact = gaussianNoise(3, 2 * GROUP).map((value, i) => (i < GROUP ? value : value / 100))
     const given = unpack(quantize(exact, 1))
     expect(errorOf(given.subarray(GROUP), exact.subarray(GROUP))).toBeLessThan(0.12)
   })
 
-  test('keeps zeros, and rows of any magnitude', () => {
+  test('preserves zeros and rows of extreme magnitude', () => {
     const exact = new Float32Array(4 * GROUP)
     exact.set(
       gaussianNoise(4, GROUP).map((value) => value * 1e-30),
@@ -118,7 +118,7 @@ describe('quantization', () => {
   })
 })
 
-/** The value nearest to `value` among the 16 of a scale byte. */
+/** Representable value nearest to `value` for a scale byte. */
 function nearest(byte: number, value: number): number {
   const values = Array.from({ length: 16 }, (_, integer) => decodeTable[unpackTable[byte * 16 + integer]!]!)
   return values.reduce((best, each) => (Math.abs(each - value) < Math.abs(best - value) ? each : best))

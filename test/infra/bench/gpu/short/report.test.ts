@@ -28,7 +28,7 @@ const report = (figures: Figure[], change: Partial<Report> = {}): string =>
     ...change,
   })
 
-test('the report has each figure with its unit', () => {
+test('the report contains each measurement with its unit', () => {
   const text = report([
     ...[figure('kernels', 'results', 84), figure('kernels', 'passed', 84)],
     ...[figure('step', 'fp8_ms', 101.23, '1024x1024'), figure('step', 'half_ms', 230, '1024x1024')],
@@ -60,7 +60,7 @@ test('the report has each figure with its unit', () => {
   expect(text).toMatch(/\n\n\| rates \|$/)
 })
 
-test('a part that failed is in the report with its reason', () => {
+test('the report contains the error of a failed part', () => {
   const text = report(
     [
       ...[figure('kernels', 'results', 50), figure('kernels', 'passed', 49)],
@@ -82,14 +82,14 @@ test('a part that failed is in the report with its reason', () => {
   expect(text).toContain('Rates of the operators: not measured: python3 has no PyTorch')
 })
 
-test('the report does not have the directories of the machine', () => {
+test('absolute paths are removed from the report', () => {
   const file = path.join(ROOT, 'gpu-fn/kernels/dist/liboctet-kernels.so')
   expect(withoutPaths(`${file} is missing; ${os.homedir()}/packages`)).toBe(
     'gpu-fn/kernels/dist/liboctet-kernels.so is missing; ~/packages',
   )
 })
 
-test('a failed size does not hide the others', () => {
+test('an error at one size does not affect other sizes', () => {
   const figures = [
     figure('images', 'turbo_s', null, '1024x1024', 'Error: out of memory'),
     figure('images', 'turbo_s', 0.2, '512x512'),
@@ -98,7 +98,7 @@ test('a failed size does not hide the others', () => {
   expect(report(figures)).toContain('| warm image of 512², 4 steps | 0.20 s |')
 })
 
-test("the card's facts are those of nvidia-smi", () => {
+test('GPU properties are parsed from the output of nvidia-smi', () => {
   const details =
     'Driver Version                            : 580.95.05\nCUDA Version                              : 13.0\n'
   expect(parseCard('8.9, 46068, 580.95.05, NVIDIA L40S', details)).toEqual({
@@ -109,7 +109,7 @@ test("the card's facts are those of nvidia-smi", () => {
   })
 })
 
-test('the results of the checks are those of their marked lines', () => {
+test('case results are parsed from the output of the kernel test', () => {
   const lines = [
     'GPU: NVIDIA L40S',
     '  a tile: ok: y 1e-4',
@@ -124,7 +124,7 @@ test('the results of the checks are those of their marked lines', () => {
   ])
 })
 
-test('the step is of Large if it fits, and the images are of Medium unless requested otherwise', () => {
+test('the step uses Large if it fits in memory, and images use Medium by default', () => {
   expect(chooseStep({ memoryMib: 46_068 }).variant).toBe('large')
   expect(chooseStep({ memoryMib: 6_144 })).toMatchObject({
     variant: 'medium',
@@ -144,7 +144,7 @@ test.each([
   expect(issueAddress(remote)).toBe(`https://github.com/${repository}/issues/new?template=${TEMPLATE}`)
 })
 
-test('another remote has no address, and the template exists', () => {
+test('remotes outside GitHub have no issue URL, and the template exists', () => {
   for (const remote of ['', '/srv/octet.git', 'https://github.com.example/someone/octet'])
     expect(issueAddress(remote)).toBeNull()
   expect(describeSending('/tmp/gpu-short.md', '')).toContain(`/tmp/gpu-short.md\n`)

@@ -9,7 +9,7 @@ import { useScratch } from '../../../../support/scratch.ts'
 const BENCH = path.join(import.meta.dirname, '../../../../../infra/bench/main.ts')
 const scratch = useScratch()
 
-/** Runs `bench` with programs of `bin` alone in the path. */
+/** Runs `bench` with only the scratch directory `bin` in PATH. */
 async function bench(args: readonly string[], nvidiaSmi?: string) {
   const bin = path.join(scratch.directory, 'bin')
   await mkdir(bin)
@@ -34,16 +34,16 @@ test.each([
   expect(existsSync(path.join(scratch.directory, 'gpu-short.jsonl'))).toBe(false)
 })
 
-/** On a host with a GPU, the second one. */
+/** The first alternative applies without a GPU, the second with one. */
 const UNTIMED = '(the FP8 operators cannot run on this machine|python3 has no PyTorch)'
 
-test.each(['kernels', 'profile'])('%s ends with the reason without a GPU', async (command) => {
+test.each(['kernels', 'profile'])('%s fails with a clear error without a GPU', async (command) => {
   const { code, stderr } = await bench([command])
   expect(code).toBe(1)
   expect(stderr).toMatch(new RegExp(`^bench: ${UNTIMED}`))
 })
 
-test('a dry run measures images on the CPU, and reports what it cannot measure', async () => {
+test('a dry run measures images on the CPU and reports the skipped parts', async () => {
   const sizes = ['--sizes', '64x64', '--full-sizes', '64x64', '--steps', '2', '--runs', '1']
   const about = ['--device', 'cpu', '--variant', 'tiny-medium', '--directory', scratch.directory, ...sizes]
   const { code, stdout } = await bench(['gpu', '--short', ...about])
