@@ -7,25 +7,25 @@ namespace {
 constexpr int MIN_CAPABILITY = 89;  // Ada, the first with FP8 tensor cores
 
 template <class Operator>
-ort::Status* add(const ort::Api* api, ort::Domain* domain) {
+OrtStatus* add(const OrtApi* api, OrtCustomOpDomain* domain) {
   static CustomOp<Operator> op;
-  return ort::call(api, ort::CustomOpDomain_Add, domain, static_cast<const ort::CustomOp*>(&op));
+  return api->CustomOpDomain_Add(domain, &op);
 }
 
 template <class... Operators>
-ort::Status* addAll(const ort::Api* api, ort::Domain* domain) {
-  ort::Status* status = nullptr;
+OrtStatus* addAll(const OrtApi* api, OrtCustomOpDomain* domain) {
+  OrtStatus* status = nullptr;
   (void)(... || (status = add<Operators>(api, domain)));
   return status;
 }
 
 /** The domain, created once and kept for the process's lifetime, because sessions point to it. */
-ort::Status* findDomain(const ort::Api* api, ort::Domain** domain) {
-  static ort::Domain* shared = nullptr;
+OrtStatus* findDomain(const OrtApi* api, OrtCustomOpDomain** domain) {
+  static OrtCustomOpDomain* shared = nullptr;
   if (!shared) {
-    ort::Domain* created = nullptr;
-    if (ort::Status* status = ort::call(api, ort::CreateCustomOpDomain, "octet", &created)) return status;
-    ort::Status* status =
+    OrtCustomOpDomain* created = nullptr;
+    if (OrtStatus* status = api->CreateCustomOpDomain("octet", &created)) return status;
+    OrtStatus* status =
         addAll<ModulateQuantize, GeluQuantize, QuantizeParts, UnpackFp8, Linear, QkNormQuantize, Attention, GroupNorm, AddLowRank>(api, created);
     if (status) return status;
     shared = created;
@@ -37,12 +37,12 @@ ort::Status* findDomain(const ort::Api* api, ort::Domain** domain) {
 }  // namespace
 }  // namespace octet
 
-extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps(ort::SessionOptions* options,
-                                                                                  const ort::ApiBase* base) {
-  const ort::Api* api = base->getApi(ort::API_VERSION);
-  ort::Domain* domain = nullptr;
-  if (ort::Status* status = octet::findDomain(api, &domain)) return status;
-  return ort::call(api, ort::AddCustomOpDomain, options, domain);
+extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
+                                                                                const OrtApiBase* base) {
+  const OrtApi* api = base->GetApi(ORT_API_VERSION);
+  OrtCustomOpDomain* domain = nullptr;
+  if (OrtStatus* status = octet::findDomain(api, &domain)) return status;
+  return api->AddCustomOpDomain(options, domain);
 }
 
 /** The reason that the operators cannot run on the first GPU; null if they can. */

@@ -29,7 +29,8 @@ export async function compile({ nvcc, include }: Compiler, source: string, targe
   const { stderr } = await promisify(execFile)(
     nvcc,
     [
-      ...['-std=c++17', '-O3', '-gencode', `arch=${arch},code=${target}`, '-Iinclude', `-I${include}`],
+      ...['-std=c++17', '-O3', '-gencode', `arch=${arch},code=${target}`],
+      ...['-Iinclude', '-I../native/vendor', `-I${include}`],
       ...['-Xptxas', '-v', '-cubin', '-o', '/dev/null', source],
     ],
     { cwd: KERNELS, maxBuffer: MAX_REPORT_BYTES },

@@ -1,19 +1,18 @@
 // An operator of the domain `octet` as a C++ class. It has `name`, `inputs`, `outputs`, a constructor from Attributes, and `compute`.
 #pragma once
 #include <cuda_runtime.h>
+#include <onnxruntime/onnxruntime_c_api.h>
 
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "ort.h"
-
 namespace octet {
 
 struct Port {
-  ort::Type type;
-  ort::Presence presence = ort::REQUIRED;
+  ONNXTensorElementDataType type;
+  OrtCustomOpInputOutputCharacteristic presence = INPUT_OUTPUT_REQUIRED;
 };
 
 inline void check(cudaError_t error) {
@@ -45,127 +44,130 @@ struct Tensor {
 
 class Caller {
  protected:
-  const ort::Api* api;
-  explicit Caller(const ort::Api* api) : api(api) {}
+  const OrtApi* api;
+  explicit Caller(const OrtApi* api) : api(api) {}
 
-  template <class... Arguments>
-  void call(ort::Function function, Arguments... arguments) const {
-    if (ort::call(api, function, arguments...)) throw std::runtime_error("onnxruntime rejected a call of the kernel");
+  /** Throws onnxruntime's message if a call failed. */
+  void call(OrtStatus* status) const {
+    if (!status) return;
+    const std::string message = api->GetErrorMessage(status);
+    api->ReleaseStatus(status);
+    throw std::runtime_error(message);
   }
 };
 
 /** The attributes of a node. */
 class Attributes : Caller {
-  const ort::KernelInfo* info;
+  const OrtKernelInfo* info;
 
-  template <class... Arguments>
-  bool find(ort::Function function, Arguments... arguments) const {
-    ort::Status* status = ort::call(api, function, info, arguments...);
-    if (status) reinterpret_cast<void (*)(ort::Status*)>(api->functions[ort::ReleaseStatus])(status);
+  bool succeeds(OrtStatus* status) const {
+    if (status) api->ReleaseStatus(status);
     return !status;
   }
 
  public:
-  Attributes(const ort::Api* api, const ort::KernelInfo* info) : Caller(api), info(info) {}
+  Attributes(const OrtApi* api, const OrtKernelInfo* info) : Caller(api), info(info) {}
 
   float number(const char* name, float fallback) const {
     float value;
-    return find(ort::KernelInfoGetAttribute_float, name, &value) ? value : fallback;
+    return succeeds(api->KernelInfoGetAttribute_float(info, name, &value)) ? value : fallback;
   }
   int64_t integer(const char* name, int64_t fallback) const {
     int64_t value;
-    return find(ort::KernelInfoGetAttribute_int64, name, &value) ? value : fallback;
+    return succeeds(api->KernelInfoGetAttribute_int64(info, name, &value)) ? value : fallback;
   }
   std::vector<int64_t> integers(const char* name) const {
     size_t count = 0;
-    if (!find(ort::KernelInfoGetAttributeArray_int64, name, static_cast<int64_t*>(nullptr), &count)) return {};
+    if (!succeeds(api->KernelInfoGetAttributeArray_int64(info, name, nullptr, &count))) return {};
     std::vector<int64_t> values(count);
-    find(ort::KernelInfoGetAttributeArray_int64, name, values.data(), &count);
+    call(api->KernelInfoGetAttributeArray_int64(info, name, values.data(), &count));
     return values;
   }
 };
 
 class Context : Caller {
-  ort::KernelContext* context;
+  OrtKernelContext* context;
 
  public:
-  Context(const ort::Api* api, ort::KernelContext* context) : Caller(api), context(context) {}
+  Context(const OrtApi* api, OrtKernelContext* context) : Caller(api), context(context) {}
 
   Tensor input(size_t index) const {
-    const ort::Value* value = nullptr;
-    call(ort::KernelContext_GetInput, static_cast<const ort::KernelContext*>(context), index, &value);
+    const OrtValue* value = nullptr;
+    call(api->KernelContext_GetInput(context, index, &value));
     Tensor tensor;
     if (!value) return tensor;
-    ort::Shape* shape = nullptr;
+    OrtTensorTypeAndShapeInfo* info = nullptr;
     size_t rank = 0;
-    call(ort::GetTensorTypeAndShape, value, &shape);
-    call(ort::GetDimensionsCount, static_cast<const ort::Shape*>(shape), &rank);
+    call(api->GetTensorTypeAndShape(value, &info));
+    call(api->GetDimensionsCount(info, &rank));
     tensor.shape.resize(rank);
-    call(ort::GetDimensions, static_cast<const ort::Shape*>(shape), tensor.shape.data(), rank);
-    reinterpret_cast<void (*)(ort::Shape*)>(api->functions[ort::ReleaseTensorTypeAndShapeInfo])(shape);
-    call(ort::GetTensorMutableData, const_cast<ort::Value*>(value), &tensor.data);
+    call(api->GetDimensions(info, tensor.shape.data(), rank));
+    api->ReleaseTensorTypeAndShapeInfo(info);
+    call(api->GetTensorMutableData(const_cast<OrtValue*>(value), &tensor.data));
     return tensor;
   }
 
   Tensor output(size_t index, std::vector<int64_t> shape) const {
-    ort::Value* value = nullptr;
-    call(ort::KernelContext_GetOutput, context, index, static_cast<const int64_t*>(shape.data()), shape.size(), &value);
+    OrtValue* value = nullptr;
+    call(api->KernelContext_GetOutput(context, index, shape.data(), shape.size(), &value));
     Tensor tensor;
     if (!value) return tensor;
-    call(ort::GetTensorMutableData, value, &tensor.data);
+    call(api->GetTensorMutableData(value, &tensor.data));
     tensor.shape = std::move(shape);
     return tensor;
   }
 
   cudaStream_t stream() const {
     void* stream = nullptr;
-    call(ort::KernelContext_GetGPUComputeStream, static_cast<const ort::KernelContext*>(context), &stream);
+    call(api->KernelContext_GetGPUComputeStream(context, &stream));
     return static_cast<cudaStream_t>(stream);
   }
 };
 
+/** The version of OrtCustomOp whose members are set. The members of later versions are optional and null. */
+constexpr uint32_t CUSTOM_OP_VERSION = 17;
+
 /** onnxruntime's view of an operator class. */
 template <class Operator>
-struct CustomOp : ort::CustomOp {
+struct CustomOp : OrtCustomOp {
   struct Kernel {
-    const ort::Api* api;
+    const OrtApi* api;
     Operator op;
   };
 
-  CustomOp() : ort::CustomOp{} {
-    version = ort::API_VERSION;
-    getName = [](const ort::CustomOp*) { return Operator::name; };
-    getExecutionProvider = [](const ort::CustomOp*) { return "CUDAExecutionProvider"; };
-    getInputCount = [](const ort::CustomOp*) { return std::size(Operator::inputs); };
-    getOutputCount = [](const ort::CustomOp*) { return std::size(Operator::outputs); };
-    getInputType = [](const ort::CustomOp*, size_t i) { return Operator::inputs[i].type; };
-    getOutputType = [](const ort::CustomOp*, size_t i) { return Operator::outputs[i].type; };
-    getInputPresence = [](const ort::CustomOp*, size_t i) { return Operator::inputs[i].presence; };
-    getOutputPresence = [](const ort::CustomOp*, size_t i) { return Operator::outputs[i].presence; };
-    getInputMemoryType = [](const ort::CustomOp*, size_t) { return 0; };  // OrtMemTypeDefault: on the device
-    createKernelV2 = [](const ort::CustomOp*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
+  CustomOp() : OrtCustomOp{} {
+    version = CUSTOM_OP_VERSION;
+    GetName = [](const OrtCustomOp*) { return Operator::name; };
+    GetExecutionProviderType = [](const OrtCustomOp*) { return "CUDAExecutionProvider"; };
+    GetInputTypeCount = [](const OrtCustomOp*) { return std::size(Operator::inputs); };
+    GetOutputTypeCount = [](const OrtCustomOp*) { return std::size(Operator::outputs); };
+    GetInputType = [](const OrtCustomOp*, size_t i) { return Operator::inputs[i].type; };
+    GetOutputType = [](const OrtCustomOp*, size_t i) { return Operator::outputs[i].type; };
+    GetInputCharacteristic = [](const OrtCustomOp*, size_t i) { return Operator::inputs[i].presence; };
+    GetOutputCharacteristic = [](const OrtCustomOp*, size_t i) { return Operator::outputs[i].presence; };
+    GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };  // on the device
+    CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
       return guarded(api, [&] { *kernel = new Kernel{api, Operator(Attributes(api, info))}; });
     };
-    computeV2 = [](void* state, ort::KernelContext* context) {
+    KernelComputeV2 = [](void* state, OrtKernelContext* context) {
       Kernel* kernel = static_cast<Kernel*>(state);
       return guarded(kernel->api, [&] {
         kernel->op.compute(Context(kernel->api, context));
         check(cudaGetLastError());
       });
     };
-    destroyKernel = [](void* state) { delete static_cast<Kernel*>(state); };
+    KernelDestroy = [](void* state) { delete static_cast<Kernel*>(state); };
   }
 
   /** Converts an exception, which must not cross the C ABI, to a status with its message. */
   template <class Action>
-  static ort::Status* guarded(const ort::Api* api, Action action) {
-    constexpr int FAIL = 1;
+  static OrtStatus* guarded(const OrtApi* api, Action action) {
     try {
       action();
       return nullptr;
     } catch (const std::exception& error) {
       const std::string message = std::string("octet.") + Operator::name + ": " + error.what();
-      return ort::call(api, ort::CreateStatus, FAIL, message.c_str());
+      return api->CreateStatus(ORT_FAIL, message.c_str());
     }
   }
 };

@@ -4,7 +4,11 @@
 
 namespace octet {
 
-using ort::FLOAT, ort::FLOAT16, ort::FLOAT8E4M3FN, ort::UINT8, ort::OPTIONAL;
+constexpr ONNXTensorElementDataType FLOAT = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+constexpr ONNXTensorElementDataType FLOAT16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+constexpr ONNXTensorElementDataType FLOAT8E4M3FN = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN;
+constexpr ONNXTensorElementDataType UINT8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+constexpr OrtCustomOpInputOutputCharacteristic OPTIONAL = INPUT_OUTPUT_OPTIONAL;
 
 struct ModulateQuantize {
   static constexpr const char* name = "ModulateQuantize";

@@ -2,9 +2,9 @@
 
     python infra/bench/operators/time_operators.py < CALLS
 
-CALLS is JSON: `library`, the output of gpu-fn/kernels/build; `header`, the path of ort.h; and `calls`, as in calls.ts. Prints a line of JSON
-for each call: `microseconds`, or the `error`. The operators are called without onnxruntime: this file implements the functions of its C API
-that they use. Needs PyTorch.
+CALLS is JSON: `library`, the output of gpu-fn/kernels/build; `header`, the path of onnxruntime_c_api.h; and `calls`, as in calls.ts. Prints a
+line of JSON for each call: `microseconds`, or the `error`. The operators are called without onnxruntime: this file implements the functions of
+its C API that they use. Needs PyTorch.
 """
 import ctypes
 import json
@@ -20,17 +20,18 @@ CALLS, REPLAYS = 20, 9
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "float8e4m3fn": torch.float8_e4m3fn, "uint8": torch.uint8}
 
 
-class CustomOp(ctypes.Structure):
-    """CustomOp of ort.h, up to the last member used here."""
+def functions_of(header: str, struct: str) -> list[str]:
+    """The names of the function pointers of a struct in onnxruntime's header, in order."""
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", header, flags=re.S)
+    body = re.search(rf"\nstruct {struct} {{(.*?)\n}};", text, re.S)[1]
+    members = re.findall(r"ORT_API2_STATUS\(\s*(\w+)|ORT_CLASS_RELEASE\((\w+)\)|\(ORT_API_CALL\s*\*\s*(\w+)\)", body)
+    return [function or pointer or f"Release{released}" for function, released, pointer in members]
 
-    _fields_ = [("version", c_uint32)] + [
-        (name, c_void_p)
-        for name in (
-            "createKernel getName getExecutionProvider getInputType getInputCount getOutputType getOutputCount compute destroyKernel "
-            "getInputPresence getOutputPresence getInputMemoryType getVariadicInputMinimum getVariadicInputHomogeneity "
-            "getVariadicOutputMinimum getVariadicOutputHomogeneity createKernelV2 computeV2"
-        ).split()
-    ]
+
+def custom_op(header: str) -> type[ctypes.Structure]:
+    """OrtCustomOp."""
+    fields = [("version", c_uint32)] + [(name, c_void_p) for name in functions_of(header, "OrtCustomOp")]
+    return type("OrtCustomOp", (ctypes.Structure,), {"_fields_": fields})
 
 
 class ApiBase(ctypes.Structure):
@@ -44,9 +45,11 @@ class Host:
     Api = CFUNCTYPE(c_void_p, c_uint32)
 
     def __init__(self, library: str, header: str):
-        indexes = {name: int(index) for name, index in re.findall(r"(\w+) = (\d+),", Path(header).read_text())}
+        text = Path(header).read_text()
+        indexes = {name: index for index, name in enumerate(functions_of(text, "OrtApi"))}
+        self.CustomOp = custom_op(text)
         self.ops, self.inputs, self.outputs, self.attributes, self.message = {}, [], [], {}, ""
-        self.table = (c_void_p * 278)()
+        self.table = (c_void_p * len(indexes))()
         self.kept = []
         for name, arguments, function in self.functions():
             callback = CFUNCTYPE(c_void_p, *arguments)(function)
@@ -76,8 +79,12 @@ class Host:
             self.message = message.decode()
             return self.FAILED
 
+        def error_message(status):
+            self.text = ctypes.create_string_buffer(self.message.encode())
+            return ctypes.addressof(self.text)
+
         def add(domain, op):
-            name = CFUNCTYPE(c_char_p, c_void_p)(CustomOp.from_address(op).getName)(op).decode()
+            name = CFUNCTYPE(c_char_p, c_void_p)(self.CustomOp.from_address(op).GetName)(op).decode()
             self.ops[name] = op
 
         def get_input(context, index, out):
@@ -113,6 +120,7 @@ class Host:
         return [
             ("CreateStatus", [c_int, c_char_p], create_status),
             ("ReleaseStatus", [c_void_p], lambda status: None),
+            ("GetErrorMessage", [c_void_p], error_message),
             ("CreateCustomOpDomain", [c_char_p, pointer], lambda name, out: store(out, 1)),
             ("CustomOpDomain_Add", [c_void_p, c_void_p], add),
             ("AddCustomOpDomain", [c_void_p, c_void_p], lambda options, domain: None),
@@ -135,12 +143,12 @@ class Host:
 
     def kernel(self, name, inputs, outputs, attributes):
         """Returns a function that runs an operator on device tensors. Absent optional tensors are None."""
-        op = CustomOp.from_address(self.ops[name])
+        op = self.CustomOp.from_address(self.ops[name])
         state = c_void_p()
         self.attributes = attributes
-        create = CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_void_p))(op.createKernelV2)
+        create = CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_void_p))(op.CreateKernelV2)
         self.check(create(self.ops[name], self.api, None, ctypes.byref(state)))
-        compute = CFUNCTYPE(c_void_p, c_void_p, c_void_p)(op.computeV2)
+        compute = CFUNCTYPE(c_void_p, c_void_p, c_void_p)(op.KernelComputeV2)
 
         def run():
             self.inputs, self.outputs = inputs, outputs

@@ -6,8 +6,11 @@ import { requireKernels } from '../step.ts'
 import type { Call } from './calls.ts'
 
 const PROGRAM = path.join(import.meta.dirname, 'time_operators.py')
-/** Function indices of onnxruntime's C API. */
-export const ORT_HEADER = path.join(import.meta.dirname, '../../../gpu-fn/kernels/include/ort.h')
+/** Function order of onnxruntime's C API. */
+export const ORT_HEADER = path.join(
+  import.meta.dirname,
+  '../../../gpu-fn/native/vendor/onnxruntime/onnxruntime_c_api.h',
+)
 
 const line = z.union([z.object({ microseconds: z.number() }), z.object({ error: z.string() })])
 /** Time of one call, or the error of its measurement. */
