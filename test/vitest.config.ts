@@ -70,6 +70,7 @@ export default defineConfig({
         test: {
           name: 'node',
           include: ['test/{gpu-fn,infra,e2e}/**/*.test.ts'],
+          globalSetup: ['test/support/native/build.ts'],
           testTimeout: 120_000,
           hookTimeout: 300_000,
         },

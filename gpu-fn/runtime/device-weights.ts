@@ -2,20 +2,12 @@
 // from the page cache, while the session stays open: opening a session takes longer, and onnxruntime copies at a tenth of the speed.
 import fs from 'node:fs/promises'
 import { setTimeout } from 'node:timers/promises'
-import { promisify } from 'node:util'
 import { tensorBytes } from '../dtype.ts'
 import type { StoredTensor } from '../manifest.ts'
 import type { DeviceMemory, Mapping } from './device-memory.ts'
-import { loadLibrary } from './ffi.ts'
-import { valueAt } from './native-tensor.ts'
-import type { OrtApi, Pointer } from './ort-api.ts'
+import { type Address, loadNative, type MappedFile, type NativeTensor, type Place, viewMemory } from './native.ts'
 import { type Placed, type UpdateGraphs, updateOnDevice } from './update/on-device.ts'
 import type { WeightUpdate, WeightUpdates } from './update/weight-update.ts'
-
-/** mmap(2): PROT_READ, MAP_SHARED, MAP_POPULATE of Linux */
-const READ = 1
-const SHARED_AND_READ = 1 | 0x8000
-const MAP_FAILED = 2n ** 64n - 1n
 
 /**
  * Minimum time between a later mapping of a range and a run. On an H200 (driver 580.159), runs within 4 ms had partly wrong results, as if
@@ -23,9 +15,16 @@ const MAP_FAILED = 2n ** 64n - 1n
  */
 const SETTLE_MS = 25
 
+/** `settleMs`: replaces `SETTLE_MS`, for measurements. */
+export type WeightsPlace = {
+  readonly device: DeviceMemory
+  readonly place: Place
+  readonly settleMs?: number | undefined
+}
+
 export type DeviceWeights = {
-  /** Arguments of AddInitializer: the weights as tensors over the reserved addresses. */
-  readonly initializers: readonly { name: string; value: Pointer }[]
+  /** The weights as tensors over the reserved addresses, by name. */
+  readonly initializers: Readonly<Record<string, NativeTensor>>
   /** Copies the weights to the device, unless they are loaded. Throws an Error if the device has no memory left. */
   load(): Promise<void>
   /** Makes their memory available to other weights. Must not be called during a run or a load. */
@@ -45,15 +44,13 @@ export type WeightsFile = { readonly file: string; readonly tensors: readonly St
 /** Reserves addresses for the weights of a graph. Throws an Error if the file is shorter than its layout. */
 export async function reserveWeights(
   { file, tensors }: WeightsFile,
-  device: DeviceMemory,
-  api: OrtApi,
-  memory: Pointer,
+  { device, place, settleMs = SETTLE_MS }: WeightsPlace,
   updateGraphs: UpdateGraphs,
 ): Promise<DeviceWeights> {
   const { size } = await fs.stat(file)
   const beyond = tensors.find(({ dtype, shape, offset }) => offset + tensorBytes(dtype, shape) > size)
   if (beyond) throw new Error(`${beyond.name} extends beyond the end of ${file}`)
-  return new ReservedWeights(new HostFile(file, size, device), tensors, { device, api, memory, updateGraphs })
+  return new ReservedWeights(new HostFile(file, size, device), tensors, { device, place, updateGraphs }, settleMs)
 }
 
 class ReservedWeights implements DeviceWeights {
@@ -61,21 +58,23 @@ class ReservedWeights implements DeviceWeights {
   readonly #host: HostFile
   readonly #placed: Placed
   readonly #bytes: number
+  readonly #settleMs: number
   #mapping: Mapping | undefined
   #loaded: Promise<void> | undefined
   #loads = 0
   #updates: WeightUpdates | undefined
 
-  constructor(host: HostFile, tensors: readonly StoredTensor[], place: Omit<Placed, 'address'>) {
-    const { device, api, memory } = place
+  constructor(host: HostFile, tensors: readonly StoredTensor[], site: Omit<Placed, 'address'>, settleMs: number) {
+    const { device, place } = site
     this.#host = host
+    this.#settleMs = settleMs
     this.#bytes = Math.ceil(host.bytes / device.granularity) * device.granularity
     const address = device.reserve(this.#bytes)
-    this.#placed = { ...place, address }
-    this.initializers = tensors.map(({ name, dtype, shape, offset }) => ({
-      name,
-      value: valueAt(api, memory, { address: address + BigInt(offset), dtype, shape }),
-    }))
+    this.#placed = { ...site, address }
+    const views = tensors.map(({ name, dtype, shape, offset }) => {
+      return [name, viewMemory(place, { address: address + BigInt(offset), dtype, shape })] as const
+    })
+    this.initializers = Object.fromEntries(views)
   }
 
   load(): Promise<void> {
@@ -97,8 +96,8 @@ class ReservedWeights implements DeviceWeights {
   }
 
   async release(): Promise<void> {
-    const { api, device, address } = this.#placed
-    for (const { value } of this.initializers) api.release('Value', value)
+    const { device, address } = this.#placed
+    for (const tensor of Object.values(this.initializers)) tensor.release()
     this.#mapping?.free()
     device.unreserve(address, this.#bytes)
     await this.#host.close()
@@ -108,7 +107,7 @@ class ReservedWeights implements DeviceWeights {
     const { device, address } = this.#placed
     try {
       this.#mapping = device.map(address, this.#bytes)
-      const settled = this.#loads++ > 0 ? setTimeout(SETTLE_MS) : undefined
+      const settled = this.#loads++ > 0 ? setTimeout(this.#settleMs) : undefined
       await Promise.all([this.#host.copyTo(address, [{ offset: 0, bytes: this.#host.bytes }]), settled])
       await this.#applyUpdates([])
     } catch (error) {
@@ -152,7 +151,7 @@ class HostFile {
   readonly bytes: number
   readonly #file: string
   readonly #device: DeviceMemory
-  #kept: Promise<Mapped> | undefined
+  #kept: Promise<MappedFile> | undefined
   #copies = 0
 
   constructor(file: string, bytes: number, device: DeviceMemory) {
@@ -162,7 +161,7 @@ class HostFile {
   }
 
   /** Maps the file ahead of its next copy, and keeps it mapped. */
-  keep(): Promise<Mapped> {
+  keep(): Promise<MappedFile> {
     this.#kept ??= this.#map().catch((error: unknown) => {
       this.#kept = undefined
       throw error
@@ -171,7 +170,7 @@ class HostFile {
   }
 
   /** Copies ranges of the file to the same offsets from `address`. */
-  async copyTo(address: Pointer, ranges: readonly FileRange[]): Promise<void> {
+  async copyTo(address: Address, ranges: readonly FileRange[]): Promise<void> {
     this.#copies++
     const kept = this.#copies > 1 ? this.keep() : this.#kept
     const mapped = await (kept ?? this.#map())
@@ -192,41 +191,21 @@ class HostFile {
     await mapped?.close()
   }
 
-  #map(): Promise<Mapped> {
+  #map(): Promise<MappedFile> {
     return mapFile(this.#file, this.bytes, this.#device)
   }
 }
 
-type Mapped = { address: Pointer; close(): Promise<void> }
-
-let functions: ReturnType<typeof bindPosix> | undefined
-
-/** POSIX only, so they are bound on first use. */
-const posix = () => (functions ??= bindPosix())
-
-function bindPosix() {
-  const libc = loadLibrary(null)
+/** Maps a file for the device. */
+async function mapFile(file: string, bytes: number, device: DeviceMemory): Promise<MappedFile> {
+  const mapped = await loadNative().MappedFile.open(file, bytes)
+  const { address } = mapped
+  const registered = await device.register(address, bytes)
   return {
-    mmap: libc.func('void *mmap(void *address, size_t bytes, int protection, int flags, int file, int64_t offset)'),
-    munmap: libc.func('int munmap(void *address, size_t bytes)'),
-  }
-}
-
-async function mapFile(file: string, bytes: number, device: DeviceMemory): Promise<Mapped> {
-  const { mmap, munmap } = posix()
-  const opened = await fs.open(file)
-  try {
-    const address: Pointer = await promisify(mmap.async)(null, bytes, READ, SHARED_AND_READ, opened.fd, 0)
-    if (address === MAP_FAILED) throw new Error(`${file} cannot be mapped`)
-    const registered = await device.register(address, bytes)
-    return {
-      address,
-      async close() {
-        if (registered) await device.unregister(address)
-        await promisify(munmap.async)(address, bytes)
-      },
-    }
-  } finally {
-    await opened.close()
+    address,
+    async close() {
+      if (registered) await device.unregister(address)
+      await mapped.close()
+    },
   }
 }

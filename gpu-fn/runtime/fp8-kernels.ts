@@ -1,7 +1,7 @@
 // The library of kernels/, if this machine supports it.
 import fs from 'node:fs'
 import path from 'node:path'
-import { loadLibrary } from './ffi.ts'
+import { loadNative } from './native.ts'
 
 const LIBRARY = path.join(import.meta.dirname, '../kernels/dist/liboctet-kernels.so')
 
@@ -16,7 +16,7 @@ const unavailable = (reason: string): Kernels => ({ library: null, reason })
 export function findKernels(library: string = LIBRARY): Kernels {
   if (!fs.existsSync(library)) return unavailable(`${library} is missing; gpu-fn/kernels/build creates it`)
   try {
-    const unsupported = loadLibrary(library).func('octet_unsupported', 'str', [])() as string | null
+    const unsupported = loadNative().findUnsupported(library)
     return unsupported === null ? { library, reason: null } : unavailable(unsupported)
   } catch (error) {
     // Without CUDA's libraries it cannot be loaded.

@@ -1,25 +1,25 @@
 // A pool of device memory in pieces of one size. Address ranges reuse each other's pieces without returning them to the system.
 import type { Mapping } from './device-memory.ts'
-import type { Pointer } from './ort-api.ts'
+import type { Address } from './native.ts'
 
 /** The driver's operations on one piece, by its handle. Each may throw. */
 export type Pieces = {
   readonly bytes: number
   create(): bigint
   free(handle: bigint): void
-  map(address: Pointer, handle: bigint): void
-  unmap(address: Pointer): void
+  map(address: Address, handle: bigint): void
+  unmap(address: Address): void
 }
 
 type MemoryPool = {
   /** Maps `bytes` at `address`, both multiples of a piece, with idle pieces first. Throws the driver's error, with nothing mapped. */
-  map(address: Pointer, bytes: number): Mapping
+  map(address: Address, bytes: number): Mapping
 }
 
 export function createMemoryPool(pieces: Pieces): MemoryPool {
   const idle: bigint[] = []
 
-  function mapOne(address: Pointer): bigint {
+  function mapOne(address: Address): bigint {
     const handle = idle.pop() ?? pieces.create()
     try {
       pieces.map(address, handle)

@@ -1,34 +1,30 @@
-// Tensors of onnxruntime's C API.
-import { countElements, type Dtype, ONNX_DATA_TYPES, tensorBytes } from '../dtype.ts'
+// Results of native sessions that stay on their device.
+import { countElements } from '../dtype.ts'
 import type { DeviceMemory, Mapping } from './device-memory.ts'
-import type { OrtApi, Pointer } from './ort-api.ts'
+import { loadNative, type NativeTensor, type Place, viewMemory } from './native.ts'
 import { concatenate, type DeviceTensor, HostTensor, type Tensor } from './session.ts'
 
-const { float32: FLOAT32, uint8: UINT8, int64: INT64 } = ONNX_DATA_TYPES
-
-/** `info`: onnxruntime's description of the memory of device tensors. `memory`: allocates joined ones; undefined on the host. */
-export type Place = { readonly info: Pointer; readonly memory: (() => DeviceMemory) | undefined }
+/** The memory of device tensors. `memory`: allocates joined ones; undefined on the host. */
+export type Site = { readonly place: Place; readonly memory: (() => DeviceMemory) | undefined }
 
 /** An output on the device. Its rows are views of its memory. */
-export class NativeTensor implements DeviceTensor {
+export class NativeDeviceTensor implements DeviceTensor {
   readonly dims: readonly number[]
-  readonly #api: OrtApi
-  readonly #place: Place
-  readonly #value: Pointer
+  readonly #site: Site
+  readonly #tensor: NativeTensor
   readonly #free: () => void
-  readonly #rows = new Map<number, NativeTensor>()
+  readonly #rows = new Map<number, NativeDeviceTensor>()
 
   /** `free` releases memory that onnxruntime does not own. */
-  constructor(api: OrtApi, place: Place, value: Pointer, free: () => void = () => {}) {
-    this.#api = api
-    this.#place = place
-    this.#value = value
+  constructor(site: Site, tensor: NativeTensor, free: () => void = () => {}) {
+    this.#site = site
+    this.#tensor = tensor
     this.#free = free
-    this.dims = shapeOf(api, value).dims
+    this.dims = tensor.dims
   }
 
-  static valueOf(tensor: DeviceTensor): Pointer {
-    if (tensor instanceof NativeTensor) return tensor.#value
+  static nativeOf(tensor: DeviceTensor): NativeTensor {
+    if (tensor instanceof NativeDeviceTensor) return tensor.#tensor
     throw new Error('the input is a device tensor of another kind of session')
   }
 
@@ -37,17 +33,16 @@ export class NativeTensor implements DeviceTensor {
     if (found) return found
     const [count, ...dims] = this.dims
     if (!(index >= 0 && index < count!)) throw new RangeError(`row ${index} is outside of ${count} rows`)
-    const start = this.#start + BigInt(index * bytesOf(dims))
-    const row = new NativeTensor(this.#api, this.#place, this.#view(start, dims))
+    const address = this.#tensor.address + BigInt(index * bytesOf(dims))
+    const row = new NativeDeviceTensor(this.#site, this.#view(address, dims))
     this.#rows.set(index, row)
     return row
   }
 
   async join(others: readonly DeviceTensor[]): Promise<DeviceTensor> {
-    const parts = [this, ...(others as NativeTensor[])]
-    if (!this.#place.memory)
-      return new HostTensor(concatenate(parts.map((part) => copyFromNative(this.#api, part.#value))))
-    const memory = this.#place.memory()
+    const parts = [this, ...(others as NativeDeviceTensor[])]
+    if (!this.#site.memory) return new HostTensor(concatenate(parts.map((part) => readTensor(part.#tensor))))
+    const memory = this.#site.memory()
     const dims = [parts.reduce((rows, part) => rows + part.dims[0]!, 0), ...this.dims.slice(1)]
     const bytes = Math.ceil(bytesOf(dims) / memory.granularity) * memory.granularity
     const address = memory.reserve(bytes)
@@ -60,10 +55,10 @@ export class NativeTensor implements DeviceTensor {
       mapping = memory.map(address, bytes)
       let at = address
       for (const part of parts) {
-        await memory.copyOnDevice(at, part.#start, bytesOf(part.dims))
+        await memory.copyOnDevice(at, part.#tensor.address, bytesOf(part.dims))
         at += BigInt(bytesOf(part.dims))
       }
-      return new NativeTensor(this.#api, this.#place, this.#view(address, dims), free)
+      return new NativeDeviceTensor(this.#site, this.#view(address, dims), free)
     } catch (error) {
       free()
       throw error
@@ -72,73 +67,19 @@ export class NativeTensor implements DeviceTensor {
 
   release(): void {
     for (const row of this.#rows.values()) row.release()
-    this.#api.release('Value', this.#value)
+    this.#tensor.release()
     this.#free()
   }
 
-  get #start(): Pointer {
-    return this.#api.make('GetTensorMutableData', this.#value)
+  #view(address: bigint, shape: readonly number[]): NativeTensor {
+    return viewMemory(this.#site.place, { address, dtype: 'float32', shape })
   }
-
-  #view(address: Pointer, dims: readonly number[]): Pointer {
-    return valueAt(this.#api, this.#place.info, { address, dtype: 'float32', shape: dims })
-  }
-}
-
-/** An onnxruntime value at an address in the memory described by `info`, without ownership of the memory. */
-export function valueAt(
-  api: OrtApi,
-  info: Pointer,
-  { address, dtype, shape }: { address: Pointer; dtype: Dtype; shape: readonly number[] },
-): Pointer {
-  const dims = BigInt64Array.from(shape, BigInt)
-  const given = [address, tensorBytes(dtype, shape), dims, dims.length, ONNX_DATA_TYPES[dtype]]
-  return api.make('CreateTensorWithDataAsOrtValue', info, ...given)
 }
 
 const bytesOf = (dims: readonly number[]) => countElements(dims) * Float32Array.BYTES_PER_ELEMENT
 
 /** Copies a tensor to onnxruntime's memory. */
-export function copyToNative(api: OrtApi, { data, dims }: Tensor): Pointer {
-  const count = countElements(dims)
-  if (count !== data.length) throw new Error(`${data.length} values do not have the shape [${dims.join(', ')}]`)
-  const type = data instanceof Float32Array ? FLOAT32 : data instanceof BigInt64Array ? INT64 : UINT8
-  const shape = BigInt64Array.from(dims.map(BigInt))
-  const value = api.make('CreateTensorAsOrtValue', api.make('GetAllocatorWithDefaultOptions'), shape, dims.length, type)
-  if (count > 0) api.copy(api.make('GetTensorMutableData', value), data, data.byteLength)
-  return value
-}
+export const copyToNative = ({ data, dims }: Tensor): NativeTensor => loadNative().Tensor.copyOf(data, dims)
 
-/** Copies a value on the host to JavaScript's memory. */
-export function copyFromNative(api: OrtApi, value: Pointer): Tensor {
-  const { type, dims } = shapeOf(api, value)
-  const count = countElements(dims)
-  const data = arrayOf(type, count)
-  if (count > 0) api.copy(data, api.make('GetTensorMutableData', value), data.byteLength)
-  return { data, dims }
-}
-
-function arrayOf(type: number, count: number): Tensor['data'] {
-  switch (type) {
-    case FLOAT32:
-      return new Float32Array(count)
-    case INT64:
-      return new BigInt64Array(count)
-    case UINT8:
-      return new Uint8Array(count)
-    default:
-      throw new Error('an output is neither float32 nor int64 nor uint8')
-  }
-}
-
-function shapeOf(api: OrtApi, value: Pointer): { type: number; dims: number[] } {
-  const info = api.make('GetTensorTypeAndShape', value)
-  try {
-    const type = api.count('GetTensorElementType', info)
-    const dims = new BigInt64Array(api.count('GetDimensionsCount', info))
-    if (dims.length > 0) api.call('GetDimensions', info, dims, dims.length)
-    return { type, dims: Array.from(dims, Number) }
-  } finally {
-    api.release('TensorTypeAndShapeInfo', info)
-  }
-}
+/** Copies a tensor in host memory to JavaScript's. */
+export const readTensor = (tensor: NativeTensor): Tensor => ({ data: tensor.read(), dims: tensor.dims })

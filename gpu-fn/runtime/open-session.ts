@@ -1,4 +1,4 @@
-// Opens sessions of onnxruntime, through its Node binding on the CPU and its C API on CUDA. The binding computes on the calling thread, so
+// Opens sessions of onnxruntime, through its Node binding on the CPU and the addon on CUDA. The binding computes on the calling thread, so
 // one worker thread has all sessions of a process.
 import path from 'node:path'
 import * as ort from 'onnxruntime-node'
@@ -14,13 +14,13 @@ import {
   type Session,
   type Tensor,
 } from './session.ts'
-import { type NativeSettings, openNativeSession } from './session-native.ts'
+import { openNativeSession, type SessionSettings } from './session-native.ts'
 import { updateFile } from './update/in-file.ts'
 import type { WeightUpdates } from './update/weight-update.ts'
 
 export type SessionOptions = {
   target: Target
-  /** By default the Node binding on the CPU and the C API on CUDA. */
+  /** By default the Node binding on the CPU and the addon on CUDA. */
   binding?: 'node' | 'native' | undefined
   /** The library of our operators, for graphs of target cuda-fp8 that use them. */
   kernels?: string | undefined
@@ -83,7 +83,7 @@ async function updatedWeights({ weights, updates }: SessionOptions): Promise<ort
   return { externalData: [{ path: path.basename(weights.file), data }] }
 }
 
-function cpuSettings({ fold, threads, device }: SessionOptions): NativeSettings {
+function cpuSettings({ fold, threads, device }: SessionOptions): SessionSettings {
   return {
     threads,
     device,
@@ -99,7 +99,7 @@ function cpuSettings({ fold, threads, device }: SessionOptions): NativeSettings 
   }
 }
 
-function cudaSettings({ kernels, provider, weights, updates, device }: SessionOptions): NativeSettings {
+function cudaSettings({ kernels, provider, weights, updates, device }: SessionOptions): SessionSettings {
   return {
     device,
     // In the second run of a shape a memory pattern allocates a block of the peak's size, in addition to the memory of the first run.
@@ -112,7 +112,7 @@ function cudaSettings({ kernels, provider, weights, updates, device }: SessionOp
 }
 
 /** The Node binding does not support options of the CUDA provider. */
-function nodeOptions({ threads, memoryPattern, entries, cuda }: NativeSettings): ort.InferenceSession.SessionOptions {
+function nodeOptions({ threads, memoryPattern, entries, cuda }: SessionSettings): ort.InferenceSession.SessionOptions {
   return {
     executionProviders: [cuda ? 'cuda' : 'cpu'],
     logSeverityLevel: ERRORS_ONLY,

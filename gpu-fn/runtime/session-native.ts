@@ -1,14 +1,12 @@
-// Sessions on onnxruntime's C API, for features that the Node binding lacks: CUDA's options, custom operators, tensors on the device, and
-// runs that do not block the event loop and can be canceled. It supports the CPU as well, where tests compare it with the binding.
+// Sessions of the addon, for features that the Node binding lacks: CUDA's options, custom operators, tensors on the device, and runs that do
+// not block the event loop and can be canceled. It supports the CPU as well, where tests compare it with the binding.
 
 import path from 'node:path'
-import { loadCuda, selectGpu } from './cuda.ts'
+import { loadCuda } from './cuda.ts'
 import type { DeviceMemory } from './device-memory.ts'
 import { type DeviceWeights, reserveWeights, type WeightsFile } from './device-weights.ts'
-import { copyFromNative, copyToNative, NativeTensor, type Place } from './native-tensor.ts'
-import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
-import { environmentOf, FATAL_ONLY, memoryOf, shareArena } from './ort-environment.ts'
-import { runOnThread } from './run-thread.ts'
+import { loadNative, type NativeRun, type NativeSession, type NativeSettings, type NativeTensor } from './native.ts'
+import { copyToNative, NativeDeviceTensor, readTensor, type Site } from './native-tensor.ts'
 import {
   type DeviceTensor,
   failingWith,
@@ -21,17 +19,8 @@ import {
 import type { UpdateGraphs, UpdateSession } from './update/on-device.ts'
 import type { WeightUpdates } from './update/weight-update.ts'
 
-/** Settings of onnxruntime, by its names. */
-export type NativeSettings = {
-  readonly entries: Record<string, string>
-  readonly memoryPattern: boolean
-  readonly threads?: number | undefined
-  /** Options of the CUDA execution provider; without them the session runs on the CPU. */
-  readonly cuda?: Record<string, string>
-  /** Index of the GPU, 0 by default. Runs of different devices are concurrent, also on the CPU. */
-  readonly device?: number | undefined
-  /** Libraries of operators. */
-  readonly libraries?: readonly string[]
+/** Settings of a session and of its weights. */
+export type SessionSettings = Omit<NativeSettings, 'initializers'> & {
   /** The graph's weights and the memory for them; if absent, onnxruntime loads them itself and they cannot be unloaded. */
   readonly offload?:
     | {
@@ -39,24 +28,18 @@ export type NativeSettings = {
         readonly memory: (device: number) => DeviceMemory
         /** Updates of the weights when the session opens. */
         readonly updates?: WeightUpdates | undefined
+        /** Minimum milliseconds between a later mapping of the weights and a run; 25 by default. For measurements. */
+        readonly settleMs?: number | undefined
       }
     | undefined
 }
 
 /** Opens an ONNX file, off the event loop. Throws `SessionError`. */
-export async function openNativeSession(file: string, settings: NativeSettings): Promise<Session & UpdateSession> {
+export async function openNativeSession(file: string, settings: SessionSettings): Promise<Session & UpdateSession> {
   return failingWith(`cannot open ${file}`, async () => {
-    let weights: DeviceWeights | undefined
-    const reserve = async (api: OrtApi) => {
-      const { offload, device = 0 } = settings
-      const place = settings.cuda ? memoryOf(api, 'Cuda', device) : memoryOf(api, 'Cpu')
-      if (offload)
-        weights = await reserveWeights(offload.weights, offload.memory(device), api, place, updateGraphs(settings))
-      await weights?.update(offload?.updates)
-      return weights
-    }
+    const weights = await openWeights(settings)
     try {
-      return await createSession(file, settings, reserve, true)
+      return await createSession(file, settings, weights, true)
     } catch (error) {
       await weights?.release()
       throw error
@@ -64,35 +47,34 @@ export async function openNativeSession(file: string, settings: NativeSettings):
   })
 }
 
+const placeOf = ({ cuda, device = 0 }: SessionSettings) => (cuda ? device : null)
+
+async function openWeights(settings: SessionSettings): Promise<DeviceWeights | undefined> {
+  const { offload, device = 0 } = settings
+  if (!offload) return undefined
+  const where = { device: offload.memory(device), place: placeOf(settings), settleMs: offload.settleMs }
+  const weights = await reserveWeights(offload.weights, where, updateGraphs(settings))
+  await weights.update(offload.updates)
+  return weights
+}
+
 /** `ownsWeights`: the session releases the weights at its end. */
 async function createSession(
   file: string,
-  settings: NativeSettings,
-  openWeights: (api: OrtApi) => Promise<DeviceWeights | undefined>,
+  settings: SessionSettings,
+  weights: DeviceWeights | undefined,
   ownsWeights: boolean,
-): Promise<NativeSession> {
-  const api = loadOrtApi()
-  // The CUDA provider logs to the environment when it is loaded.
-  const environment = environmentOf(api)
-  const options = api.make('CreateSessionOptions')
-  try {
-    configure(api, options, settings)
-    if (settings.cuda) shareArena(api, settings.device ?? 0)
-    const weights = await openWeights(api)
-    await weights?.load()
-    for (const { name, value } of weights?.initializers ?? []) api.call('AddInitializer', options, name, value)
-    const out: [Pointer | null] = [null]
-    await api.callAsync('CreateSession', environment, file, options, out)
-    return new NativeSession(file, api, out[0]!, settings, weights, ownsWeights)
-  } finally {
-    api.release('SessionOptions', options)
-  }
+): Promise<OpenSession> {
+  await weights?.load()
+  const { offload: _, ...own } = settings
+  const session = await loadNative().Session.open(file, { ...own, initializers: weights?.initializers })
+  return new OpenSession(file, session, settings, weights, ownsWeights)
 }
 
 const openUpdateGraphs = new Map<string, Promise<UpdateSession>>()
 
 /** Opens graphs of weight updates on the device of a session. They stay open, because opening one takes longer than all its runs. */
-const updateGraphs = ({ entries, cuda, device = 0, libraries }: NativeSettings): UpdateGraphs => ({
+const updateGraphs = ({ entries, cuda, device = 0, libraries }: SessionSettings): UpdateGraphs => ({
   hasKernels: (libraries?.length ?? 0) > 0,
   async open(file) {
     // The name of a graph's file identifies it, because all adapters of one format have the same graphs.
@@ -106,40 +88,15 @@ const updateGraphs = ({ entries, cuda, device = 0, libraries }: NativeSettings):
   },
 })
 
-function configure(
-  api: OrtApi,
-  options: Pointer,
-  { entries, memoryPattern, threads, cuda, device = 0, libraries }: NativeSettings,
-) {
-  api.call('SetSessionLogSeverityLevel', options, FATAL_ONLY)
-  for (const [key, value] of Object.entries(entries)) api.call('AddSessionConfigEntry', options, key, value)
-  api.call(memoryPattern ? 'EnableMemPattern' : 'DisableMemPattern', options)
-  if (threads !== undefined) api.call('SetIntraOpNumThreads', options, threads)
-  for (const library of libraries ?? []) api.call('RegisterCustomOpsLibrary_V2', options, library)
-  if (!cuda) return
-  const provider = api.make('CreateCUDAProviderOptions')
-  try {
-    const own = { ...cuda, device_id: String(device) }
-    const [keys, values] = [Object.keys(own), Object.values(own)]
-    api.call('UpdateCUDAProviderOptions', provider, keys, values, keys.length)
-    api.call('SessionOptionsAppendExecutionProvider_CUDA_V2', options, provider)
-  } finally {
-    api.release('CUDAProviderOptions', provider)
-  }
-}
+type Inputs = Record<string, Tensor | DeviceTensor>
 
-class NativeSession implements Session, UpdateSession {
+class OpenSession implements Session, UpdateSession {
   readonly #file: string
-  readonly #api: OrtApi
-  readonly #session: Pointer
+  readonly #session: NativeSession
   readonly #outputs: readonly string[]
-  /** Memory of inputs and outputs, and of device tensors. */
-  readonly #host: Pointer
-  readonly #place: Place
-  readonly #device: number
-  readonly #onGpu: boolean
+  readonly #site: Site
   readonly #running = new Set<Promise<unknown>>()
-  readonly #settings: NativeSettings
+  readonly #settings: SessionSettings
   readonly #ownsWeights: boolean
   readonly #others = new Map<string, Promise<Session>>()
   #released = false
@@ -147,27 +104,19 @@ class NativeSession implements Session, UpdateSession {
 
   constructor(
     file: string,
-    api: OrtApi,
-    session: Pointer,
-    settings: NativeSettings,
+    session: NativeSession,
+    settings: SessionSettings,
     weights: DeviceWeights | undefined,
     ownsWeights: boolean,
   ) {
     this.#file = file
-    this.#api = api
     this.#session = session
-    this.#host = memoryOf(api, 'Cpu')
-    const { cuda, device = 0, offload } = settings
+    this.#outputs = session.outputs
     this.#settings = settings
     this.#ownsWeights = ownsWeights
-    this.#onGpu = cuda !== undefined
-    this.#device = device
+    const { cuda, device = 0, offload } = settings
     const memory = offload?.memory ?? (cuda ? loadCuda : undefined)
-    this.#place = {
-      info: cuda ? memoryOf(api, 'Cuda', device) : this.#host,
-      memory: memory && (() => memory(device)),
-    }
-    this.#outputs = outputNames(api, session)
+    this.#site = { place: placeOf(settings), memory: memory && (() => memory(device)) }
     this.weights = weights
   }
 
@@ -175,54 +124,37 @@ class NativeSession implements Session, UpdateSession {
     const { only = this.#outputs } = options
     return this.#track(options.signal, async () => {
       // Unused outputs are not copied to the host.
-      const places = this.#outputs.map((name) => (only.includes(name) ? this.#host : this.#place.info))
-      const values = await this.#compute(inputs, places, options)
+      const outputs = this.#outputs.map((name) => [name, only.includes(name) ? 'host' : 'device'] as const)
+      const results = await this.#compute(inputs, Object.fromEntries(outputs), options)
       try {
-        const requested = this.#outputs.flatMap((name, i) => (only.includes(name) ? [[name, values[i]!] as const] : []))
-        return Object.fromEntries(requested.map(([name, value]) => [name, copyFromNative(this.#api, value)]))
+        const requested = Object.entries(results).filter(([name]) => only.includes(name))
+        return Object.fromEntries(requested.map(([name, tensor]) => [name, readTensor(tensor)]))
       } finally {
-        for (const value of values) this.#api.release('Value', value)
+        for (const tensor of Object.values(results)) tensor.release()
       }
     })
   }
 
   runOnDevice(inputs: Inputs, options: RunOptions = {}): Promise<Record<string, DeviceTensor>> {
     return this.#track(options.signal, async () => {
-      const places = this.#outputs.map(() => this.#place.info)
-      const values = await this.#compute(inputs, places, options)
-      const tensors = values.map((value) => new NativeTensor(this.#api, this.#place, value))
-      return Object.fromEntries(this.#outputs.map((name, i) => [name, tensors[i]!]))
+      const outputs = this.#outputs.map((name) => [name, 'device'] as const)
+      const results = Object.entries(await this.#compute(inputs, Object.fromEntries(outputs), options))
+      return Object.fromEntries(results.map(([name, tensor]) => [name, new NativeDeviceTensor(this.#site, tensor)]))
     })
   }
 
-  runInto(inputs: Record<string, Pointer>, outputs: Record<string, Pointer>): Promise<void> {
-    const bind = (binding: Pointer) => {
-      for (const [name, value] of Object.entries(inputs)) this.#api.call('BindInput', binding, name, value)
-      for (const [name, value] of Object.entries(outputs)) this.#api.call('BindOutput', binding, name, value)
-    }
-    return this.#track(undefined, () => this.#runBound(bind, () => {}))
+  runInto(inputs: Record<string, NativeTensor>, outputs: Record<string, NativeTensor>): Promise<void> {
+    return this.#track(undefined, async () => {
+      await this.#session.prepare(inputs, outputs).start()
+    })
   }
 
   allocate(bytes: number): ReturnType<UpdateSession['allocate']> {
-    const api = this.#api
-    this.#selectDevice()
-    const allocator = api.make('CreateAllocator', this.#session, this.#place.info)
-    try {
-      const address = api.make('AllocatorAlloc', allocator, bytes)
-      const free = () => {
-        this.#selectDevice()
-        api.call('AllocatorFree', allocator, address)
-        api.release('Allocator', allocator)
-      }
-      return { address, free }
-    } catch (error) {
-      api.release('Allocator', allocator)
-      throw error
-    }
+    return this.#session.allocate(bytes)
   }
 
   another(file: string): Promise<Session> {
-    const open = async () => createSession(file, this.#settings, async () => this.weights, false)
+    const open = () => createSession(file, this.#settings, this.weights, false)
     const opened = this.#others.get(file) ?? failingWith(`cannot open ${file}`, open)
     this.#others.set(file, opened)
     opened.catch(() => this.#others.delete(file))
@@ -234,8 +166,7 @@ class NativeSession implements Session, UpdateSession {
     this.#released = true
     await releaseAll(this.#others)
     await Promise.allSettled(this.#running)
-    this.#selectDevice()
-    this.#api.release('Session', this.#session)
+    this.#session.release()
     if (this.#ownsWeights) await this.weights?.release()
   }
 
@@ -256,68 +187,33 @@ class NativeSession implements Session, UpdateSession {
     }
   }
 
-  /** CUDA allocates and copies on the calling thread's current GPU. */
-  #selectDevice(): void {
-    if (this.#onGpu) selectGpu(this.#device)
-  }
-
-  /** Runs the graph and returns its outputs in order, each in its memory of `places`. */
-  async #compute(inputs: Inputs, places: readonly Pointer[], { signal }: RunOptions): Promise<Pointer[]> {
-    const api = this.#api
-    const made: Pointer[] = []
-    const bind = (binding: Pointer) => {
-      for (const [name, tensor] of Object.entries(inputs)) {
-        const value = isOnHost(tensor) ? copyToNative(api, tensor) : NativeTensor.valueOf(tensor)
-        if (isOnHost(tensor)) made.push(value)
-        api.call('BindInput', binding, name, value)
-      }
-      for (const [i, name] of this.#outputs.entries()) api.call('BindOutputToDevice', binding, name, places[i]!)
-    }
-    try {
-      return await this.#runBound(bind, (binding) => boundValues(api, binding), signal)
-    } finally {
-      for (const value of made) api.release('Value', value)
-    }
-  }
-
-  /** Runs the graph with the inputs and outputs bound by `bind`. */
-  async #runBound<T>(bind: (binding: Pointer) => void, resultOf: (binding: Pointer) => T, signal?: AbortSignal) {
+  /** Runs the graph with copies of the inputs on the host. */
+  async #compute(inputs: Inputs, outputs: Record<string, 'host' | 'device'>, { signal }: RunOptions) {
     signal?.throwIfAborted()
-    const api = this.#api
-    this.#selectDevice()
-    const binding = api.make('CreateIoBinding', this.#session)
-    const options = api.make('CreateRunOptions')
-    const terminate = () => api.call('RunOptionsSetTerminate', options)
+    const copies: NativeTensor[] = []
+    const copy = (tensor: Tensor) => {
+      const native = copyToNative(tensor)
+      copies.push(native)
+      return native
+    }
     try {
-      bind(binding)
-      signal?.addEventListener('abort', terminate)
-      await runOnThread({ session: this.#session, options, binding }, this.#device)
-      return resultOf(binding)
+      const tensors = Object.entries(inputs).map(([name, tensor]) => {
+        return [name, isOnHost(tensor) ? copy(tensor) : NativeDeviceTensor.nativeOf(tensor)] as const
+      })
+      return await finish(this.#session.prepare(Object.fromEntries(tensors), outputs), signal)
     } finally {
-      signal?.removeEventListener('abort', terminate)
-      api.release('RunOptions', options)
-      api.release('IoBinding', binding)
+      for (const tensor of copies) tensor.release()
     }
   }
 }
 
-type Inputs = Record<string, Tensor | DeviceTensor>
-
-function outputNames(api: OrtApi, session: Pointer): string[] {
-  const allocator = api.make('GetAllocatorWithDefaultOptions')
-  return Array.from({ length: api.count('SessionGetOutputCount', session) }, (_, i) => {
-    const text = api.make('SessionGetOutputName', session, i, allocator)
-    const name = api.readString(text)
-    api.call('AllocatorFree', allocator, text)
-    return name
-  })
-}
-
-function boundValues(api: OrtApi, binding: Pointer): Pointer[] {
-  const allocator = api.make('GetAllocatorWithDefaultOptions')
-  const [list, count]: [[Pointer | null], [number]] = [[null], [0]]
-  api.call('GetBoundOutputValues', binding, allocator, list, count)
-  const values = api.readPointers(list[0]!, Number(count[0]))
-  api.call('AllocatorFree', allocator, list[0])
-  return values
+/** Starts a run, and cancels it when the signal is aborted. */
+async function finish(run: NativeRun, signal?: AbortSignal): Promise<Record<string, NativeTensor>> {
+  const cancel = () => run.cancel()
+  signal?.addEventListener('abort', cancel)
+  try {
+    return await run.start()
+  } finally {
+    signal?.removeEventListener('abort', cancel)
+  }
 }

@@ -2,12 +2,11 @@
 
 /**
  * Ends the process with this exit code and without cleanup. `process.exit` would destroy onnxruntime's state while a thread still uses
- * it, and crash. If C's `_exit` is unavailable, falls back to SIGKILL.
+ * it, and crash. Another program takes the process's place, and exits. Without `execve` (Windows, Node before 22.15), falls back to SIGKILL.
  */
 export async function exitNow(code: number): Promise<never> {
   try {
-    const { loadLibrary } = await import('../runtime/ffi.ts')
-    loadLibrary(null).func('void _exit(int code)')(code)
+    process.execve?.('/bin/sh', ['sh', '-c', `exit ${code}`])
   } catch {
     // SIGKILL below has the same effect except for the exit code.
   }

@@ -5,11 +5,13 @@ import path from 'node:path'
 import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import { type Gpu, listGpus } from '../../gpu-fn/engine/device.ts'
 import type { Target } from '../../gpu-fn/manifest.ts'
+import { NATIVE_LIBRARY } from '../../gpu-fn/runtime/native.ts'
 import { CUDA_PROVIDER, hasProvider, installProvider, libraryDirectory, WHEEL } from '../docker/cuda-provider.ts'
 import { ROOT } from './models/package-cache.ts'
 
 const RUNTIME = path.join(ROOT, 'node_modules/onnxruntime-node')
 const KERNELS = path.join(ROOT, 'gpu-fn/kernels')
+const BUILD = path.join(KERNELS, 'build')
 const NO_KERNELS =
   'Warning: neither the kernels (gpu-fn/kernels/dist) nor nvcc are installed; FP8 weights are multiplied in 16 bits.'
 const FAILED_KERNELS =
@@ -30,8 +32,8 @@ export function chooseTarget(gpus: readonly Gpu[]): { target: Target; reason: st
 }
 
 /**
- * The target to serve with. Warns if the CPU serves although there is a GPU. For a CUDA target, adds the provider and builds the kernels.
- * Throws with advice if the provider cannot be added.
+ * The target to serve with. Warns if the CPU serves although there is a GPU. For a CUDA target, adds the provider and builds the addon and
+ * the kernels. Throws with advice if the provider cannot be added or the addon cannot be built.
  */
 export async function prepareHardware(requested: Target | undefined, wheel: string | undefined): Promise<Target> {
   const gpus = await listGpus()
@@ -44,6 +46,7 @@ export async function prepareHardware(requested: Target | undefined, wheel: stri
   await addProvider(wheel)
   assertLibraries(findMissingLibraries(path.join(libraryDirectory(RUNTIME), CUDA_PROVIDER)))
   if (target === 'cuda-fp8') buildKernels(gpus)
+  buildAddon()
   return target
 }
 
@@ -91,6 +94,15 @@ function buildKernels(gpus: readonly Gpu[]): void {
     return
   }
   console.error('Building the kernels for this GPU (under a minute)')
-  const { status } = spawnSync(path.join(KERNELS, 'build'), architecturesOf(gpus), { stdio: 'inherit' })
+  const { status } = spawnSync(BUILD, architecturesOf(gpus), { stdio: 'inherit' })
   if (status !== 0) console.error(FAILED_KERNELS)
+}
+
+/** Builds the addon, through which CUDA targets run, unless the kernels were built with it. */
+function buildAddon(): void {
+  if (existsSync(NATIVE_LIBRARY)) return
+  console.error('Building the addon (under a minute)')
+  const { status } = spawnSync(BUILD, ['addon'], { stdio: 'inherit' })
+  if (status !== 0)
+    throw new Error('CUDA targets need the addon of gpu-fn/native; or serve from the CPU with --target cpu')
 }

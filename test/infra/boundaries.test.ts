@@ -86,7 +86,7 @@ test.each([
     ['../runtime/session.ts', '../manifest.ts'],
     ['../engine/package/memory-plan.ts', '../weights/bucket.ts'],
   ],
-  ['gpu-fn/runtime', ['../manifest.ts', './ffi.ts'], ['../pipeline/pipeline.ts', '../compile/write/onnx.ts']],
+  ['gpu-fn/runtime', ['../manifest.ts', './native.ts'], ['../pipeline/pipeline.ts', '../compile/write/onnx.ts']],
   [
     'gpu-fn/models/sd35',
     ['../../compile/graph/nn.ts', './sd35.ts'],

@@ -4,8 +4,7 @@ import { channel } from 'node:diagnostics_channel'
 import { type Dtype, tensorBytes } from '../../dtype.ts'
 import type { StoredTensor } from '../../manifest.ts'
 import type { DeviceMemory } from '../device-memory.ts'
-import { valueAt } from '../native-tensor.ts'
-import type { OrtApi, Pointer } from '../ort-api.ts'
+import { type Address, type NativeAllocation, type NativeTensor, type Place, viewMemory } from '../native.ts'
 import { settleAll } from '../settle-all.ts'
 import { type Batch, batchesOf, type Input, type SegmentUpdate } from './batches.ts'
 import { FactorFiles } from './factor-files.ts'
@@ -13,11 +12,9 @@ import { columnsOf, phasesOf, rankScales, type WeightUpdate, type WeightUpdates 
 
 /** The weights of a session on its device. */
 export type Placed = {
-  readonly address: Pointer
+  readonly address: Address
   readonly device: DeviceMemory
-  readonly api: OrtApi
-  /** onnxruntime's description of the device's memory. */
-  readonly memory: Pointer
+  readonly place: Place
   readonly updateGraphs: UpdateGraphs
 }
 export type UpdateGraphs = {
@@ -26,12 +23,12 @@ export type UpdateGraphs = {
   /** Opens a graph on the device of the weights. */
   readonly open: (file: string) => Promise<UpdateSession>
 }
-/** Session of a graph with onnxruntime values in device memory as inputs and outputs. */
+/** Session of a graph with tensors in device memory as inputs and outputs. */
 export interface UpdateSession {
   /** Runs the graph and writes its outputs to `outputs`, which may alias inputs. Throws `SessionError`. */
-  runInto(inputs: Record<string, Pointer>, outputs: Record<string, Pointer>): Promise<void>
+  runInto(inputs: Record<string, NativeTensor>, outputs: Record<string, NativeTensor>): Promise<void>
   /** Allocates device memory from the session's memory arena. Throws an Error if the device is out of memory. */
-  allocate(bytes: number): { readonly address: Pointer; free(): void }
+  allocate(bytes: number): NativeAllocation
 }
 /** Weights that differ from their file, and a function to restore some of them. */
 export type Restoration = {
@@ -101,12 +98,12 @@ async function updateBatches(
     }
   } finally {
     await Promise.allSettled([ready, running])
-    memory.free()
+    memory.release()
   }
   updateTimes.publish(times)
 }
 
-type Buffer = { readonly address: Pointer; readonly host: Uint8Array }
+type Buffer = { readonly address: Address; readonly host: Uint8Array }
 
 /** Reads the inputs of a batch and copies them to the device. */
 async function fill(
@@ -132,30 +129,30 @@ async function fill(
 }
 
 /** Updates the weights of a batch. `address`: its inputs in device memory. */
-async function run(placed: Placed, { segments }: Batch, address: Pointer): Promise<void> {
+async function run(placed: Placed, { segments }: Batch, address: Address): Promise<void> {
   // Enqueues all runs at once, so that the device thread does not wait for the event loop between runs.
   await settleAll(segments.map((update) => updateSegment(placed, update, address)))
 }
 
-type MakeValue = (address: Pointer, dtype: Dtype, shape: readonly number[]) => Pointer
+type MakeView = (address: Address, dtype: Dtype, shape: readonly number[]) => NativeTensor
 
-async function updateSegment(placed: Placed, update: SegmentUpdate, address: Pointer): Promise<void> {
-  const { api, memory, updateGraphs } = placed
+async function updateSegment(placed: Placed, update: SegmentUpdate, address: Address): Promise<void> {
+  const { place, updateGraphs } = placed
   const session = await updateGraphs.open(update.graph)
-  const made: Pointer[] = []
-  const make: MakeValue = (at, dtype, shape) => {
-    const value = valueAt(api, memory, { address: at, dtype, shape })
-    made.push(value)
-    return value
+  const made: NativeTensor[] = []
+  const make: MakeView = (at, dtype, shape) => {
+    const view = viewMemory(place, { address: at, dtype, shape })
+    made.push(view)
+    return view
   }
   try {
-    const inputs: Record<string, Pointer> = {}
+    const inputs: Record<string, NativeTensor> = {}
     for (const [name, { start, dtype, shape }] of Object.entries(update.inputs))
       inputs[name] = make(address + BigInt(start), dtype, shape)
     const { stored, outputs } = storedValues(placed, update, make)
     await session.runInto({ ...inputs, ...stored }, outputs)
   } finally {
-    for (const value of made) api.release('Value', value)
+    for (const view of made) view.release()
   }
 }
 
@@ -163,7 +160,7 @@ async function updateSegment(placed: Placed, update: SegmentUpdate, address: Poi
 function storedValues(
   placed: Placed,
   { update: { weight, scales }, segment: { start, end, columns } }: SegmentUpdate,
-  make: MakeValue,
+  make: MakeView,
 ) {
   const rows = end - start
   const addressOf = ({ dtype, shape, offset }: StoredTensor) =>

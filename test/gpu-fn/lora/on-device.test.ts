@@ -4,9 +4,8 @@ import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { updatesOf } from '../../../gpu-fn/engine/package/adapters.ts'
 import type { Package } from '../../../gpu-fn/manifest.ts'
 import { reserveWeights } from '../../../gpu-fn/runtime/device-weights.ts'
+import type { Address } from '../../../gpu-fn/runtime/native.ts'
 import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
-import { loadOrtApi, type Pointer } from '../../../gpu-fn/runtime/ort-api.ts'
-import { memoryOf } from '../../../gpu-fn/runtime/ort-environment.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openNativeSession } from '../../../gpu-fn/runtime/session-native.ts'
 import { updateFile } from '../../../gpu-fn/runtime/update/in-file.ts'
@@ -14,9 +13,10 @@ import type { WeightUpdates } from '../../../gpu-fn/runtime/update/weight-update
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { pseudoRandom } from '../../support/checkpoints/tensors.ts'
-import { hostMemory } from '../../support/gpu/host-memory.ts'
+import { hostMemory, readMemory } from '../../support/gpu/host-memory.ts'
 import { compiledLora, writeRandomLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
+import { hasAddon } from '../../support/native/addon.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
@@ -57,28 +57,23 @@ async function updates(pkg: Package, network: string, scale: number): Promise<We
 /** Weights in host memory, and a copy of their bytes. */
 async function placed(pkg: Package, network: string) {
   const { memory } = hostMemory()
-  const api = loadOrtApi()
-  let address: Pointer = 0n
+  let address: Address = 0n
   const reserve = (bytes: number) => {
     address = memory.reserve(bytes)
     return address
   }
   const { file, tensors } = weightsOf(pkg, network)
-  const weights = await reserveWeights({ file, tensors }, { ...memory, reserve }, api, memoryOf(api, 'Cpu'), graphs)
+  const weights = await reserveWeights({ file, tensors }, { device: { ...memory, reserve }, place: null }, graphs)
   onTestFinished(() => weights.release())
   await weights.load()
   const size = pkg.manifest.files[path.basename(file)]!.bytes
-  const bytes = () => {
-    const copy = Buffer.alloc(size)
-    api.copy(copy, address, size)
-    return copy
-  }
+  const bytes = () => readMemory(address, size)
   const open = (graph: string) => openNativeSession(graph, { entries: {}, memoryPattern: false })
   const updated = async (changed: WeightUpdates) => Buffer.from(await updateFile({ file, tensors }, changed, open))
   return { weights, bytes, updated }
 }
 
-test.each([
+test.skipIf(!hasAddon()).each([
   ['transformer', 'fp8'],
   // A network with weights in 16 bits.
   ['clip_l', 'fp8'],
@@ -106,25 +101,28 @@ test.each([
   },
 )
 
-test('in-place updates by adapters of mixed types equal updates of the file, also in several batches', async () => {
-  const pkg = packages.fp8
-  const { weights, bytes, updated } = await placed(pkg, 'transformer')
-  const base = bytes()
-  // The float16 factors of its eight modules have 8 MiB: one batch. Together with another type they are converted to float32: two batches.
-  const file = path.join(scratch.directory, 'large.safetensors')
-  await writeRandomLora(file, pkg.manifest.position.width, { rank: 2048, blocks: 2, dtype: 'F16' })
-  const large = { lora: await compiledLora(file, pkg.directory, 'large'), scale: 0.5 }
-  const small = { lora: await compiledLora(path.join(LORAS, 'everything.safetensors'), pkg.directory), scale: -1 }
-  for (const adapters of [[large], [small, large], [small]]) {
-    const changed = updatesOf(pkg, adapters).get('transformer')!
-    await weights.update(changed)
-    expect(bytes().equals(await updated(changed))).toBe(true)
-  }
-  await weights.update(undefined)
-  expect(bytes().equals(base)).toBe(true)
-})
+test.skipIf(!hasAddon())(
+  'in-place updates by adapters of mixed types equal updates of the file, also in several batches',
+  async () => {
+    const pkg = packages.fp8
+    const { weights, bytes, updated } = await placed(pkg, 'transformer')
+    const base = bytes()
+    // The float16 factors of its eight modules have 8 MiB: one batch. Together with another type they are converted to float32: two batches.
+    const file = path.join(scratch.directory, 'large.safetensors')
+    await writeRandomLora(file, pkg.manifest.position.width, { rank: 2048, blocks: 2, dtype: 'F16' })
+    const large = { lora: await compiledLora(file, pkg.directory, 'large'), scale: 0.5 }
+    const small = { lora: await compiledLora(path.join(LORAS, 'everything.safetensors'), pkg.directory), scale: -1 }
+    for (const adapters of [[large], [small, large], [small]]) {
+      const changed = updatesOf(pkg, adapters).get('transformer')!
+      await weights.update(changed)
+      expect(bytes().equals(await updated(changed))).toBe(true)
+    }
+    await weights.update(undefined)
+    expect(bytes().equals(base)).toBe(true)
+  },
+)
 
-test('a session computes with the updated weights', async () => {
+test.skipIf(!hasAddon())('a session computes with the updated weights', async () => {
   const pkg = packages.fp8
   const { memory } = hostMemory()
   const [graph, weights] = [path.join(pkg.directory, 'transformer.onnx'), weightsOf(pkg, 'transformer')]
@@ -142,13 +140,12 @@ test('a session computes with the updated weights', async () => {
   expect(await session.run(inputsOf(pkg))).toEqual(base)
 })
 
-test('an update that fails leaves no weights behind', async () => {
+test.skipIf(!hasAddon())('an update that fails leaves no weights behind', async () => {
   const pkg = packages.fp8
   const { memory } = hostMemory()
   const { copyFromHost, upload } = memory
   const fail = () => Promise.reject(new Error('the device is gone'))
-  const api = loadOrtApi()
-  const weights = await reserveWeights(weightsOf(pkg, 'transformer'), memory, api, memoryOf(api, 'Cpu'), graphs)
+  const weights = await reserveWeights(weightsOf(pkg, 'transformer'), { device: memory, place: null }, graphs)
   onTestFinished(() => weights.release())
   await weights.load()
   memory.upload = fail

@@ -7,6 +7,7 @@ import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
 import type { Session, Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { hasGpu } from '../../support/gpu/gpu.ts'
+import { hasAddon } from '../../support/native/addon.ts'
 
 const ids = (batch: number, tokens: number): Tensor => ({
   data: BigInt64Array.from({ length: batch * tokens }, (_, i) => BigInt((i * 37) % 990)),
@@ -22,7 +23,7 @@ const noise = (dims: number[], seed: number): Tensor => ({
 const refusal = (message: RegExp) =>
   expect.objectContaining({ name: 'SessionError', message: expect.stringMatching(message) })
 
-const BINDINGS = ['node', 'native'] as const
+const BINDINGS = hasAddon() ? (['node', 'native'] as const) : (['node'] as const)
 
 describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding) => {
   let directory: string
@@ -123,7 +124,7 @@ describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding)
   })
 })
 
-describe('the native binding', () => {
+describe.skipIf(!hasAddon())('the native binding', () => {
   let directory: string
   beforeAll(async () => {
     directory = await compileTiny({ tier: 'fp8' })

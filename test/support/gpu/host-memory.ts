@@ -1,31 +1,37 @@
 // Host memory in place of a GPU's: weights are placed, copied and removed as on a device, and absent ones read as NaN.
 import type { DeviceMemory } from '../../../gpu-fn/runtime/device-memory.ts'
-import { loadLibrary } from '../../../gpu-fn/runtime/ffi.ts'
-import type { Pointer } from '../../../gpu-fn/runtime/ort-api.ts'
+import { type Address, loadNative } from '../../../gpu-fn/runtime/native.ts'
 
 const GRANULARITY = 4096
 
+/** A copy of the bytes at an address. */
+export function readMemory(address: Address, bytes: number): Buffer {
+  const copy = Buffer.alloc(bytes)
+  const { addressOf, copyMemory } = loadNative()
+  copyMemory(addressOf(copy), address, bytes)
+  return copy
+}
+
 /** `log` has every call, in order; `room` is how many bytes may be mapped at a time. */
 export function hostMemory(room = Number.POSITIVE_INFINITY) {
-  const libc = loadLibrary(null)
-  const posixMemalign = libc.func('int posix_memalign(_Out_ void **address, size_t alignment, size_t bytes)')
-  const memset = libc.func('void *memset(void *to, int value, size_t bytes)')
-  const memcpy = libc.func('void *memcpy(void *to, void *from, size_t bytes)')
-  const free = libc.func('void free(void *address)')
+  const { addressOf, copyMemory } = loadNative()
+  const reserved = new Map<Address, Uint8Array>()
   const log: string[] = []
   let mapped = 0
   const memory: DeviceMemory = {
     granularity: GRANULARITY,
     reserve(bytes) {
       log.push('reserve')
-      const out: [Pointer] = [0n]
-      posixMemalign(out, GRANULARITY, bytes)
-      memset(out[0], 0xff, bytes)
-      return out[0]
+      const range = Buffer.alloc(bytes + GRANULARITY)
+      const offset = GRANULARITY - Number(addressOf(range) % BigInt(GRANULARITY))
+      const aligned = range.subarray(offset, offset + bytes).fill(0xff)
+      const address = addressOf(aligned)
+      reserved.set(address, aligned)
+      return address
     },
     unreserve(address) {
       log.push('unreserve')
-      free(address)
+      reserved.delete(address)
     },
     map(address, bytes) {
       if (mapped + bytes > room) throw new Error('CUDA: out of memory')
@@ -34,7 +40,7 @@ export function hostMemory(room = Number.POSITIVE_INFINITY) {
       const unmap = (call: string) => {
         mapped -= bytes
         log.push(call)
-        memset(address, 0xff, bytes)
+        reserved.get(address)!.fill(0xff, 0, bytes)
       }
       return { recycle: () => unmap('recycle'), free: () => unmap('free') }
     },
@@ -47,13 +53,13 @@ export function hostMemory(room = Number.POSITIVE_INFINITY) {
     },
     async copyFromHost(copies) {
       log.push('copy')
-      for (const { to, from, bytes } of copies) memcpy(to, from, bytes)
+      for (const { to, from, bytes } of copies) copyMemory(to, from, bytes)
     },
     async upload(to, from) {
-      memcpy(to, from, from.length)
+      copyMemory(to, addressOf(from), from.length)
     },
     async copyOnDevice(to, from, bytes) {
-      memcpy(to, from, bytes)
+      copyMemory(to, from, bytes)
     },
   }
   return { memory, log }

@@ -9,6 +9,7 @@ import { openControlnet } from '../../../../gpu-fn/weights/controlnet-packages.t
 import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
 import { compileTinyControlnet } from '../../../support/checkpoints/controlnet.ts'
+import { BINDING } from '../../../support/native/addon.ts'
 import { useScratch } from '../../../support/scratch.ts'
 
 const scratch = useScratch()
@@ -49,7 +50,7 @@ async function imageOf(
 
 test('guidance with a ControlNet runs on the first of two devices, and without it on both again', async () => {
   const controlnet = await compileControlnet()
-  const pipeline = await open({ devices: 2, binding: 'native', threads: 1 })
+  const pipeline = await open({ devices: 2, binding: BINDING, threads: 1 })
   const divided = await imageOf(pipeline, { parallel: true })
   const controlled = await imageOf(pipeline, { parallel: false, controlnet })
   expect(controlled).not.toEqual(divided)

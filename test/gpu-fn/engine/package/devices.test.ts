@@ -14,9 +14,10 @@ import { type Txt2ImgRequest, txt2img } from '../../../../gpu-fn/pipeline/txt2im
 import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
 import { leastBudget } from '../../../support/checkpoints/least-budget.ts'
+import { BINDING } from '../../../support/native/addon.ts'
 
 const open = (devices: number, options: PipelineOptions = {}) =>
-  openPipeline(pkg, { devices, binding: 'native', threads: 1, ...options })
+  openPipeline(pkg, { devices, binding: BINDING, threads: 1, ...options })
 
 let pkg: Package
 let three: OpenPipeline

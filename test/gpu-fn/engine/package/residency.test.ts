@@ -18,6 +18,7 @@ import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { render } from '../../../../infra/local/models/render.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
 import { leastBudget } from '../../../support/checkpoints/least-budget.ts'
+import { BINDING } from '../../../support/native/addon.ts'
 
 let pkg: Package
 beforeAll(async () => {
@@ -127,7 +128,7 @@ describe('residency', () => {
 
   test('the results of an offloaded session are available to the next one', async () => {
     const open = (network: NetworkName) =>
-      openSession(path.join(pkg.directory, pkg.manifest.networks[network]!.file), { target: 'cpu', binding: 'native' })
+      openSession(path.join(pkg.directory, pkg.manifest.networks[network]!.file), { target: 'cpu', binding: BINDING })
     const { text, position } = pkg.manifest
     const noise = (...dims: number[]) => ({
       data: gaussianNoise(

@@ -1,0 +1,69 @@
+// CUDA's runtime and driver, loaded when a GPU is first used, so that the addon loads without them.
+// CUDA Runtime API 13 and CUDA Driver API 13.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace octet::cuda {
+
+using StreamHandle = struct CUstream_st*;
+using EventHandle = struct CUevent_st*;
+
+/** cudaMemcpyKind */
+enum CopyKind { HOST_TO_DEVICE = 1, DEVICE_TO_DEVICE = 3 };
+
+/** CUmemLocation, CUmemAllocationProp and CUmemAccessDesc of the driver */
+struct Location {
+  int type, id;
+};
+struct AllocationProperties {
+  int type, handleTypes;
+  Location location;
+  void* windowsMetadata;
+  unsigned char flags[8];
+};
+struct AccessDescriptor {
+  Location location;
+  int flags;
+};
+
+/** Functions by the names of CUDA, which return 0 for success. */
+struct Runtime {
+  const char* (*cudaGetErrorString)(int error);
+  int (*cudaGetLastError)();
+  int (*cudaSetDevice)(int device);
+  int (*cudaStreamCreateWithFlags)(StreamHandle* stream, unsigned flags);
+  int (*cudaStreamSynchronize)(StreamHandle stream);
+  int (*cudaStreamWaitEvent)(StreamHandle stream, EventHandle event, unsigned flags);
+  int (*cudaEventCreate)(EventHandle* event);
+  int (*cudaEventRecord)(EventHandle event, StreamHandle stream);
+  int (*cudaEventSynchronize)(EventHandle event);
+  int (*cudaEventElapsedTime)(float* milliseconds, EventHandle start, EventHandle end);
+  int (*cudaMemcpyAsync)(void* to, const void* from, size_t bytes, int kind, StreamHandle stream);
+  int (*cudaHostRegister)(void* address, size_t bytes, unsigned flags);
+  int (*cudaHostUnregister)(void* address);
+};
+struct Driver {
+  int (*cuGetErrorString)(int error, const char** text);
+  int (*cuMemAddressReserve)(uint64_t* address, size_t bytes, size_t alignment, uint64_t wish, unsigned long long flags);
+  int (*cuMemAddressFree)(uint64_t address, size_t bytes);
+  int (*cuMemCreate)(uint64_t* handle, size_t bytes, const AllocationProperties* properties, unsigned long long flags);
+  int (*cuMemRelease)(uint64_t handle);
+  int (*cuMemMap)(uint64_t address, size_t bytes, size_t offset, uint64_t handle, unsigned long long flags);
+  int (*cuMemUnmap)(uint64_t address, size_t bytes);
+  int (*cuMemSetAccess)(uint64_t address, size_t bytes, const AccessDescriptor* descriptors, size_t count);
+};
+
+/** Throws if CUDA 13 is not installed. */
+const Runtime& runtime();
+const Driver& driver();
+
+/** Throws CUDA's message if a call of the runtime, or of the driver, failed. `what` names the call. */
+void check(int error, const std::string& what);
+void checkDriver(int error, const std::string& what);
+
+/** Makes a GPU the current one of this thread, on which CUDA allocates and copies. */
+void select(int64_t gpu);
+
+}  // namespace octet::cuda

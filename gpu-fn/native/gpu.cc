@@ -1,0 +1,147 @@
+#include "gpu.h"
+
+#include <cstdlib>
+
+namespace octet {
+namespace {
+
+using cuda::driver, cuda::runtime;
+
+// CUmemAllocationType, CUmemLocationType, CUmemAccess_flags, cudaHostRegister's flags, cudaStreamCreateWithFlags' flag
+constexpr int PINNED = 1, DEVICE = 1, READ_WRITE = 3;
+/** Portable, for copies to all GPUs, and read-only. */
+constexpr unsigned REGISTER = 1 | 8;
+constexpr unsigned NON_BLOCKING = 1;
+
+std::string named(const char* what, int64_t gpu) { return std::string(what) + ", GPU " + std::to_string(gpu); }
+
+cuda::Location locationOf(int64_t gpu) { return {DEVICE, static_cast<int>(gpu)}; }
+
+/** cuBLAS allocates a workspace per session, on Hopper of 32 MiB or more by default, and is not slower with 8 MiB. */
+void limitWorkspaces() { setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:2", 0); }
+
+}  // namespace
+
+Stream::Stream(int64_t gpu) : gpu(gpu) {
+  cuda::select(gpu);
+  cuda::check(runtime().cudaStreamCreateWithFlags(&stream, NON_BLOCKING), named("creation of a stream", gpu));
+}
+
+Work<js::Nothing> Stream::copy(std::vector<Copy> copies, cuda::CopyKind kind) {
+  return onThread(thread, [stream = stream, gpu = gpu, copies = std::move(copies), kind] {
+    cuda::select(gpu);
+    int error = 0;
+    for (const auto& [to, from, bytes] : copies) {
+      if (error == 0)
+        error = runtime().cudaMemcpyAsync(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes, kind, stream);
+    }
+    // Also after an error: the caller then unmaps memory that begun copies use.
+    const int unfinished = runtime().cudaStreamSynchronize(stream);
+    cuda::check(error, named("copy", gpu));
+    cuda::check(unfinished, named("end of a copy", gpu));
+    return js::Nothing();
+  });
+}
+
+Work<js::Nothing> Stream::copyFromHost(std::vector<Copy> copies) { return copy(std::move(copies), cuda::HOST_TO_DEVICE); }
+
+Work<js::Nothing> Stream::upload(uint64_t to, js::TypedArray from) {
+  return copy({{to, reinterpret_cast<uint64_t>(from.data), static_cast<int64_t>(from.bytes)}}, cuda::HOST_TO_DEVICE);
+}
+
+Work<js::Nothing> Stream::copyOnDevice(uint64_t to, uint64_t from, int64_t bytes) {
+  return copy({{to, from, bytes}}, cuda::DEVICE_TO_DEVICE);
+}
+
+void Stream::wait(std::shared_ptr<Event> event) {
+  cuda::select(gpu);
+  cuda::check(runtime().cudaStreamWaitEvent(stream, event->handle(), 0), named("wait for an event", gpu));
+}
+
+Work<js::Nothing> Stream::synchronize() { return copy({}, cuda::DEVICE_TO_DEVICE); }
+
+Event::Event(int64_t gpu) : gpu(gpu) {
+  cuda::select(gpu);
+  cuda::check(runtime().cudaEventCreate(&event), named("creation of an event", gpu));
+}
+
+void Event::record(std::shared_ptr<Stream> stream) {
+  cuda::select(gpu);
+  cuda::check(runtime().cudaEventRecord(event, stream->handle()), named("recording of an event", gpu));
+}
+
+Work<js::Nothing> Event::synchronize() {
+  return onNewThread([event = event, gpu = gpu] {
+    cuda::check(runtime().cudaEventSynchronize(event), named("wait for an event", gpu));
+    return js::Nothing();
+  });
+}
+
+double Event::millisecondsSince(std::shared_ptr<Event> earlier) {
+  float milliseconds = 0;
+  cuda::check(runtime().cudaEventElapsedTime(&milliseconds, earlier->event, event), named("time of an event", gpu));
+  return milliseconds;
+}
+
+std::shared_ptr<Gpu> Gpu::open(int64_t index) {
+  limitWorkspaces();
+  driver();
+  cuda::select(index);
+  return std::make_shared<Gpu>(index);
+}
+
+uint64_t Gpu::reserve(int64_t bytes) {
+  uint64_t address = 0;
+  cuda::select(index);
+  cuda::checkDriver(driver().cuMemAddressReserve(&address, bytes, 0, 0, 0), named("reservation of addresses", index));
+  return address;
+}
+
+void Gpu::unreserve(uint64_t address, int64_t bytes) {
+  cuda::checkDriver(driver().cuMemAddressFree(address, bytes), named("release of addresses", index));
+}
+
+uint64_t Gpu::create(int64_t bytes) {
+  uint64_t handle = 0;
+  const cuda::AllocationProperties properties{PINNED, 0, locationOf(index), nullptr, {}};
+  cuda::select(index);
+  cuda::checkDriver(driver().cuMemCreate(&handle, bytes, &properties, 0), named("allocation", index));
+  return handle;
+}
+
+void Gpu::free(uint64_t handle) { cuda::checkDriver(driver().cuMemRelease(handle), named("release", index)); }
+
+void Gpu::map(uint64_t address, uint64_t handle, int64_t bytes) {
+  const cuda::AccessDescriptor access{locationOf(index), READ_WRITE};
+  cuda::select(index);
+  cuda::checkDriver(driver().cuMemMap(address, bytes, 0, handle, 0), named("mapping", index));
+  cuda::checkDriver(driver().cuMemSetAccess(address, bytes, &access, 1), named("access", index));
+}
+
+void Gpu::unmap(uint64_t address, int64_t bytes) {
+  cuda::select(index);
+  cuda::checkDriver(driver().cuMemUnmap(address, bytes), named("end of a mapping", index));
+}
+
+Work<bool> Gpu::registerMemory(uint64_t address, int64_t bytes) {
+  return onNewThread([address, bytes, gpu = index] {
+    cuda::select(gpu);
+    const int error = runtime().cudaHostRegister(reinterpret_cast<void*>(address), bytes, REGISTER);
+    // Otherwise a later call would report the error.
+    if (error != 0) runtime().cudaGetLastError();
+    return error == 0;
+  });
+}
+
+Work<js::Nothing> Gpu::unregisterMemory(uint64_t address) {
+  return onNewThread([address, gpu = index] {
+    cuda::select(gpu);
+    cuda::check(runtime().cudaHostUnregister(reinterpret_cast<void*>(address)), named("end of a registration", gpu));
+    return js::Nothing();
+  });
+}
+
+std::shared_ptr<Stream> Gpu::createStream() { return std::make_shared<Stream>(index); }
+std::shared_ptr<Event> Gpu::createEvent() { return std::make_shared<Event>(index); }
+
+}  // namespace octet

@@ -1,0 +1,51 @@
+// onnxruntime's C API, from the library that the program names: errors as exceptions, and owners of its objects.
+#pragma once
+#include <onnxruntime/onnxruntime_c_api.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace octet::ort {
+
+/** Loads the library, once per process. Throws if it cannot be loaded or is older than the headers. */
+void load(std::string library);
+/** The functions of the loaded library. Throws if none is loaded. */
+const OrtApi& api();
+/** Throws onnxruntime's message if a call failed. */
+void check(OrtStatus* status);
+
+template <auto Release>
+struct Releaser {
+  template <class T>
+  void operator()(T* object) const {
+    (api().*Release)(object);
+  }
+};
+template <class T, auto Release>
+using Owner = std::unique_ptr<T, Releaser<Release>>;
+
+using SessionOptions = Owner<OrtSessionOptions, &OrtApi::ReleaseSessionOptions>;
+using CudaOptions = Owner<OrtCUDAProviderOptionsV2, &OrtApi::ReleaseCUDAProviderOptions>;
+using MemoryInfo = Owner<OrtMemoryInfo, &OrtApi::ReleaseMemoryInfo>;
+using ArenaSettings = Owner<OrtArenaCfg, &OrtApi::ReleaseArenaCfg>;
+using Binding = Owner<OrtIoBinding, &OrtApi::ReleaseIoBinding>;
+using Allocator = Owner<OrtAllocator, &OrtApi::ReleaseAllocator>;
+using ShapeInfo = Owner<OrtTensorTypeAndShapeInfo, &OrtApi::ReleaseTensorTypeAndShapeInfo>;
+using Value = std::shared_ptr<OrtValue>;
+
+inline Value own(OrtValue* value) { return Value(value, Releaser<&OrtApi::ReleaseValue>()); }
+
+/** The environment of the process, created on first use and never released. */
+OrtEnv* environment();
+
+/** The memory of a GPU, or without one the host's. */
+MemoryInfo memoryOf(std::optional<int64_t> gpu);
+
+/**
+ * Makes all sessions on a GPU use one arena for their runs, which do not overlap. The CUDA provider must be loaded: without it onnxruntime
+ * ends the process here.
+ */
+void shareArena(int64_t gpu);
+
+}  // namespace octet::ort

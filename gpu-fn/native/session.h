@@ -1,0 +1,109 @@
+// Sessions of onnxruntime, their runs, and memory of their arenas.
+#pragma once
+#include "gpu.h"
+#include "js.h"
+#include "ort.h"
+#include "tensor.h"
+#include "threads.h"
+
+namespace octet {
+
+/** Settings of onnxruntime, by its names. */
+struct Settings {
+  js::Record<std::string> entries;
+  bool memoryPattern;
+  /** Threads per run on the CPU; one per core by default. */
+  std::optional<int64_t> threads;
+  /** Index of the GPU. Runs of different devices are concurrent, also on the CPU. */
+  int64_t device;
+  /** Options of the CUDA execution provider; without them the session runs on the CPU. */
+  std::optional<js::Record<std::string>> cuda;
+  /** The stream of its runs; without it, the provider has its own. */
+  std::optional<std::shared_ptr<Stream>> stream;
+  /** Libraries of operators. */
+  std::vector<std::string> libraries;
+  /** Tensors in place of the graph's initializers. Their memory must outlive the session. */
+  js::Record<std::shared_ptr<Tensor>> initializers;
+};
+
+/** Where an output is written: a given tensor, or new memory of the host or of the session's device. */
+struct Output {
+  std::shared_ptr<Tensor> tensor;
+  bool onHost = false;
+};
+
+/** Device memory from the arena of a session. */
+class Allocation {
+ public:
+  static constexpr uint64_t ID = 6;
+
+  Allocation(ort::Allocator allocator, void* start, std::optional<int64_t> gpu)
+      : allocator(std::move(allocator)), start(start), gpu(gpu) {}
+
+  uint64_t address() { return reinterpret_cast<uint64_t>(start); }
+  void release();
+
+ private:
+  ort::Allocator allocator;
+  void* start;
+  std::optional<int64_t> gpu;
+};
+
+/** One run of a session. */
+class Run {
+ public:
+  static constexpr uint64_t ID = 7;
+
+  /** New tensors, by the names of the outputs that have no tensor yet. */
+  using Results = js::Record<std::shared_ptr<Tensor>>;
+  struct Parts;
+
+  explicit Run(std::shared_ptr<Parts> parts);
+
+  /** Runs after all earlier runs of the device. Must be called once. */
+  Work<Results> start();
+  /** Stops the run between two operators; it then ends with onnxruntime's error. */
+  void cancel();
+
+ private:
+  std::shared_ptr<Parts> parts;
+  std::shared_ptr<OrtRunOptions> options;
+};
+
+class Session {
+ public:
+  static constexpr uint64_t ID = 8;
+
+  static Work<std::shared_ptr<Session>> open(std::string file, Settings settings);
+
+  Session(std::shared_ptr<OrtSession> session, int64_t device, bool onGpu)
+      : held(std::move(session)), device(device), onGpu(onGpu) {}
+
+  std::vector<std::string> outputs();
+  std::shared_ptr<Run> prepare(js::Record<std::shared_ptr<Tensor>> inputs, js::Record<Output> outputs);
+  std::shared_ptr<Allocation> allocate(int64_t bytes);
+  /** All runs must have ended. */
+  void release() { held = nullptr; }
+
+ private:
+  OrtSession* session() const;
+  std::optional<int64_t> gpu() const { return onGpu ? std::optional(device) : std::nullopt; }
+
+  std::shared_ptr<OrtSession> held;
+  const int64_t device;
+  const bool onGpu;
+};
+
+namespace js {
+template <>
+struct Type<Settings> {
+  static Settings read(napi_env env, napi_value value);
+};
+/** A tensor, or the name of a memory: `host` or `device`. */
+template <>
+struct Type<Output> {
+  static Output read(napi_env env, napi_value value);
+};
+}  // namespace js
+
+}  // namespace octet

@@ -1,0 +1,9 @@
+// Whether the tests of the addon (gpu-fn/native) can run. The addon needs a compiler; the CPU path of the product does not.
+import { existsSync } from 'node:fs'
+import { NATIVE_LIBRARY } from '../../../gpu-fn/runtime/native.ts'
+
+/** test/support/native/build.ts builds it before all tests, if this machine has g++. */
+export const hasAddon = (): boolean => existsSync(NATIVE_LIBRARY)
+
+/** The binding of sessions that stand for a GPU's. */
+export const BINDING = hasAddon() ? 'native' : 'node'

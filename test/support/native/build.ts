@@ -1,0 +1,25 @@
+// Builds the addon before the tests if its sources are newer, and this machine has g++.
+import { execFileSync, spawnSync } from 'node:child_process'
+import { globSync, rmSync, statSync } from 'node:fs'
+import path from 'node:path'
+import { NATIVE_LIBRARY } from '../../../gpu-fn/runtime/native.ts'
+
+const ROOT = path.join(import.meta.dirname, '../../..')
+const BUILD = path.join(ROOT, 'gpu-fn/kernels/build')
+
+const builtAt = () => statSync(NATIVE_LIBRARY, { throwIfNoEntry: false })?.mtimeMs ?? 0
+const hasCompiler = () =>
+  process.platform === 'linux' && spawnSync('g++', ['--version'], { stdio: 'ignore' }).status === 0
+
+/** Called once by Vitest. Throws the compiler's messages. */
+export function setup(): void {
+  const sources = [BUILD, ...globSync('gpu-fn/native/**/*.{cc,h}', { cwd: ROOT }).map((file) => path.join(ROOT, file))]
+  if (sources.every((source) => statSync(source).mtimeMs < builtAt())) return
+  if (hasCompiler()) {
+    execFileSync(BUILD, ['addon'], { stdio: ['ignore', 'ignore', 'inherit'] })
+    return
+  }
+  // No test runs with an outdated addon.
+  rmSync(NATIVE_LIBRARY, { force: true })
+  console.warn('There is no g++: the tests of the addon (gpu-fn/native) do not run.')
+}
