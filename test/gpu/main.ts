@@ -5,11 +5,13 @@ import { TARGETS } from '../../gpu-fn/manifest.ts'
 import { TINY_VARIANTS } from '../../infra/checkpoints/tiny/variants.ts'
 import { endOnSignals } from '../../infra/command/end-on-signals.ts'
 import { BUILT_IN_MODELS } from '../../infra/local/models/built-in-model.ts'
+import type { OffloadOptions } from './offload.ts'
 import { requireGpu } from './requirements.ts'
 import type { TargetsOptions } from './targets.ts'
 
 endOnSignals()
 const MODELS = [...Object.keys(TINY_VARIANTS), 'tiny-loud', ...BUILT_IN_MODELS] as TargetsOptions['model'][]
+const OFFLOAD_ROUNDS = 50
 const GPU_TARGETS = TARGETS.filter((target) => target !== 'cpu')
 
 async function checkKernels(): Promise<void> {
@@ -32,6 +34,11 @@ async function checkControlnets(): Promise<void> {
   await compareControlnets()
 }
 
+async function checkOffload(options: OffloadOptions): Promise<void> {
+  const { checkOffloading } = await import('./offload.ts')
+  await checkOffloading(options)
+}
+
 /** Runs all checks, also after a failure. */
 async function checkAll(): Promise<void> {
   const checks = [
@@ -39,6 +46,7 @@ async function checkAll(): Promise<void> {
     ...GPU_TARGETS.flatMap((target) => MODELS.map((model) => () => checkTargets({ model, tier: 'fp8', target }))),
     checkLoras,
     checkControlnets,
+    () => checkOffload({ rounds: OFFLOAD_ROUNDS }),
   ]
   const failures: string[] = []
   for (const check of checks) await check().catch((error: Error) => failures.push(error.message))
@@ -77,6 +85,14 @@ command
   .command('controlnets')
   .description('images with a ControlNet, and after it, with tiny random weights')
   .action(() => checkControlnets())
+
+command
+  .command('offload')
+  .description('networks that take turns in the same memory')
+  .option('--rounds <n>', 'turns of each network', Number, OFFLOAD_ROUNDS)
+  .option('--settle <ms>', 'milliseconds between the mapping of weights and a run, instead of those in use', Number)
+  .option('--events', 'also order copies and runs by events between their streams')
+  .action(checkOffload)
 
 await command.parseAsync().catch((error: Error) => {
   console.error(`test:gpu: ${error.message}`)
