@@ -1,15 +1,14 @@
 // Builds the addon before the tests if its sources are newer, and this machine has g++.
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync } from 'node:child_process'
 import { globSync, rmSync, statSync } from 'node:fs'
 import path from 'node:path'
 import { NATIVE_LIBRARY } from '../../../gpu-fn/runtime/native.ts'
+import { hasCompiler } from './addon.ts'
 
 const ROOT = path.join(import.meta.dirname, '../../..')
 const BUILD = path.join(ROOT, 'gpu-fn/kernels/build')
 
 const builtAt = () => statSync(NATIVE_LIBRARY, { throwIfNoEntry: false })?.mtimeMs ?? 0
-const hasCompiler = () =>
-  process.platform === 'linux' && spawnSync('g++', ['--version'], { stdio: 'ignore' }).status === 0
 
 /** Called once by Vitest. Throws the compiler's messages. */
 export function setup(): void {

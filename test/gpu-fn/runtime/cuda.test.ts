@@ -1,0 +1,117 @@
+// The memory of a GPU with test/support/native/fake-cuda.cc in place of CUDA's libraries, in a process that finds them.
+import { execFile } from 'node:child_process'
+import { mkdtemp, rm, symlink } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { hasAddon, hasCompiler } from '../../support/native/addon.ts'
+
+const ROOT = path.join(import.meta.dirname, '../../..')
+const FAKE = path.join(ROOT, 'test/support/native/fake-cuda.cc')
+/** The directory of the fake libraries. */
+let libraries: string
+
+/** Runs a program with `loadCuda` and the fake libraries; returns the JSON that it prints. */
+async function run(program: string, bytes = 1 << 30): Promise<unknown> {
+  const imports = ['cuda', 'native', 'session-native'].map(
+    (name) => `import * as ${name.replace('-', '_')} from '${ROOT}/gpu-fn/runtime/${name}.ts'`,
+  )
+  const source = `${imports.join('\n')}
+    const { loadCuda } = cuda, { loadNative } = native, { openNativeSession } = session_native
+    const { addressOf, copyMemory } = loadNative()
+    const read = (address, bytes) => { const copy = Buffer.alloc(bytes); copyMemory(addressOf(copy), address, bytes); return copy }
+    const failure = async (action) => { try { await action() } catch (error) { return error.message } }
+    const print = (value) => console.log(JSON.stringify(value))
+    ${program}`
+  const env = { ...process.env, LD_LIBRARY_PATH: libraries, FAKE_CUDA_BYTES: String(bytes) }
+  const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', source], { env })
+  return JSON.parse(stdout)
+}
+
+describe.skipIf(!hasAddon() || !hasCompiler())('the memory of a GPU', () => {
+  beforeAll(async () => {
+    libraries = await mkdtemp(path.join(tmpdir(), 'octet-cuda-'))
+    const library = path.join(libraries, 'libcudart.so.13')
+    await promisify(execFile)('g++', ['-std=c++17', '-shared', '-fPIC', '-o', library, FAKE])
+    await symlink(library, path.join(libraries, 'libcuda.so.1'))
+  })
+  afterAll(() => rm(libraries, { recursive: true }))
+
+  test('is mapped, written and moved to another range', async () => {
+    const program = `
+      const memory = loadCuda(0)
+      const bytes = 2 * memory.granularity
+      const [one, two] = [memory.reserve(bytes), memory.reserve(bytes)]
+      const first = memory.map(one, bytes)
+      await memory.upload(one + 5n, Buffer.from('hello'))
+      const host = Buffer.from('from the host')
+      await memory.copyFromHost([{ to: one + 100n, from: addressOf(host), bytes: host.length }])
+      await memory.copyOnDevice(one + BigInt(memory.granularity), one, 200)
+      const texts = [read(one + 5n, 5), read(one + BigInt(memory.granularity) + 100n, host.length)].map(String)
+      first.recycle()
+      const second = memory.map(two, bytes)
+      const moved = read(two + BigInt(memory.granularity) + 5n, 5) + read(two + 5n, 5)
+      second.free()
+      memory.unreserve(one, bytes)
+      memory.unreserve(two, bytes)
+      const registered = await memory.register(addressOf(host), host.length)
+      await memory.unregister(addressOf(host))
+      print({ texts, moved, registered, again: await failure(() => memory.unregister(addressOf(host))) })`
+    expect(await run(program)).toEqual({
+      ...{ texts: ['hello', 'from the host'], moved: 'hellohello', registered: true },
+      again: 'CUDA: end of a registration, GPU 0: invalid argument',
+    })
+  })
+
+  test('that is exhausted, or of an unknown GPU, is an error with the message of CUDA', async () => {
+    const program = `
+      const memory = loadCuda(0)
+      const bytes = 3 * memory.granularity
+      const address = memory.reserve(bytes)
+      const full = await failure(() => memory.map(address, bytes))
+      memory.map(address, memory.granularity).free()
+      const copy = await failure(() => memory.copyOnDevice(0n, address, 1))
+      print([full, copy, await failure(() => loadCuda(1))])`
+    expect(await run(program, 40 << 20)).toEqual([
+      'CUDA: allocation, GPU 0: out of memory',
+      'CUDA: copy, GPU 0: invalid argument',
+      'CUDA 13 is not available: CUDA: selection, GPU 1: invalid device ordinal',
+    ])
+  })
+
+  test('has streams with events', async () => {
+    const program = `
+      const gpu = loadNative().Gpu.open(0)
+      const [stream, event, later] = [gpu.createStream(), gpu.createEvent(), gpu.createEvent()]
+      event.record(stream)
+      stream.wait(event)
+      await event.synchronize()
+      await stream.synchronize()
+      print(later.millisecondsSince(event))`
+    expect(await run(program)).toBe(1.5)
+  })
+
+  test('has the weights of a session, which can be unloaded and loaded again', async () => {
+    const directory = await compileTiny({ tier: 'fp8' })
+    const tensors = (await openPackage(directory)).manifest.weights['clip_l.weights']
+    const program = `
+      const [file, weightsFile] = ${JSON.stringify(['clip_l.onnx', 'clip_l.weights'].map((name) => path.join(directory, name)))}
+      const offload = { weights: { file: weightsFile, tensors: ${JSON.stringify(tensors)} }, memory: loadCuda }
+      const session = await openNativeSession(file, { entries: {}, memoryPattern: false, offload })
+      const inputs = { input_ids: { data: new BigInt64Array(77), dims: [1, 77] } }
+      const results = []
+      for (let i = 0; i < 3; i++) {
+        results.push(Array.from((await session.run(inputs)).pooled.data))
+        session.weights.unload()
+      }
+      await session.release()
+      const whole = await openNativeSession(file, { entries: {}, memoryPattern: false })
+      print({ results, expected: Array.from((await whole.run(inputs)).pooled.data) })`
+    const { results, expected } = (await run(program)) as { results: number[][]; expected: number[] }
+    expect(expected.some((value) => value !== 0)).toBe(true)
+    expect(results).toEqual([expected, expected, expected])
+  })
+})

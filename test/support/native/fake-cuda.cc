@@ -1,0 +1,105 @@
+// The functions of CUDA that the addon calls, with host memory as the GPU's. Ranges without memory are not accessible, as on a GPU. Memory is
+// limited to FAKE_CUDA_BYTES.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+namespace {
+
+constexpr int INVALID = 1, OUT_OF_MEMORY = 2, BAD_DEVICE = 101;
+std::mutex mutex;
+size_t used = 0;
+std::map<uint64_t, size_t> created, registered;
+thread_local int current = -1;
+
+struct Access {
+  int type, id, flags;
+};
+
+int answer(bool succeeded) { return succeeded ? 0 : INVALID; }
+int failed(void* mapped) { return answer(mapped != MAP_FAILED); }
+
+}  // namespace
+
+extern "C" {
+
+const char* cudaGetErrorString(int error) { return error == BAD_DEVICE ? "invalid device ordinal" : "invalid argument"; }
+int cudaGetLastError() { return 0; }
+int cudaSetDevice(int device) {
+  if (device > 0) return BAD_DEVICE;
+  current = device;
+  return 0;
+}
+int cudaStreamCreateWithFlags(void** stream, unsigned flags) {
+  *stream = new int;
+  return answer(flags == 1);
+}
+int cudaStreamSynchronize(void* stream) { return answer(stream); }
+int cudaStreamWaitEvent(void* stream, void* event, unsigned) { return answer(stream && event); }
+int cudaEventCreate(void** event) {
+  *event = new int;
+  return 0;
+}
+int cudaEventRecord(void* event, void* stream) { return answer(event && stream); }
+int cudaEventSynchronize(void* event) { return answer(event); }
+int cudaEventElapsedTime(float* milliseconds, void*, void*) {
+  *milliseconds = 1.5f;
+  return 0;
+}
+int cudaMemcpyAsync(void* to, const void* from, size_t bytes, int kind, void* stream) {
+  if (current != 0 || !to || !stream || (kind != 1 && kind != 3)) return INVALID;
+  std::memmove(to, from, bytes);
+  return 0;
+}
+int cudaHostRegister(void* address, size_t bytes, unsigned flags) {
+  const std::lock_guard lock(mutex);
+  registered[reinterpret_cast<uint64_t>(address)] = bytes;
+  return answer(flags == 9);
+}
+int cudaHostUnregister(void* address) {
+  const std::lock_guard lock(mutex);
+  return answer(registered.erase(reinterpret_cast<uint64_t>(address)) == 1);
+}
+
+int cuGetErrorString(int error, const char** text) {
+  *text = error == OUT_OF_MEMORY ? "out of memory" : "invalid argument";
+  return 0;
+}
+int cuMemAddressReserve(uint64_t* address, size_t bytes, size_t, uint64_t, unsigned long long) {
+  void* start = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  *address = reinterpret_cast<uint64_t>(start);
+  return failed(start);
+}
+int cuMemAddressFree(uint64_t address, size_t bytes) { return answer(munmap(reinterpret_cast<void*>(address), bytes) == 0); }
+int cuMemCreate(uint64_t* handle, size_t bytes, const int* properties, unsigned long long) {
+  const std::lock_guard lock(mutex);
+  // Pinned memory of device 0.
+  if (properties[0] != 1 || properties[2] != 1 || properties[3] != 0) return INVALID;
+  if (used + bytes > std::strtoull(std::getenv("FAKE_CUDA_BYTES"), nullptr, 10)) return OUT_OF_MEMORY;
+  const int file = memfd_create("gpu", 0);
+  if (ftruncate(file, bytes) != 0) return INVALID;
+  used += bytes;
+  created[*handle = file] = bytes;
+  return 0;
+}
+int cuMemRelease(uint64_t handle) {
+  const std::lock_guard lock(mutex);
+  used -= created[handle];
+  return answer(created.erase(handle) == 1 && close(static_cast<int>(handle)) == 0);
+}
+int cuMemMap(uint64_t address, size_t bytes, size_t offset, uint64_t handle, unsigned long long) {
+  return failed(mmap(reinterpret_cast<void*>(address), bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, static_cast<int>(handle), offset));
+}
+int cuMemSetAccess(uint64_t address, size_t bytes, const Access* access, size_t count) {
+  if (count != 1 || access->type != 1 || access->id != 0 || access->flags != 3) return INVALID;
+  return answer(mprotect(reinterpret_cast<void*>(address), bytes, PROT_READ | PROT_WRITE) == 0);
+}
+int cuMemUnmap(uint64_t address, size_t bytes) {
+  return failed(mmap(reinterpret_cast<void*>(address), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0));
+}
+}
