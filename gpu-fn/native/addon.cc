@@ -3,12 +3,12 @@
 
 #include <cstring>
 
-#include "bind.h"
-#include "gpu.h"
+#include "js/bind.h"
+#include "cuda/gpu.h"
 #include "mapped-file.h"
-#include "ort.h"
-#include "session.h"
-#include "tensor.h"
+#include "ort/ort.h"
+#include "ort/session.h"
+#include "ort/tensor.h"
 
 namespace octet {
 namespace {

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 namespace octet {
 
@@ -23,8 +24,9 @@ Work<std::shared_ptr<MappedFile>> MappedFile::open(std::string file, int64_t byt
 }
 
 Work<js::Nothing> MappedFile::close() {
-  return onNewThread([start = start, bytes = bytes] {
-    munmap(start, bytes);
+  // Later mappings may have the same addresses, so that a second call must not unmap them.
+  return onNewThread([mapped = std::exchange(start, nullptr), bytes = bytes] {
+    if (mapped) munmap(mapped, bytes);
     return js::Nothing();
   });
 }

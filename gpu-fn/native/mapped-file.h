@@ -2,7 +2,7 @@
 #pragma once
 #include <string>
 
-#include "js.h"
+#include "js/js.h"
 #include "threads.h"
 
 namespace octet {

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "mailbox.h"
+#include "js/mailbox.h"
 
 namespace octet::js {
 

@@ -1,4 +1,4 @@
-#include "tensor.h"
+#include "ort/tensor.h"
 
 #include <cstring>
 

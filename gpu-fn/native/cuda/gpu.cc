@@ -1,4 +1,4 @@
-#include "gpu.h"
+#include "cuda/gpu.h"
 
 #include <cstdlib>
 

@@ -1,7 +1,7 @@
 // Tensors of onnxruntime.
 #pragma once
-#include "js.h"
-#include "ort.h"
+#include "js/js.h"
+#include "ort/ort.h"
 
 namespace octet {
 

@@ -3,7 +3,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "js.h"
+#include "js/js.h"
 #include "threads.h"
 
 namespace octet::js {

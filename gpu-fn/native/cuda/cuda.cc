@@ -1,4 +1,4 @@
-#include "cuda.h"
+#include "cuda/cuda.h"
 
 #include <dlfcn.h>
 

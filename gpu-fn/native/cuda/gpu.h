@@ -2,8 +2,8 @@
 #pragma once
 #include <string>
 
-#include "cuda.h"
-#include "js.h"
+#include "cuda/cuda.h"
+#include "js/js.h"
 #include "threads.h"
 
 namespace octet {
@@ -16,7 +16,10 @@ struct Copy {
 
 class Event;
 
-/** A queue of work on a GPU. Its copies are begun on a thread of its own: one from unregistered memory blocks its thread. */
+/**
+ * A queue of work on a GPU. Its copies are begun on a thread of its own: one from unregistered memory blocks its thread. CUDA's stream is never
+ * destroyed, because sessions may use it.
+ */
 class Stream {
  public:
   static constexpr uint64_t ID = 2;

@@ -1,4 +1,4 @@
-#include "session.h"
+#include "ort/session.h"
 
 namespace octet {
 namespace {

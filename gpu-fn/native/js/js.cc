@@ -1,9 +1,9 @@
-#include "js.h"
+#include "js/js.h"
 
 #include <cstring>
 #include <map>
 
-#include "bind.h"
+#include "js/bind.h"
 
 namespace octet::js {
 namespace {

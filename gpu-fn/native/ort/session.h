@@ -1,9 +1,9 @@
 // Sessions of onnxruntime, their runs, and memory of their arenas.
 #pragma once
-#include "gpu.h"
-#include "js.h"
-#include "ort.h"
-#include "tensor.h"
+#include "cuda/gpu.h"
+#include "js/js.h"
+#include "ort/ort.h"
+#include "ort/tensor.h"
 #include "threads.h"
 
 namespace octet {

@@ -1,6 +1,6 @@
-#include "mailbox.h"
+#include "js/mailbox.h"
 
-#include "js.h"
+#include "js/js.h"
 
 namespace octet::js {
 namespace {

@@ -1,4 +1,4 @@
-#include "ort.h"
+#include "ort/ort.h"
 
 #include <dlfcn.h>
 
