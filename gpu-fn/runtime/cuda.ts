@@ -1,7 +1,7 @@
 // The memory of a GPU for weights: reserved addresses with memory mapped on demand, and copies from mapped files.
 import type { DeviceMemory } from './device-memory.ts'
 import { createMemoryPool } from './memory-pool.ts'
-import { loadNative } from './native.ts'
+import { loadNative, type Native } from './native.ts'
 
 /** Must be a multiple of a GPU's granularity, which is 2 MiB. */
 const PIECE_BYTES = 16 << 20
@@ -9,10 +9,11 @@ const PIECE_BYTES = 16 << 20
 /** By index of the GPU. */
 const loaded = new Map<number, DeviceMemory>()
 
-/** The memory of a GPU, by CUDA's index. Throws an Error without CUDA's libraries or this GPU. */
+/** The memory of a GPU, by CUDA's index. Throws an Error without the addon, CUDA's libraries or this GPU. */
 export function loadCuda(index: number): DeviceMemory {
+  const native = loadNative()
   try {
-    const memory = loaded.get(index) ?? open(index)
+    const memory = loaded.get(index) ?? open(native, index)
     loaded.set(index, memory)
     return memory
   } catch (cause) {
@@ -20,8 +21,8 @@ export function loadCuda(index: number): DeviceMemory {
   }
 }
 
-function open(index: number): DeviceMemory {
-  const gpu = loadNative().Gpu.open(index)
+function open({ Gpu }: Native, index: number): DeviceMemory {
+  const gpu = Gpu.open(index)
   // A copy from pageable host memory blocks on all preceding work of its stream, so uploads have their own stream.
   const [copies, uploads] = [gpu.createStream(), gpu.createStream()]
   const pool = createMemoryPool({
