@@ -5,7 +5,7 @@ import { TARGETS } from '../../gpu-fn/manifest.ts'
 import { TINY_VARIANTS } from '../../infra/checkpoints/tiny/variants.ts'
 import { endOnSignals } from '../../infra/command/end-on-signals.ts'
 import { BUILT_IN_MODELS } from '../../infra/local/models/built-in-model.ts'
-import type { OffloadOptions } from './offload.ts'
+import type { OffloadOptions } from './offload/offload.ts'
 import { requireGpu } from './requirements.ts'
 import type { TargetsOptions } from './targets.ts'
 
@@ -35,7 +35,7 @@ async function checkControlnets(): Promise<void> {
 }
 
 async function checkOffload(options: OffloadOptions): Promise<void> {
-  const { checkOffloading } = await import('./offload.ts')
+  const { checkOffloading } = await import('./offload/offload.ts')
   await checkOffloading(options)
 }
 
@@ -90,8 +90,9 @@ command
   .command('offload')
   .description('networks that take turns in the same memory')
   .option('--rounds <n>', 'turns of each network', Number, OFFLOAD_ROUNDS)
-  .option('--settle <ms>', 'milliseconds between the mapping of weights and a run, instead of those in use', Number)
+  .option('--settle <ms>', 'minimum milliseconds between the mapping of weights and a run', Number)
   .option('--events', 'also order copies and runs by events between their streams')
+  .option('--resident', 'leave the weights on the GPU')
   .action(checkOffload)
 
 await command.parseAsync().catch((error: Error) => {

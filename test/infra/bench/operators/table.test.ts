@@ -89,4 +89,4 @@ test('the table contains the error of an operator that was not timed', () => {
   )
 })
 
-test('the header with the C API indices exists', () => expect(existsSync(ORT_HEADER)).toBe(true))
+test('the header of the C API exists', () => expect(existsSync(ORT_HEADER)).toBe(true))
