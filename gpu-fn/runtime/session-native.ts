@@ -1,6 +1,5 @@
-// Sessions of the addon, for features that the Node binding lacks: CUDA's options, custom operators, tensors on the device, and runs that do
-// not block the event loop and can be canceled. It supports the CPU as well, where tests compare it with the binding.
-
+// Sessions of the addon, for features that the Node binding lacks: CUDA's options, custom operators, tensors on the device, and runs that
+// do not block the event loop and can be canceled. It supports the CPU as well, where tests compare it with the binding.
 import path from 'node:path'
 import { loadCuda } from './cuda.ts'
 import type { DeviceMemory } from './device-memory.ts'

@@ -17,8 +17,8 @@ struct Copy {
 class Event;
 
 /**
- * A queue of work on a GPU. Its copies are begun on a thread of its own: one from unregistered memory blocks its thread. CUDA's stream is never
- * destroyed, because sessions may use it.
+ * A queue of work on a GPU. Its copies are begun on a thread of its own: one from unregistered memory blocks its thread. CUDA's stream is
+ * never destroyed, because sessions may use it.
  */
 class Stream {
  public:

@@ -1,5 +1,5 @@
-// Node-API in terms of C++ types: conversion of values, classes, and promises of work on other threads. A bound function has parameters and a
-// result of types with a `Type`. An exception becomes a JavaScript Error with its message.
+// Node-API in terms of C++ types: conversion of values, classes, and promises of work on other threads. A bound function has parameters and
+// a result of types with a `Type`. An exception becomes a JavaScript Error with its message.
 #pragma once
 #include <node-api/node_api.h>
 

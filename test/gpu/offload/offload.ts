@@ -1,5 +1,5 @@
-// Networks that take turns in the same memory of a GPU must compute with their own weights. The options separate the possible causes of wrong
-// results: the time between the mapping of weights and a run (SETTLE_MS of device-weights.ts), the order of copies and runs, and the
+// Networks that take turns in the same memory of a GPU must compute with their own weights. The options separate the possible causes of
+// wrong results: the time between the mapping of weights and a run (SETTLE_MS of device-weights.ts), the order of copies and runs, and the
 // operators themselves.
 import fs from 'node:fs/promises'
 import os from 'node:os'
