@@ -1,7 +1,6 @@
 // The weights of a graph in memory that this process manages, at fixed addresses. They can be unloaded and loaded again, by direct reads
 // from the page cache, while the session stays open: opening a session takes longer, and onnxruntime copies at a tenth of the speed.
 import fs from 'node:fs/promises'
-import { setTimeout } from 'node:timers/promises'
 import { tensorBytes } from '../dtype.ts'
 import type { StoredTensor } from '../manifest.ts'
 import type { DeviceMemory, Mapping } from './device-memory.ts'
@@ -9,18 +8,7 @@ import { type Address, loadNative, type MappedFile, type NativeTensor, type Plac
 import { type Placed, type UpdateGraphs, updateOnDevice } from './update/on-device.ts'
 import type { WeightUpdate, WeightUpdates } from './update/weight-update.ts'
 
-/**
- * Minimum time between a later mapping of a range and a run. On an H200 (driver 580.159), runs within 4 ms had partly wrong results, as if
- * the GPU still accessed the memory mapped before; runs after 20 ms or more had none. The cause is unknown.
- */
-const SETTLE_MS = 25
-
-/** `settleMs`: replaces `SETTLE_MS`, for measurements. */
-export type WeightsPlace = {
-  readonly device: DeviceMemory
-  readonly place: Place
-  readonly settleMs?: number | undefined
-}
+export type WeightsPlace = { readonly device: DeviceMemory; readonly place: Place }
 
 export type DeviceWeights = {
   /** The weights as tensors over the reserved addresses, by name. */
@@ -44,13 +32,13 @@ export type WeightsFile = { readonly file: string; readonly tensors: readonly St
 /** Reserves addresses for the weights of a graph. Throws an Error if the file is shorter than its layout. */
 export async function reserveWeights(
   { file, tensors }: WeightsFile,
-  { device, place, settleMs = SETTLE_MS }: WeightsPlace,
+  { device, place }: WeightsPlace,
   updateGraphs: UpdateGraphs,
 ): Promise<DeviceWeights> {
   const { size } = await fs.stat(file)
   const beyond = tensors.find(({ dtype, shape, offset }) => offset + tensorBytes(dtype, shape) > size)
   if (beyond) throw new Error(`${beyond.name} extends beyond the end of ${file}`)
-  return new ReservedWeights(new HostFile(file, size, device), tensors, { device, place, updateGraphs }, settleMs)
+  return new ReservedWeights(new HostFile(file, size, device), tensors, { device, place, updateGraphs })
 }
 
 class ReservedWeights implements DeviceWeights {
@@ -58,16 +46,13 @@ class ReservedWeights implements DeviceWeights {
   readonly #host: HostFile
   readonly #placed: Placed
   readonly #bytes: number
-  readonly #settleMs: number
   #mapping: Mapping | undefined
   #loaded: Promise<void> | undefined
-  #loads = 0
   #updates: WeightUpdates | undefined
 
-  constructor(host: HostFile, tensors: readonly StoredTensor[], site: Omit<Placed, 'address'>, settleMs: number) {
+  constructor(host: HostFile, tensors: readonly StoredTensor[], site: Omit<Placed, 'address'>) {
     const { device, place } = site
     this.#host = host
-    this.#settleMs = settleMs
     this.#bytes = Math.ceil(host.bytes / device.granularity) * device.granularity
     const address = device.reserve(this.#bytes)
     this.#placed = { ...site, address }
@@ -107,8 +92,7 @@ class ReservedWeights implements DeviceWeights {
     const { device, address } = this.#placed
     try {
       this.#mapping = device.map(address, this.#bytes)
-      const settled = this.#loads++ > 0 ? setTimeout(this.#settleMs) : undefined
-      await Promise.all([this.#host.copyTo(address, [{ offset: 0, bytes: this.#host.bytes }]), settled])
+      await this.#host.copyTo(address, [{ offset: 0, bytes: this.#host.bytes }])
       await this.#applyUpdates([])
     } catch (error) {
       this.unload()

@@ -27,8 +27,6 @@ export type SessionSettings = Omit<NativeSettings, 'initializers'> & {
         readonly memory: (device: number) => DeviceMemory
         /** Updates of the weights when the session opens. */
         readonly updates?: WeightUpdates | undefined
-        /** Minimum milliseconds between a later mapping of the weights and a run; 25 by default. For measurements. */
-        readonly settleMs?: number | undefined
       }
     | undefined
 }
@@ -51,7 +49,7 @@ const placeOf = ({ cuda, device = 0 }: SessionSettings) => (cuda ? device : null
 async function openWeights(settings: SessionSettings): Promise<DeviceWeights | undefined> {
   const { offload, device = 0 } = settings
   if (!offload) return undefined
-  const where = { device: offload.memory(device), place: placeOf(settings), settleMs: offload.settleMs }
+  const where = { device: offload.memory(device), place: placeOf(settings) }
   const weights = await reserveWeights(offload.weights, where, updateGraphs(settings))
   await weights.update(offload.updates)
   return weights

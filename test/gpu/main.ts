@@ -4,6 +4,7 @@ import { hasT5, TIERS } from '../../gpu-fn/contract.ts'
 import { TARGETS } from '../../gpu-fn/manifest.ts'
 import { TINY_VARIANTS } from '../../infra/checkpoints/tiny/variants.ts'
 import { endOnSignals } from '../../infra/command/end-on-signals.ts'
+import { parseWholeNumber } from '../../infra/command/whole-number.ts'
 import { BUILT_IN_MODELS } from '../../infra/local/models/built-in-model.ts'
 import type { OffloadOptions } from './offload/offload.ts'
 import { requireGpu } from './requirements.ts'
@@ -12,6 +13,7 @@ import type { TargetsOptions } from './targets.ts'
 endOnSignals()
 const MODELS = [...Object.keys(TINY_VARIANTS), 'tiny-loud', ...BUILT_IN_MODELS] as TargetsOptions['model'][]
 const OFFLOAD_ROUNDS = 50
+const CONTENDING_IMAGES = 8
 const GPU_TARGETS = TARGETS.filter((target) => target !== 'cpu')
 
 async function checkKernels(): Promise<void> {
@@ -34,6 +36,11 @@ async function checkControlnets(): Promise<void> {
   await compareControlnets()
 }
 
+async function checkContention(options: { images: number }): Promise<void> {
+  const { repeatUnderContention } = await import('./contention.ts')
+  await repeatUnderContention(options)
+}
+
 async function checkOffload(options: OffloadOptions): Promise<void> {
   const { checkOffloading } = await import('./offload/offload.ts')
   await checkOffloading(options)
@@ -47,6 +54,7 @@ async function checkAll(): Promise<void> {
     checkLoras,
     checkControlnets,
     () => checkOffload({ rounds: OFFLOAD_ROUNDS }),
+    () => checkContention({ images: CONTENDING_IMAGES }),
   ]
   const failures: string[] = []
   for (const check of checks) await check().catch((error: Error) => failures.push(error.message))
@@ -90,10 +98,20 @@ command
   .command('offload')
   .description('networks that take turns in the same memory')
   .option('--rounds <n>', 'turns of each network', Number, OFFLOAD_ROUNDS)
-  .option('--settle <ms>', 'minimum milliseconds between the mapping of weights and a run', Number)
   .option('--events', 'also order copies and runs by events between their streams')
   .option('--resident', 'leave the weights on the GPU')
   .action(checkOffload)
+
+command
+  .command('contention')
+  .description('repeated images of nano while other processes use the GPU')
+  .option(
+    '--images <count>',
+    'images with all weights on the GPU, and with offloaded ones',
+    parseWholeNumber,
+    CONTENDING_IMAGES,
+  )
+  .action(checkContention)
 
 await command.parseAsync().catch((error: Error) => {
   console.error(`test:gpu: ${error.message}`)

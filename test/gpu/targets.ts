@@ -3,9 +3,8 @@ import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { compile } from '../../gpu-fn/compile/compile.ts'
-import { chooseGraphs, planOf, providerOptions } from '../../gpu-fn/engine/package/graphs.ts'
-import { BudgetError } from '../../gpu-fn/engine/package/memory-plan.ts'
-import type { Manifest, Package } from '../../gpu-fn/manifest.ts'
+import { chooseGraphs, providerOptions } from '../../gpu-fn/engine/package/graphs.ts'
+import type { Manifest } from '../../gpu-fn/manifest.ts'
 import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { openSession, type SessionOptions } from '../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../gpu-fn/runtime/session.ts'
@@ -16,6 +15,7 @@ import type { TinyVariant } from '../../infra/checkpoints/tiny/variants.ts'
 import { type BuiltInModel, CHECKPOINTS } from '../../infra/local/models/built-in-model.ts'
 import { type RenderRequest, render, withPipeline } from '../../infra/local/models/render.ts'
 import { type Pixels, psnr, readPixels } from '../../infra/receipts/compare-images.ts'
+import { findSmallestBudget } from './budget.ts'
 
 export type TargetsOptions = {
   /** `tiny-loud`: tiny-medium with T5 activations of up to three million, beyond the float16 maximum of 65,504. */
@@ -154,22 +154,11 @@ async function compareWithBudget(directory: string): Promise<number> {
       },
       { budget },
     )
-  const [unlimited, offloaded] = [await make(undefined), await make(findSmallestBudget(await openPackage(directory)))]
+  const [unlimited, offloaded] = [
+    await make(undefined),
+    await make(findSmallestBudget(await openPackage(directory), REQUEST)),
+  ]
   return Math.min(...offloaded.map((image, i) => psnr(image, unlimited[i]!)))
-}
-
-/** The smallest feasible memory budget. */
-function findSmallestBudget(pkg: Package): number {
-  const weights = Object.values(pkg.manifest.files).reduce((sum, { bytes }) => sum + bytes, 0)
-  const { peak } = planOf(pkg, { budget: undefined }, REQUEST)
-  for (const share of [0.8, 0.6, 0.4, 0.2]) {
-    try {
-      return planOf(pkg, { budget: peak - share * weights }, REQUEST).budget!
-    } catch (error) {
-      if (!(error instanceof BudgetError)) throw error
-    }
-  }
-  return peak - 1
 }
 
 const valuesOf = ({ data }: Tensor) => data as Float32Array

@@ -135,7 +135,7 @@ export const cases: readonly Case[] = [
     },
   }),
   caseOf('with infinity in a value', {
-    ...{ image: 300, text: 5, heads: 2 },
+    ...{ batch: 2, image: 300, text: 5, heads: 2 },
     edit(projection, token, width) {
       if (token === 200) projection[2 * width + 5] = Number.POSITIVE_INFINITY
     },

@@ -150,6 +150,8 @@ Run::Results Run::Parts::run() const {
     else
       check(api().BindOutputToDevice(made, name.c_str(), ort::memoryOf(output.onHost ? std::nullopt : gpu).get()));
   }
+  // BindInput only enqueues the copy of an input from the host, on another stream than that of the run.
+  check(api().SynchronizeBoundInputs(made));
   check(api().RunWithBinding(session.get(), options.get(), made));
   Results results;
   const std::vector<ort::Value> values = boundValues(made);

@@ -1,6 +1,5 @@
 // Networks that take turns in the same memory of a GPU must compute with their own weights. The options separate the possible causes of
-// wrong results: the time between the mapping of weights and a run (SETTLE_MS of device-weights.ts), the order of copies and runs, and the
-// operators themselves.
+// wrong results: the order of copies and runs, and the operators themselves.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -15,8 +14,6 @@ import { NETWORKS, type Network, writeNetwork } from './networks.ts'
 
 export type OffloadOptions = {
   rounds: number
-  /** Minimum milliseconds between a mapping and a run; by default those of device-weights.ts. */
-  settle?: number | undefined
   /** Orders copies and runs by events between their streams as well. */
   events?: boolean | undefined
   /** Leaves the weights on the GPU: wrong results are then errors of the operators. */
@@ -24,24 +21,29 @@ export type OffloadOptions = {
 }
 
 type Device = { readonly memory: DeviceMemory; readonly stream: NativeStream | undefined }
-type Open = { readonly network: Network; readonly session: Session; readonly x: Tensor; readonly expected: Float32Array }
+type Open = {
+  readonly network: Network
+  readonly session: Session
+  readonly x: Tensor
+  readonly expected: Float32Array
+}
 /** Results of a network. `transient`: wrong ones that were right when the run was repeated with the same loaded weights. */
 type Tally = { wrong: number; transient: number; largest: number }
 
 /** Prints the number of wrong results of each network. Throws if there are any. */
 export async function checkOffloading(options: OffloadOptions): Promise<void> {
-  const { rounds, settle, events, resident } = options
+  const { rounds, events, resident } = options
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-offload-'))
   const opened: Open[] = []
   try {
     const device = events ? orderByEvents(loadCuda(0)) : { memory: loadCuda(0), stream: undefined }
     for (const network of NETWORKS) {
-      opened.push(await open(scratch, network, device, settle))
+      opened.push(await open(scratch, network, device))
       if (!resident) opened.at(-1)!.session.weights!.unload()
     }
     const tallies = await takeTurns(opened, options)
-    const how = resident ? 'resident' : `${settle ?? 'default'} ms after their mapping`
-    console.log(`${rounds} runs of each network, weights ${how}${events ? ', ordered by events' : ''}:`)
+    const how = resident ? 'with resident weights' : 'in the same memory'
+    console.log(`${rounds} runs of each network ${how}${events ? ', ordered by events' : ''}:`)
     for (const [{ name }, tally] of tallies) console.log(describe(name, tally))
     const wrong = [...tallies.values()].reduce((sum, tally) => sum + tally.wrong, 0)
     if (wrong > 0) throw new Error(`${wrong} of ${NETWORKS.length * rounds} results with loaded weights are wrong`)
@@ -81,14 +83,14 @@ function describe(name: string, { wrong, transient, largest }: Tally): string {
 }
 
 /** Opens a network, and runs it once for the expected result. */
-async function open(scratch: string, network: Network, { memory, stream }: Device, settleMs?: number): Promise<Open> {
+async function open(scratch: string, network: Network, { memory, stream }: Device): Promise<Open> {
   const { file, weights } = await writeNetwork(scratch, network)
   const session = await openNativeSession(file, {
     entries: { 'session.use_device_allocator_for_initializers': '1', 'session.use_env_allocators': '1' },
     memoryPattern: false,
     cuda: { arena_extend_strategy: 'kSameAsRequested' },
     stream,
-    offload: { weights, memory: () => memory, settleMs },
+    offload: { weights, memory: () => memory },
   })
   const data = Float32Array.from({ length: countElements(network.input) }, (_, i) => Math.sin(i))
   const x = { data, dims: network.input }
