@@ -24,7 +24,12 @@ export type OffloadOptions = {
 }
 
 type Device = { readonly memory: DeviceMemory; readonly stream: NativeStream | undefined }
-type Open = { readonly network: Network; readonly session: Session; readonly x: Tensor; readonly expected: Float32Array }
+type Open = {
+  readonly network: Network
+  readonly session: Session
+  readonly x: Tensor
+  readonly expected: Float32Array
+}
 /** Results of a network. `transient`: wrong ones that were right when the run was repeated with the same loaded weights. */
 type Tally = { wrong: number; transient: number; largest: number }
 
