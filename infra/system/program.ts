@@ -12,6 +12,8 @@ export type Program = {
   start: () => Promise<void>
   /** The process id, which is also the id of its process group; null if it is not running. */
   pid: () => number | null
+  /** Sends a request to the running process and waits until it replies with the same word. Throws if the process ends. */
+  ask: (request: string) => Promise<void>
   /** Pauses the process and its children, as on an overloaded host. */
   freeze: (milliseconds: number) => Promise<void>
 }
@@ -42,6 +44,8 @@ function signal({ pid }: ChildProcess, name: NodeJS.Signals): void {
  */
 export function createProgram(file: string, directory: string, settings: object): Program {
   let child: ChildProcess | null = null
+  /** The end of `child`. */
+  let ended: Promise<[string]>
   const kill = async () => {
     if (!child) return
     const exited = runs(child) ? once(child, 'exit') : null
@@ -49,10 +53,19 @@ export function createProgram(file: string, directory: string, settings: object)
     await exited
     child = null
   }
+  const awaitMessage = async (expected: string) => {
+    const [first] = await Promise.race([once(child!, 'message'), ended])
+    if (first !== expected) throw new Error(`${first} before the message ${expected}`)
+  }
   process.once('exit', () => child && signal(child, 'SIGKILL'))
   return {
     kill,
     pid: () => child?.pid ?? null,
+    async ask(request) {
+      if (!child || !runs(child)) throw new Error(`${file} does not run`)
+      child.send(request)
+      await awaitMessage(request)
+    },
     async start() {
       if (child && runs(child)) return
       await kill()
@@ -63,9 +76,8 @@ export function createProgram(file: string, directory: string, settings: object)
         stdio: ['ignore', log, log, 'ipc'],
       })
       fs.closeSync(log)
-      const ended = once(child, 'exit').then(([code, by]) => [`${file} ended with ${code ?? by} before it was ready`])
-      const [first] = await Promise.race([once(child, 'message'), ended])
-      if (first !== 'ready') throw new Error(first)
+      ended = once(child, 'exit').then(([code, by]) => [`${file} ended with ${code ?? by}`])
+      await awaitMessage('ready')
     },
     async freeze(milliseconds) {
       if (!child) return

@@ -6,7 +6,7 @@ import { serveLocally } from '../command/local-server.ts'
 import type { LocalWorkerOptions } from '../local/servers/worker.ts'
 import { createKey, type Target } from '../operator/keys.ts'
 import { createSecrets } from '../operator/secrets.ts'
-import { createProgram } from './program.ts'
+import { createProgram, type Program } from './program.ts'
 import type { GpuSettings } from './programs/gpu-program.ts'
 import { MODELLESS_OFFER } from './programs/modelless-engine.ts'
 
@@ -35,6 +35,14 @@ export async function openAccount(target: Target, account: string): Promise<Cust
   return { account, key }
 }
 
+/**
+ * The worker, of which `kill` and `start` end and start only workerd, with the bundle of the first start: a crash in production builds
+ * nothing either.
+ */
+function createWorker(program: Program): Program {
+  return { ...program, kill: () => program.ask('kill'), start: () => program.ask('start') }
+}
+
 /** Starts the system. `close` ends all processes and, unless `keep`, deletes their files. */
 export async function startSystem<Net extends Network>(options: SystemOptions<Net>) {
   const { gpus: names, engine, worker: own, startNetwork } = options
@@ -52,18 +60,15 @@ export async function startSystem<Net extends Network>(options: SystemOptions<Ne
     ...{ ...own, persist, secrets, port, gpuUrl: network.url },
     catalog: { offers: [MODELLESS_OFFER] },
   }
-  // Only the first start migrates D1.
-  const first = createProgram('worker-program.ts', directory, settings)
-  const worker = createProgram('worker-program.ts', directory, { ...settings, migrated: true })
+  const program = createProgram('worker-program.ts', directory, settings)
+  const worker = createWorker(program)
   const close = async ({ keep = false } = {}) => {
-    await Promise.all([first, worker, ...gpus].map((program) => program.kill()))
+    await Promise.all([program, ...gpus].map((each) => each.kill()))
     await network.stop()
     if (!keep) await fs.rm(directory, { recursive: true, force: true, maxRetries: 5 })
   }
   try {
-    await Promise.all([first, ...gpus].map((program) => program.start()))
-    await first.kill()
-    await worker.start()
+    await Promise.all([program, ...gpus].map((each) => each.start()))
     const target: Target = { url: `http://127.0.0.1:${port}`, token: secrets.OCTET_ADMIN_TOKEN }
     return { directory, persist, target, worker, gpus, gpuPorts, network, close }
   } catch (error) {

@@ -43,7 +43,7 @@ function hasOpen(id: number, directory: string): boolean {
   }
 }
 
-/** `worker` and `gpu` are process group leaders. Wrangler runs two workerd processes; the worker's is the one with its databases open. */
+/** `worker` and `gpu` are process group leaders. In the worker's group, workerd is the process with its databases open. */
 export type Processes = { worker: number; gpu: number; persist: string }
 
 /** Resident memory of the worker's workerd, which includes the storage simulators, and of the GPU function. */

@@ -50,15 +50,19 @@ function bindingsOf({ gpuUrl, secrets, catalog, vars = {} }: LocalWorkerOptions)
 /** Wrangler reads these when it is loaded: no metrics, no log files in the home directory, no look-up of `request.cf`. */
 const OFFLINE = { WRANGLER_SEND_METRICS: 'false', WRANGLER_WRITE_LOGS: 'false', CLOUDFLARE_CF_FETCH_ENABLED: 'false' }
 
-/** Starts the worker and waits until it listens on 127.0.0.1. `stop` ends workerd. */
-export async function startWorker(options: LocalWorkerOptions): Promise<{ url: string; stop: () => Promise<void> }> {
-  const logLevel = options.logLevel ?? 'error'
-  // Queues ignore `logLevel` and follow this variable.
+/** Sets wrangler's variables in this process's environment, and creates the state with a migrated D1. */
+export async function prepareWorker({ persist, migrated, logLevel = 'error' }: LocalWorkerOptions): Promise<void> {
+  // Queues ignore the log level of startWorker and follow this variable.
   Object.assign(process.env, OFFLINE, { WRANGLER_LOG: logLevel })
   // Wrangler reads the settings; the state contains API key hashes, webhook secrets, prompts and images.
   await tightenFile(path.join(ROOT, '.dev.vars'), console.warn)
-  await makePrivateDirectory(options.persist)
-  if (!options.migrated) await migrate(options.persist)
+  await makePrivateDirectory(persist)
+  if (!migrated) await migrate(persist)
+}
+
+/** Starts the worker and waits until it listens on 127.0.0.1. `stop` ends workerd. */
+export async function startWorker(options: LocalWorkerOptions): Promise<{ url: string; stop: () => Promise<void> }> {
+  await prepareWorker(options)
   const { unstable_startWorker } = await import('wrangler')
   const worker = await unstable_startWorker({
     config: path.join(ROOT, 'wrangler.toml'),
@@ -73,7 +77,7 @@ export async function startWorker(options: LocalWorkerOptions): Promise<{ url: s
       persist: options.persist,
       watch: options.watch ?? false,
       liveReload: false,
-      logLevel,
+      logLevel: options.logLevel ?? 'error',
     },
   })
   await worker.ready

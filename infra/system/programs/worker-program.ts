@@ -1,8 +1,75 @@
-// The worker as a separate process, for `createProgram`. Its settings are those of startWorker.
-import { type LocalWorkerOptions, startWorker } from '../../local/servers/worker.ts'
+// The worker as a separate process, for `createProgram`. Its settings are those of startWorker. It bundles the worker once; on request, it
+// kills workerd and starts it again.
+import { createRequire } from 'node:module'
+import path from 'node:path'
+import type { Json } from 'miniflare'
+import { unstable_getMiniflareWorkerOptions, unstable_readConfig } from 'wrangler'
+import { exec } from '../../deploy/exec.ts'
+import { ROOT } from '../../local/models/package-cache.ts'
+import { type LocalWorkerOptions, prepareWorker } from '../../local/servers/worker.ts'
 import { readSettings } from '../program.ts'
 
-// Wrangler's request logging costs CPU time and memory in the worker's process.
-Object.assign(process.env, { X_LOCAL_OBSERVABILITY: 'false', X_LOCAL_EXPLORER: 'false' })
-await startWorker(readSettings<LocalWorkerOptions>())
+// The options below are for wrangler's own version of Miniflare.
+const require = createRequire(import.meta.resolve('wrangler'))
+const { convertV4MiniflareOptions, Log, LogLevel, Miniflare } = require('miniflare') as typeof import('miniflare')
+
+const ENTRYPOINT = path.join(ROOT, 'edge/index.ts')
+
+/** Writes the bundle of a deploy. Returns its file. */
+async function bundle(entrypoint: string, directory: string): Promise<string> {
+  // Names stay legible in the log. The `node` of the build is that of this process.
+  const env = { PATH: `${path.dirname(process.execPath)}${path.delimiter}${process.env.PATH}` }
+  await exec(['wrangler', 'deploy', entrypoint, '--dry-run', '--no-minify', '--outdir', directory], { env })
+  return path.join(directory, `${path.basename(entrypoint, '.ts')}.js`)
+}
+
+/** The options with which wrangler's startWorker starts workerd, without its proxy. */
+async function miniflareOptions(settings: LocalWorkerOptions) {
+  const { entrypoint = ENTRYPOINT, persist, port = 0, gpuUrl, secrets, vars, catalog } = settings
+  const script = await bundle(entrypoint, path.join(persist, '../bundle'))
+  const config = unstable_readConfig({ config: path.join(ROOT, 'wrangler.toml') })
+  const { workerOptions } = unstable_getMiniflareWorkerOptions(config)
+  const own = { ...vars, ...secrets, GPU_URL: gpuUrl, ...(catalog && { OCTET_CATALOG: catalog }) }
+  const bindings = { ...(workerOptions.bindings as object), ...own } as Record<string, Json>
+  return convertV4MiniflareOptions({
+    host: '127.0.0.1',
+    port,
+    resourcePersistencePath: path.join(persist, 'v3'),
+    log: new Log(LogLevel.ERROR),
+    logRequests: false,
+    handleStructuredLogs: ({ level, message }) => level === 'error' && console.error(message),
+    workers: [
+      {
+        ...workerOptions,
+        name: config.name!,
+        modulesRoot: path.dirname(script),
+        modules: [{ type: 'ESModule', path: script }],
+        bindings,
+      },
+    ],
+  })
+}
+
+const settings = readSettings<LocalWorkerOptions>()
+await prepareWorker(settings)
+const options = await miniflareOptions(settings)
+let miniflare: InstanceType<typeof Miniflare> | null = null
+
+const requests = {
+  async start() {
+    miniflare ??= new Miniflare(options)
+    await miniflare.ready
+  },
+  /** Disposal sends SIGKILL to workerd and waits for its end. */
+  async kill() {
+    await miniflare?.dispose()
+    miniflare = null
+  },
+}
+
+process.on('message', async (request: keyof typeof requests) => {
+  await requests[request]()
+  process.send!(request)
+})
+await requests.start()
 process.send!('ready')
