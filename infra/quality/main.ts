@@ -40,7 +40,12 @@ function parseConfigurations(text: string): Configuration[] {
 const flags = new Command('quality')
   .description('Measures nano: accuracy according to its judge, similarity to float32, duration and memory.')
   .option('--prompts <count>', 'number of prompts from the fixed set', parseWholeNumber, 400)
-  .option('--natural <count>', 'number of natural prompts, each with a place on the contact sheets', parseWholeNumber, 60)
+  .option(
+    '--natural <count>',
+    'number of natural prompts, each with a place on the contact sheets',
+    parseWholeNumber,
+    60,
+  )
   .addOption(
     new Option('--only <names>', 'comma-separated configurations, such as nano-fp32,nano-fp8')
       .argParser(parseConfigurations)
@@ -62,7 +67,8 @@ const columns: Column[] = []
 const references = new Map<string, string>()
 for (const configuration of flags.only) {
   bar.start(prompts.length + naturalPrompts.length, 0, { name: configuration.name.padEnd(19) })
-  const make = (set: typeof all, count: number) => makeImages(flags.out, configuration, set, count, () => bar.increment())
+  const make = (set: typeof all, count: number) =>
+    makeImages(flags.out, configuration, set, count, () => bar.increment())
   const { directory, runs } = await make(all, prompts.length)
   const natural = await make(allNatural, naturalPrompts.length)
   bar.stop()

@@ -4,7 +4,18 @@ import path from 'node:path'
 import * as z from 'zod'
 import { NANO } from '../local/models/built-in-model.ts'
 
-export const RELATIONS = ['left', 'right', 'above', 'below', 'beside', 'on', 'riding', 'wearing', 'behind', 'front'] as const
+export const RELATIONS = [
+  'left',
+  'right',
+  'above',
+  'below',
+  'beside',
+  'on',
+  'riding',
+  'wearing',
+  'behind',
+  'front',
+] as const
 export type Relation = (typeof RELATIONS)[number]
 
 const expectedSprite = z.object({

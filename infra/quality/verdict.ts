@@ -22,8 +22,7 @@ export type Verdict = {
 
 /** Compares the detected contents of an image with its prompt. */
 export function judge({ sprites, background, relation, text }: QualityPrompt, seen: Detection): Verdict {
-  const countOf = (sprite: ExpectedSprite) =>
-    namesOf(sprite).reduce((sum, name) => sum + (seen.sprites[name] ?? 0), 0)
+  const countOf = (sprite: ExpectedSprite) => namesOf(sprite).reduce((sum, name) => sum + (seen.sprites[name] ?? 0), 0)
   const placeOf = (sprite: ExpectedSprite) => seen.places[bestNameOf(sprite, seen)]
   const [main, other] = sprites
   const counted = sprites.filter(({ count }) => count !== undefined)
@@ -32,7 +31,9 @@ export function judge({ sprites, background, relation, text }: QualityPrompt, se
   return {
     sprite: main ? namesOf(main).some((name) => nearest.includes(name)) : null,
     clear: main ? countOf(main) >= 1 : null,
-    background: background ? seen.background.top === background.top && seen.background.bottom === background.bottom : null,
+    background: background
+      ? seen.background.top === background.top && seen.background.bottom === background.bottom
+      : null,
     count: counted.length > 0 ? counted.every((each) => countOf(each) === each.count) : null,
     color: colored.length > 0 ? colored.every((each) => placeOf(each)?.color === each.color) : null,
     relation:

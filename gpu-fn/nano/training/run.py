@@ -1,7 +1,7 @@
 """Runs stages within a time limit, for a machine billed by the minute.
 
     python -m training.run --seconds 900 --gpus 4
-    python -m training.run --seconds 540 --gpus 2 --stages base       or in pieces: then turbo, then flash,evaluate
+    python -m training.run --seconds 520 --gpus 2 --stages base       or in pieces: then turbo, then flash,evaluate
 
 The base uses all GPUs; then turbo uses all but the last one, where the judge trains; flash uses all. The first stage of the call gets the time that
 the others leave. Restore and evaluation get the times measured on H200s. Requires the files written by `training.world.vocabulary` and

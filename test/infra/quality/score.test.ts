@@ -63,16 +63,21 @@ test.each<[string, Partial<QualityPrompt>, Detection, Partial<ReturnType<typeof 
   ['its word', { text: 'HI' }, { ...right, word: 'HI' }, { word: true }],
   ['half of its word', { text: 'HI' }, { ...right, word: 'H' }, { word: false }],
   ['any number', { sprites: [{ name: 'cat' }, dog] }, { ...right, sprites: { cat: 5, dog: 1 } }, { count: true }],
-  ['another meaning', { sprites: [{ name: 'fox', or: ['dog'], count: 1 }] }, right, { sprite: true, clear: true, count: true }],
+  [
+    'another meaning',
+    { sprites: [{ name: 'fox', or: ['dog'], count: 1 }] },
+    right,
+    { sprite: true, clear: true, count: true },
+  ],
 ])('an image with %s', (_, more, seen, verdict) => {
   expect(judge({ ...asked, ...more }, seen)).toMatchObject(verdict)
 })
 
 test('an image shows everything if every sprite is detected and no stated criterion is violated', () => {
   expect(showsEverything(asked, right)).toBe(true)
-  expect(showsEverything({ ...asked, sprites: [{ name: 'cat' }, { name: 'dog' }] }, { ...right, sprites: { cat: 1 } })).toBe(
-    false,
-  )
+  expect(
+    showsEverything({ ...asked, sprites: [{ name: 'cat' }, { name: 'dog' }] }, { ...right, sprites: { cat: 1 } }),
+  ).toBe(false)
   expect(showsEverything({ ...asked, background: plain('sky') }, right)).toBe(false)
   const { prompt, seed, simple } = asked
   expect(showsEverything({ prompt, seed, simple, sprites: [] }, right)).toBeNull()
