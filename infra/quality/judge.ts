@@ -4,32 +4,29 @@ import { openSession } from '../../gpu-fn/runtime/open-session.ts'
 import { NANO } from '../local/models/built-in-model.ts'
 import { readVocabulary } from '../local/models/vocabulary.ts'
 import type { Pixels } from '../receipts/compare-images.ts'
-import type { QualityPrompt } from './prompts.ts'
+
+/** The most likely cell of a sprite on a grid of 32 × 32, and its color there; null: the sprite's own. */
+export type Place = { row: number; column: number; color: string | null }
 
 export type Detection = {
   /** Number of confidently detected instances, by sprite. */
   sprites: Record<string, number>
   /** The most likely sprites, best first, at any confidence. */
   likeliest: string[]
+  /** Places of the detected and of the most likely sprites. */
+  places: Record<string, Place>
   /** Background at the upper and the lower edge. */
-  background: QualityPrompt['background']
-}
-
-export type Verdict = {
-  /** Whether the main sprite is among the n most likely ones, where n is the number of sprites in the prompt. */
-  sprite: boolean
-  /** Whether the main sprite is confidently detected. */
-  clear: boolean
-  /** Whether the background is correct at both edges. */
-  background: boolean
-  /** Whether every sprite of the prompt is detected in the requested number. */
-  count: boolean
+  background: { top: string; bottom: string }
+  /** The detected letters from left to right. */
+  word: string
 }
 
 export type Judge = { detect: (image: Pixels) => Promise<Detection>; release: () => Promise<void> }
 
 const SIDE = 256
-/** The largest number of one sprite in any prompt. */
+const GRID = 32
+const LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'
+/** The largest number of different sprites in any prompt. */
 const LIKELIEST = 4
 
 /** Opens the classifier. `detect` takes images of 256 × 256 pixels. */
@@ -39,28 +36,34 @@ export async function openJudge(): Promise<Judge> {
   const session = await openSession(path.join(NANO, 'judge.onnx'), { target: 'cpu' })
   const detect = async (image: Pixels): Promise<Detection> => {
     const seen = await session.run({ image: { data: planes(image), dims: [1, 3, SIDE, SIDE] } })
-    const output = (name: string) => [...(seen[name]!.data as Float32Array)]
-    const likeliest = (logits: number[]) => vocabulary.backgrounds[logits.indexOf(Math.max(...logits))]!
-    const scores = output('scores')
-    const ranked = [...sprites.keys()].sort((a, b) => scores[b]! - scores[a]!)
+    const output = (name: string) => Array.from(seen[name]!.data as Float32Array | BigInt64Array, Number)
+    const [counts, scores] = [output('counts'), output('scores')]
+    const [cells, tints] = [output('cells'), output('tints')]
+    const ranked = [...sprites.keys()].sort((a, b) => scores[b]! - scores[a]!).slice(0, LIKELIEST)
+    const detected = [...sprites.keys()].filter((i) => counts[i]! > 0)
+    const place = (i: number): Place => ({ ...split(cells[i]!), color: vocabulary.colors[tints[i]! - 1] ?? null })
     return {
-      likeliest: ranked.slice(0, LIKELIEST).map((i) => sprites[i]!),
-      sprites: Object.fromEntries(output('counts').flatMap((count, i) => (count > 0 ? [[sprites[i]!, count]] : []))),
-      background: { top: likeliest(output('top')), bottom: likeliest(output('bottom')) },
+      sprites: Object.fromEntries(detected.map((i) => [sprites[i]!, counts[i]!])),
+      likeliest: ranked.map((i) => sprites[i]!),
+      places: Object.fromEntries([...detected, ...ranked].map((i) => [sprites[i]!, place(i)])),
+      background: {
+        top: vocabulary.backgrounds[largestOf(output('top'))]!,
+        bottom: vocabulary.backgrounds[largestOf(output('bottom'))]!,
+      },
+      word: readWord(output('letters')),
     }
   }
   return { detect, release: () => session.release() }
 }
 
-/** Compares the detected content of an image with its prompt. */
-export function judge({ sprites, background }: QualityPrompt, seen: Detection): Verdict {
-  const countOf = (name: string) => seen.sprites[name] ?? 0
-  return {
-    sprite: seen.likeliest.slice(0, sprites.length).includes(sprites[0]!.name),
-    clear: countOf(sprites[0]!.name) >= 1,
-    background: seen.background.top === background.top && seen.background.bottom === background.bottom,
-    count: sprites.every(({ name, count }) => countOf(name) === count),
-  }
+const largestOf = (values: readonly number[]) => values.indexOf(Math.max(...values))
+const split = (cell: number) => ({ row: Math.floor(cell / GRID), column: cell % GRID })
+
+/** The word of letter heatmaps [26, 32, 32], which are zero except at peaks. */
+export function readWord(heat: readonly number[]): string {
+  const found = heat.flatMap((score, i) => (score > 0 ? [{ i, column: i % GRID }] : []))
+  const ordered = found.toSorted((a, b) => a.column - b.column)
+  return ordered.map(({ i }) => LETTERS[Math.floor(i / GRID ** 2)]!).join('')
 }
 
 /** Converts interleaved 8-bit RGB to planes [3, 256, 256] of 0 to 1. */

@@ -1,4 +1,5 @@
-// `npm run quality`: the effect of FP8, Turbo and omitting T5 on image quality, with prompts that are not in the training data.
+// `npm run quality`: the effect of FP8, distillation and omitting T5 on image quality, with prompts that are not in the training data.
+import { existsSync } from 'node:fs'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { SingleBar } from 'cli-progress'
@@ -6,20 +7,26 @@ import { Command, InvalidArgumentError, Option } from 'commander'
 import { TIER_TABLE, TIERS } from '../../gpu-fn/contract.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
-import { BUILT_IN_MODELS } from '../local/models/built-in-model.ts'
+import { BUILT_IN_MODELS, type BuiltInModel, CHECKPOINTS } from '../local/models/built-in-model.ts'
+import { writeContactSheet } from './contact-sheet.ts'
 import { openJudge } from './judge.ts'
-import { readQualityPrompts } from './prompts.ts'
+import { readHeldOutPrompts, readNaturalPrompts } from './prompts.ts'
 import { type Column, formatTable, renderPage } from './report.ts'
 import { type Configuration, makeImages } from './runs.ts'
-import { judgeImages, score } from './score.ts'
+import { judgeImages, judgeNatural, score } from './score.ts'
 
-type Flags = { prompts: number; only: readonly Configuration[]; out: string; sample: number }
+type Flags = { prompts: number; natural: number; only: readonly Configuration[]; out: string; sample: number }
 
 /** The configurations, most precise first, because float32 is the reference of the others. */
 const TIERS_BY_PRECISION = TIERS.toSorted((a, b) => TIER_TABLE[b].price - TIER_TABLE[a].price)
-const CONFIGURATIONS: readonly Configuration[] = [...BUILT_IN_MODELS]
-  .reverse()
-  .flatMap((model) => TIERS_BY_PRECISION.map((tier) => ({ name: `${model}-${tier}`, model, tier })))
+/** nano-flash is not offered; it is measured once its weights are trained. */
+const MODELS: readonly BuiltInModel[] = [
+  ...BUILT_IN_MODELS.toReversed(),
+  ...(existsSync(CHECKPOINTS['nano-flash']) ? (['nano-flash'] as const) : []),
+]
+const CONFIGURATIONS: readonly Configuration[] = MODELS.flatMap((model) =>
+  TIERS_BY_PRECISION.map((tier) => ({ name: `${model}-${tier}`, model, tier })),
+)
 
 function parseConfigurations(text: string): Configuration[] {
   const names = text.split(',')
@@ -32,7 +39,13 @@ function parseConfigurations(text: string): Configuration[] {
 
 const flags = new Command('quality')
   .description('Measures nano: accuracy according to its judge, similarity to float32, duration and memory.')
-  .option('--prompts <count>', 'number of prompts from the fixed set', parseWholeNumber, 200)
+  .option('--prompts <count>', 'number of prompts from the fixed set', parseWholeNumber, 400)
+  .option(
+    '--natural <count>',
+    'number of natural prompts, each with a place on the contact sheets',
+    parseWholeNumber,
+    60,
+  )
   .addOption(
     new Option('--only <names>', 'comma-separated configurations, such as nano-fp32,nano-fp8')
       .argParser(parseConfigurations)
@@ -44,20 +57,28 @@ const flags = new Command('quality')
   .opts<Flags>()
 
 endOnSignals()
-const all = await readQualityPrompts()
+const all = await readHeldOutPrompts()
 const prompts = all.slice(0, flags.prompts)
+const allNatural = await readNaturalPrompts()
+const naturalPrompts = allNatural.slice(0, flags.natural)
 const judge = await openJudge()
 const bar = new SingleBar({ format: '{name} |{bar}| {value} of {total} · {eta_formatted} left', clearOnComplete: true })
 const columns: Column[] = []
 const references = new Map<string, string>()
 for (const configuration of flags.only) {
-  bar.start(prompts.length, 0, { name: configuration.name.padEnd(19) })
-  const { directory, runs } = await makeImages(flags.out, configuration, all, prompts.length, () => bar.increment())
+  bar.start(prompts.length + naturalPrompts.length, 0, { name: configuration.name.padEnd(19) })
+  const make = (set: typeof all, count: number) =>
+    makeImages(flags.out, configuration, set, count, () => bar.increment())
+  const { directory, runs } = await make(all, prompts.length)
+  const natural = await make(allNatural, naturalPrompts.length)
   bar.stop()
   if (configuration.tier === 'fp32') references.set(configuration.model, directory)
   const reference = configuration.tier === 'fp32' ? null : (references.get(configuration.model) ?? null)
   const judged = await judgeImages(judge, prompts, directory, reference)
-  columns.push({ judged, score: score(configuration, prompts, judged, runs) })
+  const shown = await judgeNatural(judge, naturalPrompts, natural.directory)
+  const sheet = path.join(flags.out, `natural-${configuration.name}.jpg`)
+  if (shown.length > 0) await writeContactSheet(sheet, naturalPrompts, shown, natural.directory)
+  columns.push({ judged, score: score(configuration, prompts, judged, shown, runs) })
 }
 await judge.release()
 

@@ -4,18 +4,54 @@ import path from 'node:path'
 import * as z from 'zod'
 import { NANO } from '../local/models/built-in-model.ts'
 
+export const RELATIONS = [
+  'left',
+  'right',
+  'above',
+  'below',
+  'beside',
+  'on',
+  'riding',
+  'wearing',
+  'behind',
+  'front',
+] as const
+export type Relation = (typeof RELATIONS)[number]
+
+const expectedSprite = z.object({
+  name: z.string(),
+  /** Other sprites that the prompt's word also means. */
+  or: z.array(z.string()).optional(),
+  /** Absent if the prompt leaves the number open. */
+  count: z.int().min(1).optional(),
+  color: z.string().optional(),
+})
+export type ExpectedSprite = z.infer<typeof expectedSprite>
+
 const qualityPrompt = z.object({
   prompt: z.string(),
   seed: z.int(),
   /** The expected sprites, the main one first. */
-  sprites: z.array(z.object({ name: z.string(), count: z.int().min(1) })).min(1),
-  /** The colors at both edges; they differ for a gradient. */
-  background: z.object({ top: z.string(), bottom: z.string() }),
+  sprites: z.array(expectedSprite).default([]),
+  /** The expected backgrounds at both edges; they differ for a gradient. */
+  background: z.object({ top: z.string(), bottom: z.string() }).optional(),
   /** One sprite on a plain background, which needs no T5. */
-  simple: z.boolean(),
+  simple: z.boolean().default(false),
+  /** The relation of the first sprite to the second. */
+  relation: z.enum(RELATIONS).optional(),
+  /** The word on a sign or a banner. */
+  text: z.string().optional(),
 })
 export type QualityPrompt = z.infer<typeof qualityPrompt>
 
-const readJson = async (name: string): Promise<unknown> => JSON.parse(await fs.readFile(path.join(NANO, name), 'utf8'))
+const read = async (name: string): Promise<QualityPrompt[]> =>
+  z.array(qualityPrompt).parse(JSON.parse(await fs.readFile(path.join(NANO, name), 'utf8')))
 
-export const readQualityPrompts = async () => z.array(qualityPrompt).parse(await readJson('quality-prompts.json'))
+/** 200 compositions of one or several sprites. */
+export const readQualityPrompts = () => read('quality-prompts.json')
+
+/** 400 compositions: those of `readQualityPrompts`, then 200 with object colors, mixed counts, relations and words on signs. */
+export const readHeldOutPrompts = async () => [...(await readQualityPrompts()), ...(await read('world-prompts.json'))]
+
+/** 60 prompts of the kind people type. Some have contents that the judge has no class for, and state none. */
+export const readNaturalPrompts = () => read('natural-prompts.json')

@@ -10,11 +10,14 @@ const percent = (share: number) => (Number.isNaN(share) ? '–' : `${(100 * shar
 const decimals = (value: number | null, digits: number) => value?.toFixed(digits) ?? '–'
 
 const HEADINGS =
-  'configuration,main sprite,if simple,seen clearly,background,counts,PSNR dB,SSIM,s an image,peak MB'.split(',')
+  'configuration,main sprite,if simple,seen clearly,background,counts,color,relation,word,natural,PSNR dB,SSIM,s an image,peak MB'.split(
+    ',',
+  )
 
 const cells = ({ configuration, ...score }: Score) => [
   configuration.name,
   ...[score.sprite, score.simpleSprite, score.clear, score.background, score.count].map(percent),
+  ...[score.color, score.relation, score.word, score.natural].map(percent),
   ...[score.psnr === SAME_PSNR ? 'same' : decimals(score.psnr, 1), decimals(score.ssim, 4)],
   ...[score.seconds.toFixed(2), score.peakMegabytes.toFixed(0)],
 ]
@@ -31,12 +34,16 @@ export function formatTable(scores: readonly Score[]): string {
 const webp = async (file: string) =>
   `data:image/webp;base64,${(await sharp(file).webp({ quality: 85 }).toBuffer()).toString('base64')}`
 
-function formatCaption({ sprite, clear, background, count, seen, psnr }: Judged): string {
+const CRITERIA = ['sprite', 'clear', 'background', 'count', 'color', 'relation', 'word'] as const
+
+function formatCaption(judged: Judged): string {
+  const { seen, psnr } = judged
   const sprites = Object.entries(seen.sprites).map(([name, often]) => `${often} ${name}`)
-  const errors = Object.entries({ sprite, clear, background, count }).flatMap(([what, right]) => (right ? [] : what))
+  const errors = CRITERIA.filter((criterion) => judged[criterion] === false)
   const ground = [...new Set(Object.values(seen.background))].join(' to ')
   const likeness = psnr === null ? '' : `, ${psnr.toFixed(1)} dB`
-  return `${errors.length > 0 ? `✗ ${errors.join(', ')}: ` : '✓ '}${sprites.join(', ') || `perhaps ${seen.likeliest[0]}`} on ${ground}${likeness}`
+  const word = seen.word && `, the word ${seen.word}`
+  return `${errors.length > 0 ? `✗ ${errors.join(', ')}: ` : '✓ '}${sprites.join(', ') || `perhaps ${seen.likeliest[0]}`} on ${ground}${word}${likeness}`
 }
 
 const STYLE =

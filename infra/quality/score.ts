@@ -2,23 +2,25 @@
 import path from 'node:path'
 import { median } from '../bench/statistics.ts'
 import { psnr, readPixels } from '../receipts/compare-images.ts'
-import { type Detection, type Judge, judge, type Verdict } from './judge.ts'
+import type { Detection, Judge } from './judge.ts'
 import type { QualityPrompt } from './prompts.ts'
 import type { Configuration, Run } from './runs.ts'
 import { ssim } from './structural-similarity.ts'
+import { judge, showsEverything, type Verdict } from './verdict.ts'
 
 export type Judged = Verdict & { file: string; seen: Detection; psnr: number | null; ssim: number | null }
 
-/** Accuracies are fractions. PSNR (dB) and SSIM are means relative to float32 of the same model and seed; null for float32 itself. */
-export type Score = {
+/**
+ * Accuracies are fractions of the prompts that state the criterion, NaN without any. PSNR (dB) and SSIM are means relative to float32 of the
+ * same model and seed; null for float32 itself.
+ */
+export type Score = { [Criterion in keyof Verdict]: number } & {
   configuration: Configuration
   images: number
-  sprite: number
-  clear: number
-  background: number
-  count: number
   /** Accuracy of the main sprite on simple prompts. */
   simpleSprite: number
+  /** Fraction of the natural prompts with stated contents whose images show all of them. */
+  natural: number
   psnr: number | null
   ssim: number | null
   /** Median per image. */
@@ -50,15 +52,30 @@ export async function judgeImages(
   return judged
 }
 
+/** Whether each image of the natural prompts shows what its prompt states; null for prompts without stated contents. */
+export async function judgeNatural(
+  { detect }: Judge,
+  prompts: readonly QualityPrompt[],
+  directory: string,
+): Promise<(boolean | null)[]> {
+  const shown: (boolean | null)[] = []
+  for (const [i, prompt] of prompts.entries())
+    shown.push(showsEverything(prompt, await detect(await readPixels(path.join(directory, `${i}.png`)))))
+  return shown
+}
+
 const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
+const fraction = (verdicts: readonly (boolean | null)[]) =>
+  mean(verdicts.filter((verdict) => verdict !== null).map(Number))
 
 export function score(
   configuration: Configuration,
   prompts: readonly QualityPrompt[],
   judged: readonly Judged[],
+  natural: readonly (boolean | null)[],
   runs: readonly Run[],
 ): Score {
-  const share = (what: keyof Verdict, of = judged) => mean(of.map((each) => Number(each[what])))
+  const share = (criterion: keyof Verdict, of = judged) => fraction(of.map((each) => each[criterion]))
   const meanOf = (what: 'psnr' | 'ssim') => {
     const values = judged.flatMap((each) => each[what] ?? [])
     return values.length > 0 ? mean(values) : null
@@ -67,6 +84,7 @@ export function score(
     configuration,
     images: judged.length,
     ...{ sprite: share('sprite'), clear: share('clear'), background: share('background'), count: share('count') },
+    ...{ color: share('color'), relation: share('relation'), word: share('word'), natural: fraction(natural) },
     simpleSprite: share(
       'sprite',
       judged.filter((_, i) => prompts[i]!.simple),

@@ -92,6 +92,7 @@ export const VARIANTS: readonly Variant[] = [
   { name: 'sd3-medium', ...sd3, steps: 28, guidanceScale: 7 },
   { name: 'nano', ...nano, steps: 28, guidanceScale: 7 },
   { name: 'nano-turbo', ...nano, steps: 4, guidanceScale: 1, pattern: turbo },
+  { name: 'nano-flash', ...nano, steps: 2, guidanceScale: 1, pattern: flash },
 ]
 
 const SHAPE_KEYS = [

@@ -1,11 +1,13 @@
-"""Writes the model: gpu-fn/nano (28 steps) and gpu-fn/nano/turbo (4 steps), which shares all but the transformer, and its vocabulary.
+"""Writes the model: gpu-fn/nano (28 steps), and gpu-fn/nano/turbo (4 steps) and gpu-fn/nano/flash (2 steps), which share all but the transformer.
 
     python -m training.export
 
-Reads the averaged weights, the tokenizers, the vocabulary and the judge from the state folder. If the number of blocks differs from the
-shipped model's, update nano's `depth` in gpu-fn/models/sd35/variants.ts.
+Reads the averaged weights, the tokenizers, the vocabulary and the judge from the state folder. Writes nothing if `training.evaluation.evaluate` has not
+shown the base and turbo to be as good as the shipped ones, and no flash that loses more than `FLASH_LOSS` against turbo. If the number of blocks
+differs from the shipped model's, update nano's `depth` in gpu-fn/models/sd35/variants.ts.
 """
 
+import argparse
 import json
 import re
 import shutil
@@ -13,11 +15,13 @@ from pathlib import Path
 
 import torch
 
-from .models.networks import NANO, TURBO_TERMINAL, TextEncoders, save, scheduler, transformer, vae
+from .evaluation.evaluate import SCORES
+from .models.networks import FLASH_TERMINAL, NANO, TURBO_TERMINAL, TextEncoders, save, scheduler, transformer, vae
 from .settings import STATE
 from .world import phrases
 
-SHARED = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3", "vae")
+FLASH_LOSS = 0.05  # of the share of images that show everything
+SHARED = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3", "vae", "words.json")
 
 
 def model_index(name: str) -> dict:
@@ -56,31 +60,78 @@ def known_words() -> list[str]:
     return sorted({word for text in texts for word in re.findall(r"[^\W\d_]+", text.lower())})
 
 
+def accuracy(model: str) -> float | None:
+    """The share of the held-out prompts whose images show everything; None without an evaluation."""
+    models = json.loads(SCORES.read_text())["models"] if SCORES.exists() else {}
+    if model not in models:
+        return None
+    sets = [scores["shown"] for name, scores in models[model].items() if name.split()[0] != "lite" and name.split()[1] != "natural"]
+    return sum(sets) / len(sets)
+
+
+def require_improvement() -> None:
+    """Exits if the base or turbo is worse than the shipped one, or has not been compared with it."""
+    for model, shipped in (("base", "shipped"), ("turbo", "shipped-turbo")):
+        ours, theirs = accuracy(model), accuracy(shipped)
+        if ours is None or theirs is None:
+            raise SystemExit(f"{SCORES} does not compare {model} with {shipped}: run python -m training.evaluation.evaluate --models {shipped},{model}")
+        print(f"{model}: {ours:.1%} of the images show everything, {shipped}: {theirs:.1%}")
+        if ours < theirs:
+            raise SystemExit(f"{model} is worse than the shipped model: nothing is written; --unchecked writes it anyway")
+
+
+def choose_flash() -> str | None:
+    """The better one of flash and its state before distribution matching; None if both lose too much."""
+    scores = {name: accuracy(name) for name in ("flash", "flash-trajectory")}
+    candidates = [(score, name) for name, score in scores.items() if score is not None and (STATE / f"{name}.pt").exists()]
+    if not candidates:
+        return None
+    score, name = max(candidates)
+    limit = accuracy("turbo") - FLASH_LOSS
+    print(f"{name}: {score:.1%} of the images show everything, the least for nano-flash: {limit:.1%}")
+    return name if score >= limit else None
+
+
+def write_distilled(folder: str, weights: dict[str, torch.Tensor], terminal: float) -> None:
+    """A model of few steps, with links to the parts that it shares."""
+    directory = NANO / folder
+    write_index(directory, f"octet/nano-{folder}")
+    for name in SHARED:
+        if not (directory / name).is_symlink():
+            (directory / name).symlink_to(f"../{name}")
+    scheduler(terminal).save_pretrained(directory / "scheduler")
+    save(load(transformer(), weights), f"{folder}/transformer")
+
+
 def main() -> None:
-    saved = {name: torch.load(STATE / f"{name}.pt", map_location="cpu", weights_only=True) for name in ("vae", "base", "turbo")}
-    base = saved["base"]["average"]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--unchecked", action="store_true", help="write the base and turbo without a comparison, and no flash")
+    unchecked = parser.parse_args().unchecked
+    if not unchecked:
+        require_improvement()
+    flash = None if unchecked else choose_flash()
+    read = lambda name: torch.load(STATE / f"{name}.pt", map_location="cpu", weights_only=True)
+    autoencoder_state, base = read("vae"), read("base")["average"]
     write_index(NANO, "octet/nano")
     for name in ("vocabulary.json", "judge.onnx"):
-        shutil.copy(STATE / name, NANO / name)
+        if (STATE / name).exists():
+            shutil.copy(STATE / name, NANO / name)
     (NANO / "words.json").write_text(json.dumps(known_words(), ensure_ascii=False) + "\n", encoding="utf-8")
     for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
         shutil.copytree(STATE / name, NANO / name, dirs_exist_ok=True)
-    autoencoder = load(vae(), saved["vae"]["average"])
-    autoencoder.register_to_config(scaling_factor=saved["vae"]["scaling_factor"], shift_factor=saved["vae"]["shift_factor"])
+    autoencoder = load(vae(), autoencoder_state["average"])
+    autoencoder.register_to_config(scaling_factor=autoencoder_state["scaling_factor"], shift_factor=autoencoder_state["shift_factor"])
     save(autoencoder, "vae")
     encoders = load(TextEncoders(), part(base, "encoders."))
     for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
         save(getattr(encoders, name), name)
     scheduler().save_pretrained(NANO / "scheduler")
     save(load(transformer(), part(base, "transformer.")), "transformer")
-
-    turbo = NANO / "turbo"
-    write_index(turbo, "octet/nano-turbo")
-    for name in SHARED:
-        if not (turbo / name).is_symlink():
-            (turbo / name).symlink_to(f"../{name}")
-    scheduler(TURBO_TERMINAL).save_pretrained(turbo / "scheduler")
-    save(load(transformer(), saved["turbo"]["average"]), "turbo/transformer")
+    write_distilled("turbo", read("turbo")["average"], TURBO_TERMINAL)
+    if flash:
+        write_distilled("flash", read(flash)["average"], FLASH_TERMINAL)
+    else:  # one with the text encoders of an earlier base would be worthless
+        shutil.rmtree(NANO / "flash", ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Runs all stages within a time limit, for a machine billed by the minute.
+"""Runs stages within a time limit, for a machine billed by the minute.
 
     python -m training.run --seconds 900 --gpus 4
+    python -m training.run --seconds 520 --gpus 2 --stages base       or in pieces: then turbo, then flash,evaluate
 
-The base uses all GPUs; then turbo uses all but the last one, where the judge trains. Restore, turbo and evaluation get the times measured on
-H200s; the base gets the rest. Requires the state written by `training.world.vocabulary` and `training.models.tokenizers`. A rerun resumes from
-the state folder.
+The base uses all GPUs; then turbo uses all but the last one, where the judge trains; flash uses all. The first stage of the call gets the time that
+the others leave. Restore and evaluation get the times measured on H200s. Requires the files written by `training.world.vocabulary` and
+`training.models.tokenizers` in the state folder. Every stage saves its averaged weights each minute: after an interruption they are usable, and a
+rerun resumes from them.
 """
 
 import argparse
@@ -15,8 +17,9 @@ import time
 
 from .settings import STATE
 
-RESTORE, START, EVALUATE = 25, 25, 40  # seconds; START is a stage's startup time, before its own timer starts
-COMPILE = 60  # of the base, within its own time
+RESTORE, START, EVALUATE = 30, 25, 120  # seconds; START is a stage's startup time, before its own timer starts
+COMPILE = 60  # of a stage, within its own time
+TRAINED = ("base", "turbo", "flash")
 PORT = 29501  # of the first process of a stage
 
 
@@ -43,27 +46,47 @@ def finish(processes: list[subprocess.Popen]) -> None:
             process.terminate()
 
 
+def plan(options: argparse.Namespace, restored: bool) -> dict[str, int]:
+    """Seconds of training of each stage; the first has those that the others leave."""
+    first, *others = [stage for stage in TRAINED if stage in options.stages] or [None]
+    given = {stage: getattr(options, stage) for stage in others}
+    overhead = (0 if restored else RESTORE) + START * (1 + len(others)) + (EVALUATE if "evaluate" in options.stages else 0)
+    return {first: options.seconds - overhead - sum(given.values()), **given} if first else {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=900, help="of everything")
     parser.add_argument("--gpus", type=int, default=1)
-    parser.add_argument("--turbo", type=int, default=250, help="seconds of distillation")
+    parser.add_argument("--turbo", type=int, default=250, help="seconds of distillation to four steps, and of the judge beside it")
+    parser.add_argument("--flash", type=int, default=200, help="seconds of distillation to two steps")
+    parser.add_argument("--stages", type=lambda text: text.split(","), default=[*TRAINED, "evaluate"], help=f"of {', '.join(TRAINED)}, evaluate")
     options = parser.parse_args()
-    base = options.seconds - RESTORE - 2 * START - options.turbo - EVALUATE
-    if base < 2 * COMPILE:
-        short = 2 * COMPILE - base
-        parser.error(f"--seconds {options.seconds} leaves {base} s for the base, which takes {COMPILE} to start: give at least {options.seconds + short}")
+    if unknown := {*options.stages} - {*TRAINED, "evaluate"}:
+        parser.error(f"unknown stages: {', '.join(sorted(unknown))}")
+    restored = (STATE / "base.pt").exists()
+    seconds = plan(options, restored)
+    for stage, budget in seconds.items():
+        if budget < 2 * COMPILE:
+            parser.error(f"--seconds {options.seconds} leaves {budget} s for {stage}, which takes {COMPILE} to start: give at least {options.seconds + 2 * COMPILE - budget}")
     started = time.monotonic()
     gpus = range(options.gpus)
     students = gpus[:-1] or gpus
-    if not (STATE / "base.pt").exists():
+    if not restored:
         finish(start("stages.restore", range(1)))
-    common = ("--minutes", 60, "--steps", 60_000, "--reuse", 24, "--fill", 24)
-    finish(start("stages.base", gpus, *common, "--batch", 512 * len(gpus), "--budget", base, "--rate", 1.2e-3, "--decay", 0.999, "--wide", 16, "--long-from", 0.92))
-    # The judge comes first: its failure stops turbo.
-    judge = start("stages.judge", gpus[-1:], "--minutes", 60, "--steps", 60_000, "--budget", options.turbo, "--batch", 192, "--checked", 6)
-    finish(judge + start("stages.turbo", students, *common, "--batch", 192 * len(students), "--budget", options.turbo, "--rate", 4e-4))
-    finish(start("evaluation.evaluate", range(1)))
+    common = ("--minutes", 60, "--steps", 60_000, "--save-every", 60)
+    pools = ("--reuse", 24, "--fill", 24)
+    if "base" in seconds:
+        sizes = ("--batch", 512 * len(gpus), "--wide", 8, "--long-from", 0.92)
+        finish(start("stages.base", gpus, *common, *pools, *sizes, "--budget", seconds["base"], "--rate", 1.2e-3, "--decay", 0.999))
+    if "turbo" in seconds:
+        # The judge comes first: its failure stops turbo.
+        judge = start("stages.judge", gpus[-1:], *common, "--budget", seconds["turbo"], "--batch", 192, "--checked", 6)
+        finish(judge + start("stages.turbo", students, *common, *pools, "--batch", 192 * len(students), "--budget", seconds["turbo"], "--rate", 4e-4))
+    if "flash" in seconds:
+        finish(start("stages.flash", gpus, *common, *pools, "--batch", 192 * len(gpus), "--budget", seconds["flash"]))
+    if "evaluate" in options.stages:
+        finish(start("evaluation.evaluate", range(1)))
     print(f"done in {time.monotonic() - started:.0f} s; `python -m training.export` writes the model")
 
 

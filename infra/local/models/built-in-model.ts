@@ -7,13 +7,18 @@ import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import { cacheDirectory, digestOf, makeOnce, ROOT } from './package-cache.ts'
 
 export const NANO = path.join(ROOT, 'gpu-fn/nano')
-/** Checkpoint directories by model. */
-export const CHECKPOINTS = { 'nano-turbo': path.join(NANO, 'turbo'), nano: NANO } as const
+/** Checkpoint directories by model. That of nano-flash exists once its training has written it. */
+export const CHECKPOINTS = {
+  'nano-turbo': path.join(NANO, 'turbo'),
+  nano: NANO,
+  'nano-flash': path.join(NANO, 'flash'),
+} as const
 
 export type BuiltInModel = keyof typeof CHECKPOINTS
 export type Tier = Manifest['tier']
 
-export const BUILT_IN_MODELS = Object.keys(CHECKPOINTS) as BuiltInModel[]
+/** The models offered to users. */
+export const BUILT_IN_MODELS = ['nano-turbo', 'nano'] as const satisfies readonly BuiltInModel[]
 /** The tiers offered in wrangler.toml; the first is the default. */
 export const SERVED_TIERS = ['fp8', 'fp8-lite'] as const
 
@@ -28,20 +33,21 @@ export const COMPILER = [
 const LORAS = 'gpu-fn/nano/lora/*.safetensors'
 const CHECKPOINT = [
   'gpu-fn/nano/{transformer,vae,scheduler,text_encoder*,tokenizer*}/*',
-  'gpu-fn/nano/turbo/{transformer,scheduler}/*',
+  'gpu-fn/nano/{turbo,flash}/{transformer,scheduler}/*',
   'gpu-fn/nano/words.json',
 ]
 
 /**
- * The directory of the built-in models in these tiers, as `nano-fp8`, `nano-turbo-fp8` and so on. Compiles missing ones; `seconds` is the
+ * The directory of these models in these tiers, as `nano-fp8`, `nano-turbo-fp8` and so on. Compiles missing ones; `seconds` is the
  * duration.
  */
 export async function builtInPackages(
   tiers: readonly Tier[] = SERVED_TIERS,
+  models: readonly BuiltInModel[] = BUILT_IN_MODELS,
 ): Promise<{ directory: string; seconds: number }> {
   const start = performance.now()
   const directory = await cacheDirectory('packages', await digestOf([...COMPILER, ...CHECKPOINT, LORAS]))
-  for (const model of BUILT_IN_MODELS) {
+  for (const model of new Set<BuiltInModel>(['nano', ...models])) {
     for (const tier of tiers) {
       await makeOnce(path.join(directory, `${model}-${tier}`), (out) =>
         compile({ checkpoint: [CHECKPOINTS[model]], out, tier, target: 'cpu', variant: model, name: model }),
@@ -63,7 +69,7 @@ async function compileLoras(base: string, directory: string): Promise<void> {
 
 /** The package of one built-in model in one tier. */
 export async function builtInPackage(model: BuiltInModel, tier: Tier): Promise<string> {
-  return path.join((await builtInPackages([tier])).directory, `${model}-${tier}`)
+  return path.join((await builtInPackages([tier], [...BUILT_IN_MODELS, model])).directory, `${model}-${tier}`)
 }
 
 /** Copies nano's tokenizers into a checkpoint without tokenizers. */

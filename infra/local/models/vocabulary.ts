@@ -10,6 +10,8 @@ const vocabulary = z.object({
   /** Words of several sprites, such as "bird". */
   groups: z.record(z.string(), z.array(z.int())),
   backgrounds: z.array(z.string()),
+  /** Colors and materials of objects. */
+  colors: z.array(z.string()),
 })
 export type Vocabulary = z.infer<typeof vocabulary>
 
@@ -17,7 +19,10 @@ export const readVocabulary = async (): Promise<Vocabulary> =>
   vocabulary.parse(JSON.parse(await fs.readFile(path.join(NANO, 'vocabulary.json'), 'utf8')))
 
 /** The sprites, groups and backgrounds named in a prompt, in singular or plural. Of overlapping words, only the longest counts. */
-export function findDrawableObjects(prompt: string, { sprites, groups, backgrounds }: Vocabulary): string[] {
+export function findDrawableObjects(
+  prompt: string,
+  { sprites, groups, backgrounds }: Pick<Vocabulary, 'sprites' | 'groups' | 'backgrounds'>,
+): string[] {
   const words = [
     ...sprites.flatMap(({ name, words }) => [name, ...words].map((word) => ({ word, name }))),
     ...[...Object.keys(groups), ...backgrounds].map((name) => ({ word: name, name })),

@@ -202,7 +202,7 @@ describe('a checkpoint is refused and nothing is written', () => {
     await expectRefusal(single, /is not large: depth is \d+ and not 38/, '--variant', 'large')
     await expectRefusal(
       single,
-      /--variant: huge is unknown; allowed: large, large-turbox, large-turbo, medium, medium-turbo, flash, sd3-medium, nano, nano-turbo, custom/,
+      /--variant: huge is unknown; allowed: large, large-turbox, large-turbo, medium, medium-turbo, flash, sd3-medium, nano, nano-turbo, nano-flash, custom/,
       '--variant',
       'huge',
     )

@@ -1,34 +1,68 @@
-"""Computes the accuracy and contact sheets of the base and turbo models in the state folder.
+"""Computes the accuracy and contact sheets of the models in the state folder and of the shipped ones, by one judge.
 
     python -m training.evaluation.evaluate --prompts 200
+    python -m training.evaluation.evaluate --models shipped-turbo,turbo
+
+Writes STATE/scores.json, which `training.export` requires to show no loss against the shipped models. Results of other models by the same judge
+on as many prompts are kept in it.
 """
 
 import argparse
+import hashlib
+import json
 
 import torch
 
-from ..models.networks import TURBO_TERMINAL
+from ..models.networks import FLASH_TERMINAL, NANO, TURBO_TERMINAL
 from ..settings import STATE
 from ..stages.base import Denoiser, Latents
+from ..stages.flash import STEPS as FLASH_STEPS
+from ..stages.restore import read_base, read_transformer
 from ..stages.stage import device
 from ..stages.turbo import STEPS
-from .sample import evaluate
+from .sample import evaluate, judge_path
+
+SCORES = STATE / "scores.json"
+TURBO = {"turbo": {"steps": STEPS, "guidance": 1.0, "terminal": TURBO_TERMINAL}}
+FLASH = {"flash": {"steps": FLASH_STEPS, "guidance": 1.0, "terminal": FLASH_TERMINAL}}
+# The settings of each model; None: 28 steps with and without T5.
+MODELS = {"shipped": None, "base": None, "shipped-turbo": TURBO, "turbo": TURBO, "shipped-flash": FLASH, "flash-trajectory": FLASH, "flash": FLASH}
+
+
+def exists(model: str) -> bool:
+    """A copy of the tree can lack the shipped weights of the distilled models."""
+    if not model.startswith("shipped"):
+        return (STATE / f"{model}.pt").exists()
+    return any((NANO / model.removeprefix("shipped").removeprefix("-") / "transformer").glob("*.safetensors"))
+
+
+def load(denoiser: Denoiser, model: str) -> None:
+    """Sets the weights of a model. Those of few steps have the text encoders of their base."""
+    if model.startswith("shipped"):
+        denoiser.load_state_dict(read_base())
+        if model != "shipped":
+            denoiser.transformer.load_state_dict(read_transformer(f"{model.removeprefix('shipped-')}/transformer"))
+        return
+    read = lambda name: torch.load(STATE / f"{name}.pt", map_location="cpu", weights_only=True)["average"]
+    denoiser.load_state_dict(read("base"))
+    if model != "base":
+        denoiser.transformer.load_state_dict(read(model))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--prompts", type=int, default=200, help="of each set")
+    parser.add_argument("--models", default=",".join(MODELS), help="comma-separated; those that do not exist are left out")
     options = parser.parse_args()
     on = device()
-    denoiser, latents = Denoiser().to(on).eval(), Latents(on)
-    denoiser.load_state_dict(torch.load(STATE / "base.pt", map_location=on, weights_only=True)["average"])
-    turbo = {"steps": STEPS, "guidance": 1.0, "terminal": TURBO_TERMINAL}
-    if (STATE / "turbo.pt").exists():
-        base = {key: value.clone() for key, value in denoiser.transformer.state_dict().items()}
-        denoiser.transformer.load_state_dict(torch.load(STATE / "turbo.pt", map_location=on, weights_only=True)["average"])
-        evaluate("turbo", denoiser, latents, on, options.prompts, {"turbo": turbo})
-        denoiser.transformer.load_state_dict(base)
-    evaluate("base", denoiser, latents, on, options.prompts)
+    denoiser, latents = Denoiser().to(on), Latents(on)
+    conditions = {"judge": hashlib.sha256(judge_path().read_bytes()).hexdigest(), "prompts": options.prompts}
+    saved = json.loads(SCORES.read_text()) if SCORES.exists() else {}
+    models = saved["models"] if {**saved, **conditions} == saved else {}
+    for model in filter(exists, options.models.split(",")):
+        load(denoiser, model)
+        models[model] = evaluate(model, denoiser, latents, on, options.prompts, MODELS[model])
+        SCORES.write_text(json.dumps({**conditions, "models": models}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Generates images of the evaluation prompts with the networks in training and scores them with the judge.
 
-../quality-prompts.json has 200 compositions of the first nano's world, ../world-prompts.json 200 with the new features: object colors,
-mixed counts, relations and words on signs. Neither set is used in training.
+../quality-prompts.json has 200 compositions of one or several sprites, ../world-prompts.json 200 with object colors, mixed counts, relations
+and words on signs, ../natural-prompts.json 60 prompts of the kind people type. None is used in training.
 
     python -m training.evaluation.sample         writes world-prompts.json
 """
@@ -21,15 +21,9 @@ from ..stages.stage import autocast
 from ..world.drawing import LETTERS
 from ..world.vocabulary import BACKGROUNDS, NAMES, TINTS
 
-PROMPTS, WORLD_PROMPTS = NANO / "quality-prompts.json", NANO / "world-prompts.json"
+PROMPTS, WORLD_PROMPTS, NATURAL_PROMPTS = (NANO / f"{name}-prompts.json" for name in ("quality", "world", "natural"))
 WORLD_KINDS = {"single": 60, "mixed": 40, "pair": 60, "sign": 40}
 STEPS = 28
-# Natural prompts for a contact sheet, for visual inspection only.
-NATURAL = ("a green sports car", "three apples and a banana", "a sign that says HI", "a lighthouse on a cliff at sunset", "a puppy on a sofa", "a wizard riding a dragon",
-           "a red bicycle in front of a house", "an astronaut on the moon", "a cat wearing a crown", "two parrots and a palm tree on the beach", "a golden trophy",
-           "a blue dog in the forest", "a big whale in the ocean", "a bowl of ramen and chopsticks", "a wooden chair in a living room", "a storm over the city",
-           "pixel art of a knight and a castle", "a watercolor of a sunflower", "a neon guitar", "an old photograph of a train", "a penguin on an iceberg",
-           "a purple elephant", "a zorblax in the forest", "two cats and four mice")
 
 
 def write_prompts() -> None:
@@ -87,51 +81,67 @@ def satisfies_relation(relation: str, cells: tuple[int, int]) -> bool:
             "on": near and down > 3, "riding": near and down > 2, "wearing": near and down < -2, "behind": near and down > 0, "front": near and down < 0}[relation]
 
 
+def judge_image(entry: dict, counts: np.ndarray, scores: np.ndarray, ends: dict[str, str], cells: np.ndarray, tints: np.ndarray, word: str) -> dict[str, bool]:
+    """Whether one image meets each criterion that its prompt states, and whether it shows everything. The criteria are those of infra/quality/verdict.ts."""
+    sprites = entry.get("sprites", [])
+    meanings = [[NAMES.index(name) for name in (sprite["name"], *sprite.get("or", ()))] for sprite in sprites]
+    seen = [sum(counts[index] for index in each) for each in meanings]
+    best = [next((index for index in each if counts[index] >= 1), each[0]) for each in meanings]
+    right = {}
+    if sprites:
+        likeliest = scores.argsort()[::-1][: len(sprites)]
+        right["main"], right["clear"] = any(index in likeliest for index in meanings[0]), seen[0] >= 1
+    if counted := [(number, sprite["count"]) for number, sprite in zip(seen, sprites) if "count" in sprite]:
+        right["count"] = all(number == asked for number, asked in counted)
+    if colored := [(index, sprite["color"]) for index, sprite in zip(best, sprites) if "color" in sprite]:
+        right["color"] = all(tints[index] == 1 + [*TINTS].index(color) for index, color in colored)
+    if "background" in entry:
+        right["background"] = ends == entry["background"]
+    if "relation" in entry:
+        right["relation"] = all(number >= 1 for number in seen) and satisfies_relation(entry["relation"], (cells[best[0]], cells[best[1]]))
+    if "text" in entry:
+        right["word"] = word == entry["text"]
+    return {**right, "shown": all(right.values()) and all(number >= 1 for number in seen)} if right else {}
+
+
 def score_images(images: torch.Tensor, entries: list[dict], path: Path | None = None) -> dict[str, float]:
-    """The share of correct images per criterion, over the prompts that specify it."""
-    judge = onnxruntime.InferenceSession(path or STATE / "judge.onnx", providers=["CPUExecutionProvider"])
+    """The share of correct images per criterion, over the prompts that state it."""
+    judge = onnxruntime.InferenceSession(path or judge_path(), providers=["CPUExecutionProvider"])
     looks = (judge.run(None, {"image": part.cpu().numpy()}) for part in images.split(50))
-    counts, scores, top, bottom, *more = (np.concatenate(parts) for parts in zip(*looks))
+    counts, scores, top, bottom, cells, tints, letters = (np.concatenate(parts) for parts in zip(*looks))
     right: dict[str, list[bool]] = {}
-    note = lambda key, value: right.setdefault(key, []).append(bool(value))
     for row, entry in enumerate(entries):
-        indices = [NAMES.index(sprite["name"]) for sprite in entry["sprites"]]
-        if indices:
-            note("main", indices[0] in scores[row].argsort()[::-1][: len(indices)])
-            note("clear", counts[row, indices[0]] >= 1)
-            note("count", all(counts[row, i] == sprite["count"] for i, sprite in zip(indices, entry["sprites"])))
         ends = {"top": BACKGROUNDS[top[row].argmax()], "bottom": BACKGROUNDS[bottom[row].argmax()]}
-        note("background", ends == entry["background"])
-        if more:
-            cells, tints, letters = more
-            for i, sprite in zip(indices, entry["sprites"]):
-                if "color" in sprite:
-                    note("color", tints[row, i] == 1 + [*TINTS].index(sprite["color"]))
-            if "relation" in entry:
-                note("relation", all(counts[row, i] >= 1 for i in indices) and satisfies_relation(entry["relation"], (cells[row, indices[0]], cells[row, indices[1]])))
-            if "text" in entry:
-                note("word", read_letters(letters[row]) == entry["text"])
+        for key, value in judge_image(entry, counts[row], scores[row], ends, cells[row], tints[row], read_letters(letters[row])).items():
+            right.setdefault(key, []).append(bool(value))
     return {key: round(float(np.mean(values)), 4) for key, values in right.items()}
 
 
+def judge_path() -> Path:
+    """The judge in training, or else the shipped one."""
+    trained = STATE / "judge.onnx"
+    return trained if trained.exists() else NANO / "judge.onnx"
+
+
 @torch.no_grad()
-def evaluate(name: str, denoiser, latents, on: str, prompts: int, settings: dict[str, dict] | None = None) -> None:
-    """Prints the accuracy of each setting on the first `prompts` of both evaluation sets, and keeps pictures as STATE/name-setting-set.jpg."""
+def evaluate(name: str, denoiser, latents, on: str, prompts: int, settings: dict[str, dict] | None = None) -> dict[str, dict[str, float]]:
+    """Prints and returns the accuracy of each setting on the first `prompts` of each evaluation set, and keeps pictures as STATE/name-setting-set.jpg."""
     torch.compiler.set_stance("force_eager")
     denoiser.eval()
+    accuracies = {}
     for setting, options in (settings or {"full": {}, "lite": {"with_t5": 0.0}}).items():
-        for set_name, path in (("old", PROMPTS), ("world", WORLD_PROMPTS)):
+        for set_name, path in (("old", PROMPTS), ("world", WORLD_PROMPTS), ("natural", NATURAL_PROMPTS)):
             entries = read_prompts(path)[:prompts]
             images = generate(denoiser, latents, [entry["prompt"] for entry in entries], initial_noise([entry["seed"] for entry in entries], on), **options)
-            print(f"{name} {setting} {set_name}: {score_images(images, entries)}", flush=True)
-            grid(images[:: max(1, len(images) // 48)][:48]).save(STATE / f"{name}-{setting}-{set_name}.jpg", quality=88)
-        natural = NATURAL[: max(6, prompts)]
-        images = generate(denoiser, latents, [*natural], initial_noise([*range(len(natural))], on), **options)
-        grid(images, 6).save(STATE / f"{name}-{setting}-natural.jpg", quality=90)
-        wide = generate(denoiser, latents, [*NATURAL[:6]], initial_noise([*range(6)], on, 22, 46), **options)
+            accuracies[f"{setting} {set_name}"] = score_images(images, entries)
+            print(f"{name} {setting} {set_name}: {accuracies[f'{setting} {set_name}']}", flush=True)
+            sheet = grid(images, 10) if set_name == "natural" else grid(images[:: max(1, len(images) // 48)][:48])
+            sheet.save(STATE / f"{name}-{setting}-{set_name}.jpg", quality=88)
+        wide = generate(denoiser, latents, [entry["prompt"] for entry in read_prompts(NATURAL_PROMPTS)[:6]], initial_noise([*range(6)], on, 22, 46), **options)
         grid(wide, 2).save(STATE / f"{name}-{setting}-wide.jpg", quality=90)
     denoiser.train()
     torch.compiler.set_stance("default")
+    return accuracies
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m training.stages.restore
 
-Writes vae.pt and base.pt; `training.stages.base` starts at step 0 with these weights and its own schedule. A new token is initialized to the mean
+Writes vae.pt, base.pt and judge.pt; the stages start at step 0 with these weights and their own schedules. A new token is initialized to the mean
 of the tokens it replaces, and a new block to a copy of the previous one with zero gates, so that it initially has no effect.
 """
 
@@ -14,14 +14,12 @@ from transformers import AutoTokenizer, CLIPTextModelWithProjection, T5EncoderMo
 
 from ..models.networks import LAYERS, NANO
 from ..settings import STATE, T5_VOCABULARY
+from .restore_judge import restore_judge
+from .stage import device, save_weights
 
 ENCODERS = {"text_encoder": ("tokenizer", CLIPTextModelWithProjection), "text_encoder_2": ("tokenizer_2", CLIPTextModelWithProjection),
             "text_encoder_3": ("tokenizer_3", T5EncoderModel)}
 GATES = (2, 5)  # among the six parts of a block's modulation: of attention and of the MLP
-
-
-def write(name: str, weights: dict[str, torch.Tensor], **extra: float) -> None:
-    torch.save({"network": weights, "average": weights, "step": 0, "seconds": 0.0, **extra}, STATE / f"{name}.pt")
 
 
 def pieces_of(old, token: str) -> list[int]:
@@ -65,18 +63,27 @@ def add_blocks(weights: dict[str, torch.Tensor], layers: int) -> dict[str, torch
     return grown
 
 
-def main() -> None:
-    STATE.mkdir(parents=True, exist_ok=True)
-    vae = AutoencoderKL.from_pretrained(NANO / "vae", torch_dtype=torch.float32)
-    write("vae", vae.state_dict(), scaling_factor=vae.config.scaling_factor, shift_factor=vae.config.shift_factor)
-    transformer = SD3Transformer2DModel.from_pretrained(NANO / "transformer", torch_dtype=torch.float32)
-    base = {f"transformer.{key}": value for key, value in add_blocks(transformer.state_dict(), LAYERS).items()}
+def read_transformer(folder: str) -> dict[str, torch.Tensor]:
+    """The weights of a shipped transformer, such as "turbo/transformer"."""
+    return add_blocks(SD3Transformer2DModel.from_pretrained(NANO / folder, torch_dtype=torch.float32).state_dict(), LAYERS)
+
+
+def read_base() -> dict[str, torch.Tensor]:
+    """The weights of the shipped transformer and text encoders, as those of a Denoiser."""
+    base = {f"transformer.{key}": value for key, value in read_transformer("transformer").items()}
     for name, (folder, kind) in ENCODERS.items():
         for key, value in kind.from_pretrained(NANO / name, torch_dtype=torch.float32).state_dict().items():
             if "token_embedding" in key or key.endswith(("shared.weight", "embed_tokens.weight")):
                 value = move_tokens(value, folder, T5_VOCABULARY if name == "text_encoder_3" else len(AutoTokenizer.from_pretrained(STATE / folder)))
             base[f"encoders.{name}.{key}"] = value
-    write("base", base)
+    return base
+
+
+def main() -> None:
+    vae = AutoencoderKL.from_pretrained(NANO / "vae", torch_dtype=torch.float32)
+    save_weights("vae", vae.state_dict(), scaling_factor=vae.config.scaling_factor, shift_factor=vae.config.shift_factor)
+    save_weights("base", read_base())
+    restore_judge(device())
 
 
 if __name__ == "__main__":

@@ -65,6 +65,14 @@ def optimizers(network: nn.Module, parameters: list[nn.Parameter], rate: float, 
     return [adamw, Muon([p for p in parameters if id(p) in inner], rate, WEIGHT_DECAY)] if muon else [adamw]
 
 
+def save_weights(name: str, weights: dict[str, torch.Tensor], step: int = 0, seconds: float = 0.0, **extra: float) -> None:
+    """Writes a state from which a stage continues with these weights and new optimizers."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    partial = STATE / f"{name}.partial"
+    torch.save({"network": weights, "average": weights, "step": step, "seconds": seconds, **extra}, partial)
+    partial.rename(STATE / f"{name}.pt")
+
+
 class Stage:
     """Trains `network` for `steps` in total. `average` is the exponential moving average of its weights, which is exported."""
 
@@ -151,6 +159,11 @@ class Stage:
         if RANK == 0:
             print(f"{self.name}: step {self.step}/{self.options.steps}  {figures}  {elapsed:.0f} s", flush=True)
         self.losses, self.reported = {}, self.step
+
+    def save_copy(self, name: str) -> None:
+        """Saves the averaged weights under another name, without the state of the optimizers."""
+        if RANK == 0:
+            save_weights(name, self.average, self.step, self.elapsed())
 
     def save(self, **extra: object) -> None:
         """Saves the averaged weights as `average`, and with `optimizers` the state for an exact resumption."""

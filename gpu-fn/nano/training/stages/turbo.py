@@ -22,20 +22,27 @@ STEPS = 4
 SUBSTEPS = 4
 
 
-def velocity(network, latent: torch.Tensor, sigma: float, prompt: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-    timestep = torch.full((len(latent),), sigma * 1000, device=latent.device)
+def velocity(network, latent: torch.Tensor, sigma: float | torch.Tensor, prompt: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+    """`sigma` is one noise level, or one of each sample [B]."""
+    timestep = torch.zeros(len(latent), device=latent.device) + sigma * 1000
     options = {"encoder_hidden_states": prompt, "pooled_projections": pooled, "timestep": timestep, "return_dict": False}
     return network(latent, **options)[0].float()
+
+
+def guided(teacher, latent: torch.Tensor, sigma: float | torch.Tensor, positive: tuple, negative: tuple, guidance: float) -> torch.Tensor:
+    """The teacher's velocity with classifier-free guidance."""
+    both = tuple(torch.cat(pair) for pair in zip(positive, negative))
+    twice = sigma.repeat(2) if isinstance(sigma, torch.Tensor) else sigma
+    conditional, unconditional = velocity(teacher, latent.repeat(2, 1, 1, 1), twice, *both).chunk(2)
+    return unconditional + guidance * (conditional - unconditional)
 
 
 @torch.no_grad()
 def teach(teacher, latent: torch.Tensor, start: float, end: float, positive: tuple, negative: tuple, guidance: float) -> torch.Tensor:
     """The guided teacher's latent at noise level `end`, from `latent` at `start`."""
-    both = tuple(torch.cat(pair) for pair in zip(positive, negative))
     levels = torch.linspace(start, end, SUBSTEPS + 1).tolist()
     for sigma, following in zip(levels, levels[1:]):
-        conditional, unconditional = velocity(teacher, latent.repeat(2, 1, 1, 1), sigma, *both).chunk(2)
-        latent = latent + (following - sigma) * (unconditional + guidance * (conditional - unconditional))
+        latent = latent + (following - sigma) * guided(teacher, latent, sigma, positive, negative, guidance)
     return latent
 
 

@@ -15,6 +15,7 @@ test.each([
   ['sd3-medium', 'sd3_medium.safetensors', 'sd3-medium', 28],
   ['nano', 'nano', 'nano', 28],
   ['nano', 'turbo', 'nano-turbo', 4],
+  ['nano', 'flash', 'nano-flash', 2],
 ])('the shape of %s at %j is %s, of %d steps', (shape, name, expected, steps) => {
   const choice = variantOf(shapeOf(shape), named(name))
   expect([choice.name, choice.defaults.steps]).toEqual([expected, steps])
