@@ -58,7 +58,10 @@ function errorsOf(line: string): string[] {
   }
 }
 
-/** Prints counts, differing images and memory use. Sets exit code 1 if an image differs, a job fails, or memory grows. */
+/**
+ * Prints counts, differing images, errors and memory use. Sets exit code 1 if an image differs, a job fails, the GPU function logs an error,
+ * or memory grows.
+ */
 export async function benchRepeats(options: RepeatsOptions): Promise<void> {
   const { model, target, tiers, size, loras, vram, seed, jobs, callers, requests } = options
   const limit = vram === undefined ? '' : ` within ${vram} GiB`
