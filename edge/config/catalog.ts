@@ -1,6 +1,7 @@
 // The offers of this deployment, best first: the variables OCTET_CATALOG and GPU_URL.
 import * as z from 'zod'
 import { LIMITS, modelName, ROUTES, SAMPLERS, TIERS } from '#contract'
+import { controlnet, controlnetFits, describeUnoffered, lora, loraFits } from './additions.ts'
 import { table } from './values.ts'
 
 const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
@@ -26,32 +27,6 @@ const offer = z
     max_side: side.default(LIMITS.side.max),
   })
   .refine((each) => each.route === 'full' || each.guidance_scale === 1, 'the turbo route runs at guidance_scale 1')
-
-const lora = z.strictObject({
-  /** The name of its package: `npm run compile -- --lora FILE --name ID`. */
-  id: modelName,
-  /** The models of `offers` that it applies to. */
-  models: z.array(modelName).min(1),
-  /** The default strength. */
-  scale: z.number().min(-LIMITS.loras.scale).max(LIMITS.loras.scale).default(1),
-  /** Words in a prompt that activate it. */
-  trigger_words: z.array(z.string().min(1).max(100)).max(20).default([]),
-  /** The accounts that may use it; all by default. */
-  accounts: z.array(z.string()).optional(),
-})
-export type LoraOffer = z.infer<typeof lora>
-
-const controlnet = z.strictObject({
-  /** The name of its package: `npm run compile -- --controlnet FILE --name ID`. */
-  id: modelName,
-  /** The models of `offers` that it guides. */
-  models: z.array(modelName).min(1),
-  /** The default strength. */
-  scale: z.number().min(0).max(LIMITS.controls.scale).default(1),
-  /** The accounts that may use it; all by default. */
-  accounts: z.array(z.string()).optional(),
-})
-export type ControlnetOffer = z.infer<typeof controlnet>
 
 /** A model name of another provider, or the beginning of one followed by `*`. */
 const alias = z
@@ -85,15 +60,15 @@ export const catalog = z
       const message = `the alias must be one of ${[...new Set(models)].join(', ')}`
       context.addIssue({ code: 'custom', path: ['OCTET_CATALOG', 'aliases', name], message, input: model })
     }
-    for (const [kind, additions = []] of Object.entries({ loras, controlnets }))
+    const kinds = [
+      { noun: 'lora', additions: loras, fits: loraFits },
+      { noun: 'controlnet', additions: controlnets, fits: controlnetFits },
+    ]
+    for (const { noun, additions = [], fits } of kinds)
       for (const [i, { id, models: served }] of additions.entries()) {
-        const noun = kind === 'loras' ? 'lora' : 'controlnet'
-        const path = ['OCTET_CATALOG', kind, i]
-        const unknown = served.find((model) => !models.includes(model))
-        if (unknown !== undefined) {
-          const message = `${noun} ${id} is for ${unknown}, which is not offered`
-          context.addIssue({ code: 'custom', path, message, input: served })
-        }
+        const path = ['OCTET_CATALOG', `${noun}s`, i]
+        const problem = describeUnoffered(fits, served, offers)
+        if (problem) context.addIssue({ code: 'custom', path, message: `${noun} ${id} ${problem}`, input: served })
         if (additions.findIndex((other) => other.id === id) < i)
           context.addIssue({ code: 'custom', path, message: `${noun} ${id} is listed twice`, input: id })
       }
@@ -105,16 +80,3 @@ export const catalog = z
     context.addIssue({ code: 'custom', path: ['OCTET_CATALOG', 'offers'], message, input: offers })
     return z.NEVER
   })
-
-const usableBy =
-  (account: string) =>
-  ({ accounts }: { accounts?: readonly string[] | undefined }): boolean =>
-    accounts === undefined || accounts.includes(account)
-
-/** The adapters that an account may use. */
-export const lorasOf = ({ loras = [] }: Pick<Catalog, 'loras'>, account: string): LoraOffer[] =>
-  loras.filter(usableBy(account))
-
-/** The ControlNets that an account may use. */
-export const controlnetsOf = ({ controlnets = [] }: Pick<Catalog, 'controlnets'>, account: string): ControlnetOffer[] =>
-  controlnets.filter(usableBy(account))

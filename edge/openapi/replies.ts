@@ -136,16 +136,17 @@ const offer = z.object({
   ...{ route: z.enum(ROUTES), tier: z.enum(TIERS), steps: z.int(), guidance_scale: z.number() },
   ...{ width: z.int(), height: z.int(), max_pixels: z.int().optional(), max_side: z.int().optional() },
 })
+const tiers = z.array(z.enum(TIERS)).describe('tiers of the model in which the addition can be used')
 export const model = z.object({
   ...{ id: z.string(), object: z.literal('model'), created: z.int(), owned_by: z.string() },
   octet: z.array(offer),
   octet_loras: z.array(
     z.object({
-      ...{ id: z.string(), models: z.array(z.string()), scale: z.number() },
+      ...{ id: z.string(), models: z.array(z.string()), tiers, scale: z.number() },
       trigger_words: z.array(z.string()).describe('words of a prompt to which the adapter responds'),
     }),
   ),
-  octet_controlnets: z.array(z.object({ id: z.string(), models: z.array(z.string()), scale: z.number() })),
+  octet_controlnets: z.array(z.object({ id: z.string(), models: z.array(z.string()), tiers, scale: z.number() })),
 })
 export const models = listOf(model)
 export const prewarmed = listOf(

@@ -1,45 +1,68 @@
 // The choice of a request's additions to its model: adapters (LoRAs) and ControlNets.
-import type { Catalog } from '../config/catalog.ts'
+import type { Tier } from '#contract'
+import { type Fits, modelOf } from '../config/additions.ts'
+import type { Catalog, Offer } from '../config/catalog.ts'
 import { ApiError } from '../http/errors.ts'
 import { shown } from '../http/validation.ts'
 import { resolveModel } from '../routing/alias.ts'
 
 type Addition = { readonly id: string; readonly models: readonly string[] }
 /** `field`: the field of the request. `noun`: one of its entries, in messages. */
-type Kind = { readonly field: 'loras' | 'controls'; readonly noun: string }
+type Kind = { readonly field: 'loras' | 'controls'; readonly noun: string; readonly fits: Fits }
+/** The fields of a request that name a package. */
+export type Requested = { readonly model: string; readonly tier: Tier | 'auto' }
 
-const list = (names: readonly string[]) => names.join(', ')
+const list = (names: readonly string[]) => [...new Set(names)].join(', ')
+const packagesOf = (offers: readonly Offer[]) => list(offers.map(({ model, tier }) => `${model} in tier ${tier}`))
+const intersect = <T>(lists: readonly T[][]): T[] => lists.reduce((a, b) => a.filter((each) => b.includes(each)))
+
+const refuse = (field: string, problem: string) =>
+  new ApiError('invalid_request', `${field} ${problem}.`, { param: field })
+
+function find<Each extends Addition>({ field, noun }: Kind, ids: readonly string[], available: readonly Each[]): Each[] {
+  const twice = ids.find((id, i) => ids.indexOf(id) !== i)
+  if (twice !== undefined) throw refuse(field, `has ${shown(twice)} twice; name each ${noun} once`)
+  return ids.map((id) => {
+    const found = available.find((each) => each.id === id)
+    if (found) return found
+    const known = available.map((each) => each.id)
+    const names = known.length === 0 ? 'this deployment offers none' : `it must be one of ${list(known)}`
+    throw refuse(field, `has the id ${shown(id)}; ${names}`)
+  })
+}
 
 /**
- * The offers with these IDs, and the catalog without the models that they do not fit. Errors: invalid_request for offers that the account
- * does not have, for offers without a common model, and for a named model that they do not fit.
+ * The additions with these IDs, and the catalog without the offers that they do not fit. Errors: invalid_request for additions that the
+ * account does not have, for additions without a common model or tier, and for a named model or tier that they do not fit.
  */
-export function chooseAdditions<Offer extends Addition>(
-  { field, noun }: Kind,
+export function chooseAdditions<Each extends Addition>(
+  kind: Kind,
   ids: readonly string[],
-  available: readonly Offer[],
-  requestedModel: string,
+  available: readonly Each[],
+  requested: Requested,
   catalog: Catalog,
-): { offers: Offer[]; catalog: Catalog } {
-  const refuse = (problem: string) => new ApiError('invalid_request', `${field} ${problem}.`, { param: field })
-  const twice = ids.find((id, i) => ids.indexOf(id) !== i)
-  if (twice !== undefined) throw refuse(`has ${shown(twice)} twice; name each ${noun} once`)
-  const offers = ids.map((id) => {
-    const found = available.find((offer) => offer.id === id)
-    if (found) return found
-    const known = available.map((offer) => offer.id)
-    const names = known.length === 0 ? 'this deployment offers none' : `it must be one of ${list(known)}`
-    throw refuse(`has the id ${shown(id)}; ${names}`)
-  })
-  const models = offers.map((offer) => offer.models).reduce((a, b) => a.filter((model) => b.includes(model)))
-  if (models.length === 0)
-    throw refuse(
-      `have no model in common: ${offers.map(({ id, models }) => `${id} is for ${list(models)}`).join('; ')}`,
-    )
-  const model = requestedModel === 'auto' ? undefined : resolveModel(catalog, requestedModel)
-  if (model !== undefined && !models.includes(model)) throw refuse(`are for ${list(models)}, not for ${shown(model)}`)
-  const remaining = catalog.offers.filter((offer) => models.includes(offer.model))
+): { chosen: Each[]; catalog: Catalog } {
+  const { field, fits } = kind
+  const chosen = find(kind, ids, available)
+  const describe = (text: (each: Each) => string) => chosen.map((each) => `${each.id} is for ${text(each)}`).join('; ')
+  const modelsOf = ({ models }: Each) => models.map(modelOf)
+  const models = intersect(chosen.map(modelsOf))
+  if (models.length === 0) throw refuse(field, `have no model in common: ${describe((each) => list(modelsOf(each)))}`)
+  const model = requested.model === 'auto' ? undefined : resolveModel(catalog, requested.model)
+  if (model !== undefined && !models.includes(model))
+    throw refuse(field, `are for ${list(models)}, not for ${shown(model)}`)
+  const offers = catalog.offers.filter((offer) => models.includes(offer.model))
+  if (offers.length === 0)
+    throw refuse(field, `are for ${list(models)}, which do not fit the other additions of the request`)
+  const fitting = (each: Each) => offers.filter((offer) => fits(each.models, offer))
+  const remaining = intersect(chosen.map(fitting))
   if (remaining.length === 0)
-    throw refuse(`are for ${list(models)}, which do not fit the other additions of the request`)
-  return { offers, catalog: { ...catalog, offers: remaining } }
+    throw refuse(field, `have no tier in common: ${describe((each) => packagesOf(fitting(each)))}`)
+  const isRequested = (offer: Offer) =>
+    (model === undefined || offer.model === model) && (requested.tier === 'auto' || offer.tier === requested.tier)
+  if (offers.some(isRequested) && !remaining.some(isRequested)) {
+    const given = requested.tier === 'auto' ? shown(model) : `tier ${shown(requested.tier)}`
+    throw refuse(field, `are for ${packagesOf(remaining)}, not for ${given}`)
+  }
+  return { chosen, catalog: { ...catalog, offers: remaining } }
 }

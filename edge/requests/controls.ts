@@ -1,10 +1,11 @@
 // The ControlNet of a request, and its image.
 import * as z from 'zod'
 import { type ControlChoice, isControlled, LIMITS, type Sampling, stepsOfRuns } from '#contract'
-import { type Catalog, controlnetsOf } from '../config/catalog.ts'
+import { controlnetFits, controlnetsOf } from '../config/additions.ts'
+import type { Catalog } from '../config/catalog.ts'
 import { ApiError } from '../http/errors.ts'
 import type { Warning } from '../routing/decision.ts'
-import { chooseAdditions } from './additions.ts'
+import { chooseAdditions, type Requested } from './additions.ts'
 
 const { max, scale } = LIMITS.controls
 /** Maximum length of a parsed list: more than a request can have, so that its error states the limit and what to do. */
@@ -33,23 +34,23 @@ type Given = { controls?: Controls | undefined; control_image?: string | undefin
 
 const refuse = (message: string, param = 'controls') => new ApiError('invalid_request', message, { param })
 
-/** The ControlNets of a request, and the catalog without the models that they do not fit. Errors: those of chooseAdditions. */
+/** The ControlNets of a request, and the catalog without the offers that they do not fit. Errors: those of chooseAdditions. */
 export function chooseControls(
-  chosen: Controls,
-  requestedModel: string,
+  given: Controls,
+  requested: Requested,
   catalog: Catalog,
   account: string,
 ): { controls: ControlChoice[]; catalog: Catalog } {
-  if (chosen.length > max)
-    throw refuse(`controls has ${chosen.length} entries; a request can have ${max} ControlNet. Keep one of them.`)
-  const kind = { field: 'controls', noun: 'ControlNet' } as const
-  const ids = chosen.map(({ id }) => id)
-  const found = chooseAdditions(kind, ids, controlnetsOf(catalog, account), requestedModel, catalog)
-  const controls = found.offers.map(({ id, scale }, i): ControlChoice => {
-    const { start, stop, scale: given = scale } = chosen[i]!
+  if (given.length > max)
+    throw refuse(`controls has ${given.length} entries; a request can have ${max} ControlNet. Keep one of them.`)
+  const kind = { field: 'controls', noun: 'ControlNet', fits: controlnetFits } as const
+  const ids = given.map(({ id }) => id)
+  const found = chooseAdditions(kind, ids, controlnetsOf(catalog, account), requested, catalog)
+  const controls = found.chosen.map(({ id, scale }, i): ControlChoice => {
+    const { start, stop, scale: strength = scale } = given[i]!
     if ((start ?? 0) >= (stop ?? 1))
       throw refuse(`controls has the steps ${start ?? 0} to ${stop ?? 1}; start must be below stop.`)
-    return { id, scale: given, ...(start !== undefined && { start }), ...(stop !== undefined && { stop }) }
+    return { id, scale: strength, ...(start !== undefined && { start }), ...(stop !== undefined && { stop }) }
   })
   return { controls, catalog: found.catalog }
 }

@@ -214,10 +214,10 @@ export async function routeAndPrice(
 ): Promise<Priced> {
   const { catalog: whole, prices, gpuDevices } = configOf(env)
   const { loras, catalog: fitting } = fields.loras
-    ? chooseLoras(fields.loras, fields.model, whole, account)
+    ? chooseLoras(fields.loras, fields, whole, account)
     : { loras: [], catalog: whole }
   const { controls, catalog } = fields.controls
-    ? chooseControls(fields.controls, fields.model, fitting, account)
+    ? chooseControls(fields.controls, fields, fitting, account)
     : { controls: [], catalog: fitting }
   const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
   const strength = strengthOf(fields)

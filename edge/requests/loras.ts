@@ -1,8 +1,9 @@
 // The adapters (LoRAs) of a request.
 import * as z from 'zod'
 import { LIMITS, type LoraChoice } from '#contract'
-import { type Catalog, lorasOf } from '../config/catalog.ts'
-import { chooseAdditions } from './additions.ts'
+import { loraFits, lorasOf } from '../config/additions.ts'
+import type { Catalog } from '../config/catalog.ts'
+import { chooseAdditions, type Requested } from './additions.ts'
 
 const { max, scale } = LIMITS.loras
 const SHAPE = `a list of 1 to ${max} objects with an id and, optionally, a scale from ${-scale} to ${scale}`
@@ -14,18 +15,18 @@ export const loras = z
   .max(max)
   .describe(SHAPE)
 
-/** The adapters of a request with their scales, and the catalog without the models that they do not fit. Errors: those of chooseAdditions. */
+/** The adapters of a request with their scales, and the catalog without the offers that they do not fit. Errors: those of chooseAdditions. */
 export function chooseLoras(
-  chosen: z.infer<typeof loras>,
-  requestedModel: string,
+  given: z.infer<typeof loras>,
+  requested: Requested,
   catalog: Catalog,
   account: string,
 ): { loras: LoraChoice[]; catalog: Catalog } {
-  const kind = { field: 'loras', noun: 'adapter' } as const
-  const ids = chosen.map(({ id }) => id)
-  const found = chooseAdditions(kind, ids, lorasOf(catalog, account), requestedModel, catalog)
+  const kind = { field: 'loras', noun: 'adapter', fits: loraFits } as const
+  const ids = given.map(({ id }) => id)
+  const found = chooseAdditions(kind, ids, lorasOf(catalog, account), requested, catalog)
   return {
-    loras: found.offers.map(({ id, scale }, i) => ({ id, scale: chosen[i]!.scale ?? scale })),
+    loras: found.chosen.map(({ id, scale }, i) => ({ id, scale: given[i]!.scale ?? scale })),
     catalog: found.catalog,
   }
 }

@@ -1,28 +1,30 @@
 import { Hono } from 'hono'
-import { type Catalog, controlnetsOf, lorasOf, type Offer } from '../config/catalog.ts'
+import { controlnetFits, controlnetsOf, type Fits, loraFits, lorasOf, modelOf } from '../config/additions.ts'
+import type { Catalog, Offer } from '../config/catalog.ts'
 import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { checkModel } from '../routing/alias.ts'
 
-const withoutAccounts = <Offer extends { accounts?: unknown }>({ accounts: _, ...offer }: Offer) => offer
+type Addition = { models: readonly string[]; accounts?: unknown }
 
-/** The adapters and ControlNets of these models that an account may use. */
-function describeAdditions(catalog: Catalog, account: string, offers: readonly Offer[]) {
-  const fits = ({ models }: { models: readonly string[] }) => offers.some(({ model }) => models.includes(model))
-  return {
-    octet_loras: lorasOf(catalog, account).filter(fits).map(withoutAccounts),
-    octet_controlnets: controlnetsOf(catalog, account).filter(fits).map(withoutAccounts),
-  }
-}
+/** The additions that fit an offer, each with its models and with the tiers of the offers that it fits. */
+const describeAdditions = <Each extends Addition>(additions: readonly Each[], fits: Fits, offers: readonly Offer[]) =>
+  additions.flatMap(({ accounts: _, models, ...addition }) => {
+    const tiers = offers.filter((offer) => fits(models, offer)).map(({ tier }) => tier)
+    return tiers.length === 0
+      ? []
+      : [{ ...addition, models: [...new Set(models.map(modelOf))], tiers: [...new Set(tiers)] }]
+  })
 
-/** A model in OpenAI's format. `octet` lists its routes, tiers and defaults; `octet_loras` and `octet_controlnets`, its additions. */
+/** A model in OpenAI's format. `octet` lists its routes, tiers and defaults; `octet_loras` and `octet_controlnets`, the account's additions. */
 const describeModel = (id: string, offers: readonly Offer[], catalog: Catalog, account: string) => ({
   id,
   object: 'model',
   created: 0,
   owned_by: 'octet',
   octet: offers.map(({ endpoint: _, fallbacks: __, model: ___, ...offer }) => offer),
-  ...describeAdditions(catalog, account, offers),
+  octet_loras: describeAdditions(lorasOf(catalog, account), loraFits, offers),
+  octet_controlnets: describeAdditions(controlnetsOf(catalog, account), controlnetFits, offers),
 })
 
 /** The available models, and one model by its name or an alias. An alias for `auto` lists the offers of all models. */

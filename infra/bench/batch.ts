@@ -1,6 +1,4 @@
 // `npm run bench -- batch`: jobs of small images that share steps, against the same jobs one after another, in one run.
-import { mkdtemp, rm } from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
 import { pino } from 'pino'
 import { type JobRequest, PROTOCOL_VERSION } from '../../gpu-fn/contract.ts'
@@ -9,6 +7,7 @@ import { type Job, outcome } from '../../gpu-fn/server/job.ts'
 import { Jobs } from '../../gpu-fn/server/jobs.ts'
 import { Verifier } from '../../gpu-fn/weights/verification.ts'
 import type { FullSize } from '../checkpoints/full-size.ts'
+import { makeScratch } from '../command/scratch.ts'
 import { builtInPackages } from '../local/models/built-in-model.ts'
 import { psnr, readPixels } from '../receipts/compare-images.ts'
 import { makeCheckpoint, makePackage } from './gpu/packages.ts'
@@ -30,13 +29,13 @@ export type BatchBenchOptions = {
 type Round = { seconds: number; latency: number; images: Uint8Array[] }
 
 export async function benchBatch(options: BatchBenchOptions): Promise<void> {
-  const cache = await mkdtemp(path.join(os.tmpdir(), 'octet-batch-'))
+  await using cache = makeScratch('octet-batch-')
   const packages = options.random
     ? await randomPackages(options.random, options.directory)
     : (await builtInPackages(['fp8'])).directory
   const log = pino({ level: 'warn' }, pino.destination(2))
   const limits = { memoryBytes: Number.MAX_SAFE_INTEGER, stallSeconds: 600, onStall: () => process.exit(1) }
-  const verifier = new Verifier({ directory: cache, log })
+  const verifier = new Verifier({ directory: cache.directory, log })
   const engine = new PackageEngine({ packages, verifier, log, ...limits, sharing: options.sharing })
   await engine.start()
   try {
@@ -52,7 +51,6 @@ export async function benchBatch(options: BatchBenchOptions): Promise<void> {
     await print(options, rounds)
   } finally {
     await engine.stop()
-    await rm(cache, { recursive: true })
   }
 }
 

@@ -1,9 +1,8 @@
 // Speed and accuracy of nano on the CPU relative to diffusers, with the same checkpoint, prompts, seeds and number of threads.
-import fs from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
 import type { OpenPipeline } from '../../gpu-fn/engine/package/open-pipeline.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
+import { makeScratch } from '../command/scratch.ts'
 import {
   BUILT_IN_MODELS,
   type BuiltInModel,
@@ -36,13 +35,12 @@ async function compareWithDiffusers(
   { python, threads }: Options,
   use: (diffusers: Diffusers, out: string) => Promise<void>,
 ) {
-  const out = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-bench-'))
-  const diffusers = openDiffusers(python, out, threads)
+  await using scratch = makeScratch('octet-bench-')
+  const diffusers = openDiffusers(python, scratch.directory, threads)
   try {
-    await use(diffusers, out)
+    await use(diffusers, scratch.directory)
   } finally {
     await diffusers.close()
-    await fs.rm(out, { recursive: true })
   }
 }
 

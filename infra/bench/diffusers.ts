@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import * as z from 'zod'
+import { endWithThis } from '../command/child-process.ts'
 
 const SCRIPT = path.join(import.meta.dirname, 'diffusers_images.py')
 const MISSING = `has no diffusers, transformers and torch. Install them, and set --python:
@@ -35,7 +36,7 @@ export type Diffusers = {
 export function openDiffusers(python: string, out: string, threads: number): Diffusers {
   const probe = spawnSync(python, ['-c', 'import diffusers, transformers, torch, sentencepiece'])
   if (probe.status !== 0) throw new Error(`${python} ${MISSING}`)
-  const child = spawn(python, [SCRIPT, '/', out, String(threads)], { stdio: ['pipe', 'pipe', 'ignore'] })
+  const child = endWithThis(spawn(python, [SCRIPT, '/', out, String(threads)], { stdio: ['pipe', 'pipe', 'ignore'] }))
   const exited = once(child, 'exit')
   const answers = createInterface(child.stdout)[Symbol.asyncIterator]()
   return {

@@ -1,6 +1,4 @@
 // Duration of one step of a full-size denoiser with random weights, in FP8 and in 16-bit products.
-import fs from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
 import { Graph } from '../../gpu-fn/compile/graph/graph.ts'
 import { countElements } from '../../gpu-fn/dtype.ts'
@@ -9,6 +7,7 @@ import { findKernels } from '../../gpu-fn/runtime/fp8-kernels.ts'
 import { openSession } from '../../gpu-fn/runtime/open-session.ts'
 import type { DeviceTensor, Tensor } from '../../gpu-fn/runtime/session.ts'
 import { depthOf } from '../checkpoints/published.ts'
+import { makeScratch } from '../command/scratch.ts'
 import { buildStep, writeGraph, writeNumbers } from './borrowed-weights.ts'
 import { median, relativeError } from './statistics.ts'
 
@@ -67,23 +66,20 @@ export async function withStep<Result>(
   { variant, tier, size, batch, blocks }: StepSize,
   use: (step: OpenStep) => Promise<Result>,
 ): Promise<Result> {
-  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-step-'))
-  try {
-    await writeNumbers(scratch)
-    const model = await buildStep(scratch, variant, blocks, { tier, target: 'cuda-fp8' })
-    const graph = model.graphs.get('transformer')!
-    const axes = axesOf(size, batch)
-    const inputs = await copyToDevice(scratch, noiseFor(graph, axes))
-    const time = async (name: string, given: Graph, runs: number, kernels?: string) =>
-      measureStep(await writeGraph(scratch, name, given), inputs, runs, kernels)
-    return await use({
-      ...{ graph, axes },
-      timeFp8: async (runs) => time('fp8.onnx', graph, runs, requireKernels()),
-      timeHalf: (runs) => time('half.onnx', model.withoutKernels!.transformer, runs),
-    })
-  } finally {
-    await fs.rm(scratch, { recursive: true })
-  }
+  await using scratch = makeScratch('octet-step-')
+  const { directory } = scratch
+  await writeNumbers(directory)
+  const model = await buildStep(directory, variant, blocks, { tier, target: 'cuda-fp8' })
+  const graph = model.graphs.get('transformer')!
+  const axes = axesOf(size, batch)
+  const inputs = await copyToDevice(directory, noiseFor(graph, axes))
+  const time = async (name: string, given: Graph, runs: number, kernels?: string) =>
+    measureStep(await writeGraph(directory, name, given), inputs, runs, kernels)
+  return await use({
+    ...{ graph, axes },
+    timeFp8: async (runs) => time('fp8.onnx', graph, runs, requireKernels()),
+    timeHalf: (runs) => time('half.onnx', model.withoutKernels!.transformer, runs),
+  })
 }
 
 function noiseFor({ inputs }: Graph, free: Record<string, number>): Record<string, Tensor> {

@@ -1,10 +1,9 @@
 // `npm run bench -- stream`: speed of downloading a package from a bucket to disk, alternating with curl from the same server.
-import { execFile, fork } from 'node:child_process'
+import { fork } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { mkdtemp, open, rm } from 'node:fs/promises'
+import { open, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { promisify } from 'node:util'
 import { AwsClient } from 'aws4fetch'
 import { pino } from 'pino'
 import { type BucketAddress, openBucket } from '../../gpu-fn/weights/bucket.ts'
@@ -12,6 +11,8 @@ import { PackageCache } from '../../gpu-fn/weights/cache.ts'
 import { blobKey } from '../../gpu-fn/weights/layout.ts'
 import { Verifier } from '../../gpu-fn/weights/verification.ts'
 import { completeFakePackage } from '../checkpoints/fake-package.ts'
+import { endWithThis, outputOf } from '../command/child-process.ts'
+import { makeScratch } from '../command/scratch.ts'
 import { uploadPackage, uploadTarget } from '../weights/upload.ts'
 import { median } from './statistics.ts'
 
@@ -22,8 +23,9 @@ const MEGABYTE = 1_000_000
 
 /** Prints MB/s of both in each round, and the ratio of the medians. */
 export async function benchStream({ gigabytes, runs, directory = tmpdir() }: StreamBenchOptions): Promise<void> {
-  const scratch = await mkdtemp(path.join(directory, 'octet-stream-'))
-  const server = fork(SERVER, [path.join(scratch, 'bucket')])
+  await using temporary = makeScratch('octet-stream-', directory)
+  const scratch = temporary.directory
+  const server = endWithThis(fork(SERVER, [path.join(scratch, 'bucket')]))
   try {
     const address = await new Promise<BucketAddress>((resolve) => server.once('message', resolve))
     const source = path.join(scratch, 'package')
@@ -61,13 +63,12 @@ export async function benchStream({ gigabytes, runs, directory = tmpdir() }: Str
     line('best  ', best, best(rates.octet) / best(rates.curl))
   } finally {
     server.kill()
-    await rm(scratch, { recursive: true, force: true })
   }
 }
 
 /** MB/s of one run, which starts after all earlier writes have reached the disk. */
 async function measureRate(bytes: number, run: () => Promise<unknown>): Promise<number> {
-  await promisify(execFile)('sync')
+  await outputOf('sync', [])
   const start = performance.now()
   await run()
   return bytes / MEGABYTE / ((performance.now() - start) / 1000)
@@ -80,7 +81,7 @@ async function downloadWithCurl(
 ): Promise<void> {
   const client = new AwsClient({ accessKeyId, secretAccessKey, region: region!, service: 's3' })
   const signed = await client.sign(`${url}/${key}`, { aws: { signQuery: true } })
-  await promisify(execFile)('curl', ['--silent', '--fail', '--output', out, signed.url])
+  await outputOf('curl', ['--silent', '--fail', '--output', out, signed.url])
 }
 
 function downloadWithOctet(

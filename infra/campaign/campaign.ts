@@ -12,6 +12,7 @@ import { readRuns } from '../system/programs/gpu-runs.ts'
 import type { Customer } from '../system/system.ts'
 import * as audit from './audit/audit.ts'
 import { bookProblems, reservationProblems } from './audit/books.ts'
+import { nextAttemptAt, pollDeliveries } from './audit/deliveries.ts'
 import { type Books, readBooks } from './audit/records.ts'
 import { runCounts, runProblems } from './audit/runs.ts'
 import { call, type Experience } from './callers.ts'
@@ -193,15 +194,18 @@ async function runAudits(
   const jobs = accounts.flatMap(([, each]) => each)
   const findWebhookProblems = () =>
     accounts.flatMap(([account, each]) => audit.webhookProblems(receiver, account, each))
+  const undelivered = await pollDeliveries(deadline, findWebhookProblems, () => nextAttemptAt(target.url, customers))
+  // A wait for deliveries does not shorten the later ones.
+  const later = Math.max(deadline, performance.now() + IDLE_MS)
   const online = [
     ...(await Promise.all(accounts.map(([account, each]) => audit.moneyProblems(target, account, each)))).flat(),
     ...(await audit.imageProblems(jobs)),
     ...audit.experienceProblems(experiences, jobs),
-    ...(await pollProblems(deadline, findWebhookProblems)),
+    ...undelivered,
     ...(await receiver.complaints()),
-    ...(await pollProblems(deadline, () => findBusyGpus(world))),
+    ...(await pollProblems(later, () => findBusyGpus(world))),
   ]
-  const books = await readStoppedBooks(world, jobs, deadline)
+  const books = await readStoppedBooks(world, jobs, later)
   const runs = await readRuns(directory)
   const problems = [
     ...online,

@@ -2,6 +2,7 @@
 import { readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, Option } from 'commander'
+import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { printIdle } from './idle.ts'
 import { measureStorage } from './measure-storage.ts'
@@ -53,4 +54,5 @@ const command = new Command('cost')
   .option('--routing', 'containers behind a load balancer, with and without the hint octet-model')
   .option('--write', 'update docs/cost.md')
 
+endOnSignals()
 await main(command.parse().opts<Flags>())

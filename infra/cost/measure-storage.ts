@@ -1,11 +1,9 @@
 // Measures the storage used per job: a local worker runs jobs, then the pages of its SQLite files are counted.
-import fs from 'node:fs/promises'
-import os from 'node:os'
-import path from 'node:path'
 import type { DatabaseSync } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { startGpuStub } from '../bench/edge/gpu-stub.ts'
 import { measure, newClient } from '../bench/edge/load.ts'
+import { makeScratch } from '../command/scratch.ts'
 import { mapDatabases } from '../local/servers/databases.ts'
 import { type LocalOffer, startWorker } from '../local/servers/worker.ts'
 import { createKey } from '../operator/keys.ts'
@@ -71,7 +69,8 @@ async function awaitExport(persist: string, jobs: number): Promise<void> {
 
 /** Runs jobs of one image at 28 steps and measures their storage. Whole pages are counted, so more jobs give a more precise result. */
 export async function measureStorage(jobs: number): Promise<StorageSizes> {
-  const persist = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-storage-'))
+  await using scratch = makeScratch('octet-storage-')
+  const persist = scratch.directory
   const { secrets } = await createSecrets()
   const gpu = await startGpuStub({ steps: true })
   const vars = { OCTET_ACCOUNT_LIMITS: '{}', GPU_SLOTS: '1000' }
@@ -94,6 +93,5 @@ export async function measureStorage(jobs: number): Promise<StorageSizes> {
     return await readSizes(persist, jobs)
   } finally {
     await gpu.stop()
-    await fs.rm(persist, { recursive: true, force: true })
   }
 }

@@ -1,7 +1,7 @@
 // The steps of a deployment on Cloudflare, with wrangler: queues, bucket, database, secrets, worker.
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { readFile } from 'node:fs/promises'
 import path from 'node:path'
+import { makeScratch } from '../command/scratch.ts'
 import { type CommandLine, type Step, shown, type World } from './plan.ts'
 import { writeWorkerConfig } from './worker-config.ts'
 
@@ -90,16 +90,12 @@ export const worker: Step = {
   ],
   async run(world) {
     const { config, state, exec, say } = world
-    const scratch = await mkdtemp(path.join(tmpdir(), 'octet-deploy-'))
-    try {
-      await writeWorkerConfig(state.workerConfig, config, state.gpuUrl)
-      const output = path.join(scratch, 'wrangler.jsonl')
-      const [deploy] = this.commands(config, state)
-      await exec(deploy!.command, shown(world, { WRANGLER_OUTPUT_FILE_PATH: output }))
-      state.workerUrl = addressOf(await readFile(output, 'utf8'))
-    } finally {
-      await rm(scratch, { recursive: true })
-    }
+    await using scratch = makeScratch('octet-deploy-')
+    await writeWorkerConfig(state.workerConfig, config, state.gpuUrl)
+    const output = path.join(scratch.directory, 'wrangler.jsonl')
+    const [deploy] = this.commands(config, state)
+    await exec(deploy!.command, shown(world, { WRANGLER_OUTPUT_FILE_PATH: output }))
+    state.workerUrl = addressOf(await readFile(output, 'utf8'))
     say(`   ${state.workerUrl}`)
   },
   otherwise:

@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
+import { endWithThis } from '../command/child-process.ts'
 import { ROOT } from '../local/models/package-cache.ts'
 import { modalCommand } from '../modal/python.ts'
 import { CommandFailed, type CommandLine, commandText, type ExecOptions } from './plan.ts'
@@ -25,13 +26,14 @@ const missing = (name: string) =>
  */
 export function exec(command: CommandLine, { env = {}, onLine }: ExecOptions = {}): Promise<string> {
   const [program, ...rest] = createProgram(command)
-  const child = spawn(program!, rest, {
-    cwd: ROOT,
-    env: { ...process.env, CI: '1', WRANGLER_SEND_METRICS: 'false', ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  const kill = () => child.kill()
-  process.once('exit', kill)
+  const child = endWithThis(
+    spawn(program!, rest, {
+      cwd: ROOT,
+      env: { ...process.env, CI: '1', WRANGLER_SEND_METRICS: 'false', ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    }),
+    'SIGTERM',
+  )
   let output = ''
   let all = ''
   child.stdout.on('data', (chunk) => {
@@ -45,7 +47,6 @@ export function exec(command: CommandLine, { env = {}, onLine }: ExecOptions = {
     reject(new CommandFailed(error.code === 'ENOENT' ? missing(command[0]!) : error.message)),
   )
   child.on('close', (code) => {
-    process.off('exit', kill)
     if (code === 0) return resolve(output)
     const lastLines = all.trim().split('\n').slice(-LAST_LINES).join('\n')
     reject(new CommandFailed(`\`${commandText(command)}\` ended with ${code}:\n${lastLines}`))

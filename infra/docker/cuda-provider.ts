@@ -4,12 +4,13 @@
 // WHEEL is a downloaded file, for a host without network.
 import { createHash } from 'node:crypto'
 import { createReadStream, createWriteStream, existsSync } from 'node:fs'
-import { mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { readFile, rename, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import AdmZip from 'adm-zip'
+import { endOnSignals } from '../command/end-on-signals.ts'
+import { makeScratch } from '../command/scratch.ts'
 
 const RELEASE = '1.29.0'
 /** Microsoft's wheel of that release, which is built for CUDA 13. Only its libraries are used, so its Python version does not matter. */
@@ -38,20 +39,16 @@ export const hasProvider = (target: string): boolean =>
 export async function installProvider(target: string, options: ProviderOptions = {}): Promise<void> {
   const { version } = JSON.parse(await readFile(path.join(target, 'package.json'), 'utf8'))
   if (version !== RELEASE) throw new Error(`onnxruntime-node is ${version}; the provider here is of ${RELEASE}`)
-  const scratch = await mkdtemp(path.join(tmpdir(), 'octet-provider-'))
-  try {
-    const wheel = options.wheel ?? (await download(path.join(scratch, 'provider.whl'), options))
-    await assertDigest(wheel)
-    const archive = new AdmZip(wheel)
-    for (const file of FILES) {
-      const entry = archive.getEntry(`onnxruntime/capi/${file}`)
-      if (!entry) throw new Error(`${wheel} has no ${file}`)
-      const out = path.join(libraryDirectory(target), file)
-      await writeFile(`${out}.new`, entry.getData())
-      await rename(`${out}.new`, out)
-    }
-  } finally {
-    await rm(scratch, { recursive: true })
+  await using scratch = makeScratch('octet-provider-')
+  const wheel = options.wheel ?? (await download(path.join(scratch.directory, 'provider.whl'), options))
+  await assertDigest(wheel)
+  const archive = new AdmZip(wheel)
+  for (const file of FILES) {
+    const entry = archive.getEntry(`onnxruntime/capi/${file}`)
+    if (!entry) throw new Error(`${wheel} has no ${file}`)
+    const out = path.join(libraryDirectory(target), file)
+    await writeFile(`${out}.new`, entry.getData())
+    await rename(`${out}.new`, out)
   }
 }
 
@@ -94,6 +91,7 @@ async function assertDigest(wheel: string): Promise<void> {
 }
 
 if (import.meta.main) {
+  endOnSignals()
   const [target, wheel] = process.argv.slice(2)
   if (!target) throw new Error('the argument must be the directory of onnxruntime-node')
   await installProvider(target, { wheel }).then(

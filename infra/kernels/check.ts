@@ -5,6 +5,7 @@ import { readFile, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { Command } from 'commander'
+import { endOnSignals } from '../command/end-on-signals.ts'
 import { printError } from '../command/print.ts'
 import { type Compiler, findCompiler } from './compiler.ts'
 import { findProblems } from './problems.ts'
@@ -64,6 +65,7 @@ const command = new Command('kernels:check')
     'Compiles every CUDA kernel for every target without a GPU. Fails on spills and serialized instructions.',
   )
   .option('--write', 'update the table in docs/performance.md')
+endOnSignals()
 await check(command.parse().opts<{ write?: boolean }>()).catch((error) => {
   printError('kernels:check', error as Error)
   process.exit(1)

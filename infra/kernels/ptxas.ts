@@ -1,7 +1,7 @@
 // Compiles CUDA sources without a GPU, and reads ptxas's report on each kernel.
-import { execFile } from 'node:child_process'
 import path from 'node:path'
-import { promisify } from 'node:util'
+import { outputOf } from '../command/child-process.ts'
+import { makeScratch } from '../command/scratch.ts'
 import type { Compiler } from './compiler.ts'
 
 /** The library's GPU architectures, by nvcc's names. Only sm_90a has wgmma. */
@@ -21,21 +21,21 @@ export type Report = {
 const KERNELS = path.join(import.meta.dirname, '../../gpu-fn/kernels')
 /** C7510 to C7518 state why wgmma instructions were serialized; C7519 reports an instruction that ptxas added to them. */
 const SERIALIZED = /\(C75\d\d\)/
-const MAX_REPORT_BYTES = 16 << 20
 
 /** Compiles `source`, relative to gpu-fn/kernels, for one target. Throws the compiler's messages if it fails. */
 export async function compile({ nvcc, include }: Compiler, source: string, target: Target): Promise<Report> {
   const arch = target.replace('sm_', 'compute_')
-  const { stderr } = await promisify(execFile)(
-    nvcc,
-    [
-      ...['-std=c++17', '-O3', '-gencode', `arch=${arch},code=${target}`],
-      ...['-Iinclude', '-I../native/vendor', `-I${include}`],
-      ...['-Xptxas', '-v', '-cubin', '-o', '/dev/null', source],
-    ],
-    { cwd: KERNELS, maxBuffer: MAX_REPORT_BYTES },
-  )
-  return { source, target, ...readReport(await demangle(stderr)) }
+  const args = [
+    ...['-std=c++17', '-O3', '-gencode', `arch=${arch},code=${target}`],
+    ...['-Iinclude', '-I../native/vendor', `-I${include}`],
+    ...['-Xptxas', '-v', '-cubin', '-o', '/dev/null', source],
+  ]
+  // nvcc's intermediate files, which remain if it is killed.
+  await using scratch = makeScratch('octet-nvcc-')
+  const { stderr } = await outputOf(nvcc, args, { cwd: KERNELS, env: { ...process.env, TMPDIR: scratch.directory } })
+  // Replaces mangled names; c++filt belongs to the binutils of the host compiler that nvcc needs.
+  const { stdout } = await outputOf('c++filt', [], { input: stderr })
+  return { source, target, ...readReport(stdout) }
 }
 
 /** Reads the messages of `ptxas -v`, with demangled names. Throws if a kernel has no figures. */
@@ -64,14 +64,4 @@ function readKernel(section: string): Kernel {
 function shortenName(signature: string): string {
   const [name] = signature.replace(/\(anonymous namespace\)::|\((?:bool|int)\)/g, '').split('(')
   return name!.replace('void ', '').replaceAll('octet::', '')
-}
-
-/** Replaces mangled names. c++filt belongs to the binutils of the host compiler that nvcc needs. */
-async function demangle(text: string): Promise<string> {
-  const { promise, resolve, reject } = Promise.withResolvers<string>()
-  const child = execFile('c++filt', { maxBuffer: MAX_REPORT_BYTES }, (error, stdout) =>
-    error ? reject(error) : resolve(stdout),
-  )
-  child.stdin!.end(text)
-  return promise
 }

@@ -98,7 +98,7 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
   const stop = async () => {
     const started = await Promise.allSettled([worker, gpu])
     await Promise.all(started.map((part) => part.status === 'fulfilled' && part.value.stop()))
-    state.discard()
+    await state.discard()
   }
   try {
     const [{ url, seconds }, { compile, seconds: gpuSeconds }] = await Promise.all([worker, gpu])

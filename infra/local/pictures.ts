@@ -4,6 +4,7 @@ import path from 'node:path'
 import { Command } from 'commander'
 import sharp, { type OverlayOptions } from 'sharp'
 import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
+import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { type BUILT_IN_MODELS, builtInPackage } from './models/built-in-model.ts'
 import { render, withPipeline } from './models/render.ts'
@@ -53,6 +54,7 @@ const captions: OverlayOptions[] = PROMPTS.map((text, column) => ({
   ...at(column, 2),
 }))
 
+endOnSignals()
 const rows = [await drawRow('nano', 0), await (lora ? drawRow('nano', 1, lora) : drawRow('nano-turbo', 1))]
 const size = { width: PROMPTS.length * (SIDE + GAP) - GAP, height: 2 * (SIDE + GAP) + CAPTION }
 await fs.mkdir(path.dirname(out), { recursive: true })

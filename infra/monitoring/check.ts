@@ -1,32 +1,38 @@
 // `npm run alerts`: checks the alert rules, their tests and the queries of the dashboard with promtool (Debian: prometheus).
-import { execFileSync } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
 import path from 'node:path'
+import { endWithThis } from '../command/child-process.ts'
+import { endOnSignals } from '../command/end-on-signals.ts'
+import { makeScratch } from '../command/scratch.ts'
 import dashboard from './dashboard.json' with { type: 'json' }
 
 /** The queries of the dashboard, with an interval in place of Grafana's variable. */
 export const dashboardQueries = (): string[] =>
   dashboard.panels.flatMap(({ targets }) => targets.map(({ expr }) => expr.replaceAll('$__rate_interval', '5m')))
 
-function checkAll(): void {
-  const directory = mkdtempSync(path.join(tmpdir(), 'octet-alerts-'))
-  const promtool = (...given: string[]) =>
-    execFileSync('promtool', given, { cwd: import.meta.dirname, stdio: 'inherit' })
-  try {
-    const rules = dashboardQueries().map((expr, i) => ({ record: `dashboard:query${i}`, expr }))
-    const file = path.join(directory, 'dashboard.yml')
-    // JSON is valid YAML.
-    writeFileSync(file, JSON.stringify({ groups: [{ name: 'dashboard', rules }] }))
-    promtool('check', 'rules', 'alerts.yml', file)
-    promtool('test', 'rules', 'alerts.test.yml')
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT')
-      console.error('promtool is missing: apt-get install prometheus')
-    process.exitCode = 1
-  } finally {
-    rmSync(directory, { recursive: true })
-  }
+async function checkAll(): Promise<void> {
+  await using scratch = makeScratch('octet-alerts-')
+  const rules = dashboardQueries().map((expr, i) => ({ record: `dashboard:query${i}`, expr }))
+  const file = path.join(scratch.directory, 'dashboard.yml')
+  // JSON is valid YAML.
+  writeFileSync(file, JSON.stringify({ groups: [{ name: 'dashboard', rules }] }))
+  await promtool('check', 'rules', 'alerts.yml', file)
+  await promtool('test', 'rules', 'alerts.test.yml')
 }
 
-if (import.meta.main) checkAll()
+/** Throws if the check fails. */
+async function promtool(...args: string[]): Promise<void> {
+  const child = endWithThis(spawn('promtool', args, { cwd: import.meta.dirname, stdio: 'inherit' }))
+  const [code] = await once(child, 'exit')
+  if (code !== 0) throw new Error(`promtool ${args.join(' ')} ended with ${code}`)
+}
+
+if (import.meta.main) {
+  endOnSignals()
+  await checkAll().catch((error: NodeJS.ErrnoException) => {
+    console.error(error.code === 'ENOENT' ? 'promtool is missing: apt-get install prometheus' : error.message)
+    process.exitCode = 1
+  })
+}

@@ -5,6 +5,7 @@ import { once } from 'node:events'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
+import { endWithThis } from '../command/child-process.ts'
 import { type BuiltInModel, builtInPackage, type Tier } from '../local/models/built-in-model.ts'
 import type { QualityPrompt } from './prompts.ts'
 
@@ -51,7 +52,7 @@ export async function makeImages(
   const directory = await builtInPackage(configuration.model, configuration.tier)
   const place = await openImagesDirectory(out, configuration, directory, set)
   await fs.writeFile(path.join(place, PROMPTS), JSON.stringify(set.slice(0, count)))
-  const child = fork(path.join(import.meta.dirname, 'make-images.ts'), [directory, place])
+  const child = endWithThis(fork(path.join(import.meta.dirname, 'make-images.ts'), [directory, place]))
   child.on('message', onImage)
   const [code, signal] = await once(child, 'exit')
   if (code !== 0) throw new Error(`the process for ${configuration.name} ended with ${code ?? signal}`)

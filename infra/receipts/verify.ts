@@ -5,6 +5,7 @@ import { existsSync } from 'node:fs'
 import { Command } from 'commander'
 import type { JSONWebKeySet } from 'jose'
 import * as z from 'zod'
+import { endOnSignals } from '../command/end-on-signals.ts'
 import { prepareCommand } from '../command/npm.ts'
 import { print, printError } from '../command/print.ts'
 import { readBounded } from '../command/read-bounded.ts'
@@ -97,6 +98,7 @@ const command = new Command('verify')
     if (report.checks.some(({ holds }) => holds === false)) process.exitCode = 1
   })
 
+endOnSignals()
 await prepareCommand(command)
   .parseAsync()
   .catch((error: Error) => {

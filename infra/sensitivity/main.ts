@@ -1,6 +1,5 @@
 // `npm run sensitivity`: per-layer error of 4-bit weights, used to select the FP8 layers of tier fp8-int4.
 import fs from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
 import { SingleBar } from 'cli-progress'
 import { Command, Option } from 'commander'
@@ -10,6 +9,7 @@ import table from '../../gpu-fn/models/sd35/sensitivity.json' with { type: 'json
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import { toFloat16, toFp8Int4, toFp8Rows } from '../bench/precision/roundings.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
+import { makeScratch } from '../command/scratch.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { BUILT_IN_MODELS, type BuiltInModel, builtInPackage, NANO } from '../local/models/built-in-model.ts'
 import { ROOT } from '../local/models/package-cache.ts'
@@ -38,18 +38,14 @@ const flags = new Command('sensitivity')
   .opts<Flags>()
 
 endOnSignals()
-const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-sensitivity-'))
-try {
-  await measure(flags)
-} finally {
-  await fs.rm(scratch, { recursive: true })
-}
+await measure(flags)
 
 async function measure({ model, prompts: count, runs, write, out }: Flags): Promise<void> {
+  await using scratch = makeScratch('octet-sensitivity-')
   const directory = await builtInPackage(model, 'fp32')
   const prompts = (await readPrompts()).slice(0, count)
   const recorded = await recordRuns(directory, prompts, runs)
-  const trials = await Trials.open(await openPackage(directory), scratch, recorded)
+  const trials = await Trials.open(await openPackage(directory), scratch.directory, recorded)
   const layers = byEffect(await layersOf(trials))
   const points = await pointsOf(trials, layers)
   const errors = Object.fromEntries(layers.map(({ name, error }) => [name, Number(error.toPrecision(3))]))

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import fs from 'node:fs'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { endGroupWithThis, signalGroup } from '../command/child-process.ts'
 
 export type Program = {
   /** Kills the process and its children. */
@@ -29,15 +30,6 @@ export const readSettings = <Settings>() => JSON.parse(process.env[SETTINGS]!) a
 
 const runs = ({ exitCode, signalCode }: ChildProcess) => exitCode === null && signalCode === null
 
-/** Sends a signal to the process and its children, such as the worker's workerd. */
-function signal({ pid }: ChildProcess, name: NodeJS.Signals): void {
-  try {
-    process.kill(-pid!, name)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
-  }
-}
-
 /**
  * Describes the process of `programs/<file>`, which reads its settings with `readSettings` and sends its parent a message when ready. Its
  * log and temporary files are in `directory`.
@@ -49,7 +41,7 @@ export function createProgram(file: string, directory: string, settings: object)
   const kill = async () => {
     if (!child) return
     const exited = runs(child) ? once(child, 'exit') : null
-    signal(child, 'SIGKILL')
+    signalGroup(child, 'SIGKILL')
     await exited
     child = null
   }
@@ -57,7 +49,6 @@ export function createProgram(file: string, directory: string, settings: object)
     const [first] = await Promise.race([once(child!, 'message'), ended])
     if (first !== expected) throw new Error(`${first} before the message ${expected}`)
   }
-  process.once('exit', () => child && signal(child, 'SIGKILL'))
   return {
     kill,
     pid: () => child?.pid ?? null,
@@ -70,20 +61,23 @@ export function createProgram(file: string, directory: string, settings: object)
       if (child && runs(child)) return
       await kill()
       const log = fs.openSync(path.join(directory, `${path.basename(file, '.ts')}.log`), 'a')
-      child = fork(path.join(import.meta.dirname, 'programs', file), [], {
-        env: { ...process.env, TMPDIR: directory, [SETTINGS]: JSON.stringify(settings) },
-        detached: true,
-        stdio: ['ignore', log, log, 'ipc'],
-      })
+      // Its process group includes its children, such as the worker's workerd.
+      child = endGroupWithThis(
+        fork(path.join(import.meta.dirname, 'programs', file), [], {
+          env: { ...process.env, TMPDIR: directory, [SETTINGS]: JSON.stringify(settings) },
+          detached: true,
+          stdio: ['ignore', log, log, 'ipc'],
+        }),
+      )
       fs.closeSync(log)
       ended = once(child, 'exit').then(([code, by]) => [`${file} ended with ${code ?? by}`])
       await awaitMessage('ready')
     },
     async freeze(milliseconds) {
       if (!child) return
-      signal(child, 'SIGSTOP')
+      signalGroup(child, 'SIGSTOP')
       await sleep(milliseconds)
-      signal(child, 'SIGCONT')
+      signalGroup(child, 'SIGCONT')
     },
   }
 }

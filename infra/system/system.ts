@@ -1,8 +1,7 @@
 // The worker and GPU functions as processes on this machine, for load and faults. The engine of the GPU functions has no model.
-import fs from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
 import { serveLocally } from '../command/local-server.ts'
+import { makeScratch } from '../command/scratch.ts'
 import type { LocalWorkerOptions } from '../local/servers/worker.ts'
 import { createKey, type Target } from '../operator/keys.ts'
 import { createSecrets } from '../operator/secrets.ts'
@@ -46,7 +45,8 @@ function createWorker(program: Program): Program {
 /** Starts the system. `close` ends all processes and, unless `keep`, deletes their files. */
 export async function startSystem<Net extends Network>(options: SystemOptions<Net>) {
   const { gpus: names, engine, worker: own, startNetwork } = options
-  const directory = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-system-'))
+  const scratch = makeScratch('octet-system-')
+  const { directory } = scratch
   const persist = path.join(directory, 'state')
   const { secrets, gpuPublicKey } = await createSecrets()
   const port = await freePort()
@@ -65,7 +65,8 @@ export async function startSystem<Net extends Network>(options: SystemOptions<Ne
   const close = async ({ keep = false } = {}) => {
     await Promise.all([program, ...gpus].map((each) => each.kill()))
     await network.stop()
-    if (!keep) await fs.rm(directory, { recursive: true, force: true, maxRetries: 5 })
+    if (keep) scratch.keep()
+    else await scratch.remove()
   }
   try {
     await Promise.all([program, ...gpus].map((each) => each.start()))

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { Command } from 'commander'
+import { endWithThis } from '../../infra/command/child-process.ts'
 import { endOnSignals } from '../../infra/command/end-on-signals.ts'
 import { startLocal } from '../../infra/local/local.ts'
 import { ROOT } from '../../infra/local/models/package-cache.ts'
@@ -38,7 +39,7 @@ try {
   const limited = await createKey(target, 'local', { limits: { concurrent_jobs: 1 } })
   const env = { ...process.env, OCTET_URL: local.url, OCTET_KEY: local.key, OCTET_LIMITED_KEY: limited.key }
   const script = path.join(import.meta.dirname, 'clients.py')
-  const [status] = await once(spawn(interpreter, [script], { env, stdio: 'inherit' }), 'exit')
+  const [status] = await once(endWithThis(spawn(interpreter, [script], { env, stdio: 'inherit' })), 'exit')
   process.exitCode = status === 0 ? 0 : 1
 } finally {
   await local.stop()

@@ -2,12 +2,12 @@
 // the copy of its inputs, or of its weights, then has other results.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import fs from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
+import { endWithThis } from '../../infra/command/child-process.ts'
+import { makeScratch } from '../../infra/command/scratch.ts'
 import { CHECKPOINTS } from '../../infra/local/models/built-in-model.ts'
 import { render, withPipeline } from '../../infra/local/models/render.ts'
 import { psnr, readPixels } from '../../infra/receipts/compare-images.ts'
@@ -18,31 +18,30 @@ const OCCUPANTS = 2
 
 /** Prints the number of images that differ from the first one, made without contention. Throws if there are any. */
 export async function repeatUnderContention({ images }: { images: number }): Promise<void> {
-  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-contention-'))
-  let occupants: ChildProcess[] = []
+  await using scratch = makeScratch('octet-contention-')
+  const { directory } = scratch
+  await compile({ checkpoint: [CHECKPOINTS.nano], tier: 'fp8', variant: 'nano', out: directory, target: 'cuda-fp8' })
+  const [first] = await makeImages(directory, 1)
+  const budget = findSmallestBudget(await openPackage(directory), REQUEST)
+  const occupants = await Promise.all(Array.from({ length: OCCUPANTS }, startOccupant))
   try {
-    await compile({ checkpoint: [CHECKPOINTS.nano], tier: 'fp8', variant: 'nano', out: scratch, target: 'cuda-fp8' })
-    const [first] = await makeImages(scratch, 1)
-    occupants = await Promise.all(Array.from({ length: OCCUPANTS }, startOccupant))
-    const budget = findSmallestBudget(await openPackage(scratch), REQUEST)
-    let failed = 0
-    for (const [label, options] of [
-      ['with all weights on the GPU', {}],
-      ['with offloaded weights', { budget }],
-    ] as const) {
-      const made = await makeImages(scratch, images, options)
-      const others = made.filter((file) => !Buffer.from(file).equals(first!))
-      const pixels = await readPixels(first!)
-      const worst = await Promise.all(others.map(async (file) => psnr(await readPixels(file), pixels)))
-      const detail = others.length > 0 ? `, down to ${Math.min(...worst).toFixed(1)} dB` : ''
-      console.log(`${others.length > 0 ? '✗' : ' '} ${label}: ${others.length} of ${images} images differ${detail}`)
-      failed += others.length
-    }
+    const failed =
+      (await countDifferent('with all weights on the GPU', first!, await makeImages(directory, images))) +
+      (await countDifferent('with offloaded weights', first!, await makeImages(directory, images, { budget })))
     if (failed > 0) throw new Error(`${failed} images differ under contention`)
   } finally {
     for (const occupant of occupants) occupant.kill('SIGKILL')
-    await fs.rm(scratch, { recursive: true })
   }
+}
+
+/** Prints and returns the number of images that differ from the first one. */
+async function countDifferent(label: string, first: Uint8Array, images: readonly Uint8Array[]): Promise<number> {
+  const others = images.filter((file) => !Buffer.from(file).equals(first))
+  const expected = await readPixels(first)
+  const similarities = await Promise.all(others.map(async (file) => psnr(await readPixels(file), expected)))
+  const detail = others.length > 0 ? `, down to ${Math.min(...similarities).toFixed(1)} dB` : ''
+  console.log(`${others.length > 0 ? '✗' : ' '} ${label}: ${others.length} of ${images.length} images differ${detail}`)
+  return others.length
 }
 
 function makeImages(directory: string, images: number, options: { budget?: number } = {}): Promise<Uint8Array[]> {
@@ -60,8 +59,7 @@ function makeImages(directory: string, images: number, options: { budget?: numbe
 /** Starts a process that uses the GPU, and waits until it does. Throws if it ends first. */
 async function startOccupant(): Promise<ChildProcess> {
   const program = path.join(import.meta.dirname, 'occupant.ts')
-  const child = spawn(process.execPath, [program], { stdio: ['ignore', 'pipe', 'inherit'] })
-  process.once('exit', () => child.kill('SIGKILL'))
+  const child = endWithThis(spawn(process.execPath, [program], { stdio: ['ignore', 'pipe', 'inherit'] }))
   const ended = once(child, 'exit').then(([code, signal]) => {
     throw new Error(`the process that uses the GPU ended with ${code ?? signal}`)
   })

@@ -1,12 +1,11 @@
 // Compares images with a ControlNet between GPU targets and the CPU. An image without it afterward must equal that before.
-import fs from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import { compileControlnet } from '../../gpu-fn/compile/controlnet.ts'
 import { openControlnet } from '../../gpu-fn/weights/controlnet-packages.ts'
 import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
 import { writeTinyControlnet } from '../../infra/checkpoints/tiny/controlnet.ts'
+import { makeScratch } from '../../infra/command/scratch.ts'
 import { render, withPipeline } from '../../infra/local/models/render.ts'
 import { type Pixels, readPixels } from '../../infra/receipts/compare-images.ts'
 
@@ -23,29 +22,26 @@ type Images = { before: Pixels; guided: Pixels; after: Pixels }
 
 /** Prints the mean differences. Throws if a target's images are not those of the CPU. */
 export async function compareControlnets(): Promise<void> {
-  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-controlnets-'))
+  await using temporary = makeScratch('octet-controlnets-')
+  const scratch = temporary.directory
   const failures: string[] = []
-  try {
-    const checkpoint = [await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), { variant: 'tiny-large' })]
-    const controlnet = await writeTinyControlnet(path.join(scratch, 'controlnet'))
-    const imagesOf = async (target: 'cpu' | 'cuda' | 'cuda-fp8') => {
-      const [out, own] = [path.join(scratch, target), path.join(scratch, `controlnet-${target}`)]
-      await compile({ checkpoint, tier: 'fp8', variant: 'custom', target, out })
-      await compileControlnet({ controlnet, tier: 'fp8', target, out: own, type: 'depth', name: 'tested' })
-      return makeImages(out, own)
-    }
-    const cpu = await imagesOf('cpu')
-    for (const target of ['cuda', 'cuda-fp8'] as const) {
-      const gpu = await imagesOf(target)
-      const [devices, effect] = [difference(gpu.guided, cpu.guided), difference(gpu.guided, gpu.before)]
-      const restored = difference(gpu.after, gpu.before)
-      const good = devices <= LIMITS.devices && effect >= LIMITS.effect && restored <= LIMITS.repeats[target]
-      const figures = `differs from the CPU by ${devices.toFixed(2)}, from the image without by ${effect.toFixed(2)}`
-      console.log(`${good ? ' ' : '✗'} controlnet fp8 ${target}: ${figures}, after it ${restored}`)
-      if (!good) failures.push(target)
-    }
-  } finally {
-    await fs.rm(scratch, { recursive: true })
+  const checkpoint = [await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), { variant: 'tiny-large' })]
+  const controlnet = await writeTinyControlnet(path.join(scratch, 'controlnet'))
+  const imagesOf = async (target: 'cpu' | 'cuda' | 'cuda-fp8') => {
+    const [out, own] = [path.join(scratch, target), path.join(scratch, `controlnet-${target}`)]
+    await compile({ checkpoint, tier: 'fp8', variant: 'custom', target, out })
+    await compileControlnet({ controlnet, tier: 'fp8', target, out: own, type: 'depth', name: 'tested' })
+    return makeImages(out, own)
+  }
+  const cpu = await imagesOf('cpu')
+  for (const target of ['cuda', 'cuda-fp8'] as const) {
+    const gpu = await imagesOf(target)
+    const [devices, effect] = [difference(gpu.guided, cpu.guided), difference(gpu.guided, gpu.before)]
+    const restored = difference(gpu.after, gpu.before)
+    const good = devices <= LIMITS.devices && effect >= LIMITS.effect && restored <= LIMITS.repeats[target]
+    const figures = `differs from the CPU by ${devices.toFixed(2)}, from the image without by ${effect.toFixed(2)}`
+    console.log(`${good ? ' ' : '✗'} controlnet fp8 ${target}: ${figures}, after it ${restored}`)
+    if (!good) failures.push(target)
   }
   if (failures.length > 0) throw new Error(`ControlNets are wrong on ${failures.join(', ')}`)
 }

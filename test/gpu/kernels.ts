@@ -1,6 +1,5 @@
 // Compares every FP8 operator on the GPU with its definition (gpu-fn/kernels/reference.ts) on the CPU.
 import fs from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
 import { Graph, type Value } from '../../gpu-fn/compile/graph/graph.ts'
 import * as ops from '../../gpu-fn/compile/graph/ops.ts'
@@ -15,30 +14,28 @@ import { CASES, operators as definition } from '../../gpu-fn/kernels/reference.t
 import { findKernels } from '../../gpu-fn/runtime/fp8-kernels.ts'
 import { openSession, type SessionOptions } from '../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../gpu-fn/runtime/session.ts'
+import { makeScratch } from '../../infra/command/scratch.ts'
 
 /** Prints the errors of every case on the GPU's native and portable paths. Throws if one is too large. */
 export async function compareKernels(): Promise<void> {
   const { library, reason } = findKernels()
   if (library === null) throw new Error(`the kernels cannot run on this machine: ${reason}`)
-  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-kernels-'))
+  await using temporary = makeScratch('octet-kernels-')
+  const scratch = temporary.directory
   let failures = 0
-  try {
-    for (const subject of CASES) {
-      const expected = await run(scratch, subject, buildCase(subject, definition, widened, cpu), { target: 'cpu' })
-      for (const portable of [false, true]) {
-        const label = `${subject.name}${portable ? ', portable' : ''}`
-        const options: SessionOptions = { target: 'cuda-fp8', kernels: library }
-        const graph = buildCase(subject, kernelOperators, narrowed, cuda)
-        const given = await run(scratch, subject, portable ? withoutHopper(graph) : graph, options).catch(
-          (error: Error) => error,
-        )
-        const problem = given instanceof Error ? given.message : compare(subject, given, expected)
-        console.log(`${problem.startsWith('ok') ? '  ' : '✗ '}${label}: ${problem}`)
-        if (!problem.startsWith('ok')) failures++
-      }
+  for (const subject of CASES) {
+    const expected = await run(scratch, subject, buildCase(subject, definition, widened, cpu), { target: 'cpu' })
+    for (const portable of [false, true]) {
+      const label = `${subject.name}${portable ? ', portable' : ''}`
+      const options: SessionOptions = { target: 'cuda-fp8', kernels: library }
+      const graph = buildCase(subject, kernelOperators, narrowed, cuda)
+      const given = await run(scratch, subject, portable ? withoutHopper(graph) : graph, options).catch(
+        (error: Error) => error,
+      )
+      const problem = given instanceof Error ? given.message : compare(subject, given, expected)
+      console.log(`${problem.startsWith('ok') ? '  ' : '✗ '}${label}: ${problem}`)
+      if (!problem.startsWith('ok')) failures++
     }
-  } finally {
-    await fs.rm(scratch, { recursive: true })
   }
   if (failures > 0) throw new Error(`${failures} results are out of tolerance`)
   console.log(`all ${CASES.length} cases pass`)

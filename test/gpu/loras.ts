@@ -1,7 +1,5 @@
 // Compares the outputs of networks with adapters between CUDA and the CPU. Their outputs after the removal of the adapters must equal those
 // before.
-import fs from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import { compileLora } from '../../gpu-fn/compile/lora/lora.ts'
@@ -11,6 +9,7 @@ import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import { relativeError } from '../../infra/bench/statistics.ts'
 import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
+import { makeScratch } from '../../infra/command/scratch.ts'
 import type { FloatTensor } from '../support/checkpoints/tensors.ts'
 import { LORAS, networkOutputs } from '../support/lora-outputs.ts'
 
@@ -25,32 +24,29 @@ type Series = { base: Outputs; changed: Outputs; restored: Outputs }
 
 /** Prints the errors of every output relative to the CPU. Throws if one is too large, or if the base is not restored exactly. */
 export async function compareLoras(target: 'cuda' | 'cuda-fp8'): Promise<void> {
-  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-loras-'))
+  await using temporary = makeScratch('octet-loras-')
+  const scratch = temporary.directory
   const failures: string[] = []
-  try {
-    const checkpoint = [await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), {})]
-    const common = { checkpoint, tier: 'fp8', variant: 'custom' } as const
-    const packages = { cpu: path.join(scratch, 'cpu'), gpu: path.join(scratch, 'gpu') }
-    const { manifest } = await compile({ ...common, target: 'cpu', out: packages.cpu })
-    await compile({ ...common, target, out: packages.gpu })
-    const loras: LoraPackage[] = []
-    for (const name of NAMES) {
-      const out = path.join(scratch, name)
-      await compileLora({ lora: path.join(LORAS, `${name}.safetensors`), base: manifest, out })
-      loras.push(await openLora(out))
-    }
-    const [cpu, gpu] = [await runSeries(packages.cpu, loras), await runSeries(packages.gpu, loras)]
-    for (const name of Object.keys(cpu.base)) {
-      const output = errorOf(gpu.changed, cpu.changed, name)
-      const change = relativeError(changeOf(gpu, name), changeOf(cpu, name))
-      const restored = errorOf(gpu.restored, gpu.base, name)
-      const good = output <= LIMITS.output && change <= LIMITS.change && restored === 0
-      const figures = `error ${output.toExponential(1)}, of the change ${change.toExponential(1)}, after it ${restored}`
-      console.log(`${good ? ' ' : '✗'} adapters fp8 ${target} ${name}: ${figures}`)
-      if (!good) failures.push(name)
-    }
-  } finally {
-    await fs.rm(scratch, { recursive: true })
+  const checkpoint = [await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), {})]
+  const common = { checkpoint, tier: 'fp8', variant: 'custom' } as const
+  const packages = { cpu: path.join(scratch, 'cpu'), gpu: path.join(scratch, 'gpu') }
+  const { manifest } = await compile({ ...common, target: 'cpu', out: packages.cpu })
+  await compile({ ...common, target, out: packages.gpu })
+  const loras: LoraPackage[] = []
+  for (const name of NAMES) {
+    const out = path.join(scratch, name)
+    await compileLora({ lora: path.join(LORAS, `${name}.safetensors`), base: manifest, out })
+    loras.push(await openLora(out))
+  }
+  const [cpu, gpu] = [await runSeries(packages.cpu, loras), await runSeries(packages.gpu, loras)]
+  for (const name of Object.keys(cpu.base)) {
+    const output = errorOf(gpu.changed, cpu.changed, name)
+    const change = relativeError(changeOf(gpu, name), changeOf(cpu, name))
+    const restored = errorOf(gpu.restored, gpu.base, name)
+    const good = output <= LIMITS.output && change <= LIMITS.change && restored === 0
+    const figures = `error ${output.toExponential(1)}, of the change ${change.toExponential(1)}, after it ${restored}`
+    console.log(`${good ? ' ' : '✗'} adapters fp8 ${target} ${name}: ${figures}`)
+    if (!good) failures.push(name)
   }
   if (failures.length > 0) throw new Error(`adapters on ${target} are wrong: ${failures.join(', ')}`)
 }

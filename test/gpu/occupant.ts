@@ -1,12 +1,12 @@
 // A process that multiplies matrices on the GPU until it is killed. Prints a line after the first product.
 import fs from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
 import { Graph, type Value } from '../../gpu-fn/compile/graph/graph.ts'
 import * as ops from '../../gpu-fn/compile/graph/ops.ts'
 import { encodeModel } from '../../gpu-fn/compile/write/onnx.ts'
 import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { openSession } from '../../gpu-fn/runtime/open-session.ts'
+import { makeScratch } from '../../infra/command/scratch.ts'
 
 const SIDE = 4096
 /** Products per run, about 13 ms on an H200: longer than a time slice of the GPU. */
@@ -19,10 +19,11 @@ const [first, weight] = ['first', 'weight'].map((name) =>
 const product = Array.from({ length: PRODUCTS }).reduce<Value>((x) => ops.matmulTransposed(x, weight!), first!)
 graph.output('product', product)
 
-const file = path.join(await fs.mkdtemp(path.join(os.tmpdir(), 'octet-occupant-')), 'products.onnx')
+const scratch = makeScratch('octet-occupant-')
+const file = path.join(scratch.directory, 'products.onnx')
 await fs.writeFile(file, encodeModel(graph, { location: '', layout: [] }, '0'))
 const session = await openSession(file, { target: 'cuda' })
-await fs.rm(path.dirname(file), { recursive: true })
+await scratch.remove()
 
 // With this scale, products keep the magnitude of their factors.
 const factor = { data: gaussianNoise(1, SIDE * SIDE).map((x) => x / Math.sqrt(SIDE)), dims: [SIDE, SIDE] }

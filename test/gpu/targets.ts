@@ -1,6 +1,4 @@
 // Compares the networks on CUDA with those on the CPU, with the same weights and inputs.
-import fs from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import { chooseGraphs, providerOptions } from '../../gpu-fn/engine/package/graphs.ts'
@@ -12,6 +10,7 @@ import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import { relativeError } from '../../infra/bench/statistics.ts'
 import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
 import type { TinyVariant } from '../../infra/checkpoints/tiny/variants.ts'
+import { makeScratch } from '../../infra/command/scratch.ts'
 import { type BuiltInModel, CHECKPOINTS } from '../../infra/local/models/built-in-model.ts'
 import { type RenderRequest, render, withPipeline } from '../../infra/local/models/render.ts'
 import { type Pixels, psnr, readPixels } from '../../infra/receipts/compare-images.ts'
@@ -49,25 +48,22 @@ const LIMITS = { weightOnly: { error: 2e-2, psnr: 35 }, native: { error: 5e-2, p
  */
 export async function compareTargets(options: TargetsOptions): Promise<void> {
   const { model, tier, target } = options
-  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-targets-'))
+  await using temporary = makeScratch('octet-targets-')
+  const scratch = temporary.directory
   const failures: string[] = []
   const judge: Judge = (subject, figure, good) => {
     console.log(`${good ? ' ' : '✗'} ${model} ${tier} ${target} ${subject}: ${figure}`)
     if (!good) failures.push(subject)
   }
-  try {
-    const packages = await compileBoth(scratch, options)
-    const { networks, kernels, note } = chooseGraphs(packages.gpu.manifest)
-    if (note) console.log(note)
-    const graphs: GraphFile[] = Object.entries(networks).map(([name, { file }]) => ({ name, file, kernels }))
-    const { without_kernels } = packages.gpu.manifest
-    if (without_kernels && kernels)
-      for (const [name, { file }] of Object.entries(without_kernels)) graphs.push({ name, file, kernels: undefined })
-    await compareNetworks(packages, graphs, target, judge)
-    await compareImages(packages, Boolean(kernels), isBuiltIn(model), judge)
-  } finally {
-    await fs.rm(scratch, { recursive: true })
-  }
+  const packages = await compileBoth(scratch, options)
+  const { networks, kernels, note } = chooseGraphs(packages.gpu.manifest)
+  if (note) console.log(note)
+  const graphs: GraphFile[] = Object.entries(networks).map(([name, { file }]) => ({ name, file, kernels }))
+  const { without_kernels } = packages.gpu.manifest
+  if (without_kernels && kernels)
+    for (const [name, { file }] of Object.entries(without_kernels)) graphs.push({ name, file, kernels: undefined })
+  await compareNetworks(packages, graphs, target, judge)
+  await compareImages(packages, Boolean(kernels), isBuiltIn(model), judge)
   if (failures.length > 0) throw new Error(`errors relative to the CPU are too large: ${failures.join(', ')}`)
 }
 

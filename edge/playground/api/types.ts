@@ -42,9 +42,9 @@ export type Quote = {
   observations: number
 }
 
-export type Offer = { route: Route; width: number; height: number; max_pixels: number; max_side: number }
-/** An adapter that the account may use. `scale` is the default strength. */
-export type Lora = { id: string; models: string[]; scale: number; trigger_words: string[] }
+export type Offer = { route: Route; tier: string; width: number; height: number; max_pixels: number; max_side: number }
+/** An adapter that the account may use. `tiers` are those of the model that lists it, `scale` is the default strength. */
+export type Lora = { id: string; tiers: string[]; scale: number; trigger_words: string[] }
 export type Model = { id: string; octet: Offer[]; octet_loras: Lora[] }
 
 export type Limits = Record<

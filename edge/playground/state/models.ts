@@ -3,6 +3,7 @@ import { computed, effect, signal } from '@preact/signals'
 import { call } from '../api/http.ts'
 import { credential } from '../api/session.ts'
 import type { Lora, Model, Route } from '../api/types.ts'
+import { fitsRoutes } from './adapters.ts'
 
 export const models = signal<Model[]>([])
 
@@ -35,12 +36,9 @@ export const loras = computed<Lora[]>(() => [
   ...new Map(models.value.flatMap(({ octet_loras }) => octet_loras).map((lora) => [lora.id, lora])).values(),
 ])
 
-const isOffered = (model: string, route: Route) =>
-  models.value.some(({ id, octet }) => id === model && octet.some((offer) => offer.route === route))
-
-/** The adapters with a model on each of these routes. */
+/** The adapters that fit an offer on each of these routes. */
 export const lorasOn = (routes: readonly Route[]): Lora[] =>
-  loras.value.filter((lora) => routes.every((route) => lora.models.some((model) => isOffered(model, route))))
+  loras.value.filter(({ id }) => fitsRoutes(id, routes, models.value))
 
 export function watchModels(): void {
   effect(() => {

@@ -2,7 +2,7 @@
 import type { Context } from 'hono'
 import type { JobSpec } from '../../accounts/job-spec.ts'
 import { requireScope } from '../../auth/auth.ts'
-import { lorasOf } from '../../config/catalog.ts'
+import { lorasOf } from '../../config/additions.ts'
 import { configOf } from '../../config.ts'
 import type { Dialect, DialectRoute, JsonReply, OpenJob } from '../../dialects/definition/dialect.ts'
 import type { ListedJob } from '../../dialects/definition/public-job.ts'

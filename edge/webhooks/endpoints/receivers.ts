@@ -2,6 +2,7 @@
 // per-request webhook URLs.
 
 import { DAY_MS } from '../../platform/units.ts'
+import { LONGEST_OPEN_MS } from '../delivery/schedule.ts'
 
 export const RECEIVER_SCHEMA = `
   CREATE TABLE IF NOT EXISTS receivers (
@@ -13,7 +14,6 @@ export const RECEIVER_SCHEMA = `
 
 /** The number of consecutive failures that opens the circuit breaker of a receiver. */
 export const FAILURES_TO_OPEN = 5
-const LONGEST_OPEN_MS = 600_000
 /** The retention of idle receivers. */
 const KEEP_MS = DAY_MS
 

@@ -41,7 +41,7 @@ export function encodeModel(graph: Graph, { location, layout }: ExternalData, pr
       opsetImport: opsetsOf(graph),
       graph: {
         name: graph.name,
-        node: sortForExecution(pairNodes(graph.nodes)).map(nodeProto),
+        node: sortForExecution(pairNodes(graph)).map(nodeProto),
         initializer: [...graph.constants.map(constantProto), ...external],
         input: graph.inputs.map(portProto),
         output: graph.outputs.map(portProto),

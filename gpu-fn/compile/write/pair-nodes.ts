@@ -1,24 +1,28 @@
 // Fusion of independent nodes of the same FP8 operator into pairs. A transformer block applies each operator to the image tokens and to the
 // far fewer text tokens, which alone occupy a tenth of a GPU. The operators in kernels/ process both in one call.
-import type { Attribute, Node } from '../graph/graph.ts'
+import type { Attribute, Graph, Node } from '../graph/graph.ts'
 
-/** Operators with an optional second set of inputs and outputs (kernels/include/operators.h): input and output counts per set. */
-const PAIRED: Readonly<Record<string, { readonly inputs: number; readonly outputs: number }>> = {
-  Linear: { inputs: 5, outputs: 1 },
-  ModulateQuantize: { inputs: 4, outputs: 5 },
-  GeluQuantize: { inputs: 1, outputs: 2 },
+/** Input and output counts per set, and the axes of the first input whose lengths the kernel requires to be equal in both sets. */
+type Paired = { readonly inputs: number; readonly outputs: number; readonly equalAxes: readonly number[] }
+
+/** Operators with an optional second set of inputs and outputs (kernels/include/operators.h). Each product has its own sizes. */
+const PAIRED: Readonly<Record<string, Paired>> = {
+  Linear: { inputs: 5, outputs: 1, equalAxes: [] },
+  ModulateQuantize: { inputs: 4, outputs: 5, equalAxes: [0, -1] },
+  GeluQuantize: { inputs: 1, outputs: 2, equalAxes: [-1] },
 }
 
 /** UnpackFp8 does not count: it may precede the product of only one stream. */
 const isKernel = ({ domain, op }: Node) => domain === 'octet' && op !== 'UnpackFp8'
 
 /**
- * Fuses pairs of FP8 operator nodes and returns equivalent nodes in topological order. Depth is the number of FP8 operators on the longest
+ * Fuses pairs of a graph's FP8 operator nodes and returns equivalent nodes in topological order. Depth is the number of FP8 operators on the longest
  * path from the graph's inputs; FP8 operators of equal depth are independent.
  */
-export function pairNodes(nodes: readonly Node[]): readonly Node[] {
+export function pairNodes(graph: Graph): readonly Node[] {
+  const { nodes } = graph
   const depths = depthsOf(nodes)
-  const groups = Map.groupBy(nodes.filter(isPairable), (node) => `${depths.get(node)} ${kindOf(node)}`)
+  const groups = Map.groupBy(nodes.filter(isPairable), (node) => `${depths.get(node)} ${kindOf(node, graph)}`)
   const merged = new Map<Node, Node | null>()
   for (const group of groups.values()) {
     // Pairs the first node with the last: in blocks with a second image attention, its nodes precede the text nodes.
@@ -52,10 +56,12 @@ function depthsOf(nodes: readonly Node[]): Map<Node, number> {
 const isPairable = (node: Node) => isKernel(node) && node.op in PAIRED
 const present = (names: readonly string[]) => names.map((name) => (name ? 1 : 0)).join('')
 
-/** Key that is equal for nodes that can be paired: operator, present inputs and outputs, scalar attributes. */
-function kindOf({ op, inputs, outputs, attributes }: Node): string {
+/** Key that is equal for nodes that can be paired: operator, lengths of the equal axes, present inputs and outputs, scalar attributes. */
+function kindOf({ op, inputs, outputs, attributes }: Node, graph: Graph): string {
+  const { shape } = graph.value(inputs[0]!)
+  const lengths = PAIRED[op]!.equalAxes.map((axis) => shape.at(axis))
   const numbers = Object.entries(attributes).filter(([, value]) => !Array.isArray(value))
-  return JSON.stringify([op, present(inputs), present(outputs), numbers])
+  return JSON.stringify([op, lengths, present(inputs), present(outputs), numbers])
 }
 
 /** Fuses two nodes. List attributes of the second node get the prefix `second_`. */

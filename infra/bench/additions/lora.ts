@@ -1,13 +1,11 @@
 // Cost of adapters (LoRAs): a step with two of them relative to none, and the time of a change; and what FP8 costs in quality.
-import fs from 'node:fs/promises'
-import os from 'node:os'
-import path from 'node:path'
 import type { Adapter } from '../../../gpu-fn/engine/package/adapters.ts'
 import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/open-pipeline.ts'
 import type { LoraPackage } from '../../../gpu-fn/manifest.ts'
 import { txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
 import { type UpdateTimes, updateTimes } from '../../../gpu-fn/runtime/update/on-device.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
+import { makeScratch } from '../../command/scratch.ts'
 import { type GpuVariant, packageFor, type Target } from '../gpu/packages.ts'
 import { median } from '../statistics.ts'
 import { reportPsnr } from './lora-psnr.ts'
@@ -36,14 +34,14 @@ const EXAMPLES = [
 
 /** Prints the median step without and with two adapters, measured in turn, and the seconds of each kind of change. */
 export async function benchLora(options: LoraBenchOptions): Promise<void> {
-  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-lora-'))
+  await using scratch = makeScratch('octet-lora-')
   const directory = await packageFor(options)
   const pkg = await openPackage(directory)
   const pipeline = await openPipeline(pkg)
   try {
     const [a, b] = [
-      await randomLora(scratch, pkg.manifest, options.rank, 1),
-      await randomLora(scratch, pkg.manifest, options.rank, 2),
+      await randomLora(scratch.directory, pkg.manifest, options.rank, 1),
+      await randomLora(scratch.directory, pkg.manifest, options.rank, 2),
     ]
     const sets: Record<string, Adapter[]> = {
       none: [],
@@ -70,7 +68,6 @@ export async function benchLora(options: LoraBenchOptions): Promise<void> {
     report(options, a, steps, changes)
   } finally {
     await pipeline.release()
-    await fs.rm(scratch, { recursive: true })
   }
   if (options.model === 'nano') await reportPsnr(EXAMPLES)
 }

@@ -1,8 +1,7 @@
 // The overhead of the worker in workerd, with an instant GPU function, next to an empty Hono route of the same worker.
-import fs from 'node:fs/promises'
 import os from 'node:os'
-import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { makeScratch } from '../../command/scratch.ts'
 import { type LocalOffer, startWorker } from '../../local/servers/worker.ts'
 import { createKey } from '../../operator/keys.ts'
 import { createSecrets } from '../../operator/secrets.ts'
@@ -135,7 +134,8 @@ async function benchLedger(edge: Edge, rows: number, requests: number): Promise<
 
 /** Prints added latency, throughput, time to the first event, and growth with the ledger, over loopback. */
 export async function benchEdge({ requests, inFlight, rows }: EdgeBenchOptions): Promise<void> {
-  const persist = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-bench-'))
+  await using scratch = makeScratch('octet-bench-')
+  const persist = scratch.directory
   const { secrets } = await createSecrets()
   const gpu = await startGpuStub()
   const common = { gpuUrl: gpu.url, persist, secrets, vars: UNLIMITED, catalog: { offers: [OFFER] } }
@@ -160,6 +160,5 @@ export async function benchEdge({ requests, inFlight, rows }: EdgeBenchOptions):
   } finally {
     await worker.stop()
     await gpu.stop()
-    await fs.rm(persist, { recursive: true, force: true })
   }
 }

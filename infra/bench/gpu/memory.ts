@@ -1,6 +1,7 @@
 // Device memory in use, sampled with nvidia-smi while other programs run.
 import { spawn, spawnSync } from 'node:child_process'
 import { createInterface } from 'node:readline'
+import { endWithThis } from '../../command/child-process.ts'
 
 const EVERY_MS = 20
 const QUERY = ['--query-gpu=memory.used', '--format=csv,noheader,nounits', `-lms=${EVERY_MS}`]
@@ -14,7 +15,7 @@ type MemoryWatch = {
 /** Samples the memory of a GPU, the first one by default, fifty times per second. */
 export function watchMemory(gpu = '0'): MemoryWatch {
   if (!gpuName()) return { peak: () => null, stop: () => {} }
-  const child = spawn('nvidia-smi', [...QUERY, `--id=${gpu}`], { stdio: ['ignore', 'pipe', 'ignore'] })
+  const child = endWithThis(spawn('nvidia-smi', [...QUERY, `--id=${gpu}`], { stdio: ['ignore', 'pipe', 'ignore'] }))
   let peak = 0
   createInterface(child.stdout).on('line', (text) => {
     peak = Math.max(peak, Number(text) || 0)

@@ -3,8 +3,11 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createWriteStream, type WriteStream } from 'node:fs'
 import fs from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
+import { endGroupWithThis, signalGroup } from '../../command/child-process.ts'
+import { makeScratch } from '../../command/scratch.ts'
 import { psnr, readPixels } from '../../receipts/compare-images.ts'
 import { watchMemory } from './memory.ts'
 import { type Figure, type Line, line, parseJson } from './plan.ts'
@@ -21,6 +24,9 @@ type RecorderOptions = {
   /** Time limit of a program. */
   seconds: number
 }
+
+/** Kept between runs, unlike the other temporary files of a program. */
+const TORCHINDUCTOR_CACHE_DIR = path.join(tmpdir(), 'octet-torchinductor')
 
 export class Recorder {
   readonly figures: Figure[] = []
@@ -81,9 +87,13 @@ export class Recorder {
     const file = path.join(work, `${system}.json`)
     await fs.writeFile(file, JSON.stringify(plan))
     this.#memory.peak()
-    const child = spawn(command, [script, file], { stdio: ['ignore', 'pipe', 'inherit'] })
+    await using scratch = makeScratch('octet-program-')
+    const env = { TORCHINDUCTOR_CACHE_DIR, ...process.env, TMPDIR: scratch.directory }
+    const child = endGroupWithThis(
+      spawn(command, [script, file], { env, stdio: ['ignore', 'pipe', 'inherit'], detached: true }),
+    )
     const exited = once(child, 'close')
-    const timer = setTimeout(() => child.kill('SIGKILL'), seconds * 1000)
+    const timer = setTimeout(() => signalGroup(child, 'SIGKILL'), seconds * 1000)
     let phase: Extract<Line, { phase: string }> | undefined
     let peak = 0
     const endPhase = () => {

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
+import { endWithThis } from '../../command/child-process.ts'
 import type { Line } from './plan.ts'
 import { parseJson, sidesOf } from './plan.ts'
 
@@ -68,14 +69,16 @@ export async function startGpuFunction(
 ): Promise<GpuFunction> {
   const started = performance.now()
   const seconds = () => (performance.now() - started) / 1000
-  const child = spawn(process.execPath, [MAIN], {
-    env: {
-      ...process.env,
-      ...{ PORT: '0', HOST: '127.0.0.1', LOG_LEVEL: 'info', OCTET_INSECURE: '1', OCTET_PACKAGES: packages },
-      ...{ OCTET_PRELOAD: `${model}:${tier}`, OCTET_WARM: size, ...env },
-    },
-    stdio: ['ignore', 'pipe', 'inherit'],
-  })
+  const child = endWithThis(
+    spawn(process.execPath, [MAIN], {
+      env: {
+        ...process.env,
+        ...{ PORT: '0', HOST: '127.0.0.1', LOG_LEVEL: 'info', OCTET_INSECURE: '1', OCTET_PACKAGES: packages },
+        ...{ OCTET_PRELOAD: `${model}:${tier}`, OCTET_WARM: size, ...env },
+      },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    }),
+  )
   const exited = once(child, 'exit')
   signal?.addEventListener('abort', () => child.kill('SIGKILL'), { once: true })
   const close = async () => {

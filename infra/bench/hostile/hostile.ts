@@ -1,10 +1,11 @@
 // `npm run bench -- hostile`: open-loop load at twice the capacity from honest and hostile callers. The hostile load must barely affect
 // honest callers' latency, and memory must not grow.
-import { type ChildProcess, fork } from 'node:child_process'
+import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import os from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { endWithThis } from '../../command/child-process.ts'
 import { randomOf } from '../../command/random.ts'
 import { SETTINGS } from '../../system/program.ts'
 import { callHonestly, type Experience, measureCapacity, STEPS, summarize } from './honest.ts'
@@ -34,8 +35,8 @@ const NICENESS = 10
 type HostileCallers = { stop: () => Promise<Record<string, Tally>> }
 
 async function startHostileCallers(settings: HostileSettings): Promise<HostileCallers> {
-  const child: ChildProcess = fork(PROGRAM, [], { env: { ...process.env, [SETTINGS]: JSON.stringify(settings) } })
-  process.once('exit', () => child.kill('SIGKILL'))
+  const env = { ...process.env, [SETTINGS]: JSON.stringify(settings) }
+  const child = endWithThis(fork(PROGRAM, [], { env }))
   os.setPriority(child.pid!, NICENESS)
   const ended = once(child, 'exit').then(([code]) => {
     throw new Error(`the hostile callers ended with ${code}`)

@@ -28,7 +28,7 @@ const VALUE_SCALE_BYTES = 4
 export function countCalls(graph: Graph, axes: Axes): CountedCall[] {
   const producers = new Map(graph.nodes.flatMap((node) => node.outputs.map((output) => [output, node] as const)))
   const counted = new Map<string, CountedCall>()
-  for (const node of pairNodes(graph.nodes)) {
+  for (const node of pairNodes(graph)) {
     if (node.domain !== KERNEL_DOMAIN) continue
     const call = callOf(graph, node, axes, producers)
     const key = JSON.stringify([call.op, call.inputs, call.outputs])

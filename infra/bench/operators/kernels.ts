@@ -1,8 +1,6 @@
 // Throughput of individual FP8 operators with the shapes of a step.
-import fs from 'node:fs/promises'
-import os from 'node:os'
-import path from 'node:path'
 import { depthOf } from '../../checkpoints/published.ts'
+import { makeScratch } from '../../command/scratch.ts'
 import { buildStep } from '../borrowed-weights.ts'
 import { gpuName } from '../gpu/memory.ts'
 import { axesOf } from '../step.ts'
@@ -17,7 +15,7 @@ export type KernelsOptions = StepShape & { readonly python: string }
 /** Prints the throughput of each operator. Throws if a supported GPU, the kernels or PyTorch is missing. */
 export async function benchKernels({ python, ...step }: KernelsOptions): Promise<void> {
   requireTiming(python)
-  const calls = timeEach(python, await callsOfStep(step))
+  const calls = await timeEach(python, await callsOfStep(step))
   const gpu = gpuName() ?? ''
   console.log(`${step.variant}, ${step.size}², ${gpu}: operators timed individually, with buffers partly in cache\n`)
   console.log(ratesTable(calls, peaksOf(gpu)))
@@ -25,17 +23,13 @@ export async function benchKernels({ python, ...step }: KernelsOptions): Promise
 
 /** Operator calls of one step with batch size 1. */
 export async function callsOfStep({ variant, size }: StepShape): Promise<CountedCall[]> {
-  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-calls-'))
-  try {
-    const model = await buildStep(scratch, variant, depthOf(variant), { tier: 'fp8', target: 'cuda-fp8' })
-    return countCalls(model.graphs.get('transformer')!, axesOf(size))
-  } finally {
-    await fs.rm(scratch, { recursive: true })
-  }
+  await using scratch = makeScratch('octet-calls-')
+  const model = await buildStep(scratch.directory, variant, depthOf(variant), { tier: 'fp8', target: 'cuda-fp8' })
+  return countCalls(model.graphs.get('transformer')!, axesOf(size))
 }
 
 /** Times calls; see `timeCalls`. */
-export function timeEach(python: string, calls: readonly CountedCall[], seconds?: number): TimedCall[] {
-  const times = timeCalls(python, calls, seconds)
+export async function timeEach(python: string, calls: readonly CountedCall[], seconds?: number): Promise<TimedCall[]> {
+  const times = await timeCalls(python, calls, seconds)
   return calls.map((call, k) => ({ call, time: times[k]! }))
 }

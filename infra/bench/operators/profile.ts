@@ -21,7 +21,7 @@ export async function benchProfile({ variant, size, python, runs }: ProfileOptio
       return { calls, others, milliseconds: (await timeFp8(runs)).milliseconds }
     },
   )
-  const timed = timeEach(python, calls)
+  const timed = await timeEach(python, calls)
   const gpu = gpuName() ?? ''
   console.log(
     `${variant}, ${size}², batch 1, ${gpu}: step ${milliseconds.toFixed(1)} ms (median of ${runs}). Operators were timed individually, ` +

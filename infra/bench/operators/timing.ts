@@ -1,7 +1,10 @@
 // Operator times on the device, measured by a child process with PyTorch.
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import path from 'node:path'
+import { text } from 'node:stream/consumers'
 import * as z from 'zod'
+import { endWithThis } from '../../command/child-process.ts'
 import { requireKernels } from '../step.ts'
 import type { Call } from './calls.ts'
 
@@ -24,16 +27,16 @@ export function requireTiming(python: string): string {
 }
 
 /** Times each call individually. Throws if a supported GPU, the kernels or PyTorch is missing, and after a timeout of `seconds`. */
-export function timeCalls(python: string, calls: readonly Call[], seconds = 300): CallTime[] {
+export async function timeCalls(python: string, calls: readonly Call[], seconds = 300): Promise<CallTime[]> {
   const library = requireTiming(python)
   const input = JSON.stringify({ library, header: ORT_HEADER, calls })
-  const { status, signal, stdout } = spawnSync(python, [PROGRAM], {
-    input,
-    timeout: seconds * 1000,
-    encoding: 'utf8',
-    stdio: ['pipe', 'pipe', 'inherit'],
-  })
-  const times = stdout.split('\n').flatMap((text) => (text.startsWith('{') ? [line.parse(JSON.parse(text))] : []))
+  const child = endWithThis(
+    spawn(python, [PROGRAM], { timeout: seconds * 1000, killSignal: 'SIGKILL', stdio: ['pipe', 'pipe', 'inherit'] }),
+  )
+  // A program that ends early has timed fewer calls.
+  child.stdin.on('error', () => {}).end(input)
+  const [stdout, [status, signal]] = await Promise.all([text(child.stdout), once(child, 'close')])
+  const times = stdout.split('\n').flatMap((each) => (each.startsWith('{') ? [line.parse(JSON.parse(each))] : []))
   if (times.length === calls.length) return times
   throw new Error(`${PROGRAM} timed ${times.length} of ${calls.length} calls and ended with ${status ?? signal}`)
 }

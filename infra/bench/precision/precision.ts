@@ -1,6 +1,5 @@
 // Effect of weight formats relative to float32: errors of network outputs, and PSNR of images.
 import fs from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
 import { compile } from '../../../gpu-fn/compile/compile.ts'
 import type { Storage } from '../../../gpu-fn/compile/graph/precision.ts'
@@ -15,6 +14,7 @@ import { encodePrompts, type PromptEmbeds } from '../../../gpu-fn/pipeline/promp
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { writeTinyCheckpoint } from '../../checkpoints/tiny/checkpoint.ts'
 import type { TinyVariant } from '../../checkpoints/tiny/variants.ts'
+import { makeScratch } from '../../command/scratch.ts'
 import { builtInPackage } from '../../local/models/built-in-model.ts'
 import { render, withPipeline } from '../../local/models/render.ts'
 import { type QualityPrompt, readQualityPrompts } from '../../quality/prompts.ts'
@@ -94,23 +94,20 @@ type Outputs = {
 
 /** Prints the relative errors of prompt embeddings, modulation and velocity of each configuration, and for nano the PSNR of images. */
 export async function benchPrecision(options: PrecisionBenchOptions): Promise<void> {
-  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-precision-'))
-  try {
-    const directory = await packageOf(options, scratch)
-    const { manifest } = await openPackage(directory)
-    const prompts = (await readQualityPrompts()).slice(0, options.prompts)
-    const run = (at: string) => withPipeline(at, (pipeline) => runAll(pipeline, prompts, options))
-    const expected = await run(directory)
-    const images = options.model === 'nano' ? ` | PSNR dB, mean | min` : ''
-    console.log(`${options.model}, ${prompts.length} prompts, relative to float32`)
-    console.log(`configuration | prompt | modulation | velocity${images}`)
-    for (const configuration of CONFIGURATIONS) {
-      const out = await roundPackage(directory, path.join(scratch, 'rounded'), chooseFor(configuration, manifest))
-      console.log(`${configuration.name} | ${describe(await run(out), expected)}`)
-      await fs.rm(out, { recursive: true })
-    }
-  } finally {
-    await fs.rm(scratch, { recursive: true })
+  await using scratch = makeScratch('octet-precision-')
+  const directory = await packageOf(options, scratch.directory)
+  const { manifest } = await openPackage(directory)
+  const prompts = (await readQualityPrompts()).slice(0, options.prompts)
+  const run = (at: string) => withPipeline(at, (pipeline) => runAll(pipeline, prompts, options))
+  const expected = await run(directory)
+  const images = options.model === 'nano' ? ` | PSNR dB, mean | min` : ''
+  console.log(`${options.model}, ${prompts.length} prompts, relative to float32`)
+  console.log(`configuration | prompt | modulation | velocity${images}`)
+  for (const configuration of CONFIGURATIONS) {
+    const to = path.join(scratch.directory, 'rounded')
+    const out = await roundPackage(directory, to, chooseFor(configuration, manifest))
+    console.log(`${configuration.name} | ${describe(await run(out), expected)}`)
+    await fs.rm(out, { recursive: true })
   }
 }
 

@@ -4,7 +4,7 @@ import { type Health, type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/
 import { isInteractive } from '../../../gpu-fn/server/job.ts'
 import { Images } from './images.ts'
 import type { Distinct, PlannedJob } from './requests.ts'
-import { type Ended, submit } from './submit.ts'
+import { type Ended, MOST_MS, submit } from './submit.ts'
 
 export type LoadOptions = {
   /** URL of the GPU function. */
@@ -13,6 +13,8 @@ export type LoadOptions = {
   requests: readonly Distinct[]
   jobs: readonly PlannedJob[]
   callers: number
+  /** Time limit of abandoned jobs after the load; that of a job by default. */
+  idleMs?: number
 }
 export type Tally = { ended: Record<Ended['kind'], number>; failures: string[]; seconds: number }
 /** `alone`: results of one additional job per request on the idle GPU function. */
@@ -35,9 +37,9 @@ class Load {
   }
 
   async run(): Promise<LoadResult> {
-    const { jobs, callers, requests, url } = this.#options
+    const { jobs, callers, requests, url, idleMs = MOST_MS } = this.#options
     const under = await this.#work(jobs, callers)
-    await untilIdle(url)
+    await untilIdle(url, idleMs)
     const [equal, unequal] = [this.#images.equal, this.#images.unequal.length]
     const alone = await this.#work(
       requests.map((_, request) => ({ id: `alone-${request}`, request, cancellation: null })),
@@ -97,14 +99,22 @@ function requestOf(model: string, distinct: Distinct, tenant: string): JobReques
   return { ...request, schedule: { tenant, weight: 1, interactive: isInteractive(request) } }
 }
 
-/** Waits until abandoned jobs have ended. */
-async function untilIdle(url: string): Promise<void> {
-  for (;;) {
-    const reply = await fetch(`${url}/healthz`).catch(() => null)
-    // No reply: the process has ended, and the following jobs will fail.
+/** Waits until abandoned jobs have ended. Throws after the time limit. */
+async function untilIdle(url: string, limitMs: number): Promise<void> {
+  const limit = AbortSignal.timeout(limitMs)
+  let state = 'no response'
+  while (!limit.aborted) {
+    const reply = await fetch(`${url}/healthz`, { signal: limit }).catch(() => null)
+    if (!reply && limit.aborted) break
+    // No connection: the process has ended, and the following jobs will fail.
     if (!reply) return
     const { running, queued } = (await reply.json()) as Health
     if (running + queued === 0) return
+    state = `${running} running and ${queued} queued`
     await sleep(IDLE_POLL_MS)
   }
+  const seconds = limitMs / 1000
+  throw new Error(
+    `the GPU function is not idle ${seconds} s after the last job: ${state}; abandoned jobs must be canceled`,
+  )
 }

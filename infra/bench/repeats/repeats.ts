@@ -1,9 +1,7 @@
 // `npm run bench -- repeats`: recurring requests under load, with cancellations. All images of a request must be identical, and memory must
 // not grow.
-import { mkdtemp, rm } from 'node:fs/promises'
-import os from 'node:os'
-import path from 'node:path'
 import { randomOf } from '../../command/random.ts'
+import { makeScratch } from '../../command/scratch.ts'
 import { withFunction } from '../schedule/gpu-function.ts'
 import { runLoad } from './load.ts'
 import { type PackageOptions, preparePackages } from './packages.ts'
@@ -27,28 +25,24 @@ const UNREAD_SECONDS = 1
 
 /** Starts a GPU function and runs the jobs on it. */
 export async function runRepeats(options: RepeatsOptions): Promise<Repeats> {
-  const root = await mkdtemp(path.join(os.tmpdir(), 'octet-repeats-'))
-  try {
-    const { tiers, size, seed, vram, callers } = options
-    const { model, loras } = await preparePackages(options, root)
-    const requests = drawRequests({ ...options, loras }, randomOf(seed, 'requests'))
-    const jobs = drawJobs(options, randomOf(seed, 'jobs'))
-    const errors: string[] = []
-    const settings = {
-      OCTET_WARM: sizesOf(size)
-        .map(({ width, height }) => `${width}x${height}`)
-        .join(),
-      OCTET_UNREAD_SECONDS: String(UNREAD_SECONDS),
-    }
-    const preload = tiers.map((tier) => `${model}:${tier}`)
-    const about = { packages: root, preload, size, agingSeconds: AGING_SECONDS, vram, settings }
-    const run = await withFunction({ ...about, onLog: (line) => errors.push(...errorsOf(line)) }, (url, watch) =>
-      watch(() => runLoad({ url, model, requests, jobs, callers })),
-    )
-    return { ...run, requests, errors }
-  } finally {
-    await rm(root, { recursive: true })
+  await using scratch = makeScratch('octet-repeats-')
+  const { tiers, size, seed, vram, callers } = options
+  const { model, loras } = await preparePackages(options, scratch.directory)
+  const requests = drawRequests({ ...options, loras }, randomOf(seed, 'requests'))
+  const jobs = drawJobs(options, randomOf(seed, 'jobs'))
+  const errors: string[] = []
+  const settings = {
+    OCTET_WARM: sizesOf(size)
+      .map(({ width, height }) => `${width}x${height}`)
+      .join(),
+    OCTET_UNREAD_SECONDS: String(UNREAD_SECONDS),
   }
+  const preload = tiers.map((tier) => `${model}:${tier}`)
+  const about = { packages: scratch.directory, preload, size, agingSeconds: AGING_SECONDS, vram, settings }
+  const run = await withFunction({ ...about, onLog: (line) => errors.push(...errorsOf(line)) }, (url, watch) =>
+    watch(() => runLoad({ url, model, requests, jobs, callers })),
+  )
+  return { ...run, requests, errors }
 }
 
 /** pino's error level. */
@@ -64,7 +58,10 @@ function errorsOf(line: string): string[] {
   }
 }
 
-/** Prints counts, differing images and memory use. Sets exit code 1 if an image differs, a job fails, or memory grows. */
+/**
+ * Prints counts, differing images, errors and memory use. Sets exit code 1 if an image differs, a job fails, the GPU function logs an error,
+ * or memory grows.
+ */
 export async function benchRepeats(options: RepeatsOptions): Promise<void> {
   const { model, target, tiers, size, loras, vram, seed, jobs, callers, requests } = options
   const limit = vram === undefined ? '' : ` within ${vram} GiB`

@@ -52,7 +52,7 @@ function printLines(name: string, lines: readonly string[]): void {
 export const isReproducible = ({ images, failures, alone }: Pick<Repeats, 'images' | 'failures' | 'alone'>): boolean =>
   images.equal > 0 && images.unequal.length === 0 && failures.length === 0 && alone.failures.length === 0
 
-/** Prints counts, differing images and memory use. Sets exit code 1 if a criterion is not met. */
+/** Prints counts, differing images, errors and memory use. Sets exit code 1 if a criterion is not met, or if the log has an error. */
 export function printReport(repeats: Repeats): void {
   const { images, alone, failures, errors, memory } = repeats
   printTally('under load', repeats)
@@ -64,6 +64,6 @@ export function printReport(repeats: Repeats): void {
   printUnequal(repeats)
   printLines('failed', [...failures, ...alone.failures])
   printLines("error in the GPU function's log", errors)
-  if (!isReproducible(repeats)) process.exitCode = 1
+  if (!isReproducible(repeats) || errors.length > 0) process.exitCode = 1
   printMemory(memory)
 }

@@ -17,7 +17,7 @@ export type Ended =
 export type Cancel = { by: Cancellation['by']; ms: number }
 
 /** Timeout of a job, from submission. */
-const MOST_MS = 600_000
+export const MOST_MS = 600_000
 
 const failed = (message: string): Ended => ({ kind: 'failed', message })
 

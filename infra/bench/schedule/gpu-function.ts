@@ -1,7 +1,5 @@
 // A GPU function for one run of a trace, with its memory over time.
-import { mkdtemp, rm } from 'node:fs/promises'
-import os from 'node:os'
-import path from 'node:path'
+import { makeScratch } from '../../command/scratch.ts'
 import { startGpu } from '../../local/servers/gpu.ts'
 import { watchMemory } from '../gpu/memory.ts'
 import { type Growth, groupBytes, growthOf, type Sample } from '../hostile/memory.ts'
@@ -30,10 +28,10 @@ export async function withFunction<T>(
   options: FunctionOptions,
   use: (url: string, watch: Watch) => T,
 ): Promise<Awaited<T>> {
-  const cache = await mkdtemp(path.join(os.tmpdir(), 'octet-schedule-'))
+  await using cache = makeScratch('octet-schedule-')
   const { packages, preload, size, agingSeconds, vram, onLog, gpu: index } = options
   const settings = {
-    ...{ OCTET_CACHE: cache, OCTET_WARM: `${size}x${size}`, OCTET_AGING_SECONDS: String(agingSeconds) },
+    ...{ OCTET_CACHE: cache.directory, OCTET_WARM: `${size}x${size}`, OCTET_AGING_SECONDS: String(agingSeconds) },
     // Every job encodes its prompt, and first come, first served accepts all jobs.
     ...{ OCTET_PROMPT_CACHE_BYTES: '0', OCTET_RETAIN_SECONDS: '0', OCTET_QUEUE: '10000', OCTET_STALL_SECONDS: '600' },
     // nvidia-smi orders GPUs by bus.
@@ -46,7 +44,6 @@ export async function withFunction<T>(
     return await use(gpu.url, (run) => runWatched(gpu.pid, index, run))
   } finally {
     await gpu.stop()
-    await rm(cache, { recursive: true })
   }
 }
 

@@ -1,7 +1,6 @@
 // `npm run bench -- soak`: random faults under load. Every job must end once, with the image of its seed, unless it was canceled.
 import { createHash } from 'node:crypto'
-import { cp, mkdtemp, rename, rm } from 'node:fs/promises'
-import os from 'node:os'
+import { cp, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
@@ -15,6 +14,7 @@ import { jobStream } from '../../../gpu-fn/server/stream.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { writeTinyCheckpoint } from '../../checkpoints/tiny/checkpoint.ts'
 import { type Random, randomOf } from '../../command/random.ts'
+import { makeScratch } from '../../command/scratch.ts'
 import { CHANNEL, ENGINE_FAULTS } from './faults.ts'
 
 export type SoakOptions = { minutes: number; faults: number; callers: number; seed: number }
@@ -206,34 +206,31 @@ function requestOf(random: Random): JobRequest {
 
 /** Runs the soak and returns its counts. */
 export async function runSoak(options: SoakOptions): Promise<Tally & { memory: { first: number; last: number } }> {
-  const directory = await mkdtemp(path.join(os.tmpdir(), 'octet-soak-'))
+  await using scratch = makeScratch('octet-soak-')
+  const { directory } = scratch
   const log = pino({ level: 'silent' })
-  try {
-    const packages = await makePackages(directory)
-    const limits = { memoryBytes: 1e9, stallSeconds: 60, promptCacheBytes: 1 << 20 }
-    const program = new URL('./faulty-worker.ts', import.meta.url)
-    const verifier = new Verifier({ directory: path.join(directory, 'cache'), log })
-    const onStall = () => {
-      throw new Error('the engine hangs')
-    }
-    const engine = new PackageEngine({ ...limits, packages, log, verifier, program, onStall })
-    await engine.start()
-    const kept = { queue: 64, retainSeconds: 60, retainBytes: 1 << 24, unreadSeconds: 1 }
-    let givenUp = 0
-    const onBroken = () => {
-      givenUp += 1
-    }
-    const jobs = new Jobs({ engine, lifecycle: { status: 'ready' }, log, onBroken, ...kept })
-    const soak = new Soak(jobs, packages, options)
-    const first = process.memoryUsage().rss
-    await soak.run()
-    await jobs.idle()
-    const memory = { first, last: process.memoryUsage().rss }
-    await engine.stop()
-    return { ...soak.tally, givenUp, memory }
-  } finally {
-    await rm(directory, { recursive: true, force: true })
+  const packages = await makePackages(directory)
+  const limits = { memoryBytes: 1e9, stallSeconds: 60, promptCacheBytes: 1 << 20 }
+  const program = new URL('./faulty-worker.ts', import.meta.url)
+  const verifier = new Verifier({ directory: path.join(directory, 'cache'), log })
+  const onStall = () => {
+    throw new Error('the engine hangs')
   }
+  const engine = new PackageEngine({ ...limits, packages, log, verifier, program, onStall })
+  await engine.start()
+  const kept = { queue: 64, retainSeconds: 60, retainBytes: 1 << 24, unreadSeconds: 1 }
+  let givenUp = 0
+  const onBroken = () => {
+    givenUp += 1
+  }
+  const jobs = new Jobs({ engine, lifecycle: { status: 'ready' }, log, onBroken, ...kept })
+  const soak = new Soak(jobs, packages, options)
+  const first = process.memoryUsage().rss
+  await soak.run()
+  await jobs.idle()
+  const memory = { first, last: process.memoryUsage().rss }
+  await engine.stop()
+  return { ...soak.tally, givenUp, memory }
 }
 
 /** Prints the counts. Sets exit code 1 if a job was lost, wrong or stuck. */

@@ -1,8 +1,9 @@
 // A cache of compiled packages in .octet/ of the repository, keyed by the content of the sources and shared by all processes.
 import { createHash } from 'node:crypto'
-import { createReadStream, existsSync, rmSync } from 'node:fs'
+import { createReadStream, existsSync } from 'node:fs'
 import fs from 'node:fs/promises'
 import path from 'node:path'
+import { makeScratch } from '../../command/scratch.ts'
 
 export const ROOT = path.join(import.meta.dirname, '../../..')
 /** The directory of Node's compile cache, which shortens the start of commands. */
@@ -62,7 +63,7 @@ async function removeStale(directory: string): Promise<void> {
 
 /**
  * Writes a package with `make` to a temporary path and moves it to `directory`, unless it exists, also if a concurrent process created it.
- * An exit in the meantime, also by a signal (end-on-signals.ts), removes the temporary path.
+ * An exit in the meantime removes the temporary path.
  */
 export async function makeOnce(
   directory: string,
@@ -70,17 +71,10 @@ export async function makeOnce(
 ): Promise<void> {
   if (existsSync(directory)) return
   await removeStale(directory)
-  const scratch = await fs.mkdtemp(path.join(path.dirname(directory), `.${path.basename(directory)}-`))
-  const discard = () => rmSync(scratch, { recursive: true, force: true, maxRetries: 5 })
-  process.once('exit', discard)
-  try {
-    const out = path.join(scratch, 'package')
-    await make(out, scratch)
-    await fs.rename(out, directory).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error // a concurrent process was faster
-    })
-  } finally {
-    process.off('exit', discard)
-    await fs.rm(scratch, { recursive: true })
-  }
+  await using scratch = makeScratch(`.${path.basename(directory)}-`, path.dirname(directory))
+  const out = path.join(scratch.directory, 'package')
+  await make(out, scratch.directory)
+  await fs.rename(out, directory).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error // a concurrent process was faster
+  })
 }

@@ -9,7 +9,7 @@ import type { Target, Tier } from '../../../gpu-fn/manifest.ts'
 import { CONTROLNETS, openControlnet } from '../../../gpu-fn/weights/controlnet-packages.ts'
 import { findPackages, MANIFEST } from '../../../gpu-fn/weights/packages.ts'
 import type { LocalCatalog } from '../servers/worker.ts'
-import { fittingModels } from './served-loras.ts'
+import { fittingPackages } from './served-loras.ts'
 
 type ControlnetOffers = NonNullable<LocalCatalog['controlnets']>
 type Options = { readonly tier: Tier; readonly target: Target }
@@ -43,7 +43,8 @@ export async function serveControlnets(
     if (isCompiled) await symlink(path.resolve(each), out)
     else await compileFor(each, out, options)
     const controlnet = await openControlnet(out)
-    offers.push({ id, models: fittingModels(packages, (pkg) => requireFitting(pkg, controlnet)) })
+    const fitting = fittingPackages(packages, (pkg) => requireFitting(pkg, controlnet))
+    offers.push({ id, models: [...new Set(fitting.map(({ manifest }) => manifest.model))] })
   }
   return offers
 }

@@ -26,8 +26,8 @@ export async function checkLoras(given: readonly string[]): Promise<void> {
 }
 
 /**
- * Compiles LoRA files for the packages in `directory`, stores them in its `loras`, and returns an offer of each, with the models that it fits. A
- * compiled adapter is linked. Throws CheckpointError for a file that fits no package, and AdapterError for a compiled adapter that fits none.
+ * Compiles LoRA files for the packages in `directory`, stores them in its `loras`, and returns an offer of each, with the models and tiers that
+ * it fits. A compiled adapter is linked. Throws CheckpointError for a file that fits no package, and AdapterError for a compiled adapter that fits none.
  */
 export async function serveLoras(given: readonly string[], directory: string): Promise<LoraOffers> {
   const packages = await findPackages(directory)
@@ -40,7 +40,8 @@ export async function serveLoras(given: readonly string[], directory: string): P
     if (offers.some((other) => other.id === id))
       throw new Error(`two of the given adapters are ${id}: rename one of their files`)
     if (await isPackage(each)) await symlink(lora.directory, path.join(root, id))
-    offers.push({ id, models: fittingModels(packages, (pkg) => void updatesOf(pkg, [{ lora, scale: 1 }])) })
+    const fitting = fittingPackages(packages, (pkg) => void updatesOf(pkg, [{ lora, scale: 1 }]))
+    offers.push({ id, models: fitting.map(({ manifest: { model, tier } }) => `${model}:${tier}`) })
   }
   return offers
 }
@@ -64,19 +65,19 @@ async function compileFor(packages: readonly Package[], lora: string, root: stri
   throw errors[0]!
 }
 
-/** Distinct models of the packages accepted by `requireFitting`. Throws its AdapterError if there are none. */
-export function fittingModels(packages: readonly Package[], requireFitting: (pkg: Package) => void): string[] {
+/** The packages accepted by `requireFitting`. Throws its AdapterError if there are none. */
+export function fittingPackages(packages: readonly Package[], requireFitting: (pkg: Package) => void): Package[] {
   const errors: AdapterError[] = []
-  const models = packages.flatMap((pkg) => {
+  const fitting = packages.filter((pkg) => {
     try {
       requireFitting(pkg)
-      return [pkg.manifest.model]
+      return true
     } catch (error) {
       if (!(error instanceof AdapterError)) throw error
       errors.push(error)
-      return []
+      return false
     }
   })
-  if (models.length === 0) throw errors[0]!
-  return [...new Set(models)]
+  if (fitting.length === 0) throw errors[0]!
+  return fitting
 }

@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
+import { endGroupWithThis } from '../../command/child-process.ts'
 import { COMPILE_CACHE } from '../models/package-cache.ts'
 
 const CANNOT_START = 'the GPU function cannot start'
@@ -47,17 +48,16 @@ export async function startGpu(options: LocalGpuOptions): Promise<LocalGpu> {
     ...(options.vram !== undefined && { OCTET_VRAM_GB: options.vram }),
     ...options.settings,
   }
-  const child = spawn(process.execPath, [...(options.nodeFlags ?? []), MAIN], {
-    env,
-    stdio: ['ignore', 'pipe', 'inherit'],
-    // A separate process group, which includes the child of --watch and does not receive the terminal's Ctrl-C as well.
-    detached: true,
-  })
+  const child = endGroupWithThis(
+    spawn(process.execPath, [...(options.nodeFlags ?? []), MAIN], {
+      env,
+      stdio: ['ignore', 'pipe', 'inherit'],
+      // A separate process group, which includes the child of --watch and does not receive the terminal's Ctrl-C as well.
+      detached: true,
+    }),
+  )
   // Unlike `exit`, `close` follows the last line of the log.
   const exited = once(child, 'close')
-  const kill = () => killGroup(child.pid)
-  process.once('exit', kill)
-  exited.catch(() => {}).then(() => process.off('exit', kill))
   const url = new Promise<string>((resolve, reject) => {
     let address = ''
     createInterface(child.stdout).on('line', (line) => {
@@ -77,15 +77,6 @@ export async function startGpu(options: LocalGpuOptions): Promise<LocalGpu> {
     await exited
   }
   return { url: await url, pid: child.pid!, stop }
-}
-
-function killGroup(leader: number | undefined): void {
-  if (leader === undefined) return
-  try {
-    process.kill(-leader, 'SIGKILL')
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
-  }
 }
 
 function parse(line: string): { msg?: string; port?: number; err?: { message?: string } } {

@@ -1,8 +1,8 @@
 // The state of local servers: stored objects, the secrets that protect them, and the API key of the account `local`.
-import { mkdtempSync, rmSync } from 'node:fs'
 import { mkdir, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { makePrivateDirectory, writePrivateFile } from '../../command/private-files.ts'
+import { makeScratch } from '../../command/scratch.ts'
 import { createKey } from '../../operator/keys.ts'
 import { createSecrets, formatSecrets, gpuPublicKeyOf, parseSecrets, type Secrets } from '../../operator/secrets.ts'
 import { ROOT } from '../models/package-cache.ts'
@@ -15,7 +15,7 @@ type LocalState = {
   secrets: Secrets
   gpuPublicKey: string
   /** Removes a temporary state. */
-  discard: () => void
+  discard: () => Promise<void>
 }
 
 /** Opens the state in `directory`, with the secrets of earlier starts; a temporary one, removed at exit, unless given. */
@@ -23,13 +23,11 @@ export async function openState(directory?: string): Promise<LocalState> {
   if (directory !== undefined) {
     await makePrivateDirectory(directory)
     const secrets = await persistentSecrets(path.join(directory, SECRETS))
-    return { directory, secrets, gpuPublicKey: gpuPublicKeyOf(secrets), discard: () => {} }
+    return { directory, secrets, gpuPublicKey: gpuPublicKeyOf(secrets), discard: async () => {} }
   }
   await mkdir(path.join(ROOT, '.octet'), { recursive: true })
-  const temporary = mkdtempSync(path.join(ROOT, '.octet/state-'))
-  const discard = () => rmSync(temporary, { recursive: true, force: true, maxRetries: 5 })
-  process.once('exit', discard)
-  return { directory: temporary, ...(await createSecrets()), discard }
+  const { directory: temporary, remove } = makeScratch('state-', path.join(ROOT, '.octet'))
+  return { directory: temporary, ...(await createSecrets()), discard: remove }
 }
 
 async function persistentSecrets(file: string): Promise<Secrets> {

@@ -1,6 +1,7 @@
 // `npm run status`: the state, warm GPUs and cost since midnight of a deployment; `scale`, `log` and `prewarm` control the GPU function.
 
 import { Command } from 'commander'
+import { endOnSignals } from '../../command/end-on-signals.ts'
 import { prepareCommand } from '../../command/npm.ts'
 import { print, printError } from '../../command/print.ts'
 import { parseWholeNumber } from '../../command/whole-number.ts'
@@ -77,6 +78,7 @@ program
     }
   })
 
+endOnSignals()
 await prepareCommand(program)
   .parseAsync()
   .catch((error: Error) => {

@@ -139,9 +139,9 @@ test('lists the ControlNets of an account with its models', async ({ expect }) =
   const { data } = (await (await send('GET', '/v1/models', caller)).json()) as {
     data: { id: string; octet_controlnets: unknown }[]
   }
-  const canny = { id: 'canny', models: ['tiny', 'paired'], scale: 0.8 }
+  const canny = { id: 'canny', models: ['tiny', 'paired'], tiers: ['fp8'], scale: 0.8 }
   expect(Object.fromEntries(data.map(({ id, octet_controlnets }) => [id, octet_controlnets]))).toEqual({
-    tiny: [canny, { id: 'depth', models: ['tiny'], scale: 1 }],
+    tiny: [canny, { id: 'depth', models: ['tiny'], tiers: ['fp8'], scale: 1 }],
     paired: [canny],
   })
 })

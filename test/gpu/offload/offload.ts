@@ -1,8 +1,5 @@
 // Networks that take turns in the same memory of a GPU must compute with their own weights. The options separate the possible causes of
 // wrong results: the order of copies and runs, and the operators themselves.
-import fs from 'node:fs/promises'
-import os from 'node:os'
-import path from 'node:path'
 import { countElements } from '../../../gpu-fn/dtype.ts'
 import { loadCuda } from '../../../gpu-fn/runtime/cuda.ts'
 import type { DeviceMemory } from '../../../gpu-fn/runtime/device-memory.ts'
@@ -10,6 +7,7 @@ import { loadNative, type NativeStream } from '../../../gpu-fn/runtime/native.ts
 import type { Session, Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openNativeSession } from '../../../gpu-fn/runtime/session-native.ts'
 import { relativeError } from '../../../infra/bench/statistics.ts'
+import { makeScratch } from '../../../infra/command/scratch.ts'
 import { NETWORKS, type Network, writeNetwork } from './networks.ts'
 
 export type OffloadOptions = {
@@ -33,7 +31,8 @@ type Tally = { wrong: number; transient: number; largest: number }
 /** Prints the number of wrong results of each network. Throws if there are any. */
 export async function checkOffloading(options: OffloadOptions): Promise<void> {
   const { rounds, events, resident } = options
-  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-offload-'))
+  await using temporary = makeScratch('octet-offload-')
+  const scratch = temporary.directory
   const opened: Open[] = []
   try {
     const device = events ? orderByEvents(loadCuda(0)) : { memory: loadCuda(0), stream: undefined }
@@ -49,7 +48,6 @@ export async function checkOffloading(options: OffloadOptions): Promise<void> {
     if (wrong > 0) throw new Error(`${wrong} of ${NETWORKS.length * rounds} results with loaded weights are wrong`)
   } finally {
     for (const { session } of opened) await session.release()
-    await fs.rm(scratch, { recursive: true })
   }
 }
 

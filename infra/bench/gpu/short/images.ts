@@ -24,8 +24,11 @@ export type ImagesOptions = {
 const SYSTEM = 'images'
 const TIER = 'fp8'
 const PROMPT = 'a red heart on a blue sky above a green field, with a small house to the left'
-/** Disk space required for a checkpoint and its package. */
-const DISK_GB: Partial<Record<GpuVariant, number>> = { medium: 27, large: 46 }
+/** Disk space required for a checkpoint and for its package. */
+const DISK_GB: Partial<Record<GpuVariant, { checkpoint: number; package: number }>> = {
+  medium: { checkpoint: 17, package: 10 },
+  large: { checkpoint: 28, package: 18 },
+}
 
 /** Records start times, image times and GPU memory. Throws if the package cannot be compiled or the GPU function does not start. */
 export async function measureImages(options: ImagesOptions, recorder: Recorder): Promise<void> {
@@ -94,7 +97,7 @@ async function preparePackage({ variant, target, work }: ImagesOptions, recorder
   }
   const checkpoint = path.join(work, 'checkpoint')
   const isKept = existsSync(checkpoint)
-  await requireDisk(work, DISK_GB[variant] ?? 0)
+  await requireDisk(work, requiredGigabytes(variant, isKept))
   try {
     await recorder.recordDuration('package', async () => {
       await makeCheckpoint(variant, work)
@@ -104,6 +107,13 @@ async function preparePackage({ variant, target, work }: ImagesOptions, recorder
     if (!isKept) await fs.rm(checkpoint, { recursive: true, force: true })
   }
   return packages
+}
+
+/** The disk space that a package takes in addition to an existing checkpoint, or with a new one. */
+export function requiredGigabytes(variant: GpuVariant, hasCheckpoint: boolean): number {
+  const required = DISK_GB[variant]
+  if (!required) return 0
+  return hasCheckpoint ? required.package : required.checkpoint + required.package
 }
 
 async function requireDisk(directory: string, gigabytes: number): Promise<void> {

@@ -3,6 +3,8 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
+import { endWithThis } from '../../../command/child-process.ts'
+import { makeScratch } from '../../../command/scratch.ts'
 import { ROOT } from '../../../local/models/package-cache.ts'
 import type { Recorder } from '../recorder.ts'
 
@@ -18,7 +20,10 @@ export function parseCase(line: string): KernelCase | null {
 
 /** Records the number of cases, the number of passed ones, and each failed one. Throws if the test ends before its last case. */
 export async function checkKernels(recorder: Recorder, seconds: number): Promise<void> {
-  const child = spawn(process.execPath, [PROGRAM, 'kernels'], { stdio: ['ignore', 'pipe', 'pipe'] })
+  await using scratch = makeScratch('octet-kernel-cases-')
+  // The test cannot remove its files if it is killed.
+  const env = { ...process.env, TMPDIR: scratch.directory }
+  const child = endWithThis(spawn(process.execPath, [PROGRAM, 'kernels'], { env, stdio: ['ignore', 'pipe', 'pipe'] }))
   const exited = once(child, 'close')
   const timer = setTimeout(() => child.kill('SIGKILL'), seconds * 1000)
   const cases: KernelCase[] = []

@@ -65,7 +65,7 @@ async function measureParts(options: PartOptions, choices: Choices, recorder: Re
   await recorder.attempt('operators', async () => {
     requireTiming(python)
     const calls = await callsOfStep({ variant: 'large', size: 1024 })
-    rates = ratesTable(timeEach(python, calls, seconds), peaksOf(gpu))
+    rates = ratesTable(await timeEach(python, calls, seconds), peaksOf(gpu))
   })
   await recorder.attempt('step', () => {
     if (target.name === 'cpu') throw new Error('a step can be timed only on a GPU')

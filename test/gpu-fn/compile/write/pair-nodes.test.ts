@@ -36,7 +36,7 @@ const kernel = (x: Value, op: string, attributes: Record<string, Attribute> = {}
 
 test('in Large, image and text nodes are paired in each block except the last, which processes the image only', async () => {
   const graph = await stepNodes('large', 'cuda-fp8')
-  const nodes = pairNodes(graph.nodes)
+  const nodes = pairNodes(graph)
   const count = (op: string, block: number) =>
     nodes.filter((node) => node.op === op && node.name.startsWith(`joint_blocks.${block}.`)).length
   expect([count('Linear', 5), count('ModulateQuantize', 5), count('GeluQuantize', 5)]).toEqual([4, 2, 1])
@@ -52,7 +52,7 @@ test.each(['large', 'medium'] as const)(
   'the nodes of %s stay in topological order and keep all inputs and outputs',
   async (name) => {
     const graph = await stepNodes(name, 'cuda-fp8')
-    const nodes = pairNodes(graph.nodes)
+    const nodes = pairNodes(graph)
     expect(nodes.length).toBeLessThan(graph.nodes.length)
     expect(outOfOrder(graph, nodes)).toBeUndefined()
     expect(namesOf(nodes, 'inputs')).toEqual(namesOf(graph.nodes, 'inputs'))
@@ -61,8 +61,8 @@ test.each(['large', 'medium'] as const)(
 )
 
 test('nodes of target cuda are unchanged', async () => {
-  const { nodes } = await stepNodes('medium', 'cuda')
-  expect(pairNodes(nodes)).toBe(nodes)
+  const graph = await stepNodes('medium', 'cuda')
+  expect(pairNodes(graph)).toBe(graph.nodes)
 })
 
 test('dependent nodes, nodes with different scalar attributes and nodes with different inputs are not paired', () => {
@@ -73,7 +73,22 @@ test('dependent nodes, nodes with different scalar attributes and nodes with dif
   kernel(x, 'ModulateQuantize', {}, [x, x])
   kernel(x, 'ModulateQuantize', {}, [x, x, x])
   expect([chain, other]).toHaveLength(2)
-  expect(pairNodes(graph.nodes)).toBe(graph.nodes)
+  expect(pairNodes(graph)).toBe(graph.nodes)
+})
+
+test('streams of different widths or batches are not paired, and products of any sizes are', () => {
+  const graph = new Graph('test')
+  const inputs = [
+    [1, 'S', 8],
+    [1, 'T', 16],
+    [2, 'U', 8],
+  ].map((shape, i) => graph.input(`x${i}`, 'float16', shape))
+  for (const op of ['GeluQuantize', 'ModulateQuantize', 'Linear']) for (const x of inputs) kernel(x, op)
+  const inputsOf = (op: string) => pairNodes(graph).flatMap((node) => (node.op === op ? [node.inputs] : []))
+  // The kernel of GeluQuantize takes the rows of all samples as one list.
+  expect(inputsOf('GeluQuantize')).toEqual([['x0', 'x2'], ['x1']])
+  expect(inputsOf('ModulateQuantize')).toEqual([['x0'], ['x1'], ['x2']])
+  expect(inputsOf('Linear')).toEqual([['x0', '', '', '', '', 'x2'], ['x1']])
 })
 
 test('products are paired also if only one of their weights is unpacked', () => {
@@ -83,7 +98,7 @@ test('products are paired also if only one of their weights is unpacked', () => 
   const codes = kernel(image, 'UnpackFp8')
   for (const [input, weight] of [[image, codes] as const, [text, text] as const])
     kernel(kernel(input, 'Linear', {}, [input, weight]), 'GeluQuantize')
-  const nodes = pairNodes(graph.nodes)
+  const nodes = pairNodes(graph)
   expect(nodes.map(({ op }) => op)).toEqual(['GeluQuantize', 'UnpackFp8', 'Linear', 'GeluQuantize'])
   expect(outOfOrder(graph, nodes)).toBeUndefined()
 })
@@ -95,7 +110,7 @@ test('a pair appends the inputs and outputs of the second node and prefixes its 
   const first = kernel(x, 'ModulateQuantize', { ...options, shifts: [0] }, [x, x])
   const second = kernel(y, 'ModulateQuantize', { ...options, shifts: [8] }, [y, y])
   kernel(first, 'Attention', {}, [first, second])
-  const [pair, attention] = pairNodes(graph.nodes)
+  const [pair, attention] = pairNodes(graph)
   expect(pair!.inputs).toEqual(['x', 'x', '', '', 'y', 'y'])
   expect(pair!.outputs).toEqual([first.name, '', '', '', '', second.name])
   expect(pair!.attributes).toEqual({ ...options, shifts: [0], second_shifts: [8] })

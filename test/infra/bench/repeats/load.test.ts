@@ -48,11 +48,16 @@ type Answer = (job: string, request: JobRequest, reply: ServerResponse) => Promi
 const line = (event: JobEvent) => `${JSON.stringify(event)}\n`
 const timings = { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 }
 
-/** Responds to PUT with the event `accepted`, then `answer`, and to DELETE by canceling the job. */
-async function serveJobs(answer: Answer): Promise<string> {
+type Health = { running: number; queued: number }
+const IDLE: Health = { running: 0, queued: 0 }
+
+/**
+ * Responds to PUT with the event `accepted`, then `answer`, to DELETE by canceling the job, and to GET /healthz with `health`; with null, never.
+ */
+async function serveJobs(answer: Answer, health: Health | null = IDLE): Promise<string> {
   const open = new Map<string, ServerResponse>()
   const onRequest = async (request: IncomingMessage, reply: ServerResponse) => {
-    if (request.url === '/healthz') return reply.end(JSON.stringify({ running: 0, queued: 0 }))
+    if (request.url === '/healthz') return health && reply.end(JSON.stringify(health))
     const job = request.url!.split('/').at(-1)!
     const body = Buffer.concat(await request.toArray()).toString()
     if (request.method === 'DELETE') {
@@ -123,4 +128,16 @@ test('jobs are canceled by DELETE or by closing the connection; any other end wi
     'lost, request 0: canceled without a request',
   ])
   expect(isReproducible(result)).toBe(false)
+})
+
+test.each([
+  [{ running: 1, queued: 2 }, '1 running and 2 queued'],
+  [null, 'no response'],
+])('a function that is not idle in time ends the load: %j', async (health, state) => {
+  const answer: Answer = async (_, request, reply) => sendImage(request, reply, await png(seedOf(request)))
+  const url = await serveJobs(answer, health)
+  const load = runLoad({ url, model: 'tiny', requests, jobs: jobsOf(2), callers: 1, idleMs: 300 })
+  await expect(load).rejects.toThrow(
+    `the GPU function is not idle 0.3 s after the last job: ${state}; abandoned jobs must be canceled`,
+  )
 })

@@ -1,12 +1,13 @@
-// Adapters of `npm run serve`: compiled for the served packages, and offered for the models that they fit.
+// Adapters of `npm run serve`: compiled for the served packages, and offered for the models and tiers that they fit.
 import { cp, mkdir, readdir, symlink } from 'node:fs/promises'
 import path from 'node:path'
 import { beforeEach, expect, test } from 'vitest'
 import { findLoras } from '../../../../gpu-fn/weights/lora-packages.ts'
+import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { checkLoras, serveLoras } from '../../../../infra/local/models/served-loras.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
 import { refusal } from '../../../support/checkpoints/refusal.ts'
-import { compiledLora } from '../../../support/lora.ts'
+import { compiledLora, writeRandomLora } from '../../../support/lora.ts'
 import { LORAS } from '../../../support/lora-outputs.ts'
 import { useScratch } from '../../../support/scratch.ts'
 
@@ -22,14 +23,14 @@ beforeEach(async () => {
   await symlink(base, path.join(served, 'custom-fp8'))
 })
 
-test('files and compiled adapters are offered under the names of their files, for the models that they fit', async () => {
+test('files and compiled adapters are offered under the names of their files, for the models and tiers that they fit', async () => {
   const compiled = await compiledLora(file('everything'), base, 'all-layers')
   const renamed = path.join(scratch.directory, 'My Style_v2.safetensors')
   await cp(file('kohya'), renamed)
   await checkLoras([renamed, compiled.directory])
   expect(await serveLoras([renamed, compiled.directory], served)).toEqual([
-    { id: 'my-style-v2', models: ['custom'] },
-    { id: 'all-layers', models: ['custom'] },
+    { id: 'my-style-v2', models: ['custom:fp8'] },
+    { id: 'all-layers', models: ['custom:fp8'] },
   ])
   expect((await findLoras(served)).map(({ manifest }) => manifest.name)).toEqual(['all-layers', 'my-style-v2'])
 })
@@ -37,7 +38,17 @@ test('files and compiled adapters are offered under the names of their files, fo
 test('a file is compiled for the package that it fits, also if this is not the first one', async () => {
   await symlink(await compileTiny({ variant: 'tiny-large', tier: 'fp32' }), path.join(served, 'other-fp32'))
   const peft = path.join(LORAS, 'peft/adapter_model.safetensors')
-  expect(await serveLoras([peft], served)).toEqual([{ id: 'adapter-model', models: ['custom'] }])
+  expect(await serveLoras([peft], served)).toEqual([{ id: 'adapter-model', models: ['custom:fp32'] }])
+})
+
+test('an adapter that changes the weights of MLPs is not offered in a tier in which they have 4 bits', async () => {
+  await symlink(await compileTiny({ tier: 'fp8-int4' }), path.join(served, 'custom-fp8-int4'))
+  const attention = path.join(scratch.directory, 'attention.safetensors')
+  await writeRandomLora(attention, (await openPackage(base)).manifest.position.width, { rank: 4, blocks: 1, dtype: 'F32' })
+  expect(await serveLoras([file('kohya'), attention], served)).toEqual([
+    { id: 'kohya', models: ['custom:fp8'] },
+    { id: 'attention', models: ['custom:fp8', 'custom:fp8-int4'] },
+  ])
 })
 
 test('without adapters there is an empty list', async () => {

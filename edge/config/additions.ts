@@ -1,0 +1,80 @@
+// The additions to the models of the catalog: adapters (LoRAs) and ControlNets, and the packages that they fit.
+import * as z from 'zod'
+import { has4BitWeights, LIMITS, modelName, TIERS, type Tier } from '#contract'
+
+/** The accounts that may use it; all by default. */
+const accounts = z.array(z.string()).optional()
+
+const modelOrPackage = z
+  .string()
+  .regex(
+    new RegExp(`^[a-z0-9][a-z0-9-]{0,63}(:(${TIERS.join('|')}))?$`),
+    `must be model or model:tier, where tier is one of ${TIERS.join(', ')}`,
+  )
+
+export const lora = z.strictObject({
+  /** The name of its package: `npm run compile -- --lora FILE --name ID`. */
+  id: modelName,
+  /** The models of `offers` that it applies to: `model` in every tier without 4-bit weights, `model:tier` in one tier. */
+  models: z.array(modelOrPackage).min(1),
+  /** The default strength. */
+  scale: z.number().min(-LIMITS.loras.scale).max(LIMITS.loras.scale).default(1),
+  /** Words in a prompt that activate it. */
+  trigger_words: z.array(z.string().min(1).max(100)).max(20).default([]),
+  accounts,
+})
+export type LoraOffer = z.infer<typeof lora>
+
+export const controlnet = z.strictObject({
+  /** The name of its package: `npm run compile -- --controlnet FILE --name ID`. */
+  id: modelName,
+  /** The models of `offers` that it guides. */
+  models: z.array(modelName).min(1),
+  /** The default strength. */
+  scale: z.number().min(0).max(LIMITS.controls.scale).default(1),
+  accounts,
+})
+export type ControlnetOffer = z.infer<typeof controlnet>
+
+type Served = { readonly model: string; readonly tier: Tier }
+/** Whether an addition with these `models` fits the package of an offer. */
+export type Fits = (models: readonly string[], offer: Served) => boolean
+
+/** The model of `model` or `model:tier`. */
+export const modelOf = (given: string): string => given.split(':')[0]!
+
+/** Adapters may change any weight, and 4-bit weights cannot be updated, so such a tier must be named. */
+export const loraFits: Fits = (models, { model, tier }) =>
+  models.includes(`${model}:${tier}`) || (models.includes(model) && !has4BitWeights(tier))
+
+/** ControlNets have weights of their own, so they fit a model in every tier. */
+export const controlnetFits: Fits = (models, { model }) => models.includes(model)
+
+/** What is wrong with the first of an addition's `models` without an offer that it fits; undefined if each has one. */
+export function describeUnoffered(
+  fits: Fits,
+  models: readonly string[],
+  offers: readonly Served[],
+): string | undefined {
+  const given = models.find((each) => !offers.some((offer) => fits([each], offer)))
+  if (given === undefined) return undefined
+  const tiers = [...new Set(offers.filter(({ model }) => model === given).map(({ tier }) => tier))]
+  if (tiers.length === 0) return `is for ${given}, which is not offered`
+  const named = tiers.map((tier) => `${given}:${tier}`).join(' or ')
+  return `is for ${given}, which is offered only with 4-bit weights; name ${named} if the adapter does not change these`
+}
+
+const usableBy =
+  (account: string) =>
+  ({ accounts }: { accounts?: readonly string[] | undefined }): boolean =>
+    accounts === undefined || accounts.includes(account)
+
+/** The adapters that an account may use. */
+export const lorasOf = ({ loras = [] }: { loras?: LoraOffer[] | undefined }, account: string): LoraOffer[] =>
+  loras.filter(usableBy(account))
+
+/** The ControlNets that an account may use. */
+export const controlnetsOf = (
+  { controlnets = [] }: { controlnets?: ControlnetOffer[] | undefined },
+  account: string,
+): ControlnetOffer[] => controlnets.filter(usableBy(account))

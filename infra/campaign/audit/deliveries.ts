@@ -1,0 +1,48 @@
+// Waits for webhooks that the worker has not delivered yet. Failures of the receiver open its circuit breaker, for a time that may exceed any
+// fixed wait, so the audit follows the schedule of the worker.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { LONGEST_OPEN_MS } from '../../../edge/webhooks/delivery/schedule.ts'
+import { callWorker, persistent } from '../../system/client.ts'
+import type { Customer } from '../../system/system.ts'
+
+const POLL_MS = 500
+/** Time after which a due attempt is considered lost: its timeout, and a margin for slow machines. */
+const OVERDUE_MS = 20_000
+
+type Listed<Each> = { data: Each[] }
+
+/** The time of the next attempt of any delivery to these customers, in Unix milliseconds; null if none is pending. */
+export async function nextAttemptAt(url: string, customers: readonly Customer[]): Promise<number | null> {
+  const read = async <Each>(path: string, key: string) =>
+    (await callWorker<Listed<Each>>(persistent, `${url}${path}`, key)).data
+  const ofCustomer = async ({ key }: Customer) => {
+    const endpoints = await read<{ id: string }>('/v1/webhooks', key)
+    const pending = endpoints.map(({ id }) =>
+      read<{ next_attempt: string }>(`/v1/webhooks/${id}/deliveries?state=pending&limit=100`, key),
+    )
+    return (await Promise.all(pending)).flat().map(({ next_attempt }) => Date.parse(next_attempt))
+  }
+  const times = (await Promise.all(customers.map(ofCustomer))).flat()
+  return times.length === 0 ? null : Math.min(...times)
+}
+
+/**
+ * Repeats an audit of deliveries until it finds no problems. Continues after `deadline` (of performance.now) while the worker has scheduled
+ * another attempt, for at most the longest pause of a circuit breaker. Returns the remaining problems.
+ */
+export async function pollDeliveries(
+  deadline: number,
+  problems: () => string[],
+  nextAttempt: () => Promise<number | null>,
+): Promise<string[]> {
+  const last = deadline + LONGEST_OPEN_MS
+  for (;;) {
+    const left = problems()
+    const now = performance.now()
+    if (left.length === 0 || now >= last) return left
+    const due = now > deadline ? await nextAttempt() : Date.now()
+    const waitMs = due === null ? Number.NEGATIVE_INFINITY : due - Date.now()
+    if (waitMs < -OVERDUE_MS) return problems()
+    await sleep(Math.min(Math.max(waitMs, POLL_MS), last - now))
+  }
+}

@@ -1,0 +1,31 @@
+// Temporary directories of commands.
+import { mkdtempSync, rmSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { atExit } from './at-exit.ts'
+
+/** A process that was just killed can still write. */
+const REMOVAL = { recursive: true, force: true, maxRetries: 5 }
+
+export type Scratch = AsyncDisposable & {
+  readonly directory: string
+  /** Removes the directory at once. */
+  remove: () => Promise<void>
+  /** Leaves the directory in place, also at exit. */
+  keep: () => void
+}
+
+/**
+ * Creates a temporary directory in `parent` whose name begins with `prefix`. It is removed at the end of the block of an `await using`, by
+ * `remove`, or at the exit of this process.
+ */
+export function makeScratch(prefix: string, parent = tmpdir()): Scratch {
+  const directory = mkdtempSync(path.join(parent, prefix))
+  const keep = atExit(() => rmSync(directory, REMOVAL))
+  const remove = async () => {
+    await rm(directory, REMOVAL)
+    keep()
+  }
+  return { directory, remove, keep, [Symbol.asyncDispose]: remove }
+}

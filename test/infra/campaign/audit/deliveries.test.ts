@@ -1,0 +1,58 @@
+// The wait of the campaign's audit for webhooks, with simulated time.
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { LONGEST_OPEN_MS } from '../../../../edge/webhooks/delivery/schedule.ts'
+import { pollDeliveries } from '../../../../infra/campaign/audit/deliveries.ts'
+
+vi.mock('node:timers/promises', () => ({
+  setTimeout: (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds)),
+}))
+
+beforeEach(() => void vi.useFakeTimers())
+afterEach(() => void vi.useRealTimers())
+
+const DEADLINE_MS = 60_000
+const PROBLEM = 'no event was accepted'
+
+/** Polls deliveries of which one is missing until `acceptedAt`. Times are milliseconds from the start; `dueAt` is that of the next attempt. */
+async function poll(acceptedAt: number, dueAt: (now: number) => number | null) {
+  const [start, started] = [Date.now(), performance.now()]
+  const since = () => Date.now() - start
+  const problems = () => (since() >= acceptedAt ? [] : [PROBLEM])
+  const polled = pollDeliveries(started + DEADLINE_MS, problems, async () => {
+    const due = dueAt(since())
+    return due === null ? null : start + due
+  })
+  await vi.runAllTimersAsync()
+  return { left: await polled, seconds: since() / 1000 }
+}
+
+test('an attempt of an open circuit breaker is awaited, also after the deadline', async () => {
+  const openUntil = DEADLINE_MS + 51_000
+  const { left, seconds } = await poll(openUntil + 100, () => openUntil)
+  expect(left).toEqual([])
+  expect(seconds).toBeLessThan((openUntil + 2000) / 1000)
+})
+
+test('each failed trial of a breaker is followed by the next one', async () => {
+  const trials = [70_000, 90_000, 130_000, 210_000]
+  const { left } = await poll(210_000, (now) => trials.find((at) => at > now) ?? null)
+  expect(left).toEqual([])
+})
+
+test('without a scheduled attempt, the deadline holds', async () => {
+  const { left, seconds } = await poll(Number.POSITIVE_INFINITY, () => null)
+  expect(left).toEqual([PROBLEM])
+  expect(seconds).toBeLessThan(DEADLINE_MS / 1000 + 1)
+})
+
+test('an attempt that is not made when it is due is a problem soon after', async () => {
+  const { left, seconds } = await poll(Number.POSITIVE_INFINITY, () => 80_000)
+  expect(left).toEqual([PROBLEM])
+  expect(seconds).toBeLessThan(102)
+})
+
+test('a receiver that always fails is awaited for the longest pause of a breaker', async () => {
+  const { left, seconds } = await poll(Number.POSITIVE_INFINITY, (now) => now + 30_000)
+  expect(left).toEqual([PROBLEM])
+  expect(seconds).toBeCloseTo((DEADLINE_MS + LONGEST_OPEN_MS) / 1000, -1)
+})
