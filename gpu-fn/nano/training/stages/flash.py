@@ -148,6 +148,7 @@ def main() -> None:
         length, given = inputs()
         stage.update(gradients((index, own, length), **given))
     stage.save()
+    critic_stage.now = stage.now
     critic_stage.save()
 
 
