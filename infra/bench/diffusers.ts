@@ -36,9 +36,7 @@ export type Diffusers = {
 export function openDiffusers(python: string, out: string, threads: number): Diffusers {
   const probe = spawnSync(python, ['-c', 'import diffusers, transformers, torch, sentencepiece'])
   if (probe.status !== 0) throw new Error(`${python} ${MISSING}`)
-  const child = endWithThis(
-    spawn(python, [SCRIPT, '/', out, String(threads)], { stdio: ['pipe', 'pipe', 'ignore'] }),
-  )
+  const child = endWithThis(spawn(python, [SCRIPT, '/', out, String(threads)], { stdio: ['pipe', 'pipe', 'ignore'] }))
   const exited = once(child, 'exit')
   const answers = createInterface(child.stdout)[Symbol.asyncIterator]()
   return {

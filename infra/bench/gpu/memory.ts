@@ -15,9 +15,7 @@ type MemoryWatch = {
 /** Samples the memory of a GPU, the first one by default, fifty times per second. */
 export function watchMemory(gpu = '0'): MemoryWatch {
   if (!gpuName()) return { peak: () => null, stop: () => {} }
-  const child = endWithThis(
-    spawn('nvidia-smi', [...QUERY, `--id=${gpu}`], { stdio: ['ignore', 'pipe', 'ignore'] }),
-  )
+  const child = endWithThis(spawn('nvidia-smi', [...QUERY, `--id=${gpu}`], { stdio: ['ignore', 'pipe', 'ignore'] }))
   let peak = 0
   createInterface(child.stdout).on('line', (text) => {
     peak = Math.max(peak, Number(text) || 0)

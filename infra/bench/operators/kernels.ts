@@ -29,11 +29,7 @@ export async function callsOfStep({ variant, size }: StepShape): Promise<Counted
 }
 
 /** Times calls; see `timeCalls`. */
-export async function timeEach(
-  python: string,
-  calls: readonly CountedCall[],
-  seconds?: number,
-): Promise<TimedCall[]> {
+export async function timeEach(python: string, calls: readonly CountedCall[], seconds?: number): Promise<TimedCall[]> {
   const times = await timeCalls(python, calls, seconds)
   return calls.map((call, k) => ({ call, time: times[k]! }))
 }

@@ -114,5 +114,7 @@ async function untilIdle(url: string, limitMs: number): Promise<void> {
     await sleep(IDLE_POLL_MS)
   }
   const seconds = limitMs / 1000
-  throw new Error(`the GPU function is not idle ${seconds} s after the last job: ${state}; abandoned jobs must be canceled`)
+  throw new Error(
+    `the GPU function is not idle ${seconds} s after the last job: ${state}; abandoned jobs must be canceled`,
+  )
 }
