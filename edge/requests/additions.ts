@@ -19,7 +19,11 @@ const intersect = <T>(lists: readonly T[][]): T[] => lists.reduce((a, b) => a.fi
 const refuse = (field: string, problem: string) =>
   new ApiError('invalid_request', `${field} ${problem}.`, { param: field })
 
-function find<Each extends Addition>({ field, noun }: Kind, ids: readonly string[], available: readonly Each[]): Each[] {
+function find<Each extends Addition>(
+  { field, noun }: Kind,
+  ids: readonly string[],
+  available: readonly Each[],
+): Each[] {
   const twice = ids.find((id, i) => ids.indexOf(id) !== i)
   if (twice !== undefined) throw refuse(field, `has ${shown(twice)} twice; name each ${noun} once`)
   return ids.map((id) => {

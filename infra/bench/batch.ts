@@ -1,5 +1,4 @@
 // `npm run bench -- batch`: jobs of small images that share steps, against the same jobs one after another, in one run.
-import path from 'node:path'
 import { pino } from 'pino'
 import { type JobRequest, PROTOCOL_VERSION } from '../../gpu-fn/contract.ts'
 import { PackageEngine } from '../../gpu-fn/engine/engine.ts'

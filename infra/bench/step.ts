@@ -1,5 +1,4 @@
 // Duration of one step of a full-size denoiser with random weights, in FP8 and in 16-bit products.
-import path from 'node:path'
 import { Graph } from '../../gpu-fn/compile/graph/graph.ts'
 import { countElements } from '../../gpu-fn/dtype.ts'
 import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'

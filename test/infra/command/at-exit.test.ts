@@ -12,6 +12,8 @@ import { processesWith } from '../../support/descendants.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
+/** For a slow machine. */
+const LIMIT = { timeout: 20_000 }
 const COMMAND = path.join(import.meta.dirname, '../../../infra/command')
 /** A command with a child process, and with a group of two that writes to its temporary directory. */
 const PROGRAM = `
@@ -24,7 +26,7 @@ endOnSignals()
 const { directory } = makeScratch('left-', process.argv[2])
 makeScratch('kept-', process.argv[2]).keep()
 endWithThis(spawn('sleep', ['60'], { stdio: 'ignore' }))
-const writer = 'sleep 60 & i=0; while true; do i=$((i + 1)); echo > "$0/$i"; done'
+const writer = 'sleep 60 & i=0; while true; do i=$((i + 1)); echo > "$0/$i"; sleep 0.02; done'
 endGroupWithThis(spawn('sh', ['-c', writer, directory], { stdio: 'ignore', detached: true }))
 console.log('started')
 setInterval(() => {}, 1000)
@@ -44,10 +46,10 @@ test.each(['SIGTERM', 'SIGINT', 'SIGHUP'] as const)('%s leaves nothing behind', 
   const ended = once(child, 'exit')
   await once(child.stdout, 'data')
   // The command, the child, and the group of a shell and its own child.
-  await expect.poll(async () => (await processesWith(mark)).length).toBeGreaterThanOrEqual(4)
+  await expect.poll(async () => (await processesWith(mark)).length, LIMIT).toBeGreaterThanOrEqual(4)
   child.kill(signal)
   expect(await ended).toEqual([128 + os.constants.signals[signal], null])
-  await expect.poll(() => processesWith(mark)).toEqual([])
+  await expect.poll(() => processesWith(mark), LIMIT).toEqual([])
   expect((await readdir(parent)).map((each) => each.slice(0, 5))).toEqual(['kept-'])
 })
 

@@ -44,7 +44,11 @@ test('a file is compiled for the package that it fits, also if this is not the f
 test('an adapter that changes the weights of MLPs is not offered in a tier in which they have 4 bits', async () => {
   await symlink(await compileTiny({ tier: 'fp8-int4' }), path.join(served, 'custom-fp8-int4'))
   const attention = path.join(scratch.directory, 'attention.safetensors')
-  await writeRandomLora(attention, (await openPackage(base)).manifest.position.width, { rank: 4, blocks: 1, dtype: 'F32' })
+  await writeRandomLora(attention, (await openPackage(base)).manifest.position.width, {
+    rank: 4,
+    blocks: 1,
+    dtype: 'F32',
+  })
   expect(await serveLoras([file('kohya'), attention], served)).toEqual([
     { id: 'kohya', models: ['custom:fp8'] },
     { id: 'attention', models: ['custom:fp8', 'custom:fp8-int4'] },
