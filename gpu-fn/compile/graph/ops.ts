@@ -60,6 +60,7 @@ export const equal = (a: Value, b: Value) => binary('Equal', a, b, 'bool')
 
 const unary = (op: string, x: Value, attributes = {}, domain = '') =>
   singleOutput(op, [x], x.dtype, x.shape, attributes, domain)
+export const floor = (x: Value) => unary('Floor', x)
 /** Rounds to the nearest integer, halves to even. */
 export const round = (x: Value) => unary('Round', x)
 export const clip = (x: Value, least: number, most: number) =>

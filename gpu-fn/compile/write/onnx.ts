@@ -62,8 +62,17 @@ function opsetsOf({ nodes }: Graph) {
  * depending on their position in the file. If they come first, each runs just before its use, with one widened weight in memory at a time.
  */
 function sortForExecution(nodes: readonly Node[]): Node[] {
-  const widens = ({ op }: Node) => op === 'DequantizeLinear'
-  return [...nodes.filter(widens), ...nodes.filter((node) => !widens(node))]
+  const producers = new Map(nodes.flatMap((node) => node.outputs.map((output) => [output, node] as const)))
+  const first = new Set<Node>()
+  const addWithInputs = (node: Node) => {
+    for (const input of node.inputs) {
+      const producer = producers.get(input)
+      if (producer && !first.has(producer)) addWithInputs(producer)
+    }
+    first.add(node)
+  }
+  for (const node of nodes) if (node.op === 'DequantizeLinear') addWithInputs(node)
+  return [...first, ...nodes.filter((node) => !first.has(node))]
 }
 
 function nodeProto({ name, op, domain, inputs, outputs, attributes }: Node) {

@@ -1,4 +1,5 @@
 // The execution of a package on this machine: its graphs, their provider options, and their memory.
+import { has4BitWeights } from '../../contract.ts'
 import {
   CONTROL_NETWORKS,
   type ControlnetManifest,
@@ -19,12 +20,13 @@ type Stored = { manifest: Pick<Manifest, 'files' | 'target' | 'tier'> }
 
 /**
  * Whether the weights of a package are widened on opening (`fold`), and the memory that they then take: the CPU holds every float16
- * weight, and every folded FP8 weight, as float32.
+ * weight, and every folded FP8 weight, as float32, also those stored in 4 bits.
  */
 export function footprintOf({ manifest: { files, target, tier } }: Stored) {
   const bytes = Object.values(files).reduce((sum, file) => sum + file.bytes, 0)
   const fold = target === 'cpu' && bytes <= FOLD_BYTES
-  const widening = target !== 'cpu' || tier === 'fp32' ? 1 : fold && tier !== 'fp16' ? 4 : 2
+  const folded = has4BitWeights(tier) ? 8 : 4
+  const widening = target !== 'cpu' || tier === 'fp32' ? 1 : fold && tier !== 'fp16' ? folded : 2
   return { fold, bytes: bytes * widening, widening }
 }
 

@@ -1,28 +1,12 @@
 // UnpackFp8: decodes 4-bit FP8 weights to E4M3 codes.
-import { GROUP, GROUP_BYTES, groupScaleTable } from '../../compile/checkpoint/formats/fp8-int4.ts'
-import type { Value } from '../../compile/graph/graph.ts'
+import { GROUP, GROUP_BYTES } from '../../compile/checkpoint/formats/fp8-int4.ts'
 import * as ops from '../../compile/graph/ops.ts'
+import { toCodes } from '../../compile/graph/packed.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import type { Tensor } from '../../runtime/session.ts'
-import { constant } from '../definition/quantize.ts'
 import { type Case, codes, edited, noise } from '../definition/test-case.ts'
 
-const MIDDLE = 8
-const floor = (x: Value) => x.graph.node('Floor', [x], [{ dtype: x.dtype, shape: x.shape }])[0]!
-
-export const definition: Pick<Fp8Operators, 'unpack'> = {
-  unpack({ packed, groupScales, scales }) {
-    const [n, groups] = groupScales.shape as [number, number]
-    const bytes = ops.reshape(ops.cast(packed, 'float32'), [n, groups, GROUP_BYTES, 1])
-    const high = floor(ops.multiply(bytes, constant(bytes, 1 / 16)))
-    const low = ops.subtract(bytes, ops.multiply(high, constant(bytes, 16)))
-    const integers = ops.subtract(ops.reshape(ops.concat([low, high], 3), [n, groups, GROUP]), constant(bytes, MIDDLE)) // [N, groups, 32]
-    const table = ops.float32(groupScales, [...groupScaleTable])
-    const ofGroups = ops.reshape(ops.gather(table, ops.cast(groupScales, 'int64')), [n, groups, 1])
-    const values = ops.reshape(ops.multiply(integers, ofGroups), [n, groups * GROUP])
-    return { codes: ops.cast(values, 'float8e4m3fn'), scales }
-  },
-}
+export const definition: Pick<Fp8Operators, 'unpack'> = { unpack: toCodes }
 
 /** Test data: random bytes. */
 const bytes = (dims: number[], seed: number): Tensor =>

@@ -1,10 +1,16 @@
 // Tier fp8-int4: 4-bit MLPs in the denoiser, and default bits of adaLN and T5.
+import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
+import { decodeTable } from '../../../gpu-fn/compile/checkpoint/formats/fp8.ts'
+import { GROUP, GROUP_BYTES, quantizePacked, unpackCodes } from '../../../gpu-fn/compile/checkpoint/formats/fp8-int4.ts'
 import { assertOptions } from '../../../gpu-fn/compile/compile.ts'
-import type { Graph } from '../../../gpu-fn/compile/graph/graph.ts'
+import { Graph } from '../../../gpu-fn/compile/graph/graph.ts'
 import type { Model } from '../../../gpu-fn/compile/graph/model.ts'
+import * as ops from '../../../gpu-fn/compile/graph/ops.ts'
+import { cpu } from '../../../gpu-fn/compile/lower/cpu.ts'
 import { lowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
+import { encodeModel } from '../../../gpu-fn/compile/write/onnx.ts'
 import type { Tier } from '../../../gpu-fn/contract.ts'
 import { updatesOf } from '../../../gpu-fn/engine/package/adapters.ts'
 import type { Target } from '../../../gpu-fn/manifest.ts'
@@ -103,6 +109,43 @@ describe.each(['tiny-medium', 'tiny-large'] as const)('one step of %s', (variant
     await Promise.all([conditioning.release(), transformer.release()])
     return velocity as FloatTensor
   }
+})
+
+test('the CPU multiplies the values that a GPU unpacks of a small matrix, with the rounding to E4M3', async () => {
+  const [rows, columns] = [24, 64]
+  const { data } = pseudoRandom([rows, columns], 3)
+  const packed = new Uint8Array((rows * columns) / 2)
+  const groupScales = new Uint8Array((rows * columns) / GROUP)
+  const scales = new Float32Array(rows)
+  quantizePacked(data, rows, columns, { packed, groupScales, scales })
+  const graph = new Graph('product')
+  const input = (name: string, dims: number[]) => graph.input(name, 'float32', dims)
+  const x = input('x', [1, columns, columns])
+  const weight = {
+    packed: ops.cast(input('packed', [rows, columns / GROUP, GROUP_BYTES]), 'uint8'),
+    groupScales: ops.cast(input('groupScales', [rows, columns / GROUP]), 'uint8'),
+    scales: input('scales', [rows]),
+  }
+  // The layer has no parameters of its own.
+  graph.output('y', cpu.linear(undefined as never, x, weight, null))
+  const file = path.join(scratch.directory, 'product.onnx')
+  await writeFile(file, encodeModel(graph, { location: '', layout: [] }, '0'))
+  const session = await openSession(file, { target: 'cpu' })
+  const identity = Float32Array.from({ length: columns ** 2 }, (_, i) => (i % (columns + 1) === 0 ? 1 : 0))
+  const { y } = await session.run({
+    x: { dims: [1, columns, columns], data: identity },
+    packed: { dims: [rows, columns / GROUP, GROUP_BYTES], data: Float32Array.from(packed) },
+    groupScales: { dims: [rows, columns / GROUP], data: Float32Array.from(groupScales) },
+    scales: { dims: [rows], data: scales },
+  })
+  await session.release()
+  const codes = unpackCodes(packed, groupScales)
+  const transposed = Float32Array.from({ length: rows * columns }, (_, i) => {
+    const [column, row] = [Math.floor(i / rows), i % rows]
+    return decodeTable[codes[row * columns + column]!]! * scales[row]!
+  })
+  const withoutSign = (values: Float32Array) => values.map((value) => value || 0)
+  expect(withoutSign(y!.data as Float32Array)).toEqual(withoutSign(transposed))
 })
 
 describe('an adapter', () => {

@@ -7,6 +7,8 @@ const GIB = 2 ** 30
 test.each<[Manifest['target'], Manifest['tier'], fileBytes: number, fold: boolean, bytes: number]>([
   ['cpu', 'fp8', GIB, true, 4 * GIB],
   ['cpu', 'fp8-lite', GIB, true, 4 * GIB],
+  ['cpu', 'fp8-int4', GIB, true, 8 * GIB],
+  ['cpu', 'fp8-int4', GIB + 2, false, 2 * GIB + 4],
   ['cpu', 'fp8', GIB + 2, false, 2 * GIB + 4],
   ['cpu', 'fp16', GIB, true, 2 * GIB],
   ['cpu', 'fp16', GIB + 2, false, 2 * GIB + 4],
