@@ -1,12 +1,17 @@
 // The slot of a job at its endpoint (gpu/slot-queue.ts), as its job object requests, renews and releases it.
 import type { EndpointDO } from '../gpu/endpoint-object.ts'
+import type { Terms } from '../gpu/slot-queue.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import type { JobRecord } from './record.ts'
 
-type Job = Pick<JobRecord, 'id' | 'account' | 'decision'>
+type Job = Pick<JobRecord, 'id' | 'account' | 'decision' | 'created'>
 
-const termsOf = ({ account, decision }: Job) => ({ account, interactive: decision.route === 'turbo' })
+const termsOf = ({ account, decision, created }: Job): Terms => ({
+  account,
+  interactive: decision.route === 'turbo',
+  created,
+})
 
 /** Calls the EndpointDO that queues the job, even if a fallback endpoint runs it. */
 export class JobSlot {

@@ -154,7 +154,7 @@ test('an idle GPU is kept while recent gaps make that worthwhile, by pings withi
   const now = vi.spyOn(Date, 'now')
   let time = 1_800_000_000_000
   now.mockImplementation(() => time)
-  const terms = { account: 'a', interactive: true }
+  const terms = { account: 'a', interactive: true, created: 0 }
   for (let k = 0; k < 10; k++) {
     await warm().requestSlot(`job${k}`, terms)
     await warm().recordHealth('ready')

@@ -8,7 +8,7 @@ import { configWith } from '../support/config.ts'
 const LEASE_MS = 30_000
 
 const slotsOf = (gpus: number) => ({ gpus, sharing: 1 })
-const termsOf = (account: string, interactive = false) => ({ account, interactive })
+const termsOf = (account: string, interactive = false, created = 0) => ({ account, interactive, created })
 
 /** A queue in which each of `jobs` (id → account) waits since time 0. */
 function queueOf(jobs: Record<string, string>): SlotQueue {
@@ -31,6 +31,37 @@ test('a job that arrives after a flood gets the next slot', ({ expect }) => {
 test('accounts without usage take turns of three jobs, the oldest first', ({ expect }) => {
   const queue = queueOf({ a1: 'a', a2: 'a', a3: 'a', a4: 'a', b1: 'b', b2: 'b' })
   expect(queue.grant(slotsOf(6), 0)).toEqual(['a1', 'a2', 'a3', 'b1', 'b2', 'a4'])
+})
+
+test('after a restart, the jobs of an account keep the order of their creation, in whatever order they renew', ({
+  expect,
+}) => {
+  const ids = Array.from({ length: 12 }, (_, k) => k)
+  fc.assert(
+    fc.property(fc.shuffledSubarray(ids, { minLength: ids.length }), fc.integer({ min: 1, max: 3 }), (order, gpus) => {
+      const queue = new SlotQueue(LEASE_MS)
+      for (const k of order) queue.enter(`${k}`, termsOf(k % 3 === 0 ? 'a' : 'b', false, k), 0)
+      const served: number[] = []
+      for (let now = 0; served.length < ids.length; now += 100)
+        for (const job of queue.grant(slotsOf(gpus), now)) {
+          served.push(Number(job))
+          queue.leave(job, now + 50)
+        }
+      for (const remainder of [[0], [1, 2]]) {
+        const own = served.filter((k) => remainder.includes(k % 3))
+        expect(own).toEqual(own.toSorted((x, y) => x - y))
+      }
+    }),
+  )
+})
+
+test('a job whose attempt was lost precedes younger ones of its account', ({ expect }) => {
+  const queue = new SlotQueue(LEASE_MS)
+  for (const [k, job] of ['old', 'young', 'last'].entries()) queue.enter(job, termsOf('a', false, k), 0)
+  expect(queue.grant(slotsOf(1), 0)).toEqual(['old'])
+  queue.leave('old', 1_000)
+  queue.enter('old', termsOf('a', false, 0), 1_000)
+  expect(queue.grant(slotsOf(1), 1_000)).toEqual(['old'])
 })
 
 test('a light account is served in order of arrival with others, and before a heavy one', ({ expect }) => {
