@@ -14,7 +14,10 @@ function cleanUp(): void {
   }
 }
 
-/** Calls `cleanup` at the exit of this process, also by a signal if the command calls `endOnSignals`. Returns a function that cancels the call. */
+/**
+ * Calls `cleanup` at the exit of this process, also by a signal if the command calls `endOnSignals`. Returns a function that cancels
+ * the call.
+ */
 export function atExit(cleanup: () => void): () => void {
   if (!isListening) process.once('exit', cleanUp)
   isListening = true

@@ -23,8 +23,9 @@ function dense(weight: Value | Quantized): Value {
 }
 
 /**
- * The largest 4-bit FP8 matrix whose values are rounded to E4M3, as on a GPU: those of nano. Decoding takes 0.14 µs per value on opening, and
- * the codes of packages too large for `fold` are widened in every run, which takes longer than the product of integers.
+ * Values of the largest 4-bit FP8 matrix that is decoded with the rounding to E4M3, as on a GPU; nano's are smaller. Decoding takes
+ * 0.14 µs per value on opening, and the codes of packages too large for `fold` are widened in every run, which takes longer than the
+ * product of integers.
  */
 const MOST_DECODED = 2 ** 21
 

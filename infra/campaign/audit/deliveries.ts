@@ -1,13 +1,11 @@
-// Waits for webhooks that the worker has not delivered yet. Failures of the receiver open its circuit breaker, for a time that may exceed any
-// fixed wait, so the audit follows the schedule of the worker.
+// Waits for webhooks that the worker has not delivered yet. Failures of the receiver open its circuit breaker, for a time that may exceed
+// any fixed wait, so the audit follows the schedule of the worker.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { LONGEST_OPEN_MS } from '../../../edge/webhooks/delivery/schedule.ts'
 import { callWorker, persistent } from '../../system/client.ts'
 import type { Customer } from '../../system/system.ts'
 
 const POLL_MS = 500
-/** Time after which a due attempt is considered lost: its timeout, and a margin for slow machines. */
-const OVERDUE_MS = 20_000
 
 type Listed<Each> = { data: Each[] }
 
@@ -27,8 +25,9 @@ export async function nextAttemptAt(url: string, customers: readonly Customer[])
 }
 
 /**
- * Repeats an audit of deliveries until it finds no problems. Continues after `deadline` (of performance.now) while the worker has scheduled
- * another attempt, for at most the longest pause of a circuit breaker. Returns the remaining problems.
+ * Repeats an audit of deliveries until it finds no problems. Continues after `deadline` (of performance.now) while the worker has
+ * scheduled another attempt, or has one waiting for an earlier one, for at most the longest pause of a circuit breaker. Returns the
+ * remaining problems.
  */
 export async function pollDeliveries(
   deadline: number,
@@ -41,8 +40,7 @@ export async function pollDeliveries(
     const now = performance.now()
     if (left.length === 0 || now >= last) return left
     const due = now > deadline ? await nextAttempt() : Date.now()
-    const waitMs = due === null ? Number.NEGATIVE_INFINITY : due - Date.now()
-    if (waitMs < -OVERDUE_MS) return problems()
-    await sleep(Math.min(Math.max(waitMs, POLL_MS), last - now))
+    if (due === null) return problems()
+    await sleep(Math.min(Math.max(due - Date.now(), POLL_MS), last - now))
   }
 }
