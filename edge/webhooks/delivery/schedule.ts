@@ -9,8 +9,6 @@ type Evaluation = { kind: 'delivered' } | { kind: 'gone' } | { kind: 'blocked' }
 const JITTER = 0.1
 const BUSY_SECONDS = 60
 const MAX_PAUSE_SECONDS = 24 * 3600
-/** The longest time that a circuit breaker stays open before a trial. */
-export const LONGEST_OPEN_MS = 600_000
 
 /** Returns the delay in seconds before the next attempt after `failures` failures, with ±10% jitter, or null after the last attempt. */
 export function waitAfter(failures: number, schedule: readonly number[], random = Math.random()): number | null {

@@ -2,7 +2,6 @@
 // per-request webhook URLs.
 
 import { DAY_MS } from '../../platform/units.ts'
-import { LONGEST_OPEN_MS } from '../delivery/schedule.ts'
 
 export const RECEIVER_SCHEMA = `
   CREATE TABLE IF NOT EXISTS receivers (
@@ -14,6 +13,8 @@ export const RECEIVER_SCHEMA = `
 
 /** The number of consecutive failures that opens the circuit breaker of a receiver. */
 export const FAILURES_TO_OPEN = 5
+/** The longest time that a circuit breaker stays open before a trial. */
+export const LONGEST_OPEN_MS = 600_000
 /** The retention of idle receivers. */
 const KEEP_MS = DAY_MS
 
