@@ -1,7 +1,7 @@
 // The crash campaign in its short form; `npm run campaign -- --jobs 3000` is the long one.
 import { randomInt } from 'node:crypto'
 import { expect, test } from 'vitest'
-import { LONGEST_OPEN_MS } from '../../edge/webhooks/endpoints/receivers.ts'
+import { LONGEST_OPEN_MS } from '../../edge/webhooks/endpoints/breaker.ts'
 import { runCampaign } from '../../infra/campaign/campaign.ts'
 
 const JOBS = 150

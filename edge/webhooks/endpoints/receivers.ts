@@ -2,6 +2,7 @@
 // per-request webhook URLs.
 
 import { DAY_MS } from '../../platform/units.ts'
+import { FAILURES_TO_OPEN, LONGEST_OPEN_MS } from './breaker.ts'
 
 export const RECEIVER_SCHEMA = `
   CREATE TABLE IF NOT EXISTS receivers (
@@ -11,10 +12,6 @@ export const RECEIVER_SCHEMA = `
   CREATE INDEX IF NOT EXISTS receivers_next ON receivers (next_at) WHERE next_at IS NOT NULL;
   CREATE INDEX IF NOT EXISTS receivers_seen ON receivers (seen);`
 
-/** The number of consecutive failures that opens the circuit breaker of a receiver. */
-export const FAILURES_TO_OPEN = 5
-/** The longest time that a circuit breaker stays open before a trial. */
-export const LONGEST_OPEN_MS = 600_000
 /** The retention of idle receivers. */
 const KEEP_MS = DAY_MS
 

@@ -1,7 +1,7 @@
 // Waits for webhooks that the worker has not delivered yet. Failures of the receiver open its circuit breaker, for a time that may exceed
 // any fixed wait, so the audit follows the schedule of the worker.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { LONGEST_OPEN_MS } from '../../../edge/webhooks/endpoints/receivers.ts'
+import { LONGEST_OPEN_MS } from '../../../edge/webhooks/endpoints/breaker.ts'
 import { callWorker, persistent } from '../../system/client.ts'
 import type { Customer } from '../../system/system.ts'
 

@@ -1,6 +1,6 @@
 // The wait of the campaign's audit for webhooks, with simulated time.
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { LONGEST_OPEN_MS } from '../../../../edge/webhooks/endpoints/receivers.ts'
+import { LONGEST_OPEN_MS } from '../../../../edge/webhooks/endpoints/breaker.ts'
 import { pollDeliveries } from '../../../../infra/campaign/audit/deliveries.ts'
 
 vi.mock('node:timers/promises', () => ({
