@@ -2,20 +2,20 @@
 // management), and copies from mapped files. CUDA C Programming Guide 13, "Virtual Memory Management"; CUDA Runtime API 13.
 import { setImmediate } from 'node:timers/promises'
 import { promisify } from 'node:util'
+import { bind, type CFunction, createStream, cudaRuntime, HOST_TO_DEVICE, selectGpu } from './cuda-runtime.ts'
 import type { DeviceMemory } from './device-memory.ts'
 import { loadLibrary } from './ffi.ts'
 import { createMemoryPool } from './memory-pool.ts'
 import type { Pointer } from './ort-api.ts'
+import { uploadFile } from './upload/upload.ts'
 
-// CUmemAllocationType, CUmemLocationType, CUmemAccess_flags, cudaHostRegister's flag, cudaMemcpyKind, cudaStreamCreateWithFlags' flag
+// CUmemAllocationType, CUmemLocationType, CUmemAccess_flags, cudaHostRegister's flag, cudaMemcpyKind
 const PINNED = 1
 const DEVICE = 1
 const READ_WRITE = 3
 /** Portable, for copies to all GPUs, and read-only. */
 const REGISTER = 1 | 8
-const HOST_TO_DEVICE = 1
 const DEVICE_TO_DEVICE = 3
-const NON_BLOCKING = 1
 /** Must be a multiple of a GPU's granularity, which is 2 MiB. */
 const PIECE_BYTES = 16 << 20
 /** Bytes per call of a copy: one from unregistered memory blocks the calling thread, for about 40 ms at this size. */
@@ -35,17 +35,6 @@ export function loadCuda(gpu: number): DeviceMemory {
   }
 }
 
-const RUNTIME = {
-  cudaGetErrorString: 'const char *cudaGetErrorString(int error)',
-  cudaGetLastError: 'int cudaGetLastError()',
-  cudaSetDevice: 'int cudaSetDevice(int device)',
-  cudaStreamCreateWithFlags: 'int cudaStreamCreateWithFlags(_Out_ void **stream, unsigned int flags)',
-  cudaStreamSynchronize: 'int cudaStreamSynchronize(void *stream)',
-  cudaMemcpyAsync: 'int cudaMemcpyAsync(void *to, void *from, size_t bytes, int kind, void *stream)',
-  cudaHostRegister: 'int cudaHostRegister(void *address, size_t bytes, unsigned int flags)',
-  cudaHostUnregister: 'int cudaHostUnregister(void *address)',
-} as const
-
 const DRIVER = {
   cuGetErrorString: 'int cuGetErrorString(int error, _Out_ const char **text)',
   cuMemAddressReserve:
@@ -58,38 +47,12 @@ const DRIVER = {
   cuMemSetAccess: 'int cuMemSetAccess(void *address, size_t bytes, void *descriptors, size_t count)',
 } as const
 
-type CFunction = ReturnType<ReturnType<typeof loadLibrary>['func']>
-
-function bind<Name extends string>(file: string, declarations: Record<Name, string>): Record<Name, CFunction> {
-  const library = loadLibrary(file)
-  const bound = Object.entries<string>(declarations).map(([name, declaration]) => [name, library.func(declaration)])
-  return Object.fromEntries(bound)
-}
-
 /** Calls a slow function on one of koffi's threads. */
 const onThread = async (call: CFunction, ...args: unknown[]) => (await promisify(call.async)(...args)) as number
 
-let bound: ReturnType<typeof bindRuntime> | undefined
-
-function bindRuntime() {
-  const runtime = bind('libcudart.so.13', RUNTIME)
-  const check = (error: number, what: string) => {
-    if (error !== 0) throw new Error(`CUDA: ${what}: ${runtime.cudaGetErrorString(error)}`)
-  }
-  return { runtime, check }
-}
-
-const runtimeOnce = () => (bound ??= bindRuntime())
-
-/** Makes a GPU the current one of this thread, on which CUDA allocates. Throws an Error. */
-export function selectGpu(gpu: number): void {
-  const { runtime, check } = runtimeOnce()
-  check(runtime.cudaSetDevice(gpu), `selection, GPU ${gpu}`)
-}
-
 function open(gpu: number): DeviceMemory {
   limitWorkspaces()
-  const { runtime, check: checkAny } = runtimeOnce()
+  const { runtime, check: checkAny } = cudaRuntime()
   const driver = bind('libcuda.so.1', DRIVER)
   const check = (error: number, what: string) => checkAny(error, `${what}, GPU ${gpu}`)
   const checkDriver = (error: number, what: string) => {
@@ -99,11 +62,6 @@ function open(gpu: number): DeviceMemory {
   }
   // Creates this thread's context, which the driver's functions require.
   selectGpu(gpu)
-  const createStream = () => {
-    const created: [Pointer] = [0n]
-    check(runtime.cudaStreamCreateWithFlags(created, NON_BLOCKING), 'creation of a stream')
-    return created[0]
-  }
   // A copy from pageable host memory blocks on all preceding work of its stream, so uploads have their own stream.
   const [stream, uploads] = [createStream(), createStream()]
   const { properties, access } = deviceDescriptors(gpu)
@@ -137,6 +95,7 @@ function open(gpu: number): DeviceMemory {
     },
     unreserve: (address, bytes) => checkDriver(driver.cuMemAddressFree(address, bytes), 'release of addresses'),
     map: pool.map,
+    uploadFile: (file, to, bytes) => uploadFile({ gpu, file, to, bytes }),
     async register(address, bytes) {
       const error = await onThread(runtime.cudaHostRegister, address, bytes, REGISTER)
       if (error !== 0) runtime.cudaGetLastError()

@@ -6,9 +6,9 @@ import { promisify } from 'node:util'
 import { tensorBytes } from '../dtype.ts'
 import type { StoredTensor } from '../manifest.ts'
 import type { DeviceMemory, Mapping } from './device-memory.ts'
-import { loadLibrary } from './ffi.ts'
 import { valueAt } from './native-tensor.ts'
 import type { OrtApi, Pointer } from './ort-api.ts'
+import { posix } from './posix.ts'
 import { type Placed, type UpdateGraphs, updateOnDevice } from './update/on-device.ts'
 import type { WeightUpdate, WeightUpdates } from './update/weight-update.ts'
 
@@ -109,7 +109,7 @@ class ReservedWeights implements DeviceWeights {
     try {
       this.#mapping = device.map(address, this.#bytes)
       const settled = this.#loads++ > 0 ? setTimeout(SETTLE_MS) : undefined
-      await Promise.all([this.#host.copyTo(address, [{ offset: 0, bytes: this.#host.bytes }]), settled])
+      await Promise.all([this.#host.copyAll(address), settled])
       await this.#applyUpdates([])
     } catch (error) {
       this.unload()
@@ -170,6 +170,14 @@ class HostFile {
     return this.#kept
   }
 
+  /** Copies the file to `address`: the first time through reads, because mapping gigabytes takes seconds. */
+  copyAll(address: Pointer): Promise<void> {
+    const upload = this.#device.uploadFile
+    if (!upload || this.#copies > 0 || this.#kept) return this.copyTo(address, [{ offset: 0, bytes: this.bytes }])
+    this.#copies++
+    return upload(this.#file, address, this.bytes)
+  }
+
   /** Copies ranges of the file to the same offsets from `address`. */
   async copyTo(address: Pointer, ranges: readonly FileRange[]): Promise<void> {
     this.#copies++
@@ -198,19 +206,6 @@ class HostFile {
 }
 
 type Mapped = { address: Pointer; close(): Promise<void> }
-
-let functions: ReturnType<typeof bindPosix> | undefined
-
-/** POSIX only, so they are bound on first use. */
-const posix = () => (functions ??= bindPosix())
-
-function bindPosix() {
-  const libc = loadLibrary(null)
-  return {
-    mmap: libc.func('void *mmap(void *address, size_t bytes, int protection, int flags, int file, int64_t offset)'),
-    munmap: libc.func('int munmap(void *address, size_t bytes)'),
-  }
-}
 
 async function mapFile(file: string, bytes: number, device: DeviceMemory): Promise<Mapped> {
   const { mmap, munmap } = posix()

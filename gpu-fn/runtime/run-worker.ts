@@ -1,7 +1,8 @@
 // The program of run-thread.ts's thread.
 import { parentPort } from 'node:worker_threads'
 import { loadOrtApi } from './ort-api.ts'
-import type { Ended, Run } from './run-thread.ts'
+import type { Run } from './run-thread.ts'
+import type { Ended } from './task-thread.ts'
 
 const api = loadOrtApi()
 

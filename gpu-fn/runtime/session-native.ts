@@ -2,7 +2,8 @@
 // runs that do not block the event loop and can be canceled. It supports the CPU as well, where tests compare it with the binding.
 
 import path from 'node:path'
-import { loadCuda, selectGpu } from './cuda.ts'
+import { loadCuda } from './cuda.ts'
+import { selectGpu } from './cuda-runtime.ts'
 import type { DeviceMemory } from './device-memory.ts'
 import { type DeviceWeights, reserveWeights, type WeightsFile } from './device-weights.ts'
 import { copyFromNative, copyToNative, NativeTensor, type Place } from './native-tensor.ts'

@@ -10,6 +10,7 @@ import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
 import { loadOrtApi } from '../../../gpu-fn/runtime/ort-api.ts'
 import { concatenate, type Session, type Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openNativeSession } from '../../../gpu-fn/runtime/session-native.ts'
+import { uploadFile } from '../../../gpu-fn/runtime/upload/upload.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { hostMemory } from '../../support/gpu/host-memory.ts'
@@ -87,6 +88,37 @@ describe('weights in memory of our own', () => {
     expect(log).toEqual(['reserve', 'map', 'register', 'copy', 'unregister'])
     await session.release()
     expect(log.slice(5)).toEqual(['free', 'unreserve'])
+  })
+
+  test('are uploaded the first time, and mapped from then on, where the device supports uploads', async () => {
+    const { memory, log } = hostMemory()
+    memory.uploadFile = async (file, to, bytes) => {
+      log.push('upload')
+      await uploadFile({ gpu: null, file, to, bytes })
+    }
+    const session = await open(path.join(directory, 'clip_l.onnx'), memory)
+    onTestFinished(() => session.release())
+    expect(await session.run(INPUTS)).toEqual(expected)
+    for (let i = 0; i < 2; i++) {
+      session.weights!.unload()
+      expect(await session.run(INPUTS)).toEqual(expected)
+    }
+    expect(log).toEqual([
+      'reserve',
+      'map',
+      'upload',
+      ...['recycle', 'map', 'register', 'copy'],
+      'recycle',
+      'map',
+      'copy',
+    ])
+  })
+
+  test('whose upload fails are not taken for loaded', async () => {
+    const { memory, log } = hostMemory()
+    memory.uploadFile = () => Promise.reject(new Error('the disk is gone'))
+    await expect(open(path.join(directory, 'clip_l.onnx'), memory)).rejects.toThrow(/clip_l\.onnx: the disk is gone/)
+    expect(log).toEqual(['reserve', 'map', 'recycle', 'unreserve'])
   })
 
   test('are the weights of the session', async () => {
