@@ -1,6 +1,7 @@
 // One stream of read-ahead.ts: reads every n-th stretch of all files, in order.
 import fs from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
+import { requestRead } from '../runtime/posix.ts'
 
 /** Stretches are numbered across all files; this stream reads `first`, `first + each`, … */
 export type Task = { files: { file: string; bytes: number }[]; first: number; each: number }
@@ -19,6 +20,8 @@ function readStretch(descriptor: number, start: number, end: number): number {
     const started = performance.now()
     const count = fs.readSync(descriptor, chunk, 0, Math.min(CHUNK, end - at), at)
     if (at === start && count / ((performance.now() - started) / 1000) > CACHED_RATE) return 0
+    // The disk reads all of the stretch at its full rate. The reads below wait for it, or replace it on other systems.
+    if (at === start && end > at + count) requestRead(descriptor, at + count, end - at - count)
     bytes += count
   }
   return bytes

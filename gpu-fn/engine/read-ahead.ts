@@ -1,9 +1,10 @@
-// Reads a package's weights into the page cache while its graphs are opened, because onnxruntime reads mapped files page by page, at a
-// fraction of a disk's speed.
+// Reads a package's weights into the page cache at the rate of the disk, before and while its graphs open. onnxruntime reads mapped files page
+// by page, at a fraction of that rate, and uploads begin only once a GPU's libraries are loaded.
 import { once } from 'node:events'
 import path from 'node:path'
 import { Worker } from 'node:worker_threads'
 import type { Package } from '../manifest.ts'
+import { weightsInLoadOrder } from '../weights/load-order.ts'
 import type { Task } from './read-ahead-worker.ts'
 
 const STREAMS = 4
@@ -12,11 +13,11 @@ const PROGRAM = new URL('./read-ahead-worker.ts', import.meta.url)
 export type ReadAhead = { /** Bytes read from disk. */ bytes: number }
 
 /**
- * Reads the weight files in the order in which they are opened, in several streams, and skips stretches that are in the page cache. An
+ * Reads the weight files in the order in which they load, in several streams, and skips stretches that are in the page cache. An
  * aborted signal ends it. A file that cannot be read is skipped; it never throws.
  */
 export async function readAhead({ directory, manifest }: Package, signal: AbortSignal): Promise<ReadAhead> {
-  const names = Object.values(manifest.networks).flatMap(({ weights }) => weights ?? [])
+  const names = weightsInLoadOrder(manifest)
   const files = names.map((name) => ({ file: path.join(directory, name), bytes: manifest.files[name]!.bytes }))
   const read = await Promise.all(
     Array.from({ length: STREAMS }, (_, i) => readStream({ files, first: i, each: STREAMS }, signal)),
