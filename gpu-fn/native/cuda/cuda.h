@@ -41,6 +41,7 @@ struct Runtime {
   int (*cudaEventSynchronize)(EventHandle event);
   int (*cudaEventElapsedTime)(float* milliseconds, EventHandle start, EventHandle end);
   int (*cudaMemcpyAsync)(void* to, const void* from, size_t bytes, int kind, StreamHandle stream);
+  int (*cudaHostAlloc)(void** address, size_t bytes, unsigned flags);
   int (*cudaHostRegister)(void* address, size_t bytes, unsigned flags);
   int (*cudaHostUnregister)(void* address);
 };
@@ -63,7 +64,13 @@ const Driver& driver();
 void check(int error, const std::string& what);
 void checkDriver(int error, const std::string& what);
 
+/** A call on a GPU, for `check`. */
+std::string named(const char* what, int64_t gpu);
+
 /** Makes a GPU the current one of this thread, on which CUDA allocates and copies. */
 void select(int64_t gpu);
+
+/** Selects a GPU and creates a stream that does not wait for other streams. */
+StreamHandle createStream(int64_t gpu);
 
 }  // namespace octet::cuda

@@ -42,7 +42,7 @@ class Stream {
  private:
   Work<js::Nothing> copy(std::vector<Copy> copies, cuda::CopyKind kind);
 
-  cuda::StreamHandle stream = nullptr;
+  const cuda::StreamHandle stream;
   Thread thread;
 };
 
@@ -86,6 +86,8 @@ class Gpu {
   /** Allows GPUs to read host memory directly; false if unsupported. */
   Work<bool> registerMemory(uint64_t address, int64_t bytes);
   Work<js::Nothing> unregisterMemory(uint64_t address);
+  /** Copies the first bytes of a file (upload.h). */
+  Work<js::Nothing> uploadFile(std::string file, uint64_t to, int64_t bytes);
   std::shared_ptr<Stream> createStream();
   std::shared_ptr<Event> createEvent();
 
