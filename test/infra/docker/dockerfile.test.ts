@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import { cp, mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import path from 'node:path'
 import { promisify } from 'node:util'
@@ -31,11 +31,26 @@ test('the image has the Node and the onnxruntime that the project runs on, and a
   expect(provider).toContain(`const RELEASE = '${packageJson.dependencies['onnxruntime-node']}'`)
 })
 
+const installInto = (directory: string, cwd: string) =>
+  promisify(execFile)(process.execPath, ['infra/docker/cuda-provider.ts', directory], { cwd })
+const otherRelease = { stderr: expect.stringContaining('the provider here is of 1.29.0') }
+
 test('refuses another release of onnxruntime before any download', async () => {
-  const run = promisify(execFile)(process.execPath, ['infra/docker/cuda-provider.ts', 'node_modules/zod'], {
-    cwd: ROOT,
-  })
-  await expect(run).rejects.toMatchObject({ stderr: expect.stringContaining('the provider here is of 1.29.0') })
+  await expect(installInto('node_modules/zod', ROOT)).rejects.toMatchObject(otherRelease)
+})
+
+test('the image has every module of the installer of the provider', async () => {
+  const lines = (await read('Dockerfile.gpu')).split('\n').filter((line) => line.startsWith('COPY infra/'))
+  const allowed = (await read('.dockerignore')).split('\n').flatMap((line) => (line[0] === '!' ? [line.slice(1)] : []))
+  for (const line of lines) {
+    const [, ...files] = line.split(' ')
+    const directory = files.pop()!
+    expect(allowed).toContain(path.dirname(files[0]!))
+    for (const file of files)
+      await cp(path.join(ROOT, file), path.join(scratch.directory, directory, path.basename(file)))
+  }
+  await symlink(path.join(ROOT, 'node_modules'), path.join(scratch.directory, 'node_modules'))
+  await expect(installInto('node_modules/zod', scratch.directory)).rejects.toMatchObject(otherRelease)
 })
 
 test('adds no provider from a wheel with another content', async () => {
