@@ -4,23 +4,52 @@ import { cpus } from 'node:os'
 import { promisify } from 'node:util'
 import type { Target } from '../manifest.ts'
 
-/** `capability` is the CUDA compute capability, such as 8.9. */
-export type Gpu = { name: string; bytes: number; capability: number }
+/** `uuid` is a value for `nvidia-smi --id`, `capability` the CUDA compute capability, such as 8.9. */
+export type Gpu = { uuid: string; name: string; bytes: number; capability: number }
 
-const QUERY = ['--query-gpu=memory.total,compute_cap,name', '--format=csv,noheader,nounits']
+const QUERY = ['--query-gpu=uuid,memory.total,compute_cap,name', '--format=csv,noheader,nounits']
 const QUERY_MS = 10_000
 const MIB = 2 ** 20
 /** The share of a GPU's memory that its driver does not occupy. */
 const SHARE = 0.97
 
-/** The NVIDIA GPUs, by `nvidia-smi`; empty if there are none. */
-export async function listGpus(): Promise<Gpu[]> {
+/**
+ * The NVIDIA GPUs of a process with this CUDA_VISIBLE_DEVICES, by default that of this process, in the order of the variable. Empty if there
+ * are none. Indexes count by bus, as CUDA does for GPUs of one model, and for others with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+ */
+export async function listGpus(visible = process.env.CUDA_VISIBLE_DEVICES): Promise<Gpu[]> {
+  // nvidia-smi ignores the variable.
   const output = await promisify(execFile)('nvidia-smi', QUERY, { timeout: QUERY_MS }).catch(() => ({ stdout: '' }))
-  return output.stdout.split('\n').flatMap((line) => {
-    const [mebibytes, capability, ...name] = line.split(',').map((field) => field.trim())
-    const gpu = { name: name.join(', '), bytes: Number(mebibytes) * MIB, capability: Number(capability) }
-    return gpu.name !== '' && gpu.bytes > 0 && gpu.capability > 0 ? [gpu] : []
+  const all = output.stdout
+    .trim()
+    .split('\n')
+    .map((line) => {
+      const [uuid = '', mebibytes, capability, ...name] = line.split(',').map((field) => field.trim())
+      return { uuid, name: name.join(', '), bytes: Number(mebibytes) * MIB, capability: Number(capability) }
+    })
+  return selectVisible(all, visible).filter(({ name, bytes, capability }) => name !== '' && bytes > 0 && capability > 0)
+}
+
+/**
+ * CUDA Programming Guide 13, "CUDA Environment Variables": entries are indexes or unique beginnings of UUIDs, and those from the first invalid
+ * one on are ignored. nvidia-smi does not list MIG instances beside the GPUs, so a list with one selects nothing.
+ */
+function selectVisible(all: readonly Gpu[], visible: string | undefined): readonly Gpu[] {
+  const entries = visible?.split(',').map((entry) => entry.trim())
+  if (!entries || entries.some((entry) => entry.startsWith('MIG-'))) return all
+  const selected = entries.map((entry) => {
+    if (/^\d+$/.test(entry)) return all[Number(entry)]
+    const matches = entry.startsWith('GPU-') ? all.filter(({ uuid }) => uuid.startsWith(entry)) : []
+    return matches.length === 1 ? matches[0] : undefined
   })
+  const invalid = selected.indexOf(undefined)
+  return selected.slice(0, invalid < 0 ? undefined : invalid) as Gpu[]
+}
+
+/** The restriction of `listGpus` by the environment, for messages; empty without one. */
+export function visibleNote(): string {
+  const visible = process.env.CUDA_VISIBLE_DEVICES
+  return visible === undefined ? '' : ` within CUDA_VISIBLE_DEVICES=${visible}`
 }
 
 /** Throws an Error unless the first `count` GPUs are of one model: all use the memory plan and the kernels of the first one. */
@@ -29,7 +58,7 @@ export function checkDevices(count: number, gpus: readonly Gpu[]): void {
   const used = gpus.slice(0, count).map(({ name }) => name)
   if (used.length < count || new Set(used).size > 1)
     throw new Error(
-      `OCTET_DEVICES is ${count}, which needs as many GPUs of one model; this machine has ${used.join(', ') || 'none'}`,
+      `OCTET_DEVICES is ${count}, which needs as many GPUs of one model; this machine has ${used.join(', ') || 'none'}${visibleNote()}`,
     )
 }
 

@@ -3,7 +3,7 @@
 import { spawnSync } from 'node:child_process'
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { gpuName } from './memory.ts'
+import { listGpus } from '../../../gpu-fn/engine/device.ts'
 import { type GpuVariant, makeCheckpoint, makePackage, packageName } from './packages.ts'
 import type { OctetPlan, TorchPlan } from './plan.ts'
 import { Recorder } from './recorder.ts'
@@ -56,7 +56,8 @@ export async function benchGpu(given: GivenGpuOptions): Promise<void> {
     )
   const work = path.join(directory, variant)
   await fs.mkdir(path.join(work, 'reference'), { recursive: true })
-  const recorder = new Recorder({ variant, device: gpuName() ?? device, out, work, seconds })
+  const [gpu] = await listGpus()
+  const recorder = new Recorder({ variant, device: gpu?.name ?? device, out, work, seconds })
   const run: Run = { options, work, recorder }
   try {
     await recorder.recordDuration('checkpoint', () => makeCheckpoint(variant, work))

@@ -1,8 +1,8 @@
 // Throughput of individual FP8 operators with the shapes of a step.
+import { listGpus } from '../../../gpu-fn/engine/device.ts'
 import { depthOf } from '../../checkpoints/published.ts'
 import { makeScratch } from '../../command/scratch.ts'
 import { buildStep } from '../borrowed-weights.ts'
-import { gpuName } from '../gpu/memory.ts'
 import { axesOf } from '../step.ts'
 import { type CountedCall, countCalls } from './calls.ts'
 import { ratesTable, type TimedCall } from './table.ts'
@@ -16,7 +16,7 @@ export type KernelsOptions = StepShape & { readonly python: string }
 export async function benchKernels({ python, ...step }: KernelsOptions): Promise<void> {
   requireTiming(python)
   const calls = await timeEach(python, await callsOfStep(step))
-  const gpu = gpuName() ?? ''
+  const gpu = (await listGpus())[0]?.name ?? ''
   console.log(`${step.variant}, ${step.size}², ${gpu}: operators timed individually, with buffers partly in cache\n`)
   console.log(ratesTable(calls, peaksOf(gpu)))
 }

@@ -1,6 +1,6 @@
 // Share of each FP8 operator in the time of a step: its individual time multiplied by its call count in the step graph.
+import { listGpus } from '../../../gpu-fn/engine/device.ts'
 import { depthOf } from '../../checkpoints/published.ts'
-import { gpuName } from '../gpu/memory.ts'
 import { withStep } from '../step.ts'
 import { countCalls } from './calls.ts'
 import { type StepShape, timeEach } from './kernels.ts'
@@ -22,7 +22,7 @@ export async function benchProfile({ variant, size, python, runs }: ProfileOptio
     },
   )
   const timed = await timeEach(python, calls)
-  const gpu = gpuName() ?? ''
+  const gpu = (await listGpus())[0]?.name ?? ''
   console.log(
     `${variant}, ${size}², batch 1, ${gpu}: step ${milliseconds.toFixed(1)} ms (median of ${runs}). Operators were timed individually, ` +
       `with buffers partly in cache. The rest includes ${others} onnxruntime nodes.\n`,

@@ -56,9 +56,13 @@ async function runWatched<T>(
   run: () => Promise<T>,
 ): Promise<T & { memory: Growth[] }> {
   const device = watchMemory(gpu)
+  await device.started
   const samples: Sample[] = []
+  let peak: number | null = null
   const timer = setInterval(() => {
-    const [resident, peak] = [groupBytes(pid), device.peak()]
+    const resident = groupBytes(pid)
+    // The previous one if nvidia-smi is late.
+    peak = device.peak() ?? peak
     const sample: Sample = {
       ...(resident !== null && { 'resident memory': resident }),
       ...(peak !== null && { 'GPU memory': peak * MEBIBYTE }),

@@ -8,20 +8,19 @@ let scratch: string
 beforeEach(async () => {
   scratch = await mkdtemp(path.join(tmpdir(), 'octet-device-'))
   vi.stubEnv('PATH', scratch)
+  vi.stubEnv('CUDA_VISIBLE_DEVICES', undefined)
 })
 afterEach(async () => {
   vi.unstubAllEnvs()
   await rm(scratch, { recursive: true })
 })
 
-/** Puts a fake `nvidia-smi` on the path, which prints these lines. */
-async function install(...lines: string[]): Promise<void> {
+/** Puts a fake `nvidia-smi` on the path, whose GPUs have these figures, and UUIDs that begin with GPU-0, GPU-1 and so on. */
+async function install(...figures: string[]): Promise<void> {
   const tool = path.join(scratch, 'nvidia-smi')
-  const query = '--query-gpu=memory.total,compute_cap,name'
-  await writeFile(
-    tool,
-    `#!/bin/sh\n[ "$1" = ${query} ] && printf '%s\\n' ${lines.map((line) => `'${line}'`).join(' ')}\n`,
-  )
+  const query = '--query-gpu=uuid,memory.total,compute_cap,name'
+  const lines = figures.map((each, i) => `'GPU-${i}a1b2c3d, ${each}'`)
+  await writeFile(tool, `#!/bin/sh\n[ "$1" = ${query} ] && printf '%s\\n' ${lines.join(' ')}\n`)
   await chmod(tool, 0o755)
 }
 
@@ -56,7 +55,51 @@ test('several devices must be GPUs of one model', async () => {
   expect(() => checkDevices(2, [])).toThrow('this machine has none')
 })
 
+const FIGURES = ['143771, 9.0, NVIDIA H200', '23034, 8.9, NVIDIA L4', '46068, 8.9, NVIDIA L40S']
+
+test.each<[visible: string | undefined, indexes: number[]]>([
+  [undefined, [0, 1, 2]],
+  ['1', [1]],
+  ['2, 0', [2, 0]],
+  ['GPU-2a1b2c3d', [2]],
+  ['GPU-1a,GPU-0', [1, 0]],
+  ['0,GPU-2', [0, 2]],
+  // An entry that is unknown, or not unique, ends the list.
+  ['1,3,0', [1]],
+  ['1,GPU-9,0', [1]],
+  ['GPU-', []],
+  ['-1', []],
+  ['', []],
+  // The instances are not listed.
+  ['MIG-5d1e', [0, 1, 2]],
+])('of CUDA_VISIBLE_DEVICES %j, the GPUs are %j', async (visible, indexes) => {
+  await install(...FIGURES)
+  const uuids = indexes.map((index) => `GPU-${index}a1b2c3d`)
+  expect((await listGpus(visible)).map(({ uuid }) => uuid)).toEqual(uuids)
+  vi.stubEnv('CUDA_VISIBLE_DEVICES', visible)
+  expect((await listGpus()).map(({ uuid }) => uuid)).toEqual(uuids)
+})
+
+test('the index of a GPU counts those without figures', async () => {
+  await install('[N/A], 12.1, NVIDIA GB10', ...FIGURES)
+  expect(await listGpus('1')).toMatchObject([{ name: 'NVIDIA H200' }])
+  expect(await listGpus('0')).toEqual([])
+})
+
+test('the name and the memory are those of the GPUs of CUDA_VISIBLE_DEVICES, which errors state', async () => {
+  await install(...FIGURES)
+  vi.stubEnv('CUDA_VISIBLE_DEVICES', '1')
+  expect(await deviceName('cuda')).toBe('NVIDIA L4')
+  expect(await deviceMemory()).toBe(Math.floor(23034 * 2 ** 20 * 0.97))
+  expect(() => checkDevices(2, [])).toThrow('this machine has none within CUDA_VISIBLE_DEVICES=1')
+})
+
 test('a driver without a GPU is none', async () => {
-  await install('NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver')
+  const tool = path.join(scratch, 'nvidia-smi')
+  await writeFile(
+    tool,
+    '#!/bin/sh\necho "NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver"\n',
+  )
+  await chmod(tool, 0o755)
   expect(await listGpus()).toEqual([])
 })

@@ -5,7 +5,7 @@ import path from 'node:path'
 import { expect, test } from 'vitest'
 import { architecturesOf, assertLibraries, chooseTarget, findMissingLibraries } from '../../../infra/local/hardware.ts'
 
-const gpu = (name: string, capability: number) => ({ name, capability, bytes: 80e9 })
+const gpu = (name: string, capability: number) => ({ uuid: `GPU-${name}`, name, capability, bytes: 80e9 })
 
 test.each([
   [[gpu('NVIDIA H100', 9)], 'cuda-fp8'],

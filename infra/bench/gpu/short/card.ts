@@ -1,6 +1,7 @@
 // Properties of the first GPU and its host, for the report of `npm run bench -- gpu --short`.
 import { spawnSync } from 'node:child_process'
 import os from 'node:os'
+import { listGpus } from '../../../../gpu-fn/engine/device.ts'
 import packageJson from '../../../../package.json' with { type: 'json' }
 import { ROOT } from '../../../local/models/package-cache.ts'
 
@@ -17,7 +18,7 @@ export type Card = {
   readonly octet: string
 }
 
-const QUERY = ['--query-gpu=compute_cap,memory.total,driver_version,name', '--format=csv,noheader,nounits', '--id=0']
+const QUERY = ['--query-gpu=compute_cap,memory.total,driver_version,name', '--format=csv,noheader,nounits']
 const UNKNOWN = 'unknown'
 
 function outputOf(program: string, args: readonly string[]): string {
@@ -25,10 +26,11 @@ function outputOf(program: string, args: readonly string[]): string {
   return status === 0 ? stdout.trim() : ''
 }
 
-export const readCard = (): Card => ({
-  ...parseCard(outputOf('nvidia-smi', QUERY), outputOf('nvidia-smi', ['-q', '--id=0'])),
-  ...{ host: describeHost(), octet: describeVersion() },
-})
+export async function readCard(): Promise<Card> {
+  const [gpu] = await listGpus()
+  const query = (...args: string[]) => (gpu ? outputOf('nvidia-smi', [...args, `--id=${gpu.uuid}`]) : '')
+  return { ...parseCard(query(...QUERY), query('-q')), host: describeHost(), octet: describeVersion() }
+}
 
 /** Properties of the CPU, for a dry run. */
 export function cpuCard(): Card {

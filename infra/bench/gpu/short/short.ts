@@ -33,7 +33,7 @@ export async function benchShort(given: ShortOptions): Promise<void> {
   const options = { ...DEFAULTS, ...given }
   const { out, sizes, fullSizes, steps, seconds } = options
   const target = await chooseHardware(options.device)
-  const card = options.device === 'cpu' ? cpuCard() : readCard()
+  const card = options.device === 'cpu' ? cpuCard() : await readCard()
   const choices: Choices = { target, images: chooseImages(options.variant), step: chooseStep(card) }
   const { variant } = choices.images
   const work = path.join(options.directory, variant)

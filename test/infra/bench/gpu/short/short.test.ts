@@ -26,7 +26,7 @@ async function bench(args: readonly string[], nvidiaSmi?: string) {
 
 test.each([
   ['no GPU', undefined, 'nvidia-smi lists no GPU'],
-  ['an old GPU', '15360, 7.5, Tesla T4', 'Tesla T4 has compute capability 7.5; the CUDA targets need 8.0'],
+  ['an old GPU', 'GPU-5d1e, 15360, 7.5, Tesla T4', 'Tesla T4 has compute capability 7.5; the CUDA targets need 8.0'],
 ])('with %s, it ends before any measurement and states what to do', async (_, nvidiaSmi, reason) => {
   const { code, stderr, stdout } = await bench(['gpu', '--short'], nvidiaSmi)
   expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
