@@ -58,11 +58,8 @@ void defineAll(napi_env env, napi_value exports) {
           method<&Gpu::createStream>("createStream"), method<&Gpu::createEvent>("createEvent")});
   define(env, exports, "Stream", Stream::ID,
          {method<&Stream::copyFromHost>("copyFromHost"), method<&Stream::upload>("upload"),
-          method<&Stream::copyOnDevice>("copyOnDevice"), method<&Stream::wait>("wait"),
-          method<&Stream::synchronize>("synchronize")});
-  define(env, exports, "Event", Event::ID,
-         {method<&Event::record>("record"), method<&Event::synchronize>("synchronize"),
-          method<&Event::millisecondsSince>("millisecondsSince")});
+          method<&Stream::copyOnDevice>("copyOnDevice"), method<&Stream::wait>("wait")});
+  define(env, exports, "Event", Event::ID, {method<&Event::record>("record")});
   define(env, exports, "MappedFile", MappedFile::ID,
          {function<MappedFile::open>("open", true), getter<&MappedFile::address>("address"), method<&MappedFile::close>("close")});
 }

@@ -87,15 +87,11 @@ export interface NativeStream {
   copyOnDevice(to: Address, from: Address, bytes: number): Promise<void>
   /** Later work of this stream begins after the work that the event recorded. */
   wait(event: NativeEvent): void
-  synchronize(): Promise<void>
 }
 
 /** A point in the work of a stream. */
 export interface NativeEvent {
   record(stream: NativeStream): void
-  synchronize(): Promise<void>
-  /** Milliseconds on the device between two recorded events. */
-  millisecondsSince(earlier: NativeEvent): number
 }
 
 /** A file in the address space of the process. */

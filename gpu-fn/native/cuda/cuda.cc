@@ -36,8 +36,6 @@ Runtime findRuntime() {
   FIND(cudaStreamWaitEvent);
   FIND(cudaEventCreate);
   FIND(cudaEventRecord);
-  FIND(cudaEventSynchronize);
-  FIND(cudaEventElapsedTime);
   FIND(cudaMemcpyAsync);
   FIND(cudaHostRegister);
   FIND(cudaHostUnregister);

@@ -38,8 +38,6 @@ struct Runtime {
   int (*cudaStreamWaitEvent)(StreamHandle stream, EventHandle event, unsigned flags);
   int (*cudaEventCreate)(EventHandle* event);
   int (*cudaEventRecord)(EventHandle event, StreamHandle stream);
-  int (*cudaEventSynchronize)(EventHandle event);
-  int (*cudaEventElapsedTime)(float* milliseconds, EventHandle start, EventHandle end);
   int (*cudaMemcpyAsync)(void* to, const void* from, size_t bytes, int kind, StreamHandle stream);
   int (*cudaHostRegister)(void* address, size_t bytes, unsigned flags);
   int (*cudaHostUnregister)(void* address);

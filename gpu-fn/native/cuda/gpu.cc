@@ -58,8 +58,6 @@ void Stream::wait(std::shared_ptr<Event> event) {
   cuda::check(runtime().cudaStreamWaitEvent(stream, event->handle(), 0), named("wait for an event", gpu));
 }
 
-Work<js::Nothing> Stream::synchronize() { return copy({}, cuda::DEVICE_TO_DEVICE); }
-
 Event::Event(int64_t gpu) : gpu(gpu) {
   cuda::select(gpu);
   cuda::check(runtime().cudaEventCreate(&event), named("creation of an event", gpu));
@@ -68,19 +66,6 @@ Event::Event(int64_t gpu) : gpu(gpu) {
 void Event::record(std::shared_ptr<Stream> stream) {
   cuda::select(gpu);
   cuda::check(runtime().cudaEventRecord(event, stream->handle()), named("recording of an event", gpu));
-}
-
-Work<js::Nothing> Event::synchronize() {
-  return onNewThread([event = event, gpu = gpu] {
-    cuda::check(runtime().cudaEventSynchronize(event), named("wait for an event", gpu));
-    return js::Nothing();
-  });
-}
-
-double Event::millisecondsSince(std::shared_ptr<Event> earlier) {
-  float milliseconds = 0;
-  cuda::check(runtime().cudaEventElapsedTime(&milliseconds, earlier->event, event), named("time of an event", gpu));
-  return milliseconds;
 }
 
 std::shared_ptr<Gpu> Gpu::open(int64_t index) {

@@ -34,14 +34,13 @@ class Stream {
   Work<js::Nothing> copyOnDevice(uint64_t to, uint64_t from, int64_t bytes);
   /** Later work of this stream begins after all work that the event recorded. */
   void wait(std::shared_ptr<Event> event);
-  Work<js::Nothing> synchronize();
 
   cuda::StreamHandle handle() const { return stream; }
-  const int64_t gpu;
 
  private:
   Work<js::Nothing> copy(std::vector<Copy> copies, cuda::CopyKind kind);
 
+  const int64_t gpu;
   cuda::StreamHandle stream = nullptr;
   Thread thread;
 };
@@ -55,9 +54,6 @@ class Event {
   Event(const Event&) = delete;
 
   void record(std::shared_ptr<Stream> stream);
-  Work<js::Nothing> synchronize();
-  /** Time on the device between two recorded events in milliseconds. */
-  double millisecondsSince(std::shared_ptr<Event> earlier);
 
   cuda::EventHandle handle() const { return event; }
 

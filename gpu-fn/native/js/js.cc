@@ -120,12 +120,6 @@ napi_value Type<int64_t>::write(napi_env env, int64_t value) {
   return written;
 }
 
-napi_value Type<double>::write(napi_env env, double value) {
-  napi_value written;
-  check(env, napi_create_double(env, value, &written));
-  return written;
-}
-
 uint64_t Type<uint64_t>::read(napi_env env, napi_value value) {
   uint64_t read;
   bool lossless;

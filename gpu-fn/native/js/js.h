@@ -56,10 +56,6 @@ struct Type<int64_t> {
   static int64_t read(napi_env env, napi_value value);
   static napi_value write(napi_env env, int64_t value);
 };
-template <>
-struct Type<double> {
-  static napi_value write(napi_env env, double value);
-};
 /** An address or a handle as a BigInt. */
 template <>
 struct Type<uint64_t> {

@@ -85,13 +85,14 @@ describe.skipIf(!hasAddon() || !hasCompiler())('the memory of a GPU', () => {
   test('has streams with events', async () => {
     const program = `
       const gpu = loadNative().Gpu.open(0)
-      const [stream, event, later] = [gpu.createStream(), gpu.createEvent(), gpu.createEvent()]
-      event.record(stream)
-      stream.wait(event)
-      await event.synchronize()
-      await stream.synchronize()
-      print(later.millisecondsSince(event))`
-    expect(await run(program)).toBe(1.5)
+      const [one, two, event] = [gpu.createStream(), gpu.createStream(), gpu.createEvent()]
+      const from = Buffer.from('hello'), to = Buffer.alloc(5)
+      event.record(one)
+      two.wait(event)
+      await two.copyFromHost([{ to: addressOf(to), from: addressOf(from), bytes: 5 }])
+      print([String(to), await failure(() => two.wait(one)), await failure(() => event.record(event))])`
+    const refused = 'an object of another class was given to the addon'
+    expect(await run(program)).toEqual(['hello', refused, refused])
   })
 
   test('has the weights of a session, which can be unloaded and loaded again', async () => {
