@@ -119,10 +119,8 @@ export interface Native {
 }
 
 export const NATIVE_LIBRARY = path.join(import.meta.dirname, '../kernels/dist/octet.node')
-const RUNTIMES: Partial<Record<NodeJS.Platform, string>> = {
-  linux: 'libonnxruntime.so.1',
-  darwin: 'libonnxruntime.1.dylib',
-}
+/** The addon runs on Linux. */
+const RUNTIME = 'libonnxruntime.so.1'
 
 let loaded: Native | undefined
 
@@ -139,9 +137,7 @@ export function loadNative(): Native {
 /** The file of onnxruntime-node's library for this machine. */
 function runtimeLibrary(): string {
   const entry = createRequire(import.meta.url).resolve('onnxruntime-node')
-  const name = RUNTIMES[process.platform]
-  if (!name) throw new Error(`the addon does not support ${process.platform}`)
-  return path.join(path.dirname(entry), '../bin/napi-v6', process.platform, process.arch, name)
+  return path.join(path.dirname(entry), '../bin/napi-v6/linux', process.arch, RUNTIME)
 }
 
 /** A tensor over memory of a GPU or the host, without ownership of the memory. */
