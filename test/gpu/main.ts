@@ -97,7 +97,7 @@ command
 command
   .command('offload')
   .description('networks that take turns in the same memory')
-  .option('--rounds <n>', 'turns of each network', Number, OFFLOAD_ROUNDS)
+  .option('--rounds <count>', 'turns of each network', parseWholeNumber, OFFLOAD_ROUNDS)
   .option('--events', 'also order copies and runs by events between their streams')
   .option('--resident', 'leave the weights on the GPU')
   .action(checkOffload)
