@@ -6,17 +6,22 @@ import { float32ToBfloat16 } from './write-safetensors.ts'
 export const POOL = 8_388_593
 const KINDS = 64
 
-/** Values uniformly distributed in [-range, range); by default their deviation is 1. */
-export function drawPool(seed: number, range = Math.sqrt(3)): Float32Array {
-  const pool = new Float32Array(POOL)
-  let state = (seed ^ 0x9e3779b9) >>> 0 || 1
-  for (let i = 0; i < pool.length; i++) {
-    // xorshift32: Marsaglia, "Xorshift RNGs", 2003.
+/** Marsaglia, "Xorshift RNGs", 2003: 32 random bits per call, as an integer with a sign. `seed` must not be zero. */
+export function randomWords(seed: number): () => number {
+  let state = seed
+  return () => {
     state ^= state << 13
     state ^= state >>> 17
     state ^= state << 5
-    pool[i] = (state / 2 ** 31) * range
+    return state
   }
+}
+
+/** Values uniformly distributed in [-range, range); by default their deviation is 1. */
+export function drawPool(seed: number, range = Math.sqrt(3)): Float32Array {
+  const pool = new Float32Array(POOL)
+  const random = randomWords(seed ^ 0x9e3779b9 || 1)
+  for (let i = 0; i < pool.length; i++) pool[i] = (random() / 2 ** 31) * range
   return pool
 }
 

@@ -6,6 +6,7 @@ import * as ops from '../../../gpu-fn/compile/graph/ops.ts'
 import { encodeModel } from '../../../gpu-fn/compile/write/onnx.ts'
 import { tensorBytes } from '../../../gpu-fn/dtype.ts'
 import type { StoredTensor } from '../../../gpu-fn/manifest.ts'
+import { randomWords } from '../../../infra/checkpoints/random-weights.ts'
 
 type Stored = 'float32' | 'float16'
 /** A weight of each layer, with absolute values of at least 2 ^ `exponent`, and less than twice that. */
@@ -121,15 +122,4 @@ function randomBytes({ dtype, shape, exponent }: Parameter, random: () => number
   const [mask, bias, unit] = FORMATS[dtype]
   for (let i = 0; i < words.length; i++) words[i] = (random() & mask) | ((exponent + bias) * unit)
   return new Uint8Array(words.buffer)
-}
-
-/** Marsaglia, "Xorshift RNGs", 2003. */
-function randomWords(seed: number): () => number {
-  let state = seed
-  return () => {
-    state ^= state << 13
-    state ^= state >>> 17
-    state ^= state << 5
-    return state
-  }
 }
