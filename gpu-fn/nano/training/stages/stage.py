@@ -65,12 +65,17 @@ def optimizers(network: nn.Module, parameters: list[nn.Parameter], rate: float, 
     return [adamw, Muon([p for p in parameters if id(p) in inner], rate, WEIGHT_DECAY)] if muon else [adamw]
 
 
-def save_weights(name: str, weights: dict[str, torch.Tensor], step: int = 0, seconds: float = 0.0, **extra: float) -> None:
-    """Writes a state from which a stage continues with these weights and new optimizers."""
+def write_state(name: str, state: dict) -> None:
+    """Replaces STATE/name.pt at once, so that an interruption leaves the previous one."""
     STATE.mkdir(parents=True, exist_ok=True)
     partial = STATE / f"{name}.partial"
-    torch.save({"network": weights, "average": weights, "step": step, "seconds": seconds, **extra}, partial)
+    torch.save(state, partial)
     partial.rename(STATE / f"{name}.pt")
+
+
+def save_weights(name: str, weights: dict[str, torch.Tensor], step: int = 0, seconds: float = 0.0, **extra: float) -> None:
+    """Writes a state from which a stage continues with these weights and new optimizers."""
+    write_state(name, {"network": weights, "average": weights, "step": step, "seconds": seconds, **extra})
 
 
 class Stage:
@@ -169,12 +174,9 @@ class Stage:
         """Saves the averaged weights as `average`, and with `optimizers` the state for an exact resumption."""
         if RANK > 0:
             return
-        STATE.mkdir(parents=True, exist_ok=True)
         seconds = self.elapsed()
         saved = {"network": self.network.state_dict(), "average": self.average, "step": self.step, "seconds": seconds, **extra}
         if not self.finished:
             saved["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
-        partial = self.path.with_suffix(".partial")
-        torch.save(saved, partial)
-        partial.rename(self.path)
+        write_state(self.name, saved)
         print(f"{self.name}: saved at step {self.step}, {seconds:.0f} s in all", flush=True)
