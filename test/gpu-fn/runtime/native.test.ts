@@ -66,6 +66,14 @@ describe.skipIf(!hasAddon())('the addon', () => {
     expect(readMemory(mapped.address, 12).toString()).toBe('twelve bytes')
     await mapped.close()
     await expect(MappedFile.open(`${file}.none`, 12)).rejects.toThrow(/file\.none cannot be mapped: No such file/)
+    await expect(MappedFile.open(file, 13)).rejects.toThrow(/file cannot be mapped: it has 12 of 13 bytes/)
+  })
+
+  test.each([-1, 0.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53])('refuses %d bytes', (bytes) => {
+    const { addressOf, copyMemory, MappedFile } = loadNative()
+    const address = addressOf(new Uint8Array(1))
+    for (const call of [() => copyMemory(address, address, bytes), () => MappedFile.open(NATIVE_LIBRARY, bytes)])
+      expect(call).toThrow('is not a size, an index or a count')
   })
 
   test.skipIf(hasGpu())('states what of CUDA is missing', () => {
