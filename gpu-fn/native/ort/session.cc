@@ -46,10 +46,10 @@ ort::SessionOptions optionsOf(const Settings& settings) {
   return options;
 }
 
-/** Releases on the session's GPU, because CUDA releases on the current one. */
+/** Releases on the session's GPU, because CUDA releases on the current one. A failed GPU must not end the process here by an exception. */
 std::shared_ptr<OrtSession> own(OrtSession* session, std::optional<int64_t> gpu) {
   return {session, [gpu](OrtSession* session) {
-            if (gpu) cuda::select(*gpu);
+            if (gpu) cuda::runtime().cudaSetDevice(static_cast<int>(*gpu));
             api().ReleaseSession(session);
           }};
 }
