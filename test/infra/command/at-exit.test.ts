@@ -66,6 +66,25 @@ test('a temporary directory is removed at the end of its block, also after an er
   expect(await readdir(scratch.directory)).toEqual([])
 })
 
+test('a kept directory remains after its block', async () => {
+  {
+    await using made = makeScratch('kept-', scratch.directory)
+    made.keep()
+  }
+  expect(await readdir(scratch.directory)).toHaveLength(1)
+})
+
+test('cleanups run from the newest to the oldest, also after one that fails', async () => {
+  const program = `
+    import { atExit } from '${COMMAND}/at-exit.ts'
+    atExit(() => console.log('oldest'))
+    atExit(() => console.log('canceled'))()
+    atExit(() => { throw new Error('failed') })
+    atExit(() => console.log('newest'))`
+  const ended = await outputOf(process.execPath, ['--input-type=module', '--eval', program])
+  expect(ended).toEqual({ stdout: 'newest\noldest\n', stderr: 'failed\n' })
+})
+
 test('the output of a program, and the messages of one that fails', async () => {
   expect(await outputOf('cat', [], { input: 'a text' })).toEqual({ stdout: 'a text', stderr: '' })
   await expect(outputOf('sh', ['-c', 'echo reason >&2; exit 3'])).rejects.toThrow('sh ended with 3:\nreason')
