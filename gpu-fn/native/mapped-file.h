@@ -11,7 +11,7 @@ class MappedFile {
  public:
   static constexpr uint64_t ID = 5;
 
-  /** Maps the first bytes of a file for reading, and reads them into the page cache. */
+  /** Maps the first bytes of a file for reading, and reads them into the page cache. Throws if the file is shorter. */
   static Work<std::shared_ptr<MappedFile>> open(std::string file, int64_t bytes);
 
   MappedFile(void* start, int64_t bytes) : start(start), bytes(bytes) {}

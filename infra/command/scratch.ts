@@ -12,7 +12,7 @@ export type Scratch = AsyncDisposable & {
   readonly directory: string
   /** Removes the directory at once. */
   remove: () => Promise<void>
-  /** Leaves the directory in place, also at exit. */
+  /** Leaves the directory in place at the end of the block and at exit. */
   keep: () => void
 }
 
@@ -22,10 +22,15 @@ export type Scratch = AsyncDisposable & {
  */
 export function makeScratch(prefix: string, parent = tmpdir()): Scratch {
   const directory = mkdtempSync(path.join(parent, prefix))
-  const keep = atExit(() => rmSync(directory, REMOVAL))
+  const cancel = atExit(() => rmSync(directory, REMOVAL))
+  let isKept = false
   const remove = async () => {
     await rm(directory, REMOVAL)
-    keep()
+    cancel()
   }
-  return { directory, remove, keep, [Symbol.asyncDispose]: remove }
+  const keep = () => {
+    isKept = true
+    cancel()
+  }
+  return { directory, remove, keep, [Symbol.asyncDispose]: async () => (isKept ? undefined : remove()) }
 }

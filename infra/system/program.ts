@@ -13,7 +13,7 @@ export type Program = {
   start: () => Promise<void>
   /** The process id, which is also the id of its process group; null if it is not running. */
   pid: () => number | null
-  /** Sends a request to the running process and waits until it replies with the same word. Throws if the process ends. */
+  /** Sends a request to the running process after the reply to the last one, and waits until it replies with the same word. Throws if the process ends. */
   ask: (request: string) => Promise<void>
   /** Pauses the process and its children, as on an overloaded host. */
   freeze: (milliseconds: number) => Promise<void>
@@ -38,6 +38,8 @@ export function createProgram(file: string, directory: string, settings: object)
   let child: ChildProcess | null = null
   /** The end of `child`. */
   let ended: Promise<[string]>
+  /** The reply to the last request. One at a time, because any message counts as the reply. */
+  let answered: Promise<unknown> = Promise.resolve()
   const kill = async () => {
     if (!child) return
     const exited = runs(child) ? once(child, 'exit') : null
@@ -52,10 +54,14 @@ export function createProgram(file: string, directory: string, settings: object)
   return {
     kill,
     pid: () => child?.pid ?? null,
-    async ask(request) {
-      if (!child || !runs(child)) throw new Error(`${file} does not run`)
-      child.send(request)
-      await awaitMessage(request)
+    ask(request) {
+      const reply = answered.then(() => {
+        if (!child || !runs(child)) throw new Error(`${file} does not run`)
+        child.send(request)
+        return awaitMessage(request)
+      })
+      answered = reply.catch(() => {})
+      return reply
     },
     async start() {
       if (child && runs(child)) return

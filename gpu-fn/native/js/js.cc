@@ -1,5 +1,6 @@
 #include "js/js.h"
 
+#include <cmath>
 #include <cstring>
 #include <map>
 
@@ -110,9 +111,12 @@ napi_value Type<bool>::write(napi_env env, bool value) {
 }
 
 int64_t Type<int64_t>::read(napi_env env, napi_value value) {
-  int64_t read;
-  check(env, napi_get_value_int64(env, value, &read));
-  return read;
+  double read;
+  check(env, napi_get_value_double(env, value, &read));
+  constexpr double MAX_SAFE_INTEGER = 0x1p53 - 1;
+  if (!(read >= 0 && read <= MAX_SAFE_INTEGER && std::trunc(read) == read))
+    throw std::range_error(std::to_string(read) + " is not a size, an index or a count");
+  return static_cast<int64_t>(read);
 }
 napi_value Type<int64_t>::write(napi_env env, int64_t value) {
   napi_value written;

@@ -50,7 +50,7 @@ struct Type<bool> {
   static bool read(napi_env env, napi_value value);
   static napi_value write(napi_env env, bool value);
 };
-/** An integer as a number. */
+/** A size, an index or a count as a number. `read` also throws for fractions and negative numbers. */
 template <>
 struct Type<int64_t> {
   static int64_t read(napi_env env, napi_value value);

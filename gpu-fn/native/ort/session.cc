@@ -46,10 +46,10 @@ ort::SessionOptions optionsOf(const Settings& settings) {
   return options;
 }
 
-/** Releases on the session's GPU, because CUDA releases on the current one. */
+/** Releases on the session's GPU, because CUDA releases on the current one. A failed GPU must not end the process here by an exception. */
 std::shared_ptr<OrtSession> own(OrtSession* session, std::optional<int64_t> gpu) {
   return {session, [gpu](OrtSession* session) {
-            if (gpu) cuda::select(*gpu);
+            if (gpu) cuda::runtime().cudaSetDevice(static_cast<int>(*gpu));
             api().ReleaseSession(session);
           }};
 }
@@ -146,7 +146,7 @@ Run::Results Run::Parts::run() const {
   for (const auto& [name, value] : inputs) check(api().BindInput(made, name.c_str(), value.get()));
   for (const auto& [name, output] : outputs) {
     if (output.tensor)
-      check(api().BindOutput(made, name.c_str(), output.tensor->value().get()));
+      check(api().BindOutput(made, name.c_str(), output.tensor.get()));
     else
       check(api().BindOutputToDevice(made, name.c_str(), ort::memoryOf(output.onHost ? std::nullopt : gpu).get()));
   }
@@ -195,8 +195,10 @@ Settings js::Type<Settings>::read(napi_env env, napi_value value) {
 Output js::Type<Output>::read(napi_env env, napi_value value) {
   napi_valuetype type;
   js::check(env, napi_typeof(env, value, &type));
-  if (type == napi_string) return {nullptr, Type<std::string>::read(env, value) == "host"};
-  return {Type<std::shared_ptr<Tensor>>::read(env, value), false};
+  if (type != napi_string) return {Type<std::shared_ptr<Tensor>>::read(env, value)->value(), false};
+  const std::string memory = Type<std::string>::read(env, value);
+  if (memory != "host" && memory != "device") throw std::runtime_error("an output is on the host or the device, not on " + memory);
+  return {nullptr, memory == "host"};
 }
 
 }  // namespace octet

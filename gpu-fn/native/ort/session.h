@@ -28,7 +28,7 @@ struct Settings {
 
 /** Where an output is written: a given tensor, or new memory of the host or of the session's device. */
 struct Output {
-  std::shared_ptr<Tensor> tensor;
+  ort::Value tensor;
   bool onHost = false;
 };
 

@@ -7,6 +7,7 @@ import path from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { ONNX_DATA_TYPES } from '../../../gpu-fn/dtype.ts'
 import { loadNative, NATIVE_LIBRARY } from '../../../gpu-fn/runtime/native.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { hasGpu } from '../../support/gpu/gpu.ts'
 import { readMemory } from '../../support/gpu/host-memory.ts'
 import { hasAddon } from '../../support/native/addon.ts'
@@ -66,6 +67,33 @@ describe.skipIf(!hasAddon())('the addon', () => {
     expect(readMemory(mapped.address, 12).toString()).toBe('twelve bytes')
     await mapped.close()
     await expect(MappedFile.open(`${file}.none`, 12)).rejects.toThrow(/file\.none cannot be mapped: No such file/)
+    await expect(MappedFile.open(file, 13)).rejects.toThrow(/file cannot be mapped: it has 12 of 13 bytes/)
+  })
+
+  test.each([-1, 0.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53])('refuses %d bytes', (bytes) => {
+    const { addressOf, copyMemory, MappedFile } = loadNative()
+    const address = addressOf(new Uint8Array(1))
+    for (const call of [() => copyMemory(address, address, bytes), () => MappedFile.open(NATIVE_LIBRARY, bytes)])
+      expect(call).toThrow('is not a size, an index or a count')
+  })
+
+  test('a prepared run holds its session and its tensors', async () => {
+    const { Session, Tensor } = loadNative()
+    const directory = await compileTiny({ tier: 'fp8' })
+    const session = await Session.open(path.join(directory, 'clip_l.onnx'), { entries: {}, memoryPattern: false })
+    const tokens = Tensor.copyOf(new BigInt64Array(77), [1, 77])
+    const first = await session.prepare({ input_ids: tokens }, { hidden: 'host', pooled: 'host' }).start()
+    const expected = first.hidden!.read()
+    const view = Tensor.view(null, first.pooled!.address, ONNX_DATA_TYPES.float32, first.pooled!.dims)
+    const run = session.prepare({ input_ids: tokens }, { hidden: 'host', pooled: view })
+    const unknown = { hidden: 'disk' as never }
+    expect(() => session.prepare({ input_ids: tokens }, unknown)).toThrow('on the host or the device, not on disk')
+    for (const each of [tokens, view, session]) each.release()
+    expect(() => session.prepare({}, {})).toThrow('the session was released')
+    const results = await run.start()
+    expect(Object.keys(results)).toEqual(['hidden'])
+    expect(results.hidden!.read()).toEqual(expected)
+    expect(() => run.start()).toThrow('the run was started before')
   })
 
   test.skipIf(hasGpu())('states what of CUDA is missing', () => {

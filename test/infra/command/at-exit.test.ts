@@ -18,6 +18,7 @@ const COMMAND = path.join(import.meta.dirname, '../../../infra/command')
 /** A command with a child process, and with a group of two that writes to its temporary directory. */
 const PROGRAM = `
 import { spawn } from 'node:child_process'
+import { atExit } from '${COMMAND}/at-exit.ts'
 import { endGroupWithThis, endWithThis } from '${COMMAND}/child-process.ts'
 import { endOnSignals } from '${COMMAND}/end-on-signals.ts'
 import { makeScratch } from '${COMMAND}/scratch.ts'
@@ -28,18 +29,20 @@ makeScratch('kept-', process.argv[2]).keep()
 endWithThis(spawn('sleep', ['60'], { stdio: 'ignore' }))
 const writer = 'sleep 60 & i=0; while true; do i=$((i + 1)); echo > "$0/$i"; sleep 0.02; done'
 endGroupWithThis(spawn('sh', ['-c', writer, directory], { stdio: 'ignore', detached: true }))
+// Ctrl+C under npm sends two signals: one from the terminal, one from npm.
+atExit(() => process.kill(process.pid, process.argv[3]))
 console.log('started')
 setInterval(() => {}, 1000)
 `
 
-test.each(['SIGTERM', 'SIGINT', 'SIGHUP'] as const)('%s leaves nothing behind', async (signal) => {
+test.each(['SIGTERM', 'SIGINT', 'SIGHUP'] as const)('%s, also twice, leaves nothing behind', async (signal) => {
   const mark = `COMMAND_UNDER_TEST=${randomUUID()}`
   const [name, value] = mark.split('=') as [string, string]
   const parent = path.join(scratch.directory, 'temporary')
   const file = path.join(scratch.directory, 'command.ts')
   await writeFile(file, PROGRAM)
   await outputOf('mkdir', [parent])
-  const child = spawn(process.execPath, [file, parent], {
+  const child = spawn(process.execPath, [file, parent, signal], {
     env: { ...process.env, [name]: value },
     stdio: ['ignore', 'pipe', 'inherit'],
   })
@@ -61,6 +64,25 @@ test('a temporary directory is removed at the end of its block, also after an er
   }
   await expect(use()).rejects.toThrow('failed')
   expect(await readdir(scratch.directory)).toEqual([])
+})
+
+test('a kept directory remains after its block', async () => {
+  {
+    await using made = makeScratch('kept-', scratch.directory)
+    made.keep()
+  }
+  expect(await readdir(scratch.directory)).toHaveLength(1)
+})
+
+test('cleanups run from the newest to the oldest, also after one that fails', async () => {
+  const program = `
+    import { atExit } from '${COMMAND}/at-exit.ts'
+    atExit(() => console.log('oldest'))
+    atExit(() => console.log('canceled'))()
+    atExit(() => { throw new Error('failed') })
+    atExit(() => console.log('newest'))`
+  const ended = await outputOf(process.execPath, ['--input-type=module', '--eval', program])
+  expect(ended).toEqual({ stdout: 'newest\noldest\n', stderr: 'failed\n' })
 })
 
 test('the output of a program, and the messages of one that fails', async () => {
