@@ -66,7 +66,7 @@ def optimizers(network: nn.Module, parameters: list[nn.Parameter], rate: float, 
 
 
 def save_weights(name: str, weights: dict[str, torch.Tensor], step: int = 0, seconds: float = 0.0, **extra: float) -> None:
-    """Writes a state from which a stage continues with these weights and new optimizers."""
+    """Writes a state with these weights and without optimizer states. A stage can be resumed from it."""
     STATE.mkdir(parents=True, exist_ok=True)
     partial = STATE / f"{name}.partial"
     torch.save({"network": weights, "average": weights, "step": step, "seconds": seconds, **extra}, partial)
@@ -161,7 +161,7 @@ class Stage:
         self.losses, self.reported = {}, self.step
 
     def save_copy(self, name: str) -> None:
-        """Saves the averaged weights under another name, without the state of the optimizers."""
+        """Saves the averaged weights under another name, without optimizer states."""
         if RANK == 0:
             save_weights(name, self.average, self.step, self.elapsed())
 
