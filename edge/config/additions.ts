@@ -1,8 +1,8 @@
-// The additions to the models of the catalog: adapters (LoRAs) and ControlNets, and the packages that they fit.
+// Adapters (LoRAs) and ControlNets of the catalog, and their compatibility with the packages of offered models.
 import * as z from 'zod'
 import { has4BitWeights, LIMITS, modelName, TIERS, type Tier } from '#contract'
 
-/** The accounts that may use it; all by default. */
+/** Accounts with access; all by default. */
 const accounts = z.array(z.string()).optional()
 
 const modelOrPackage = z
@@ -15,7 +15,7 @@ const modelOrPackage = z
 export const lora = z.strictObject({
   /** The name of its package: `npm run compile -- --lora FILE --name ID`. */
   id: modelName,
-  /** The models of `offers` that it applies to: `model` in every tier without 4-bit weights, `model:tier` in one tier. */
+  /** Compatible models of `offers`: `model` stands for every tier without 4-bit weights, `model:tier` for one tier. */
   models: z.array(modelOrPackage).min(1),
   /** The default strength. */
   scale: z.number().min(-LIMITS.loras.scale).max(LIMITS.loras.scale).default(1),
@@ -28,7 +28,7 @@ export type LoraOffer = z.infer<typeof lora>
 export const controlnet = z.strictObject({
   /** The name of its package: `npm run compile -- --controlnet FILE --name ID`. */
   id: modelName,
-  /** The models of `offers` that it guides. */
+  /** Compatible models of `offers`. */
   models: z.array(modelName).min(1),
   /** The default strength. */
   scale: z.number().min(0).max(LIMITS.controls.scale).default(1),
@@ -37,20 +37,20 @@ export const controlnet = z.strictObject({
 export type ControlnetOffer = z.infer<typeof controlnet>
 
 type Served = { readonly model: string; readonly tier: Tier }
-/** Whether an addition with these `models` fits the package of an offer. */
+/** Whether an addition with these `models` is compatible with the package of an offer. */
 export type Fits = (models: readonly string[], offer: Served) => boolean
 
 /** The model of `model` or `model:tier`. */
 export const modelOf = (given: string): string => given.split(':')[0]!
 
-/** Adapters may change any weight, and 4-bit weights cannot be updated, so such a tier must be named. */
+/** An adapter may change any weight, but 4-bit weights cannot be updated. A tier with 4-bit weights must therefore be named. */
 export const loraFits: Fits = (models, { model, tier }) =>
   models.includes(`${model}:${tier}`) || (models.includes(model) && !has4BitWeights(tier))
 
-/** ControlNets have weights of their own, so they fit a model in every tier. */
+/** ControlNets have their own weights, so they are compatible with every tier of a model. */
 export const controlnetFits: Fits = (models, { model }) => models.includes(model)
 
-/** What is wrong with the first of an addition's `models` without an offer that it fits; undefined if each has one. */
+/** Describes the problem of the first of an addition's `models` without a compatible offer; undefined if all have one. */
 export function describeUnoffered(
   fits: Fits,
   models: readonly string[],
@@ -69,11 +69,11 @@ const usableBy =
   ({ accounts }: { accounts?: readonly string[] | undefined }): boolean =>
     accounts === undefined || accounts.includes(account)
 
-/** The adapters that an account may use. */
+/** The adapters available to an account. */
 export const lorasOf = ({ loras = [] }: { loras?: LoraOffer[] | undefined }, account: string): LoraOffer[] =>
   loras.filter(usableBy(account))
 
-/** The ControlNets that an account may use. */
+/** The ControlNets available to an account. */
 export const controlnetsOf = (
   { controlnets = [] }: { controlnets?: ControlnetOffer[] | undefined },
   account: string,

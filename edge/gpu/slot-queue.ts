@@ -17,7 +17,7 @@ const STARVATION_MS = 30_000
 
 /** Times are Unix milliseconds. */
 type Entry = Terms & { round: number; since: number; renewed: number }
-/** `interactive`: whether a caller waits for the job, which takes few steps. `created`: Unix milliseconds of the job's creation. */
+/** `interactive`: whether a caller waits for the job, which takes few steps. `created`: creation time of the job in Unix milliseconds. */
 export type Terms = { account: string; interactive: boolean; created: number }
 /** `ms` is the usage at the time `at`. `turn` counts the account's jobs; turns 0 to 2 are in round 0, and so on. `granted` is the last grant. */
 type Account = { ms: number; at: number; turn: number; granted: number }
@@ -25,8 +25,8 @@ type Account = { ms: number; at: number; turn: number; granted: number }
 /**
  * Grants slots to jobs of light and starving accounts before jobs of heavy ones, then to interactive jobs, then by round, then by age. The
  * rounds are start-time fair queuing (Goyal, Vin and Cheng, 1996) with jobs as the cost. Usage is the time that jobs held slots. The queue
- * is kept in memory; after a restart, the renewals of its jobs fill it again. Of an account, the job that was created first precedes others
- * of its kind, so that neither a restart nor a lost attempt costs a job its place.
+ * is kept in memory; after a restart, the renewals of its jobs fill it again. Jobs of equal account and interactivity are granted slots in
+ * order of creation, so that a job keeps its place after a restart or a lost attempt.
  */
 export class SlotQueue {
   readonly #leaseMs: number
@@ -138,17 +138,17 @@ export class SlotQueue {
       const lead = first ? rank - first.rank || entry.round - first.entry.round : -1
       if (lead < 0) first = { job, entry, rank }
     }
-    return first && this.#eldest(first.job, first.entry)
+    return first && this.#oldestOfAccount(first.job, first.entry)
   }
 
-  /** The first created job of the account and kind of a waiting job. The two exchange their rounds. */
-  #eldest(job: string, entry: Entry): [job: string, entry: Entry] {
-    let [eldest, first] = [job, entry]
+  /** The oldest waiting job with the account and interactivity of `entry`. Swaps the rounds of the two jobs. */
+  #oldestOfAccount(job: string, entry: Entry): [job: string, entry: Entry] {
+    let [oldestJob, oldest] = [job, entry]
     for (const [id, each] of this.#waiting)
-      if (each.account === entry.account && each.interactive === entry.interactive && each.created < first.created)
-        [eldest, first] = [id, each]
-    ;[entry.round, first.round] = [first.round, entry.round]
-    return [eldest, first]
+      if (each.account === entry.account && each.interactive === entry.interactive && each.created < oldest.created)
+        [oldestJob, oldest] = [id, each]
+    ;[entry.round, oldest.round] = [oldest.round, entry.round]
+    return [oldestJob, oldest]
   }
 
   /** The number of slots of each account. */

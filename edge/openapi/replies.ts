@@ -136,7 +136,7 @@ const offer = z.object({
   ...{ route: z.enum(ROUTES), tier: z.enum(TIERS), steps: z.int(), guidance_scale: z.number() },
   ...{ width: z.int(), height: z.int(), max_pixels: z.int().optional(), max_side: z.int().optional() },
 })
-const tiers = z.array(z.enum(TIERS)).describe('tiers of the model in which the addition can be used')
+const tiers = z.array(z.enum(TIERS)).describe('compatible tiers of the model')
 export const model = z.object({
   ...{ id: z.string(), object: z.literal('model'), created: z.int(), owned_by: z.string() },
   octet: z.array(offer),

@@ -9,7 +9,7 @@ import { resolveModel } from '../routing/alias.ts'
 type Addition = { readonly id: string; readonly models: readonly string[] }
 /** `field`: the field of the request. `noun`: one of its entries, in messages. */
 type Kind = { readonly field: 'loras' | 'controls'; readonly noun: string; readonly fits: Fits }
-/** The fields of a request that name a package. */
+/** The requested package. */
 export type Requested = { readonly model: string; readonly tier: Tier | 'auto' }
 
 const list = (names: readonly string[]) => [...new Set(names)].join(', ')
@@ -36,8 +36,8 @@ function find<Each extends Addition>(
 }
 
 /**
- * The additions with these IDs, and the catalog without the offers that they do not fit. Errors: invalid_request for additions that the
- * account does not have, for additions without a common model or tier, and for a named model or tier that they do not fit.
+ * Returns the additions with these IDs, and the catalog restricted to compatible offers. Throws invalid_request for unavailable additions,
+ * for additions without a common model or tier, and for an incompatible requested model or tier.
  */
 export function chooseAdditions<Each extends Addition>(
   kind: Kind,

@@ -34,7 +34,7 @@ type Given = { controls?: Controls | undefined; control_image?: string | undefin
 
 const refuse = (message: string, param = 'controls') => new ApiError('invalid_request', message, { param })
 
-/** The ControlNets of a request, and the catalog without the offers that they do not fit. Errors: those of chooseAdditions. */
+/** Returns the ControlNets of a request, and the catalog restricted to compatible offers. Throws the errors of chooseAdditions. */
 export function chooseControls(
   given: Controls,
   requested: Requested,

@@ -15,7 +15,10 @@ export const loras = z
   .max(max)
   .describe(SHAPE)
 
-/** The adapters of a request with their scales, and the catalog without the offers that they do not fit. Errors: those of chooseAdditions. */
+/**
+ * Returns the adapters of a request with their scales, and the catalog restricted to compatible offers. Throws the errors of
+ * chooseAdditions.
+ */
 export function chooseLoras(
   given: z.infer<typeof loras>,
   requested: Requested,

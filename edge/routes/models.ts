@@ -7,7 +7,7 @@ import { checkModel } from '../routing/alias.ts'
 
 type Addition = { models: readonly string[]; accounts?: unknown }
 
-/** The additions that fit an offer, each with its models and with the tiers of the offers that it fits. */
+/** The additions compatible with one of the offers, with their models and their compatible tiers. */
 const describeAdditions = <Each extends Addition>(additions: readonly Each[], fits: Fits, offers: readonly Offer[]) =>
   additions.flatMap(({ accounts: _, models, ...addition }) => {
     const tiers = offers.filter((offer) => fits(models, offer)).map(({ tier }) => tier)
@@ -16,7 +16,10 @@ const describeAdditions = <Each extends Addition>(additions: readonly Each[], fi
       : [{ ...addition, models: [...new Set(models.map(modelOf))], tiers: [...new Set(tiers)] }]
   })
 
-/** A model in OpenAI's format. `octet` lists its routes, tiers and defaults; `octet_loras` and `octet_controlnets`, the account's additions. */
+/**
+ * A model in OpenAI's format. `octet` lists its routes, tiers and defaults; `octet_loras` and `octet_controlnets` list the additions
+ * available to the account.
+ */
 const describeModel = (id: string, offers: readonly Offer[], catalog: Catalog, account: string) => ({
   id,
   object: 'model',

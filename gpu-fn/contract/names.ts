@@ -19,7 +19,7 @@ export const TIERS = Object.keys(TIER_TABLE) as [Tier, ...Tier[]]
 export const hasT5 = (tier: Tier): boolean => TIER_TABLE[tier].t5
 /** Whether packages have FP8 weights. */
 export const hasFp8 = (tier: Tier): boolean => TIER_TABLE[tier].precision.startsWith('fp8')
-/** Whether the denoiser has 4-bit weights, which adapters (LoRAs) cannot update. */
+/** Whether the denoiser has 4-bit weights. Adapters (LoRAs) cannot update these. */
 export const has4BitWeights = (tier: Tier): boolean => TIER_TABLE[tier].precision === 'fp8-int4'
 export const ROUTES = ['turbo', 'full'] as const
 export const OUTPUT_FORMATS = ['png', 'jpeg', 'webp'] as const

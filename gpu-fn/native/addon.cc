@@ -15,7 +15,7 @@ namespace {
 
 using js::function, js::getter, js::method;
 
-/** The reason that the library of kernels does not support the first GPU, if any. Throws if it cannot be loaded. */
+/** The reason if the operator library does not support the first GPU. Throws if the library cannot be loaded. */
 std::optional<std::string> findUnsupported(std::string library) {
   // Never unloaded: unloading a library with kernels shuts CUDA down.
   void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -28,7 +28,7 @@ std::optional<std::string> findUnsupported(std::string library) {
 
 uint64_t addressOf(js::TypedArray array) { return reinterpret_cast<uint64_t>(array.data); }
 
-/** Copies between addresses of the host. */
+/** Copies within host memory. */
 void copyMemory(uint64_t to, uint64_t from, int64_t bytes) {
   std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
 }

@@ -42,7 +42,7 @@ Work<std::shared_ptr<MappedFile>> MappedFile::open(std::string file, int64_t byt
 }
 
 Work<js::Nothing> MappedFile::close() {
-  // Later mappings may have the same addresses, so that a second call must not unmap them.
+  // Prevents a second call from unmapping a later mapping with the same addresses.
   return onNewThread([mapped = std::exchange(start, nullptr), bytes = bytes] {
     if (mapped) munmap(mapped, bytes);
     return js::Nothing();

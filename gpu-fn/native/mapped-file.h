@@ -1,4 +1,4 @@
-// A file in the address space of the process.
+// Memory-mapped files.
 #pragma once
 #include <string>
 

@@ -19,7 +19,7 @@ struct Work {
   std::function<T()> action;
 };
 
-/** A thread that runs actions in order. It ends after its last action if the object is gone. */
+/** A thread that runs actions in order. After destruction of the object, it runs the remaining actions and ends. */
 class Thread {
  public:
   Thread();
@@ -39,8 +39,8 @@ class Thread {
 };
 
 /**
- * The only thread that runs the sessions of a device, by its index: cuDNN stores its plans per thread, CUDA graphs belong to one, and
- * onnxruntime's memory grows if runs of a session come from different threads.
+ * The thread for all session runs of a device, by device index. It is the only one because cuDNN caches plans per thread, CUDA graphs are
+ * bound to a thread, and onnxruntime's memory grows if a session runs on different threads.
  */
 Thread& deviceThread(int64_t device);
 
@@ -51,7 +51,7 @@ auto onThread(Thread& thread, Action action) -> Work<decltype(action())> {
 
 void startThread(std::function<void()> action);
 
-/** Work for a thread that exists only for it, because it may take seconds. */
+/** Work on a dedicated thread, because it may take seconds. */
 template <class Action>
 auto onNewThread(Action action) -> Work<decltype(action())> {
   return {startThread, std::move(action)};

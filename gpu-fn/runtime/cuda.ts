@@ -1,4 +1,4 @@
-// The memory of a GPU for weights: reserved addresses with memory mapped on demand, and copies from mapped files.
+// GPU memory for weights: reserved address ranges with memory mapped on demand, and copies from mapped files.
 import type { DeviceMemory } from './device-memory.ts'
 import { createMemoryPool } from './memory-pool.ts'
 import { loadNative, type Native } from './native.ts'
@@ -9,7 +9,7 @@ const PIECE_BYTES = 16 << 20
 /** By index of the GPU. */
 const loaded = new Map<number, DeviceMemory>()
 
-/** The memory of a GPU, by CUDA's index. Throws an Error without the addon, CUDA's libraries or this GPU. */
+/** The memory of a GPU, by CUDA device index. Throws an Error if the addon, CUDA's libraries or the GPU is missing. */
 export function loadCuda(index: number): DeviceMemory {
   const native = loadNative()
   try {

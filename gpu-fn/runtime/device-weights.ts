@@ -180,7 +180,7 @@ class HostFile {
   }
 }
 
-/** Maps a file for the device. */
+/** Maps a file into memory and registers it for copies to the device. */
 async function mapFile(file: string, bytes: number, device: DeviceMemory): Promise<MappedFile> {
   const mapped = await loadNative().MappedFile.open(file, bytes)
   const { address } = mapped

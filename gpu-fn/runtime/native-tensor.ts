@@ -1,10 +1,10 @@
-// Results of native sessions that stay on their device.
+// Results of native sessions in device memory.
 import { countElements } from '../dtype.ts'
 import type { DeviceMemory, Mapping } from './device-memory.ts'
 import { loadNative, type NativeTensor, type Place, viewMemory } from './native.ts'
 import { concatenate, type DeviceTensor, HostTensor, type Tensor } from './session.ts'
 
-/** The memory of device tensors. `memory`: allocates joined ones; undefined on the host. */
+/** Location of device tensors. `memory`: returns the memory for concatenated tensors; undefined on the host. */
 export type Site = { readonly place: Place; readonly memory: (() => DeviceMemory) | undefined }
 
 /** An output on the device. Its rows are views of its memory. */
@@ -81,5 +81,5 @@ const bytesOf = (dims: readonly number[]) => countElements(dims) * Float32Array.
 /** Copies a tensor to onnxruntime's memory. */
 export const copyToNative = ({ data, dims }: Tensor): NativeTensor => loadNative().Tensor.copyOf(data, dims)
 
-/** Copies a tensor in host memory to JavaScript's. */
+/** Copies a tensor from native host memory to a typed array. */
 export const readTensor = (tensor: NativeTensor): Tensor => ({ data: tensor.read(), dims: tensor.dims })

@@ -1,5 +1,5 @@
-// The addon of gpu-fn/native, which `gpu-fn/kernels/build` compiles: onnxruntime's C API and CUDA as typed objects. Its objects hold native
-// memory until they are released. Calls throw Errors with the messages of onnxruntime and CUDA.
+// Declarations of the addon (gpu-fn/native, built by `gpu-fn/kernels/build`): onnxruntime's C API and CUDA as typed objects. `release`
+// frees the native memory of an object. Failed calls throw Errors with the messages of onnxruntime or CUDA.
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
@@ -7,52 +7,52 @@ import { type Dtype, ONNX_DATA_TYPES } from '../dtype.ts'
 
 /** An address of host or device memory. */
 export type Address = bigint
-/** Index of a GPU; null stands for the host. */
+/** Index of a GPU, or null for the host. */
 export type Place = number | null
 
-/** A tensor of onnxruntime. `address`: of its first value. */
+/** An onnxruntime tensor. `address`: address of its first element. */
 export interface NativeTensor {
   readonly dims: readonly number[]
   readonly address: Address
-  /** Copies the values of a tensor in host memory. Throws if they are neither float32 nor int64 nor uint8. */
+  /** Copies the elements of a host tensor. Throws for types other than float32, int64 and uint8. */
   read(): Float32Array | BigInt64Array | Uint8Array
   release(): void
 }
 
-/** Settings of a session, by onnxruntime's names. */
+/** Session options. `entries`: configuration entries by onnxruntime's keys. */
 export type NativeSettings = {
   readonly entries: Readonly<Record<string, string>>
   readonly memoryPattern: boolean
   /** Threads per run on the CPU; one per core by default. */
   readonly threads?: number | undefined
-  /** Index of the GPU, 0 by default. Runs of different devices are concurrent, also on the CPU. */
+  /** Device index, 0 by default. Sessions with different indices run concurrently, on the CPU as well. */
   readonly device?: number | undefined
-  /** Options of the CUDA execution provider; without them the session runs on the CPU. */
+  /** Options of the CUDA execution provider. The session runs on the CPU if they are undefined. */
   readonly cuda?: Readonly<Record<string, string>> | undefined
-  /** The stream of its runs, instead of the provider's own. */
+  /** Stream for the session's runs; by default, the provider creates one. */
   readonly stream?: NativeStream | undefined
-  /** Libraries of operators. */
+  /** Libraries of custom operators. */
   readonly libraries?: readonly string[] | undefined
-  /** Tensors in place of the graph's weights. Their memory must outlive the session. */
+  /** Replacements for initializers of the graph. Their memory must outlive the session. */
   readonly initializers?: Readonly<Record<string, NativeTensor>> | undefined
 }
 
 export interface NativeSession {
   /** Names of the graph's outputs, in order. */
   readonly outputs: readonly string[]
-  /** Each output is written to a tensor, or to new memory of the host or of the session's device. */
+  /** Binds inputs and outputs. Each output is written to a given tensor, or to newly allocated host or device memory. */
   prepare(
     inputs: Readonly<Record<string, NativeTensor>>,
     outputs: Readonly<Record<string, NativeTensor | 'host' | 'device'>>,
   ): NativeRun
-  /** Allocates memory of the session's device from its arena. */
+  /** Allocates device memory from the session's arena. */
   allocate(bytes: number): NativeAllocation
-  /** To be called after the end of all runs. */
+  /** Must be called after the end of all runs. */
   release(): void
 }
 
 export interface NativeRun {
-  /** Runs on the thread of the session's device, after all earlier runs. Resolves with the outputs in new memory. To be called once. */
+  /** Runs on the thread of the session's device, after all earlier runs. Resolves with the newly allocated outputs. Can be called once. */
   start(): Promise<Record<string, NativeTensor>>
   /** Stops the run between two operators. */
   cancel(): void
@@ -63,38 +63,38 @@ export interface NativeAllocation {
   release(): void
 }
 
-/** Physical and virtual memory of a GPU, and its streams. Sizes are multiples of 2 MiB. */
+/** Physical and virtual memory, streams and events of a GPU. Sizes must be multiples of 2 MiB. */
 export interface Gpu {
   reserve(bytes: number): Address
   unreserve(address: Address, bytes: number): void
-  /** Allocates memory without an address and returns its handle. */
+  /** Allocates physical memory and returns its handle. */
   create(bytes: number): bigint
   free(handle: bigint): void
   map(address: Address, handle: bigint, bytes: number): void
   unmap(address: Address, bytes: number): void
-  /** Allows GPUs to read host memory directly; false if unsupported. */
+  /** Registers host memory for direct reads by GPUs. Resolves with false if unsupported. */
   registerMemory(address: Address, bytes: number): Promise<boolean>
   unregisterMemory(address: Address): Promise<void>
   createStream(): NativeStream
   createEvent(): NativeEvent
 }
 
-/** A queue of a GPU. A copy is complete, also after an error, when its promise settles. */
+/** A CUDA stream. All work of a copy has ended when its promise settles, even if it is rejected. */
 export interface NativeStream {
   copyFromHost(copies: readonly { to: Address; from: Address; bytes: number }[]): Promise<void>
   /** Copies from a JavaScript buffer. */
   upload(to: Address, from: Uint8Array): Promise<void>
   copyOnDevice(to: Address, from: Address, bytes: number): Promise<void>
-  /** Later work of this stream begins after the work that the event recorded. */
+  /** Makes later work of this stream wait for the work recorded by the event. */
   wait(event: NativeEvent): void
 }
 
-/** A point in the work of a stream. */
+/** A CUDA event. */
 export interface NativeEvent {
   record(stream: NativeStream): void
 }
 
-/** A file in the address space of the process. */
+/** A memory-mapped file. */
 export interface MappedFile {
   readonly address: Address
   close(): Promise<void>
@@ -102,19 +102,19 @@ export interface MappedFile {
 
 export interface Native {
   readonly Tensor: {
-    /** A copy of values in host memory. Throws if they do not have this shape. */
+    /** Copies elements to a new host tensor. Throws if their count does not match the shape. */
     copyOf(data: Float32Array | BigInt64Array | Uint8Array, dims: readonly number[]): NativeTensor
-    /** A tensor over memory that it does not own. `type`: ONNX's number. */
+    /** A tensor over existing memory, without ownership. `type`: ONNX data type. */
     view(place: Place, address: Address, type: number, dims: readonly number[]): NativeTensor
   }
   readonly Session: { open(file: string, settings: NativeSettings): Promise<NativeSession> }
   readonly Gpu: { open(index: number): Gpu }
   readonly MappedFile: { open(file: string, bytes: number): Promise<MappedFile> }
-  /** Loads a library of kernels. Returns the reason that it does not support the first GPU, or null. */
+  /** Loads an operator library. Returns the reason if it does not support the first GPU, otherwise null. */
   findUnsupported(library: string): string | null
   /** The address of a buffer, valid while the buffer exists. */
   addressOf(buffer: ArrayBufferView): Address
-  /** Copies between addresses of the host. */
+  /** Copies within host memory. */
   copyMemory(to: Address, from: Address, bytes: number): void
 }
 
@@ -124,7 +124,7 @@ const RUNTIME = 'libonnxruntime.so.1'
 
 let loaded: Native | undefined
 
-/** The addon with onnxruntime-node's library, loaded once. Throws an Error if it has not been built. */
+/** Loads the addon with onnxruntime-node's library, once per process. Throws an Error if it has not been built. */
 export function loadNative(): Native {
   if (loaded) return loaded
   if (!existsSync(NATIVE_LIBRARY)) throw new Error(`${NATIVE_LIBRARY} is missing; gpu-fn/kernels/build creates it`)

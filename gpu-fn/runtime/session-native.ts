@@ -1,5 +1,5 @@
-// Sessions of the addon, for features that the Node binding lacks: CUDA's options, custom operators, tensors on the device, and runs that
-// do not block the event loop and can be canceled. It supports the CPU as well, where tests compare it with the binding.
+// Sessions of the addon. In addition to the Node binding's features, it supports CUDA options, custom operators, device tensors,
+// non-blocking runs and cancellation. Its sessions on the CPU are used to test it against the binding.
 import path from 'node:path'
 import { loadCuda } from './cuda.ts'
 import type { DeviceMemory } from './device-memory.ts'
@@ -184,7 +184,7 @@ class OpenSession implements Session, UpdateSession {
     }
   }
 
-  /** Runs the graph with copies of the inputs on the host. */
+  /** Runs the graph. Host inputs are copied to native memory. */
   async #compute(inputs: Inputs, outputs: Record<string, 'host' | 'device'>, { signal }: RunOptions) {
     signal?.throwIfAborted()
     const copies: NativeTensor[] = []

@@ -1,8 +1,9 @@
 // Ends the process while the engine is computing.
 
 /**
- * Ends the process with this exit code and without cleanup. `process.exit` would destroy onnxruntime's state while a thread still uses
- * it, and crash. Another program takes the process's place, and exits. Without `execve` (Windows, Node before 22.15), falls back to SIGKILL.
+ * Ends the process with this exit code and without cleanup. `process.exit` would destroy onnxruntime's state while a thread still uses it,
+ * and crash. `execve` therefore replaces the process with a shell that exits. Without `execve` (Windows, Node before 22.15), falls back to
+ * SIGKILL.
  */
 export async function exitNow(code: number): Promise<never> {
   try {

@@ -195,7 +195,7 @@ async function runAudits(
   const findWebhookProblems = () =>
     accounts.flatMap(([account, each]) => audit.webhookProblems(receiver, account, each))
   const undelivered = await pollDeliveries(deadline, findWebhookProblems, () => nextAttemptAt(target.url, customers))
-  // A wait for deliveries does not shorten the later ones.
+  // The wait for deliveries does not shorten the waits below.
   const later = Math.max(deadline, performance.now() + IDLE_MS)
   const online = [
     ...(await Promise.all(accounts.map(([account, each]) => audit.moneyProblems(target, account, each)))).flat(),

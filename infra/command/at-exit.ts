@@ -1,9 +1,9 @@
-// What a command removes if it ends early: temporary directories (scratch.ts) and child processes (child-process.ts).
+// Cleanup at the exit of a command, also after a signal: temporary directories (scratch.ts) and child processes (child-process.ts).
 
 const cleanups = new Set<() => void>()
 let isListening = false
 
-/** The newest cleanup first, so that a process ends before the directory in which it writes is removed. */
+/** Runs the newest cleanup first, so that a child process is killed before its output directory is removed. */
 function cleanUp(): void {
   for (const cleanup of [...cleanups].toReversed()) {
     try {
@@ -15,8 +15,8 @@ function cleanUp(): void {
 }
 
 /**
- * Calls `cleanup` at the exit of this process, also by a signal if the command calls `endOnSignals`. Returns a function that cancels
- * the call.
+ * Registers `cleanup` for the exit of this process; for signals, the command must call `endOnSignals`. Returns a function that unregisters
+ * it.
  */
 export function atExit(cleanup: () => void): () => void {
   if (!isListening) process.once('exit', cleanUp)

@@ -1,4 +1,4 @@
-// Child processes of commands, which end with the command.
+// Child processes of a command, killed at its exit.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
@@ -11,14 +11,14 @@ export function endWithThis<Child extends ChildProcess>(child: Child, signal: No
   return child
 }
 
-/** Kills a child process that was started with `detached`, and all of its own children, at the exit of this process. Returns the child. */
+/** Kills the process group of a child started with `detached` at the exit of this process. Returns the child. */
 export function endGroupWithThis<Child extends ChildProcess>(child: Child): Child {
   const cancel = atExit(() => signalGroup(child, 'SIGKILL'))
   child.once('close', cancel)
   return child
 }
 
-/** Sends a signal to a child process that was started with `detached`, and to its own children, as far as they run. */
+/** Sends a signal to the process group of a child started with `detached`, if any of its processes runs. */
 export function signalGroup({ pid }: ChildProcess, signal: NodeJS.Signals): void {
   if (pid === undefined) return
   try {
@@ -35,7 +35,7 @@ type Options = {
   input?: string
 }
 
-/** Runs a program to its end and returns its output. Throws with its messages if it fails. */
+/** Runs a program and returns its output. If it fails, throws an Error with its standard error. */
 export async function outputOf(
   program: string,
   args: readonly string[],
@@ -43,7 +43,7 @@ export async function outputOf(
 ): Promise<{ stdout: string; stderr: string }> {
   const child = endGroupWithThis(spawn(program, args, { ...options, stdio: 'pipe', detached: true }))
   const closed = once(child, 'close')
-  // A program that ends before it has read its input is judged by its exit code.
+  // Ignores errors of the input stream: if the program exits before reading its input, the exit code decides.
   child.stdin.on('error', () => {}).end(input)
   const [stdout, stderr, [code, signal]] = await Promise.all([text(child.stdout), text(child.stderr), closed])
   if (code !== 0) throw new Error(`${program} ended with ${code ?? signal}:\n${stderr.trim()}`)

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { atExit } from './at-exit.ts'
 
-/** A process that was just killed can still write. */
+/** Retries, because a killed process may still be writing. */
 const REMOVAL = { recursive: true, force: true, maxRetries: 5 }
 
 export type Scratch = AsyncDisposable & {

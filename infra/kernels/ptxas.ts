@@ -30,10 +30,10 @@ export async function compile({ nvcc, include }: Compiler, source: string, targe
     ...['-Iinclude', '-I../native/vendor', `-I${include}`],
     ...['-Xptxas', '-v', '-cubin', '-o', '/dev/null', source],
   ]
-  // nvcc's intermediate files, which remain if it is killed.
+  // For nvcc's intermediate files, which nvcc does not remove if it is killed.
   await using scratch = makeScratch('octet-nvcc-')
   const { stderr } = await outputOf(nvcc, args, { cwd: KERNELS, env: { ...process.env, TMPDIR: scratch.directory } })
-  // Replaces mangled names; c++filt belongs to the binutils of the host compiler that nvcc needs.
+  // Demangles names. c++filt is part of binutils, which nvcc's host compiler requires.
   const { stdout } = await outputOf('c++filt', [], { input: stderr })
   return { source, target, ...readReport(stdout) }
 }

@@ -98,11 +98,11 @@ function buildKernels(gpus: readonly Gpu[]): void {
   if (status !== 0) console.error(FAILED_KERNELS)
 }
 
-/** Builds the addon, through which CUDA targets run, unless the kernels were built with it. */
+/** Builds the addon required by CUDA targets, unless it was built with the kernels. */
 function buildAddon(): void {
   if (existsSync(NATIVE_LIBRARY)) return
   console.error('Building the addon (under a minute)')
   const { status } = spawnSync(BUILD, ['addon'], { stdio: 'inherit' })
   if (status !== 0)
-    throw new Error('CUDA targets need the addon of gpu-fn/native; or serve from the CPU with --target cpu')
+    throw new Error('CUDA targets require the addon (gpu-fn/native); to serve from the CPU instead, use --target cpu')
 }

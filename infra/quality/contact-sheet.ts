@@ -1,4 +1,4 @@
-// All images of the natural prompts of one configuration as one JPEG with captions, for inspection.
+// Contact sheet for visual inspection: the natural-prompt images of one configuration as one JPEG with captions.
 import path from 'node:path'
 import sharp, { type OverlayOptions } from 'sharp'
 import type { QualityPrompt } from './prompts.ts'
@@ -6,12 +6,14 @@ import type { QualityPrompt } from './prompts.ts'
 const COLUMNS = 10
 const SIDE = 256
 const GAP = 8
-/** Height of the text below an image, for three lines. */
+/** Height of a caption of three lines. */
 const CAPTION = 56
 
 const escapeMarkup = (text: string) => text.replaceAll('&', '&amp;').replaceAll('<', '&lt;')
 
-/** Writes `0.png` and so on of a directory at full size. A caption begins with ✓ or ✗ if the judge can evaluate the image. */
+/**
+ * Combines the images `0.png`, `1.png` and so on of a directory at full size. Captions of images evaluated by the judge begin with ✓ or ✗.
+ */
 export async function writeContactSheet(
   file: string,
   prompts: readonly QualityPrompt[],

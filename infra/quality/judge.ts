@@ -5,7 +5,7 @@ import { NANO } from '../local/models/built-in-model.ts'
 import { readVocabulary } from '../local/models/vocabulary.ts'
 import type { Pixels } from '../receipts/compare-images.ts'
 
-/** The most likely cell of a sprite on a grid of 32 × 32, and its color there; null: the sprite's own. */
+/** The most likely cell of a sprite on a grid of 32 × 32, and its color there; null for the sprite's own colors. */
 export type Place = { row: number; column: number; color: string | null }
 
 export type Detection = {
@@ -59,7 +59,7 @@ export async function openJudge(): Promise<Judge> {
 const largestOf = (values: readonly number[]) => values.indexOf(Math.max(...values))
 const split = (cell: number) => ({ row: Math.floor(cell / GRID), column: cell % GRID })
 
-/** The word of letter heatmaps [26, 32, 32], which are zero except at peaks. */
+/** Reads the word from letter heatmaps [26, 32, 32] that are zero except at peaks. */
 export function readWord(heat: readonly number[]): string {
   const found = heat.flatMap((score, i) => (score > 0 ? [{ i, column: i % GRID }] : []))
   const ordered = found.toSorted((a, b) => a.column - b.column)

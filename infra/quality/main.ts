@@ -19,7 +19,7 @@ type Flags = { prompts: number; natural: number; only: readonly Configuration[];
 
 /** The configurations, most precise first, because float32 is the reference of the others. */
 const TIERS_BY_PRECISION = TIERS.toSorted((a, b) => TIER_TABLE[b].price - TIER_TABLE[a].price)
-/** nano-flash is not offered; it is measured once its weights are trained. */
+/** nano-flash is not offered to users; it is measured only if its weights exist. */
 const MODELS: readonly BuiltInModel[] = [
   ...BUILT_IN_MODELS.toReversed(),
   ...(existsSync(CHECKPOINTS['nano-flash']) ? (['nano-flash'] as const) : []),
@@ -40,12 +40,7 @@ function parseConfigurations(text: string): Configuration[] {
 const flags = new Command('quality')
   .description('Measures nano: accuracy according to its judge, similarity to float32, duration and memory.')
   .option('--prompts <count>', 'number of prompts from the fixed set', parseWholeNumber, 400)
-  .option(
-    '--natural <count>',
-    'number of natural prompts, each with a place on the contact sheets',
-    parseWholeNumber,
-    60,
-  )
+  .option('--natural <count>', 'number of natural prompts, all shown on the contact sheets', parseWholeNumber, 60)
   .addOption(
     new Option('--only <names>', 'comma-separated configurations, such as nano-fp32,nano-fp8')
       .argParser(parseConfigurations)

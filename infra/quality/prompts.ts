@@ -20,9 +20,9 @@ export type Relation = (typeof RELATIONS)[number]
 
 const expectedSprite = z.object({
   name: z.string(),
-  /** Other sprites that the prompt's word also means. */
+  /** Alternative sprites for the same word of the prompt. */
   or: z.array(z.string()).optional(),
-  /** Absent if the prompt leaves the number open. */
+  /** Undefined if the prompt does not state a number. */
   count: z.int().min(1).optional(),
   color: z.string().optional(),
 })
@@ -53,5 +53,5 @@ export const readQualityPrompts = () => read('quality-prompts.json')
 /** 400 compositions: those of `readQualityPrompts`, then 200 with object colors, mixed counts, relations and words on signs. */
 export const readHeldOutPrompts = async () => [...(await readQualityPrompts()), ...(await read('world-prompts.json'))]
 
-/** 60 prompts of the kind people type. Some have contents that the judge has no class for, and state none. */
+/** 60 prompts in the style of users. Those with contents unknown to the judge have no expected contents. */
 export const readNaturalPrompts = () => read('natural-prompts.json')

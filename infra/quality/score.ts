@@ -11,15 +11,15 @@ import { judge, showsEverything, type Verdict } from './verdict.ts'
 export type Judged = Verdict & { file: string; seen: Detection; psnr: number | null; ssim: number | null }
 
 /**
- * Accuracies are fractions of the prompts that state the criterion, NaN without any. PSNR (dB) and SSIM are means relative to float32 of the
- * same model and seed; null for float32 itself.
+ * Accuracies are fractions of the prompts with the criterion, NaN if there are none. PSNR (dB) and SSIM are means relative to float32 of
+ * the same model and seed; null for float32 itself.
  */
 export type Score = { [Criterion in keyof Verdict]: number } & {
   configuration: Configuration
   images: number
   /** Accuracy of the main sprite on simple prompts. */
   simpleSprite: number
-  /** Fraction of the natural prompts with stated contents whose images show all of them. */
+  /** Fraction of correct images of natural prompts with expected contents. */
   natural: number
   psnr: number | null
   ssim: number | null
@@ -52,7 +52,7 @@ export async function judgeImages(
   return judged
 }
 
-/** Whether each image of the natural prompts shows what its prompt states; null for prompts without stated contents. */
+/** Whether each image of the natural prompts is correct; null for prompts without expected contents. */
 export async function judgeNatural(
   { detect }: Judge,
   prompts: readonly QualityPrompt[],

@@ -1,8 +1,8 @@
-// The comparison of an image's detected contents with those that its prompt states.
+// Comparison of an image's detected contents with the expected contents of its prompt.
 import type { Detection, Place } from './judge.ts'
 import type { ExpectedSprite, QualityPrompt, Relation } from './prompts.ts'
 
-/** Each is null if the prompt does not state it. */
+/** The result of each criterion; null if the prompt does not have it. */
 export type Verdict = {
   /** Whether the main sprite is among the n most likely ones, where n is the number of sprites in the prompt. */
   sprite: boolean | null
@@ -44,7 +44,7 @@ export function judge({ sprites, background, relation, text }: QualityPrompt, se
   }
 }
 
-/** Whether an image shows everything that its prompt states: every sprite is detected, and no verdict is negative. Null if it states nothing. */
+/** Whether an image is correct: every sprite is detected, and every criterion is met. Null for prompts without expected contents. */
 export function showsEverything(prompt: QualityPrompt, seen: Detection): boolean | null {
   const verdicts = Object.values(judge(prompt, seen)).filter((each) => each !== null)
   if (verdicts.length === 0) return null
@@ -54,11 +54,11 @@ export function showsEverything(prompt: QualityPrompt, seen: Detection): boolean
 
 const namesOf = ({ name, or = [] }: ExpectedSprite) => [name, ...or]
 
-/** The first detected sprite of those that the prompt's word means. */
+/** The first detected sprite among the alternatives; the first alternative if none is detected. */
 const bestNameOf = (sprite: ExpectedSprite, seen: Detection) =>
   namesOf(sprite).find((name) => seen.sprites[name]) ?? sprite.name
 
-/** In cells of the judge's grid. The thresholds are those of `satisfies_relation` in gpu-fn/nano/training/evaluation/sample.py. */
+/** Places are cells of the judge's grid. The thresholds are those of `satisfies_relation` in gpu-fn/nano/training/evaluation/sample.py. */
 function satisfiesRelation(relation: Relation, a: Place, b: Place): boolean {
   const [across, down] = [b.column - a.column, b.row - a.row]
   const near = Math.max(Math.abs(across), Math.abs(down)) <= 15

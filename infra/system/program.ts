@@ -36,7 +36,7 @@ const runs = ({ exitCode, signalCode }: ChildProcess) => exitCode === null && si
  */
 export function createProgram(file: string, directory: string, settings: object): Program {
   let child: ChildProcess | null = null
-  /** The end of `child`. */
+  /** Resolves at the exit of `child`, with a description. */
   let ended: Promise<[string]>
   /** The reply to the last request. One at a time, because any message counts as the reply. */
   let answered: Promise<unknown> = Promise.resolve()

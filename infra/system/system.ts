@@ -35,8 +35,8 @@ export async function openAccount(target: Target, account: string): Promise<Cust
 }
 
 /**
- * The worker, of which `kill` and `start` end and start only workerd, with the bundle of the first start: a crash in production builds
- * nothing either.
+ * The worker program. `kill` and `start` apply to workerd only and reuse the first bundle: in production, a restart after a crash does not
+ * rebuild the worker either.
  */
 function createWorker(program: Program): Program {
   return { ...program, kill: () => program.ask('kill'), start: () => program.ask('start') }

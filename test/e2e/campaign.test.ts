@@ -5,7 +5,7 @@ import { LONGEST_OPEN_MS } from '../../edge/webhooks/endpoints/breaker.ts'
 import { runCampaign } from '../../infra/campaign/campaign.ts'
 
 const JOBS = 150
-/** With the wait for an open circuit breaker. */
+/** Includes the wait for an open circuit breaker. */
 const LIMIT_MS = 400_000 + LONGEST_OPEN_MS
 
 test(

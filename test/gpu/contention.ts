@@ -1,5 +1,5 @@
-// Repeats images while other processes use the same GPU, which delays its work by up to several time slices. Work that does not wait for
-// the copy of its inputs, or of its weights, then has other results.
+// Repeats images under background load on the same GPU, which delays work by up to several time slices. A run that does not wait for the
+// copies of its inputs or weights then has different results.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import path from 'node:path'
@@ -14,23 +14,23 @@ import { psnr, readPixels } from '../../infra/receipts/compare-images.ts'
 import { findSmallestBudget } from './budget.ts'
 
 const REQUEST = { prompt: 'a red heart on a blue sky', width: 256, height: 256, seed: 5 }
-const OCCUPANTS = 2
+const LOAD_PROCESSES = 2
 
-/** Prints the number of images that differ from the first one, made without contention. Throws if there are any. */
+/** Prints the number of images under background load that differ from an image without it. Throws if there are any. */
 export async function repeatUnderContention({ images }: { images: number }): Promise<void> {
   await using scratch = makeScratch('octet-contention-')
   const { directory } = scratch
   await compile({ checkpoint: [CHECKPOINTS.nano], tier: 'fp8', variant: 'nano', out: directory, target: 'cuda-fp8' })
   const [first] = await makeImages(directory, 1)
   const budget = findSmallestBudget(await openPackage(directory), REQUEST)
-  const occupants = await Promise.all(Array.from({ length: OCCUPANTS }, startOccupant))
+  const loads = await Promise.all(Array.from({ length: LOAD_PROCESSES }, startLoad))
   try {
     const failed =
       (await countDifferent('with all weights on the GPU', first!, await makeImages(directory, images))) +
       (await countDifferent('with offloaded weights', first!, await makeImages(directory, images, { budget })))
-    if (failed > 0) throw new Error(`${failed} images differ under contention`)
+    if (failed > 0) throw new Error(`${failed} images differ under background load`)
   } finally {
-    for (const occupant of occupants) occupant.kill('SIGKILL')
+    for (const load of loads) load.kill('SIGKILL')
   }
 }
 
@@ -56,12 +56,12 @@ function makeImages(directory: string, images: number, options: { budget?: numbe
   )
 }
 
-/** Starts a process that uses the GPU, and waits until it does. Throws if it ends first. */
-async function startOccupant(): Promise<ChildProcess> {
-  const program = path.join(import.meta.dirname, 'occupant.ts')
+/** Starts a process with background load and waits for its first run. Throws if the process exits before. */
+async function startLoad(): Promise<ChildProcess> {
+  const program = path.join(import.meta.dirname, 'gpu-load.ts')
   const child = endWithThis(spawn(process.execPath, [program], { stdio: ['ignore', 'pipe', 'inherit'] }))
   const ended = once(child, 'exit').then(([code, signal]) => {
-    throw new Error(`the process that uses the GPU ended with ${code ?? signal}`)
+    throw new Error(`the background load ended with ${code ?? signal}`)
   })
   await Promise.race([once(createInterface(child.stdout), 'line'), ended])
   ended.catch(() => {})

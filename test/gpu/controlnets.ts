@@ -39,8 +39,8 @@ export async function compareControlnets(): Promise<void> {
     const [devices, effect] = [difference(gpu.guided, cpu.guided), difference(gpu.guided, gpu.before)]
     const restored = difference(gpu.after, gpu.before)
     const good = devices <= LIMITS.devices && effect >= LIMITS.effect && restored <= LIMITS.repeats[target]
-    const figures = `differs from the CPU by ${devices.toFixed(2)}, from the image without by ${effect.toFixed(2)}`
-    console.log(`${good ? ' ' : '✗'} controlnet fp8 ${target}: ${figures}, after it ${restored}`)
+    const figures = `differs from the CPU by ${devices.toFixed(2)}, from the image without the ControlNet by ${effect.toFixed(2)}`
+    console.log(`${good ? ' ' : '✗'} controlnet fp8 ${target}: ${figures}, afterward ${restored}`)
     if (!good) failures.push(target)
   }
   if (failures.length > 0) throw new Error(`ControlNets are wrong on ${failures.join(', ')}`)

@@ -44,7 +44,7 @@ export async function compareLoras(target: 'cuda' | 'cuda-fp8'): Promise<void> {
     const change = relativeError(changeOf(gpu, name), changeOf(cpu, name))
     const restored = errorOf(gpu.restored, gpu.base, name)
     const good = output <= LIMITS.output && change <= LIMITS.change && restored === 0
-    const figures = `error ${output.toExponential(1)}, of the change ${change.toExponential(1)}, after it ${restored}`
+    const figures = `error ${output.toExponential(1)}, of the change ${change.toExponential(1)}, after removal ${restored}`
     console.log(`${good ? ' ' : '✗'} adapters fp8 ${target} ${name}: ${figures}`)
     if (!good) failures.push(name)
   }

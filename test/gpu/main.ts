@@ -96,7 +96,7 @@ command
 
 command
   .command('offload')
-  .description('networks that take turns in the same memory')
+  .description('networks that share the same memory in turn')
   .option('--rounds <count>', 'turns of each network', parseWholeNumber, OFFLOAD_ROUNDS)
   .option('--events', 'also order copies and runs by events between their streams')
   .option('--resident', 'leave the weights on the GPU')
@@ -104,10 +104,10 @@ command
 
 command
   .command('contention')
-  .description('repeated images of nano while other processes use the GPU')
+  .description('repeated images of nano under background load on the GPU')
   .option(
     '--images <count>',
-    'images with all weights on the GPU, and with offloaded ones',
+    'number of images with all weights on the GPU, and with offloaded weights',
     parseWholeNumber,
     CONTENDING_IMAGES,
   )

@@ -43,7 +43,7 @@ export type Quote = {
 }
 
 export type Offer = { route: Route; tier: string; width: number; height: number; max_pixels: number; max_side: number }
-/** An adapter that the account may use. `tiers` are those of the model that lists it, `scale` is the default strength. */
+/** An adapter available to the account. `tiers`: compatible tiers of the model. `scale`: default strength. */
 export type Lora = { id: string; tiers: string[]; scale: number; trigger_words: string[] }
 export type Model = { id: string; octet: Offer[]; octet_loras: Lora[] }
 

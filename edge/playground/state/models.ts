@@ -36,7 +36,7 @@ export const loras = computed<Lora[]>(() => [
   ...new Map(models.value.flatMap(({ octet_loras }) => octet_loras).map((lora) => [lora.id, lora])).values(),
 ])
 
-/** The adapters that fit an offer on each of these routes. */
+/** The adapters with a compatible offer on each of these routes. */
 export const lorasOn = (routes: readonly Route[]): Lora[] =>
   loras.value.filter(({ id }) => fitsRoutes(id, routes, models.value))
 

@@ -1,6 +1,6 @@
-// Limits of the circuit breaker of a receiver (receivers.ts).
+// Limits of a webhook receiver's circuit breaker (receivers.ts).
 
-/** The number of consecutive failures that opens a circuit breaker. */
+/** Consecutive failures before a circuit breaker opens. */
 export const FAILURES_TO_OPEN = 5
-/** The longest time that a circuit breaker stays open before a trial. */
+/** Maximum time between the opening of a circuit breaker and a trial. */
 export const LONGEST_OPEN_MS = 600_000

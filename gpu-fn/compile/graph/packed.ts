@@ -5,7 +5,7 @@ import type { Value } from './graph.ts'
 import type { IntegerBlocks, Packed, Quantized } from './layer-types.ts'
 import * as ops from './ops.ts'
 
-/** The stored integer of zero. */
+/** Zero point of the stored integers. */
 const MIDDLE = 8
 
 /** Shape [N, K] of the unpacked matrix. */
@@ -14,11 +14,13 @@ export function shapeOfCodes({ groupScales }: Packed): [n: number, k: number] {
   return [n, groups * GROUP]
 }
 
-/** The scale of each group [N, K ÷ 32]. */
+/** The group scales [N, K ÷ 32]. */
 const scalesOf = (groupScales: Value) =>
   ops.gather(ops.float32(groupScales, [...groupScaleTable]), ops.cast(groupScales, 'int64'))
 
-/** The matrix as E4M3 codes, the definition of the operator UnpackFp8. onnxruntime's CPU provider computes them once, on opening. */
+/**
+ * Unpacks the matrix to E4M3 codes, as a definition of the operator UnpackFp8. onnxruntime folds these nodes when a CPU session is opened.
+ */
 export function toCodes({ packed, groupScales, scales }: Packed): Quantized {
   const [n, groups] = groupScales.shape as [number, number]
   const bytes = ops.reshape(ops.cast(packed, 'float32'), [n, groups, GROUP_BYTES, 1])

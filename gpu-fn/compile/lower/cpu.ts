@@ -23,9 +23,9 @@ function dense(weight: Value | Quantized): Value {
 }
 
 /**
- * Values of the largest 4-bit FP8 matrix that is decoded with the rounding to E4M3, as on a GPU; nano's are smaller. Decoding takes
- * 0.14 µs per value on opening, and the codes of packages too large for `fold` are widened in every run, which takes longer than the
- * product of integers.
+ * Maximum number of values in a 4-bit FP8 matrix that is decoded with rounding to E4M3, as on a GPU. All matrices of nano are below it.
+ * Decoding takes 0.14 µs per value when the session is opened. In packages too large for `fold`, every run also converts the E4M3 codes to
+ * float32, which takes longer than the integer product.
  */
 const MOST_DECODED = 2 ** 21
 

@@ -2,10 +2,13 @@
 // far fewer text tokens, which alone occupy a tenth of a GPU. The operators in kernels/ process both in one call.
 import type { Attribute, Graph, Node } from '../graph/graph.ts'
 
-/** Input and output counts per set, and the axes of the first input whose lengths the kernel requires to be equal in both sets. */
+/** Input and output counts per set. `equalAxes`: axes of the first input with equal lengths in both sets, as required by the kernel. */
 type Paired = { readonly inputs: number; readonly outputs: number; readonly equalAxes: readonly number[] }
 
-/** Operators with an optional second set of inputs and outputs (kernels/include/operators.h). Each product has its own sizes. */
+/**
+ * Operators with an optional second set of inputs and outputs (kernels/include/operators.h). The two products of a pair may have different
+ * sizes.
+ */
 const PAIRED: Readonly<Record<string, Paired>> = {
   Linear: { inputs: 5, outputs: 1, equalAxes: [] },
   ModulateQuantize: { inputs: 4, outputs: 5, equalAxes: [0, -1] },
@@ -56,7 +59,10 @@ function depthsOf(nodes: readonly Node[]): Map<Node, number> {
 const isPairable = (node: Node) => isKernel(node) && node.op in PAIRED
 const present = (names: readonly string[]) => names.map((name) => (name ? 1 : 0)).join('')
 
-/** Key that is equal for nodes that can be paired: operator, lengths of the equal axes, present inputs and outputs, scalar attributes. */
+/**
+ * Nodes with equal keys can be paired. The key consists of operator, lengths of the equal axes, present inputs and outputs, and scalar
+ * attributes.
+ */
 function kindOf({ op, inputs, outputs, attributes }: Node, graph: Graph): string {
   const { shape } = graph.value(inputs[0]!)
   const lengths = PAIRED[op]!.equalAxes.map((axis) => shape.at(axis))

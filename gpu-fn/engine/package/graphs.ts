@@ -19,8 +19,8 @@ const FOLD_BYTES = 2 ** 30
 type Stored = { manifest: Pick<Manifest, 'files' | 'target' | 'tier'> }
 
 /**
- * Whether the weights of a package are widened on opening (`fold`), and the memory that they then take: the CPU holds every float16
- * weight, and every folded FP8 weight, as float32, also those stored in 4 bits.
+ * Whether the weights of a package are converted to float32 when it is opened (`fold`), and their resulting memory. On the CPU, all float16
+ * weights and all folded FP8 weights, including 4-bit ones, are stored in memory as float32.
  */
 export function footprintOf({ manifest: { files, target, tier } }: Stored) {
   const bytes = Object.values(files).reduce((sum, file) => sum + file.bytes, 0)

@@ -145,7 +145,7 @@ const peakOnCpu = (resident: readonly Need[], offloaded: readonly Need[]): Peak 
 const sum = <T>(values: readonly T[], of: (value: T) => number) => values.reduce((total, value) => total + of(value), 0)
 const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
 
-/** Sets of resident networks. On a GPU they include the autoencoder, whose few weights would save little memory. */
+/** Sets of resident networks. On a GPU they include the autoencoder, because offloading its few weights would save little memory. */
 function subsets(needs: readonly Need[], { target }: Execution): Need[][] {
   const all = Array.from({ length: 2 ** needs.length }, (_, bits) => needs.filter((_, i) => (bits >> i) & 1))
   return target === 'cpu' ? all : all.filter((needs) => needs.some(({ network }) => network === 'vae_decoder'))

@@ -47,7 +47,7 @@ class Caller {
   const OrtApi* api;
   explicit Caller(const OrtApi* api) : api(api) {}
 
-  /** Throws onnxruntime's message if a call failed. */
+  /** Throws an exception with onnxruntime's message if a call failed. */
   void call(OrtStatus* status) const {
     if (!status) return;
     const std::string message = api->GetErrorMessage(status);
@@ -124,7 +124,7 @@ class Context : Caller {
   }
 };
 
-/** The version of OrtCustomOp whose members are set. The members of later versions are optional and null. */
+/** OrtCustomOp version of the members that are set. Members of later versions are optional and null. */
 constexpr uint32_t CUSTOM_OP_VERSION = 17;
 
 /** onnxruntime's view of an operator class. */

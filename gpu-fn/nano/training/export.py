@@ -1,10 +1,12 @@
-"""Writes the model: gpu-fn/nano (28 steps), and gpu-fn/nano/turbo (4 steps) and gpu-fn/nano/flash (2 steps), which share all but the transformer.
+"""Writes nano to gpu-fn/nano (28 steps), and its distilled models to gpu-fn/nano/turbo (4 steps) and gpu-fn/nano/flash (2 steps).
 
     python -m training.export
 
-Reads the averaged weights, the tokenizers, the vocabulary and the judge from the state folder. Writes nothing if `training.evaluation.evaluate` has not
-shown the base and turbo to be as good as the shipped ones, and no flash that loses more than `FLASH_LOSS` against turbo. If the number of blocks
-differs from the shipped model's, update nano's `depth` in gpu-fn/models/sd35/variants.ts.
+The distilled models share all parts of nano but the transformer and the scheduler.
+
+Reads the averaged weights, the tokenizers, the vocabulary and the judge from the state folder. Writes nothing unless `training.evaluation.evaluate` has
+scored the base and turbo at least as high as the shipped models. Writes flash only if it scores at most `FLASH_LOSS` below turbo. If the number of
+blocks differs from the shipped model's, update nano's `depth` in gpu-fn/models/sd35/variants.ts.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from .models.networks import FLASH_TERMINAL, NANO, TURBO_TERMINAL, TextEncoders,
 from .settings import STATE
 from .world import phrases
 
-FLASH_LOSS = 0.05  # of the share of images that show everything
+FLASH_LOSS = 0.05  # maximum decrease of the fraction of correct images
 SHARED = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3", "vae", "words.json")
 
 
@@ -61,7 +63,7 @@ def known_words() -> list[str]:
 
 
 def accuracy(model: str) -> float | None:
-    """The share of the held-out prompts whose images show everything; None without an evaluation."""
+    """Fraction of held-out prompts with a correct image (`shown`); None without an evaluation."""
     models = json.loads(SCORES.read_text())["models"] if SCORES.exists() else {}
     if model not in models:
         return None
@@ -75,25 +77,25 @@ def require_improvement() -> None:
         ours, theirs = accuracy(model), accuracy(shipped)
         if ours is None or theirs is None:
             raise SystemExit(f"{SCORES} does not compare {model} with {shipped}: run python -m training.evaluation.evaluate --models {shipped},{model}")
-        print(f"{model}: {ours:.1%} of the images show everything, {shipped}: {theirs:.1%}")
+        print(f"{model}: {ours:.1%} of the images are correct, {shipped}: {theirs:.1%}")
         if ours < theirs:
-            raise SystemExit(f"{model} is worse than the shipped model: nothing is written; --unchecked writes it anyway")
+            raise SystemExit(f"{model} is worse than the shipped model: nothing was written; --unchecked skips this comparison")
 
 
 def choose_flash() -> str | None:
-    """The better one of flash and its state before distribution matching; None if both lose too much."""
+    """The better of flash and flash-trajectory (before distribution matching); None if neither is within `FLASH_LOSS` of turbo."""
     scores = {name: accuracy(name) for name in ("flash", "flash-trajectory")}
     candidates = [(score, name) for name, score in scores.items() if score is not None and (STATE / f"{name}.pt").exists()]
     if not candidates:
         return None
     score, name = max(candidates)
     limit = accuracy("turbo") - FLASH_LOSS
-    print(f"{name}: {score:.1%} of the images show everything, the least for nano-flash: {limit:.1%}")
+    print(f"{name}: {score:.1%} of the images are correct, minimum for nano-flash: {limit:.1%}")
     return name if score >= limit else None
 
 
 def write_distilled(folder: str, weights: dict[str, torch.Tensor], terminal: float) -> None:
-    """A model of few steps, with links to the parts that it shares."""
+    """Writes a distilled model, with symbolic links to the shared parts."""
     directory = NANO / folder
     write_index(directory, f"octet/nano-{folder}")
     for name in SHARED:
@@ -130,7 +132,7 @@ def main() -> None:
     write_distilled("turbo", read("turbo")["average"], TURBO_TERMINAL)
     if flash:
         write_distilled("flash", read(flash)["average"], FLASH_TERMINAL)
-    else:  # one with the text encoders of an earlier base would be worthless
+    else:  # an earlier flash does not match the text encoders of this base
         shutil.rmtree(NANO / "flash", ignore_errors=True)
 
 

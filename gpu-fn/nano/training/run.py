@@ -1,12 +1,12 @@
 """Runs stages within a time limit, for a machine billed by the minute.
 
     python -m training.run --seconds 900 --gpus 4
-    python -m training.run --seconds 520 --gpus 2 --stages base       or in pieces: then turbo, then flash,evaluate
+    python -m training.run --seconds 520 --gpus 2 --stages base       one stage; then turbo, then flash,evaluate
 
-The base uses all GPUs; then turbo uses all but the last one, where the judge trains; flash uses all. The first stage of the call gets the time that
-the others leave. Restore and evaluation get the times measured on H200s. Requires the files written by `training.world.vocabulary` and
-`training.models.tokenizers` in the state folder. Every stage saves its averaged weights each minute: after an interruption they are usable, and a
-rerun resumes from them.
+Base and flash are trained on all GPUs. Turbo is trained on all but the last GPU, and concurrently the judge on the last one. The first stage of
+the call gets the remaining time; the other stages have fixed budgets, and those of restore and evaluation were measured on H200s. Requires the
+files written by `training.world.vocabulary` and `training.models.tokenizers` in the state folder. Every stage saves its averaged weights each
+minute: after an interruption they are usable, and a rerun resumes from them.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import time
 from .settings import STATE
 
 RESTORE, START, EVALUATE = 30, 25, 120  # seconds; START is a stage's startup time, before its own timer starts
-COMPILE = 60  # of a stage, within its own time
+COMPILE = 60  # compilation time of a stage, part of its budget
 TRAINED = ("base", "turbo", "flash")
 PORT = 29501  # of the first process of a stage
 
@@ -47,7 +47,7 @@ def finish(processes: list[subprocess.Popen]) -> None:
 
 
 def plan(options: argparse.Namespace, restored: bool) -> dict[str, int]:
-    """Seconds of training of each stage; the first has those that the others leave."""
+    """Training budget of each stage in seconds. The first stage gets the remaining time."""
     first, *others = [stage for stage in TRAINED if stage in options.stages] or [None]
     given = {stage: getattr(options, stage) for stage in others}
     overhead = (0 if restored else RESTORE) + START * (1 + len(others)) + (EVALUATE if "evaluate" in options.stages else 0)
@@ -58,8 +58,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=900, help="of everything")
     parser.add_argument("--gpus", type=int, default=1)
-    parser.add_argument("--turbo", type=int, default=250, help="seconds of distillation to four steps, and of the judge beside it")
-    parser.add_argument("--flash", type=int, default=200, help="seconds of distillation to two steps")
+    parser.add_argument("--turbo", type=int, default=250, help="seconds for distillation to four steps and concurrent training of the judge")
+    parser.add_argument("--flash", type=int, default=200, help="seconds for distillation to two steps")
     parser.add_argument("--stages", type=lambda text: text.split(","), default=[*TRAINED, "evaluate"], help=f"of {', '.join(TRAINED)}, evaluate")
     options = parser.parse_args()
     if unknown := {*options.stages} - {*TRAINED, "evaluate"}:
@@ -68,7 +68,7 @@ def main() -> None:
     seconds = plan(options, restored)
     for stage, budget in seconds.items():
         if budget < 2 * COMPILE:
-            parser.error(f"--seconds {options.seconds} leaves {budget} s for {stage}, which takes {COMPILE} to start: give at least {options.seconds + 2 * COMPILE - budget}")
+            parser.error(f"--seconds {options.seconds} leaves {budget} s for {stage}, which compiles for {COMPILE} s: specify at least {options.seconds + 2 * COMPILE - budget}")
     started = time.monotonic()
     gpus = range(options.gpus)
     students = gpus[:-1] or gpus
@@ -80,7 +80,7 @@ def main() -> None:
         sizes = ("--batch", 512 * len(gpus), "--wide", 8, "--long-from", 0.92)
         finish(start("stages.base", gpus, *common, *pools, *sizes, "--budget", seconds["base"], "--rate", 1.2e-3, "--decay", 0.999))
     if "turbo" in seconds:
-        # The judge comes first: its failure stops turbo.
+        # The judge is trained concurrently; the failure of either stage stops the other.
         judge = start("stages.judge", gpus[-1:], *common, "--budget", seconds["turbo"], "--batch", 192, "--checked", 6)
         finish(judge + start("stages.turbo", students, *common, *pools, "--batch", 192 * len(students), "--budget", seconds["turbo"], "--rate", 4e-4))
     if "flash" in seconds:

@@ -1,7 +1,7 @@
-"""Moves the weights of a training between machines in files of at most 15 MiB: averaged weights, float16 if large, without optimizer states.
+"""Moves trained weights between machines in files of at most 15 MiB: averaged weights, in float16 if large, without optimizer states.
 
     python -m training.transfer split OUT base turbo      on the training machine
-    python -m training.transfer join OUT                  on the other one, into its state folder
+    python -m training.transfer join OUT                  on the destination machine, into its state folder
 """
 
 import argparse
@@ -16,7 +16,7 @@ LARGEST = 15 * 2**20  # bytes of one part
 
 
 def split(out: Path, names: list[str]) -> None:
-    """Writes NAME.pt.0, NAME.pt.1 and so on. States that do not exist are left out."""
+    """Writes NAME.pt.0, NAME.pt.1 and so on. Missing states are skipped."""
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         if not (STATE / f"{name}.pt").exists():
@@ -35,7 +35,7 @@ def split(out: Path, names: list[str]) -> None:
 
 
 def join(source: Path) -> None:
-    """Writes the states of all parts in a folder."""
+    """Reassembles the states from their parts in a folder."""
     STATE.mkdir(parents=True, exist_ok=True)
     for first in sorted(source.glob("*.pt.0")):
         name = first.name.removesuffix(".0")

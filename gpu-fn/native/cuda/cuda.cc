@@ -7,7 +7,7 @@
 namespace octet::cuda {
 namespace {
 
-/** A library that is never unloaded. */
+/** A shared library, never unloaded. */
 class Library {
   void* handle;
 

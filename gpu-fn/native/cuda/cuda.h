@@ -1,5 +1,4 @@
-// CUDA's runtime and driver, loaded when a GPU is first used, so that the addon loads without them.
-// CUDA Runtime API 13 and CUDA Driver API 13.
+// CUDA's runtime and driver APIs 13. The libraries are loaded on first use of a GPU, so that the addon can be loaded without them.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -28,7 +27,7 @@ struct AccessDescriptor {
   int flags;
 };
 
-/** Functions by the names of CUDA, which return 0 for success. */
+/** CUDA functions by name. They return 0 on success. */
 struct Runtime {
   const char* (*cudaGetErrorString)(int error);
   int (*cudaGetLastError)();
@@ -57,11 +56,11 @@ struct Driver {
 const Runtime& runtime();
 const Driver& driver();
 
-/** Throws CUDA's message if a call of the runtime, or of the driver, failed. `what` names the call. */
+/** Throws an exception with CUDA's message if a call of the runtime or driver failed. `what` describes the call. */
 void check(int error, const std::string& what);
 void checkDriver(int error, const std::string& what);
 
-/** Makes a GPU the current one of this thread, on which CUDA allocates and copies. */
+/** Sets the current CUDA device of this thread. */
 void select(int64_t gpu);
 
 }  // namespace octet::cuda

@@ -17,7 +17,7 @@ std::string named(const char* what, int64_t gpu) { return std::string(what) + ",
 
 cuda::Location locationOf(int64_t gpu) { return {DEVICE, static_cast<int>(gpu)}; }
 
-/** cuBLAS allocates a workspace per session, on Hopper of 32 MiB or more by default, and is not slower with 8 MiB. */
+/** Limits cuBLAS's workspace per session to 8 MiB. The default on Hopper is at least 32 MiB and not faster. */
 void limitWorkspaces() { setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:2", 0); }
 
 }  // namespace
@@ -35,10 +35,10 @@ Work<js::Nothing> Stream::copy(std::vector<Copy> copies, cuda::CopyKind kind) {
       if (error == 0)
         error = runtime().cudaMemcpyAsync(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes, kind, stream);
     }
-    // Also after an error: the caller then unmaps memory that begun copies use.
+    // Required after an error too, because the caller then unmaps memory of copies in flight.
     const int unfinished = runtime().cudaStreamSynchronize(stream);
     cuda::check(error, named("copy", gpu));
-    cuda::check(unfinished, named("end of a copy", gpu));
+    cuda::check(unfinished, named("synchronization of a stream", gpu));
     return js::Nothing();
   });
 }
@@ -105,14 +105,14 @@ void Gpu::map(uint64_t address, uint64_t handle, int64_t bytes) {
 
 void Gpu::unmap(uint64_t address, int64_t bytes) {
   cuda::select(index);
-  cuda::checkDriver(driver().cuMemUnmap(address, bytes), named("end of a mapping", index));
+  cuda::checkDriver(driver().cuMemUnmap(address, bytes), named("unmapping", index));
 }
 
 Work<bool> Gpu::registerMemory(uint64_t address, int64_t bytes) {
   return onNewThread([address, bytes, gpu = index] {
     cuda::select(gpu);
     const int error = runtime().cudaHostRegister(reinterpret_cast<void*>(address), bytes, REGISTER);
-    // Otherwise a later call would report the error.
+    // Clears the error, which a later call would otherwise report.
     if (error != 0) runtime().cudaGetLastError();
     return error == 0;
   });
@@ -121,7 +121,7 @@ Work<bool> Gpu::registerMemory(uint64_t address, int64_t bytes) {
 Work<js::Nothing> Gpu::unregisterMemory(uint64_t address) {
   return onNewThread([address, gpu = index] {
     cuda::select(gpu);
-    cuda::check(runtime().cudaHostUnregister(reinterpret_cast<void*>(address)), named("end of a registration", gpu));
+    cuda::check(runtime().cudaHostUnregister(reinterpret_cast<void*>(address)), named("unregistration", gpu));
     return js::Nothing();
   });
 }

@@ -1,4 +1,4 @@
-// A GPU's memory for weights, its streams and its events.
+// Memory for weights, streams and events of a GPU.
 #pragma once
 #include <string>
 
@@ -8,7 +8,7 @@
 
 namespace octet {
 
-/** A range of host memory, and the address of the device for its copy. */
+/** Destination, source and size of a copy to device memory. */
 struct Copy {
   uint64_t to, from;
   int64_t bytes;
@@ -17,7 +17,7 @@ struct Copy {
 class Event;
 
 /**
- * A queue of work on a GPU. Its copies are begun on a thread of its own: one from unregistered memory blocks its thread. CUDA's stream is
+ * A CUDA stream. Copies are started on a separate thread, because copies from unregistered memory block the calling thread. The stream is
  * never destroyed, because sessions may use it.
  */
 class Stream {
@@ -27,12 +27,12 @@ class Stream {
   explicit Stream(int64_t gpu);
   Stream(const Stream&) = delete;
 
-  /** Copies from host memory; complete, also after an error, when the work ends. */
+  /** Copies from host memory. All copies have ended when the work ends, even after an error. */
   Work<js::Nothing> copyFromHost(std::vector<Copy> copies);
   Work<js::Nothing> upload(uint64_t to, js::TypedArray from);
-  /** Copies between two addresses of the device. */
+  /** Copies within device memory. */
   Work<js::Nothing> copyOnDevice(uint64_t to, uint64_t from, int64_t bytes);
-  /** Later work of this stream begins after all work that the event recorded. */
+  /** Makes later work of this stream wait for the work recorded by the event. */
   void wait(std::shared_ptr<Event> event);
 
   cuda::StreamHandle handle() const { return stream; }
@@ -45,7 +45,7 @@ class Stream {
   Thread thread;
 };
 
-/** A point in the work of a stream. */
+/** A CUDA event. */
 class Event {
  public:
   static constexpr uint64_t ID = 3;
@@ -62,24 +62,24 @@ class Event {
   cuda::EventHandle event = nullptr;
 };
 
-/** Reserved addresses with memory mapped on demand. CUDA C Programming Guide 13, "Virtual Memory Management". */
+/** A GPU with reserved address ranges and memory mapped on demand. CUDA C Programming Guide 13, "Virtual Memory Management". */
 class Gpu {
  public:
   static constexpr uint64_t ID = 4;
 
-  /** Throws without CUDA's libraries or this GPU. */
+  /** Throws if CUDA's libraries or the GPU is missing. */
   static std::shared_ptr<Gpu> open(int64_t index);
 
   explicit Gpu(int64_t index) : index(index) {}
 
   uint64_t reserve(int64_t bytes);
   void unreserve(uint64_t address, int64_t bytes);
-  /** Allocates memory without an address; returns its handle. `bytes` must be a multiple of 2 MiB. */
+  /** Allocates physical memory and returns its handle. `bytes` must be a multiple of 2 MiB. */
   uint64_t create(int64_t bytes);
   void free(uint64_t handle);
   void map(uint64_t address, uint64_t handle, int64_t bytes);
   void unmap(uint64_t address, int64_t bytes);
-  /** Allows GPUs to read host memory directly; false if unsupported. */
+  /** Registers host memory for direct reads by GPUs. The result is false if unsupported. */
   Work<bool> registerMemory(uint64_t address, int64_t bytes);
   Work<js::Nothing> unregisterMemory(uint64_t address);
   std::shared_ptr<Stream> createStream();

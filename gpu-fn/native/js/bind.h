@@ -1,4 +1,4 @@
-// Descriptors of functions, methods and getters of the addon from C++ functions.
+// Node-API property descriptors of C++ functions, methods and getters.
 #pragma once
 #include <type_traits>
 #include <utility>
@@ -20,9 +20,9 @@ struct Call {
   }
 };
 
-/** Calls `action` and converts exceptions to JavaScript's. */
+/** Calls `action` and converts C++ exceptions to JavaScript exceptions. */
 napi_value guarded(napi_env env, const std::function<napi_value()>& action);
-/** A reference to the object and the arguments of a call. */
+/** Creates a reference to the object and the arguments of a call. */
 napi_ref keep(napi_env env, const Call& call);
 napi_value createError(napi_env env, const std::string& message);
 
@@ -49,7 +49,7 @@ struct Result<Work<T>> {
       } catch (const std::exception& error) {
         message = error.what();
       }
-      // What the action holds is released before the promise is settled.
+      // Releases the action's captures before the promise is settled.
       action = nullptr;
       mailbox->post([=](napi_env env) {
         mailbox->end(env);

@@ -9,7 +9,7 @@
 namespace octet::js {
 namespace {
 
-/** The state of the addon in one environment. It is never destroyed, because threads and finalizers refer to it. */
+/** The addon's state per environment. Never destroyed, because threads and finalizers refer to it. */
 struct Instance {
   std::shared_ptr<Mailbox> mailbox;
   std::map<uint64_t, napi_ref> constructors;
@@ -24,19 +24,19 @@ struct Instance {
   }
 };
 
-/** The content of an object. */
+/** The C++ object of a JavaScript object. */
 struct Holder {
   std::shared_ptr<void> content;
   std::shared_ptr<Mailbox> mailbox;
 };
 
-/** At the end of an environment, contents are left to the end of the process: its threads may use them. */
+/** Deletes the holder, unless the environment is ending: threads may then still use its content. */
 void finalize(napi_env, void* data, void*) {
   Holder* holder = static_cast<Holder*>(data);
   if (!holder->mailbox->isClosed()) delete holder;
 }
 
-/** The constructor of every class takes a holder in an external value, which only the addon can create. */
+/** The constructor of every class takes a holder in an external value, so that only the addon can create objects. */
 napi_value construct(napi_env env, napi_callback_info info) {
   return guarded(env, [&] {
     const Call call(env, info);
@@ -194,7 +194,7 @@ napi_value createObject(napi_env env, uint64_t id, std::shared_ptr<void> content
   check(env, napi_get_reference_value(env, instance.constructors.at(id), &constructor));
   check(env, napi_create_external(env, holder.get(), nullptr, nullptr, &external));
   check(env, napi_new_instance(env, constructor, 1, &external, &object));
-  holder.release();  // The object now has it.
+  holder.release();  // Ownership has passed to the object.
   const napi_type_tag tag = tagOf(id);
   check(env, napi_type_tag_object(env, object, &tag));
   return object;

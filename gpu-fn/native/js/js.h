@@ -1,5 +1,5 @@
-// Node-API in terms of C++ types: conversion of values, classes, and promises of work on other threads. A bound function has parameters and
-// a result of types with a `Type`. An exception becomes a JavaScript Error with its message.
+// C++ bindings for Node-API: conversion of values, classes, and promises of work on other threads. The parameter and result types of a
+// bound function require a specialization of `Type`. Exceptions become JavaScript Errors with the same message.
 #pragma once
 #include <node-api/node_api.h>
 
@@ -16,20 +16,20 @@
 
 namespace octet::js {
 
-/** JavaScript has an exception already, or its environment is ending. */
+/** Thrown if a JavaScript exception is pending, or the environment is ending. */
 struct Pending : std::exception {};
 
 /** Throws `Pending`, or an exception with the message of Node-API, if a call failed. */
 void check(napi_env env, napi_status status);
 
-/** A result without a value. */
+/** The result of a function without a value. */
 struct Nothing {};
 
 /** Properties of an object, in order. */
 template <class T>
 using Record = std::vector<std::pair<std::string, T>>;
 
-/** The memory of a typed array, valid during the call that receives it; of a call with a promise, until the promise is settled. */
+/** The memory of a typed array, valid until the end of the call or, for an asynchronous call, until its promise is settled. */
 struct TypedArray {
   napi_typedarray_type type;
   size_t length;
@@ -37,7 +37,7 @@ struct TypedArray {
   const void* data;
 };
 
-/** `read` converts a JavaScript value, and throws if it has another type; `write` creates one. */
+/** Conversion of a type. `read` converts a JavaScript value and throws if it has another type; `write` creates a JavaScript value. */
 template <class T>
 struct Type;
 
@@ -82,7 +82,7 @@ T field(napi_env env, napi_value object, const char* name) {
   return Type<T>::read(env, property(env, object, name));
 }
 
-/** null and undefined stand for an absent value. */
+/** An optional value, absent for null and undefined. */
 template <class T>
 struct Type<std::optional<T>> {
   static std::optional<T> read(napi_env env, napi_value value) {
@@ -135,12 +135,12 @@ struct Type<Record<T>> {
   }
 };
 
-/** Makes a class known, whose objects hold a `std::shared_ptr`. */
+/** Registers a class of objects that hold a `std::shared_ptr`. */
 napi_value defineClass(napi_env env, const char* name, uint64_t id, const std::vector<napi_property_descriptor>& members);
 napi_value createObject(napi_env env, uint64_t id, std::shared_ptr<void> content);
 std::shared_ptr<void> contentOf(napi_env env, uint64_t id, napi_value object);
 
-/** An object of a class, which has a unique `ID`. */
+/** An object of a registered class. Every class has a unique `ID`. */
 template <class T>
 struct Type<std::shared_ptr<T>> {
   static std::shared_ptr<T> read(napi_env env, napi_value value) {

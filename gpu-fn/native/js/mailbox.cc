@@ -7,14 +7,14 @@ namespace {
 
 using Action = std::function<void(napi_env)>;
 
-/** Runs an action on JavaScript's thread; `env` is null if the environment ends. */
+/** Runs an action on JavaScript's thread; `env` is null if the environment is ending. */
 void perform(napi_env env, napi_value, void*, void* data) {
   const std::unique_ptr<Action> action(static_cast<Action*>(data));
   if (!env) return;
   try {
     (*action)(env);
   } catch (const Pending&) {
-    // Node reports an exception; at the end of the environment there is nobody to notify.
+    // Node reports a pending exception. If the environment is ending, the result is discarded.
   } catch (const std::exception& error) {
     napi_fatal_error("octet", NAPI_AUTO_LENGTH, error.what(), NAPI_AUTO_LENGTH);
   }
@@ -26,9 +26,9 @@ Mailbox::Mailbox(napi_env env) {
   napi_value name;
   check(env, napi_create_string_utf8(env, "octet", NAPI_AUTO_LENGTH, &name));
   check(env, napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, nullptr, perform, &function));
-  // Idle, it must not keep the process alive.
+  // An idle mailbox must not keep the process alive.
   check(env, napi_unref_threadsafe_function(env, function));
-  // Hooks run in reverse order, so this one precedes the end of the thread-safe function.
+  // Hooks run in reverse order of registration, so this one runs before the thread-safe function is closed.
   const auto close = [](void* data) {
     Mailbox* mailbox = static_cast<Mailbox*>(data);
     const std::lock_guard lock(mailbox->mutex);

@@ -1,4 +1,4 @@
-// The way from other threads to the thread of a JavaScript environment.
+// Dispatch of actions from other threads to the thread of a JavaScript environment.
 #pragma once
 #include <node-api/node_api.h>
 
@@ -9,14 +9,14 @@
 
 namespace octet::js {
 
-/** Runs actions on the thread of an environment until that ends. An environment with unfinished work does not end by itself. */
+/** Runs actions on the thread of an environment until the environment ends. Unfinished work keeps its event loop alive. */
 class Mailbox {
  public:
   explicit Mailbox(napi_env env);
 
   /** Runs an action on JavaScript's thread, or discards it if the environment has ended. Can be called on any thread. */
   void post(std::function<void(napi_env)> action);
-  /** Begins work, whose end must be stated by `end`. Both are called on JavaScript's thread. */
+  /** Marks the beginning and the end of work. Must be called on JavaScript's thread. */
   void begin(napi_env env);
   void end(napi_env env);
   bool isClosed() const { return closed; }

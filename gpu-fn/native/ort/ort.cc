@@ -41,7 +41,7 @@ void check(OrtStatus* status) {
 
 OrtEnv* environment() {
   const std::lock_guard lock(mutex);
-  // Errors are thrown, so onnxruntime does not print them.
+  // Errors are thrown as exceptions, so onnxruntime need not log them.
   if (!created) check(api().CreateEnv(ORT_LOGGING_LEVEL_FATAL, "octet", &created));
   return created;
 }

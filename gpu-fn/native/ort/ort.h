@@ -1,4 +1,4 @@
-// onnxruntime's C API, from the library that the program names: errors as exceptions, and owners of its objects.
+// onnxruntime's C API, loaded from a given library: errors as exceptions, and owning pointers to its objects.
 #pragma once
 #include <onnxruntime/onnxruntime_c_api.h>
 
@@ -12,7 +12,7 @@ namespace octet::ort {
 void load(std::string library);
 /** The functions of the loaded library. Throws if none is loaded. */
 const OrtApi& api();
-/** Throws onnxruntime's message if a call failed. */
+/** Throws an exception with onnxruntime's message if a call failed. */
 void check(OrtStatus* status);
 
 template <auto Release>
@@ -36,15 +36,15 @@ using Value = std::shared_ptr<OrtValue>;
 
 inline Value own(OrtValue* value) { return Value(value, Releaser<&OrtApi::ReleaseValue>()); }
 
-/** The environment of the process, created on first use and never released. */
+/** onnxruntime's environment, one per process, created on first use and never released. */
 OrtEnv* environment();
 
-/** The memory of a GPU, or without one the host's. */
+/** The memory of a GPU, or of the host if `gpu` is empty. */
 MemoryInfo memoryOf(std::optional<int64_t> gpu);
 
 /**
- * Makes all sessions on a GPU use one arena for their runs, which do not overlap. The CUDA provider must be loaded: without it onnxruntime
- * ends the process here.
+ * Registers an arena shared by all sessions on a GPU. Their runs do not overlap. The CUDA provider must be loaded; otherwise onnxruntime
+ * terminates the process.
  */
 void shareArena(int64_t gpu);
 

@@ -5,7 +5,7 @@ namespace {
 
 using ort::api, ort::check;
 
-/** Strings as onnxruntime takes them; valid as long as the record. */
+/** Keys and values as C strings, valid for the lifetime of the record. */
 struct Pairs {
   std::vector<const char*> keys, values;
 
@@ -46,7 +46,7 @@ ort::SessionOptions optionsOf(const Settings& settings) {
   return options;
 }
 
-/** Releases on the session's GPU, because CUDA releases on the current one. A failed GPU must not end the process here by an exception. */
+/** Releases on the session's GPU, because CUDA frees memory on the current device. Throws nothing, also if the GPU has failed. */
 std::shared_ptr<OrtSession> own(OrtSession* session, std::optional<int64_t> gpu) {
   return {session, [gpu](OrtSession* session) {
             if (gpu) cuda::runtime().cudaSetDevice(static_cast<int>(*gpu));
@@ -77,7 +77,7 @@ std::vector<ort::Value> boundValues(OrtIoBinding* binding) {
 
 Work<std::shared_ptr<Session>> Session::open(std::string file, Settings settings) {
   return onNewThread([file = std::move(file), settings = std::move(settings)] {
-    // The CUDA provider logs to the environment when it is loaded.
+    // Created first, because the CUDA provider logs to it while it is loaded.
     OrtEnv* environment = ort::environment();
     const ort::SessionOptions options = optionsOf(settings);
     const bool onGpu = settings.cuda.has_value();
@@ -126,7 +126,7 @@ void Allocation::release() {
   allocator = nullptr;
 }
 
-/** What a run needs until it ends. */
+/** The resources of a run, held until its end. */
 struct Run::Parts {
   std::shared_ptr<OrtSession> session;
   int64_t device;
@@ -150,7 +150,7 @@ Run::Results Run::Parts::run() const {
     else
       check(api().BindOutputToDevice(made, name.c_str(), ort::memoryOf(output.onHost ? std::nullopt : gpu).get()));
   }
-  // BindInput only enqueues the copy of an input from the host, on another stream than that of the run.
+  // BindInput only enqueues the copy of a host input, on a stream other than that of the run.
   check(api().SynchronizeBoundInputs(made));
   check(api().RunWithBinding(session.get(), options.get(), made));
   Results results;
@@ -173,7 +173,7 @@ Run::Run(std::shared_ptr<Parts> parts) : parts(std::move(parts)), options(this->
 Work<Run::Results> Run::start() {
   if (!parts) throw std::logic_error("the run was started before");
   Thread& thread = deviceThread(parts->device);
-  // Only the work refers to the session, which can thus be released when the run has ended.
+  // Moves the reference to the session into the work, so that the session can be released after the run.
   return onThread(thread, [parts = std::move(parts)] { return parts->run(); });
 }
 

@@ -8,25 +8,25 @@
 
 namespace octet {
 
-/** Settings of onnxruntime, by its names. */
+/** Session options. `entries`: configuration entries by onnxruntime's keys. */
 struct Settings {
   js::Record<std::string> entries;
   bool memoryPattern;
   /** Threads per run on the CPU; one per core by default. */
   std::optional<int64_t> threads;
-  /** Index of the GPU. Runs of different devices are concurrent, also on the CPU. */
+  /** Device index. Sessions with different indices run concurrently, on the CPU as well. */
   int64_t device;
-  /** Options of the CUDA execution provider; without them the session runs on the CPU. */
+  /** Options of the CUDA execution provider. The session runs on the CPU if they are empty. */
   std::optional<js::Record<std::string>> cuda;
-  /** The stream of its runs; without it, the provider has its own. */
+  /** Stream for the session's runs; by default, the provider creates one. */
   std::optional<std::shared_ptr<Stream>> stream;
-  /** Libraries of operators. */
+  /** Libraries of custom operators. */
   std::vector<std::string> libraries;
-  /** Tensors in place of the graph's initializers. Their memory must outlive the session. */
+  /** Replacements for initializers of the graph. Their memory must outlive the session. */
   js::Record<std::shared_ptr<Tensor>> initializers;
 };
 
-/** Where an output is written: a given tensor, or new memory of the host or of the session's device. */
+/** Destination of an output: a given tensor, or newly allocated host or device memory. */
 struct Output {
   ort::Value tensor;
   bool onHost = false;
@@ -54,13 +54,13 @@ class Run {
  public:
   static constexpr uint64_t ID = 7;
 
-  /** New tensors, by the names of the outputs that have no tensor yet. */
+  /** New tensors by output name, for outputs without a given tensor. */
   using Results = js::Record<std::shared_ptr<Tensor>>;
   struct Parts;
 
   explicit Run(std::shared_ptr<Parts> parts);
 
-  /** Runs after all earlier runs of the device. Must be called once. */
+  /** Runs after all earlier runs of the device. Can be called once. */
   Work<Results> start();
   /** Stops the run between two operators; it then ends with onnxruntime's error. */
   void cancel();
@@ -99,7 +99,7 @@ template <>
 struct Type<Settings> {
   static Settings read(napi_env env, napi_value value);
 };
-/** A tensor, or the name of a memory: `host` or `device`. */
+/** A tensor, or the memory to allocate: `host` or `device`. */
 template <>
 struct Type<Output> {
   static Output read(napi_env env, napi_value value);

@@ -18,13 +18,13 @@ constexpr ElementType TYPES[] = {
     {ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, napi_uint8_array, 1},
 };
 
-/** Bytes of an element of a type above, or of one that only weights have. */
+/** Element size in bytes, for the types above and for types used only by weights. */
 size_t bytesOf(ONNXTensorElementDataType type) {
   for (const ElementType& each : TYPES)
     if (each.onnx == type) return each.bytes;
   if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 || type == ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16) return 2;
   if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN || type == ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL) return 1;
-  throw std::runtime_error("no tensor has the element type " + std::to_string(type));
+  throw std::runtime_error("unsupported element type " + std::to_string(type));
 }
 
 size_t countOf(const std::vector<int64_t>& dims) {

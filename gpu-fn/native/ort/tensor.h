@@ -5,7 +5,7 @@
 
 namespace octet {
 
-/** The values of a tensor in host memory, to be copied to a typed array. */
+/** The elements of a host tensor, to be copied to a typed array. */
 struct TensorData {
   ort::Value value;
   ONNXTensorElementDataType type;
@@ -16,9 +16,9 @@ class Tensor {
  public:
   static constexpr uint64_t ID = 1;
 
-  /** A copy of values in host memory: float32, int64 or uint8. Throws if they do not fill the shape. */
+  /** Copies float32, int64 or uint8 elements to a new host tensor. Throws if their count does not match the shape. */
   static std::shared_ptr<Tensor> copyOf(js::TypedArray data, std::vector<int64_t> dims);
-  /** A tensor at an address of a GPU's memory, or without one of the host's, which it does not own. `type`: ONNX's number. */
+  /** A tensor over existing memory of a GPU, or of the host if `gpu` is empty, without ownership. `type`: ONNX data type. */
   static std::shared_ptr<Tensor> view(std::optional<int64_t> gpu, uint64_t address, int64_t type, std::vector<int64_t> dims);
 
   explicit Tensor(ort::Value value) : held(std::move(value)) {}
@@ -38,7 +38,7 @@ class Tensor {
 namespace js {
 template <>
 struct Type<TensorData> {
-  /** Throws if the values have no typed array of the project. */
+  /** Throws for types other than float32, int64 and uint8. */
   static napi_value write(napi_env env, const TensorData& data);
 };
 }  // namespace js

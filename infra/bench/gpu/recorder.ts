@@ -25,7 +25,7 @@ type RecorderOptions = {
   seconds: number
 }
 
-/** Kept between runs, unlike the other temporary files of a program. */
+/** Kept between runs for reuse, unlike other temporary files. */
 const TORCHINDUCTOR_CACHE_DIR = path.join(tmpdir(), 'octet-torchinductor')
 
 export class Recorder {

@@ -3,8 +3,8 @@
     python infra/bench/operators/time_operators.py < CALLS
 
 CALLS is JSON: `library`, the output of gpu-fn/kernels/build; `header`, the path of onnxruntime_c_api.h; and `calls`, as in calls.ts.
-Prints a line of JSON for each call: `microseconds`, or the `error`. The operators are called without onnxruntime: this file implements the
-functions of its C API that they use. Needs PyTorch.
+Prints a line of JSON for each call: `microseconds` or `error`. The operators are called without onnxruntime: this file implements the
+functions of its C API that they use. Requires PyTorch.
 """
 import ctypes
 import json

@@ -9,7 +9,7 @@ import { requireKernels } from '../step.ts'
 import type { Call } from './calls.ts'
 
 const PROGRAM = path.join(import.meta.dirname, 'time_operators.py')
-/** Function order of onnxruntime's C API. */
+/** Header of onnxruntime's C API, for the order of its functions. */
 export const ORT_HEADER = path.join(
   import.meta.dirname,
   '../../../gpu-fn/native/vendor/onnxruntime/onnxruntime_c_api.h',
@@ -33,7 +33,7 @@ export async function timeCalls(python: string, calls: readonly Call[], seconds 
   const child = endWithThis(
     spawn(python, [PROGRAM], { timeout: seconds * 1000, killSignal: 'SIGKILL', stdio: ['pipe', 'pipe', 'inherit'] }),
   )
-  // A program that ends early has timed fewer calls.
+  // Ignores errors of the input stream: the number of results below reveals an early exit of the program.
   child.stdin.on('error', () => {}).end(input)
   const [stdout, [status, signal]] = await Promise.all([text(child.stdout), once(child, 'close')])
   const times = stdout.split('\n').flatMap((each) => (each.startsWith('{') ? [line.parse(JSON.parse(each))] : []))

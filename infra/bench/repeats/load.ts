@@ -13,7 +13,7 @@ export type LoadOptions = {
   requests: readonly Distinct[]
   jobs: readonly PlannedJob[]
   callers: number
-  /** Time limit of abandoned jobs after the load; that of a job by default. */
+  /** Time limit for the end of abandoned jobs after the load; by default that of a job. */
   idleMs?: number
 }
 export type Tally = { ended: Record<Ended['kind'], number>; failures: string[]; seconds: number }

@@ -52,7 +52,10 @@ function printLines(name: string, lines: readonly string[]): void {
 export const isReproducible = ({ images, failures, alone }: Pick<Repeats, 'images' | 'failures' | 'alone'>): boolean =>
   images.equal > 0 && images.unequal.length === 0 && failures.length === 0 && alone.failures.length === 0
 
-/** Prints counts, differing images, errors and memory use. Sets exit code 1 if a criterion is not met, or if the log has an error. */
+/**
+ * Prints counts, differing images, errors and memory use. Sets exit code 1 if the results are not reproducible or the log contains an
+ * error.
+ */
 export function printReport(repeats: Repeats): void {
   const { images, alone, failures, errors, memory } = repeats
   printTally('under load', repeats)

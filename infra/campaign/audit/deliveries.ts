@@ -1,5 +1,5 @@
-// Waits for webhooks that the worker has not delivered yet. Failures of the receiver open its circuit breaker, for a time that may exceed
-// any fixed wait, so the audit follows the schedule of the worker.
+// Waits for undelivered webhooks. After failures, a receiver's circuit breaker may stay open longer than any fixed wait, so the audit
+// follows the worker's retry schedule.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { LONGEST_OPEN_MS } from '../../../edge/webhooks/endpoints/breaker.ts'
 import { callWorker, persistent } from '../../system/client.ts'
@@ -9,7 +9,7 @@ const POLL_MS = 500
 
 type Listed<Each> = { data: Each[] }
 
-/** The time of the next attempt of any delivery to these customers, in Unix milliseconds; null if none is pending. */
+/** Time of the next delivery attempt to any of these customers, in Unix milliseconds; null without pending deliveries. */
 export async function nextAttemptAt(url: string, customers: readonly Customer[]): Promise<number | null> {
   const read = async <Each>(path: string, key: string) =>
     (await callWorker<Listed<Each>>(persistent, `${url}${path}`, key)).data
@@ -25,9 +25,8 @@ export async function nextAttemptAt(url: string, customers: readonly Customer[])
 }
 
 /**
- * Repeats an audit of deliveries until it finds no problems. Continues after `deadline` (of performance.now) while the worker has
- * scheduled another attempt, or has one waiting for an earlier one, for at most the longest pause of a circuit breaker. Returns the
- * remaining problems.
+ * Repeats an audit of deliveries until it finds no problems. Continues after `deadline` (a time of performance.now) while deliveries are
+ * pending, for at most the maximum open time of a circuit breaker. Returns the remaining problems.
  */
 export async function pollDeliveries(
   deadline: number,

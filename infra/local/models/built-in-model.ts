@@ -7,7 +7,7 @@ import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import { cacheDirectory, digestOf, makeOnce, ROOT } from './package-cache.ts'
 
 export const NANO = path.join(ROOT, 'gpu-fn/nano')
-/** Checkpoint directories by model. That of nano-flash exists once its training has written it. */
+/** Checkpoint directories by model. The directory of nano-flash exists only after its training. */
 export const CHECKPOINTS = {
   'nano-turbo': path.join(NANO, 'turbo'),
   nano: NANO,

@@ -63,7 +63,7 @@ async function removeStale(directory: string): Promise<void> {
 
 /**
  * Writes a package with `make` to a temporary path and moves it to `directory`, unless it exists, also if a concurrent process created it.
- * An exit in the meantime removes the temporary path.
+ * The temporary path is also removed if the process exits early.
  */
 export async function makeOnce(
   directory: string,

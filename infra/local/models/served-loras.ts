@@ -26,8 +26,9 @@ export async function checkLoras(given: readonly string[]): Promise<void> {
 }
 
 /**
- * Compiles LoRA files for the packages in `directory`, stores them in its `loras`, and returns an offer of each, with the models and tiers that
- * it fits. A compiled adapter is linked. Throws CheckpointError for a file that fits no package, and AdapterError for a compiled adapter that fits none.
+ * Compiles LoRA files for the packages in `directory` and stores them in its `loras`; compiled adapters are linked there. Returns an offer
+ * of each, with its compatible models and tiers. Without a compatible package, throws CheckpointError for a file and AdapterError for a
+ * compiled adapter.
  */
 export async function serveLoras(given: readonly string[], directory: string): Promise<LoraOffers> {
   const packages = await findPackages(directory)

@@ -1,5 +1,5 @@
-// The worker as a separate process, for `createProgram`. Its settings are those of startWorker. It bundles the worker once; on request, it
-// kills workerd and starts it again.
+// The worker as a separate process, for `createProgram`. Its settings are those of startWorker. The worker is bundled once; on request,
+// workerd is killed and restarted.
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import type { Json } from 'miniflare'
@@ -15,15 +15,15 @@ const { convertV4MiniflareOptions, Log, LogLevel, Miniflare } = require('minifla
 
 const ENTRYPOINT = path.join(ROOT, 'edge/index.ts')
 
-/** Writes the bundle of a deploy. Returns its file. */
+/** Bundles the worker as for a deployment. Returns the path of the bundle. */
 async function bundle(entrypoint: string, directory: string): Promise<string> {
-  // Names stay legible in the log. The `node` of the build is that of this process.
+  // Not minified, for legible names in the log. PATH begins with this process's `node`, for the build.
   const env = { PATH: `${path.dirname(process.execPath)}${path.delimiter}${process.env.PATH}` }
   await exec(['wrangler', 'deploy', entrypoint, '--dry-run', '--no-minify', '--outdir', directory], { env })
   return path.join(directory, `${path.basename(entrypoint, '.ts')}.js`)
 }
 
-/** The options with which wrangler's startWorker starts workerd, without its proxy. */
+/** Miniflare options equivalent to those of wrangler's startWorker, without its proxy. */
 async function miniflareOptions(settings: LocalWorkerOptions) {
   const { entrypoint = ENTRYPOINT, persist, port = 0, gpuUrl, secrets, vars, catalog } = settings
   const script = await bundle(entrypoint, path.join(persist, '../bundle'))

@@ -33,7 +33,7 @@ test('accounts without usage take turns of three jobs, the oldest first', ({ exp
   expect(queue.grant(slotsOf(6), 0)).toEqual(['a1', 'a2', 'a3', 'b1', 'b2', 'a4'])
 })
 
-test('after a restart, the jobs of an account keep the order of their creation, in whatever order they renew', ({
+test('after a restart, jobs of an account are granted slots in order of creation, regardless of the order of renewal', ({
   expect,
 }) => {
   const ids = Array.from({ length: 12 }, (_, k) => k)
@@ -55,7 +55,7 @@ test('after a restart, the jobs of an account keep the order of their creation, 
   )
 })
 
-test('a job whose attempt was lost precedes younger ones of its account', ({ expect }) => {
+test('a job with a lost attempt precedes newer jobs of its account', ({ expect }) => {
   const queue = new SlotQueue(LEASE_MS)
   for (const [k, job] of ['old', 'young', 'last'].entries()) queue.enter(job, termsOf('a', false, k), 0)
   expect(queue.grant(slotsOf(1), 0)).toEqual(['old'])

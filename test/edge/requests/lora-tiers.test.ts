@@ -1,4 +1,5 @@
-// Adapters and tiers: 4-bit weights cannot be updated, so an adapter is offered with them only if the catalog names the tier.
+// Adapters and tiers. 4-bit weights cannot be updated, so an adapter is offered in a tier with 4-bit weights only if the catalog names the
+// tier.
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, test, vi } from 'vitest'
 import { findProblems } from '../../../edge/config.ts'
@@ -38,7 +39,7 @@ afterEach(() => {
 
 const choose = (...ids: string[]) => ids.map((id) => ({ id }))
 
-test('routes a request to a tier that its adapters fit', async ({ expect }) => {
+test('routes a request to a tier compatible with its adapters', async ({ expect }) => {
   for (const chosen of [[], choose('ink'), choose('attention'), choose('ink', 'attention'), choose('only')])
     await generate(caller, { prompt: 'a cat', ...(chosen.length > 0 && { loras: chosen }) })
   expect(gpu.map(({ request }) => request.tier)).toEqual(['fp8-int4', 'fp8', 'fp8-int4', 'fp8', 'fp8-int4'])
@@ -66,7 +67,7 @@ test.for([
   expect([gpu, usage.total_microdollars]).toEqual([[], 0])
 })
 
-test('a route without an offer that the adapters fit is not offered', async ({ expect }) => {
+test('rejects a route without an offer compatible with the adapters', async ({ expect }) => {
   const response = await generate(caller, { prompt: 'a cat', route: 'full', loras: choose('ink') })
   expect((await problemOf(response)).error).toMatchObject({
     code: 'not_offered',
@@ -75,7 +76,7 @@ test('a route without an offer that the adapters fit is not offered', async ({ e
   expect(gpu).toEqual([])
 })
 
-test('lists adapters with the tiers of the model in which they can be used', async ({ expect }) => {
+test('lists adapters with the compatible tiers of the model', async ({ expect }) => {
   const { data } = (await (await send('GET', '/v1/models', caller)).json()) as {
     data: { id: string; octet_loras: { id: string; models: string[]; tiers: string[] }[] }[]
   }

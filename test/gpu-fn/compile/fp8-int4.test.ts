@@ -111,7 +111,7 @@ describe.each(['tiny-medium', 'tiny-large'] as const)('one step of %s', (variant
   }
 })
 
-test('the CPU multiplies the values that a GPU unpacks of a small matrix, with the rounding to E4M3', async () => {
+test('the CPU decodes a small matrix to the same E4M3 values as a GPU', async () => {
   const [rows, columns] = [24, 64]
   const { data } = pseudoRandom([rows, columns], 3)
   const packed = new Uint8Array((rows * columns) / 2)
@@ -126,7 +126,7 @@ test('the CPU multiplies the values that a GPU unpacks of a small matrix, with t
     groupScales: ops.cast(input('groupScales', [rows, columns / GROUP]), 'uint8'),
     scales: input('scales', [rows]),
   }
-  // The layer has no parameters of its own.
+  // No scope is needed, because the layer has no other parameters.
   graph.output('y', cpu.linear(undefined as never, x, weight, null))
   const file = path.join(scratch.directory, 'product.onnx')
   await writeFile(file, encodeModel(graph, { location: '', layout: [] }, '0'))

@@ -5,7 +5,7 @@ import { pino } from 'pino'
 import sharp from 'sharp'
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import type { JobRequest } from '../../../gpu-fn/contract.ts'
-import { type Engine, type EngineOptions, PackageEngine } from '../../../gpu-fn/engine/engine.ts'
+import { type EngineOptions, PackageEngine } from '../../../gpu-fn/engine/engine.ts'
 import { denoiserBytes, footprintOf } from '../../../gpu-fn/engine/package/graphs.ts'
 import type { Stall } from '../../../gpu-fn/engine/watchdog.ts'
 import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
@@ -13,6 +13,7 @@ import { findPackages, openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { leastBudget } from '../../support/checkpoints/least-budget.ts'
+import { collect, typesOf } from '../../support/engine/collect.ts'
 import { jobBody } from '../../support/gpu/client.ts'
 
 const CRASHING = new URL('../../support/engine/crashing-worker.ts', import.meta.url)
@@ -42,18 +43,6 @@ async function startEngine(options: Partial<EngineOptions> = {}) {
 }
 
 const request = (overrides: Partial<JobRequest> = {}) => jobBody({ model: 'custom', steps: 2, ...overrides })
-
-async function collect(engine: Engine, job: JobRequest, signal = new AbortController().signal, each?: () => void) {
-  const model = engine.models.find(({ tier }) => tier === job.tier)!
-  const events: PipelineEvent[] = []
-  for await (const event of engine.run(model, job, signal)) {
-    events.push(event)
-    if (event.type === 'step') each?.()
-  }
-  return events
-}
-
-const typesOf = (events: PipelineEvent[]) => events.map(({ type }) => type)
 
 test('offers the packages of its directory with the sizes they take', async () => {
   const { engine } = await startEngine()

@@ -140,7 +140,7 @@ test.skipIf(!hasAddon())('a session computes with the updated weights', async ()
   expect(await session.run(inputsOf(pkg))).toEqual(base)
 })
 
-test.skipIf(!hasAddon())('an update that fails leaves no weights behind', async () => {
+test.skipIf(!hasAddon())('a failed update leaves no weights in memory', async () => {
   const pkg = packages.fp8
   const { memory } = hostMemory()
   const { copyFromHost, upload } = memory

@@ -1,4 +1,4 @@
-// The memory of a GPU with test/support/native/fake-cuda.cc in place of CUDA's libraries, in a process that finds them.
+// GPU memory with fake CUDA libraries (test/support/native/fake-cuda.cc), in a child process with these in its library path.
 import { execFile } from 'node:child_process'
 import { mkdtemp, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -31,7 +31,7 @@ async function run(program: string, bytes = 1 << 30): Promise<unknown> {
   return JSON.parse(stdout)
 }
 
-describe.skipIf(!hasAddon() || !hasCompiler())('the memory of a GPU', () => {
+describe.skipIf(!hasAddon() || !hasCompiler())('GPU memory', () => {
   beforeAll(async () => {
     libraries = await mkdtemp(path.join(tmpdir(), 'octet-cuda-'))
     const library = path.join(libraries, 'libcudart.so.13')
@@ -62,11 +62,11 @@ describe.skipIf(!hasAddon() || !hasCompiler())('the memory of a GPU', () => {
       print({ texts, moved, registered, again: await failure(() => memory.unregister(addressOf(host))) })`
     expect(await run(program)).toEqual({
       ...{ texts: ['hello', 'from the host'], moved: 'hellohello', registered: true },
-      again: 'CUDA: end of a registration, GPU 0: invalid argument',
+      again: 'CUDA: unregistration, GPU 0: invalid argument',
     })
   })
 
-  test('that is exhausted, or of an unknown GPU, is an error with the message of CUDA', async () => {
+  test('reports exhaustion and an unknown GPU with the message of CUDA', async () => {
     const program = `
       const memory = loadCuda(0)
       const bytes = 3 * memory.granularity
@@ -95,7 +95,7 @@ describe.skipIf(!hasAddon() || !hasCompiler())('the memory of a GPU', () => {
     expect(await run(program)).toEqual(['hello', refused, refused])
   })
 
-  test('has the weights of a session, which can be unloaded and loaded again', async () => {
+  test('holds the weights of a session, which can be unloaded and reloaded', async () => {
     const directory = await compileTiny({ tier: 'fp8' })
     const tensors = (await openPackage(directory)).manifest.weights['clip_l.weights']
     const program = `

@@ -46,7 +46,7 @@ const open = (file: string, memory: ReturnType<typeof hostMemory>['memory']) => 
   return openNativeSession(file, { entries: {}, memoryPattern: false, offload: { weights, memory: () => memory } })
 }
 
-test.skipIf(!hasAddon()).each(['memory of our own', 'host memory'])(
+test.skipIf(!hasAddon()).each(['reserved memory', 'host memory'])(
   'tensors on the device are joined in %s',
   async (where) => {
     const { memory, log } = hostMemory()
@@ -81,7 +81,7 @@ test.skipIf(!hasAddon())('a failed copy leaves no memory mapped for the joined t
   expect(log).toEqual(['reserve', 'map', 'recycle', 'unreserve'])
 })
 
-describe.skipIf(!hasAddon())('weights in memory of our own', () => {
+describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   test("give the same results as onnxruntime's own weights, and are read from the file once", async () => {
     const { memory, log } = hostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)

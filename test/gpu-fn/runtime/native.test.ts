@@ -1,4 +1,4 @@
-// The addon: what its objects refuse, and its work on other threads.
+// The addon: validation of arguments, and work on other threads.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
@@ -27,11 +27,11 @@ describe.skipIf(!hasAddon())('the addon', () => {
     empty.release()
   })
 
-  test('refuses values that do not fill a shape, and types that graphs do not have', () => {
+  test('rejects a count of values that does not match the shape, and unsupported types', () => {
     const { Tensor } = loadNative()
     expect(() => Tensor.copyOf(new Float32Array(5), [2, 3])).toThrow('5 values do not have the shape [2, 3]')
     expect(() => Tensor.copyOf(new Float64Array(1) as unknown as Float32Array, [1])).toThrow('neither float32 nor')
-    expect(() => Tensor.view(null, 0n, 8, [1])).toThrow('no tensor has the element type 8')
+    expect(() => Tensor.view(null, 0n, 8, [1])).toThrow('unsupported element type 8')
   })
 
   test('a view of a tensor reads the memory of the tensor', () => {
@@ -44,7 +44,7 @@ describe.skipIf(!hasAddon())('the addon', () => {
     tensor.release()
   })
 
-  test('refuses objects of another class, and other values', () => {
+  test('rejects objects of another class and values of other types', () => {
     const { Tensor, Session } = loadNative()
     const tensor = Tensor.copyOf(Float32Array.of(1), [1])
     onTestFinished(() => tensor.release())
@@ -57,7 +57,7 @@ describe.skipIf(!hasAddon())('the addon', () => {
     expect(() => new (Tensor as unknown as new () => unknown)()).toThrow('created by functions of the addon')
   })
 
-  test('maps files, and states why it cannot', async () => {
+  test('maps files, and reports why a file cannot be mapped', async () => {
     const { MappedFile } = loadNative()
     const scratch = await mkdtemp(path.join(tmpdir(), 'octet-native-'))
     onTestFinished(() => rm(scratch, { recursive: true }))
@@ -96,11 +96,11 @@ describe.skipIf(!hasAddon())('the addon', () => {
     expect(() => run.start()).toThrow('the run was started before')
   })
 
-  test.skipIf(hasGpu())('states what of CUDA is missing', () => {
+  test.skipIf(hasGpu())('names the missing CUDA library', () => {
     expect(() => loadNative().Gpu.open(0)).toThrow(/libcuda/)
   })
 
-  /** Programs that load the addon in an own process and print a line. */
+  /** Prelude of programs that load the addon in a child process and print a line. */
   const PRELUDE = `
     import { createRequire } from 'node:module'
     import { Worker } from 'node:worker_threads'
@@ -123,7 +123,7 @@ describe.skipIf(!hasAddon())('the addon', () => {
     expect(await end(program)).toEqual({ code: 0, signal: null, output: 'bigint\n' })
   })
 
-  test('a thread that ends during its work leaves the others running', async () => {
+  test('the exit of a worker thread with unfinished work does not affect other threads', async () => {
     const file = JSON.stringify(NATIVE_LIBRARY)
     const ended = `const addon = require(${file}); for (let i = 0; i < 100; i++) addon.MappedFile.open(${file}, 100); process.exit()`
     const program = `

@@ -9,7 +9,7 @@ import type { StoredTensor } from '../../../gpu-fn/manifest.ts'
 import { randomWords } from '../../../infra/checkpoints/random-weights.ts'
 
 type Stored = 'float32' | 'float16'
-/** A weight of each layer, with absolute values of at least 2 ^ `exponent`, and less than twice that. */
+/** A weight of each layer. Its absolute values are from 2 ^ `exponent` (inclusive) to 2 ^ (`exponent` + 1). */
 type Parameter = { readonly name: string; readonly dtype: Stored; readonly shape: number[]; readonly exponent: number }
 
 export type Network = {
@@ -18,22 +18,22 @@ export type Network = {
   readonly input: readonly number[]
   readonly activations: Stored
   readonly parameters: readonly Parameter[]
-  /** Relative error of a correct result; 0 for operators that repeat their results to the last bit. */
+  /** Maximum relative error of a correct result; 0 for bit-exact reproducible operators. */
   readonly tolerance: number
   readonly apply: (x: Value, parameters: readonly Value[]) => Value
 }
 
-/** Channels of the maps, as in the widest layers of the VAE decoder. */
+/** Channels of the feature maps, as in the widest layers of the VAE decoder. */
 const CHANNELS = 512
-/** Keeps the magnitude of products of thousands of values. */
+/** Exponent of matrix weights; preserves the magnitude of values in products with thousands of summands. */
 const MATRIX = -7
 const NORM = -1
 
 const like = ({ dtype, shape }: Value) => [{ dtype, shape }]
 
 /**
- * 0.8 GB of products as in the transformer, whose memory the others receive: 0.15 GB each, which a GPU copies within 3 ms. `norms` has the
- * convolutions and norms of target cuda's VAE decoder. onnxruntime's GroupNorm sums in a varying order.
+ * `products` has 0.8 GB of weights, as in the transformer. The other networks reuse its memory; each has 0.15 GB, copied within 3 ms.
+ * `norms` has the convolutions and norms of target cuda's VAE decoder; onnxruntime's GroupNorm sums in a varying order.
  */
 export const NETWORKS: readonly Network[] = [
   {
@@ -111,7 +111,7 @@ function layoutOf({ layers, parameters }: Network): StoredTensor[] {
   )
 }
 
-/** Bits of sign and fraction in 32 bits of values, the exponent's bias, and the exponent's lowest bit. */
+/** Sign and fraction bits in a 32-bit word of values, exponent bias, and lowest bit of the exponents. */
 const FORMATS: Record<Stored, readonly [mask: number, bias: number, unit: number]> = {
   float32: [0x807f_ffff, 127, 0x0080_0000],
   float16: [0x83ff_83ff, 15, 0x0400_0400],

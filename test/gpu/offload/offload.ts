@@ -1,5 +1,5 @@
-// Networks that take turns in the same memory of a GPU must compute with their own weights. The options separate the possible causes of
-// wrong results: the order of copies and runs, and the operators themselves.
+// Compares the results of networks that share the same GPU memory in turn: each must compute with its own weights. The options separate the
+// possible causes of wrong results: the order of copies and runs, and the operators themselves.
 import { countElements } from '../../../gpu-fn/dtype.ts'
 import { loadCuda } from '../../../gpu-fn/runtime/cuda.ts'
 import type { DeviceMemory } from '../../../gpu-fn/runtime/device-memory.ts'
@@ -12,7 +12,7 @@ import { NETWORKS, type Network, writeNetwork } from './networks.ts'
 
 export type OffloadOptions = {
   rounds: number
-  /** Orders copies and runs by events between their streams as well. */
+  /** Additionally orders copies and runs by events between their streams. */
   events?: boolean | undefined
   /** Leaves the weights on the GPU: wrong results are then errors of the operators. */
   resident?: boolean | undefined
@@ -25,7 +25,7 @@ type Open = {
   readonly x: Tensor
   readonly expected: Float32Array
 }
-/** Results of a network. `transient`: wrong ones that were right when the run was repeated with the same loaded weights. */
+/** Result counts of a network. `transient`: wrong results that were correct in a repeated run with the same loaded weights. */
 type Tally = { wrong: number; transient: number; largest: number }
 
 /** Prints the number of wrong results of each network. Throws if there are any. */

@@ -12,7 +12,7 @@ import { processesWith } from '../../support/descendants.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
-/** For a slow machine. */
+/** Timeout for a slow machine. */
 const LIMIT = { timeout: 20_000 }
 const COMMAND = path.join(import.meta.dirname, '../../../infra/command')
 /** A command with a child process, and with a group of two that writes to its temporary directory. */
@@ -85,7 +85,7 @@ test('cleanups run from the newest to the oldest, also after one that fails', as
   expect(ended).toEqual({ stdout: 'newest\noldest\n', stderr: 'failed\n' })
 })
 
-test('the output of a program, and the messages of one that fails', async () => {
+test('returns the output of a program, and throws the standard error of a failed one', async () => {
   expect(await outputOf('cat', [], { input: 'a text' })).toEqual({ stdout: 'a text', stderr: '' })
   await expect(outputOf('sh', ['-c', 'echo reason >&2; exit 3'])).rejects.toThrow('sh ended with 3:\nreason')
   await expect(outputOf('no-such-program', [])).rejects.toThrow('ENOENT')

@@ -1,5 +1,4 @@
-// Every command removes what it would leave behind after a signal: the sources have no other temporary directories and child processes than
-// those of infra/command.
+// Every command cleans up after a signal: temporary directories and child processes are created only with the helpers of infra/command.
 import { globSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { expect, test } from 'vitest'
@@ -9,7 +8,7 @@ const read = (file: string) => readFileSync(path.join(root, file), 'utf8')
 const sources = globSync('{infra,test/gpu,test/clients}/**/*.ts', { cwd: root })
 const withMatch = (pattern: RegExp) => sources.filter((file) => pattern.test(read(file))).toSorted()
 
-/** The browser that `npm run demo -- --open` opens remains. */
+/** Files with a child process that outlives the command: the browser of `npm run demo -- --open`. */
 const REMAINING = ['infra/local/demo.ts']
 
 test('temporary directories are made by makeScratch', () => {
@@ -23,7 +22,7 @@ test('child processes end with their command', () => {
   expect(withMatch(/import \{[^}]*\bexec(File)?\b[^}]*\} from 'node:child_process'/)).toEqual([])
 })
 
-/** The modules of this repository that a module loads, at once or on demand. */
+/** The modules of this repository that a module imports statically or dynamically, directly or indirectly. */
 function modulesOf(file: string, seen = new Set<string>()): Set<string> {
   if (seen.has(file)) return seen
   seen.add(file)

@@ -1,4 +1,4 @@
-// The adapters that the form of the playground offers on a route.
+// The adapters offered on a route by the playground's form.
 import { expect, test } from 'vitest'
 import { fitsRoutes } from '../../../edge/playground/state/adapters.ts'
 
@@ -6,7 +6,7 @@ const turbo = { route: 'turbo', tier: 'fp8-int4' }
 const full = { route: 'full', tier: 'fp8' }
 const ink = { id: 'ink', tiers: ['fp8'] }
 
-test('an adapter is offered on a route only in a tier that it fits', () => {
+test('an adapter is offered on a route only in a compatible tier', () => {
   const models = [{ octet: [turbo, full], octet_loras: [ink, { id: 'pen', tiers: ['fp8', 'fp8-int4'] }] }]
   const fitting = (routes: string[]) => ['ink', 'pen'].filter((id) => fitsRoutes(id, routes, models))
   expect(fitting(['full'])).toEqual(['ink', 'pen'])
@@ -15,7 +15,7 @@ test('an adapter is offered on a route only in a tier that it fits', () => {
   expect(fitsRoutes('absent', ['full'], models)).toBe(false)
 })
 
-test('the tiers of one model say nothing about another', () => {
+test('the compatible tiers of one model do not apply to another', () => {
   const models = [
     { octet: [{ ...turbo, tier: 'fp8' }], octet_loras: [] },
     { octet: [full], octet_loras: [ink] },

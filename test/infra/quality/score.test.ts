@@ -53,7 +53,12 @@ test.each<[string, Partial<QualityPrompt>, Detection, Partial<ReturnType<typeof 
   ['its color', { sprites: [{ ...cat, color: 'blue' }, dog] }, right, { color: true }],
   ['another color', { sprites: [{ ...cat, color: 'red' }, dog] }, right, { color: false }],
   ['one wrong color', { sprites: [cat, dog].map((each) => ({ ...each, color: 'blue' })) }, right, { color: false }],
-  ['a color, but neither the sprite', { sprites: [{ name: 'owl', count: 1, color: 'red' }] }, right, { color: false }],
+  [
+    'the color of an undetected sprite',
+    { sprites: [{ name: 'owl', count: 1, color: 'red' }] },
+    right,
+    { color: false },
+  ],
   ['the cat on the left', { relation: 'left' }, right, { relation: true }],
   ['the cat on the right', { relation: 'right' }, right, { relation: false }],
   ['the cats beside the dog', { relation: 'beside' }, right, { relation: true }],
@@ -64,7 +69,7 @@ test.each<[string, Partial<QualityPrompt>, Detection, Partial<ReturnType<typeof 
   ['half of its word', { text: 'HI' }, { ...right, word: 'H' }, { word: false }],
   ['any number', { sprites: [{ name: 'cat' }, dog] }, { ...right, sprites: { cat: 5, dog: 1 } }, { count: true }],
   [
-    'another meaning',
+    'an alternative sprite',
     { sprites: [{ name: 'fox', or: ['dog'], count: 1 }] },
     right,
     { sprite: true, clear: true, count: true },
@@ -73,7 +78,7 @@ test.each<[string, Partial<QualityPrompt>, Detection, Partial<ReturnType<typeof 
   expect(judge({ ...asked, ...more }, seen)).toMatchObject(verdict)
 })
 
-test('an image shows everything if every sprite is detected and no stated criterion is violated', () => {
+test('an image is correct if every sprite is detected and every criterion is met', () => {
   expect(showsEverything(asked, right)).toBe(true)
   expect(
     showsEverything({ ...asked, sprites: [{ name: 'cat' }, { name: 'dog' }] }, { ...right, sprites: { cat: 1 } }),
@@ -136,7 +141,7 @@ describe('the images of a directory', () => {
     expect(text.match(/src="data:image\/webp;base64,/g)).toHaveLength(2)
   })
 
-  test('of natural prompts are evaluated where contents are stated, and all are on a contact sheet', async () => {
+  test('of natural prompts are evaluated if contents are expected, and are all on a contact sheet', async () => {
     const { prompt, seed, simple } = asked
     const natural = [asked, { prompt, seed, simple, sprites: [] }]
     const shown = await judgeNatural(lookIn(), natural, directory)

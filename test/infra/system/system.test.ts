@@ -18,7 +18,7 @@ beforeAll(async () => {
 }, START_MS)
 afterAll(() => system?.close())
 
-test('a killed worker refuses connections; once started, it has the state on disk and nothing of its memory', async () => {
+test('a killed worker refuses connections; after a restart, its state on disk is kept and its state in memory is lost', async () => {
   const { target, worker } = system
   const { key } = await openAccount(target, 'customer')
   const readJobs = () => send(`${target.url}/v1/jobs`, key)

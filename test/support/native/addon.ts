@@ -10,5 +10,5 @@ export const hasCompiler = (): boolean =>
 /** test/support/native/build.ts builds it before all tests, if this machine has g++. */
 export const hasAddon = (): boolean => existsSync(NATIVE_LIBRARY)
 
-/** The binding of sessions that stand for a GPU's. */
+/** The binding of sessions that simulate GPU sessions. */
 export const BINDING = hasAddon() ? 'native' : 'node'

@@ -18,7 +18,7 @@ export function setup(): void {
     execFileSync(BUILD, ['addon'], { stdio: ['ignore', 'ignore', 'inherit'] })
     return
   }
-  // No test runs with an outdated addon.
+  // Prevents tests with an outdated addon.
   rmSync(NATIVE_LIBRARY, { force: true })
-  console.warn('There is no g++: the tests of the addon (gpu-fn/native) do not run.')
+  console.warn('g++ is missing: the tests of the addon (gpu-fn/native) are skipped.')
 }

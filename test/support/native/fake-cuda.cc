@@ -1,4 +1,4 @@
-// The functions of CUDA that the addon calls, with host memory as the GPU's. Ranges without memory are not accessible, as on a GPU. Memory is
+// Fake of the CUDA functions used by the addon, with host memory as device memory. Unmapped ranges are inaccessible, as on a GPU. Memory is
 // limited to FAKE_CUDA_BYTES.
 #include <sys/mman.h>
 #include <unistd.h>

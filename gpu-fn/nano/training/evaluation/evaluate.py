@@ -1,10 +1,10 @@
-"""Computes the accuracy and contact sheets of the models in the state folder and of the shipped ones, by one judge.
+"""Evaluates the models in the state folder and the shipped models with the same judge: accuracy and contact sheets.
 
     python -m training.evaluation.evaluate --prompts 200
     python -m training.evaluation.evaluate --models shipped-turbo,turbo
 
-Writes STATE/scores.json, which `training.export` requires to show no loss against the shipped models. Results of other models by the same judge
-on as many prompts are kept in it.
+Writes STATE/scores.json. `training.export` requires that the trained models score at least as high there as the shipped ones. Existing scores of
+other models are kept if they were computed with the same judge and number of prompts.
 """
 
 import argparse
@@ -25,19 +25,19 @@ from .sample import evaluate, judge_path
 SCORES = STATE / "scores.json"
 TURBO = {"turbo": {"steps": STEPS, "guidance": 1.0, "terminal": TURBO_TERMINAL}}
 FLASH = {"flash": {"steps": FLASH_STEPS, "guidance": 1.0, "terminal": FLASH_TERMINAL}}
-# The settings of each model; None: 28 steps with and without T5.
+# The sampling settings of each model; None: 28 steps with and without T5.
 MODELS = {"shipped": None, "base": None, "shipped-turbo": TURBO, "turbo": TURBO, "shipped-flash": FLASH, "flash-trajectory": FLASH, "flash": FLASH}
 
 
 def exists(model: str) -> bool:
-    """A copy of the tree can lack the shipped weights of the distilled models."""
+    """Whether the weights of a model exist. A working tree can lack the shipped weights of the distilled models."""
     if not model.startswith("shipped"):
         return (STATE / f"{model}.pt").exists()
     return any((NANO / model.removeprefix("shipped").removeprefix("-") / "transformer").glob("*.safetensors"))
 
 
 def load(denoiser: Denoiser, model: str) -> None:
-    """Sets the weights of a model. Those of few steps have the text encoders of their base."""
+    """Loads the weights of a model. Distilled models use the text encoders of their base."""
     if model.startswith("shipped"):
         denoiser.load_state_dict(read_base())
         if model != "shipped":
@@ -51,8 +51,8 @@ def load(denoiser: Denoiser, model: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=200, help="of each set")
-    parser.add_argument("--models", default=",".join(MODELS), help="comma-separated; those that do not exist are left out")
+    parser.add_argument("--prompts", type=int, default=200, help="number of prompts of each set")
+    parser.add_argument("--models", default=",".join(MODELS), help="comma-separated; missing models are skipped")
     options = parser.parse_args()
     on = device()
     denoiser, latents = Denoiser().to(on), Latents(on)

@@ -1,7 +1,7 @@
 """Generates images of the evaluation prompts with the networks in training and scores them with the judge.
 
 ../quality-prompts.json has 200 compositions of one or several sprites, ../world-prompts.json 200 with object colors, mixed counts, relations
-and words on signs, ../natural-prompts.json 60 prompts of the kind people type. None is used in training.
+and words on signs, ../natural-prompts.json 60 prompts in the style of users. None is used in training.
 
     python -m training.evaluation.sample         writes world-prompts.json
 """
@@ -82,7 +82,7 @@ def satisfies_relation(relation: str, cells: tuple[int, int]) -> bool:
 
 
 def judge_image(entry: dict, counts: np.ndarray, scores: np.ndarray, ends: dict[str, str], cells: np.ndarray, tints: np.ndarray, word: str) -> dict[str, bool]:
-    """Whether one image meets each criterion that its prompt states, and whether it shows everything. The criteria are those of infra/quality/verdict.ts."""
+    """Evaluates an image by each criterion of its prompt, and by all of them (`shown`). The criteria are those of infra/quality/verdict.ts."""
     sprites = entry.get("sprites", [])
     meanings = [[NAMES.index(name) for name in (sprite["name"], *sprite.get("or", ()))] for sprite in sprites]
     seen = [sum(counts[index] for index in each) for each in meanings]
@@ -105,7 +105,7 @@ def judge_image(entry: dict, counts: np.ndarray, scores: np.ndarray, ends: dict[
 
 
 def score_images(images: torch.Tensor, entries: list[dict], path: Path | None = None) -> dict[str, float]:
-    """The share of correct images per criterion, over the prompts that state it."""
+    """Fraction of correct images per criterion, over the prompts with that criterion."""
     judge = onnxruntime.InferenceSession(path or judge_path(), providers=["CPUExecutionProvider"])
     looks = (judge.run(None, {"image": part.cpu().numpy()}) for part in images.split(50))
     counts, scores, top, bottom, cells, tints, letters = (np.concatenate(parts) for parts in zip(*looks))
@@ -118,14 +118,14 @@ def score_images(images: torch.Tensor, entries: list[dict], path: Path | None = 
 
 
 def judge_path() -> Path:
-    """The judge in training, or else the shipped one."""
+    """The judge in the state folder, or the shipped one if there is none."""
     trained = STATE / "judge.onnx"
     return trained if trained.exists() else NANO / "judge.onnx"
 
 
 @torch.no_grad()
 def evaluate(name: str, denoiser, latents, on: str, prompts: int, settings: dict[str, dict] | None = None) -> dict[str, dict[str, float]]:
-    """Prints and returns the accuracy of each setting on the first `prompts` of each evaluation set, and keeps pictures as STATE/name-setting-set.jpg."""
+    """Prints and returns the accuracy of each setting on the first `prompts` of each evaluation set. Writes contact sheets STATE/name-setting-set.jpg."""
     torch.compiler.set_stance("force_eager")
     denoiser.eval()
     accuracies = {}

@@ -22,7 +22,7 @@ SHIFT = 3.0
 GUIDANCE = 5.0
 # The last noise level of turbo's four steps; without it, one step would be between two levels near zero.
 TURBO_TERMINAL = 0.3
-# The level between flash's two steps is turbo's third, so that each step corresponds to two of turbo's.
+# Flash's intermediate noise level is turbo's third one, so that each step of flash spans two steps of turbo.
 FLASH_TERMINAL = 0.719
 CHANNELS, SIDE = 16, 32  # of the latent of a 256 × 256 image
 

@@ -2,14 +2,14 @@
 
     python -m training.stages.flash --steps 2000 --budget 300
 
-The student starts as turbo. First, one of its Euler steps reproduces two of turbo's, as in progressive distillation (arXiv 2202.00512), from the
-starting points of turbo.py. Regression of that kind averages possible images, and two steps are too few to remove the blur. Therefore the
-second part matches distributions, as SD3.5-Flash (arXiv 2509.21318) and DMD2 (arXiv 2405.14867) do: a critic learns the flow of the student's
-images, and the student moves against the difference between the critic's and the guided base's velocity on noised images. Unlike in those
-papers, the gradient passes through both steps, which a network of this size allows: every step is trained on its true inputs, and the first
-one needs no loss of its own.
+The student is initialized from turbo. Phase 1 distills two Euler steps of turbo into one step of the student, as in progressive distillation
+(arXiv 2202.00512), from the starting points of turbo.py. This regression averages over plausible images, and two steps are too few to remove
+the resulting blur. Phase 2 is therefore distribution matching distillation, as in SD3.5-Flash (arXiv 2509.21318) and DMD2 (arXiv 2405.14867): a
+critic is trained by flow matching on the student's images, and the student's gradient is the difference between the predictions of the critic
+and of the guided base on noised images. Unlike in those papers, gradients are backpropagated through both steps, which is affordable for a
+network of this size: both steps are trained on their actual inputs, and the first step needs no separate loss.
 
-The state after the first part is kept as flash-trajectory.pt, for comparison.
+The state after phase 1 is saved as flash-trajectory.pt, for comparison.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from .turbo import STEPS as TURBO_STEPS
 from .turbo import guided, start_point, velocity
 
 STEPS = 2
-LEVELS = (0.02, 0.98)  # noise levels of the images that are compared
+LEVELS = (0.02, 0.98)  # range of noise levels for distribution matching
 Prompt = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -37,26 +37,25 @@ def levels_of(steps: int, terminal: float) -> list[float]:
     return schedule.sigmas.tolist()
 
 
-def draw(student, noise: torch.Tensor, sigmas: list[float], prompt: Prompt) -> torch.Tensor:
-    """The student's latent of an image."""
-    latent = noise
+def integrate(network, latent: torch.Tensor, sigmas: list[float], prompt: Prompt) -> torch.Tensor:
+    """The latent after Euler steps through the noise levels `sigmas`."""
     for sigma, following in zip(sigmas, sigmas[1:]):
-        latent = latent + (following - sigma) * velocity(student, latent, sigma, *prompt)
+        latent = latent + (following - sigma) * velocity(network, latent, sigma, *prompt)
     return latent
 
 
 def trajectory_loss(student, turbo, clean: torch.Tensor, sigmas: list[float], fine: list[float], index: int, own: bool, prompt: Prompt) -> torch.Tensor:
-    """Squared error of the student's latent after step `index` against turbo's after its two steps of `fine` between the same noise levels."""
+    """Mean squared error, relative to the step size, between the student's latent after step `index` and turbo's after two steps of `fine`."""
     latent = start_point(student, clean, sigmas, index, own, prompt)
     with torch.no_grad():
-        target = draw(turbo, latent, fine[2 * index : 2 * index + 3], prompt)
-    arrived = draw(student, latent, sigmas[index : index + 2], prompt)
+        target = integrate(turbo, latent, fine[2 * index : 2 * index + 3], prompt)
+    arrived = integrate(student, latent, sigmas[index : index + 2], prompt)
     return (arrived - target).square().mean() / (sigmas[index] - sigmas[index + 1])
 
 
 def matching_loss(student, critic, teacher, noise: torch.Tensor, sigmas: list[float], positive: Prompt, negative: Prompt, guidance: float) -> torch.Tensor:
-    """A loss whose gradient at the student's images is the normalized difference of the denoised images of critic and teacher (DMD, arXiv 2311.18828)."""
-    image = draw(student, noise, sigmas, positive)
+    """Distribution matching loss (DMD, arXiv 2311.18828). Its gradient is the normalized difference of the images denoised by critic and teacher."""
+    image = integrate(student, noise, sigmas, positive)
     with torch.no_grad():
         sigma = LEVELS[0] + (LEVELS[1] - LEVELS[0]) * torch.rand(len(image), device=image.device)
         level = sigma.view(-1, 1, 1, 1)
@@ -68,9 +67,9 @@ def matching_loss(student, critic, teacher, noise: torch.Tensor, sigmas: list[fl
 
 
 def critic_loss(critic, student, noise: torch.Tensor, sigmas: list[float], prompt: Prompt) -> torch.Tensor:
-    """Flow matching on the student's images."""
+    """Flow matching loss on the student's images."""
     with torch.no_grad():
-        image = draw(student, noise, sigmas, prompt)
+        image = integrate(student, noise, sigmas, prompt)
     sigma, fresh = noise_levels(len(image), image.device), torch.randn_like(image)
     level = sigma.view(-1, 1, 1, 1)
     return (velocity(critic, (1 - level) * image + level * fresh, sigma, *prompt) - (fresh - image)).square().mean()

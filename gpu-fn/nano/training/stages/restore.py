@@ -64,12 +64,12 @@ def add_blocks(weights: dict[str, torch.Tensor], layers: int) -> dict[str, torch
 
 
 def read_transformer(folder: str) -> dict[str, torch.Tensor]:
-    """The weights of a shipped transformer, such as "turbo/transformer"."""
+    """The weights of a shipped transformer, for example in the folder "turbo/transformer"."""
     return add_blocks(SD3Transformer2DModel.from_pretrained(NANO / folder, torch_dtype=torch.float32).state_dict(), LAYERS)
 
 
 def read_base() -> dict[str, torch.Tensor]:
-    """The weights of the shipped transformer and text encoders, as those of a Denoiser."""
+    """The weights of the shipped transformer and text encoders, by the parameter names of a Denoiser."""
     base = {f"transformer.{key}": value for key, value in read_transformer("transformer").items()}
     for name, (folder, kind) in ENCODERS.items():
         for key, value in kind.from_pretrained(NANO / name, torch_dtype=torch.float32).state_dict().items():

@@ -1,8 +1,8 @@
 """Initializes the judge's state from the shipped judge.onnx, so that its training can continue.
 
-The export folds each batch normalization into the convolution before it. The inverse has no unique solution: the normalization gets the
-statistics of the folded convolution's output on a batch of renders, and a scale and an offset that cancel them. Outputs then equal those of
-the shipped judge, up to the float16 of its weights.
+The export folds each batch normalization into the convolution before it. This has no unique inverse: each normalization is initialized
+with the statistics of the folded convolution's output on a batch of renders, and with a scale and an offset that cancel them. The outputs then
+equal those of the shipped judge, up to the float16 rounding of its weights.
 """
 
 import numpy as np
@@ -29,8 +29,8 @@ def read_layers(path) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 @torch.no_grad()
 def unfold(judge: Judge, layers: list[tuple[torch.Tensor, torch.Tensor]], image: torch.Tensor) -> None:
-    """Sets the judge's parameters while it evaluates `image` [B, 3, 256, 256] in 0..1, layer by layer."""
-    waiting = iter(layers)
+    """Sets the judge's parameters layer by layer, during a forward pass on `image` [B, 3, 256, 256] in 0..1."""
+    remaining = iter(layers)
     folded: list[torch.Tensor] = []
 
     def fill(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
@@ -41,9 +41,9 @@ def unfold(judge: Judge, layers: list[tuple[torch.Tensor, torch.Tensor]], image:
             module.weight.copy_((variance + module.eps).sqrt())
             module.bias.copy_(mean + folded.pop())
             return
-        weight, bias = next(waiting)
+        weight, bias = next(remaining)
         if weight.shape != module.weight.shape:
-            raise ValueError(f"the shipped judge has a layer of shape {[*weight.shape]} in place of {[*module.weight.shape]}")
+            raise ValueError(f"a layer of the shipped judge has shape {[*weight.shape]}, expected {[*module.weight.shape]}")
         module.weight.copy_(weight)
         if module.bias is None:
             folded.append(bias.to(module.weight.device))
@@ -54,19 +54,19 @@ def unfold(judge: Judge, layers: list[tuple[torch.Tensor, torch.Tensor]], image:
     judge.eval().maps(image)
     for hook in hooks:
         hook.remove()
-    if next(waiting, None) is not None or folded:
-        raise ValueError("the shipped judge has other layers than Judge")
+    if next(remaining, None) is not None or folded:
+        raise ValueError("the shipped judge and Judge have different layers")
 
 
 def restore_judge(on: str) -> None:
-    """Writes judge.pt; without it if the shipped judge has another number of classes, because the world has changed."""
+    """Writes judge.pt, unless the shipped judge was trained with a different number of classes."""
     layers = read_layers(NANO / "judge.onnx")
     if CLASSES not in {len(weight) for weight, _ in layers}:
-        print("the shipped judge has other classes: the judge starts from zero")
+        print("the shipped judge has a different number of classes: its training starts from random weights")
         return
     judge = Judge().to(on)
     renderer, stream = Renderer(on), batches(7, BATCH, 0)
     unfold(judge, layers, (renderer(next(stream)) + 1) / 2)
     save_weights("judge", judge.state_dict())
     if on != "cpu":
-        print("shipped judge on real renders:", accuracy(judge, renderer, stream, 6))
+        print("accuracy of the restored judge on renders:", accuracy(judge, renderer, stream, 6))

@@ -166,7 +166,7 @@ class Stage:
         self.losses, self.reported = {}, self.step
 
     def save_copy(self, name: str) -> None:
-        """Saves the averaged weights under another name, without the state of the optimizers."""
+        """Saves the averaged weights under another name, without optimizer states."""
         if RANK == 0:
             save_weights(name, self.average, self.step, self.elapsed())
 

@@ -23,7 +23,7 @@ SUBSTEPS = 4
 
 
 def velocity(network, latent: torch.Tensor, sigma: float | torch.Tensor, prompt: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-    """`sigma` is one noise level, or one of each sample [B]."""
+    """`sigma`: one noise level, or one per sample [B]."""
     timestep = torch.zeros(len(latent), device=latent.device) + sigma * 1000
     options = {"encoder_hidden_states": prompt, "pooled_projections": pooled, "timestep": timestep, "return_dict": False}
     return network(latent, **options)[0].float()

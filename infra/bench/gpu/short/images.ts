@@ -109,7 +109,7 @@ async function preparePackage({ variant, target, work }: ImagesOptions, recorder
   return packages
 }
 
-/** The disk space that a package takes in addition to an existing checkpoint, or with a new one. */
+/** Disk space required for a package, and for its checkpoint unless it exists. */
 export function requiredGigabytes(variant: GpuVariant, hasCheckpoint: boolean): number {
   const required = DISK_GB[variant]
   if (!required) return 0

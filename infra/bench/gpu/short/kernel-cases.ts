@@ -21,7 +21,7 @@ export function parseCase(line: string): KernelCase | null {
 /** Records the number of cases, the number of passed ones, and each failed one. Throws if the test ends before its last case. */
 export async function checkKernels(recorder: Recorder, seconds: number): Promise<void> {
   await using scratch = makeScratch('octet-kernel-cases-')
-  // The test cannot remove its files if it is killed.
+  // If the test is killed, it cannot remove its temporary files itself.
   const env = { ...process.env, TMPDIR: scratch.directory }
   const child = endWithThis(spawn(process.execPath, [PROGRAM, 'kernels'], { env, stdio: ['ignore', 'pipe', 'pipe'] }))
   const exited = once(child, 'close')

@@ -76,7 +76,7 @@ test('dependent nodes, nodes with different scalar attributes and nodes with dif
   expect(pairNodes(graph)).toBe(graph.nodes)
 })
 
-test('streams of different widths or batches are not paired, and products of any sizes are', () => {
+test('pairs products of any sizes, and other operators only with the equal axes that their kernels require', () => {
   const graph = new Graph('test')
   const inputs = [
     [1, 'S', 8],
@@ -85,7 +85,7 @@ test('streams of different widths or batches are not paired, and products of any
   ].map((shape, i) => graph.input(`x${i}`, 'float16', shape))
   for (const op of ['GeluQuantize', 'ModulateQuantize', 'Linear']) for (const x of inputs) kernel(x, op)
   const inputsOf = (op: string) => pairNodes(graph).flatMap((node) => (node.op === op ? [node.inputs] : []))
-  // The kernel of GeluQuantize takes the rows of all samples as one list.
+  // The kernel of GeluQuantize does not distinguish samples: it processes the rows of all samples in one dimension.
   expect(inputsOf('GeluQuantize')).toEqual([['x0', 'x2'], ['x1']])
   expect(inputsOf('ModulateQuantize')).toEqual([['x0'], ['x1'], ['x2']])
   expect(inputsOf('Linear')).toEqual([['x0', '', '', '', '', 'x2'], ['x1']])

@@ -52,7 +52,8 @@ type Health = { running: number; queued: number }
 const IDLE: Health = { running: 0, queued: 0 }
 
 /**
- * Responds to PUT with the event `accepted`, then `answer`, to DELETE by canceling the job, and to GET /healthz with `health`; with null, never.
+ * Simulates the GPU function. PUT sends the event `accepted` and calls `answer`, DELETE cancels the job, and GET /healthz returns `health`,
+ * or does not respond if it is null.
  */
 async function serveJobs(answer: Answer, health: Health | null = IDLE): Promise<string> {
   const open = new Map<string, ServerResponse>()
@@ -133,7 +134,7 @@ test('jobs are canceled by DELETE or by closing the connection; any other end wi
 test.each([
   [{ running: 1, queued: 2 }, '1 running and 2 queued'],
   [null, 'no response'],
-])('a function that is not idle in time ends the load: %j', async (health, state) => {
+])('fails if the GPU function is not idle in time: %j', async (health, state) => {
   const answer: Answer = async (_, request, reply) => sendImage(request, reply, await png(seedOf(request)))
   const url = await serveJobs(answer, health)
   const load = runLoad({ url, model: 'tiny', requests, jobs: jobsOf(2), callers: 1, idleMs: 300 })

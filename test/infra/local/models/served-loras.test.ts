@@ -1,4 +1,4 @@
-// Adapters of `npm run serve`: compiled for the served packages, and offered for the models and tiers that they fit.
+// Adapters of `npm run serve`: compiled for the served packages, and offered for compatible models and tiers.
 import { cp, mkdir, readdir, symlink } from 'node:fs/promises'
 import path from 'node:path'
 import { beforeEach, expect, test } from 'vitest'
@@ -23,7 +23,7 @@ beforeEach(async () => {
   await symlink(base, path.join(served, 'custom-fp8'))
 })
 
-test('files and compiled adapters are offered under the names of their files, for the models and tiers that they fit', async () => {
+test('files and compiled adapters are offered under their file names, for compatible models and tiers', async () => {
   const compiled = await compiledLora(file('everything'), base, 'all-layers')
   const renamed = path.join(scratch.directory, 'My Style_v2.safetensors')
   await cp(file('kohya'), renamed)
@@ -41,7 +41,7 @@ test('a file is compiled for the package that it fits, also if this is not the f
   expect(await serveLoras([peft], served)).toEqual([{ id: 'adapter-model', models: ['custom:fp32'] }])
 })
 
-test('an adapter that changes the weights of MLPs is not offered in a tier in which they have 4 bits', async () => {
+test('an adapter for MLP weights is not offered in a tier with 4-bit MLPs', async () => {
   await symlink(await compileTiny({ tier: 'fp8-int4' }), path.join(served, 'custom-fp8-int4'))
   const attention = path.join(scratch.directory, 'attention.safetensors')
   await writeRandomLora(attention, (await openPackage(base)).manifest.position.width, {
