@@ -2,7 +2,7 @@
 import { randomInt } from 'node:crypto'
 import { Command } from 'commander'
 import { endOnSignals } from '../command/end-on-signals.ts'
-import { parseWholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/numbers.ts'
 
 const PROBLEMS_SHOWN = 50
 

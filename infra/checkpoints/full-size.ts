@@ -5,7 +5,7 @@ import { type FileHandle, mkdir, open, readFile, writeFile } from 'node:fs/promi
 import path from 'node:path'
 import { Command, Option } from 'commander'
 import { TOKENS } from '../../gpu-fn/models/sd35/text-encoders.ts'
-import { parseWholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/numbers.ts'
 import { copyTokenizers } from '../local/models/built-in-model.ts'
 import { type NamedShape, readHeaders, shapesIn } from './published.ts'
 import { drawPool, POOL, scaled, sineTable } from './random-weights.ts'

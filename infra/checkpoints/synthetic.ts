@@ -2,7 +2,7 @@
 // node infra/checkpoints/synthetic.ts --variant large|medium --out FILE [--dtype bf16] [--blocks N] [--seed 0]
 import { open } from 'node:fs/promises'
 import { Command, Option } from 'commander'
-import { parseWholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/numbers.ts'
 import { type NamedShape, PUBLISHED, type Published, singleFileShapes } from './published.ts'
 import { drawPool } from './random-weights.ts'
 import { safetensorsHeader, type TensorShape } from './safetensors-header.ts'

@@ -5,7 +5,7 @@ import { Command } from 'commander'
 import sharp, { type OverlayOptions } from 'sharp'
 import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
-import { parseWholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/numbers.ts'
 import { type BUILT_IN_MODELS, builtInPackage } from './models/built-in-model.ts'
 import { render, withPipeline } from './models/render.ts'
 

@@ -7,6 +7,7 @@ import type { JSONWebKeySet } from 'jose'
 import * as z from 'zod'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { prepareCommand } from '../command/npm.ts'
+import { parseAmount } from '../command/numbers.ts'
 import { print, printError } from '../command/print.ts'
 import { readBounded } from '../command/read-bounded.ts'
 import { builtInPackages } from '../local/models/built-in-model.ts'
@@ -86,7 +87,7 @@ const command = new Command('verify')
   .option('--prompt-3 <text>', 'compare the prompt of the third encoder')
   .option('--reproduce', 'generate the image again and compare')
   .option('--packages <directory>', 'directory of the package in the receipt; the built-in model by default')
-  .option('--min-psnr <dB>', 'minimum PSNR of a generated image with other bytes', Number, 40)
+  .option('--min-psnr <dB>', 'minimum PSNR of a generated image with other bytes', parseAmount, 40)
   .action(async (path, receipt, options) => {
     const file = await readBounded(path, IMAGE_BYTES)
     const { prompt, negativePrompt: negative_prompt, prompt2: prompt_2, prompt3: prompt_3 } = options

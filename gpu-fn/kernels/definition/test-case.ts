@@ -28,27 +28,36 @@ export const CODES = { all: 5e-3, row: 2e-2 }
 /** Hopper accumulates FP8 products in about 13 bits, so errors grow with the length of rows. */
 export const HALVES = { all: 3e-3, row: 4e-3 }
 
-export const noise = (dims: number[], seed: number, scale = 1): Tensor => {
-  const data = gaussianNoise(
-    seed,
-    dims.reduce((n, dim) => n * dim),
-  )
-  return { data: scale === 1 ? data : data.map((x) => x * scale), dims }
+/** Computes the values on first access, because the cases have hundreds of millions of them and most importers use none. */
+function lazyTensor(dims: readonly number[], compute: () => Float32Array): Tensor {
+  let data: Float32Array | undefined
+  return {
+    dims,
+    get data() {
+      data ??= compute()
+      return data
+    },
+  }
 }
+
+export const noise = (dims: number[], seed: number, scale = 1): Tensor =>
+  lazyTensor(dims, () => {
+    const length = dims.reduce((n, dim) => n * dim)
+    const data = gaussianNoise(seed, length)
+    return scale === 1 ? data : data.map((x) => x * scale)
+  })
+const mapped = (tensor: Tensor, map: (x: number) => number): Tensor =>
+  lazyTensor(tensor.dims, () => (tensor.data as Float32Array).map(map))
 /** Values that E4M3 represents exactly. */
-export const codes = (dims: number[], seed: number): Tensor => {
-  const { data } = noise(dims, seed, 100)
-  return { data: (data as Float32Array).map((x) => decodeTable[encode(x)]!), dims }
-}
-export const positive = ({ data, dims }: Tensor): Tensor => ({
-  data: (data as Float32Array).map((x) => Math.abs(x) + 0.01),
-  dims,
-})
-export const edited = ({ data, dims }: Tensor, edit: (data: Float32Array) => void): Tensor => {
-  const copy = (data as Float32Array).slice()
-  edit(copy)
-  return { data: copy, dims }
-}
+export const codes = (dims: number[], seed: number): Tensor =>
+  mapped(noise(dims, seed, 100), (x) => decodeTable[encode(x)]!)
+export const positive = (tensor: Tensor): Tensor => mapped(tensor, (x) => Math.abs(x) + 0.01)
+export const edited = (tensor: Tensor, edit: (data: Float32Array) => void): Tensor =>
+  lazyTensor(tensor.dims, () => {
+    const copy = (tensor.data as Float32Array).slice()
+    edit(copy)
+    return copy
+  })
 
 const widened = ({ rowScales, ...x }: Operand): Value =>
   ops.multiply(ops.cast(x, 'float32'), ops.reshape(rowScales!, [...rowScales!.shape, 1]))

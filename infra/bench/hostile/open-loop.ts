@@ -14,8 +14,8 @@ type LoopOptions = {
 export const nextArrivalMs = (perSecond: number, random: Random) => (-Math.log(1 - random.next()) * 1000) / perSecond
 
 /**
- * Calls `send` as a Poisson process with a mean rate of `perSecond` until the signal aborts, passing the scheduled time
- * (`performance.now()`). Resolves with the number of calls when all have ended. `send` must not reject.
+ * Calls `send` at once and then as a Poisson process with a mean rate of `perSecond` until the signal aborts, passing the scheduled
+ * time (`performance.now()`). Resolves with the number of calls when all have ended. `send` must not reject.
  */
 export async function runOpenLoop(
   { perSecond, random, signal, maxInFlight = Number.POSITIVE_INFINITY }: LoopOptions,
@@ -23,9 +23,7 @@ export async function runOpenLoop(
 ): Promise<{ sent: number; skipped: number }> {
   const inFlight = new Set<Promise<void>>()
   const counts = { sent: 0, skipped: 0 }
-  let due = performance.now()
-  while (!signal.aborted) {
-    due += nextArrivalMs(perSecond, random)
+  for (let due = performance.now(); ; due += nextArrivalMs(perSecond, random)) {
     await sleep(Math.max(0, due - performance.now()), null, { signal }).catch(() => {})
     if (signal.aborted) break
     if (inFlight.size >= maxInFlight) {

@@ -3,6 +3,7 @@
 import { cp, mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, Option } from 'commander'
+import { parseWholeNumber } from '../../command/numbers.ts'
 import { type NamedTensor, type StoredDtype, writeSafetensors } from '../write-safetensors.ts'
 import { clipConfig, modelIndex, schedulerConfig, t5Config, transformerConfig, vaeConfig } from './configs.ts'
 import { transformerToDiffusers, vaeToDiffusers } from './diffusers-layout.ts'
@@ -110,7 +111,7 @@ if (import.meta.main) {
     .addOption(new Option('--variant <name>').choices(variants).default('tiny-medium'))
     .addOption(new Option('--layout <layout>').choices(['diffusers', 'single-file']).default('diffusers'))
     .addOption(new Option('--dtype <dtype>').choices(['F32', 'F16', 'BF16']).default('F32'))
-    .option('--seed <integer>', 'another seed gives other weights', Number, 0)
+    .option('--seed <integer>', 'another seed gives other weights', parseWholeNumber, 0)
     .option('--no-t5', 'leave the third text encoder out')
     .parse()
     .opts<TinyOptions & { out: string }>()

@@ -43,6 +43,12 @@ describe('open-loop load', () => {
     expect(dues).toEqual(dues.toSorted((a, b) => a - b))
   })
 
+  test('sends its first request at once, so that a short run has one', async () => {
+    const over = new AbortController()
+    const options = { perSecond: 1e-6, random: randomOf(1, 'x'), signal: over.signal }
+    expect(await runOpenLoop(options, async () => over.abort())).toEqual({ sent: 1, skipped: 0 })
+  })
+
   test('skips requests over the concurrency limit', async () => {
     const over = new AbortController()
     const { promise: reply, resolve } = Promise.withResolvers<void>()
