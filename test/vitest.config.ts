@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os'
 import path from 'node:path'
 import { cloudflareTest, readD1Migrations } from '@cloudflare/vitest-plugin'
 import { exportJWK, generateKeyPair } from 'jose'
@@ -64,6 +65,8 @@ export default defineConfig({
   test: {
     // The log of a passing test contains only messages that it provokes.
     silent: 'passed-only',
+    // Vitest leaves a core to itself by default, half of a machine with two.
+    maxWorkers: Math.max(2, availableParallelism() - 1),
     projects: [
       {
         root,

@@ -51,6 +51,21 @@ function printRows(name: string, served: readonly Served[]): void {
   }
 }
 
+/** Number of jobs of a class whose waits are printed. */
+const SLOWEST = 4
+
+/** Prints where the slowest jobs of each class waited: before their acceptance, or for the device. */
+function printSlowest(name: string, served: readonly Served[]): void {
+  const total = ({ submitted, ended }: Served) => ended - submitted
+  for (const kind of CLASSES) {
+    const slowest = ofClass(served, kind).toSorted((a, b) => total(b) - total(a))
+    const waits = slowest
+      .slice(0, SLOWEST)
+      .map(({ submitted, accepted, ended }) => `${seconds(accepted - submitted)} + ${seconds(ended - accepted)}`)
+    console.log(`slowest ${kind} jobs of ${name}, until acceptance + from acceptance: ${waits.join(', ')}`)
+  }
+}
+
 function printRefusals({ refusals }: Outcome, { minutes }: Conditions): void {
   const { judged, accurate, early, late } = accuracyOf(refusals, minutes * 60_000)
   const share = (count: number) => `${((100 * count) / judged).toFixed(1)} %`
@@ -71,6 +86,7 @@ export function printComparison(runs: Runs, conditions: Conditions): void {
   printRows('first come, first served, honest accounts', ofHonest(fcfs.served))
   printRows('scheduler, honest accounts', ofHonest(steps.served))
   printRows('scheduler, honest accounts alone', alone.served)
+  printSlowest('honest accounts', ofHonest(steps.served))
   printRefusals(steps, conditions)
   const verdict = judge(runs, conditions)
   printLongest(verdict.longestMs, conditions)

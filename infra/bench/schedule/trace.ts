@@ -10,8 +10,8 @@ export type CostTable = Record<JobClass, Costs>
 
 /** Large on an H200 at 1024 x 1024: docs/performance.md (`npm run bench -- step`, `npm run bench -- gpu`). */
 export const H200: CostTable = {
-  turbo: { encode: 25, step: 41.8, decode: 29, file: 35, steps: 4 },
-  full: { encode: 40, step: 80, decode: 29, file: 35, steps: 28 },
+  turbo: { encode: 25, step: 35.5, decode: 29, file: 35, steps: 4 },
+  full: { encode: 40, step: 71, decode: 29, file: 35, steps: 28 },
 }
 
 /** `at` is milliseconds from the start. */
