@@ -24,7 +24,7 @@ import {
 } from './config/secrets.ts'
 import { traces } from './config/traces.ts'
 import { webhookAddresses, webhooks } from './config/webhooks.ts'
-import { shown } from './http/validation.ts'
+import { formatValue } from './http/validation.ts'
 import { log } from './platform/log.ts'
 
 const logPrompts = z
@@ -57,7 +57,7 @@ const sections = Object.entries(schema.shape)
 const NAMES = sections.flatMap(([, section]) => Object.keys(section.in.shape))
 type Values = Record<string, unknown>
 
-/** The description of a schema, also with a default value. */
+/** The description of a schema, with or without a default value. */
 const descriptionOf = (schema: unknown): string | undefined =>
   schema instanceof z.ZodPrefault ? descriptionOf(schema.unwrap()) : (schema as z.ZodType).description
 
@@ -71,9 +71,9 @@ function describeProblem(
   const allowed = descriptionOf(shape[name])
   if (SECRETS.has(name))
     return `${name} is ${values[name] === undefined ? 'missing' : 'malformed'}; it must be ${allowed}.`
-  if (rest.length === 0 && allowed) return `${name} is ${shown(values[name])}; it must be ${allowed}.`
+  if (rest.length === 0 && allowed) return `${name} is ${formatValue(values[name])}; it must be ${allowed}.`
   const place = rest.map((key) => (typeof key === 'number' ? `[${key}]` : `.${key}`)).join('')
-  return `${name}${place} is ${shown(input)}: ${message}.`
+  return `${name}${place} is ${formatValue(input)}: ${message}.`
 }
 
 type Parsed = { config: Config; problems: string[]; isRefused: boolean }

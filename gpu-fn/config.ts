@@ -136,9 +136,9 @@ export function readConfig(variables: Record<string, string | undefined>) {
     /** Sizes at which preloaded models are run once; by default each model's default size. */
     warm: env.OCTET_WARM,
     drainSeconds: env.OCTET_DRAIN_SECONDS,
-    /** Certificates and key of content credentials, in PEM; null without them. */
+    /** Certificates and key of content credentials, in PEM; null if there are none. */
     credentials: readCredentials(env),
-    /** The bearer token of the reader of /metrics; null lets everybody read them. */
+    /** The bearer token for /metrics; null makes them public. */
     metricsToken: env.OCTET_METRICS_TOKEN ?? null,
     /** Null sends no spans. */
     traces: env.OTEL_EXPORTER_OTLP_ENDPOINT ?? null,
@@ -146,7 +146,7 @@ export function readConfig(variables: Record<string, string | undefined>) {
   }
 }
 
-/** Packages to fetch if they are not in the directory; null without a bucket. */
+/** Packages to fetch if they are not in the directory; null if there is no bucket. */
 function readBucket(env: z.infer<typeof environment>) {
   const { OCTET_BUCKET: url, OCTET_MODELS: models } = env
   if (url === undefined && env.OCTET_PACKAGES === undefined)
@@ -156,7 +156,7 @@ function readBucket(env: z.infer<typeof environment>) {
   if (url === undefined && models) throw new ConfigError('OCTET_BUCKET must be set together with OCTET_MODELS')
   if (url === undefined) return null
   if (!models)
-    throw new ConfigError('OCTET_MODELS must say what to serve of OCTET_BUCKET, as model:tier; it is not set')
+    throw new ConfigError('OCTET_MODELS must list the packages of OCTET_BUCKET to serve, as model:tier; it is not set')
   return {
     address: {
       url,
@@ -172,7 +172,7 @@ function readBucket(env: z.infer<typeof environment>) {
 
 type CredentialVariable = 'OCTET_C2PA_CERTIFICATES' | 'OCTET_C2PA_KEY'
 
-/** The PEM of content credentials, given as such or as paths; null without them. Throws ConfigError. */
+/** The PEM of content credentials, given as such or as paths; null if there are none. Throws ConfigError. */
 export function readCredentials(variables: Partial<Record<CredentialVariable, string | undefined>>) {
   const { OCTET_C2PA_CERTIFICATES: certificates, OCTET_C2PA_KEY: key } = variables
   if (certificates === undefined && key === undefined) return null
@@ -210,7 +210,7 @@ function readKeys(text: string | undefined, insecure: boolean): KeyObject[] | nu
   if (insecure) throw new ConfigError('OCTET_INSECURE must not be set together with OCTET_EDGE_PUBLIC_KEY')
   if (text === undefined)
     throw new ConfigError(
-      `OCTET_EDGE_PUBLIC_KEY ${KEY_FORMS}; it is not set (OCTET_INSECURE=1 goes without, on loopback)`,
+      `OCTET_EDGE_PUBLIC_KEY ${KEY_FORMS}; it is not set (OCTET_INSECURE=1 serves without it, on loopback only)`,
     )
   // Messages omit the value: a private key pasted by mistake must not reach a log.
   const keys = parseKeys(text)

@@ -172,7 +172,7 @@ async function shutDown(
   log.info({ reason, ...jobs.counts() }, 'draining')
   lifecycle.status = code === 0 ? 'draining' : 'failed'
   setTimeout(abandon, config.drainSeconds * 1000, log, jobs, 'the time to drain is over')
-  await jobs.idle()
+  await jobs.waitUntilIdle()
   const closed = once(server, 'close')
   server.close()
   // Without this, connections would be kept alive for seconds after their last reply.

@@ -32,7 +32,7 @@ const count = z.int().min(0)
 const port = z.strictObject({
   name: z.string(),
   dtype: z.enum(DTYPES),
-  /** A number is fixed; a string names an axis that is free at run time. */
+  /** A number is a fixed length; a string names a dynamic axis. */
   shape: z.array(z.union([z.int(), z.string()])),
 })
 

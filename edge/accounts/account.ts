@@ -2,7 +2,7 @@
 
 import { DurableObject } from 'cloudflare:workers'
 import type { Credential, KeyCredential } from '../auth/keys.ts'
-import { allows } from '../auth/keys.ts'
+import { hasScope } from '../auth/keys.ts'
 import type { Scope } from '../auth/scopes.ts'
 import type { Recovery } from '../config/recovery.ts'
 import { configOf } from '../config.ts'
@@ -100,14 +100,14 @@ export class AccountDO extends DurableObject<Env> {
   async authenticate(credential: Credential, scope?: Scope): Promise<Authentication> {
     const key = await authenticate(this.#sql, credential)
     if (!key) return { kind: 'unauthorized' }
-    return scope && !allows(key, credential, scope) ? { kind: 'forbidden' } : { kind: 'authenticated', key }
+    return scope && !hasScope(key, credential, scope) ? { kind: 'forbidden' } : { kind: 'authenticated', key }
   }
 
   /** Admits a job: checks key, scope, names, rates, concurrency and balance, and reserves the price, in one transaction. */
   async admit(request: AdmissionRequest): Promise<Admission> {
     const key = await authenticate(this.#sql, request.credential)
     if (!key) return { kind: 'unauthorized' }
-    if (!allows(key, request.credential, 'generate')) return { kind: 'forbidden', scope: 'generate' }
+    if (!hasScope(key, request.credential, 'generate')) return { kind: 'forbidden', scope: 'generate' }
     await this.#wakeWithin(this.#recovery.reservationMs)
     return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request))
   }
@@ -138,7 +138,7 @@ export class AccountDO extends DurableObject<Env> {
     return this.ctx.storage.transactionSync(() => ledger.foldRow(this.#sql, job))
   }
 
-  /** The id of the job with this name; null without one. */
+  /** The id of the job with this name; null if there is none. */
   findJobByName(name: string): string | null {
     return ledger.findJobByName(this.#sql, name)
   }

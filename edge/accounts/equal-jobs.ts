@@ -18,7 +18,10 @@ const openJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec, si
     )
     .toArray()[0]?.job ?? null
 
-/** The job of an equal request whose result did not reach its caller; see http/heartbeat.ts. A canceled job has none. */
+/**
+ * The job of an equal request whose result did not reach its caller; see http/heartbeat.ts. Canceled jobs are excluded, because they have
+ * no result.
+ */
 const undeliveredJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec): string | null =>
   sql
     .exec<{ job: string }>(
@@ -51,6 +54,6 @@ export function keepUndelivered(sql: SqlStorage, job: string): void {
   )
 }
 
-/** The job that a request repeats; null without one. `recent`: an open job must have begun within a minute. */
+/** The job that a request repeats; null if there is none. `recent`: an open job must have begun within a minute. */
 export const findEqualJob = (sql: SqlStorage, spec: JobSpec, { recent }: { recent: boolean }): string | null =>
   openJobLike(sql, spec, recent ? Date.now() - JOIN_MS : 0) ?? undeliveredJobLike(sql, spec)

@@ -23,7 +23,7 @@ export type JobSpec = {
   /** Micro-dollars. `price` equals the amount of the job's ledger row; `basePrice` is the part that does not depend on steps. */
   price: number
   basePrice: number
-  /** The name in `PUT /v1/jobs/{name}`; null without one. */
+  /** The name in `PUT /v1/jobs/{name}`; null if there is none. */
   name: string | null
   /** SHA-256 of the request body's fields. Two requests under one name must agree on it. */
   fingerprint: string

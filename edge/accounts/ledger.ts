@@ -203,14 +203,14 @@ export function addCredit(sql: SqlStorage, id: string, amount: number, note: str
   return sql.exec<{ amount: number; note: string }>('SELECT amount, note FROM credits WHERE id = ?', id).one()
 }
 
-export function credited(sql: SqlStorage): number {
+export function sumCredits(sql: SqlStorage): number {
   return sql.exec<{ total: number }>('SELECT coalesce(sum(amount), 0) AS total FROM credits').one().total
 }
 
 /** The stored sums. The balance is credits less captures. */
 export function sumsOf(sql: SqlStorage): Sums {
   const { captured, reserved, open } = meterOf(sql, 'account')
-  return { credited: credited(sql), captured, reserved, open }
+  return { credited: sumCredits(sql), captured, reserved, open }
 }
 
 /** The same sums, computed from rows and folded rows. They must equal the stored sums. */
@@ -222,7 +222,7 @@ export function audit(sql: SqlStorage): Sums {
        FROM ledger`,
     )
     .one()
-  return { credited: credited(sql), ...rows }
+  return { credited: sumCredits(sql), ...rows }
 }
 
 /** Captured jobs and amounts by UTC day, key and tier, oldest first. Both days are inclusive. */
@@ -254,7 +254,7 @@ export function jobsBefore(sql: SqlStorage, limit: number, after: string | null)
   return rows.toArray().map(({ listed }) => JSON.parse(listed))
 }
 
-/** The id of the job with this name; null without one. */
+/** The id of the job with this name; null if there is none. */
 export const findJobByName = (sql: SqlStorage, name: string): string | null =>
   sql.exec<{ job: string }>('SELECT job FROM ledger WHERE name = ?', name).toArray()[0]?.job ?? null
 

@@ -44,7 +44,10 @@ export const newMeter = (id: string): Meter => ({
 
 export const utcDay = (now: number) => new Date(now).toISOString().slice(0, 10)
 
-/** Returns the current bucket level. It refills at `limit` requests per minute, up to `limit`. Null `tokens`: a bucket that was never used and is therefore full. */
+/**
+ * Returns the current bucket level. It refills at `limit` requests per minute, up to `limit`. Null `tokens` denote an unused bucket, which
+ * is full.
+ */
 const bucketLevel = ({ tokens, refilled }: Meter, limit: number, now: number) =>
   tokens === null ? limit : Math.min(limit, tokens + (Math.max(0, now - refilled) / MINUTE_MS) * limit)
 

@@ -9,7 +9,7 @@ import type { UsageRecord } from '../usage/record.ts'
 /** The delay before settled rows are sent, so that a busy account sends batches. */
 export const OUTBOX_MS = 10_000
 const BATCH = 100
-const PAUSE_MS = { first: OUTBOX_MS, most: 5 * 60_000 }
+const PAUSE_MS = { first: OUTBOX_MS, max: 5 * 60_000 }
 
 /** A settled row of the ledger. */
 type Row = Pick<UsageRecord, 'job' | 'key_id' | 'tier' | 'state' | 'charged' | 'reserved' | 'settled'> & {
@@ -57,7 +57,7 @@ function readObserved(account: string, { job, observed }: Row): Observation | nu
   }
 }
 
-/** The rows that are due, oldest first; null without any. */
+/** The due rows, oldest first; null if there are none. */
 function dueRows(sql: SqlStorage): Row[] | null {
   const rows = sql
     .exec<Row>(

@@ -3,7 +3,7 @@
 /** A scheme of the Authorization header, or a header of its own. */
 export type KeyPlace = 'Basic' | 'Bearer' | 'Key' | 'Token' | 'api-key' | `x-${string}`
 
-/** The password of `Authorization: Basic`, or the user name without a password; null if it is malformed. */
+/** The password of `Authorization: Basic`, or the user name if the password is empty; null if it is malformed. */
 function basicKey(credentials: string): string | null {
   try {
     const text = atob(credentials)
@@ -23,7 +23,7 @@ function keyAt(place: KeyPlace, header: (name: string) => string | undefined): s
   return place === 'Basic' ? basicKey(credentials) : credentials
 }
 
-/** The key from the first place that has one; null without a key. */
+/** The key from the first place that has one; null if none has one. */
 export function findKeyText(places: readonly KeyPlace[], header: (name: string) => string | undefined): string | null {
   for (const place of places) {
     const key = keyAt(place, header)

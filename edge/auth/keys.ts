@@ -18,7 +18,7 @@ export type Credential = KeyCredential | TokenCredential
 export type Grant = { id: string; scope: 'generate'; budget: number; expires: number }
 
 /** Whether a credential has a scope. A browser token has `generate`, and `read` for its own jobs, if its key has `generate`. */
-export function allows({ scopes }: { scopes: readonly Scope[] }, credential: Credential, scope: Scope): boolean {
+export function hasScope({ scopes }: { scopes: readonly Scope[] }, credential: Credential, scope: Scope): boolean {
   if ('token' in credential) return scope !== 'admin' && scopes.includes('generate')
   return scopes.includes(scope)
 }

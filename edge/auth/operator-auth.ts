@@ -26,9 +26,9 @@ function operatorToken(env: Env): string | null {
   return adminToken
 }
 
-const refused = (message: string) => new ApiError('invalid_admin_token', message, { headers: CHALLENGE })
+const invalidTokenError = (message: string) => new ApiError('invalid_admin_token', message, { headers: CHALLENGE })
 
-const lockedOut = () =>
+const lockedOutError = () =>
   new ApiError('rate_limited', `Too many wrong operator tokens; try again in ${LOCKOUT_SECONDS} s.`, {
     headers: { 'retry-after': String(LOCKOUT_SECONDS) },
   })
@@ -46,20 +46,20 @@ async function countFailure(c: Context<EdgeEnv>, client: string): Promise<void> 
   if (success) return
   if (locked.size >= MAX_LOCKED) locked.clear()
   locked.set(client, Date.now() + LOCKOUT_SECONDS * 1000)
-  throw lockedOut()
+  throw lockedOutError()
 }
 
 /** Authenticates the operator. A locked-out address is rejected even with the correct token. Errors: invalid_admin_token, rate_limited. */
 export async function verifyOperator(c: Context<EdgeEnv>): Promise<void> {
   const expected = operatorToken(c.env)
   if (expected === null)
-    throw refused(
+    throw invalidTokenError(
       `The operator routes are disabled: OCTET_ADMIN_TOKEN must have at least ${MIN_TOKEN_CHARACTERS} random characters.`,
     )
   const client = await addressHash(c)
-  if ((locked.get(client) ?? 0) > Date.now()) throw lockedOut()
+  if ((locked.get(client) ?? 0) > Date.now()) throw lockedOutError()
   const token = bearerToken(c)
   if (token !== null && (await timingSafeEqual(token, expected))) return
   if (token !== null) await countFailure(c, client)
-  throw refused('This request requires the operator token: "Authorization: Bearer <OCTET_ADMIN_TOKEN>".')
+  throw invalidTokenError('This request requires the operator token: "Authorization: Bearer <OCTET_ADMIN_TOKEN>".')
 }

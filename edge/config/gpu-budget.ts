@@ -23,7 +23,7 @@ function ceilingOf({ daily_seconds, daily_dollars }: Given, rate: number): numbe
   return Math.min(daily_seconds ?? Number.POSITIVE_INFINITY, bought)
 }
 
-/** Null without a ceiling. Other sections report malformed values of the other variables. */
+/** Null if there is no ceiling. Other sections report malformed values of the other variables. */
 export const gpuBudget = z
   .object({
     OCTET_GPU_BUDGET: table(schema.prefault({})),

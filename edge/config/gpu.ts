@@ -1,17 +1,17 @@
 // Slots and time limits of GPU functions: the variables GPU_SLOTS and GPU_*_SECONDS.
 import * as z from 'zod'
 
-const MOST_SECONDS = 86_400
-const MOST_SLOTS = 100_000
-const MOST_SHARING = 16
-const MOST_DEVICES = 16
+const MAX_SECONDS = 86_400
+const MAX_SLOTS = 100_000
+const MAX_SHARING = 16
+const MAX_DEVICES = 16
 
 const seconds = z.coerce
   .number()
   .positive()
-  .max(MOST_SECONDS)
+  .max(MAX_SECONDS)
   .transform((value) => value * 1000)
-  .describe(`a number of seconds above 0 and up to ${MOST_SECONDS}`)
+  .describe(`a number of seconds above 0 and up to ${MAX_SECONDS}`)
 
 export type GpuTimes = {
   /** The longest wait for a GPU to accept the job. */
@@ -44,17 +44,17 @@ export const gpuTimes = z
     }),
   )
 
-/** `gpus`: the number of an endpoint's GPUs. `sharing`: the number of jobs that each of them has at a time. */
+/** `gpus`: the number of an endpoint's GPUs. `sharing`: the number of concurrent jobs per GPU. */
 export type GpuSlots = { gpus: number; sharing: number }
 
 export const gpuSlots = z
   .object({
-    GPU_SLOTS: z.coerce.number().int().min(1).max(MOST_SLOTS).describe(`a whole number from 1 to ${MOST_SLOTS}`),
-    GPU_SHARING: z.coerce.number().int().min(1).max(MOST_SHARING).describe(`a whole number from 1 to ${MOST_SHARING}`),
+    GPU_SLOTS: z.coerce.number().int().min(1).max(MAX_SLOTS).describe(`a whole number from 1 to ${MAX_SLOTS}`),
+    GPU_SHARING: z.coerce.number().int().min(1).max(MAX_SHARING).describe(`a whole number from 1 to ${MAX_SHARING}`),
   })
   .transform(({ GPU_SLOTS, GPU_SHARING }): GpuSlots => ({ gpus: GPU_SLOTS, sharing: GPU_SHARING }))
 
-const devices = z.coerce.number().int().min(1).max(MOST_DEVICES).describe(`a whole number from 1 to ${MOST_DEVICES}`)
+const devices = z.coerce.number().int().min(1).max(MAX_DEVICES).describe(`a whole number from 1 to ${MAX_DEVICES}`)
 
 /** The GPUs of one GPU function, which can divide the samples of a job's guidance. They count as one GPU of the endpoint. */
 export const gpuDevices = z

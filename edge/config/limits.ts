@@ -3,14 +3,14 @@ import * as z from 'zod'
 import { MICRODOLLARS } from '../platform/units.ts'
 import { table } from './values.ts'
 
-const most = (value: number, unit: string) =>
+const max = (value: number, unit: string) =>
   z.int().min(0).max(value).nullable().describe(`null for no limit, or a whole number of ${unit} up to ${value}`)
-const money = most(1_000_000 * MICRODOLLARS, 'micro-dollars')
+const money = max(1_000_000 * MICRODOLLARS, 'micro-dollars')
 
 /** The field names are those of the API. */
 const fields = {
-  requests_per_minute: most(1_000_000, 'requests'),
-  concurrent_jobs: most(100_000, 'jobs'),
+  requests_per_minute: max(1_000_000, 'requests'),
+  concurrent_jobs: max(100_000, 'jobs'),
   daily_microdollars: money,
   monthly_microdollars: money,
   total_microdollars: money,

@@ -16,9 +16,9 @@ const span = z.strictObject({
 })
 
 const schema = z.strictObject({
-  /** The time that the host keeps an idle container: gpu.scaledown_window_seconds of infra/config.json. */
+  /** The idle time after which the host stops a container: gpu.scaledown_window_seconds of infra/config.json. */
   idle_seconds: z.number().positive().max(3600).default(120),
-  /** The duration of a cold start, until one was measured. */
+  /** The estimated duration of a cold start until one has been measured. */
   start_seconds: z.number().positive().max(3600).default(60),
   /** Seconds of GPU time per day for prewarming. At 0, only jobs start a GPU. */
   budget_seconds: z.number().min(0).max(86_400).default(0),

@@ -2,7 +2,7 @@
 import * as z from 'zod'
 import { text } from './values.ts'
 
-/** Whether requests may have headers with these names and values. Errors of `fetch` may quote others. */
+/** Whether requests may have headers with these names and values. Checked in advance, because errors of `fetch` may quote invalid ones. */
 function areHeaders(given: Record<string, string>): boolean {
   try {
     new Headers(given)

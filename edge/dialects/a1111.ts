@@ -2,7 +2,7 @@
 import * as z from 'zod'
 import { LIMITS } from '#contract'
 import { ApiError, type Problem } from '../http/errors.ts'
-import { parseFields, shown } from '../http/validation.ts'
+import { formatValue, parseFields } from '../http/validation.ts'
 import type { Warning } from '../routing/decision.ts'
 import { additionId, readUnits } from './definition/control-input.ts'
 import type {
@@ -77,7 +77,7 @@ function readTags(prompt: unknown): Tags {
     const { encoders, denoiser } = strengthsOf(settings)
     read.loras.push({ id: additionId(name!.trim()), ...(denoiser && { scale: numberOf(denoiser) }) })
     if (encoders === denoiser) continue
-    const message = `The adapter ${shown(name!.trim())} has a single strength: ${shown(denoiser)} applies to the denoiser and the text encoders.`
+    const message = `The adapter ${formatValue(name!.trim())} has a single strength: ${formatValue(denoiser)} applies to the denoiser and the text encoders.`
     read.warnings.push({ code: 'strength_adjusted', message })
   }
   if (read.loras.length === 0) return read

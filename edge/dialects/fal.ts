@@ -19,7 +19,7 @@ function translate({ params, body }: DialectRequest): Omit<Translation, 'wait'> 
   return { fields: { ...fields, model: modelOf(params.app ?? '') }, ...others }
 }
 
-/** A direct call. An app's `stream` gives its events; with `sync_mode`, images are data URIs. */
+/** A direct call. A call of an app's `stream` returns events; with `sync_mode`, images are data URIs. */
 function parseRun(request: DialectRequest): Translation {
   const { fields, ...others } = translate(request)
   if (STREAM.test(request.params.app ?? '')) return { fields, ...others, wait: 'events' }
@@ -27,7 +27,7 @@ function parseRun(request: DialectRequest): Translation {
   return { fields: { ...fields, ...(isInline && { response_format: 'b64_json' }) }, ...others, wait: 'end' }
 }
 
-/** The methods of a path of a request, which is not an app; null for the path of an app. */
+/** The methods of a path with `/requests/`, which belongs to a queued request; null for the path of an app. */
 function methodsOf(path: string): readonly string[] | null {
   if (!path.includes('/requests/')) return null
   return /\/cancel\/?$/.test(path) ? ['PUT'] : ['GET']

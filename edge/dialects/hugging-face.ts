@@ -28,7 +28,7 @@ function sizeOf({ target_size: size }: Record<string, unknown>): Record<string, 
 
 const render = ({ job }: RenderedJob) => ({ image: 0, headers: warningHeader(job.warnings) })
 
-/** A JavaScript client repeats a request at once, and without end, after 503. A Python client shows the header. */
+/** 504 replaces 503, which the JavaScript client retries at once and without limit. The Python client shows the header. */
 const error = ({ status, detail, request_id }: Problem) => ({
   ...(status === 503 && { status: 504 as const }),
   headers: { 'x-error-message': detail.replace(/[^\x20-\x7e]/g, '?') },

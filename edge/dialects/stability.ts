@@ -2,7 +2,7 @@
 import * as z from 'zod'
 import { LIMITS, OUTPUT_FORMATS } from '#contract'
 import { ApiError, type Problem } from '../http/errors.ts'
-import { parseFields, shown } from '../http/validation.ts'
+import { formatValue, parseFields } from '../http/validation.ts'
 import type { Dialect, DialectRequest, RenderedJob, Reply, Translation } from './definition/dialect.ts'
 import { readFiles } from './definition/input-files.ts'
 import { warningHeader } from './definition/warning-header.ts'
@@ -51,11 +51,11 @@ const form = z.object({
 })
 
 /** Whether the reply is JSON; otherwise it is the image. Errors: invalid_request. */
-function wantsJson({ headers }: DialectRequest): boolean {
+function acceptsJson({ headers }: DialectRequest): boolean {
   const accept = headers.get('accept') ?? '*/*'
   if (/\bapplication\/json\b/i.test(accept)) return true
   if (/\bimage\/|\*\/\*/i.test(accept)) return false
-  const message = `accept is ${shown(accept)}; it must be image/* or application/json.`
+  const message = `accept is ${formatValue(accept)}; it must be image/* or application/json.`
   throw new ApiError('invalid_request', message, { param: 'accept' })
 }
 
@@ -73,7 +73,7 @@ function imageFields(mode: z.infer<typeof form>['mode'], { image, strength }: Im
 }
 
 function parse(request: DialectRequest): Translation {
-  const isJson = wantsJson(request)
+  const isJson = acceptsJson(request)
   const { aspect_ratio, cfg_scale, seed, mode, image, strength, ...same } = parseFields(form, form.shape, request.body)
   const fields = {
     ...same,

@@ -9,7 +9,7 @@ import type { BudgetReport } from './readiness.ts'
 /** `busy`: only the reservations of other attempts prevent this one. `exhausted`: no attempt can start on this day. */
 export type Room = 'reserved' | 'busy' | 'exhausted'
 
-/** The object of the ceiling, one per deployment; null without a ceiling. */
+/** The object of the ceiling, one per deployment; null if there is no ceiling. */
 const budgetObject = (env: Env) => (configOf(env).gpuBudget ? objectOf(env.GPU_BUDGET, 'all') : null)
 
 /** Reserves GPU_RUN_SECONDS for an attempt of a job. An earlier reservation of the job counts as spent until now. A failure counts as `busy`. */
@@ -52,7 +52,7 @@ export const spendGpuTime = async (env: Env, ms: number): Promise<boolean> =>
 export const isGpuBudgetExhausted = async (env: Env): Promise<boolean> =>
   (await budgetObject(env)?.isExhausted()) ?? false
 
-/** Null without a ceiling. */
+/** Null if there is no ceiling. */
 export const gpuBudgetReport = async (env: Env): Promise<BudgetReport | null> =>
   (await budgetObject(env)?.report()) ?? null
 

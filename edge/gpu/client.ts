@@ -11,7 +11,7 @@ import {
 } from '#contract'
 import { sha256 } from '../auth/keys.ts'
 import type { GpuTimes } from '../config/gpu.ts'
-import { jittered } from '../platform/backoff.ts'
+import { addJitter } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
 import type { Endpoint } from './endpoints.ts'
 import { type Frame, readFrames, readStart, StreamLost } from './stream.ts'
@@ -50,7 +50,7 @@ export type GpuCall = GpuTimes & {
   signingKey: string
   job: string
   request: JobRequest
-  /** `deadline`: Unix milliseconds; null without one. */
+  /** `deadline`: Unix milliseconds; null if there is none. */
   terms: { account: string; interactive: boolean; deadline: number | null }
   /** Ends the attempt with the abort reason as its error. The caller aborts it, or this client on a timeout. */
   abort: AbortController
@@ -61,7 +61,7 @@ const AFFINITY_HEADER = 'modal-session-id'
 /** A hint for load balancers, which then send jobs to the containers that have their model loaded. */
 const MODEL_HEADER = 'octet-model'
 const nameOf = ({ model, tier }: NamedModel) => `${model}:${tier}`
-const BACKOFF_MS = { first: 200, most: 5_000 }
+const BACKOFF_MS = { first: 200, max: 5_000 }
 const CANCEL_MS = 5_000
 
 /**
@@ -116,7 +116,7 @@ async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Resp
 
 const TENANT_DIGITS = 32
 
-/** All accounts have equal shares. The tenant's name is opaque, so that the GPU function does not learn the account's. */
+/** All accounts have equal shares. The tenant's name is opaque, so that the account's name is hidden from the GPU function. */
 async function scheduleOf({ account, interactive, deadline }: GpuCall['terms']): Promise<JobSchedule> {
   const tenant = (await sha256(`tenant ${account}`)).slice(0, TENANT_DIGITS)
   // The GPU function refuses a job whose deadline has passed.
@@ -126,8 +126,8 @@ async function scheduleOf({ account, interactive, deadline }: GpuCall['terms']):
 
 /** Milliseconds before the next try: backoff with jitter, or the GPU function's `Retry-After` if longer. */
 export function backoffMs(tries: number, retryAfterMs: number): number {
-  const backoff = jittered(Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 1.6 ** tries))
-  return Math.round(Math.max(backoff, Math.min(retryAfterMs, BACKOFF_MS.most)))
+  const backoff = addJitter(Math.min(BACKOFF_MS.max, BACKOFF_MS.first * 1.6 ** tries))
+  return Math.round(Math.max(backoff, Math.min(retryAfterMs, BACKOFF_MS.max)))
 }
 
 /** Discards an unread body. Not awaited, because canceling the body of a dead connection may never settle. */

@@ -82,7 +82,7 @@ export class EndpointDO extends DurableObject<Env> {
     this.#observeArrival()
     this.#queue.enter(job, terms, Date.now())
     this.#grantSlots(job)
-    return this.#queue.holds(job)
+    return this.#queue.hasSlot(job)
   }
 
   /** Renews the slot of a running job. */

@@ -72,7 +72,7 @@ export class SlotQueue {
     return this.#waiting.size === 0 && this.#holding.size === 0
   }
 
-  holds(job: string): boolean {
+  hasSlot(job: string): boolean {
     return this.#holding.has(job)
   }
 

@@ -21,7 +21,7 @@ async function readWithin(
   { silenceMs, signal }: Patience,
 ): Promise<Chunk> {
   const { promise: overdue, reject } = Promise.withResolvers<never>()
-  const timer = setTimeout(() => reject(new StreamLost(`nothing came for ${silenceMs} ms`)), silenceMs)
+  const timer = setTimeout(() => reject(new StreamLost(`no data for ${silenceMs} ms`)), silenceMs)
   const onAbort = () => reject(signal.reason)
   signal.addEventListener('abort', onAbort)
   try {
@@ -71,7 +71,7 @@ function byteReader(pull: () => Promise<Uint8Array | null>) {
         parts.push(part)
         if (end >= 0) {
           rest = rest.subarray(end + 1)
-          return joined(parts, length)
+          return concatenate(parts, length)
         }
         const chunk = await pull()
         if (!chunk && length > 0) throw new StreamLost('the stream ended inside a line')
@@ -97,7 +97,7 @@ function byteReader(pull: () => Promise<Uint8Array | null>) {
   }
 }
 
-function joined(parts: readonly Uint8Array[], length: number): Uint8Array {
+function concatenate(parts: readonly Uint8Array[], length: number): Uint8Array {
   const whole = new Uint8Array(length)
   let offset = 0
   for (const part of parts) {

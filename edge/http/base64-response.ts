@@ -48,7 +48,7 @@ export function streamOf(pieces: AsyncGenerator<Uint8Array, void>): ReadableStre
       const { done, value } = await pieces.next()
       if (!done) return controller.enqueue(value)
       controller.close()
-      // A pending read into the reader's own buffer resolves only after a response to its request.
+      // A pending BYOB read resolves only after a response to its request.
       controller.byobRequest?.respond(0)
     },
     async cancel() {

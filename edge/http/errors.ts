@@ -29,8 +29,8 @@ export class ApiError extends Error {
 
 /** Limits the response size, because messages quote text from the request (names, values, addresses). */
 const MAX_CHARACTERS = 1000
-const MOST_PROBLEMS = 10
-export const shorten = (text: string, most: number) => (text.length <= most ? text : `${text.slice(0, most)}…`)
+const MAX_PROBLEMS = 10
+export const shorten = (text: string, max: number) => (text.length <= max ? text : `${text.slice(0, max)}…`)
 
 const shortenParam = (param: string | null | undefined) => (param == null ? null : shorten(escapeText(param), 60))
 
@@ -60,7 +60,7 @@ declare module 'hono' {
 function problemFor(c: Context<EdgeEnv>, { code, message: whole, details }: ApiError): Problem {
   const [status, kind, title] = ERRORS[code]
   const message = shorten(escapeText(whole), MAX_CHARACTERS)
-  const errors = details.errors?.slice(0, MOST_PROBLEMS).map((each) => ({
+  const errors = details.errors?.slice(0, MAX_PROBLEMS).map((each) => ({
     param: shortenParam(each.param),
     message: shorten(escapeText(each.message), MAX_CHARACTERS),
   }))
@@ -95,10 +95,10 @@ const internalError = (cause: unknown) =>
 
 /** The message of the error thrown by the object of a deleted account. The error's class is lost in calls between objects. */
 export const ACCOUNT_DELETED = 'the account was deleted'
-const accountDeleted = () =>
+const accountDeletedError = () =>
   new ApiError('account_deleted', 'This account was deleted, and its name cannot be used again. Choose another name.')
 
-const overloaded = ({ cause }: ObjectUnavailable) =>
+const overloadedError = ({ cause }: ObjectUnavailable) =>
   new ApiError('overloaded', 'The service has too many requests at the moment; try again in a few seconds.', {
     cause,
     headers: { 'retry-after': '5' },
@@ -107,8 +107,8 @@ const overloaded = ({ cause }: ObjectUnavailable) =>
 /** The error for the caller. An error that is not intended has a generic message. */
 function errorFor(thrown: Error): ApiError {
   if (thrown instanceof ApiError) return thrown
-  if (thrown instanceof ObjectUnavailable) return overloaded(thrown)
-  return thrown.message === ACCOUNT_DELETED ? accountDeleted() : internalError(thrown)
+  if (thrown instanceof ObjectUnavailable) return overloadedError(thrown)
+  return thrown.message === ACCOUNT_DELETED ? accountDeletedError() : internalError(thrown)
 }
 
 /** The error for the caller. Errors of the worker are logged. */

@@ -16,7 +16,7 @@ const HEADERS = {
 const space = new TextEncoder().encode(' ')
 
 /** Resolves to the result of `work`, or to null after `ms` milliseconds. */
-async function within<T>(work: Promise<T>, ms: number): Promise<T | null> {
+async function waitAtMost<T>(work: Promise<T>, ms: number): Promise<T | null> {
   const { promise: late, resolve } = Promise.withResolvers<null>()
   const timer = setTimeout(resolve, ms, null)
   return Promise.race([work, late]).finally(() => clearTimeout(timer))
@@ -39,7 +39,7 @@ export async function replyWithHeartbeat(
   { work, headers, onFailure }: LongReply,
   { startMs, beatMs } = TIMES,
 ): Promise<Response> {
-  const early = await within(work, startMs)
+  const early = await waitAtMost(work, startMs)
   if (early) return early
   const { readable, writable } = new IdentityTransformStream()
   const send = async () => {
@@ -51,7 +51,7 @@ export async function replyWithHeartbeat(
     let outcome: Awaited<typeof ended> | null = null
     while (!outcome) {
       await writer.write(space)
-      outcome = await within(ended, beatMs)
+      outcome = await waitAtMost(ended, beatMs)
     }
     if ('response' in outcome) {
       writer.releaseLock()

@@ -3,7 +3,7 @@ import type { Context } from 'hono'
 import type { EdgeEnv } from './context.ts'
 import { ApiError } from './errors.ts'
 
-/** The compression of the body; null without one. Errors: unsupported_media_type. */
+/** The compression of the body; null if uncompressed. Errors: unsupported_media_type. */
 function compressionOf(c: Context<EdgeEnv>): 'gzip' | null {
   const encoding = c.req.header('content-encoding')?.trim().toLowerCase() ?? 'identity'
   if (encoding === 'gzip' || encoding === 'x-gzip') return 'gzip'
@@ -19,7 +19,7 @@ export function declaredBytes(c: Context<EdgeEnv>): number {
   return declared !== undefined && /^\d{1,15}$/.test(declared) ? Number(declared) : Number.POSITIVE_INFINITY
 }
 
-const tooLarge = (most: number) => new ApiError('body_too_large', `The body exceeds the limit of ${most} bytes.`)
+const tooLargeError = (max: number) => new ApiError('body_too_large', `The body exceeds the limit of ${max} bytes.`)
 
 /**
  * Maximum number of excess bytes that are read and discarded from a body without a Content-Length. If the connection closes during the upload, the client
@@ -28,24 +28,24 @@ const tooLarge = (most: number) => new ApiError('body_too_large', `The body exce
 const DISCARDED_BYTES = 32 * 1024 * 1024
 
 /** Reads a body of at most `most` bytes. Of a larger body, up to `discarded` excess bytes are read. */
-async function collect(body: ReadableStream<Uint8Array>, most: number, discarded: number): Promise<Blob> {
+async function collect(body: ReadableStream<Uint8Array>, max: number, discarded: number): Promise<Blob> {
   const chunks: Uint8Array<ArrayBuffer>[] = []
   let size = 0
   for await (const chunk of body as ReadableStream<Uint8Array<ArrayBuffer>>) {
     size += chunk.byteLength
-    if (size <= most) chunks.push(chunk)
-    else if (size > most + discarded) break
+    if (size <= max) chunks.push(chunk)
+    else if (size > max + discarded) break
   }
-  if (size > most) throw tooLarge(most)
+  if (size > max) throw tooLargeError(max)
   return new Blob(chunks)
 }
 
 /** Decompresses a body up to the limit. Errors: body_too_large, invalid_request. */
-async function decompress(body: ReadableStream<Uint8Array>, most: number): Promise<Blob> {
+async function decompress(body: ReadableStream<Uint8Array>, max: number): Promise<Blob> {
   // A valid body of this size is not larger when compressed, except for the header and trailer of gzip.
-  const compressed = await collect(body, most + 1024, DISCARDED_BYTES)
+  const compressed = await collect(body, max + 1024, DISCARDED_BYTES)
   try {
-    return await collect(compressed.stream().pipeThrough(new DecompressionStream('gzip')), most, 0)
+    return await collect(compressed.stream().pipeThrough(new DecompressionStream('gzip')), max, 0)
   } catch (thrown) {
     if (thrown instanceof ApiError) throw thrown
     throw new ApiError('invalid_request', 'The body is not gzip, although its content-encoding is gzip.')
@@ -63,21 +63,21 @@ export async function readBytes(c: Context<EdgeEnv>): Promise<ArrayBuffer> {
 }
 
 /** Refuses a body that was read with more than `most` bytes. Errors: body_too_large. */
-export function limitBody(c: Context<EdgeEnv>, most: number): void {
-  if ((c.get('bodyLength') ?? 0) > most) throw tooLarge(most)
+export function limitBody(c: Context<EdgeEnv>, max: number): void {
+  if ((c.get('bodyLength') ?? 0) > max) throw tooLargeError(max)
 }
 
 async function receive(c: Context<EdgeEnv>): Promise<ArrayBuffer> {
-  const most = c.get('bodyBytes')
-  if (most === undefined)
+  const max = c.get('bodyBytes')
+  if (max === undefined)
     throw new Error(`${c.req.method} ${c.req.path} read its body before its credential was checked`)
   const declared = declaredBytes(c)
   const isDeclared = declared !== Number.POSITIVE_INFINITY
-  if (isDeclared && declared > most) throw tooLarge(most)
+  if (isDeclared && declared > max) throw tooLargeError(max)
   const { body } = c.req.raw
   if (!body) return new ArrayBuffer(0)
-  if (compressionOf(c)) return (await decompress(body, most)).arrayBuffer()
-  return (await collect(body, most, isDeclared ? 0 : DISCARDED_BYTES)).arrayBuffer()
+  if (compressionOf(c)) return (await decompress(body, max)).arrayBuffer()
+  return (await collect(body, max, isDeclared ? 0 : DISCARDED_BYTES)).arrayBuffer()
 }
 
 /** Reads the body as text. Errors: body_too_large, invalid_request (not UTF-8). */

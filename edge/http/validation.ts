@@ -6,13 +6,13 @@ import type { EdgeEnv } from './context.ts'
 import { ApiError, shorten } from './errors.ts'
 import { readBytes, readText } from './request-body.ts'
 
-const SHOWN = 60
+const SHOWN_CHARACTERS = 60
 const SHOWN_ITEMS = 10
 const MAX_PROBLEMS = 10
 
 /** Returns a truncated copy of a value, because JSON.stringify fails on deeply nested input. */
 function outline(value: unknown, depth = 3): unknown {
-  if (typeof value === 'string') return value.slice(0, SHOWN + 1)
+  if (typeof value === 'string') return value.slice(0, SHOWN_CHARACTERS + 1)
   if (typeof value !== 'object' || value === null) return value
   if (depth === 0) return '…'
   if (Array.isArray(value)) {
@@ -20,23 +20,23 @@ function outline(value: unknown, depth = 3): unknown {
     return value.length > SHOWN_ITEMS ? [...items, '…'] : items
   }
   const entries = Object.entries(value).slice(0, SHOWN_ITEMS)
-  return Object.fromEntries(entries.map(([name, each]) => [shorten(name, SHOWN), outline(each, depth - 1)]))
+  return Object.fromEntries(entries.map(([name, each]) => [shorten(name, SHOWN_CHARACTERS), outline(each, depth - 1)]))
 }
 
 /** Formats a value as JSON, truncated to 60 characters. */
-export function shown(value: unknown): string {
+export function formatValue(value: unknown): string {
   if (value === undefined) return 'missing'
-  const text = shorten(JSON.stringify(outline(value)), SHOWN)
-  return typeof value === 'string' && value.length > SHOWN ? `${text} (${value.length} characters)` : text
+  const text = shorten(JSON.stringify(outline(value)), SHOWN_CHARACTERS)
+  return typeof value === 'string' && value.length > SHOWN_CHARACTERS ? `${text} (${value.length} characters)` : text
 }
 
 type Shape = Record<string, z.ZodType>
 type Problem = { param: string | null; message: string }
 
 /** Returns the description of a field, or of its inner schema if the field is optional or has a default. */
-function allowed(field: unknown): string {
+function describeAllowed(field: unknown): string {
   if (field instanceof z.ZodDefault || field instanceof z.ZodOptional)
-    return field.description ?? allowed(field.unwrap())
+    return field.description ?? describeAllowed(field.unwrap())
   return (field instanceof z.ZodType && field.description) || 'left out'
 }
 
@@ -45,15 +45,15 @@ function problemsOf(issue: z.core.$ZodIssue, input: unknown, shape: Shape): Prob
   if (issue.code === 'unrecognized_keys' && issue.path.length === 0) {
     return issue.keys.slice(0, MAX_PROBLEMS).map((key) => ({
       param: key,
-      message: `${shorten(key, SHOWN)} is not a field of this request; allowed are ${fields}.`,
+      message: `${shorten(key, SHOWN_CHARACTERS)} is not a field of this request; allowed are ${fields}.`,
     }))
   }
   const [name] = issue.path
   if (typeof name !== 'string')
-    return [{ param: null, message: `The body is ${shown(input)}; it must be a JSON object with ${fields}.` }]
+    return [{ param: null, message: `The body is ${formatValue(input)}; it must be a JSON object with ${fields}.` }]
   if (issue.code === 'custom') return [{ param: name, message: issue.message }]
   const given = (input as Record<string, unknown>)[name]
-  return [{ param: name, message: `${name} is ${shown(given)}; it must be ${allowed(shape[name])}.` }]
+  return [{ param: name, message: `${name} is ${formatValue(given)}; it must be ${describeAllowed(shape[name])}.` }]
 }
 
 /** Returns the first problem of each field, up to MAX_PROBLEMS. */
@@ -82,13 +82,13 @@ export function parseFields<T>(schema: z.ZodType<T>, shape: Shape, input: unknow
   })
 }
 
-const unsupported = (type: string, allowed: string) =>
-  new ApiError('unsupported_media_type', `The content-type is ${shown(type)}; it must be ${allowed}.`)
+const unsupportedTypeError = (type: string, allowed: string) =>
+  new ApiError('unsupported_media_type', `The content-type is ${formatValue(type)}; it must be ${allowed}.`)
 
 /** Reads a JSON body. Errors: unsupported_media_type, body_too_large, invalid_request. */
 export async function readJson(c: Context<EdgeEnv>): Promise<unknown> {
   const type = c.req.header('content-type') ?? ''
-  if (!/^application\/([a-z.-]+\+)?json\b/i.test(type)) throw unsupported(type, 'application/json')
+  if (!/^application\/([a-z.-]+\+)?json\b/i.test(type)) throw unsupportedTypeError(type, 'application/json')
   const text = await readText(c)
   try {
     return JSON.parse(text)
@@ -116,7 +116,7 @@ type Part = string | File
  */
 export async function readForm(c: Context<EdgeEnv>): Promise<Record<string, Part | Part[]>> {
   const type = c.req.header('content-type') ?? ''
-  if (!isForm(c)) throw unsupported(type, 'multipart/form-data')
+  if (!isForm(c)) throw unsupportedTypeError(type, 'multipart/form-data')
   const body = new Response(await readBytes(c), { headers: { 'content-type': type } })
   const form = await body.formData().catch((cause: unknown) => {
     const reason = cause instanceof Error ? cause.message : 'it cannot be parsed'

@@ -52,10 +52,10 @@ export function progressEventOf(job: JobRecord, seq: number): WebhookEvent {
 }
 
 /** Whether the request's webhook URL receives the final event. `output` selects that of a success, which has all images. */
-const wantsEnd = ({ webhookEvents = ['completed'], state }: JobRecord) =>
+const selectsEnd = ({ webhookEvents = ['completed'], state }: JobRecord) =>
   webhookEvents.includes('completed') || (webhookEvents.includes('output') && state === 'succeeded')
 
 /** Publishes the event of a finished job. Idempotent, because the `webhook-id` is derived from the job. Throws if a retry is needed. */
 export async function announce(env: Env, job: JobRecord): Promise<void> {
-  await objectOf(env.WEBHOOK, job.account).publish(eventOf(job), wantsEnd(job) ? job.webhook : null)
+  await objectOf(env.WEBHOOK, job.account).publish(eventOf(job), selectsEnd(job) ? job.webhook : null)
 }

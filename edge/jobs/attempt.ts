@@ -18,7 +18,7 @@ import { endpointOf } from '../gpu/endpoints.ts'
 import { endpointOrder, reportHealth } from '../gpu/health.ts'
 import type { Frame } from '../gpu/stream.ts'
 import { withSpan } from '../gpu/trace.ts'
-import { jittered } from '../platform/backoff.ts'
+import { addJitter } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
 import { openInputs } from '../results/inputs.ts'
 import { receiptFor } from '../results/receipts.ts'
@@ -42,7 +42,7 @@ type AttemptOptions = { n: number; abort: AbortController; onLastStep: () => voi
 
 /** The pause in milliseconds after a lost attempt, for the GPU to recover. Zero after the last attempt. */
 export function afterLossMs({ faults }: JobRecord, { retryMs }: GpuTimes): number {
-  return faults < MAX_FAULTS ? Math.round(jittered(retryMs * 4 ** Math.max(0, faults - 1))) : 0
+  return faults < MAX_FAULTS ? Math.round(addJitter(retryMs * 4 ** Math.max(0, faults - 1))) : 0
 }
 
 function gpuCall(env: Env, job: JobRecord, endpoint: string, n: number, abort = new AbortController()): GpuCall {

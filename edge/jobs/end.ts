@@ -116,8 +116,8 @@ export class JobEnd {
     await this.clear()
   }
 
-  /** Waits until nothing is being finished. */
-  async idle(): Promise<void> {
+  /** Waits for the running finish, if any. */
+  async waitUntilIdle(): Promise<void> {
     while (this.#finishing) await this.#finishing
   }
 

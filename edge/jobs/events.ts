@@ -63,7 +63,7 @@ async function serverSentEvent(job: JobRecord, entry: LogEntry, linkOf: LinkOf):
 const utf8 = new TextEncoder()
 
 /** Resolves to true at the log's next entry, or to false after `ms` milliseconds. */
-export function changedWithin(log: Pick<JobLog, 'changed'>, ms: number): Promise<boolean> {
+export function waitForChange(log: Pick<JobLog, 'changed'>, ms: number): Promise<boolean> {
   const { promise: quiet, resolve } = Promise.withResolvers<boolean>()
   const timer = setTimeout(resolve, ms, false)
   const changed = log.changed().then(() => {
@@ -101,7 +101,7 @@ export function eventStream(
           return close(controller)
         }
         if (entries.length > 0) return
-        if (!(await changedWithin(log, pingMs))) return controller.enqueue(utf8.encode(': ping\n\n'))
+        if (!(await waitForChange(log, pingMs))) return controller.enqueue(utf8.encode(': ping\n\n'))
       }
     },
     cancel: onClose,
@@ -110,6 +110,6 @@ export function eventStream(
 
 function close(controller: ReadableByteStreamController): void {
   controller.close()
-  // A pending read into the reader's own buffer ends only when the buffer is returned.
+  // A pending BYOB read resolves only after a response to its request.
   controller.byobRequest?.respond(0)
 }

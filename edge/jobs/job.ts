@@ -9,7 +9,7 @@ import { afterLossMs, cancelOnGpu, runAttempt } from './attempt.ts'
 import { deleteFiles, JobEnd } from './end.ts'
 import { type JobLog, openJobLog } from './event-log.ts'
 import { eventStream, linkToHour } from './events.ts'
-import { reportProgress, wantsProgress } from './progress.ts'
+import { reportProgress, selectsProgress } from './progress.ts'
 import {
   countSteps,
   FAILED,
@@ -96,7 +96,7 @@ export class JobDO extends DurableObject<Env> {
     return true
   }
 
-  /** The job; null without one of this id. */
+  /** The job; null if there is none with this id. */
   view(): JobRecord | null {
     return this.#log.find()
   }
@@ -268,7 +268,7 @@ export class JobDO extends DurableObject<Env> {
 
   /** Reports the job's progress to its webhook URL, if the request selects such events, once for all attempts of this instance. */
   #report(): void {
-    if (this.#reporting || !wantsProgress(this.#log.job())) return
+    if (this.#reporting || !selectsProgress(this.#log.job())) return
     this.#reporting = reportProgress(this.env, this.#log).catch((cause: unknown) =>
       log('error', 'the progress of a job could not be reported', { job: this.#log.find()?.id, cause }),
     )
@@ -313,6 +313,6 @@ export class JobDO extends DurableObject<Env> {
     await this.cancel()
     if (!(await this.ended()).settled) throw new Error('the job is not settled yet')
     await live?.done
-    await this.#jobEnd.idle()
+    await this.#jobEnd.waitUntilIdle()
   }
 }

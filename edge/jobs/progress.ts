@@ -2,7 +2,7 @@
 import { objectOf } from '../platform/durable-objects.ts'
 import { progressEventOf } from './announcement.ts'
 import type { JobLog } from './event-log.ts'
-import { changedWithin } from './events.ts'
+import { waitForChange } from './events.ts'
 import { isFinal, type JobRecord, type LoggedEvent } from './record.ts'
 
 type Kind = 'logs' | 'start'
@@ -18,7 +18,7 @@ const PAUSE_MS = 500
 /** Maximum wait for the next log entry. A GPU sends one every few seconds. */
 const WAIT_MS = 60_000
 
-export const wantsProgress = ({ webhook, webhookEvents = [] }: JobRecord): boolean =>
+export const selectsProgress = ({ webhook, webhookEvents = [] }: JobRecord): boolean =>
   webhook !== null && Object.values(KINDS).some((kind) => webhookEvents.includes(kind))
 
 /** Sends the job's state after entries of the selected kinds, until its end or the first failure of the receiver. */
@@ -43,6 +43,6 @@ export async function reportProgress(env: Env, log: Pick<JobLog, 'after' | 'chan
       if (outcome === 'failed') return
       pauseEnd = Date.now() + PAUSE_MS
     } else if (isFinal(job)) return
-    else await changedWithin(log, due.size > 0 ? pauseEnd - Date.now() : WAIT_MS)
+    else await waitForChange(log, due.size > 0 ? pauseEnd - Date.now() : WAIT_MS)
   }
 }

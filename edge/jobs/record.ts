@@ -122,12 +122,12 @@ const totalSteps = ({ request: { steps, strength, count } }: Pick<JobRecord, 're
 /**
  * Minimum number of steps for the return of the slot before the last step. In shorter jobs, most of the GPU time would not count as usage.
  */
-const LEAST_STEPS = 4
+const MIN_STEPS = 4
 
 /** Whether the last step of an attempt is in progress, so that the GPU is about to be free. */
 export function isOnLastStep(job: Pick<JobRecord, 'state' | 'request' | 'progress'>): boolean {
   const steps = totalSteps(job)
-  return job.state === 'running' && steps >= LEAST_STEPS && countSteps(job) >= steps - 1
+  return job.state === 'running' && steps >= MIN_STEPS && countSteps(job) >= steps - 1
 }
 
 type Charged = Pick<JobRecord, 'state' | 'price' | 'basePrice' | 'cancelRequested' | 'stepsDone' | 'request' | 'ran'>

@@ -1,4 +1,4 @@
--- Settled jobs of all accounts. The accounts' own ledgers are the truth; rows arrive at least once, and the id keeps one of each.
+-- Settled jobs of all accounts. The ledger of each account is authoritative. Rows may arrive more than once; the id deduplicates them.
 -- Money is micro-dollars, times are Unix milliseconds, durations seconds.
 CREATE TABLE usage_ledger (
   id TEXT PRIMARY KEY, -- <account>/<job>
@@ -12,12 +12,12 @@ CREATE TABLE usage_ledger (
   reserved INTEGER NOT NULL,
   settled INTEGER NOT NULL,
   stripe_customer TEXT,
-  reported INTEGER -- when Stripe took it
+  reported INTEGER -- when Stripe accepted it
 ) STRICT;
 CREATE INDEX usage_ledger_by_account ON usage_ledger (account, settled);
 CREATE INDEX usage_ledger_by_time ON usage_ledger (settled);
 
--- What finished jobs took, by what ran them: the ground of forecasts.
+-- Durations of finished jobs by endpoint, model and tier: the data for forecasts.
 CREATE TABLE observations (
   id TEXT PRIMARY KEY,
   endpoint TEXT NOT NULL,
@@ -26,8 +26,8 @@ CREATE TABLE observations (
   created INTEGER NOT NULL,
   finished INTEGER NOT NULL,
   megapixel_steps REAL NOT NULL,
-  waited REAL NOT NULL, -- until a GPU accepted the job, and in its queue
-  load REAL NOT NULL, -- 0 when the model was there already
+  waited REAL NOT NULL, -- until a GPU accepted the job, plus the time in its queue
+  load REAL NOT NULL, -- 0 if the model was already loaded
   run REAL NOT NULL
 ) STRICT;
 CREATE INDEX observations_by_offer ON observations (endpoint, model, tier, finished);

@@ -1,4 +1,4 @@
-// The replies of the operator's routes, also for the tools in infra/.
+// The replies of the operator's routes, shared with the tools in infra/.
 import type { BudgetReport, EndpointReport } from '../gpu/readiness.ts'
 import type { JobRecord, LoggedEvent } from '../jobs/record.ts'
 import type { StoredImage } from '../results/stored-image.ts'
@@ -20,7 +20,7 @@ export type OperatorStatus = {
     warming_seconds: number
     gpu_dollars: number
   }
-  /** The day's GPU time; null without a ceiling. */
+  /** The day's GPU time; null if there is no ceiling. */
   gpu_budget: BudgetReport | null
 }
 

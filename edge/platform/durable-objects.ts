@@ -1,6 +1,6 @@
 // Calls to Durable Objects. Deploys, evictions and migrations reset objects during calls, so failed calls are repeated on a fresh stub with
 // backoff. Methods of objects must therefore be idempotent.
-import { jittered } from './backoff.ts'
+import { addJitter } from './backoff.ts'
 import { log } from './log.ts'
 
 /** Waits between tries in milliseconds, about six seconds in total. */
@@ -23,7 +23,7 @@ export class ObjectUnavailable extends Error {
   readonly code = 'overloaded'
 }
 
-const unavailable = (cause: unknown) => new ObjectUnavailable('a Durable Object is unavailable', { cause })
+const unavailableError = (cause: unknown) => new ObjectUnavailable('a Durable Object is unavailable', { cause })
 
 /** Repeats `call` with backoff while its object is being reset. Throws ObjectUnavailable, or the error of the object's own code. */
 async function repeatAcrossResets<R>(call: () => Promise<R>): Promise<R> {
@@ -32,13 +32,13 @@ async function repeatAcrossResets<R>(call: () => Promise<R>): Promise<R> {
     try {
       return await call()
     } catch (cause) {
-      if ((cause as Flags | null)?.overloaded) throw unavailable(cause)
+      if ((cause as Flags | null)?.overloaded) throw unavailableError(cause)
       if (!isTransient(cause)) throw cause
       if (Date.now() - began > PROGRESS_MS) tries = 0
       const waitMs = BACKOFF_MS[tries]
-      if (waitMs === undefined) throw unavailable(cause)
+      if (waitMs === undefined) throw unavailableError(cause)
       log('info', 'a Durable Object was reset; the call is repeated', { tries: tries + 1, cause })
-      await new Promise((resolve) => setTimeout(resolve, jittered(waitMs)))
+      await new Promise((resolve) => setTimeout(resolve, addJitter(waitMs)))
     }
   }
 }

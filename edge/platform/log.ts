@@ -4,7 +4,7 @@ type Fields = Record<string, unknown>
 
 const plain = (value: unknown) => (value instanceof Error ? { message: value.message, stack: value.stack } : value)
 
-/** One line of JSON on the worker's log, escaped for terminals. Never given a prompt, a key or an image. */
+/** One line of JSON on the worker's log, escaped for terminals. Callers must not pass prompts, keys or images. */
 export function log(level: 'info' | 'warn' | 'error', message: string, fields: Fields = {}) {
   const entries = Object.entries(fields).map(([name, value]) => [name, plain(value)])
   console[level](escapeText(JSON.stringify({ level, message, ...Object.fromEntries(entries) })))

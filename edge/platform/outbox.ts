@@ -19,7 +19,7 @@ type Transport<Batch> = {
   /** Maximum number of concurrent batches. */
   concurrency: number
   /** The pause after a failed run; it doubles with each further failure. */
-  pauseMs: { first: number; most: number }
+  pauseMs: { first: number; max: number }
 }
 
 export class Outbox<Batch> {

@@ -4,7 +4,7 @@
 export const MICRODOLLARS = 1_000_000
 export const DAY_MS = 24 * 3600_000
 
-export const dollars = (microdollars: number) => `$${(microdollars / MICRODOLLARS).toFixed(6)}`
+export const formatDollars = (microdollars: number) => `$${(microdollars / MICRODOLLARS).toFixed(6)}`
 
 /** Converts a dollar limit to whole micro-dollars, rounded down. */
 export function microdollarsWithin(amount: number): number {

@@ -5,7 +5,7 @@ const BETWEEN_WORDS = /[^\p{L}\p{N}]+/gu
 /** Scripts that are written without spaces between words. */
 const UNSPACED = /[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmr}\p{sc=Mymr}]/u
 
-/** The words of a text (Unicode NFKD, lower case, without marks), separated and enclosed by single spaces; empty without words. */
+/** The words of a text (Unicode NFKD, lower case, without marks), separated and enclosed by single spaces; empty if there are none. */
 export function wordsOf(text: string): string {
   const plain = text.normalize('NFKD').replace(INVISIBLE, '').toUpperCase().toLowerCase().normalize('NFKD')
   const words = plain.replace(INVISIBLE, '').replace(BETWEEN_WORDS, ' ').trim()

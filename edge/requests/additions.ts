@@ -3,7 +3,7 @@ import type { Tier } from '#contract'
 import { type Fits, modelOf } from '../config/additions.ts'
 import type { Catalog, Offer } from '../config/catalog.ts'
 import { ApiError } from '../http/errors.ts'
-import { shown } from '../http/validation.ts'
+import { formatValue } from '../http/validation.ts'
 import { resolveModel } from '../routing/alias.ts'
 
 type Addition = { readonly id: string; readonly models: readonly string[] }
@@ -25,13 +25,13 @@ function find<Each extends Addition>(
   available: readonly Each[],
 ): Each[] {
   const twice = ids.find((id, i) => ids.indexOf(id) !== i)
-  if (twice !== undefined) throw refuse(field, `has ${shown(twice)} twice; name each ${noun} once`)
+  if (twice !== undefined) throw refuse(field, `has ${formatValue(twice)} twice; name each ${noun} once`)
   return ids.map((id) => {
     const found = available.find((each) => each.id === id)
     if (found) return found
     const known = available.map((each) => each.id)
     const names = known.length === 0 ? 'this deployment offers none' : `it must be one of ${list(known)}`
-    throw refuse(field, `has the id ${shown(id)}; ${names}`)
+    throw refuse(field, `has the id ${formatValue(id)}; ${names}`)
   })
 }
 
@@ -54,7 +54,7 @@ export function chooseAdditions<Each extends Addition>(
   if (models.length === 0) throw refuse(field, `have no model in common: ${describe((each) => list(modelsOf(each)))}`)
   const model = requested.model === 'auto' ? undefined : resolveModel(catalog, requested.model)
   if (model !== undefined && !models.includes(model))
-    throw refuse(field, `are for ${list(models)}, not for ${shown(model)}`)
+    throw refuse(field, `are for ${list(models)}, not for ${formatValue(model)}`)
   const offers = catalog.offers.filter((offer) => models.includes(offer.model))
   if (offers.length === 0)
     throw refuse(field, `are for ${list(models)}, which do not fit the other additions of the request`)
@@ -65,7 +65,7 @@ export function chooseAdditions<Each extends Addition>(
   const isRequested = (offer: Offer) =>
     (model === undefined || offer.model === model) && (requested.tier === 'auto' || offer.tier === requested.tier)
   if (offers.some(isRequested) && !remaining.some(isRequested)) {
-    const given = requested.tier === 'auto' ? shown(model) : `tier ${shown(requested.tier)}`
+    const given = requested.tier === 'auto' ? formatValue(model) : `tier ${formatValue(requested.tier)}`
     throw refuse(field, `are for ${packagesOf(remaining)}, not for ${given}`)
   }
   return { chosen, catalog: { ...catalog, offers: remaining } }

@@ -1,4 +1,4 @@
-// Differences between a request and the decision of route.ts, as warnings.
+// Warnings about differences between a request and the routing decision.
 import type { Route } from '#contract'
 import type { Decision, WantedSize, Warning } from '../routing/decision.ts'
 import { fieldsOfGuidance } from './image-options.ts'

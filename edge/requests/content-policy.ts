@@ -11,7 +11,11 @@ const ROLES = ['prompt', 'prompt_2', 'prompt_3'] as const
 
 type Checked = Pick<JobSpec, 'account' | 'keyId' | 'request'>
 
-function violation({ account, keyId }: Checked, param: string, found: { by: string; categories?: string[] }): ApiError {
+function violationError(
+  { account, keyId }: Checked,
+  param: string,
+  found: { by: string; categories?: string[] },
+): ApiError {
   log('info', 'a request violates the content policy', { account, key: keyId, param, ...found })
   const message =
     'The prompt violates the content policy of this service. Nothing was charged; please change the prompt.'
@@ -21,7 +25,8 @@ function violation({ account, keyId }: Checked, param: string, found: { by: stri
 function checkBlockList(checked: Checked, phrases: readonly string[]): void {
   for (const role of ROLES) {
     const words = wordsOf(checked.request[role] ?? '')
-    if (phrases.some((phrase) => containsPhrase(words, phrase))) throw violation(checked, role, { by: 'block_list' })
+    if (phrases.some((phrase) => containsPhrase(words, phrase)))
+      throw violationError(checked, role, { by: 'block_list' })
   }
 }
 
@@ -34,7 +39,7 @@ async function checkModeration(env: Env, checked: Checked): Promise<ContentVerdi
   try {
     const flagged = await moderate(input, moderation, moderationKey)
     if (!flagged) return 'passed'
-    throw violation(checked, 'prompt', { by: 'moderation', ...flagged })
+    throw violationError(checked, 'prompt', { by: 'moderation', ...flagged })
   } catch (thrown) {
     if (thrown instanceof ApiError) throw thrown
     const cause = thrown instanceof Error ? thrown.message : String(thrown)

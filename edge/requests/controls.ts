@@ -67,7 +67,7 @@ export function describeControls(request: Sampling): Warning[] {
   })
 }
 
-/** The control image of a request; undefined without `controls`. Errors: invalid_request for a missing or superfluous one. */
+/** The control image of a request; undefined if there is no `controls`. Errors: invalid_request for a missing or superfluous one. */
 export function controlImageOf({ controls, control_image }: Given): string | undefined {
   if (!controls && control_image !== undefined)
     throw refuse('control_image is given without controls; name a ControlNet in controls.', 'control_image')

@@ -36,7 +36,7 @@ export async function readDialectRequest(
   return { params: c.req.param(), query: c.req.query(), headers: c.req.raw.headers, body, origin }
 }
 
-const MOST_NAMES = 20
+const MAX_NAMES = 20
 const NAME_CHARACTERS = 60
 
 /** Keeps native fields, and adds a warning about all others. */
@@ -45,7 +45,7 @@ function ignoreUnknown(fields: Record<string, unknown>): { fields: Record<string
   const isNative = ([name]: [string, unknown]) => Object.hasOwn(generation.shape, name)
   const names = entries.filter((entry) => !isNative(entry)).map(([name]) => shorten(name, NAME_CHARACTERS))
   if (names.length === 0) return { fields, warnings: [] }
-  const message = `Fields without an effect: ${names.slice(0, MOST_NAMES).join(', ')}${names.length > MOST_NAMES ? ', …' : ''}.`
+  const message = `Fields without an effect: ${names.slice(0, MAX_NAMES).join(', ')}${names.length > MAX_NAMES ? ', …' : ''}.`
   return { fields: Object.fromEntries(entries.filter(isNative)), warnings: [{ code: 'unknown_fields', message }] }
 }
 

@@ -5,7 +5,7 @@ import { objectOf } from '../platform/durable-objects.ts'
 const END_OF_EVENT = '\n\n'
 const TERMINAL = /^event: (succeeded|failed|canceled)$/m
 /** Maximum number of consecutive short-lived streams, as in a series of resets. After them, the response ends with an error. */
-const MOST_FAILURES = 10
+const MAX_FAILURES = 10
 /** The minimum lifetime of a stream that restarts this count. */
 const LASTING_MS = 100
 const PAUSE_MS = 50
@@ -42,7 +42,7 @@ export async function followJob(
 
   async function reopen(cause: unknown): Promise<string> {
     failures = Date.now() - openedAt > LASTING_MS ? 0 : failures + 1
-    if (failures > MOST_FAILURES) throw cause
+    if (failures > MAX_FAILURES) throw cause
     await new Promise((resolve) => setTimeout(resolve, PAUSE_MS * failures))
     openedAt = Date.now()
     ;[source, rest, decoder] = [await open(last), '', new TextDecoder()]

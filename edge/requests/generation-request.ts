@@ -163,7 +163,7 @@ function outputQuality({ output_compression, output_format }: Generation): numbe
   return Math.max(1, output_compression ?? 90)
 }
 
-/** Steps between previews, excluding the last step; empty without previews. */
+/** Steps between previews, excluding the last step; empty if there are none. */
 function previewSteps({ preview, partial_images }: Generation, steps: number): { preview_steps?: number } {
   const previews = partial_images ?? (preview ? PREVIEWS : 0)
   return previews === 0 ? {} : { preview_steps: Math.ceil(steps / (previews + 1)) }
@@ -199,7 +199,7 @@ type Priced = {
   basePrice: number
 }
 
-/** The share of the steps that run on the input image; undefined without one. A quote has no need of the image itself. */
+/** The share of the steps that run on the input image; undefined if there is none. A quote does not need the image itself. */
 const strengthOf = ({ image, strength }: Generation) => strength ?? (image === undefined ? undefined : DEFAULT_STRENGTH)
 
 /**

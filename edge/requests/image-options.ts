@@ -93,7 +93,7 @@ function checkCache(steps: number, sampler: Decision['sampler']): void {
     throw refuse('cache', `cache is "fast", but steps is ${steps}; with cache it must be at least ${cacheSteps}.`)
 }
 
-/** A warning that states the number of cached steps; none without step caching. */
+/** A warning that states the number of cached steps; none if step caching is off. */
 export function describeCache(request: Parameters<typeof reusedSteps>[0]): Warning[] {
   if (!request.cache) return []
   const { size } = reusedSteps(request)

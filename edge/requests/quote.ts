@@ -8,7 +8,7 @@ import { parseGeneration, routeAndPrice } from './generation-request.ts'
 
 /**
  * The price, route and reason of a request, the probability of a cold start, and the expected duration. The price is exactly the amount
- * that the same request reserves; probabilities and times are based on past jobs, and null without any.
+ * that the same request reserves; probabilities and times are based on past jobs, and null if there are none.
  */
 export async function quoteRequest(c: Context<EdgeEnv>, body: unknown) {
   const fields = parseGeneration(body)

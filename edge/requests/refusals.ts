@@ -3,10 +3,10 @@
 import type { Admission } from '../accounts/admission.ts'
 import type { Refusal } from '../accounts/meter.ts'
 import { type Holder, type RateState, rateHeaders } from '../accounts/rate-limit-headers.ts'
-import { forbidden, unauthorized } from '../auth/auth.ts'
+import { forbiddenError, unauthorizedError } from '../auth/auth.ts'
 import { GPU_BUDGET_EXHAUSTED, secondsToNextDay } from '../gpu/budget.ts'
 import { ApiError } from '../http/errors.ts'
-import { dollars } from '../platform/units.ts'
+import { formatDollars } from '../platform/units.ts'
 
 /** Disables retries in the OpenAI SDKs. */
 const FINAL = { 'x-should-retry': 'false' }
@@ -53,7 +53,7 @@ function overBudgetError(
   { by, holder, available, price }: Extract<Refusal, { kind: 'over_budget' }>,
   rates: RateState[],
 ) {
-  const message = `The request costs ${dollars(price)}. ${WHOSE[holder]} ${BUDGETS[by]} ${dollars(available)} more.`
+  const message = `The request costs ${formatDollars(price)}. ${WHOSE[holder]} ${BUDGETS[by]} ${formatDollars(available)} more.`
   return new ApiError('over_budget', message, { headers: { ...rateHeaders(rates), ...FINAL } })
 }
 
@@ -64,9 +64,9 @@ export const nextDayHeaders = () => ({ ...FINAL, 'retry-after': String(secondsTo
 export function admissionError(admission: Admission): ApiError | null {
   switch (admission.kind) {
     case 'unauthorized':
-      return unauthorized()
+      return unauthorizedError()
     case 'forbidden':
-      return forbidden(admission.scope)
+      return forbiddenError(admission.scope)
     case 'limited':
       return limitError(admission, admission.rates)
     case 'barred':

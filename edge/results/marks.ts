@@ -4,7 +4,7 @@ import { CONTENT_TYPES } from '#contract'
 
 export type Marks = {
   content_type: (typeof CONTENT_TYPES)[keyof typeof CONTENT_TYPES]
-  /** Null without XMP or without the field. */
+  /** Null if the XMP or the field is missing. */
   digital_source_type: string | null
   ai_system_used: string | null
   /** Bytes of the C2PA manifest store; 0 without one. */
@@ -98,7 +98,7 @@ function findInWebp(file: Uint8Array): Found {
 
 const FIELD_CHARACTERS = 500
 
-/** A simple field of XMP, written as an element or as an attribute; null without it. */
+/** A simple field of XMP, written as an element or as an attribute; null if it is missing. */
 function fieldOf(xmp: string, name: string): string | null {
   const start = xmp.indexOf(name)
   const from = start + name.length

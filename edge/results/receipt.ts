@@ -63,7 +63,7 @@ export type PromptRole = (typeof PROMPT_ROLES)[number]
 
 const utf8 = new TextEncoder()
 
-/** Digest of a prompt, base64url of SHA-256. `role` keeps a prompt from passing for a negative one. */
+/** Digest of a prompt, base64url of SHA-256. `role` gives equal texts of different roles different digests. */
 export async function promptDigest(salt: string, role: PromptRole, text: string): Promise<string> {
   const data = utf8.encode(JSON.stringify([salt, role, text]))
   return base64url.encode(new Uint8Array(await crypto.subtle.digest('SHA-256', data)))
@@ -74,10 +74,10 @@ export async function openReceipt(receipt: string, jwks: JSONWebKeySet): Promise
   const { payload, protectedHeader } = await compactVerify(receipt, createLocalJWKSet(jwks), {
     algorithms: [RECEIPT.algorithm],
   }).catch((cause) => {
-    throw new ReceiptError(`the signature does not hold: ${cause instanceof Error ? cause.message : cause}`, { cause })
+    throw new ReceiptError(`invalid signature: ${cause instanceof Error ? cause.message : cause}`, { cause })
   })
   if (protectedHeader.typ !== RECEIPT.type)
-    throw new ReceiptError(`its type is ${JSON.stringify(protectedHeader.typ)}; a receipt's is "${RECEIPT.type}"`)
+    throw new ReceiptError(`its type is ${JSON.stringify(protectedHeader.typ)}; expected "${RECEIPT.type}"`)
   const claims = receiptClaims.safeParse(JSON.parse(new TextDecoder().decode(payload)))
   if (!claims.success) throw new ReceiptError(`its claims are invalid:\n${z.prettifyError(claims.error)}`)
   return { ...claims.data, kid: protectedHeader.kid ?? '' }

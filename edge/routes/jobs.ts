@@ -10,7 +10,7 @@ import { waitSeconds } from '../http/prefer.ts'
 import { isFinal, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { followJob } from '../requests/follow.ts'
-import { linkedJob, ownJob } from '../requests/own-job.ts'
+import { findLinkedJob, findOwnJob } from '../requests/own-job.ts'
 import { readSubmission, submitAndWait } from '../requests/submission.ts'
 import { listJobs, readerOf, serverTiming, viewOf } from '../requests/view.ts'
 
@@ -45,7 +45,7 @@ function nameOf(given: string): string {
 }
 
 async function cancel(c: Context<EdgeEnv>) {
-  const { id } = await ownJob(c, 'generate')
+  const { id } = await findOwnJob(c, 'generate')
   return reply(c, await objectOf(c.env.JOB, id).cancel())
 }
 
@@ -59,7 +59,7 @@ export const jobs = new Hono<EdgeEnv>()
   .post('/', (c) => submitJob(c))
   .put('/:id', (c) => submitJob(c, nameOf(c.req.param('id'))))
   .get('/:id', async (c) => {
-    const found = await ownJob(c, 'read')
+    const found = await findOwnJob(c, 'read')
     const { seconds, applied } = waitOf(c)
     const isDone = seconds === 0 || isFinal(found)
     const job = isDone ? found : await objectOf(c.env.JOB, found.id).ended(Date.now() + seconds * 1000)
@@ -70,7 +70,7 @@ export const jobs = new Hono<EdgeEnv>()
   .post('/:id/cancel', cancel)
   .get('/:id/events', async (c) => {
     const link = c.get('link')
-    const job = link ? await linkedJob(c, link) : await ownJob(c, 'read')
+    const job = link ? await findLinkedJob(c, link) : await findOwnJob(c, 'read')
     const isAllowed = () =>
       link
         ? areLinksValid(c.env, job.account, link.key ?? job.keyId)

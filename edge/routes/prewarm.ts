@@ -4,13 +4,13 @@ import { configOf } from '../config.ts'
 import { gpuState, prewarm } from '../gpu/health.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
-import { parseFields, shown } from '../http/validation.ts'
+import { formatValue, parseFields } from '../http/validation.ts'
 
 export const query = z.strictObject({ model: z.string().optional().describe('the name of an offered model') })
 
 function unknownModel(name: string, offers: readonly { model: string }[]): ApiError {
   const names = [...new Set(offers.map(({ model }) => model))].join(', ')
-  return new ApiError('not_offered', `model is ${shown(name)}; this deployment has ${names}.`, { param: 'model' })
+  return new ApiError('not_offered', `model is ${formatValue(name)}; this deployment has ${names}.`, { param: 'model' })
 }
 
 /**

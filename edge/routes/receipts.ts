@@ -1,12 +1,12 @@
 import { Hono } from 'hono'
 import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
-import { ownJob } from '../requests/own-job.ts'
+import { findOwnJob } from '../requests/own-job.ts'
 import { publicReceiptKeys } from '../results/receipts.ts'
 
 /** The receipts of a job's images, for its owner. Empty until the job has succeeded. */
 export const receipts = new Hono<EdgeEnv>().get('/:id/receipts', async (c) => {
-  const { state, images } = await ownJob(c, 'read')
+  const { state, images } = await findOwnJob(c, 'read')
   const signed = state === 'succeeded' ? images.toSorted((a, b) => a.image - b.image) : []
   const data = signed.map(({ image, sha256, receipt }) => ({ image, sha256, receipt: receipt ?? null }))
   return c.json({ object: 'list', data })

@@ -1,4 +1,4 @@
-// The replies of the routes for keys and accounts, also for the tools in infra/. Times are Unix seconds, amounts micro-dollars.
+// The replies of the routes for keys and accounts, shared with the tools in infra/. Times are Unix seconds, amounts micro-dollars.
 import type { KeyInfo } from '../accounts/keys/key-info.ts'
 import type { Limits } from '../config/limits.ts'
 import type { RetentionDays } from '../results/retention.ts'

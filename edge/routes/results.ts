@@ -4,23 +4,24 @@ import { areLinksValid, linkRevoked } from '../auth/links.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { matchesEtag, parseRange } from '../http/ranges.ts'
-import { shown } from '../http/validation.ts'
+import { formatValue } from '../http/validation.ts'
 import { JOB_ID } from '../jobs/job-id.ts'
 import { isOwner } from '../jobs/ownership.ts'
 import { isFinal } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
-import { ownJob } from '../requests/own-job.ts'
+import { findOwnJob } from '../requests/own-job.ts'
 import { isAvailable, resultPath } from '../results/results.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 
-const absent = (job: string, file: string) => new ApiError('not_found', `There is no image ${file} of job ${job}.`)
+const notFoundError = (job: string, file: string) =>
+  new ApiError('not_found', `There is no image ${file} of job ${job}.`)
 
 /** Finds an available image and its job. A null credential means access by signed link. Errors: not_found. */
 async function findImage(c: Context<EdgeEnv>, job: string, file: string, credential: Credential | null) {
   const record = JOB_ID.test(job) ? await objectOf(c.env.JOB, job).view() : null
   const isReadable = record && (credential === null || isOwner(credential, record))
   const image = isReadable ? record.images.find((each) => resultPath(job, each).endsWith(`/${file}`)) : undefined
-  if (!image || record?.state !== 'succeeded') throw absent(job, file)
+  if (!image || record?.state !== 'succeeded') throw notFoundError(job, file)
   if (image.deleted) throw new ApiError('not_found', 'This image was deleted.')
   if (!isAvailable(image)) throw new ApiError('not_found', 'This image has expired.')
   return { record, image }
@@ -49,7 +50,7 @@ async function send(c: Context<EdgeEnv>, image: StoredImage, headers: Record<str
   const whole = c.req.header('if-range') !== undefined && c.req.header('if-range') !== headers.etag
   const range = whole ? null : parseRange(c.req.header('range'), image.bytes)
   if (range === 'unsatisfiable') {
-    const message = `The range ${shown(c.req.header('range'))} is outside the file of ${image.bytes} bytes.`
+    const message = `The range ${formatValue(c.req.header('range'))} is outside the file of ${image.bytes} bytes.`
     throw new ApiError('range_not_satisfiable', message, { headers: { 'content-range': `bytes */${image.bytes}` } })
   }
   const object = await c.env.RESULTS.get(image.key, range ? { range } : {})
@@ -93,7 +94,7 @@ export const results = new Hono<EdgeEnv>()
 
 /** DELETE /v1/jobs/{id}/images: deletes all images of a finished job. Idempotent. */
 export const jobImages = new Hono<EdgeEnv>().delete('/:id/images', async (c) => {
-  const job = await ownJob(c, 'generate')
+  const job = await findOwnJob(c, 'generate')
   if (!isFinal(job))
     throw new ApiError('not_found', `The job ${job.id} has not ended, so its images cannot be deleted yet.`)
   await objectOf(c.env.JOB, job.id).deleteImages(job.images.map(({ key }) => key))

@@ -1,7 +1,7 @@
 // Model names of other providers that the deployment serves with its own models. Pure.
 import type { Catalog } from '../config/catalog.ts'
 import { ApiError } from '../http/errors.ts'
-import { shown } from '../http/validation.ts'
+import { formatValue } from '../http/validation.ts'
 
 const isMatch = (alias: string, name: string) =>
   alias.endsWith('*') ? name.startsWith(alias.slice(0, -1)) : alias === name
@@ -27,6 +27,6 @@ export function checkModel(catalog: Pick<Catalog, 'aliases' | 'offers'>, name: s
   const model = name === 'auto' ? undefined : resolveModel(catalog, name)
   const served = new Set(catalog.offers.map((offer) => offer.model))
   if (model === undefined || served.has(model)) return model
-  const message = `model is ${shown(name)}; this deployment serves ${['auto', ...served].join(', ')}.`
+  const message = `model is ${formatValue(name)}; this deployment serves ${['auto', ...served].join(', ')}.`
   throw new ApiError('not_found', message, { param: 'model' })
 }

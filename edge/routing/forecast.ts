@@ -15,7 +15,7 @@ export const NO_OBSERVATIONS: Forecast = { observations: 0, cold: null, seconds:
 
 const quantile = (sorted: readonly number[], q: number) =>
   sorted[Math.min(sorted.length - 1, Math.ceil(q * sorted.length) - 1)]!
-const rounded = (seconds: number) => Math.round(seconds * 1000) / 1000
+const roundSeconds = (seconds: number) => Math.round(seconds * 1000) / 1000
 
 /**
  * Minimum number of runs after a similar idle time, which best predict whether the GPU is still warm. With fewer of them, all runs count.
@@ -43,12 +43,12 @@ export function forecast(observed: readonly Observation[], work: number, now: nu
   return {
     observations: runs.length,
     cold: { probability: basis.filter(({ load }) => load > 0).length / basis.length, observations: basis.length },
-    seconds: { p50: rounded(quantile(seconds, 0.5)), p95: rounded(quantile(seconds, 0.95)) },
+    seconds: { p50: roundSeconds(quantile(seconds, 0.5)), p95: roundSeconds(quantile(seconds, 0.95)) },
   }
 }
 
 const RECENT_MS = 7 * DAY_MS
-const MOST = 200
+const MAX_OBSERVATIONS = 200
 
 type Ran = Pick<Observation, 'endpoint' | 'model' | 'tier'>
 
@@ -61,7 +61,7 @@ const FRESH_MS = 10_000
 const cache = new Map<string, { at: number; rows: Observation[] }>()
 
 const QUERY = `SELECT * FROM observations WHERE endpoint = ? AND model = ? AND tier = ? AND finished > ?
-  ORDER BY finished DESC LIMIT ${MOST}`
+  ORDER BY finished DESC LIMIT ${MAX_OBSERVATIONS}`
 
 /** The newest observations of one offer, at most a week old, cached for ten seconds. Empty if the database fails. */
 async function observationsOf(db: D1Database, { endpoint, model, tier }: Ran): Promise<Observation[]> {
@@ -92,7 +92,7 @@ export const clearObservations = (): void => cache.clear()
 export const forecastFor = (seen: readonly Observation[], ran: Ran, work: number): Forecast =>
   forecast(seen.filter(sameAs(ran)), work, Date.now())
 
-/** The 95th percentile of the latency in milliseconds; null without observations. */
+/** The 95th percentile of the latency in milliseconds; null if there are no observations. */
 export function latencyMs(seen: readonly Observation[], ran: Ran, work: number): number | null {
   const { seconds } = forecastFor(seen, ran, work)
   return seconds && seconds.p95 * 1000

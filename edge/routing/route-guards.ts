@@ -1,9 +1,9 @@
 // Applies a request's max_cost and max_latency_ms to the possible decisions, and adds the effect to the reason. Pure.
 import { ApiError } from '../http/errors.ts'
-import { dollars } from '../platform/units.ts'
+import { formatDollars } from '../platform/units.ts'
 import type { Decision, RouteRequest } from './decision.ts'
 
-/** The price of a decision in micro-dollars, and the 95th percentile of its latency in milliseconds, null without measurements. */
+/** The price of a decision in micro-dollars, and the 95th percentile of its latency in milliseconds, null if not measured. */
 export type Estimate = (decision: Decision) => { price: number; latencyMs: number | null }
 
 type Guards = Pick<RouteRequest, 'maxCost' | 'maxLatencyMs'>
@@ -14,7 +14,7 @@ const nameOf = ({ route, tier }: Decision) => `${route}/${tier}`
 
 function maxCostError(estimated: Estimated[], maxCost: number): ApiError {
   const cheapest = Math.min(...estimated.map(({ price }) => price))
-  const message = `max_cost is ${dollars(maxCost)}, but the cheapest way to serve this request costs ${dollars(cheapest)}.`
+  const message = `max_cost is ${formatDollars(maxCost)}, but the cheapest way to serve this request costs ${formatDollars(cheapest)}.`
   return new ApiError('max_cost_exceeded', message, { param: 'max_cost', headers: FINAL })
 }
 
@@ -25,7 +25,7 @@ function maxLatencyError(estimated: Estimated[], maxLatencyMs: number): ApiError
 }
 
 function rejectionReason({ price, latencyMs }: Estimated, { maxCost }: Guards): string {
-  if (maxCost !== undefined && price > maxCost) return `costs ${dollars(price)}, more than max_cost`
+  if (maxCost !== undefined && price > maxCost) return `costs ${formatDollars(price)}, more than max_cost`
   return latencyMs === null ? 'has not run here yet' : 'takes longer than max_latency_ms'
 }
 

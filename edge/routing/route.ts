@@ -29,7 +29,7 @@ function isQuotation(characters: readonly string[], start: number, end: number):
 }
 
 /** Whether the prompt requests text in the image, that is, contains a quotation. A single pass from the end, so that the time is linear. */
-export function asksForText(prompt: string): boolean {
+export function requestsText(prompt: string): boolean {
   const characters = [...prompt]
   /** The nearest position of each closing mark after the current character. */
   const next = new Map<string, number>()
@@ -55,7 +55,7 @@ function preferRoute(request: RouteRequest): Preference {
       isFirm: true,
       reason: `guidance_scale ${guidanceScale} needs guidance, which the full route runs.`,
     }
-  if (asksForText(prompt))
+  if (requestsText(prompt))
     return {
       route: 'full',
       isFirm: false,
@@ -92,7 +92,7 @@ function preferRoute(request: RouteRequest): Preference {
 
 /** Returns the offers that satisfy the request, on any route. An explicit tier overrides the T5 requirement (fp8-lite has no T5). */
 function eligibleOffers({ prompt, model, tier, size, isCached }: RouteRequest, { offers }: Catalog): Offer[] {
-  const needsT5 = tier === undefined && asksForText(prompt)
+  const needsT5 = tier === undefined && requestsText(prompt)
   const fits = offers.filter(
     (offer) =>
       (model === undefined || offer.model === model) &&

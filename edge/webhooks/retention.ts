@@ -18,7 +18,7 @@ export type ExportedEvent = {
   deliveries: (DeliveryView & { endpoint: string })[]
 }
 
-/** Returns the expiry of the oldest event in Unix milliseconds, or null without events. */
+/** Returns the expiry of the oldest event in Unix milliseconds, or null if there are no events. */
 export function nextExpiry(sql: SqlStorage): number | null {
   const { at } = sql.exec<{ at: number | null }>('SELECT min(created) AS at FROM events').one()
   return at === null ? null : at + KEEP_MS

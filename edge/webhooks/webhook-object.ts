@@ -36,7 +36,7 @@ import {
 /** The time limit of one alarm, below the platform limit of 15 minutes. The next alarm resumes the work. */
 const RUN_MS = 10 * 60_000
 /** The pause after a run with an internal failure. */
-const PAUSE_MS = { first: 30_000, most: 10 * 60_000 }
+const PAUSE_MS = { first: 30_000, max: 10 * 60_000 }
 /** The runtime's limit of simultaneous connections. */
 const MAX_ATTEMPTS = 6
 const EXPORT_PAGE = 100

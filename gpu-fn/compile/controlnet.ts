@@ -92,7 +92,7 @@ async function typeOf(given: string, type: ControlType | undefined): Promise<{ t
 
 const INTEGERS: Readonly<Record<string, number>> = { U8: 1, I8: 1, I32: 4, I64: 8 }
 
-/** The type in a file of Stability; undefined in other files and in directories. */
+/** The type stored in one of Stability's files; undefined for other files and directories. */
 async function readType(given: string): Promise<ControlType | undefined> {
   if (!/\.safetensors$/i.test(given)) return undefined
   const info = (await readHeader(given)).tensors.get(CONTROL_TYPE)

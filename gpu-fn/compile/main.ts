@@ -42,7 +42,7 @@ const command = new Command('compile')
   )
   .option(
     '--lora <file>',
-    'a LoRA instead of a checkpoint: a safetensors file of PEFT, diffusers, kohya or another trainer',
+    'a LoRA instead of a checkpoint: a safetensors file from PEFT, diffusers, kohya or another trainer',
   )
   .option('--package <directory>', 'with --lora: a package of the base, in any tier and for any target')
   .option(
@@ -94,7 +94,7 @@ const command = new Command('compile')
   .option('--allow-missing-encoders', 'compile a checkpoint without CLIP or T5: prompts then have little or no effect')
 
 async function main(): Promise<void> {
-  // Paths are relative to the directory in which npm was called, also with `npm --prefix`.
+  // Paths are relative to the directory in which npm was called, even with `npm --prefix`.
   if (process.env.npm_lifecycle_event === 'compile' && process.env.INIT_CWD) process.chdir(process.env.INIT_CWD)
   const flags = command.parse().opts<Flags>()
   const started = performance.now()

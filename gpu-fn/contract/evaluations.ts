@@ -10,7 +10,7 @@ export const firstStepOf = (steps: number, strength: number): number =>
 /** The first step that runs. */
 const firstOf = ({ steps, strength = 1 }: Pick<Sampling, 'steps' | 'strength'>) => firstStepOf(steps, strength)
 
-/** The number of steps that a job runs for each image. `strength` is that of its input image, undefined without one. */
+/** The number of steps that a job runs for each image. `strength` is that of its input image, undefined if there is none. */
 export const stepsRun = (steps: number, strength: number | undefined): number =>
   strength === undefined ? steps : steps - firstStepOf(steps, strength)
 

@@ -46,7 +46,7 @@ function selectVisible(all: readonly Gpu[], visible: string | undefined): readon
   return selected.slice(0, invalid < 0 ? undefined : invalid) as Gpu[]
 }
 
-/** The restriction of `listGpus` by the environment, for messages; empty without one. */
+/** The restriction of `listGpus` by the environment, for messages; empty if there is none. */
 export function visibleNote(): string {
   const visible = process.env.CUDA_VISIBLE_DEVICES
   return visible === undefined ? '' : ` within CUDA_VISIBLE_DEVICES=${visible}`

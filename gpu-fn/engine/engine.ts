@@ -219,7 +219,7 @@ export class PackageEngine implements Engine {
     const replies = this.#thread!.send(command, { ...(batch && { batch }) })
     try {
       for (;;) {
-        const { value: reply, done } = await this.#watched(pkg, replies)
+        const { value: reply, done } = await this.#nextReply(pkg, replies)
         if (done) return
         if (reply.type === 'note') this.#options.log.warn(reply.note)
         if (reply.type === 'aborted') throw signal.reason
@@ -259,7 +259,7 @@ export class PackageEngine implements Engine {
   }
 
   /** The next reply of a run. Only this wait is watched: a paused run is not a hung one. */
-  async #watched({ manifest }: Package, replies: AsyncGenerator<Message>): Promise<IteratorResult<Message>> {
+  async #nextReply({ manifest }: Package, replies: AsyncGenerator<Message>): Promise<IteratorResult<Message>> {
     const watch = this.#watchdog.watch('run', manifest.target)
     try {
       const reply = await replies.next()

@@ -1,23 +1,23 @@
-// One stream of read-ahead.ts: reads every n-th stretch of all files, in order.
+// One stream of read-ahead.ts: reads every n-th block of all files, in order.
 import fs from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
 
-/** Stretches are numbered across all files; this stream reads `first`, `first + each`, … */
+/** Blocks are numbered across all files; this stream reads `first`, `first + each`, … */
 export type Task = { files: { file: string; bytes: number }[]; first: number; each: number }
 
-const CHUNK = 4 * 2 ** 20
-const STRETCH = 64 * 2 ** 20
+const CHUNK_BYTES = 4 * 2 ** 20
+const BLOCK_BYTES = 64 * 2 ** 20
 /** A chunk that is read faster (bytes per second) was in the page cache, because no disk is as fast. */
 const CACHED_RATE = 4e9
 
-const chunk = Buffer.allocUnsafe(CHUNK)
+const chunk = Buffer.allocUnsafe(CHUNK_BYTES)
 
 /** Returns the number of bytes read; 0 if the first chunk was in the page cache. */
-function readStretch(descriptor: number, start: number, end: number): number {
+function readBlock(descriptor: number, start: number, end: number): number {
   let bytes = 0
-  for (let at = start; at < end; at += CHUNK) {
+  for (let at = start; at < end; at += CHUNK_BYTES) {
     const started = performance.now()
-    const count = fs.readSync(descriptor, chunk, 0, Math.min(CHUNK, end - at), at)
+    const count = fs.readSync(descriptor, chunk, 0, Math.min(CHUNK_BYTES, end - at), at)
     if (at === start && count / ((performance.now() - started) / 1000) > CACHED_RATE) return 0
     bytes += count
   }
@@ -27,7 +27,7 @@ function readStretch(descriptor: number, start: number, end: number): number {
 function readFile(file: string, starts: readonly number[], size: number): number {
   const descriptor = fs.openSync(file, 'r')
   try {
-    return starts.reduce((sum, start) => sum + readStretch(descriptor, start, Math.min(size, start + STRETCH)), 0)
+    return starts.reduce((sum, start) => sum + readBlock(descriptor, start, Math.min(size, start + BLOCK_BYTES)), 0)
   } finally {
     fs.closeSync(descriptor)
   }
@@ -37,13 +37,13 @@ function run({ files, first, each }: Task): number {
   let read = 0
   let counted = 0
   for (const { file, bytes } of files) {
-    const stretches = Math.ceil(bytes / STRETCH)
-    const own = Array.from({ length: stretches }, (_, i) => i).filter((i) => (counted + i) % each === first)
-    counted += stretches
+    const blocks = Math.ceil(bytes / BLOCK_BYTES)
+    const own = Array.from({ length: blocks }, (_, i) => i).filter((i) => (counted + i) % each === first)
+    counted += blocks
     try {
       read += readFile(
         file,
-        own.map((i) => i * STRETCH),
+        own.map((i) => i * BLOCK_BYTES),
         bytes,
       )
     } catch {

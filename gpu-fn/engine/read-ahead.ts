@@ -12,7 +12,7 @@ const PROGRAM = new URL('./read-ahead-worker.ts', import.meta.url)
 export type ReadAhead = { /** Bytes read from disk. */ bytes: number }
 
 /**
- * Reads the weight files in the order in which they are opened, in several streams, and skips stretches that are in the page cache. An
+ * Reads the weight files in the order in which they are opened, in several streams, and skips blocks that are in the page cache. An
  * aborted signal ends it. A file that cannot be read is skipped; it never throws.
  */
 export async function readAhead({ directory, manifest }: Package, signal: AbortSignal): Promise<ReadAhead> {

@@ -16,8 +16,8 @@ type Group = { number: number; size: number; joined: Set<number>; active: Set<nu
 const SHARED = 'position'
 
 /**
- * Jobs have numbers. The runs of a batch start when each of its jobs waits for one or has ended its step. Runs never overlap, because all
- * sessions of a device share one arena.
+ * Jobs are identified by number. The runs of a batch start once each of its jobs waits for one or has ended its step. Runs never overlap,
+ * because all sessions of a device share one arena.
  */
 export class StepBatches {
   readonly #groups = new Map<number, Group>()

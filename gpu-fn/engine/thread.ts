@@ -80,7 +80,8 @@ export class EngineThread {
         yield reply
         const together = batch?.()
         const advance: Request = { id, advance: true, ...(together && { batch: together }) }
-        // After the end of its thread, a run fails. Runs of its batch may be on the next thread, which must know that it advanced.
+        // After the end of its thread, a run fails. Runs of its batch may be on the next thread, which therefore receives the message as
+        // well.
         if (isPaused) (this.#thread ?? thread).postMessage(advance)
         isPaused = false
       }

@@ -60,7 +60,7 @@ async function execute(command: Command, id: number): Promise<void> {
   }
 }
 
-/** Frees all memory that unfinished runs do not need, so that the next run has a chance. */
+/** Frees all memory that unfinished runs do not need, so that the next run is more likely to fit. */
 async function freeMemory(): Promise<void> {
   prompts.clear()
   for (const [digest, entry] of open) {
@@ -298,8 +298,8 @@ async function close({ digest }: Package): Promise<void> {
 }
 
 /**
- * Makes room for another pipeline. First the weights of the least recently used ones without unfinished runs leave the device, so that a
- * return costs one copy from the page cache; then their sessions are closed. False, with nothing changed, if it does not fit beside the
+ * Makes room for another pipeline. First the weights of the least recently used ones without unfinished runs are unloaded, so that
+ * reloading costs one copy from the page cache; then their sessions are closed. False, with nothing changed, if it does not fit beside the
  * others. A pipeline above the budget runs alone.
  */
 async function evictPipelines(added: Peak, send: Send): Promise<boolean> {

@@ -39,17 +39,17 @@ const onDevice = new Set<Conditions>()
 export class Conditions {
   readonly #compute: Compute
   readonly #runs: Runs
-  readonly #most: number
+  readonly #max: number
   /** The runs [from, to) of the current conditions. */
   #from = 0
   #to = 0
   #current: Condition[] = []
 
   /** `most`: the number of requests whose conditions may be on the device at a time. */
-  constructor(runs: Runs, compute: Compute, most = 1) {
+  constructor(runs: Runs, compute: Compute, max = 1) {
     this.#runs = runs
     this.#compute = compute
-    this.#most = most
+    this.#max = max
   }
 
   /** A run's conditions in the order in which `predictVelocity` takes them, and its row in their modulation. */
@@ -69,7 +69,7 @@ export class Conditions {
   /** Makes room on the device for these conditions, the most recently used ones. */
   #claim(): void {
     onDevice.delete(this)
-    for (const oldest of onDevice) if (onDevice.size >= this.#most) oldest.release()
+    for (const oldest of onDevice) if (onDevice.size >= this.#max) oldest.release()
     onDevice.add(this)
   }
 

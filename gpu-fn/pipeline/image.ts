@@ -107,7 +107,7 @@ function packet(parameters: GenerationParameters, format: ImageFormat, source: s
   return packet({ ...parameters, [longest]: `${kept.trimEnd()}…` }, format, source)
 }
 
-/** IPTC's term for an image that a model made from text, or also from an input image. C2PA uses the same terms, with `http`. */
+/** IPTC's terms for an image that a model created from text, or from text and an input image. C2PA uses the same terms, with `http`. */
 export const digitalSourceType = (hasInput: boolean): string =>
   `http://cv.iptc.org/newscodes/digitalsourcetype/${hasInput ? 'compositeWithTrainedAlgorithmicMedia' : 'trainedAlgorithmicMedia'}`
 

@@ -15,11 +15,11 @@ export type Placement = {
   offloaded: readonly NetworkName[]
 }
 
-/** Not safe for use by several threads. */
+/** Not thread-safe. */
 export type Pipeline = Denoiser & {
   package: Package
   encoders: readonly TextEncoder[]
-  /** The words that the model knows; null without a limit. */
+  /** The vocabulary of the model; null if unlimited. */
   words?: KnownWords | null
   /** The denoiser on each further device; empty with one device, or if the denoiser does not fit beside the other networks. */
   others: readonly Denoiser[]

@@ -10,16 +10,16 @@ export type Kernels =
   | { readonly library: string; readonly reason: null }
   | { readonly library: null; readonly reason: string }
 
-const unavailable = (reason: string): Kernels => ({ library: null, reason })
+const unavailableKernels = (reason: string): Kernels => ({ library: null, reason })
 
 /** Looks for the library that `gpu-fn/kernels/build` makes and checks that it supports the first GPU. */
 export function findKernels(library: string = LIBRARY): Kernels {
-  if (!fs.existsSync(library)) return unavailable(`${library} is missing; gpu-fn/kernels/build creates it`)
+  if (!fs.existsSync(library)) return unavailableKernels(`${library} is missing; gpu-fn/kernels/build creates it`)
   try {
     const unsupported = loadNative().findUnsupported(library)
-    return unsupported === null ? { library, reason: null } : unavailable(unsupported)
+    return unsupported === null ? { library, reason: null } : unavailableKernels(unsupported)
   } catch (error) {
     // Without CUDA's libraries it cannot be loaded.
-    return unavailable(`${library} cannot be loaded (${(error as Error).message})`)
+    return unavailableKernels(`${library} cannot be loaded (${(error as Error).message})`)
   }
 }

@@ -7,12 +7,12 @@ import { loadCuda } from './cuda.ts'
 import type { WeightsFile } from './device-weights.ts'
 import {
   type DeviceTensor,
-  failingWith,
   HostTensor,
   isOnHost,
   releaseAll,
   type Session,
   type Tensor,
+  wrapErrors,
 } from './session.ts'
 import { openNativeSession, type SessionSettings } from './session-native.ts'
 import { updateFile } from './update/in-file.ts'
@@ -36,7 +36,7 @@ export type SessionOptions = {
   updates?: WeightUpdates | undefined
   /** CUDA only: options of onnxruntime's provider besides our own. */
   provider?: Record<string, string> | undefined
-  /** Index of the GPU, 0 by default. Runs of native sessions of different devices are concurrent, also on the CPU. */
+  /** Index of the GPU, 0 by default. Runs of native sessions of different devices are concurrent, even on the CPU. */
   device?: number | undefined
   /** CPU threads per run; one per core by default. */
   threads?: number | undefined
@@ -49,12 +49,12 @@ export async function openSession(file: string, options: SessionOptions): Promis
   const settings = options.target === 'cpu' ? cpuSettings(options) : cudaSettings(options)
   const binding = options.binding ?? (options.target === 'cpu' ? 'node' : 'native')
   if (binding === 'native') return openNativeSession(file, settings)
-  const session = await failingWith(`cannot open ${file}`, async () =>
+  const session = await wrapErrors(`cannot open ${file}`, async () =>
     ort.InferenceSession.create(file, { ...nodeOptions(settings), ...(await updatedWeights(options)) }),
   )
   const runOnce: Session['run'] = async (inputs, { signal, only } = {}) => {
     signal?.throwIfAborted()
-    return failingWith(`${file} failed`, () => run(session, inputs, only ?? session.outputNames))
+    return wrapErrors(`${file} failed`, () => run(session, inputs, only ?? session.outputNames))
   }
   const others = new Map<string, Promise<Session>>()
   return {

@@ -8,12 +8,12 @@ import { loadNative, type NativeRun, type NativeSession, type NativeSettings, ty
 import { copyToNative, NativeDeviceTensor, readTensor, type Site } from './native-tensor.ts'
 import {
   type DeviceTensor,
-  failingWith,
   isOnHost,
   type RunOptions,
   releaseAll,
   type Session,
   type Tensor,
+  wrapErrors,
 } from './session.ts'
 import type { UpdateGraphs, UpdateSession } from './update/on-device.ts'
 import type { WeightUpdates } from './update/weight-update.ts'
@@ -33,7 +33,7 @@ export type SessionSettings = Omit<NativeSettings, 'initializers'> & {
 
 /** Opens an ONNX file, off the event loop. Throws `SessionError`. */
 export async function openNativeSession(file: string, settings: SessionSettings): Promise<Session & UpdateSession> {
-  return failingWith(`cannot open ${file}`, async () => {
+  return wrapErrors(`cannot open ${file}`, async () => {
     const weights = await openWeights(settings)
     try {
       return await createSession(file, settings, weights, true)
@@ -152,7 +152,7 @@ class OpenSession implements Session, UpdateSession {
 
   another(file: string): Promise<Session> {
     const open = () => createSession(file, this.#settings, this.weights, false)
-    const opened = this.#others.get(file) ?? failingWith(`cannot open ${file}`, open)
+    const opened = this.#others.get(file) ?? wrapErrors(`cannot open ${file}`, open)
     this.#others.set(file, opened)
     opened.catch(() => this.#others.delete(file))
     return opened
@@ -169,7 +169,7 @@ class OpenSession implements Session, UpdateSession {
 
   /** Tracks the run, so that `release` waits for it. An aborted run throws the signal's reason instead of onnxruntime's error. */
   async #track<T>(signal: AbortSignal | undefined, action: () => Promise<T>): Promise<T> {
-    const run = failingWith(`${this.#file} failed`, async () => {
+    const run = wrapErrors(`${this.#file} failed`, async () => {
       if (this.#released) throw new Error('the session was released')
       await this.weights?.load()
       return action()

@@ -20,7 +20,9 @@ export type RunOptions = {
 }
 
 export interface Session {
-  /** Runs the graph and returns all outputs, or those in `only`. Throws `SessionError`, also for a missing, unknown or misshapen input. */
+  /**
+   * Runs the graph and returns all outputs, or those in `only`. Throws `SessionError`, including for a missing, unknown or misshapen input.
+   */
   run(
     inputs: Record<string, Tensor | DeviceTensor>,
     options?: RunOptions & { only?: readonly string[] },
@@ -93,7 +95,7 @@ export class SessionError extends Error {
 }
 
 /** Runs `action` and rethrows its error as a SessionError that begins with `what`. */
-export async function failingWith<T>(what: string, action: () => Promise<T>): Promise<T> {
+export async function wrapErrors<T>(what: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action()
   } catch (cause) {

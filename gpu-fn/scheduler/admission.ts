@@ -9,11 +9,11 @@ const BACKLOG = 0.8
  * The maximum share of the backlog for one tenant's jobs of one class, so that room remains for its other class and for other tenants. It
  * is the whole backlog if no other tenant used the device recently; `others` times their share of the device reduces it, down to `least`.
  */
-const TENANT = { least: 0.15, others: 4 }
+const TENANT = { min: 0.15, others: 4 }
 /** The maximum share of the backlog, times the share of the device that is left to the tenant, so that its work is not overdue. */
 const SERVED = 0.3
 /** The minimum share of the device that a tenant is assumed to get. */
-const LEAST_SHARE = 0.1
+const MIN_SHARE = 0.1
 /** The share of a tenant's device time that remains for its standard jobs while it also has interactive ones. */
 const STANDARD_SHARE = 0.2
 /** Multiples of the limits up to which a promised job is accepted at its time, even if the work before it took longer than estimated. */
@@ -22,7 +22,7 @@ const DUE = { all: 1.1, tenant: 4 }
 const IDLE_MS = 500
 /** An unused promise ends `ms`, plus `share` of its wait, after its time. */
 const GRACE = { ms: 2_000, share: 0.3 }
-const MOST_PROMISES = 4_096
+const MAX_PROMISES = 4_096
 
 export type Refused = {
   /** `backlog`: too much work is accepted already. `deadline`: the job would end too late. */
@@ -89,7 +89,7 @@ export class Admission {
 
   /** Milliseconds from acceptance to the end of a job. */
   #takesMs(task: Task, loadMs: number, now: number): number {
-    return sum(this.#scheduler.ahead(task, now)) + loadMs + task.left
+    return sum(this.#scheduler.tasksAhead(task, now)) + loadMs + task.left
   }
 
   /** Ends the promise to a job that was canceled, if there is one. */
@@ -127,17 +127,17 @@ export class Admission {
 
   /** The limit of the tenant's accepted work of the job's class, in milliseconds, and its share of the device. */
   #termsOf({ tenant, interactive }: Task, now: number): { limit: number; rate: number } {
-    const heavy = this.#scheduler.usage.heavy(now)
+    const heavy = this.#scheduler.usage.heavyTenants(now)
     const precedes = (other: string) => other !== tenant && (!heavy.has(other) || heavy.has(tenant))
     const others = this.#demand.shareOf((each) => each.tenant !== tenant, now)
-    const all = Math.max(LEAST_SHARE, 1 - this.#demand.shareOf((each) => precedes(each.tenant), now))
+    const all = Math.max(MIN_SHARE, 1 - this.#demand.shareOf((each) => precedes(each.tenant), now))
     const own = (ofClass: boolean) =>
       this.#demand.shareOf((each) => each.tenant === tenant && each.interactive === ofClass, now)
     const rate = interactive
       ? all - Math.min(own(false), STANDARD_SHARE * all)
       : Math.max(all - own(true), STANDARD_SHARE * all)
     const alone = 1 - TENANT.others * others
-    return { limit: Math.min(Math.max(TENANT.least, alone), Math.max(SERVED, alone) * rate) * this.#limitMs, rate }
+    return { limit: Math.min(Math.max(TENANT.min, alone), Math.max(SERVED, alone) * rate) * this.#limitMs, rate }
   }
 
   /**
@@ -145,7 +145,7 @@ export class Admission {
    * precede an interactive one, nor those to heavy tenants a job of a light one.
    */
   #promisesBefore(task: Task, promised: Promised | undefined, now: number): Promised[] {
-    const heavy = this.#scheduler.usage.heavy(now)
+    const heavy = this.#scheduler.usage.heavyTenants(now)
     return [...this.#promises.values()].filter((each) => {
       if (each === promised || (task.interactive && !each.interactive)) return false
       if (each.tenant === task.tenant) return !promised || each.at < promised.at
@@ -156,7 +156,7 @@ export class Admission {
   #promise({ id, tenant, interactive, left }: Task, wait: number, now: number): void {
     const at = now + wait
     this.#promises.delete(id)
-    if (this.#promises.size >= MOST_PROMISES) return
+    if (this.#promises.size >= MAX_PROMISES) return
     const until = Math.min(at + GRACE.ms + GRACE.share * wait, now + this.#silenceMs)
     this.#promises.set(id, { tenant, interactive, ms: left, at, until, isFree: false })
   }

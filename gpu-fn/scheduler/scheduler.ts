@@ -68,12 +68,12 @@ export class Scheduler {
 
   /** All jobs in the order in which they would run without further arrivals. */
   order(now: number): Task[] {
-    return this.#ranked(now).map(({ task }) => task)
+    return this.#rankTasks(now).map(({ task }) => task)
   }
 
-  /** Starts the turn of the first job in order for which `isReady` is true, and returns it; undefined without such a job. */
+  /** Starts the turn of the first job in order for which `isReady` is true, and returns it; undefined if there is none. */
   next(now: number, isReady: (task: Task) => boolean = () => true): Task | undefined {
-    const chosen = this.#ranked(now).find(({ task }) => isReady(task))
+    const chosen = this.#rankTasks(now).find(({ task }) => isReady(task))
     return chosen && this.#begin(chosen)
   }
 
@@ -81,8 +81,8 @@ export class Scheduler {
    * The jobs in the lane of a job, in order, that may share its turn: none in the lanes of overdue and urgent jobs, which a shared turn would
    * delay. A job of a heavy tenant never delays those of light ones.
    */
-  alongside(task: Task, now: number): Task[] {
-    const ranked = this.#ranked(now)
+  tasksAlongside(task: Task, now: number): Task[] {
+    const ranked = this.#rankTasks(now)
     const lane = ranked.find((each) => each.task === task)?.lane ?? LANE.overdue
     if (lane % LANES === LANE.urgent || lane === LANE.overdue) return []
     return ranked.filter((each) => each.lane === lane && each.task !== task).map((each) => each.task)
@@ -108,16 +108,16 @@ export class Scheduler {
   }
 
   /** The jobs that would run before this one without further arrivals. The job itself need not have been added. */
-  ahead(task: Task, now: number): Task[] {
+  tasksAhead(task: Task, now: number): Task[] {
     const entry = { task, start: Math.max(this.#virtual, this.#finish.get(task.tenant) ?? 0), number: this.#count }
-    const own = this.#rank(entry, { heavy: this.usage.heavy(now), overdue: this.#overdue(now), now })
-    return this.#ranked(now)
+    const own = this.#rank(entry, { heavy: this.usage.heavyTenants(now), overdue: this.#overdue(now), now })
+    return this.#rankTasks(now)
       .filter((each) => each.task.id !== task.id && compare(each, own) < 0)
       .map((each) => each.task)
   }
 
-  #ranked(now: number): Ranked[] {
-    const standing = { heavy: this.usage.heavy(now), overdue: this.#overdue(now), now }
+  #rankTasks(now: number): Ranked[] {
+    const standing = { heavy: this.usage.heavyTenants(now), overdue: this.#overdue(now), now }
     return [...this.#entries.values()].map((entry) => this.#rank(entry, standing)).sort(compare)
   }
 

@@ -19,7 +19,7 @@ export type Shape = {
 /** Number of durations per median: few, so that it follows a change quickly. The median ignores the slow first run of a shape. */
 const REMEMBERED = 9
 /** Maximum number of shapes, which bounds the memory for callers with many sizes. */
-const MOST_SHAPES = 512
+const MAX_SHAPES = 512
 /** The estimate before the first measurement. */
 const UNKNOWN_MS: Record<Phase, number> = { load: 0, encode: 100, step: 100, decode: 100 }
 
@@ -37,7 +37,7 @@ export class StepTimes {
     const durations = recorded.durations[phase]
     durations.push(ms)
     if (durations.length > REMEMBERED) durations.shift()
-    if (this.#shapes.size > MOST_SHAPES) this.#shapes.delete(this.#shapes.keys().next().value!)
+    if (this.#shapes.size > MAX_SHAPES) this.#shapes.delete(this.#shapes.keys().next().value!)
   }
 
   /** Median duration of a phase in milliseconds. For an unmeasured shape, that of the nearest shape in the group, scaled. */

@@ -43,7 +43,7 @@ export class Usage {
   }
 
   /** Tenants with more than their share of the recent past. */
-  heavy(now: number): ReadonlySet<string> {
+  heavyTenants(now: number): ReadonlySet<string> {
     const mean = this.#mean(now)
     for (const [tenant, entry] of this.#entries) {
       const factor = this.#heavy.has(tenant) ? HEAVY.below : HEAVY.above

@@ -11,7 +11,7 @@ import type { Observer } from './observer.ts'
 import type { Turn } from './run-job.ts'
 
 /** Maximum number of started, unfinished jobs. Each interrupted one keeps its latent and its prompt embeddings in host memory. */
-const MOST_STARTED = 8
+const MAX_STARTED = 8
 /** Twice the longest pause of the edge between two offers of a job (edge/gpu/client.ts). */
 const UNCLAIMED_MS = 10_000
 
@@ -125,7 +125,7 @@ export class Dispatcher {
   }
 
   /** Unfinished jobs by class and state. */
-  census(): { interactive: boolean; started: boolean; count: number }[] {
+  countByClass(): { interactive: boolean; started: boolean; count: number }[] {
     const tasks = [...this.#entries.values()].map(({ task }) => task)
     return [true, false].flatMap((interactive) =>
       [true, false].map((started) => {
@@ -136,7 +136,7 @@ export class Dispatcher {
   }
 
   /** Resolves when no job runs or waits. */
-  idle(): Promise<void> {
+  waitUntilIdle(): Promise<void> {
     return this.#isBusy || this.#entries.size > 0
       ? new Promise((resolve) => this.#onIdle.push(resolve))
       : Promise.resolve()
@@ -189,7 +189,7 @@ export class Dispatcher {
     const started = this.counts().running
     const isWaitingForRoom = [...this.#entries.values()].some(({ occupied }) => occupied)
     // A waiting model gets memory when started jobs end.
-    const mayStart = started < MOST_STARTED && !isWaitingForRoom && !this.#exclusive
+    const mayStart = started < MAX_STARTED && !isWaitingForRoom && !this.#exclusive
     return ({ id, started: hasStarted }) => {
       const { hosting, occupied } = this.#entries.get(id)!
       return !hosting && !occupied && (hasStarted || mayStart)
@@ -201,16 +201,16 @@ export class Dispatcher {
    * that it shares the next steps or makes room for another.
    */
   #withOthers(entry: Entry): Entry[] {
-    const most = entry.job.parallel ? 1 : Math.min(this.#options.sharing ?? 1, largestBatch(entry.job.request))
-    if (most < 2 || !entry.beforeStep || this.#exclusive) return [entry]
+    const max = entry.job.parallel ? 1 : Math.min(this.#options.sharing ?? 1, largestBatch(entry.job.request))
+    if (max < 2 || !entry.beforeStep || this.#exclusive) return [entry]
     const key = batchKeyOf(entry.job.request)
     const isReady = this.#readiness()
     const others = this.#scheduler
-      .alongside(entry.task, performance.now())
+      .tasksAlongside(entry.task, performance.now())
       .filter(isReady)
       .map(({ id }) => this.#entries.get(id)!)
       .filter(({ job }) => !job.parallel && batchKeyOf(job.request) === key)
-      .slice(0, most - 1)
+      .slice(0, max - 1)
     const behind = others.find(({ beforeStep }) => !beforeStep)
     for (const { task } of behind ? [behind] : others) this.#scheduler.begin(task)
     return behind ? [behind] : [entry, ...others]

@@ -14,7 +14,7 @@ import { createExpiringMap } from './requests/expiring-map.ts'
 import { Refusal } from './requests/refusal.ts'
 import type { TraceParent } from './requests/traceparent.ts'
 import { Retention, type RetentionLimits } from './retention.ts'
-import { canceled, runJob } from './run-job.ts'
+import { canceledEvent, runJob } from './run-job.ts'
 
 /** State of the process, set by `main.ts`. */
 export type Lifecycle = { status: Health['status'] }
@@ -39,7 +39,7 @@ export interface JobsOptions extends RetentionLimits {
 /** Twice the duration of the built-in model's longest job on a slow CPU, so that there is room for others. */
 const AGING_SECONDS = 60
 /** Bounds on remembered cancellations. A PUT overtaken by its DELETE arrives while the edge still retries. */
-const CANCELLATIONS = { seconds: 600, most: 16_384 }
+const CANCELLATIONS = { seconds: 600, max: 16_384 }
 
 /** The registry of jobs over one engine. `submit` and `cancel` throw a Refusal. */
 export class Jobs {
@@ -153,8 +153,8 @@ export class Jobs {
   }
 
   /** Unfinished jobs by class and state. */
-  census(): ReturnType<Dispatcher['census']> {
-    return this.#dispatcher.census()
+  countByClass(): ReturnType<Dispatcher['countByClass']> {
+    return this.#dispatcher.countByClass()
   }
 
   /** Whether the number of waiting jobs permits another one. */
@@ -162,8 +162,8 @@ export class Jobs {
     return this.counts().queued < this.#options.queue
   }
 
-  idle(): Promise<void> {
-    return this.#dispatcher.idle()
+  waitUntilIdle(): Promise<void> {
+    return this.#dispatcher.waitUntilIdle()
   }
 
   /** Ends a queued job immediately and a started one before its next step. */
@@ -173,7 +173,7 @@ export class Jobs {
   }
 
   #endCanceled(job: Job): void {
-    append(job, canceled(job))
+    append(job, canceledEvent(job))
     this.#retention.add(job)
   }
 
@@ -193,11 +193,11 @@ export class Jobs {
   }
 }
 
-const MOST_RETRY_SECONDS = 3_600
+const MAX_RETRY_SECONDS = 3_600
 
 function refusalOf(rejected: Rejection, queue: number): Refusal {
   const seconds = rejected.retryAfterMs === null ? undefined : Math.ceil(rejected.retryAfterMs / 1000)
-  const retryAfter = seconds === undefined ? undefined : Math.min(MOST_RETRY_SECONDS, Math.max(1, seconds))
+  const retryAfter = seconds === undefined ? undefined : Math.min(MAX_RETRY_SECONDS, Math.max(1, seconds))
   const options = retryAfter === undefined ? {} : { retryAfter }
   if (rejected.reason === 'full') return new Refusal('queue_full', `${queue} jobs are already waiting`, options)
   const takes = `the job would end in ${Math.ceil(rejected.takesMs)} ms`

@@ -34,7 +34,7 @@ export type Turn = {
 
 /**
  * Runs the job to its end and yields after each turn; between turns, other jobs may have the device. The turn after `decode` needs the host
- * only. Never throws: the job's log ends with `succeeded`, `failed` or `canceled`. `fault`: the service failed, also in a canceled job; the
+ * only. Never throws: the job's log ends with `succeeded`, `failed` or `canceled`. `fault`: the service failed, even in a canceled job; the
  * error is logged.
  */
 export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGenerator<Turn, { fault: boolean }> {
@@ -48,7 +48,7 @@ export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGener
     const { code, message, cause } = thrown instanceof JobError ? thrown : jobFault('internal', thrown)
     fault = cause !== undefined && cause !== signal.reason
     if (fault) log.error({ err: cause, code }, 'job failed')
-    append(job, signal.aborted ? canceled(job, progress) : { type: 'failed', code, message })
+    append(job, signal.aborted ? canceledEvent(job, progress) : { type: 'failed', code, message })
   }
   log.info(summaryOf(job), 'job ended')
   return { fault }
@@ -72,7 +72,7 @@ function summaryOf({ request, entries, trace, acceptedAt, parallel }: Job) {
 }
 
 /** The final event of a job that was canceled before its run or between two steps. */
-export function canceled(
+export function canceledEvent(
   job: Job,
   progress: Progress = { timings: emptyTimings(), stepsDone: 0, images: 0 },
 ): JobEvent {

@@ -68,7 +68,9 @@ export function createApp(options: ServerOptions): Hono {
   return app
 }
 
-/** An authenticated request. `attempt` is null without authentication; the body of a PUT has it as well. `files`: the rest of the body. */
+/**
+ * An authenticated request. `attempt` is null if authentication is off; the body of a PUT also contains it. `files`: the rest of the body.
+ */
 type Signed = { id: string; attempt: number | null; body: Uint8Array; files: RequestBody; trace: TraceParent | null }
 
 /** Verifies the request's token for this job before reading any of its body. */
@@ -78,7 +80,7 @@ async function readSigned(c: Context, options: ServerOptions, useToken: (claims:
   if (claims) checkJob(claims, id)
   const hasFiles = c.req.method === 'PUT' && isFramed(c.req.header('content-type') ?? '')
   const files = new RequestBody(c.req.raw)
-  const body = await reading(files, () => (hasFiles ? files.readLine() : files.readAll()))
+  const body = await readOrDiscard(files, () => (hasFiles ? files.readLine() : files.readAll()))
   const trace = parseTraceparent(c.req.header('traceparent'))
   if (!claims) return { id, attempt: null, body, files, trace }
   checkBody(claims, body)
@@ -97,7 +99,7 @@ function isFramed(contentType: string): boolean {
 }
 
 /** Reads the rest of the body before a refusal is sent. */
-async function reading<T>(body: RequestBody, read: () => Promise<T>): Promise<T> {
+async function readOrDiscard<T>(body: RequestBody, read: () => Promise<T>): Promise<T> {
   try {
     return await read()
   } catch (error) {
@@ -106,17 +108,17 @@ async function reading<T>(body: RequestBody, read: () => Promise<T>): Promise<T>
   }
 }
 
-/** The claims of the request's token; null without authentication. */
+/** The claims of the request's token; null if authentication is off. */
 async function readClaims(c: Context, { edgePublicKeys }: ServerOptions): Promise<Claims | null> {
   if (!edgePublicKeys) return null
   return verifyToken(edgePublicKeys, c.req.header(GPU_TOKEN.header) ?? c.req.header('authorization'))
 }
 
 async function putJob({ id, attempt, body, files, trace }: Signed, options: ServerOptions): Promise<Response> {
-  const request = await reading(files, async () => parseRequest(body))
+  const request = await readOrDiscard(files, async () => parseRequest(body))
   if (attempt !== null && attempt !== request.attempt)
     throw new Refusal('token_mismatch', `the token is for attempt ${attempt}, the body for attempt ${request.attempt}`)
-  const inputs = await reading(files, () => files.readFiles(request.inputs ?? []))
+  const inputs = await readOrDiscard(files, () => files.readFiles(request.inputs ?? []))
   const { jobs, heartbeatMs = HEARTBEAT_MS } = options
   const job = jobs.submit(id, request, inputs, trace)
   const accepted = { type: 'accepted', job: id, attempt: request.attempt, position: jobs.position(job) } as const

@@ -1,12 +1,12 @@
-// The words that a small model knows: words.json of its checkpoint and package. Models without the file have no limit.
+// The vocabulary of a small model: words.json of its checkpoint and package. The vocabulary of models without the file is unlimited.
 import { readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
 import * as z from 'zod'
 
 export const WORDS = 'words.json'
-const BYTES = 1 << 20
-const LISTED = 10
-const CHARACTERS = 40
+const MAX_BYTES = 1 << 20
+const LISTED_WORDS = 10
+const WORD_CHARACTERS = 40
 
 export type KnownWords = ReadonlySet<string>
 
@@ -15,7 +15,7 @@ export async function readKnownWords(directory: string): Promise<KnownWords | nu
   const file = path.join(directory, WORDS)
   const { size } = await stat(file).catch(() => ({ size: 0 }))
   if (size === 0) return null
-  if (size > BYTES) throw new Error(`${file} has ${size} bytes; at most ${BYTES} are read`)
+  if (size > MAX_BYTES) throw new Error(`${file} has ${size} bytes; at most ${MAX_BYTES} are read`)
   const words = z.array(z.string()).safeParse(JSON.parse(await readFile(file, 'utf8')))
   if (!words.success) throw new Error(`${file} is not a list of words`)
   return new Set(words.data)
@@ -29,7 +29,7 @@ const formsOf = (word: string): string[] => [
   word.replace(/ies$/, 'y'),
 ]
 
-/** The words of a prompt that the model does not know, without those in quotation marks, which are drawn as letters, and in capitals. */
+/** The words of a prompt outside the model's vocabulary. Excludes words in quotation marks or capitals, which are drawn as letters. */
 export function unknownWords(prompt: string, known: KnownWords): string[] {
   const text = prompt.replaceAll(/"[^"]*"|“[^“”]*”/g, ' ').replaceAll(/\b[A-Z]{2,}\b/g, ' ')
   const words = text.toLowerCase().match(/\p{L}+/gu) ?? []
@@ -40,7 +40,7 @@ export function unknownWords(prompt: string, known: KnownWords): string[] {
 export function describeUnknown(prompt: string, known: KnownWords): string | null {
   const words = unknownWords(prompt, known)
   if (words.length === 0) return null
-  const listed = words.slice(0, LISTED).map((word) => word.slice(0, CHARACTERS))
-  const others = words.length > LISTED ? ` and ${words.length - LISTED} more` : ''
+  const listed = words.slice(0, LISTED_WORDS).map((word) => word.slice(0, WORD_CHARACTERS))
+  const others = words.length > LISTED_WORDS ? ` and ${words.length - LISTED_WORDS} more` : ''
   return `the model does not know ${listed.join(', ')}${others}; it ignores these words or draws something else`
 }

@@ -5,7 +5,7 @@
 export type Segment = { text: string; weight: number }
 
 /** Maximum magnitude of a weight. Larger ones only produce noise. */
-const MOST = 10
+const MAX_WEIGHT = 10
 /** Maximum depth of nested parentheses. */
 const DEEPEST = 32
 const GROUP_WEIGHT = 1.1
@@ -47,9 +47,9 @@ function weigh(text: string, weight: number, depth: number): Segment[] {
 }
 
 function checkWeight(weight: number): number {
-  if (Math.abs(weight) <= MOST) return weight
+  if (Math.abs(weight) <= MAX_WEIGHT) return weight
   const shown = Number.isFinite(weight) ? Number(weight.toPrecision(6)) : weight
-  throw new WeightError(`has the weight ${shown}; weights are from ${-MOST} to ${MOST}`)
+  throw new WeightError(`has the weight ${shown}; weights are from ${-MAX_WEIGHT} to ${MAX_WEIGHT}`)
 }
 
 /** Splits a text at its outermost parentheses. After a closing parenthesis without an opening one, groups are text. */

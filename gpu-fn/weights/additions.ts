@@ -19,7 +19,10 @@ export async function openAddition<Manifest extends { files: Files }>(
   return { directory: root, manifest, digest: createHash('sha256').update(bytes).digest('hex') }
 }
 
-/** The additions in a folder, ordered by directory name; none if there is no folder. Throws PackageError, also for two of one name. */
+/**
+ * The additions in a folder, ordered by directory name; none if there is no folder. Throws PackageError, including for two of the same
+ * name.
+ */
 export async function findAdditions<Found extends { manifest: { name: string } }>(
   folder: string,
   kind: string,

@@ -45,11 +45,11 @@ export function createArrivingFile({ key, file, bytes, sha256 }: PackageFile, ha
   return {
     key,
     /** The next range to request, of at most `most` bytes; null if all were requested. An empty file has one empty range. */
-    next(most: number): Range | null {
+    next(max: number): Range | null {
       if (requested === bytes && opening) return null
       opening ??= openPartial()
       opening.catch(() => {}) // the next write throws it
-      const range = { start: requested, bytes: Math.min(most, bytes - requested), written: 0 }
+      const range = { start: requested, bytes: Math.min(max, bytes - requested), written: 0 }
       requested += range.bytes
       ranges.push(range)
       return range

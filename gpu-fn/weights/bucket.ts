@@ -146,6 +146,6 @@ function asBucketError(cause: unknown, key: string, base: string): unknown {
   if (!(cause instanceof RangeRefused)) return cause
   const { status, message } = cause
   if (status === 404) return new BucketError(`${key} is not in ${base}`, { cause, missing: true })
-  const advice = status === 401 || status === 403 ? ': are the bucket and its keys the right ones?' : ''
+  const advice = status === 401 || status === 403 ? ': check the bucket and its keys' : ''
   return new BucketError(`${key} cannot be read from ${base}: ${message}${advice}`, { cause })
 }

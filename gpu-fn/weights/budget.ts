@@ -81,7 +81,7 @@ export class CacheBudget {
       const active = (await entries(blobs)).filter(isPartial)
       if (active.length === 0)
         throw new CacheFull(
-          `${directory} may take ${bytes} bytes, ${await this.#used()} are in use, and ${needed} more are needed: raise OCTET_CACHE_BYTES or serve fewer models`,
+          `${directory} may take ${bytes} bytes, ${await this.#sumBytes()} are in use, and ${needed} more are needed: raise OCTET_CACHE_BYTES or serve fewer models`,
         )
       await sleep(POLL_MS)
       await this.removeStale()
@@ -89,10 +89,10 @@ export class CacheBudget {
   }
 
   async #fits(bytes: number): Promise<boolean> {
-    return (await this.#used()) + bytes <= this.#options.bytes
+    return (await this.#sumBytes()) + bytes <= this.#options.bytes
   }
 
-  async #used(): Promise<number> {
+  async #sumBytes(): Promise<number> {
     return sumOf((await entries(this.#options.blobs)).map(({ bytes }) => bytes))
   }
 

@@ -169,7 +169,7 @@ export class PackageCache {
 }
 
 /** Size of a cache on disk. */
-export async function usedBy(directory: string): Promise<number> {
+export async function cacheBytes(directory: string): Promise<number> {
   const blobs = path.join(directory, 'blobs')
   const names = await readdir(blobs).catch(() => [])
   return sum(

@@ -113,10 +113,10 @@ class Transfer {
   #nextRange(): { file: ArrivingFile; range: Range } | null {
     const { spreadBytes } = this.#options
     const share = Math.min(spreadBytes, this.#bytesLeft / 2) / this.#connections
-    const most = Math.ceil(Math.max(share, spreadBytes * MIN_RANGE))
+    const max = Math.ceil(Math.max(share, spreadBytes * MIN_RANGE))
     for (; this.#next < this.#files.length; this.#next++) {
       const file = this.#files[this.#next]!
-      const range = file.next(most)
+      const range = file.next(max)
       if (!range) continue
       this.#bytesLeft -= range.bytes
       return { file, range }

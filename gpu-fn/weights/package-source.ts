@@ -4,7 +4,7 @@ import type { Logger } from 'pino'
 import type { Config } from '../config.ts'
 import type { ControlnetPackage, LoraPackage, Package } from '../manifest.ts'
 import { openBucket } from './bucket.ts'
-import { PackageCache, usedBy } from './cache.ts'
+import { cacheBytes, PackageCache } from './cache.ts'
 import { findControlnets } from './controlnet-packages.ts'
 import { findLoras } from './lora-packages.ts'
 import { findPackages } from './packages.ts'
@@ -51,7 +51,7 @@ export function packageSource(
 async function defaultBudget(directory: string): Promise<number> {
   await mkdir(directory, { recursive: true })
   const { bavail, bsize } = await statfs(directory)
-  return Math.floor((bavail * bsize + (await usedBy(directory))) * SHARE_OF_DISK)
+  return Math.floor((bavail * bsize + (await cacheBytes(directory))) * SHARE_OF_DISK)
 }
 
 function progressLog(log: Logger) {

@@ -42,7 +42,7 @@ export class Verifier {
 
   /** Hashes all files not yet verified and calls `onFile` after each. Throws CorruptFile or a file-system error. */
   async verify(pkg: Verified, onFile?: () => void): Promise<void> {
-    const queue = await this.#unverified(pkg)
+    const queue = await this.#listUnverified(pkg)
     if (queue.length === 0) return
     const done: Stamped[] = []
     const threads = Array.from({ length: Math.min(HASHERS, queue.length) }, () =>
@@ -64,7 +64,7 @@ export class Verifier {
     await this.#record.add(entries)
   }
 
-  async #unverified(pkg: Verified): Promise<Pending[]> {
+  async #listUnverified(pkg: Verified): Promise<Pending[]> {
     const verified = await this.#record.entries()
     const pending: Pending[] = []
     for (const [name, { bytes, sha256 }] of Object.entries(pkg.manifest.files)) {

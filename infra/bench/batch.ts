@@ -66,7 +66,7 @@ async function runRound(engine: PackageEngine, options: BatchBenchOptions, shari
     return job
   }
   const submitted = Array.from({ length: options.jobs }, submit)
-  await jobs.idle()
+  await jobs.waitUntilIdle()
   const failed = submitted.map(outcome).find((end) => end?.type !== 'succeeded')
   if (failed) throw new Error(JSON.stringify(failed))
   const images = submitted.map(({ entries }) => entries.find(({ data }) => data)!.data!)

@@ -20,9 +20,9 @@ export async function benchCompile({ variant, directory = os.tmpdir() }: Compile
   await writeSyntheticCheckpoint({ variant, out: checkpoint })
   const { size } = await fs.stat(checkpoint)
   const copy = path.join(scratch.directory, 'copy')
-  const copying = await timed('sh', ['-c', 'cp "$0" "$1" && sync "$1"', checkpoint, copy])
+  const copying = await timeCommand('sh', ['-c', 'cp "$0" "$1" && sync "$1"', checkpoint, copy])
   await fs.rm(copy)
-  const compiling = await timed(process.execPath, [
+  const compiling = await timeCommand(process.execPath, [
     MAIN,
     '--checkpoint',
     checkpoint,
@@ -38,7 +38,7 @@ export async function benchCompile({ variant, directory = os.tmpdir() }: Compile
   console.log(`compile / cp ${(compiling.seconds / copying.seconds).toFixed(2)}`)
 }
 
-async function timed(command: string, args: string[]): Promise<{ seconds: number; stdout: string }> {
+async function timeCommand(command: string, args: string[]): Promise<{ seconds: number; stdout: string }> {
   const start = performance.now()
   const child = endGroupWithThis(spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'], detached: true }))
   const [stdout, [status, signal]] = await Promise.all([text(child.stdout), once(child, 'close')])

@@ -31,7 +31,7 @@ const GUIDANCE = 3.5
 const TIMESTEP = 857.7
 /** Steps of each way are timed in this many groups, in turn. */
 const ROUNDS = 3
-/** Untimed steps of each group: the first step after one of another batch size takes some 25 ms longer. */
+/** Untimed steps of each group: the first step with a new batch size takes about 25 ms longer. */
 const WARM_UPS = 2
 const PROMPTS = [
   { name: 'negative prompt', text: 'blurry' },

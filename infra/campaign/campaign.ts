@@ -32,7 +32,7 @@ export type Outcome = { counts: Counts; problems: string[]; directory: string | 
 
 const CALLERS_AT_A_TIME = 12
 /** Unfinished jobs of an account at which its next caller waits. Many callers do not wait for their job, so a slow machine would fall behind. */
-const MOST_OPEN_JOBS = 8
+const MAX_OPEN_JOBS = 8
 /** Fraction of callers in the phase that kills processes; the others call while objects are reset. */
 const KILLED_SHARE = 0.7
 const JOBS_AN_ATTACK = 500
@@ -66,7 +66,7 @@ async function awaitRoom({ target }: World, { account }: Customer): Promise<void
   for (;;) {
     // The worker may be away.
     const described = await describeAccount(target, account).catch(() => null)
-    if (described && described.open_jobs < MOST_OPEN_JOBS) return
+    if (described && described.open_jobs < MAX_OPEN_JOBS) return
     await sleep(200)
   }
 }
@@ -119,13 +119,13 @@ async function runPhase(world: World, options: CampaignOptions, phase: Phase, co
 /** Runs the three fault phases. Returns the callers' experiences and counts of all faults. */
 async function disturb(world: World, options: CampaignOptions): Promise<{ experiences: Experience[]; counts: Counts }> {
   const { jobs, seed, onProgress } = options
-  const most = Math.ceil(jobs * KILLED_SHARE)
+  const max = Math.ceil(jobs * KILLED_SHARE)
   const killing: Phase = {
-    ...{ name: 'trouble', from: 0, to: most, client: persistent },
+    ...{ name: 'trouble', from: 0, to: max, client: persistent },
     ...{ inject: disturbProcesses, pauseMs: [1000, 4000] },
   }
   const resetting: Phase = {
-    ...{ name: 'resets', from: most, to: jobs, client: oneShot },
+    ...{ name: 'resets', from: max, to: jobs, client: oneShot },
     ...{ inject: resetObjects, pauseMs: [300, 2500] },
   }
   const counts: Counts = {}

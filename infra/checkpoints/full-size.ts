@@ -8,7 +8,7 @@ import { TOKENS } from '../../gpu-fn/models/sd35/text-encoders.ts'
 import { parseWholeNumber } from '../command/numbers.ts'
 import { copyTokenizers } from '../local/models/built-in-model.ts'
 import { type NamedShape, readHeaders, shapesIn } from './published.ts'
-import { drawPool, POOL, scaled, sineTable } from './random-weights.ts'
+import { drawPool, POOL, scalePool, sineTable } from './random-weights.ts'
 import { safetensorsHeader } from './safetensors-header.ts'
 import { modelIndex } from './tiny/configs.ts'
 import { controlnetParameters } from './tiny/controlnet.ts'
@@ -80,7 +80,7 @@ async function writeWeights(out: string, shapes: readonly NamedShape[], pool: Fl
   for (const { name, shape } of shapes) {
     const count = shape.reduce((product, n) => product * n, 1)
     if (name === 'pos_embed.pos_embed') await file.writeFile(sineTable(Math.sqrt(shape[1]!), shape[2]!))
-    else await writeDrawn(file, scaled(pool, spreadOf(name, shape)), from, count)
+    else await writeDrawn(file, scalePool(pool, spreadOf(name, shape)), from, count)
     from = (from + count) % POOL
   }
   return dataBytes

@@ -28,7 +28,7 @@ export function drawPool(seed: number, range = Math.sqrt(3)): Float32Array {
 const cache = new WeakMap<Float32Array, Map<string, Uint16Array>>()
 
 /** The pool with another mean and deviation, in bfloat16. Results are cached, because a network has few kinds. */
-export function scaled(pool: Float32Array, { mean, deviation }: Spread): Uint16Array {
+export function scalePool(pool: Float32Array, { mean, deviation }: Spread): Uint16Array {
   const kinds = cache.get(pool) ?? new Map<string, Uint16Array>()
   cache.set(pool, kinds)
   const key = `${mean} ${deviation}`

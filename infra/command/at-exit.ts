@@ -1,4 +1,4 @@
-// Cleanup at the exit of a command, also after a signal: temporary directories (scratch.ts) and child processes (child-process.ts).
+// Cleanup at the exit of a command, including exits on a signal: temporary directories (scratch.ts) and child processes (child-process.ts).
 
 const cleanups = new Set<() => void>()
 let isListening = false

@@ -14,8 +14,8 @@ export function takenOptions(command: Command, env: Environment = process.env): 
 }
 
 /**
- * Prepares a program that npm started: relative paths are those of the directory in which npm was called, also with `npm --prefix`. Ends the
- * process if npm took options of the command.
+ * Prepares a program that npm started: relative paths are those of the directory in which npm was called, even with `npm --prefix`. Ends
+ * the process if npm took options of the command.
  */
 export function prepareCommand(command: Command, env: Environment = process.env): Command {
   if (env.npm_lifecycle_event !== command.name()) return command

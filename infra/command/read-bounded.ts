@@ -1,8 +1,8 @@
 import { readFile, stat } from 'node:fs/promises'
 
 /** Reads a file of at most `most` bytes. Throws an Error with the size and the limit for a larger file, and file-system errors. */
-export async function readBounded(file: string, most: number): Promise<Buffer> {
+export async function readBounded(file: string, max: number): Promise<Buffer> {
   const { size } = await stat(file)
-  if (size > most) throw new Error(`${file} has ${size} bytes; at most ${most} are read`)
+  if (size > max) throw new Error(`${file} has ${size} bytes; at most ${max} are read`)
   return readFile(file)
 }

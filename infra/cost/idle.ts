@@ -15,7 +15,7 @@ const WAIT_WORTHS = [-0.75, 0, 0.5, 1, 2, 3, 5, 8, 12, 20, 40]
 /** Tolerance for equal p95, in seconds. */
 const P95_TOLERANCE = 0.1
 
-function adaptive(cold: number): IdlePolicy {
+function adaptivePolicy(cold: number): IdlePolicy {
   let gaps = NO_GAPS
   return {
     observe: (gap) => {
@@ -94,7 +94,10 @@ export function compareWindows(traffic: Traffic, imagesPerDay: number, images = 
   const fleet = { service: () => service, coldSeconds: cold, minContainers: 0, maxContainers: 4 }
   const run = (idleSeconds: number | IdlePolicy) => simulate(arrivals, { ...fleet, idleSeconds })
   const fixed = WINDOWS.map((seconds) => ({ name: `${seconds} s`, outcome: run(seconds) }))
-  const learned = WAIT_WORTHS.map((worth) => ({ name: `worth ${worth}`, outcome: run(adaptive(cold * (1 + worth))) }))
+  const learned = WAIT_WORTHS.map((worth) => ({
+    name: `worth ${worth}`,
+    outcome: run(adaptivePolicy(cold * (1 + worth))),
+  }))
   const standard = { name: `${DEFAULT_WINDOW} s`, outcome: run(DEFAULT_WINDOW) }
   const equallyFast = cheapest(learned.filter(({ outcome }) => outcome.p95 <= standard.outcome.p95 + P95_TOLERANCE))
   const toDefault = equallyFast ? cost(equallyFast) / cost(standard) : 1

@@ -54,8 +54,8 @@ export function coldSeconds(variant: Variant, tier: Tier): number {
 }
 
 /** Maximum and minimum number of simulated images; the minimum makes rare events visible. */
-const MOST = 400_000
-const FEWEST = 20_000
+const MAX_IMAGES = 400_000
+const MIN_IMAGES = 20_000
 const DAY = 86_400
 /** The maximum number of containers: ample for the mean load, so that it does not limit the fleet. */
 const maxContainersFor = (load: number) => Math.ceil(load * 2) + 4
@@ -64,7 +64,7 @@ export function costOf(given: Case): Cost {
   const { variant, tier, gpu, traffic, imagesPerDay, idleSeconds, minContainers, seed } = { ...DEFAULTS, ...given }
   const rate = imagesPerDay / DAY
   const service = serviceSeconds(variant, tier, gpu)
-  const count = Math.min(MOST, Math.max(FEWEST, imagesPerDay))
+  const count = Math.min(MAX_IMAGES, Math.max(MIN_IMAGES, imagesPerDay))
   const random = randomOf(seed, `${traffic} ${imagesPerDay}`)
   const outcome = simulate(drawArrivals(traffic, rate, count, random), {
     ...{ service: () => service, coldSeconds: coldSeconds(variant, tier), idleSeconds, minContainers },

@@ -6,7 +6,7 @@ type Fleet = {
   service: () => number
   /** Duration of a cold start, which is billed. */
   coldSeconds: number
-  /** Idle time before a container ends: fixed, or a policy that learns from the gaps between images. */
+  /** Idle time before a container ends: fixed, or a policy that adapts to the gaps between images. */
   idleSeconds: number | IdlePolicy
   minContainers: number
   maxContainers: number

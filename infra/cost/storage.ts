@@ -20,7 +20,7 @@ export function storageBytes(retentionDays: number) {
 }
 
 /** Sustainable jobs per day of one account at this retention. */
-export const mostJobsPerDay = (retentionDays: number) => Math.floor(FULL_BYTES / storageBytes(retentionDays).account)
+export const maxJobsPerDay = (retentionDays: number) => Math.floor(FULL_BYTES / storageBytes(retentionDays).account)
 
 /** Sustainable jobs per day of all accounts in D1. */
-export const mostJobsPerDayOfDatabase = () => Math.floor(LIMIT_BYTES / storageBytes(0).database)
+export const maxJobsPerDayOfDatabase = () => Math.floor(LIMIT_BYTES / storageBytes(0).database)

@@ -14,13 +14,13 @@ import {
   VARIANTS,
   type Variant,
 } from './model.ts'
-import { LIMIT_BYTES, mostJobsPerDay, mostJobsPerDayOfDatabase, storageBytes } from './storage.ts'
+import { LIMIT_BYTES, maxJobsPerDay, maxJobsPerDayOfDatabase, storageBytes } from './storage.ts'
 import sizes from './storage-sizes.json' with { type: 'json' }
 
 const VOLUMES = [10, 10_000, 10_000_000]
 const IDLE = [30, 120, 600]
 
-const dollars = (value: number) => `$${value < 0.01 ? value.toFixed(5) : value.toFixed(3)}`
+const formatDollars = (value: number) => `$${value < 0.01 ? value.toFixed(5) : value.toFixed(3)}`
 const seconds = (value: number) => `${value.toFixed(value < 10 ? 2 : 0)} s`
 const percent = (value: number) => `${(value * 100).toFixed(value < 0.1 ? 1 : 0)} %`
 const count = (value: number) => value.toLocaleString('en-US')
@@ -30,7 +30,7 @@ const table = (rows: readonly (readonly string[])[]) => {
 }
 
 export const costRow = (cost: Cost) => [
-  dollars(cost.dollarsPerImage),
+  formatDollars(cost.dollarsPerImage),
   seconds(cost.p50),
   seconds(cost.p95),
   percent(cost.coldShare),
@@ -73,7 +73,7 @@ function byIdle(): string {
 
 /** Dollars per image at each volume. */
 const pricesOf = (given: Omit<Case, 'imagesPerDay'>) =>
-  VOLUMES.map((imagesPerDay) => dollars(costOf({ ...given, imagesPerDay }).dollarsPerImage))
+  VOLUMES.map((imagesPerDay) => formatDollars(costOf({ ...given, imagesPerDay }).dollarsPerImage))
 
 function byGpu(): string {
   const rows = GPUS.map((gpu) => [
@@ -87,7 +87,7 @@ function byGpu(): string {
 function againstPublished(): string {
   const rows = figures.published.map(({ variant, who, dollars: price, date, source }) => {
     const ours = pricesOf({ ...BURSTY, variant: variant as Variant })
-    return [variant, who, dollars(price), ...ours, date, source]
+    return [variant, who, formatDollars(price), ...ours, date, source]
   })
   const ours = VOLUMES.map((volume) => `Octet, ${count(volume)} per day`)
   return table([['variant', 'provider', 'per image', ...ours, 'date', 'source'], ...rows])
@@ -123,7 +123,7 @@ function storageByRetention(): string {
     return [
       ...[`${retentionDays}`, bytes(stored.account * DAILY_JOBS)],
       ...[percent((stored.account * DAILY_JOBS) / LIMIT_BYTES), bytes(stored.jobs * DAILY_JOBS)],
-      ...[bytes(stored.images * DAILY_JOBS), count(mostJobsPerDay(retentionDays))],
+      ...[bytes(stored.images * DAILY_JOBS), count(maxJobsPerDay(retentionDays))],
     ]
   })
   const head = ['retention_days', 'AccountDO', 'of its limit', 'JobDOs', 'R2', 'max jobs per day']
@@ -137,7 +137,7 @@ function storageSizes(): string {
     ['JobDO, entire object', count(job)],
     ...Object.entries(database).map(([name, size]) => [`D1, \`${name}\``, count(size)]),
     ['R2, an image (assumption)', count(figures.image_bytes.value)],
-    ['D1, max jobs per day', count(mostJobsPerDayOfDatabase())],
+    ['D1, max jobs per day', count(maxJobsPerDayOfDatabase())],
   ]
   return table([['row or object', 'bytes'], ...rows])
 }

@@ -43,10 +43,10 @@ const SWING = 0.95
 /** A Poisson process whose rate follows the time of day as a cosine: nearly twice the mean at noon, a twentieth of it at night. */
 function drawDaily(rate: number, count: number, random: Random): Float64Array {
   const times = new Float64Array(count)
-  const most = rate * (1 + SWING)
+  const max = rate * (1 + SWING)
   let now = 0
   for (let k = 0; k < count; ) {
-    now += drawExponential(random, 1 / most)
+    now += drawExponential(random, 1 / max)
     const share = (1 - SWING * Math.cos((2 * Math.PI * now) / DAY)) / (1 + SWING)
     if (random.next() < share) times[k++] = now
   }

@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { makeScratch } from '../command/scratch.ts'
-import { type CommandLine, type Step, shown, type World } from './plan.ts'
+import { type CommandLine, type Step, streamOutput, type World } from './plan.ts'
 import { writeWorkerConfig } from './worker-config.ts'
 
 const LIFECYCLE = 'infra/results-lifecycle.json'
@@ -77,7 +77,7 @@ export const database: Step = {
   async run(world) {
     const [look, make, migrate] = this.commands(world.config, world.state)
     await makeUnlessThere(world, look!.command, make!.command)
-    await world.exec(migrate!.command, shown(world))
+    await world.exec(migrate!.command, streamOutput(world))
   },
   otherwise: 'A failed migration has been rolled back: fix its file and run this again. An API token needs D1: Edit.',
 }
@@ -94,7 +94,7 @@ export const worker: Step = {
     await writeWorkerConfig(state.workerConfig, config, state.gpuUrl)
     const output = path.join(scratch.directory, 'wrangler.jsonl')
     const [deploy] = this.commands(config, state)
-    await exec(deploy!.command, shown(world, { WRANGLER_OUTPUT_FILE_PATH: output }))
+    await exec(deploy!.command, streamOutput(world, { WRANGLER_OUTPUT_FILE_PATH: output }))
     state.workerUrl = addressOf(await readFile(output, 'utf8'))
     say(`   ${state.workerUrl}`)
   },

@@ -12,7 +12,7 @@ import { deploySteps } from './deploy-steps.ts'
 import { destroySteps } from './destroy.ts'
 import { exec } from './exec.ts'
 import { planText, runPlan, type State, UNKNOWN, type World } from './plan.ts'
-import { ROTATIONS, type Rotation, rotated } from './rotate.ts'
+import { ROTATIONS, type Rotation, rotateDeployed } from './rotate.ts'
 import { checkEnvironment, readSecretsFile, secretsFileOf, writePrivate } from './secrets-file.ts'
 import { workerConfigOf } from './worker-config.ts'
 
@@ -118,7 +118,7 @@ program
     const file = flags.secrets ?? secretsFileOf((await worldOf(flags)).config.worker.name)
     const before = await readSecretsFile(file)
     if (!before) throw new Error(`${file} does not exist: nothing has been deployed from here`)
-    await writePrivate(file, await rotated(before, which))
+    await writePrivate(file, await rotateDeployed(before, which))
     console.log(`${ROTATIONS[which]}.\nNow: npm run deploy`)
   })
 

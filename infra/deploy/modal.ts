@@ -1,6 +1,6 @@
 // The steps of a deployment on Modal, with Modal's command: the secret and the GPU function.
 import type { DeployConfig } from '../config.ts'
-import { type Step, shown } from './plan.ts'
+import { type Step, streamOutput } from './plan.ts'
 
 const TIMEOUT_NOTE = 'see its log with `modal app logs`'
 
@@ -39,7 +39,7 @@ export const gpuFunction: Step = {
   async run(world) {
     const { config, configFile, state, exec, say } = world
     const [deploy, info] = this.commands(config, state)
-    await exec(deploy!.command, shown(world, { OCTET_CONFIG: configFile }))
+    await exec(deploy!.command, streamOutput(world, { OCTET_CONFIG: configFile }))
     const { server_url: url } = JSON.parse(await exec(info!.command)) as { server_url?: string }
     if (!url) throw new Error('modal server info returned no server_url')
     state.gpuUrl = url.replace(/\/$/, '')

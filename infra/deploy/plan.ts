@@ -71,8 +71,8 @@ export class StepFailed extends Error {
   }
 }
 
-const quoted = (part: string) => (/^[\w@%+=:,./<>-]+$/.test(part) ? part : `'${part.replaceAll("'", `'\\''`)}'`)
-export const commandText = (command: CommandLine) => command.map(quoted).join(' ')
+const quote = (part: string) => (/^[\w@%+=:,./<>-]+$/.test(part) ? part : `'${part.replaceAll("'", `'\\''`)}'`)
+export const commandText = (command: CommandLine) => command.map(quote).join(' ')
 
 /** Formats the steps with their commands. */
 export function planText(steps: readonly Step[], config: DeployConfig): string {
@@ -86,7 +86,7 @@ export function planText(steps: readonly Step[], config: DeployConfig): string {
 }
 
 /** Options for a command that takes long: its output is shown as it is printed. */
-export const shown = ({ say }: World, env: Record<string, string> = {}): ExecOptions => ({
+export const streamOutput = ({ say }: World, env: Record<string, string> = {}): ExecOptions => ({
   env,
   onLine: (line) => say(`   ${line}`),
 })

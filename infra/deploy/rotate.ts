@@ -19,7 +19,7 @@ const asList = (jwks: string) => [JSON.parse(jwks)].flat() as { x: string }[]
 /**
  * The secrets after one rotation. A deploy updates the GPU function first, so that it accepts a new key before the worker signs with it.
  */
-export async function rotated(secrets: SecretsFile, which: Rotation): Promise<SecretsFile> {
+export async function rotateDeployed(secrets: SecretsFile, which: Rotation): Promise<SecretsFile> {
   const { worker, proxyHeaders, gpuPublicKey } = secrets
   switch (which) {
     case 'keys':

@@ -97,7 +97,7 @@ export function secretsStep(options: SecretsOptions): Step {
     async run(world) {
       const before = await readSecretsFile(options.file)
       if (!before) await refuseToReplace(world, options)
-      const secrets = before ?? (await freshSecrets())
+      const secrets = before ?? (await generateSecrets())
       // Every secret is saved immediately, because a later one may fail and a token is shown only once.
       const keep = () => writePrivate(options.file, secrets)
       await keep()
@@ -126,7 +126,7 @@ async function refuseToReplace({ config, exec }: World, { fresh, file }: Secrets
     throw new Error(`the worker ${config.worker.name} has secrets that are not in ${path.relative(ROOT, file)}`)
 }
 
-async function freshSecrets(): Promise<SecretsFile> {
+async function generateSecrets(): Promise<SecretsFile> {
   const { secrets, gpuPublicKey } = await createSecrets()
   return { worker: secrets, gpuPublicKey, proxyHeaders: {} }
 }

@@ -54,7 +54,7 @@ export const smokeGpu = (secrets: Secrets, onModal: boolean): Step => ({
 
 async function waitUntilReady(url: string, headers: Record<string, string>, { gpu }: DeployConfig): Promise<void> {
   const deadline = Date.now() + gpu.startup_timeout_seconds * 1000
-  for (let last = 'nothing came'; ; await sleep(ASK_EVERY_MS)) {
+  for (let last = 'no response'; ; await sleep(ASK_EVERY_MS)) {
     const reply = await fetch(`${url}/healthz`, { headers, signal: AbortSignal.timeout(30_000) }).catch(
       (error: Error) => error,
     )

@@ -34,12 +34,12 @@ function cellsOf({ source, name, instances, cells }: Row): string[] {
 
 function largest(known: Kernel | undefined, kernel: Kernel): Kernel {
   if (!known) return kernel
-  const most = (figure: 'registers' | 'sharedBytes' | 'spilledBytes') => Math.max(known[figure], kernel[figure])
+  const max = (figure: 'registers' | 'sharedBytes' | 'spilledBytes') => Math.max(known[figure], kernel[figure])
   return {
     ...known,
-    registers: most('registers'),
-    sharedBytes: most('sharedBytes'),
-    spilledBytes: most('spilledBytes'),
+    registers: max('registers'),
+    sharedBytes: max('sharedBytes'),
+    spilledBytes: max('spilledBytes'),
   }
 }
 

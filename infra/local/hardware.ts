@@ -50,7 +50,7 @@ export async function prepareHardware(requested: Target | undefined, wheel: stri
   return target
 }
 
-/** The dependencies of `library` that the loader does not find, from `ldd`; none without `ldd`. */
+/** The dependencies of `library` that the loader does not find, from `ldd`; empty if `ldd` is missing. */
 export function findMissingLibraries(library: string): string[] {
   const { stdout } = spawnSync('ldd', [library], { encoding: 'utf8' })
   return (stdout ?? '').split('\n').flatMap((line) => {

@@ -62,12 +62,12 @@ const command = new Command('serve')
   .option('--out <file>', 'file of the first image', 'octet.png')
 
 async function sourcesOf(flags: Flags): Promise<Source[]> {
-  const given = (kind: Source['kind'], paths: string[]) => paths.map((each): Source => ({ kind, given: each }))
+  const sourcesOfKind = (kind: Source['kind'], paths: string[]) => paths.map((each): Source => ({ kind, given: each }))
   const routed = (['turbo', 'full'] as const).filter((route) => flags[route] !== undefined)
   const sources = [
-    ...given('checkpoint', flags.checkpoint),
-    ...given('package', flags.package),
-    ...given('hub', flags.hub),
+    ...sourcesOfKind('checkpoint', flags.checkpoint),
+    ...sourcesOfKind('package', flags.package),
+    ...sourcesOfKind('hub', flags.hub),
     ...(await Promise.all(routed.map((route: Route) => sourceOf(flags[route]!, route)))),
   ]
   if (sources.length === 0) throw new Error('name a model with --checkpoint, --package, --hub, --turbo or --full')

@@ -6,7 +6,7 @@ import { addWorkerOptions } from '../command/worker-options.ts'
 
 type Entry = NonNullable<JobReport['events']>[number]
 
-const dollars = (micro: number) => `$${(micro / 1e6).toFixed(6)}`
+const formatDollars = (micro: number) => `$${(micro / 1e6).toFixed(6)}`
 const iso = (milliseconds: number) => new Date(milliseconds).toISOString()
 const since = (start: number, at: number) => `+${((at - start) / 1000).toFixed(3)} s`
 const fieldsOf = (fields: object) =>
@@ -53,7 +53,7 @@ function describeStorage({ in_store, deleted, expires_at }: NonNullable<JobRepor
 /** Formats the report as text. */
 export function formatReport({ id, account, job, ledger, events = [], images = [], webhooks = [] }: JobReport): string {
   const money = ledger
-    ? `${ledger.state}, ${dollars(ledger.charged)} of ${dollars(ledger.amount)}${ledger.settled ? ` at ${iso(ledger.settled)}` : ''}`
+    ? `${ledger.state}, ${formatDollars(ledger.charged)} of ${formatDollars(ledger.amount)}${ledger.settled ? ` at ${iso(ledger.settled)}` : ''}`
     : 'no entry'
   return [
     `${id} of account ${account}: ${job?.state ?? 'reserved, but never created; its reservation will be released'}`,

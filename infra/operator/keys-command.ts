@@ -149,12 +149,12 @@ function printAccount(account: keys.Account): void {
   if (account.deletion) printDeletion(account.deletion)
 }
 
-async function freshSecrets(): Promise<string> {
+async function generateSecrets(): Promise<string> {
   const { secrets, gpuPublicKey } = await createSecrets()
   return formatSecrets(secrets, gpuPublicKey)
 }
 
-async function rotatedSecrets(file: string): Promise<string> {
+async function rotateSecretsFile(file: string): Promise<string> {
   await tightenFile(file, console.error)
   const secrets = await rotateSecrets(parseSecrets(await readFile(file, 'utf8')))
   return formatSecrets(secrets, gpuPublicKeyOf(secrets))
@@ -204,7 +204,7 @@ program
     'use the secrets of this .dev.vars file, with a new pepper and receipt key as the first ones',
   )
   .action(async ({ rotate, out }: { rotate?: string; out?: string }) => {
-    const text = rotate === undefined ? await freshSecrets() : await rotatedSecrets(rotate)
+    const text = rotate === undefined ? await generateSecrets() : await rotateSecretsFile(rotate)
     if (out === undefined) {
       tightenStandardOutput()
       return console.log(text)

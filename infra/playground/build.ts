@@ -45,7 +45,7 @@ async function bundlePage(outDir: string): Promise<void> {
     configFile: false,
     root: source,
     logLevel: 'warn',
-    // A name without a directory above it: wrangler's watcher must not see the build's own files.
+    // Outside the directories that wrangler watches.
     cacheDir: path.join(root, '.octet/vite'),
     build: {
       outDir,

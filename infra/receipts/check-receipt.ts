@@ -13,14 +13,14 @@ import { readParameters } from '../../gpu-fn/pipeline/image.ts'
 import { psnr, readPixels } from './compare-images.ts'
 import { checkReproducible, findPackage, type Prompts, reproduce } from './reproduce.ts'
 
-/** `holds` is null if the check was skipped. */
-export type Check = { name: string; holds: boolean | null; detail: string }
+/** `passed` is null if the check was skipped. */
+export type Check = { name: string; passed: boolean | null; detail: string }
 export type Subject = { file: Uint8Array; receipt: string; jwks: JSONWebKeySet; prompts: Partial<Prompts> }
 /** `minPsnr` is the lowest accepted PSNR in dB of an image with other bytes, as from another device. */
 type Reproduction = { packages: string; minPsnr: number }
 export type Report = { claims: (ReceiptClaims & { kid: string }) | null; checks: Check[] }
 
-const check = (name: string, holds: boolean | null, detail: string): Check => ({ name, holds, detail })
+const check = (name: string, passed: boolean | null, detail: string): Check => ({ name, passed, detail })
 
 function checkFile({ file }: ReceiptClaims, bytes: Uint8Array): Check {
   const sha256 = createHash('sha256').update(bytes).digest('hex')

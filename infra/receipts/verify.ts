@@ -55,7 +55,7 @@ async function readKeys(place: string): Promise<JSONWebKeySet> {
 const MARKS = { true: 'ok  ', false: 'FAIL', null: '-   ' } as const
 
 function format({ claims, checks }: Report): string {
-  const lines = checks.map(({ name, holds, detail }) => `${MARKS[`${holds}`]}  ${name.padEnd(16)}${detail}`)
+  const lines = checks.map(({ name, passed, detail }) => `${MARKS[`${passed}`]}  ${name.padEnd(16)}${detail}`)
   if (!claims) return lines.join('\n')
   const { parameters: p, file } = claims
   const facts = {
@@ -96,7 +96,7 @@ const command = new Command('verify')
     const packages = options.reproduce && (options.packages ?? (await builtInPackages()).directory)
     const report = await checkReceipt(subject, packages ? { packages, minPsnr: options.minPsnr } : null)
     print(format(report))
-    if (report.checks.some(({ holds }) => holds === false)) process.exitCode = 1
+    if (report.checks.some(({ passed }) => passed === false)) process.exitCode = 1
   })
 
 endOnSignals()

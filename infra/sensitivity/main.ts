@@ -71,7 +71,7 @@ async function readPrompts(): Promise<CalibrationPrompt[]> {
 /** Error relative to float32 with a single layer in 4 bits, for each layer. */
 async function layersOf(trials: Trials): Promise<Layer[]> {
   const candidates = trials.weights.filter(({ name }) => PACKED.test(name))
-  const errors = await timed('layers', candidates, ({ name: only }) =>
+  const errors = await runWithProgress('layers', candidates, ({ name: only }) =>
     trials.errorWith((name) => (name === only ? toFp8Int4 : null)),
   )
   return candidates.map(({ name, shape }, i) => ({
@@ -87,7 +87,7 @@ async function pointsOf(trials: Trials, layers: readonly Layer[]): Promise<Point
     return sum + count * (IN_FP8.test(name) ? 1 : shape.length > 1 ? 2 : 4)
   }, 0)
   const counts = Array.from({ length: layers.length + 1 }, (_, kept) => kept)
-  const errors = await timed('tiers', counts, (kept) => trials.errorWith(roundingsWith(layers, kept)))
+  const errors = await runWithProgress('tiers', counts, (kept) => trials.errorWith(roundingsWith(layers, kept)))
   return counts.map((kept) => ({ kept, bytes: bytesWith(layers, kept, all), error: errors[kept]! }))
 }
 
@@ -100,7 +100,11 @@ function roundingsWith(layers: readonly Layer[], kept: number): RoundingOf {
   }
 }
 
-async function timed<T>(name: string, items: readonly T[], run: (item: T) => Promise<number>): Promise<number[]> {
+async function runWithProgress<T>(
+  name: string,
+  items: readonly T[],
+  run: (item: T) => Promise<number>,
+): Promise<number[]> {
   const bar = new SingleBar({
     format: `${name} |{bar}| {value} of {total} · {eta_formatted} left`,
     clearOnComplete: true,

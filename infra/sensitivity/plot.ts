@@ -60,9 +60,9 @@ const horizontalGrid = (y: number, label: string) =>
 
 /** Ticks at round numbers that span the values, and the mapping from values to the pixel range [from, to]. */
 function axis(values: readonly number[], [from, to]: readonly [number, number]) {
-  const [least, most] = [Math.min(...values), Math.max(...values)]
-  const step = roundStep((most - least || 1) / TICKS)
-  const [first, last] = [Math.floor(least / step), Math.ceil(most / step)]
+  const [min, max] = [Math.min(...values), Math.max(...values)]
+  const step = roundStep((max - min || 1) / TICKS)
+  const [first, last] = [Math.floor(min / step), Math.ceil(max / step)]
   const ticks = Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(6)))
   const place = (value: number) => from + ((value - first * step) / ((last - first) * step || 1)) * (to - from)
   return { ticks, place }

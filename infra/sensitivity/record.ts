@@ -16,7 +16,7 @@ export async function recordRuns(
     const recorded: Recorded[] = []
     for (const { prompt, seed } of prompts) {
       const all: Recorded[] = []
-      await render({ ...pipeline, transformer: recording(pipeline.transformer, all) }, { prompt, seed })
+      await render({ ...pipeline, transformer: createRecordingSession(pipeline.transformer, all) }, { prompt, seed })
       recorded.push(...Array.from({ length: runs }, (_, i) => all[Math.floor((i * all.length) / runs)]!))
     }
     return recorded
@@ -24,7 +24,7 @@ export async function recordRuns(
 }
 
 /** Wraps the session; each run appends copies of its inputs and velocity to `recorded`. */
-const recording = (session: Session, recorded: Recorded[]): Session => ({
+const createRecordingSession = (session: Session, recorded: Recorded[]): Session => ({
   ...session,
   async run(inputs, options) {
     const copies = Object.entries(inputs).map(([name, tensor]): [string, Tensor] => {

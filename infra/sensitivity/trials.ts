@@ -46,7 +46,7 @@ export class Trials {
   /** Relative velocity error with rounded weights, averaged over the recorded runs. */
   async errorWith(roundingOf: RoundingOf): Promise<number> {
     const { graph, file } = this.#subject
-    await writeFile(file, this.#rounded(roundingOf))
+    await writeFile(file, this.#roundWeights(roundingOf))
     const session = await openSession(graph, { target: 'cpu' })
     try {
       let sum = 0
@@ -58,7 +58,7 @@ export class Trials {
     }
   }
 
-  #rounded(roundingOf: RoundingOf): Uint8Array {
+  #roundWeights(roundingOf: RoundingOf): Uint8Array {
     const copy = this.#subject.content.slice()
     for (const { name, dtype, shape, offset } of this.#subject.layout) {
       const rounding = roundingOf(name, shape)

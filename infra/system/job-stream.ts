@@ -23,7 +23,7 @@ function byteReader(source: AsyncIterator<Uint8Array>) {
     const chunks = [rest]
     for (let bytes = rest.length; bytes < count; bytes += chunks.at(-1)!.length) {
       const { done, value } = await source.next()
-      if (done) throw new Error(`the stream broke off: ${bytes} of ${count} bytes came`)
+      if (done) throw new Error(`the stream ended after ${bytes} of ${count} bytes`)
       chunks.push(Buffer.from(value))
     }
     const all = Buffer.concat(chunks)
@@ -36,7 +36,7 @@ function byteReader(source: AsyncIterator<Uint8Array>) {
       const end = rest.indexOf('\n')
       if (end >= 0) return (await take(end + 1)).toString('utf8')
       const { done, value } = await source.next()
-      if (done && rest.length > 0) throw new Error(`the stream broke off inside a line: ${rest}`)
+      if (done && rest.length > 0) throw new Error(`the stream ended inside a line: ${rest}`)
       if (done) return undefined
       rest = Buffer.concat([rest, value])
     }

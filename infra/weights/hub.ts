@@ -16,7 +16,7 @@ type HubOptions = {
   hubUrl?: string
   /** Omits the T5 encoder, for a tier without it. */
   withoutT5?: boolean
-  /** Uses a complete earlier download without a request, also if the hub has newer files. */
+  /** Uses a complete earlier download without a request, even if the hub has newer files. */
   reuse?: boolean
   /** A transfer without data for this long is retried. */
   stallMs?: number
@@ -215,8 +215,8 @@ async function persist<T>(options: HubOptions, reached: () => number, once: () =
     } catch (cause) {
       if (cause instanceof HubError || isFull(cause)) throw cause
       if (cause instanceof HubApiError && cause.statusCode < 500 && cause.statusCode !== 429)
-        throw refused(cause, options)
-      if (isOffline(cause)) throw unreachable(cause, options)
+        throw refusalError(cause, options)
+      if (isOffline(cause)) throw unreachableError(cause, options)
       idle = reached() > before ? 1 : idle + 1
       if (idle >= TRIES)
         throw new HubError(`${options.repo} cannot be read from the hub: ${(cause as Error).message}`, { cause })
@@ -242,10 +242,10 @@ export const licenseRequired = (repo: string, status = '', options: ErrorOptions
 const isOffline = (error: unknown) =>
   ((error as Error).cause as NodeJS.ErrnoException | undefined)?.code === 'ENOTFOUND'
 
-const unreachable = (cause: unknown, { repo }: HubOptions) =>
+const unreachableError = (cause: unknown, { repo }: HubOptions) =>
   new HubError(`${repo} cannot be downloaded, because the hub cannot be reached: is there a network?`, { cause })
 
-function refused(cause: HubApiError, { repo, token, revision = 'main' }: HubOptions): HubError {
+function refusalError(cause: HubApiError, { repo, token, revision = 'main' }: HubOptions): HubError {
   const { statusCode: status } = cause
   if (status === 401 || status === 403) {
     if (!token) return licenseRequired(repo, `${status}`, { cause })

@@ -94,12 +94,12 @@ export async function uploadPackage(
   }
   const bytes = await readFile(path.join(root, MANIFEST))
   if ((await sizeOf(target, manifestKey(digest))) !== bytes.length) await put(target, manifestKey(digest), bytes)
-  const pointed = await point(target, manifest, digest)
+  const pointed = await setPointer(target, manifest, digest)
   return { package: digest, sentBytes, presentBytes: total - sentBytes, pointed }
 }
 
 /** Makes `name` point to a package in the bucket. Returns false if it already did. */
-export async function point(target: BucketTarget, name: PackageName, digest: string): Promise<boolean> {
+export async function setPointer(target: BucketTarget, name: PackageName, digest: string): Promise<boolean> {
   const current = await readPointer(target, name)
   if (current?.package === digest) return false
   const before = current ? [current.package, ...current.previous] : []
@@ -113,7 +113,7 @@ export async function rollBack(target: BucketTarget, name: PackageName): Promise
   const last = (await readPointer(target, name))?.previous[0]
   if (last === undefined)
     throw new Error(`the bucket has no previous package of ${name.model}:${name.tier} for ${name.target}`)
-  await point(target, name, last)
+  await setPointer(target, name, last)
   return last
 }
 

@@ -60,13 +60,13 @@ async function realVendors(
 
 const steps = () => deploySteps({ file: path.join(scratch.directory, 'secrets.json'), onModal: true, env: {} })
 
-test('makes a picture by the GPU function, then one through the worker', async () => {
+test('generates an image on the GPU function, then one through the worker', async () => {
   const { world, said } = await realVendors()
   await runPlan(steps(), world)
   expect(said.filter((line) => /image of \d{3,} bytes/.test(line))).toHaveLength(2)
 })
 
-test('a worker with a key that the GPU function does not accept fails the smoke test, with advice', async () => {
+test('a worker whose key the GPU function rejects fails the smoke test with advice', async () => {
   const { world } = await realVendors((secrets) => {
     const { d, ...key } = JSON.parse(secrets.GPU_SIGNING_KEY!)
     const other = JSON.parse(JSON.parse(JSON.stringify(secrets.RECEIPT_SIGNING_KEYS!)))[0]

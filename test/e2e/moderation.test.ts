@@ -99,7 +99,7 @@ const moneyOf = async (worker: Worker) => {
 }
 
 describe.each(['allow', 'refuse'] as const)('on_error %s', (mode) => {
-  test('an allowed prompt is generated, with the verdict in its job', async () => {
+  test('an image of an allowed prompt is generated, and its job contains the verdict', async () => {
     const { octet } = await generate(workers[mode], 'allowed cat', { prompt_2: 'a second prompt' })
     expect(await verdictOf(workers[mode], octet.job)).toEqual({ block_list: 'passed', moderation: 'passed' })
     const [{ method, path, headers, body } = {} as Seen] = seen
@@ -115,7 +115,7 @@ describe.each(['allow', 'refuse'] as const)('on_error %s', (mode) => {
     expect(await moneyOf(workers[mode])).toEqual(before)
   })
 
-  test('a blocked word is refused without a call of the service', async () => {
+  test('a blocked word is refused without a call to the service', async () => {
     expect(await refusalOf(workers[mode], 'allowed Unspeakable')).toMatchObject({ code: 'content_policy_violation' })
     expect(seen).toEqual([])
   })
@@ -130,7 +130,7 @@ describe.each(FAULTS)('a service that is %s', (fault) => {
     expect(seen).toHaveLength(1)
   })
 
-  test('is passed over if the policy fails open, with the verdict in the job', async () => {
+  test('is skipped if the policy fails open, and the job contains the verdict', async () => {
     const { octet } = await generate(workers.allow, `${fault} cat`)
     expect(await verdictOf(workers.allow, octet.job)).toEqual({ block_list: 'passed', moderation: 'unavailable' })
   })

@@ -39,21 +39,21 @@ test.each([
   [{ prompt: 'a red heart on a blue background' }, 'nano-turbo fp8'],
   [{ prompt: 'a red heart on a blue background', route: 'full' }, 'nano fp8'],
   [{ prompt: 'a red heart on a blue background', tier: 'fp8-lite' }, 'nano-turbo fp8-lite'],
-])('%j is one red heart on blue, by %s', async (request, by) => {
+])('the image of %j by %s is one red heart on blue', async (request, by) => {
   expect(await see(request)).toEqual({ sprites: { 'red heart': 1 }, background: plain('blue'), by })
 })
 
-test('two things stand in one picture', async () => {
+test('an image contains both objects of its prompt', async () => {
   const { sprites } = await see({ prompt: 'a cat and a rocket on a yellow background', route: 'full' })
   expect(sprites).toEqual({ cat: 1, rocket: 1 })
 })
 
-test('a prompt from another world is a picture of the words that nano knows', async () => {
+test('words outside the vocabulary of nano have no effect on the image', async () => {
   const prompt = 'masterpiece, ultra detailed photograph of a strawberry, bokeh, 85mm, trending'
   expect(Object.keys((await see({ prompt })).sprites)).toEqual(['strawberry'])
 })
 
-test('another seed is another picture of the same', async () => {
+test('another seed gives a different image of the same object', async () => {
   const prompt = 'a sunflower on a white background'
   const seen = [await see({ prompt, seed: 2 }), await see({ prompt, seed: 3 })]
   expect(seen.map(({ sprites }) => sprites)).toEqual([{ sunflower: 1 }, { sunflower: 1 }])

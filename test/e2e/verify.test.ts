@@ -1,4 +1,4 @@
-// Receipts of the whole system, verified offline by `npm run verify`, also after changes by an attacker.
+// Receipts of the whole system, verified offline by `npm run verify`, including receipts and files changed by an attacker.
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import fs from 'node:fs/promises'
@@ -64,13 +64,13 @@ describe('npm run verify', () => {
     expect([code, /^- +prompt +skipped; set --prompt/m.test(stdout)]).toEqual([0, true])
   })
 
-  test('makes the image again from the prompts in the file, byte for byte', async () => {
+  test('reproduces the image from the prompts in the file, byte for byte', async () => {
     const { code, stdout } = await verify(at('image.png'), receipt, at('jwks.json'), '--reproduce')
     expect(stdout).toMatch(/^ok +reproduction +the same bytes/m)
     expect(code).toBe(0)
   })
 
-  test('finds a file that was changed by one bit', async () => {
+  test('detects a file with one changed bit', async () => {
     const bytes = await fs.readFile(at('image.png'))
     bytes[bytes.length >> 1]! ^= 1
     const { code, stdout } = await verify(await save('changed.png', bytes), receipt, at('jwks.json'))
@@ -86,12 +86,12 @@ describe('npm run verify', () => {
     expect(stdout).toMatch(/^FAIL +signature /)
   })
 
-  test('finds another prompt', async () => {
+  test('detects a different prompt', async () => {
     const { code, stdout } = await verify(at('image.png'), receipt, at('jwks.json'), '--prompt', 'a heron')
     expect([code, /^FAIL +prompt +does not match its digest/m.test(stdout)]).toEqual([1, true])
   })
 
-  test('finds a stranger’s key, also under the name of ours', async () => {
+  test('detects a receipt signed with another key, even one with the same key id', async () => {
     const { publicKey } = await generateKeyPair('EdDSA', { extractable: true })
     const { keys } = JSON.parse(await fs.readFile(at('jwks.json'), 'utf8')) as { keys: JWK[] }
     for (const kid of ['other', keys[0]!.kid]) {
@@ -116,11 +116,11 @@ describe('npm run verify', () => {
   })
 })
 
-describe('an image that another device made', () => {
+describe('an image generated on another device', () => {
   /** The image with each value moved by up to `most`, and a receipt for it under a key of ours. */
-  async function made(most: number, changes: object = {}): Promise<[file: string, receipt: string, jwks: string]> {
+  async function made(max: number, changes: object = {}): Promise<[file: string, receipt: string, jwks: string]> {
     const { data, info } = await sharp(at('image.png')).raw().toBuffer({ resolveWithObject: true })
-    const moved = data.map((value, i) => Math.min(255, Math.max(0, value + (i % (2 * most + 1)) - most)))
+    const moved = data.map((value, i) => Math.min(255, Math.max(0, value + (i % (2 * max + 1)) - max)))
     const file = await sharp(moved, { raw: info }).png().toBuffer()
     const sha256 = createHash('sha256').update(file).digest('hex')
     const claims = {
@@ -133,9 +133,9 @@ describe('an image that another device made', () => {
       .setProtectedHeader({ alg: RECEIPT.algorithm, kid: 'k', typ: RECEIPT.type })
       .sign(privateKey)
     const jwks = JSON.stringify({ keys: [{ ...(await exportJWK(publicKey)), kid: 'k' }] })
-    return [await save(`moved-${most}.png`, file), signed, await save(`moved-${most}.json`, jwks)]
+    return [await save(`moved-${max}.png`, file), signed, await save(`moved-${max}.json`, jwks)]
   }
-  test('holds when it is near enough, and fails when it is not', async () => {
+  test('passes if it is similar enough, and fails otherwise', async () => {
     const near = await verify(...(await made(1)), '--reproduce', ...prompts)
     expect(near.stdout).toMatch(/^ok +reproduction +other bytes, PSNR [45]\d\.\d dB/m)
     expect(near.code).toBe(0)
@@ -144,7 +144,7 @@ describe('an image that another device made', () => {
     expect(far.code).toBe(1)
   })
 
-  test('cannot be made again without its prompt or its package', async () => {
+  test('cannot be reproduced without its prompt or its package', async () => {
     const nameless = await verify(...(await made(1)), '--reproduce')
     expect(nameless.stdout).toMatch(/^FAIL +reproduction +the prompt is unknown; set --prompt/m)
     const homeless = await verify(...(await made(1)), '--reproduce', ...prompts, '--packages', scratch)
@@ -152,7 +152,7 @@ describe('an image that another device made', () => {
     expect([nameless.code, homeless.code]).toEqual([1, 1])
   })
 
-  test('is not made again from an input image or with adapters', async () => {
+  test('is not reproduced from an input image or with adapters', async () => {
     const inputs = ['image', 'mask'].map((name) => ({ name, sha256: '0'.repeat(64) }))
     const drawn = await verify(...(await made(1, { inputs })), '--reproduce', ...prompts)
     expect(drawn.stdout).toMatch(

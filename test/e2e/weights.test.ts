@@ -14,7 +14,7 @@ import { useScratch } from '../support/scratch.ts'
 const scratch = useScratch()
 const ROOT = path.join(import.meta.dirname, '../..')
 
-test('from the hub to a picture: npm run weights, then a GPU function that knows only the bucket', async () => {
+test('from the hub to an image: npm run weights, then a GPU function with only the bucket as its source', async () => {
   const hub = await startHub(NANO, { repo: 'octet/nano', token: 'hf_test' })
   const bucket = await startBucket(path.join(scratch.directory, 'bucket'))
   const { url, accessKeyId, secretAccessKey, region } = bucket.address

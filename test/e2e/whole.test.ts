@@ -47,7 +47,7 @@ describe('npm run demo', () => {
     expect(await sharp(out).metadata()).toMatchObject({ format: 'webp', width: 64, height: 96 })
   })
 
-  test('speaks JSON, and the same seed makes the same picture', async () => {
+  test('prints JSON, and the same seed gives the same image', async () => {
     const files = [path.join(scratch, 'a.png'), path.join(scratch, 'b.png')]
     for (const file of files) {
       const { stdout } = await demo('a red heart', '--json', '--size', '64x64', '--seed', '7', '--out', file)
@@ -80,7 +80,7 @@ describe('npm run demo', () => {
     [['a heart', '--out', 'picture.bmp'], /The extension must be one of \.png, \.jpg, \.jpeg, \.webp/],
     [['a heart', '--route', 'scenic'], /Allowed choices are turbo, full/],
     [[], /missing required argument 'prompt'/],
-  ])('%j is refused with a sentence', async (args, message) => {
+  ])('%j is refused with an explanation', async (args, message) => {
     const { code, stderr } = await demo(...args)
     expect(stderr).toMatch(message)
     expect(stderr).not.toMatch(/\n\s+at /)
@@ -101,14 +101,14 @@ describe('the worker with the GPU function behind it', () => {
   const generate = (fields: Record<string, unknown>) =>
     client.images.generate({ prompt: 'a cat', size: '64x64', ...fields } as OpenAI.ImageGenerateParamsNonStreaming)
 
-  test('answers the official client with a URL that holds the picture', async () => {
+  test('replies to the official client with the URL of the image', async () => {
     const { data } = await generate({ seed: 11 })
     const response = await fetch(data![0]!.url!)
     expect(response.headers.get('content-type')).toBe('image/png')
     expect(await sharp(await response.arrayBuffer()).metadata()).toMatchObject({ format: 'png', width: 64, height: 64 })
   })
 
-  test('makes image k of n as it makes one image of seed + k', async () => {
+  test('generates image k of n like a single image of seed + k', async () => {
     const bytes = async (fields: Record<string, unknown>) =>
       (await generate({ response_format: 'b64_json', ...fields })).data!.map(({ b64_json }) => b64_json)
     const three = await bytes({ n: 3, seed: 20 })
@@ -116,7 +116,7 @@ describe('the worker with the GPU function behind it', () => {
     expect(await bytes({ seed: 22 })).toEqual([three[2]])
   })
 
-  test('samples as the request says, natively and in a dialect, at the price of the evaluations', async () => {
+  test('samples as requested, in the native API and in a dialect, and charges for the evaluations', async () => {
     const native = async (fields: Record<string, unknown>) =>
       (await generate({ seed: 5, response_format: 'b64_json', ...fields })) as unknown as {
         data: { b64_json: string }[]
@@ -163,7 +163,7 @@ describe('the worker with the GPU function behind it', () => {
     await expect(guided({ skip_layer_guidance: { layers: [8] } })).rejects.toThrow('the layers of nano are 0 to 7')
   })
 
-  test('reuses steps with cache, also from an image, and states it in the price, a warning and the receipt', async () => {
+  test('reuses steps with cache, including jobs with an input image, and reflects it in the price, a warning and the receipt', async () => {
     type Made = {
       data: { b64_json: string }[]
       octet: { job: string; route: string; price_microdollars: number; warnings: { code: string }[] }
@@ -190,7 +190,7 @@ describe('the worker with the GPU function behind it', () => {
     await expect(cached({ cache: 'fast', model: 'nano-turbo' })).rejects.toThrow('route full, model nano-turbo')
   })
 
-  test('weighs words on request, in the A1111 API by default, and warns of weights that are read as words', async () => {
+  test('applies prompt weights on request, in the A1111 API by default, and otherwise warns that they are read as words', async () => {
     const prompt = 'a (red heart:1.6) on a blue background'
     const native = async (fields: Record<string, unknown>) =>
       (await generate({ prompt, seed: 5, response_format: 'b64_json', ...fields })) as unknown as {
@@ -262,14 +262,14 @@ describe('the worker with the GPU function behind it', () => {
       expect(await differenceTo(file, kept!)).toBeLessThan(0.5 * (await differenceTo(file, painted!)))
     })
 
-    test('that is damaged is refused in words, and nothing is charged', async () => {
+    test('that is damaged is refused with an explanation, and nothing is charged', async () => {
       const file = new File([image.subarray(0, image.length >> 1)], 'image.png')
       const edit = client.images.edit({ image: file, prompt: 'a cat', size: '256x256' })
       await expect(edit).rejects.toThrow(/400.*image: the file is damaged/)
     })
   })
 
-  test('refuses a stranger and, on request, an unavailable size in the words of the official client', async () => {
+  test('refuses an invalid key and, on request, an unavailable size, as the error classes of the official client', async () => {
     await expect(
       new OpenAI({ baseURL: `${local.url}/v1`, apiKey: 'oct_x', maxRetries: 0 }).models.list(),
     ).rejects.toBeInstanceOf(OpenAI.AuthenticationError)

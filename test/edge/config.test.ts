@@ -46,7 +46,7 @@ describe('malformed variables', () => {
 })
 
 test.for([{ 'modal key': 'hunter2' }, { 'modal-key': 'hunter2\n' + 'x' }])(
-  'proxy headers that no request may have are malformed: %j',
+  'proxy headers that are invalid in a request are malformed: %j',
   (headers, { expect }) => {
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
     const given = { GPU_PROXY_HEADERS: JSON.stringify({ default: headers }) }
@@ -65,7 +65,7 @@ describe('recovery', () => {
   })
 
   test.for([[{ job_seconds: 0 }], [{ seconds: 1 }], ['{job_seconds'], [7]])(
-    'from %j has its defaults, and the problem is logged',
+    'has its defaults if the variable is %j, and the problem is logged',
     ([given], { expect }) => {
       const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
       const changed = envWith({ OCTET_RECOVERY: given })
@@ -98,7 +98,7 @@ describe('the receiver of spans', () => {
   const receiver = { OTEL_EXPORTER_OTLP_ENDPOINT: 'https://spans.example/otlp/' }
   const headersOf = (given: string) => configWith({ ...receiver, OTEL_EXPORTER_OTLP_HEADERS: given }).traces?.headers
 
-  test('gets headers from pairs, percent-encoded', ({ expect }) => {
+  test('has headers from percent-encoded pairs', ({ expect }) => {
     expect(headersOf('')).toEqual({})
     expect(headersOf(' X-Key = a&b+c==, authorization=Basic%20YTpi ,')).toEqual({
       'x-key': 'a&b+c==',
@@ -107,12 +107,12 @@ describe('the receiver of spans', () => {
   })
 
   test.for(['hunter2', '=hunter2', 'my key=hunter2', 'x-key=hunter2%0a.', 'x-key=%hunter2'])(
-    'is none if the headers are malformed, which are not logged: %s',
+    'is disabled if its headers are malformed, and these are not logged: %s',
     (given, { expect }) => {
       const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
       const changed = envWith({ ...receiver, OTEL_EXPORTER_OTLP_HEADERS: given })
       expect(configOf(changed).traces).toBeNull()
-      // Jobs go on without spans.
+      // Jobs continue without spans.
       expect(() => checkConfig(changed)).not.toThrow()
       expect(logged.mock.calls.join()).toContain('OTEL_EXPORTER_OTLP_HEADERS is malformed')
       expect(logged.mock.calls.join()).not.toContain('hunter2')

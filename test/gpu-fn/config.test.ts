@@ -37,7 +37,7 @@ test('fills in defaults and listens on every interface', () => {
   })
 })
 
-test('reads a budget of gigabytes and sizes to be warm in', () => {
+test('reads a budget in gigabytes and the sizes for the warm-up', () => {
   expect(readConfig(good)).toMatchObject({ deviceBytes: undefined, devices: 1, warm: undefined })
   expect(readConfig({ ...good, OCTET_DEVICES: '2' })).toMatchObject({ devices: 2 })
   expect(refusal({ ...good, OCTET_DEVICES: '0' })).toBe('OCTET_DEVICES must be an integer from 1 to 16; given "0"')
@@ -65,7 +65,7 @@ test('reads the given values', () => {
   ])
 })
 
-test('takes the key as a JWK too, and several of them', () => {
+test('accepts one or several keys as JWKs', () => {
   const next = generateKeyPairSync('ed25519').publicKey
   const [first, second] = [publicKey, next].map((key) => key.export({ format: 'jwk' }))
   for (const [given, keys] of [
@@ -88,7 +88,10 @@ test.each([
     { OCTET_PACKAGES: '' },
     'OCTET_PACKAGES must name the directory that holds the compiled packages, or OCTET_BUCKET a bucket that has them; neither is set',
   ],
-  [{ OCTET_BUCKET: 'https://b' }, 'OCTET_MODELS must say what to serve of OCTET_BUCKET, as model:tier; it is not set'],
+  [
+    { OCTET_BUCKET: 'https://b' },
+    'OCTET_MODELS must list the packages of OCTET_BUCKET to serve, as model:tier; it is not set',
+  ],
   [{ OCTET_MODELS: 'large:fp8' }, 'OCTET_BUCKET must be set together with OCTET_MODELS'],
   [{ OCTET_BUCKET: 'weights' }, 'OCTET_BUCKET must be the address of an S3-compatible bucket; given "weights"'],
   [{ OCTET_TARGET: 'rocm' }, 'OCTET_TARGET must be cpu, cuda or cuda-fp8; given "rocm"'],
@@ -98,15 +101,15 @@ test.each([
     { OCTET_PRELOAD: 'nano:fp9' },
     `OCTET_PRELOAD must be model:tier, or several with commas between them, where tier is one of ${TIERS.join(', ')}; given "nano:fp9"`,
   ],
-])('names the variable that is wrong: %o', (variables, message) => {
+])('names the invalid variable: %o', (variables, message) => {
   expect(refusal({ ...good, ...variables })).toBe(message)
 })
 
-test('names every variable that is wrong', () => {
+test('names every invalid variable', () => {
   expect(refusal({ PORT: 'x', OCTET_QUEUE: 'y', OCTET_TARGET: 'z' }).split('\n')).toHaveLength(3)
 })
 
-test('needs the key unless insecure, and insecure means loopback', () => {
+test('requires the key, except for insecure access from loopback only', () => {
   expect(refusal({ OCTET_PACKAGES: '/packages' })).toMatch(/^OCTET_EDGE_PUBLIC_KEY .* it is not set/)
   const insecure = { OCTET_PACKAGES: '/packages', OCTET_INSECURE: '1' }
   expect(readConfig(insecure)).toMatchObject({ edgePublicKeys: null, host: '127.0.0.1' })

@@ -17,7 +17,7 @@ describe('seeds', () => {
     (given) => expect(seed.safeParse(given).success).toBe(false),
   )
 
-  test('image k has seed + k, modulo 2^64', () => {
+  test('the seed of image k is seed + k, modulo 2^64', () => {
     expect(seedOf(2 ** 53 - 1, 1)).toBe('9007199254740992')
     expect(seedOf('18446744073709551615', 1)).toBe(0)
   })

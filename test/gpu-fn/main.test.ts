@@ -23,7 +23,7 @@ const putJob: typeof put = (url, job, overrides) => put(url, job, { model: 'cust
 /** Long enough that it still runs when the next request arrives, on any machine. */
 const long = { steps: 100, count: 8 }
 
-describe('a process that serves', () => {
+describe('a running process', () => {
   let gpu: GpuProcess
   beforeAll(async () => {
     gpu = await startGpuProcess(packages, {
@@ -56,7 +56,7 @@ describe('a process that serves', () => {
     expect(entries.at(-1)?.event).toMatchObject({ images: 1, timings: { load: 0 } })
   })
 
-  test('returns the same bytes for a repeated request, also as another job', async () => {
+  test('returns the same bytes for a repeated request, even as another job', async () => {
     const [first, again, other] = await Promise.all(
       [
         ['same', 1],
@@ -68,7 +68,7 @@ describe('a process that serves', () => {
     expect(other!.find(({ data }) => data)).toEqual(first!.find(({ data }) => data))
   })
 
-  test('keeps a job running when its socket is cut, refuses more than it can line up, and cancels between steps', async () => {
+  test('keeps a job running after a disconnect, refuses jobs beyond its queue limit, and cancels between steps', async () => {
     await readUntil(await putJob(gpu.url, 'long', long), 'step')
     const waiting = await putJob(gpu.url, 'waiting', { seed: 1, steps: 9 })
     const full = await putJob(gpu.url, 'too-many', { seed: 2, steps: 9 })
@@ -88,7 +88,7 @@ describe('a process that serves', () => {
     expect(lines.every(({ attempt }) => attempt === 1)).toBe(true)
   })
 
-  test('refuses strangers', async () => {
+  test('refuses callers without a token', async () => {
     const unsigned = await fetch(`${gpu.url}/jobs/x`, {
       method: 'PUT',
       body: '{}',
@@ -99,7 +99,7 @@ describe('a process that serves', () => {
   })
 })
 
-describe('a process that ends', () => {
+describe('a process exits', () => {
   test('on SIGTERM: refuses new jobs, finishes accepted ones, and exits with 0', async () => {
     await using gpu = await startGpuProcess(packages)
     await gpu.ready()
@@ -112,7 +112,7 @@ describe('a process that ends', () => {
     expect(await gpu.ended).toBe(0)
   })
 
-  test('on SIGTERM while it loads: once it has loaded, with 0', async () => {
+  test('on SIGTERM during loading: after it has loaded, with 0', async () => {
     await using gpu = await startGpuProcess(packages, { OCTET_PRELOAD: 'custom:fp8' })
     gpu.child.kill('SIGTERM')
     expect(await gpu.ended).toBe(0)
@@ -130,7 +130,7 @@ describe('a process that ends', () => {
     expect(await gpu.ended).toBe(0)
   })
 
-  test('on a second signal a second later: at once', async () => {
+  test('on a second signal, a second later: immediately', async () => {
     await using gpu = await startGpuProcess(packages)
     await gpu.ready()
     await readUntil(await putJob(gpu.url, 'running', long), 'step')
@@ -142,7 +142,7 @@ describe('a process that ends', () => {
     expect(await gpu.logged('jobs are abandoned')).toMatchObject({ reason: 'a second signal', running: 1 })
   })
 
-  test('at the end of the drain time: logs the abandoned jobs and exits', async () => {
+  test('at the end of the drain time: after logging the abandoned jobs', async () => {
     await using gpu = await startGpuProcess(packages, { OCTET_DRAIN_SECONDS: '0' })
     await gpu.ready()
     await readUntil(await putJob(gpu.url, 'running', long), 'step')
@@ -185,7 +185,7 @@ describe('a process with a hanging engine', () => {
   })
 })
 
-test('serves a single package by its own directory', async () => {
+test('the directory of a single package is served', async () => {
   await using gpu = await startGpuProcess(path.join(packages, 'custom'))
   await gpu.ready()
   const body = health.parse(await (await fetch(`${gpu.url}/healthz`)).json())
@@ -207,7 +207,7 @@ test('reports at startup that the preloaded models exceed the memory', async () 
   }
 })
 
-describe('a process that cannot start', () => {
+describe('a process with a startup error', () => {
   const key = JSON.stringify(edgeKeys.publicKey.export({ format: 'jwk' }))
 
   test('names the invalid variable', async () => {
@@ -215,7 +215,7 @@ describe('a process that cannot start', () => {
     expect({ code, output }).toEqual({ code: 2, output: 'PORT must be an integer from 0 to 65535; given "http"\n' })
   })
 
-  test('reports an absent package, and a preloaded model that is absent', async () => {
+  test('reports a missing package and a missing preloaded model', async () => {
     const empty = await mkdtemp(path.join(tmpdir(), 'octet-none-'))
     const nothing = await runGpuProcess({ OCTET_PACKAGES: empty, OCTET_EDGE_PUBLIC_KEY: key })
     expect(nothing.code).toBe(1)

@@ -46,7 +46,7 @@ async function checkOffload(options: OffloadOptions): Promise<void> {
   await checkOffloading(options)
 }
 
-/** Runs all checks, also after a failure. */
+/** Runs all checks, even after a failure. */
 async function checkAll(): Promise<void> {
   const checks = [
     checkKernels,

@@ -35,7 +35,7 @@ async function violations(files: Record<string, string>, linted: string): Promis
 }
 
 /** Lints a file with these imports at this place; returns which of them break a boundary. */
-async function refused(directory: string, imports: string[]): Promise<string[]> {
+async function findViolations(directory: string, imports: string[]): Promise<string[]> {
   const file = path.join(directory, 'boundary.ts')
   const lines = imports.map((name, i) => `import x${i} from '${name}'\nconsole.log(x${i})\n`)
   const found = await violations({ [file]: lines.join('') }, file)
@@ -115,7 +115,7 @@ test.each([
     ['../../graph/graph.ts', '../../place.ts', '../../../dtype.ts'],
   ],
 ])('%s may import %j and may not import %j', async (directory, allowed, forbidden) => {
-  expect(await refused(directory, [...allowed, ...forbidden])).toEqual(forbidden)
+  expect(await findViolations(directory, [...allowed, ...forbidden])).toEqual(forbidden)
 })
 
 test('an import cycle is refused, type imports included', async () => {
@@ -171,7 +171,7 @@ test.each([
   expect([...stdout.matchAll(/reader\.ts.*(TS\d+)/g)].map(([, code]) => code)).toEqual(errors)
 })
 
-test('the env of cloudflare:workers, which has the variables, is not imported', async () => {
+test('the env of cloudflare:workers, which contains the variables, is not imported', async () => {
   const source = "import { env } from 'cloudflare:workers'\nconsole.log(env)\n"
   for (const file of ['edge/jobs/job.ts', 'edge/reader.ts'])
     expect(await violations({ [file]: source }, file)).toEqual(['noRestrictedImports: 1'])
@@ -187,7 +187,7 @@ test('gpu-fn/compile/graph/graph.ts imports ../../dtype.ts and nothing else', as
   expect(await namesImported('gpu-fn/compile/graph/graph.ts')).toEqual(['../../dtype.ts'])
 })
 
-test('the contract is all files of its folder, which import zod, each other and nothing else', async () => {
+test('the files of the contract import only zod and each other', async () => {
   const parts = (await readdir(path.join(root, 'gpu-fn/contract'))).toSorted()
   expect(await namesImported('gpu-fn/contract.ts')).toEqual(parts.map((part) => `./contract/${part}`))
   const imported = await Promise.all(parts.map((part) => namesImported(`gpu-fn/contract/${part}`)))

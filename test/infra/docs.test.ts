@@ -104,7 +104,7 @@ const foldersIn = (folder: string) =>
     .filter((entry) => entry.isDirectory() && !GENERATED.includes(entry.name))
     .map(({ name }) => `${folder}/${name}`)
 
-test('the map of folders is the tree: every folder of a folder whose folders it names', () => {
+test('the map of folders is complete: it lists all or none of the subfolders of each folder', () => {
   const mapped = mappedFolders()
   const opened = new Set([...ROOTS, ...mapped.map((folder) => path.dirname(folder)).filter((folder) => folder !== '.')])
   expect(mapped.toSorted()).toEqual([...ROOTS, ...[...opened].flatMap(foldersIn)].toSorted())

@@ -41,7 +41,7 @@ function patternOf(file: string, node: Node): Pattern | null {
   if (!isCall(node)) return null
   const [pattern, flags] = node.arguments as Node[]
   const source = textOf(pattern)
-  if (source === null) throw new Error(`${file}: new RegExp is given neither a string nor a template`)
+  if (source === null) throw new Error(`${file}: the argument of new RegExp is neither a string nor a template`)
   return { file, source, flags: textOf(flags) ?? '' }
 }
 

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { inputPrefix, RETENTION_DAYS, resultPrefix, retentionEnd } from '../../edge/results/retention.ts'
 import lifecycle from '../../infra/results-lifecycle.json' with { type: 'json' }
 
-test('R2 deletes images when their retention is over, and notes for reuse with the last of them', () => {
+test('R2 deletes images at the end of their retention, and reuse notes with the last of them', () => {
   const rules = lifecycle.rules.map(({ enabled, conditions: { prefix }, deleteObjectsTransition: { condition } }) => [
     enabled && condition.type === 'Age',
     prefix,

@@ -23,7 +23,7 @@ export const credentialFiles = async (name: string, key = name) => ({
   key: await pem(`${key}-key`),
 })
 
-/** The credentials that the library reads from a file, with trust in the tests' root certificate; null without credentials. */
+/** The credentials that the library reads from a file, with trust in the tests' root certificate; null if there are none. */
 export async function readCredentials(file: Uint8Array, mimeType: string) {
   const { Reader }: typeof import('@contentauth/c2pa-node') = await import(pathToFileURL(LIBRARY).href)
   const settings = { trust: { trust_anchors: await pem('root') }, verify: { verify_trust: true } }

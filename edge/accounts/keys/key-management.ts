@@ -5,11 +5,11 @@ import type { KeyCredential } from '../../auth/keys.ts'
 import { UNLIMITED } from '../../config/limits.ts'
 import type { KeyChange, KeyInfo, KeyOptions } from './key-info.ts'
 import { excessOf, isUnlimited, lowestLimits, type Rights } from './key-rights.ts'
-import { creatorsOf, endKey, findKey, insertKey, isActive, type Line, MOST_CREATORS, updateKey } from './key-table.ts'
+import { creatorsOf, endKey, findKey, insertKey, isActive, type Line, MAX_CREATORS, updateKey } from './key-table.ts'
 
 /** The maximum numbers of active keys and of all keys per account. The oldest inactive keys are deleted first. */
-export const MOST_ACTIVE_KEYS = 100
-const MOST_KEYS = 1000
+export const MAX_ACTIVE_KEYS = 100
+const MAX_KEYS = 1000
 
 export type KeyRefusal =
   | { kind: 'absent' }
@@ -64,8 +64,8 @@ function makeRoom(sql: SqlStorage, ending = 0): boolean {
       Date.now(),
     )
     .one()
-  if (active - ending >= MOST_ACTIVE_KEYS) return false
-  if (all >= MOST_KEYS) deleteOldestKey(sql)
+  if (active - ending >= MAX_ACTIVE_KEYS) return false
+  if (all >= MAX_KEYS) deleteOldestKey(sql)
   return true
 }
 
@@ -96,7 +96,7 @@ export function createKey(sql: SqlStorage, credential: KeyCredential, given: Key
   const limits = { ...own.limits, ...given.limits }
   const options = { ...KEY_DEFAULTS, expires: own.expires, ...given, limits }
   if (manager !== OPERATOR) {
-    if (manager.creators.length >= MOST_CREATORS) return { kind: 'too_deep' }
+    if (manager.creators.length >= MAX_CREATORS) return { kind: 'too_deep' }
     const refusal = exceeds(options, manager)
     if (refusal) return refusal
   }

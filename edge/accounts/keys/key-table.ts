@@ -116,7 +116,7 @@ export function chooseModel(sql: SqlStorage, id: string, model: string | null): 
 /** A key lineage and its limits. */
 export type Line = { lineage: string; limits: Limits }
 /** The maximum number of ancestors: an operator key may create keys, and those may create further keys. */
-export const MOST_CREATORS = 2
+export const MAX_CREATORS = 2
 
 /**
  * Returns the ancestor lineages of a key, nearest first. A key's spending also counts toward its ancestors, so that creating keys does not
@@ -132,7 +132,7 @@ export function creatorsOf(sql: SqlStorage, { id, lineage, created_by }: KeyInfo
        SELECT creator.lineage, depth + 1 FROM up
          JOIN keys first ON first.id = up.lineage JOIN keys creator ON creator.id = first.created_by WHERE depth < ?)
      SELECT first.lineage, first.limits FROM up JOIN keys first ON first.id = up.lineage WHERE depth > 0 ORDER BY depth`,
-    ...[lineage, MOST_CREATORS],
+    ...[lineage, MAX_CREATORS],
   )
   return rows.toArray().map(({ lineage, limits }) => ({ lineage, limits: JSON.parse(limits) }))
 }

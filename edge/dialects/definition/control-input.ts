@@ -2,7 +2,7 @@
 import * as z from 'zod'
 import { additionIdOf, LIMITS } from '#contract'
 import { ApiError } from '../../http/errors.ts'
-import { parseFields, shown } from '../../http/validation.ts'
+import { formatValue, parseFields } from '../../http/validation.ts'
 
 type Fields = Readonly<Record<string, unknown>>
 
@@ -84,7 +84,7 @@ export function readUnits(given: Fields): Read & { others: string[] } {
     if (module && !NONE.test(module))
       throw new ApiError(
         'invalid_request',
-        `alwayson_scripts has the module ${shown(module)}; control images are used as they are, so it must be "none".`,
+        `alwayson_scripts has the module ${formatValue(module)}; control images are used as they are, so it must be "none".`,
         { param },
       )
     const file = typeof image === 'object' ? image?.image : image

@@ -2,7 +2,7 @@
 import * as z from 'zod'
 import { LIMITS, OUTPUT_FORMATS, seed } from '#contract'
 import { ApiError } from '../../http/errors.ts'
-import { parseFields, shown } from '../../http/validation.ts'
+import { formatValue, parseFields } from '../../http/validation.ts'
 import type { WantedSize, Warning } from '../../routing/decision.ts'
 import { additionId, readControls } from './control-input.ts'
 import type { Translation } from './dialect.ts'
@@ -173,7 +173,7 @@ function lorasOf(parsed: Input): { id: string; scale?: number }[] | undefined {
   return chosen.length === 0 ? undefined : chosen
 }
 
-const defined = (fields: Record<string, unknown>) =>
+const dropUndefined = (fields: Record<string, unknown>) =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
 
 /**
@@ -192,7 +192,7 @@ export function readImageInput(
   const { sampler, sampler_name, sampler_index, scheduler, schedule, noise_schedule } = parsed
   const ignored = (name: string) => withoutEffect(name, values[name])
   const sampling = readSampling({ sampler, sampler_name, sampler_index, scheduler, schedule, noise_schedule }, ignored)
-  const fields = defined({
+  const fields = dropUndefined({
     ...Object.fromEntries(NATIVE.map((name) => [name, values[name]])),
     ...sampling.fields,
     prompt: parsed.prompt,
@@ -212,14 +212,14 @@ export function readImageInput(
     name in shape || NATIVE.includes(name) || FILE_NAMES.includes(name) || isControl(name)
   const unused = Object.keys(values).filter((name) => !isUsed(name) && !SILENT.has(name))
   const wantedSize = wantedSizeOf(parsed)
-  const warnings = [...files.warnings, ...sampling.warnings, ...unused.slice(0, MOST_WARNINGS).map(ignored)]
+  const warnings = [...files.warnings, ...sampling.warnings, ...unused.slice(0, MAX_WARNINGS).map(ignored)]
   return { fields, ...(wantedSize && { wantedSize }), warnings, names: { ...files.names, ...control.names } }
 }
 
-const MOST_WARNINGS = 8
+const MAX_WARNINGS = 8
 
 /** The warning for a parameter without an effect. */
 export const withoutEffect = (name: string, value: unknown): Warning => ({
   code: 'parameter_ignored',
-  message: `${shown(name).slice(1, -1)} is ${shown(value)}, which has no effect here.`,
+  message: `${formatValue(name).slice(1, -1)} is ${formatValue(value)}, which has no effect here.`,
 })

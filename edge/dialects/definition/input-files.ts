@@ -1,7 +1,7 @@
 // The input image and mask of a request, under the names of several image APIs.
 import { LIMITS } from '#contract'
 import { ApiError } from '../../http/errors.ts'
-import { shown } from '../../http/validation.ts'
+import { formatValue } from '../../http/validation.ts'
 import type { Warning } from '../../routing/decision.ts'
 
 type Fields = Readonly<Record<string, unknown>>
@@ -35,7 +35,7 @@ function fileOf(name: string, value: unknown): { file: FileValue; others: number
   const { url, image_url } = (value ?? {}) as Record<string, unknown>
   const address = url ?? image_url
   if (typeof address === 'string') return { file: address, others: 0 }
-  throw refuse(name, `is ${shown(value)}; it must be an image as base64, a data: URL or an https:// address`)
+  throw refuse(name, `is ${formatValue(value)}; it must be an image as base64, a data: URL or an https:// address`)
 }
 
 /**
@@ -73,5 +73,5 @@ function readStrength(name: string, value: unknown): number {
   const strength = typeof value === 'string' && value.trim() !== '' ? Number(value) : value
   if (typeof strength === 'number' && strength >= 0 && strength <= LIMITS.strength.max)
     return Math.max(LIMITS.strength.min, strength)
-  throw refuse(name, `is ${shown(value)}; it must be a number from 0 to ${LIMITS.strength.max}`)
+  throw refuse(name, `is ${formatValue(value)}; it must be a number from 0 to ${LIMITS.strength.max}`)
 }

@@ -1,7 +1,7 @@
 // The samplers and schedules of other APIs, by the spellings of stable-diffusion-webui, ComfyUI, k-diffusion and diffusers.
 import type { SAMPLERS, SCHEDULES } from '#contract'
 import { ApiError } from '../../http/errors.ts'
-import { shown } from '../../http/validation.ts'
+import { formatValue } from '../../http/validation.ts'
 import type { Warning } from '../../routing/decision.ts'
 
 type Sampler = (typeof SAMPLERS)[number]
@@ -60,7 +60,7 @@ function findName(name: string): Meaning | null {
   return OTHERS.has(name) ? { isOther: true } : null
 }
 
-/** The same, also for a sampler followed by a schedule, such as `DPM++ 2M Karras`. */
+/** The same, including a sampler followed by a schedule, such as `DPM++ 2M Karras`. */
 function interpret(name: string): Meaning | null {
   const whole = findName(name)
   if (whole) return whole
@@ -75,7 +75,7 @@ const LABELS = [...Object.values(SAMPLER_NAMES), ...Object.values(SCHEDULE_NAMES
 
 /** The message for a name of which only the sampler or only the schedule has a counterpart. */
 const partly = (param: string, value: string, used: string) =>
-  `${param} is ${shown(value)}, of which only the ${used.replace('_', ' ')} has an effect here.`
+  `${param} is ${formatValue(value)}, of which only the ${used.replace('_', ' ')} has an effect here.`
 
 /**
  * The native fields of parameters with names of samplers or schedules, with a warning for a known name without a counterpart or with a
@@ -88,7 +88,7 @@ export function readSampling(given: Readonly<Record<string, string | undefined>>
     if (value === undefined) continue
     const meaning = interpret(simplify(value))
     if (!meaning) {
-      const message = `${param} is ${shown(value)}; it must be one of ${LABELS}.`
+      const message = `${param} is ${formatValue(value)}; it must be one of ${LABELS}.`
       throw new ApiError('invalid_request', message, { param })
     }
     const { isOther, ...found } = meaning

@@ -3,7 +3,7 @@ import type { Warning } from '../../routing/decision.ts'
 /** The longest header, because warnings quote the request. */
 const MAX_CHARACTERS = 1000
 
-/** A header with the warnings of a job, for replies without another place for them. Empty without warnings. */
+/** A header with the warnings of a job, for replies without another place for them. Empty if there are none. */
 export function warningHeader(warnings: readonly Pick<Warning, 'message'>[]): Record<string, string> {
   const text = warnings.map(({ message }) => message).join(' ')
   // A header has ASCII only.

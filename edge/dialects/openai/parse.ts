@@ -2,7 +2,7 @@
 // change the image are rejected, and every adjustment causes a warning.
 import { LIMITS } from '#contract'
 import { ApiError } from '../../http/errors.ts'
-import { shown } from '../../http/validation.ts'
+import { formatValue } from '../../http/validation.ts'
 import type { Warning } from '../../routing/decision.ts'
 import type { DialectRequest, Translation } from '../definition/dialect.ts'
 import { FILE_NAMES, type InputFields, readFiles } from '../definition/input-files.ts'
@@ -32,7 +32,7 @@ const noEffect = (field: string, message: string): Warning => ({ code: `${field}
 
 /** The error of a field with the allowed values. */
 function refuse(param: string, value: unknown, allowed: string): never {
-  throw new ApiError('invalid_request', `${param} is ${shown(value)}; it must be ${allowed}.`, { param })
+  throw new ApiError('invalid_request', `${param} is ${formatValue(value)}; it must be ${allowed}.`, { param })
 }
 
 /** The fields by native names, and the sent name of each renamed field. A native name takes precedence over its synonyms. */

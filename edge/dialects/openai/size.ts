@@ -1,13 +1,13 @@
 // Reads the size of an OpenAI image request: a width and a height, or an aspect ratio.
 import { ApiError } from '../../http/errors.ts'
-import { shown } from '../../http/validation.ts'
+import { formatValue } from '../../http/validation.ts'
 import type { WantedSize } from '../../routing/decision.ts'
 
 const MAX_SIDE = 100_000
 const ALLOWED = '"auto" or "WIDTHxHEIGHT", such as "1024x1024"'
 
 function refuse(param: string, value: unknown, allowed: string): never {
-  throw new ApiError('invalid_request', `${param} is ${shown(value)}; it must be ${allowed}.`, { param })
+  throw new ApiError('invalid_request', `${param} is ${formatValue(value)}; it must be ${allowed}.`, { param })
 }
 
 const isSide = (side: unknown): side is number =>

@@ -14,7 +14,7 @@ export function Account() {
     return (
       <div class="account-gate">
         <h1>Account</h1>
-        <p class="muted">Usage, limits, keys and webhooks belong to an API key. Paste one to see its account.</p>
+        <p class="muted">Usage, limits, keys and webhooks belong to an API key. Paste a key to see its account.</p>
         <KeyForm onDone={() => {}} />
       </div>
     )

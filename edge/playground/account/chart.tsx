@@ -1,5 +1,5 @@
 import { useLayoutEffect, useRef, useState } from 'preact/hooks'
-import { formatMoney, plural } from '../api/format.ts'
+import { formatMoney, pluralize } from '../api/format.ts'
 import type { UsageRow } from '../api/types.ts'
 
 type Sum = { jobs: number; price: number }
@@ -27,9 +27,9 @@ const PLOT = HEIGHT - BOTTOM - TOP
 const LABEL = 72
 const shortDay = new Intl.DateTimeFormat('en', { month: 'short', day: 'numeric', timeZone: 'UTC' })
 
-type GridProps = { most: number; days: readonly string[]; step: number; width: number }
+type GridProps = { max: number; days: readonly string[]; step: number; width: number }
 
-function Grid({ most, days, step, width }: GridProps) {
+function Grid({ max, days, step, width }: GridProps) {
   const every = Math.ceil(LABEL / step)
   return (
     <g class="grid">
@@ -39,7 +39,7 @@ function Grid({ most, days, step, width }: GridProps) {
           <g key={share}>
             <line x1={LEFT} x2={width} y1={y} y2={y} />
             <text x={LEFT - 12} y={y + 4} text-anchor="end">
-              {formatMoney(most * share)}
+              {formatMoney(max * share)}
             </text>
           </g>
         )
@@ -79,18 +79,18 @@ function Bars({ days, rows }: ChartProps) {
   const sums = byDay(rows)
   const tiers = [...new Set(rows.map(({ tier }) => tier))].toSorted()
   const totals = [...sums.values()].map((each) => [...each.values()].reduce((sum, { price }) => sum + price, 0))
-  const most = roundUp(Math.max(...totals, 1))
+  const max = roundUp(Math.max(...totals, 1))
   // A chart in a hidden view has no width.
   const step = Math.max(0, chartWidth - LEFT) / days.length
   const width = Math.min(28, step * 0.7)
   return (
     <figure ref={figure} class="chart">
       <svg height={HEIGHT} role="img" aria-label="Spending per day, stacked by tier">
-        <Grid {...{ most, days, step, width: chartWidth }} />
+        <Grid {...{ max, days, step, width: chartWidth }} />
         {days.map((day, k) => {
           let y = TOP + PLOT
           return [...(sums.get(day) ?? [])].toSorted().map(([tier, { jobs, price }]) => {
-            const height = Math.max(2, (PLOT * price) / most)
+            const height = Math.max(2, (PLOT * price) / max)
             y -= height
             return (
               <rect
@@ -100,7 +100,7 @@ function Bars({ days, rows }: ChartProps) {
                 {...{ y, width, height }}
                 rx="2"
               >
-                <title>{`${day}, ${tier}: ${plural(jobs, 'job')}, ${formatMoney(price)}`}</title>
+                <title>{`${day}, ${tier}: ${pluralize(jobs, 'job')}, ${formatMoney(price)}`}</title>
               </rect>
             )
           })

@@ -1,5 +1,5 @@
 import { useEffect, useState } from 'preact/hooks'
-import { formatTime, plural } from '../api/format.ts'
+import { formatTime, pluralize } from '../api/format.ts'
 import { call } from '../api/http.ts'
 import type { Delivery } from '../api/types.ts'
 import { announce } from '../state/live.ts'
@@ -18,7 +18,7 @@ function outcomeOf({ attempts }: Delivery): string {
   const last = attempts.at(-1)
   if (!last) return 'not tried yet'
   const result = last.status === null ? (last.error ?? 'no response') : `status ${last.status}`
-  return `${plural(attempts.length, 'attempt')}, ${result} in ${last.milliseconds} ms`
+  return `${pluralize(attempts.length, 'attempt')}, ${result} in ${last.milliseconds} ms`
 }
 
 type RowProps = { of: Delivery; onResend: (() => void) | null }

@@ -1,4 +1,4 @@
-import { formatMoney, plural } from '../api/format.ts'
+import { formatMoney, pluralize } from '../api/format.ts'
 import { credential } from '../api/session.ts'
 import type { Key, Limits, Usage } from '../api/types.ts'
 import { Table } from '../ui/table.tsx'
@@ -38,7 +38,7 @@ export function LimitsSection({ usage: { data: usage, problem }, isAdmin }: Prop
             ))}
           </Table>
           <p class="hint">
-            Images are kept for {plural(usage.retention_days, 'day')}.
+            Images are kept for {pluralize(usage.retention_days, 'day')}.
             {!isAdmin && ' The limits of a key are shown to keys with the scope admin.'}
           </p>
         </>

@@ -1,5 +1,5 @@
 import { useState } from 'preact/hooks'
-import { formatMoney, plural } from '../api/format.ts'
+import { formatMoney, pluralize } from '../api/format.ts'
 import type { Usage } from '../api/types.ts'
 import { Choice } from '../ui/controls.tsx'
 import { Table } from '../ui/table.tsx'
@@ -73,7 +73,7 @@ export function UsageSection() {
             {usage.prepaid ? (
               <Figure name="Balance" value={formatMoney(usage.balance_microdollars)} />
             ) : (
-              <Figure name="Running now" value={plural(usage.open_jobs, 'job')} />
+              <Figure name="Running now" value={pluralize(usage.open_jobs, 'job')} />
             )}
           </dl>
           <UsageChart days={daysOf(usage)} rows={usage.data} />

@@ -21,7 +21,8 @@ export const formatDate = (seconds: number) => dates.format(seconds * 1000)
 export const formatTime = (value: string | number) => times.format(new Date(value))
 
 export const formatSize = (size: string) => size.replace('x', ' × ')
-export const plural = (count: number, noun: string) => `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`
+export const pluralize = (count: number, noun: string) =>
+  `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`
 
 const EXTENSIONS: Record<string, string> = { 'image/png': 'png', 'image/jpeg': 'jpg', 'image/webp': 'webp' }
 export const fileName = (seed: number | string, contentType: string) =>

@@ -16,7 +16,7 @@ import { Dialog } from '../ui/dialog.tsx'
 /** Tests a key with a request that costs nothing. Returns the reason if it is not valid. */
 async function testKey(text: string): Promise<string | null> {
   const parsed = parseCredential(text)
-  if (!parsed) return 'This is not a key: keys look like oct_account_….'
+  if (!parsed) return 'This is not a key. Keys have the form oct_account_….'
   try {
     await call('GET', '/v1/models', undefined, { bearer: parsed.value })
     useCredential(parsed)

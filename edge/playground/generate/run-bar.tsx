@@ -1,4 +1,4 @@
-import { formatMoney, formatSeconds, plural } from '../api/format.ts'
+import { formatMoney, formatSeconds, pluralize } from '../api/format.ts'
 import { credential, keyDialog } from '../api/session.ts'
 import type { GpuState, Quote } from '../api/types.ts'
 import { draft, rejected } from '../state/draft.ts'
@@ -21,7 +21,7 @@ function timeWords(quotes: readonly Quote[]): string {
   if (quotes.some(({ expected_seconds }) => expected_seconds === null)) return 'No runs measured yet'
   const sum = quotes.reduce((total, { expected_seconds }) => total + expected_seconds!.p50, 0)
   const seen = Math.min(...quotes.map(({ observations }) => observations))
-  return `About ${formatSeconds(sum)}, from ${plural(seen, 'run')}`
+  return `About ${formatSeconds(sum)}, from ${pluralize(seen, 'run')}`
 }
 
 function QuoteLines({ quotes }: { quotes: readonly Quote[] }) {
@@ -35,7 +35,7 @@ function QuoteLines({ quotes }: { quotes: readonly Quote[] }) {
         <dt>Route</dt>
         <dd>
           <strong>{quotes.map(({ route }) => route).join(' + ')}</strong>
-          <span>{quotes.map(({ model, steps }) => `${model}, ${plural(steps, 'step')}`).join(' · ')}</span>
+          <span>{quotes.map(({ model, steps }) => `${model}, ${pluralize(steps, 'step')}`).join(' · ')}</span>
           <span class="muted">{why}</span>
         </dd>
       </div>

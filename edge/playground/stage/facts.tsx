@@ -1,5 +1,5 @@
 import type { ComponentChildren } from 'preact'
-import { formatMoney, formatSeconds, formatSize, formatTime, plural } from '../api/format.ts'
+import { formatMoney, formatSeconds, formatSize, formatTime, pluralize } from '../api/format.ts'
 import type { Run } from '../state/history.ts'
 
 const Row = ({ name, children }: { name: string; children: ComponentChildren }) => (
@@ -15,7 +15,7 @@ export function Facts({ run }: { run: Run }) {
   if (!decision) return null
   const line = [
     decision.model,
-    plural(decision.steps, 'step'),
+    pluralize(decision.steps, 'step'),
     `seed ${fields.seed}`,
     ...(state === 'succeeded' && seconds !== null ? [formatSeconds(seconds)] : []),
     ...(state === 'succeeded' && price !== null ? [formatMoney(price)] : []),

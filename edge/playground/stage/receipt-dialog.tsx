@@ -13,17 +13,17 @@ import type { Verified } from './receipt.ts'
 type Found = Verified & { index: number }
 
 function Checks({ checks }: Pick<Verified, 'checks'>) {
-  const failed = checks.filter(({ holds }) => !holds).length
+  const failed = checks.filter(({ passed }) => !passed).length
   return (
     <>
       <p class={`verdict ${failed === 0 ? 'ok' : 'danger'}`}>
         <Icon name={failed === 0 ? 'check' : 'warning'} />
-        {failed === 0 ? 'The receipt holds: this file is what this deployment signed.' : 'The receipt does not hold.'}
+        {failed === 0 ? 'The receipt is valid: this deployment signed this file.' : 'The receipt is not valid.'}
       </p>
       <ul class="checks">
-        {checks.map(({ name, holds, detail }) => (
-          <li key={name} class={holds ? 'ok' : 'danger'}>
-            <Icon name={holds ? 'check' : 'cancel'} />
+        {checks.map(({ name, passed, detail }) => (
+          <li key={name} class={passed ? 'ok' : 'danger'}>
+            <Icon name={passed ? 'check' : 'cancel'} />
             <strong>{name}</strong>
             <span>{detail}</span>
           </li>

@@ -5,12 +5,12 @@ import { openReceipt, promptDigest, ReceiptError } from '../../results/receipt.t
 import { call } from '../api/http.ts'
 import type { Run } from '../state/history.ts'
 
-export type Check = { name: string; holds: boolean; detail: string }
+export type Check = { name: string; passed: boolean; detail: string }
 export type Verified = { checks: Check[]; receipt: string; bytes: ArrayBuffer }
 
 const hex = (bytes: ArrayBuffer) =>
   [...new Uint8Array(bytes)].map((each) => each.toString(16).padStart(2, '0')).join('')
-const check = (name: string, holds: boolean, detail: string): Check => ({ name, holds, detail })
+const check = (name: string, passed: boolean, detail: string): Check => ({ name, passed, detail })
 
 async function checksOf(run: Run, index: number, receipt: string, bytes: ArrayBuffer): Promise<Check[]> {
   const jwks = await call<JSONWebKeySet>('GET', '/.well-known/jwks.json')

@@ -33,7 +33,7 @@ const EMPTY: Draft = {
 }
 const STORED = 'octet.draft'
 
-function stored(): Draft {
+function readDraft(): Draft {
   try {
     return { ...EMPTY, ...(JSON.parse(localStorage.getItem(STORED) ?? '{}') as Partial<Draft>) }
   } catch {
@@ -41,7 +41,7 @@ function stored(): Draft {
   }
 }
 
-export const draft = signal<Draft>(stored())
+export const draft = signal<Draft>(readDraft())
 export const change = (fields: Partial<Draft>): void => {
   draft.value = { ...draft.value, ...fields }
 }

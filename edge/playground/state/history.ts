@@ -34,7 +34,7 @@ export type Run = {
   linked: number
 }
 
-const MOST = 200
+const MAX_RUNS = 200
 const STORED = 'octet.runs'
 const FINAL: ReadonlySet<RunState> = new Set(['succeeded', 'failed', 'canceled'])
 
@@ -52,7 +52,7 @@ const save = () => set(STORED, runs.peek())
 
 /** Adds runs and stores them before they are sent. */
 export async function addRuns(added: Run[]): Promise<void> {
-  runs.value = [...added, ...runs.peek()].slice(0, MOST)
+  runs.value = [...added, ...runs.peek()].slice(0, MAX_RUNS)
   await save().catch(() => {})
 }
 

@@ -12,7 +12,7 @@ export type InputImage = {
   strength: number
 }
 export const inputImage = signal<InputImage | null>(null)
-/** Why the last file was not taken. */
+/** Why the last file was rejected. */
 export const inputProblem = signal<string | null>(null)
 
 /** Larger images are scaled down: no result shows more, and the upload stays small. */

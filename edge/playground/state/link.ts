@@ -27,9 +27,9 @@ function parse(encoded: string): Fields | null {
     const bytes = Uint8Array.from(atob(encoded.replaceAll('-', '+').replaceAll('_', '/')), (each) => each.charCodeAt(0))
     const given = JSON.parse(new TextDecoder().decode(bytes)) as Record<string, unknown>
     const text = (name: string) => (typeof given[name] === 'string' ? given[name].slice(0, 10_000) : undefined)
-    const number = (name: string, most: number) => {
+    const number = (name: string, max: number) => {
       const value = given[name]
-      return typeof value === 'number' && value >= 0 && value <= most ? value : undefined
+      return typeof value === 'number' && value >= 0 && value <= max ? value : undefined
     }
     const [prompt, route, format] = [text('prompt'), text('route'), text('output_format')]
     if (!prompt) return null

@@ -58,7 +58,7 @@ const EXPLAINED_MS = 600
 
 /** The state of an open run in words: what happens, and how long it takes. */
 export function describeRun(run: Run, of: Live): { title: string; detail: string } {
-  if (of.isReconnecting) return { title: 'Reconnecting', detail: 'The connection was lost. The job goes on.' }
+  if (of.isReconnecting) return { title: 'Reconnecting', detail: 'The connection was lost. The job continues.' }
   if (run.state === 'sending') return { title: 'Sending', detail: '' }
   if (run.state === 'running') {
     const several = run.fields.n > 1 ? `Image ${of.image + 1} of ${run.fields.n}, step` : 'Step'

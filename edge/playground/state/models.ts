@@ -9,10 +9,10 @@ export const models = signal<Model[]>([])
 
 export const RATIOS = ['1:1', '4:3', '3:4', '3:2', '2:3', '16:9', '9:16'] as const
 const MULTIPLE = 16
-const rounded = (side: number) => Math.max(MULTIPLE, Math.round(side / MULTIPLE) * MULTIPLE)
+const roundSide = (side: number) => Math.max(MULTIPLE, Math.round(side / MULTIPLE) * MULTIPLE)
 
 const offers = computed(() => models.value.flatMap(({ octet }) => octet))
-const most = (values: number[], otherwise: number) => (values.length > 0 ? Math.max(...values) : otherwise)
+const max = (values: number[], otherwise: number) => (values.length > 0 ? Math.max(...values) : otherwise)
 
 /** The size of an aspect ratio with the area of the default size, within the limits of the offers. */
 export function sizeFor(ratio: string): string {
@@ -20,12 +20,12 @@ export function sizeFor(ratio: string): string {
   if (!first) return 'auto'
   const [wide, high] = ratio.split(':').map(Number) as [number, number]
   const area = first.width * first.height
-  const side = most(
+  const side = max(
     offers.value.map((offer) => offer.max_side),
     Math.max(first.width, first.height),
   )
   const width = Math.min(side, Math.sqrt((area * wide) / high))
-  return `${rounded(width)}x${rounded((width * high) / wide)}`
+  return `${roundSide(width)}x${roundSide((width * high) / wide)}`
 }
 
 /** The ratio whose size is this one, else the square. */

@@ -54,14 +54,14 @@ export function watchQuote(): void {
   })
 }
 
-const [WATCH_MS, MOST_WATCHES] = [5000, 12]
+const [WATCH_MS, MAX_WATCHES] = [5000, 12]
 
 /** Reads the quote again while the GPU is not warm, for a minute after the last change of the form. */
 function watchGpu(): void {
-  let [left, watched] = [MOST_WATCHES, '']
+  let [left, watched] = [MAX_WATCHES, '']
   effect(() => {
     const isCold = quote.value.quotes.some(({ gpu }) => gpu && gpu.state !== 'warm')
-    if (watched !== priced.value) [left, watched] = [MOST_WATCHES, priced.value]
+    if (watched !== priced.value) [left, watched] = [MAX_WATCHES, priced.value]
     if (!isCold || quote.value.isStale || left === 0) return
     left--
     const timer = setTimeout(refreshQuote, WATCH_MS)

@@ -104,7 +104,7 @@ export function CopyButton({
   )
 }
 
-/** A message next to a field, read with it. */
+/** An error message next to a field, which describes it for screen readers. */
 export const FieldError = ({ id, text }: { id: string; text: string | null }) =>
   text === null ? null : (
     <p class="field-error" id={id} role="alert">

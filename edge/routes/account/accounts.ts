@@ -12,7 +12,7 @@ import { MICRODOLLARS, unixSeconds } from '../../platform/units.ts'
 import { RETENTION_DAYS } from '../../results/retention.ts'
 import type { AccountReply, DeletionReply, MoneyReply } from '../replies.ts'
 
-const most = 1_000_000 * MICRODOLLARS
+const max = 1_000_000 * MICRODOLLARS
 export const settings = z.strictObject({
   limits: limitsChange.optional(),
   prepaid: z.boolean().optional().describe('true or false'),
@@ -32,8 +32,8 @@ export const credit = z.strictObject({
   id: z.string().min(1).max(100).describe('a string of 1 to 100 characters that identifies this payment'),
   amount_microdollars: z
     .int()
-    .min(-most)
-    .max(most)
+    .min(-max)
+    .max(max)
     .describe('a whole number of micro-dollars; a negative amount reverses a credit'),
   note: z.string().max(200).default('').describe('a text of at most 200 characters'),
 })

@@ -1,21 +1,21 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
 import type { KeyInfo, ListedKey } from '../../accounts/keys/key-info.ts'
-import { type KeyOutcome, type KeyRefusal, MOST_ACTIVE_KEYS } from '../../accounts/keys/key-management.ts'
-import { managedAccount, unauthorized } from '../../auth/auth.ts'
+import { type KeyOutcome, type KeyRefusal, MAX_ACTIVE_KEYS } from '../../accounts/keys/key-management.ts'
+import { managedAccount, unauthorizedError } from '../../auth/auth.ts'
 import { ACCOUNT_NAME, issueKey, KEY_ID } from '../../auth/keys.ts'
 import { SCOPES } from '../../auth/scopes.ts'
 import { limitsChange } from '../../config/limits.ts'
 import { configOf } from '../../config.ts'
 import type { EdgeEnv } from '../../http/context.ts'
 import { ApiError } from '../../http/errors.ts'
-import { parseFields, readJson, readOptionalJson, shown } from '../../http/validation.ts'
+import { formatValue, parseFields, readJson, readOptionalJson } from '../../http/validation.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
 import { unixSeconds } from '../../platform/units.ts'
 import type { KeyUse } from '../replies.ts'
 
 const YEARS = 10 * 365 * 24 * 3600
-const seconds = (most: number) => z.int().min(0).max(most).describe(`a whole number of seconds up to ${most}`)
+const seconds = (max: number) => z.int().min(0).max(max).describe(`a whole number of seconds up to ${max}`)
 const account = z.string().regex(ACCOUNT_NAME).describe('1 to 32 of a-z, 0-9 and "-", not at an end').optional()
 const label = z.string().max(100).describe('a text of at most 100 characters')
 const scopes = z
@@ -55,52 +55,52 @@ function managed(c: Context<EdgeEnv>) {
   return { account, object: objectOf(c.env.ACCOUNT, account), by: c.get('manages')?.keyId ?? null }
 }
 
-const absent = (account: string, id: string) =>
-  new ApiError('not_found', `Account ${account} has no key ${shown(id)}; GET /v1/keys lists them.`)
+const notFoundError = (account: string, id: string) =>
+  new ApiError('not_found', `Account ${account} has no key ${formatValue(id)}; GET /v1/keys lists them.`)
 
 /** Validates the key id in the path. Errors: not_found if it is malformed. */
 function idOf(c: Context<EdgeEnv>, account: string): string {
   const id = c.req.param('id') ?? ''
   if (KEY_ID.test(id)) return id
-  throw absent(account, id)
+  throw notFoundError(account, id)
 }
 
-const conflict = (code: 'key_ended' | 'too_many_keys', message: string) =>
+const conflictError = (code: 'key_ended' | 'too_many_keys', message: string) =>
   new ApiError(code, message, { headers: { 'x-should-retry': 'false' } })
-const notGranted = (message: string, param?: string) =>
+const notGrantedError = (message: string, param?: string) =>
   new ApiError('insufficient_scope', message, param === undefined ? {} : { param })
 
 function refusalError(refusal: KeyRefusal, account: string, id: string): ApiError {
   switch (refusal.kind) {
     case 'absent':
-      return absent(account, id)
+      return notFoundError(account, id)
     case 'unauthorized':
-      return unauthorized()
+      return unauthorizedError()
     case 'ended':
-      return conflict(
+      return conflictError(
         'key_ended',
         `The key ${id} ${refusal.revoked ? 'was revoked' : 'has expired'} and cannot be reactivated; make a new one.`,
       )
     case 'too_many':
-      return conflict(
+      return conflictError(
         'too_many_keys',
-        `Account ${account} has the maximum of ${MOST_ACTIVE_KEYS} active keys; revoke one first, or rotate with overlap_seconds 0.`,
+        `Account ${account} has the maximum of ${MAX_ACTIVE_KEYS} active keys; revoke one first, or rotate with overlap_seconds 0.`,
       )
     case 'own_line':
-      return notGranted(
+      return notGrantedError(
         'A key may change only its own label, and may not manage its ancestors; use a key that manages them, or ask the operator.',
       )
     case 'not_descended':
-      return notGranted('This key has limits, so it may change only its descendants.')
+      return notGrantedError('This key has limits, so it may change only its descendants.')
     case 'exceeds': {
       const [param] = refusal.fields
-      return notGranted(
+      return notGrantedError(
         `A key cannot grant more than its own rights; ${refusal.fields.join(', ')} would exceed them.`,
         param,
       )
     }
     case 'too_deep':
-      return notGranted(
+      return notGrantedError(
         'This key is too many generations removed from the operator to create keys; use one of its ancestors.',
       )
   }
@@ -128,7 +128,7 @@ export const keys = new Hono<EdgeEnv>()
   .get('/:id', async (c) => {
     const { account, object } = managed(c)
     const found = await object.key(idOf(c, account))
-    if (!found) throw absent(account, idOf(c, account))
+    if (!found) throw notFoundError(account, idOf(c, account))
     const { captured, reserved, open, ...key } = found
     const used: KeyUse = { spent_microdollars: captured, reserved_microdollars: reserved, open_jobs: open }
     return c.json({ ...viewOf(key), account, used })

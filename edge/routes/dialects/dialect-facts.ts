@@ -50,13 +50,13 @@ async function choose(c: Context<EdgeEnv>, { accepts, parse, render }: RouteOf<'
 }
 
 /** Maximum number of jobs that one interruption cancels. */
-const MOST_INTERRUPTED = 100
+const MAX_INTERRUPTED = 100
 
 /** Cancels the open jobs of the same key or browser token and dialect. */
 async function interrupt(c: Context<EdgeEnv>, dialect: Dialect, { render }: RouteOf<'interrupt'>): Promise<JsonReply> {
   const credential = await requireScope(c, 'generate')
   const token = 'token' in credential ? credential.token.id : null
-  const jobs = (await objectOf(c.env.ACCOUNT, credential.account).recentJobs(MOST_INTERRUPTED)) ?? []
+  const jobs = (await objectOf(c.env.ACCOUNT, credential.account).recentJobs(MAX_INTERRUPTED)) ?? []
   const open = jobs.filter(
     (job): job is JobSpec =>
       !('state' in job) && job.dialect === dialect.name && job.keyId === credential.keyId && job.token === token,

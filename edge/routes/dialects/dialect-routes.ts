@@ -9,10 +9,10 @@ import { EXPOSED_HEADERS, PREFLIGHT_SECONDS } from '../../http/response-headers.
 import { objectOf } from '../../platform/durable-objects.ts'
 import { readDialectRequest, readTranslation } from '../../requests/dialect-request.ts'
 import type { Submission, Submitted } from '../../requests/generate.ts'
-import { ownJob } from '../../requests/own-job.ts'
+import { findOwnJob } from '../../requests/own-job.ts'
 import { generateAsCaller, submitAndWait } from '../../requests/submission.ts'
 import { replyTo } from './dialect-facts.ts'
-import { followAsDialect, linkedJob } from './follow-job.ts'
+import { findLinkedJob, followAsDialect } from './follow-job.ts'
 import { checkBase64Size, type Files, fitsBase64, renderJob } from './render-job.ts'
 import { streamJob } from './stream-job.ts'
 
@@ -65,14 +65,14 @@ function replyWhenDone(
 
 async function showJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'cancel' | 'read'>): Promise<Response> {
   const isCancel = route.action === 'cancel'
-  const found = await ownJob(c, isCancel ? 'generate' : 'read')
+  const found = await findOwnJob(c, isCancel ? 'generate' : 'read')
   const job = isCancel ? await objectOf(c.env.JOB, found.id).cancel() : found
   const request = await readDialectRequest(c)
   return renderJob(c, dialect, (rendered) => route.render(rendered, request), { job, reused: false, rates: [] })
 }
 
 async function followOwnJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'follow'>): Promise<Response> {
-  const job = c.get('link') ? await linkedJob(c) : await ownJob(c, 'read')
+  const job = c.get('link') ? await findLinkedJob(c) : await findOwnJob(c, 'read')
   return followAsDialect(c, dialect, route, job, await readDialectRequest(c))
 }
 

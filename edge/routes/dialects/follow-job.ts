@@ -23,7 +23,7 @@ const isLinkValid = (c: Context<EdgeEnv>, { account, keyId }: JobRecord) =>
   areLinksValid(c.env, account, c.get('link')?.key ?? keyId)
 
 /** The job of a signed link to its events. Errors: not_found; link_revoked if the link's key is no longer active. */
-export async function linkedJob(c: Context<EdgeEnv>): Promise<JobRecord> {
+export async function findLinkedJob(c: Context<EdgeEnv>): Promise<JobRecord> {
   const id = c.req.param('id') ?? ''
   const job = JOB_ID.test(id) ? await objectOf(c.env.JOB, id).view() : null
   if (!job) throw new ApiError('not_found', `There is no job ${id}.`)

@@ -18,7 +18,7 @@ async function lastPreview(env: Env, job: JobRecord): Promise<ContentBlock[]> {
   return last ? [block(last.b64_json, last.content_type)] : []
 }
 
-/** The first image of a job if its file is small, otherwise its last preview; empty without either. */
+/** The first image of a job if its file is small, otherwise its last preview; empty if there is neither. */
 export async function previewOf(env: Env, job: JobRecord): Promise<ContentBlock[]> {
   const image = job.images.find((each) => each.image === 0)
   if (!image || !isAvailable(image)) return []

@@ -6,8 +6,8 @@ import { JOINED } from '../../dialects/openai/render.ts'
 import type { EdgeEnv } from '../../http/context.ts'
 import { isFinal, type JobRecord } from '../../jobs/record.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
-import { dollars } from '../../platform/units.ts'
-import { ownJob } from '../../requests/own-job.ts'
+import { formatDollars } from '../../platform/units.ts'
+import { findOwnJob } from '../../requests/own-job.ts'
 import { quoteRequest } from '../../requests/quote.ts'
 import { createSubmission, submitAndWait } from '../../requests/submission.ts'
 import { readerOf, viewOf } from '../../requests/view.ts'
@@ -58,10 +58,10 @@ async function describeJob(
     const reason = error?.message ?? 'The job was canceled.'
     return {
       isError: true,
-      content: [text(`The job ${id} ${state}: ${reason} It cost ${dollars(price_microdollars)}.`)],
+      content: [text(`The job ${id} ${state}: ${reason} It cost ${formatDollars(price_microdollars)}.`)],
     }
   }
-  const made = `Job ${id}: ${model}, ${route} route, ${steps} steps, ${dollars(price_microdollars)}.`
+  const made = `Job ${id}: ${model}, ${route} route, ${steps} steps, ${formatDollars(price_microdollars)}.`
   const warnings = [...view.warnings.map(({ message }) => message), ...notes].map((each) => `Warning: ${each}`)
   const links = images.flatMap(({ url, content_type, image }): ContentBlock[] =>
     url === null ? [] : [{ type: 'resource_link', uri: url, name: `image ${image + 1}`, mimeType: content_type }],
@@ -97,13 +97,13 @@ export async function getJob(
   { id }: { id: string },
   { mcpReq }: { mcpReq: Progress },
 ): Promise<CallToolResult> {
-  return describeJob(c, await waitFor(c, await ownJob(c, 'read', id), mcpReq))
+  return describeJob(c, await waitFor(c, await findOwnJob(c, 'read', id), mcpReq))
 }
 
 export async function quoteImage(c: Context<EdgeEnv>, given: Record<string, unknown>): Promise<CallToolResult> {
   const quote = await quoteRequest(c, given)
   const { price_microdollars, model, route, size, reason, expected_seconds } = quote
   const expected = expected_seconds === null ? 'not measured yet' : JSON.stringify(expected_seconds)
-  const summary = `The request costs ${dollars(price_microdollars)}: ${model}, ${route} route, ${size}. ${reason}`
+  const summary = `The request costs ${formatDollars(price_microdollars)}: ${model}, ${route} route, ${size}. ${reason}`
   return { content: [text(`${summary} Expected seconds: ${expected}.`)], structuredContent: { ...quote } }
 }

@@ -23,7 +23,7 @@ const MAX_OF_HOST = 4
 /** The limit for a receiver whose last attempt failed, including the trial of an open circuit breaker. */
 const MAX_OF_FAILING = 1
 
-/** An attempt to make. Its outcome counts only under the given `lease`. */
+/** An attempt to make. Its outcome is ignored unless `lease` is still that of the delivery. */
 export type Taken = {
   event: WebhookEvent
   endpoint: string

@@ -54,7 +54,7 @@ export function addressProblem(address: string, rules: AddressRules): string | n
   if (!/^[\x21-\x5b\x5d-\x7e]*$/.test(address)) return 'must be plain ASCII without spaces or backslashes'
   const url = URL.parse(address)
   if (!url) return 'must be an absolute URL'
-  if (url.username || url.password) return 'must not hold a user name or password'
+  if (url.username || url.password) return 'must not contain a user name or password'
   if (rules.local) return /^https?:$/.test(url.protocol) ? null : 'must start with https:// or http://'
   if (url.protocol !== 'https:') return 'must start with https://'
   if (!rules.ports.has(portOf(url))) return `must use port ${[...rules.ports].join(' or ')}`

@@ -1,7 +1,7 @@
 // An ONNX graph in memory: values with shapes, nodes, weights by reference. Independent of protobuf and onnxruntime.
 import type { Dtype } from '../../dtype.ts'
 
-/** A number is fixed; a string names an axis that is free at run time. Axes of one name have one length. */
+/** A number is a fixed length; a string names a dynamic axis. Axes of the same name have the same length. */
 export type Dim = number | string
 export type Shape = readonly Dim[]
 export type Attribute = number | { readonly float: number } | string | readonly number[]

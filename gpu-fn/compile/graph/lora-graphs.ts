@@ -149,7 +149,7 @@ function largestOf(x: Value, axis: number, shape: Value['shape']): Value {
 }
 
 /** Exponent of the smallest power of two ≥ x, clipped to ±`most`. */
-const growthOf = (x: Value, most: number) => ops.clip(unary('Ceil', log2(x)), -most, most)
+const growthOf = (x: Value, max: number) => ops.clip(unary('Ceil', log2(x)), -max, max)
 
 const unary = (op: string, x: Value): Value => x.graph.node(op, [x], [{ dtype: x.dtype, shape: x.shape }])[0]!
 

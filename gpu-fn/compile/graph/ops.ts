@@ -37,7 +37,7 @@ export function cast(x: Value, dtype: Dtype): Value {
   return x.dtype === dtype ? x : singleOutput('Cast', [x], dtype, x.shape, { to: ONNX_DATA_TYPES[dtype] })
 }
 
-/** Numpy broadcasting of two shapes; a free axis is compatible with itself and with 1. */
+/** Numpy broadcasting of two shapes; a dynamic axis is compatible with itself and with 1. */
 function broadcast(a: Shape, b: Shape, what: string): Dim[] {
   const rank = Math.max(a.length, b.length)
   return Array.from({ length: rank }, (_, i) => {
@@ -63,8 +63,8 @@ const unary = (op: string, x: Value, attributes = {}, domain = '') =>
 export const floor = (x: Value) => unary('Floor', x)
 /** Rounds to the nearest integer, halves to even. */
 export const round = (x: Value) => unary('Round', x)
-export const clip = (x: Value, least: number, most: number) =>
-  singleOutput('Clip', [x, scalar(x, least), scalar(x, most)], x.dtype, x.shape)
+export const clip = (x: Value, min: number, max: number) =>
+  singleOutput('Clip', [x, scalar(x, min), scalar(x, max)], x.dtype, x.shape)
 /** Sum over all axes, a scalar. */
 export const sum = (x: Value) => singleOutput('ReduceSum', [x], x.dtype, [], { keepdims: 0 })
 export const exp = (x: Value) => unary('Exp', x)
@@ -75,7 +75,7 @@ export const gelu = (x: Value, approximate: 'none' | 'tanh') => unary('Gelu', x,
 /** x · sigmoid(1.702 x). */
 export const quickGelu = (x: Value) => unary('QuickGelu', x, { alpha: { float: 1.702 } }, 'com.microsoft')
 
-/** Reshapes to `shape`; at most one free axis may move or be new, and its length is inferred. */
+/** Reshapes to `shape`; at most one dynamic axis may move or be new, and its length is inferred. */
 export function reshape(x: Value, shape: Shape): Value {
   let inferred = 0
   const spec = shape.map((dim, i) => {

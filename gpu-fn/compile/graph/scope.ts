@@ -155,7 +155,7 @@ export class Scope {
     if (String(tensor.shape) !== String(expected)) {
       throw new CheckpointError(
         this.#network,
-        `tensor ${id} is [${tensor.shape.join(', ')}]; the model takes [${expected.join(', ')}]`,
+        `tensor ${id} is [${tensor.shape.join(', ')}]; the model requires [${expected.join(', ')}]`,
       )
     }
     return { tensor, storage: this.build.precision.storageOf(this.#network, id, expected), id }
@@ -177,7 +177,7 @@ export type Lowering = {
   readonly target: Target
   /** Type of activations. */
   readonly activations: Dtype
-  /** Fixed batch of the step graph, or a free axis. */
+  /** Fixed batch of the step graph, or a dynamic axis. */
   readonly batch: 1 | 'B'
   /**
    * Unit of residual streams: the stored value is the stream ÷ `streamUnit`. Those of SD3.5 Large reach 66,000, beyond float16. LayerNorm is

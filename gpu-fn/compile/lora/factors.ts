@@ -33,7 +33,7 @@ export class FactorWriter {
         up.file,
         `${quote(module)} has scale ${scale}: its update can exceed ${FLOAT16_MAX}, the maximum of float16`,
       )
-    const columns = transposed(above.bytes, [rows[1] - rows[0], rank], swap)
+    const columns = transpose(above.bytes, [rows[1] - rows[0], rank], swap)
     return { ...place, up: this.#append(up, columns), down: this.#append(down, below.bytes) }
   }
 
@@ -50,7 +50,7 @@ export class FactorWriter {
 }
 
 /** Transposes the bytes of a matrix [N, rank]; `swap` exchanges the first and second N / 2 rows. */
-function transposed(bytes: Uint8Array, [n, rank]: [number, number], swap: boolean): Uint8Array {
+function transpose(bytes: Uint8Array, [n, rank]: [number, number], swap: boolean): Uint8Array {
   const Elements = bytes.length === 4 * n * rank ? Uint32Array : Uint16Array
   const given = new Elements(bytes.buffer as ArrayBuffer)
   const result = new Elements(n * rank)
@@ -70,8 +70,8 @@ function readFloats(info: TensorInfo): { bytes: Uint8Array; largest: number } {
   const bytes = readBytes(info)
   const values = new Float32Array(countElements(info.shape))
   if (!toFloat32(bytes, dtype as ParameterDtype, 1, values).finite)
-    throw new CheckpointError(file, `${quote(name)} holds NaN or infinity`)
-  const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
+    throw new CheckpointError(file, `${quote(name)} contains NaN or infinity`)
+  const largest = values.reduce((max, value) => Math.max(max, Math.abs(value)), 0)
   if (!dtype.startsWith('F8')) return { bytes, largest }
   const halves = new Uint16Array(values.length)
   float32ToFloat16(values, halves)

@@ -168,10 +168,13 @@ function rankOf(file: string, { weight, shape, rows }: UsedTarget, up: TensorInf
   if (countElements(down.shape) !== rank * k)
     throw new CheckpointError(
       file,
-      `${show(down)}; ${weight} takes [rank, ${shape.slice(1).join(', ')}]. The LoRA is of another model`,
+      `${show(down)}; ${weight} requires [rank, ${shape.slice(1).join(', ')}]. The LoRA is of another model`,
     )
   if (up.shape[0] !== n || countElements(up.shape.slice(1)) !== rank)
-    throw new CheckpointError(file, `${show(up)}; ${weight} takes [${n}, ${rank}] with the rank of ${quote(down.name)}`)
+    throw new CheckpointError(
+      file,
+      `${show(up)}; ${weight} requires [${n}, ${rank}] with the rank of ${quote(down.name)}`,
+    )
   return rank
 }
 

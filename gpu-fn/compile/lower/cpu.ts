@@ -27,13 +27,13 @@ function dense(weight: Value | Quantized): Value {
  * Decoding takes 0.14 µs per value when the session is opened. In packages too large for `fold`, every run also converts the E4M3 codes to
  * float32, which takes longer than the integer product.
  */
-const MOST_DECODED = 2 ** 21
+const MAX_DECODED = 2 ** 21
 
 function product(x: Value, weight: Matrix): Value {
   if (isIntegers(weight)) return ops.matmulIntegers(x, weight)
   if (!isPacked(weight)) return ops.matmulTransposed(x, dense(weight))
   const [n, k] = shapeOfCodes(weight)
-  return n * k <= MOST_DECODED
+  return n * k <= MAX_DECODED
     ? ops.matmulTransposed(x, dense(toCodes(weight)))
     : ops.matmulIntegers(x, toIntegers(weight, x.dtype))
 }

@@ -85,7 +85,7 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
     return { qkv: qkv!, queryNorm, keyNorm: norm('ln_k') }
   }
 
-  const quantized = (s: Scope, x: Operand, weight: Matrix): Quantized => {
+  const quantize = (s: Scope, x: Operand, weight: Matrix): Quantized => {
     if (isPacked(weight)) return operators.unpack(weight, x)
     if (isQuantized(weight)) return weight
     throw new GraphError(`${s.path}: the weight of an FP8 product is not FP8`)
@@ -98,13 +98,13 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
     streamUnit: 16,
     linear(s, x, weight, bias, activation) {
       if (!x.rowScales) return base.linear(s, x, weight, bias, activation)
-      const codes = quantized(s, x, weight)
+      const codes = quantize(s, x, weight)
       if (activation !== 'gelu_tanh') return operators.linear(x, codes, bias!, 1)
       return operators.geluQuantize(operators.linear(x, codes, inUnits(bias!), 1 / UNIT), UNIT)
     },
     branch(s, x, weight, bias, gate) {
       if (!gate) return base.branch(s, x, weight, bias, null)
-      return { value: operators.linear(x, quantized(s, x, weight), inUnits(bias), 1 / UNIT), gate }
+      return { value: operators.linear(x, quantize(s, x, weight), inUnits(bias), 1 / UNIT), gate }
     },
     modulationVectors(modulation, width) {
       const count = Number(modulation.shape[1]) / width

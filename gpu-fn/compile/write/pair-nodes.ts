@@ -73,13 +73,13 @@ function kindOf({ op, inputs, outputs, attributes }: Node, graph: Graph): string
 /** Fuses two nodes. List attributes of the second node get the prefix `second_`. */
 function pair(first: Node, second: Node): Node {
   const { inputs, outputs } = PAIRED[first.op]!
-  const padded = (names: readonly string[], length: number) => Array.from({ length }, (_, i) => names[i] ?? '')
+  const pad = (names: readonly string[], length: number) => Array.from({ length }, (_, i) => names[i] ?? '')
   const offsets = Object.entries(second.attributes).filter(([, value]) => Array.isArray(value))
   const prefixed: [string, Attribute][] = offsets.map(([name, value]) => [`second_${name}`, value])
   return {
     ...first,
-    inputs: [...padded(first.inputs, inputs), ...second.inputs],
-    outputs: [...padded(first.outputs, outputs), ...second.outputs],
+    inputs: [...pad(first.inputs, inputs), ...second.inputs],
+    outputs: [...pad(first.outputs, outputs), ...second.outputs],
     attributes: { ...first.attributes, ...Object.fromEntries(prefixed) },
   }
 }

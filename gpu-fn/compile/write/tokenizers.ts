@@ -65,7 +65,7 @@ async function find(
 
 export { WORDS }
 
-/** The list of known words in a checkpoint's directory, as JSON; null without one. */
+/** The list of known words in a checkpoint's directory, as JSON; null if there is none. */
 export async function readWords(paths: readonly string[]): Promise<Uint8Array | null> {
   const lists = await Promise.all(paths.map(readKnownWords))
   const words = lists.find((each) => each !== null)
@@ -137,7 +137,7 @@ function assertOwnTokens(
 }
 
 /**
- * A BPE tokenizer with other merges gives another image without an error, for example after a download that was cut short. In a whole one, each
+ * A BPE tokenizer with other merges gives another image without an error, for example after an interrupted download. In a whole one, each
  * token of several characters is the result of a merge, and each result is a token.
  */
 function assertWholeMerges({ tokenizer }: PromptTokenizer): void {
@@ -150,7 +150,7 @@ function assertWholeMerges({ tokenizer }: PromptTokenizer): void {
   const own = tokenizer.get_vocab(false)
   const unmerged = [...ids.keys()].filter((token) => own.has(token) && !results.has(token) && !isCharacter(token))
   const unknown = [...results].filter((token) => !ids.has(token))
-  const advice = 'a file is cut short, or the files are of different tokenizers; download them again'
+  const advice = 'a file is truncated, or the files are of different tokenizers; download them again'
   if (unmerged.length > 0) throw new Error(`no merge results in the tokens ${listNames(unmerged)}: ${advice}`)
   if (unknown.length > 0) throw new Error(`the vocabulary lacks the results of merges ${listNames(unknown)}: ${advice}`)
 }

@@ -11,7 +11,7 @@ export type Planned = { plan: MemoryPlan; size: Size; controlnet: ControlnetPack
 type Apply = (next: Planned, isSmaller: boolean) => Promise<void>
 
 /** Maximum number of remembered plans, which bounds the memory for callers with many sizes. */
-const MOST_PLANS = 64
+const MAX_PLANS = 64
 
 /**
  * Plans cover the largest image so far, so that alternating sizes do not change the plan. A plan covers a smaller size only if the largest
@@ -54,7 +54,7 @@ export class CurrentPlan {
     const found = this.#next.get(key)
     if (found) return found
     const next = this.#choose(size, controlnet)
-    if (this.#next.size >= MOST_PLANS) this.#next.clear()
+    if (this.#next.size >= MAX_PLANS) this.#next.clear()
     this.#next.set(key, next)
     return next
   }

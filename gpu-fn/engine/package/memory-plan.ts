@@ -69,7 +69,7 @@ type Candidate = { resident: Need[]; offloaded: Need[]; peak: number; shared: nu
  * Throws `BudgetError`.
  */
 export function planMemory(manifest: PlannedManifest, size: Size, budget: number | null, how: Execution): MemoryPlan {
-  let least = Number.POSITIVE_INFINITY
+  let min = Number.POSITIVE_INFINITY
   for (const tile of TILES) {
     const side = tile === null ? null : tile * manifest.latent.downsample
     if (side !== null && side >= Math.max(size.width, size.height)) continue
@@ -77,12 +77,12 @@ export function planMemory(manifest: PlannedManifest, size: Size, budget: number
     const beside = how.controlnet ? memoryBesideControlnet(manifest, how.controlnet.manifest, size, how) : 0
     const needs = [...needsOf(manifest, size, tiled, how), ...needsOfControlnet(manifest, size, how)]
     const candidates = candidatesFor(needs, how).map((each) => ({ ...each, peak: each.peak + beside }))
-    least = Math.min(least, ...candidates.map(({ peak }) => peak))
+    min = Math.min(min, ...candidates.map(({ peak }) => peak))
     const best = bestOf(candidates.filter(({ peak }) => budget === null || peak <= budget))
     if (best) return { budget, tile, ...best, resident: namesOf(best.resident), offloaded: namesOf(best.offloaded) }
   }
   throw new BudgetError(
-    `${size.width}x${size.height} needs ${gigabytes(least)} of device memory at least; the budget is ${gigabytes(budget!)}`,
+    `${size.width}x${size.height} needs ${gigabytes(min)} of device memory at least; the budget is ${gigabytes(budget!)}`,
   )
 }
 
@@ -124,7 +124,7 @@ export const memoryOfAll = (peaks: readonly Peak[]): number =>
  * are larger than all others and cannot reuse them, so both are counted.
  */
 const peakOnGpu =
-  (least = 0) =>
+  (min = 0) =>
   (resident: readonly Need[], offloaded: readonly Need[]): Peak => {
     const all = [...resident, ...offloaded]
     const [autoencoder, rest] = [true, false].map((is) =>
@@ -132,7 +132,7 @@ const peakOnGpu =
     )
     const arena = maxOf(autoencoder!, ({ workspace }) => workspace) + maxOf(rest!, ({ workspace }) => workspace)
     const weights = sum(resident, ({ weights }) => weights) + maxOf(offloaded, ({ weights }) => weights)
-    const shared = Math.max(least, OVERHEAD.process + arena)
+    const shared = Math.max(min, OVERHEAD.process + arena)
     return { peak: shared + all.length * OVERHEAD.session + weights, shared }
   }
 

@@ -10,7 +10,7 @@ type OpenNetwork = (network: NetworkName, updates: WeightUpdates | undefined) =>
 
 type SessionOf = { graph?: string; keepsResults?: boolean }
 
-/** Not safe for use by several threads. Runs of offloaded networks are serialized; those of resident networks are concurrent. */
+/** Not thread-safe. Runs of offloaded networks are serialized; those of resident networks are concurrent. */
 export class Residency {
   readonly #openNetwork: OpenNetwork
   readonly #onOpen: (network: NetworkName, seconds: number) => void
@@ -29,7 +29,7 @@ export class Residency {
   }
 
   /**
-   * A session whose runs open the network if necessary, also after `release`. `graph`: the file of another graph over its weights.
+   * A session whose runs open the network if necessary, even after `release`. `graph`: the file of another graph over its weights.
    * `keepsResults`: results on the device stay there even if the network is offloaded, because the memory plan counts them.
    */
   session(network: NetworkName, { graph, keepsResults = false }: SessionOf = {}): Session {

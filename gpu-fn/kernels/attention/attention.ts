@@ -3,7 +3,7 @@ import type { Value } from '../../compile/graph/graph.ts'
 import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators, Projected } from '../../compile/lower/cuda-fp8.ts'
 import { constant, largest, maximum } from '../definition/quantize.ts'
-import { type Case, edited, noise } from '../definition/test-case.ts'
+import { type Case, editTensor, noise } from '../definition/test-case.ts'
 
 /** The code of a normalized value equal to its weight: a sum of 64 products of such values fits float16. */
 const LARGEST_CODE = 28
@@ -20,7 +20,7 @@ function normalized(x: Value, weight: Value, factor: Value, epsilon: number): Va
  * Rounds to four significant bits, as E4M3 does within its range, by Veltkamp's splitting. The kernels' scales move nearly
  * all values into that range.
  */
-function rounded(x: Value): Value {
+function roundSignificand(x: Value): Value {
   const scaled = ops.multiply(x, constant(x, 2 ** 20 + 1))
   return ops.subtract(scaled, ops.subtract(scaled, x))
 }
@@ -28,8 +28,8 @@ function rounded(x: Value): Value {
 /** The factor from normalized queries or keys of both streams to codes. */
 function codeFactor(norms: readonly (Value | null)[]): Value {
   const [first, ...others] = norms.filter((norm) => norm !== null).map((norm) => largest(norm, [0]))
-  const most = others.reduce(maximum, first!)
-  return ops.divide(constant(most, LARGEST_CODE), most)
+  const max = others.reduce(maximum, first!)
+  return ops.divide(constant(max, LARGEST_CODE), max)
 }
 
 function parts({ qkv, queryNorm, keyNorm }: Projected, queryFactor: Value, keyFactor: Value, epsilon: number) {
@@ -38,7 +38,7 @@ function parts({ qkv, queryNorm, keyNorm }: Projected, queryFactor: Value, keyFa
   const split = ops.split(qkv, new Array(count).fill(width), 2)
   const [k, v] = split.slice(-2) as [Value, Value]
   const q = queryNorm && normalized(split[0]!, queryNorm, queryFactor, epsilon)
-  return { q, k: normalized(k, keyNorm, keyFactor, epsilon), v: rounded(v) }
+  return { q, k: normalized(k, keyNorm, keyFactor, epsilon), v: roundSignificand(v) }
 }
 
 export const definition: Pick<Fp8Operators, 'attend'> = {
@@ -83,7 +83,7 @@ function caseOf(
     name: `QkNormQuantize, Attention ${name} ${batch} × (${image} + ${text}${textQueries ? '' : ' without queries'}) × ${heads} heads`,
     tolerance,
     inputs: {
-      image: edited(noise([batch, image, 3 * width], 7, scale), (data) => {
+      image: editTensor(noise([batch, image, 3 * width], 7, scale), (data) => {
         const projection = (token: number) => data.subarray(token * 3 * width, (token + 1) * 3 * width)
         for (let i = 0; edit && i < batch * image; i++) edit(projection(i), i, width)
       }),

@@ -46,19 +46,19 @@ export const noise = (dims: number[], seed: number, scale = 1): Tensor =>
     const data = gaussianNoise(seed, length)
     return scale === 1 ? data : data.map((x) => x * scale)
   })
-const mapped = (tensor: Tensor, map: (x: number) => number): Tensor =>
+const mapTensor = (tensor: Tensor, map: (x: number) => number): Tensor =>
   lazyTensor(tensor.dims, () => (tensor.data as Float32Array).map(map))
 /** Values that E4M3 represents exactly. */
 export const codes = (dims: number[], seed: number): Tensor =>
-  mapped(noise(dims, seed, 100), (x) => decodeTable[encode(x)]!)
-export const positive = (tensor: Tensor): Tensor => mapped(tensor, (x) => Math.abs(x) + 0.01)
-export const edited = (tensor: Tensor, edit: (data: Float32Array) => void): Tensor =>
+  mapTensor(noise(dims, seed, 100), (x) => decodeTable[encode(x)]!)
+export const makePositive = (tensor: Tensor): Tensor => mapTensor(tensor, (x) => Math.abs(x) + 0.01)
+export const editTensor = (tensor: Tensor, edit: (data: Float32Array) => void): Tensor =>
   lazyTensor(tensor.dims, () => {
     const copy = (tensor.data as Float32Array).slice()
     edit(copy)
     return copy
   })
 
-const widened = ({ rowScales, ...x }: Operand): Value =>
+const widen = ({ rowScales, ...x }: Operand): Value =>
   ops.multiply(ops.cast(x, 'float32'), ops.reshape(rowScales!, [...rowScales!.shape, 1]))
-export const named = (operands: Operand[]) => Object.fromEntries(operands.map((x, i) => [`part ${i}`, widened(x)]))
+export const named = (operands: Operand[]) => Object.fromEntries(operands.map((x, i) => [`part ${i}`, widen(x)]))

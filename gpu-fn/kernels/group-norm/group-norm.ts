@@ -5,7 +5,7 @@ import * as ops from '../../compile/graph/ops.ts'
 import { groupNormOfPlanes } from '../../compile/lower/cpu.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import type { Tensor } from '../../runtime/session.ts'
-import { type Case, edited, HALVES, noise } from '../definition/test-case.ts'
+import { type Case, editTensor, HALVES, noise } from '../definition/test-case.ts'
 
 function applyDeferred({ value, deferred }: FeatureMap): Value {
   if (!deferred) return value
@@ -57,7 +57,7 @@ export const cases: readonly Case[] = [
   caseOf('of one pixel', [3, 64, 1, 1], { keep: false }),
   caseOf('of 24 channels', [1, 24, 33, 31], { groups: 3 }),
   caseOf('far from zero', MAP, {
-    map: edited(noise(MAP, 13, 0.5), (data) => {
+    map: editTensor(noise(MAP, 13, 0.5), (data) => {
       data.forEach((x, i) => {
         data[i] = x + 500
       })
@@ -66,7 +66,7 @@ export const cases: readonly Case[] = [
     skip: false,
   }),
   caseOf('with a value that is not a number', MAP, {
-    map: edited(noise(MAP, 13), (data) => {
+    map: editTensor(noise(MAP, 13), (data) => {
       data[777] = Number.NaN
     }),
     keep: false,

@@ -1,6 +1,6 @@
 // FP8 × FP8 on the tensor cores through cuBLASLt: codes [M, K] · weight [N, K] transposed, times a scale for each row of both, plus a bias.
 // On Hopper cuBLASLt applies these scales in the product. On other GPUs it scales whole tensors only, so a second kernel applies the row
-// scales; also on Hopper for a few long rows, for which cuBLASLt has no algorithm with row scales and a bias.
+// scales; on Hopper as well for a few long rows, for which cuBLASLt has no algorithm with row scales and a bias.
 #include <cublasLt.h>
 #include <cuda_fp16.h>
 

@@ -4,7 +4,7 @@ import type { Operand } from '../../compile/graph/layer-types.ts'
 import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import { constant } from '../definition/quantize.ts'
-import { type Case, codes, edited, HALVES, noise, positive } from '../definition/test-case.ts'
+import { type Case, codes, editTensor, HALVES, makePositive, noise } from '../definition/test-case.ts'
 
 const columnOf = (scales: Value) => ops.reshape(scales, [...scales.shape, 1])
 
@@ -22,9 +22,9 @@ function caseOf(name: string, [m, k, n]: [number, number, number], factor = 1, x
     tolerance: HALVES,
     inputs: {
       x,
-      scales: positive(noise([1, m], 2, 0.01)),
+      scales: makePositive(noise([1, m], 2, 0.01)),
       weight: codes([n, k], 3),
-      weightScales: positive(noise([n], 4, 0.001)),
+      weightScales: makePositive(noise([n], 4, 0.001)),
       bias: noise([n], 5),
     },
     build(inputs, operators, half) {
@@ -64,7 +64,7 @@ export const cases: readonly Case[] = [
     'with a row of NaN',
     [3, 192, 64],
     1,
-    edited(codes([1, 3, 192], 1), (data) => {
+    editTensor(codes([1, 3, 192], 1), (data) => {
       data[192 + 5] = Number.NaN
     }),
   ),

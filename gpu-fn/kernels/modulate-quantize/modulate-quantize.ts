@@ -4,7 +4,7 @@ import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import type { Tensor } from '../../runtime/session.ts'
 import { constant, quantize } from '../definition/quantize.ts'
-import { type Case, CODES, edited, named, noise } from '../definition/test-case.ts'
+import { type Case, CODES, editTensor, named, noise } from '../definition/test-case.ts'
 
 export const definition: Pick<Fp8Operators, 'modulateQuantize'> = {
   modulateQuantize(stream, branches, modulation, modulations, { factor, epsilon }) {
@@ -91,7 +91,7 @@ export const cases: readonly Case[] = [
   caseOf('with a row of zeros and one of NaN', WIDE, {
     branches: 0,
     modulations: 1,
-    stream: edited(noise(WIDE, 1), (data) => {
+    stream: editTensor(noise(WIDE, 1), (data) => {
       data.fill(0, 2432, 2 * 2432)
       data[3 * 2432 + 7] = Number.NaN
     }),

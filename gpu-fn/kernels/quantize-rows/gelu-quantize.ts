@@ -2,7 +2,7 @@ import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import type { Tensor } from '../../runtime/session.ts'
 import { constant, quantize } from '../definition/quantize.ts'
-import { type Case, CODES, edited, named, noise } from '../definition/test-case.ts'
+import { type Case, CODES, editTensor, named, noise } from '../definition/test-case.ts'
 
 export const definition: Pick<Fp8Operators, 'geluQuantize'> = {
   geluQuantize: (x, factor) => quantize(ops.gelu(ops.multiply(x, constant(x, factor)), 'tanh')),
@@ -30,7 +30,7 @@ export const cases: readonly Case[] = [
   caseOf(
     'at 60,000 and NaN',
     [1, 4, 6144],
-    edited(noise([1, 4, 6144], 6, 1000), (data) => {
+    editTensor(noise([1, 4, 6144], 6, 1000), (data) => {
       data[6144 + 3] = Number.NaN
       data.fill(0, 2 * 6144, 3 * 6144)
     }),

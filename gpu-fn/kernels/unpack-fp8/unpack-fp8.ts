@@ -4,13 +4,13 @@ import * as ops from '../../compile/graph/ops.ts'
 import { toCodes } from '../../compile/graph/packed.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import type { Tensor } from '../../runtime/session.ts'
-import { type Case, codes, edited, noise } from '../definition/test-case.ts'
+import { type Case, codes, editTensor, noise } from '../definition/test-case.ts'
 
 export const definition: Pick<Fp8Operators, 'unpack'> = { unpack: toCodes }
 
 /** Test data: random bytes. */
 const bytes = (dims: number[], seed: number): Tensor =>
-  edited(noise(dims, seed, 1000), (data) => {
+  editTensor(noise(dims, seed, 1000), (data) => {
     for (const [i, value] of data.entries()) data[i] = Math.abs(Math.trunc(value)) % 256
   })
 
@@ -33,10 +33,10 @@ const random = (name: string, n: number, k: number): Case =>
 
 /** Test data: one row per scale byte, with every integer in the low and in the high nibble. */
 const everyCode = (): Case => {
-  const packed = edited(noise([256, 1, GROUP_BYTES], 1), (data) => {
+  const packed = editTensor(noise([256, 1, GROUP_BYTES], 1), (data) => {
     for (const i of data.keys()) data[i] = (i % 16) * 16 + ((i + Math.floor(i / 16)) % 16)
   })
-  const scales = edited(noise([256, 1], 1), (data) => {
+  const scales = editTensor(noise([256, 1], 1), (data) => {
     for (const i of data.keys()) data[i] = i
   })
   return caseOf('of every scale and integer', packed, scales)

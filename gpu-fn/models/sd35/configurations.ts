@@ -66,7 +66,7 @@ function integerOf(file: string, config: Json | undefined, key: string, otherwis
   throw new CheckpointError(file, `${key} is ${given}; it must be an integer`)
 }
 
-const always = (value: number): Otherwise => ({ published: value, omitted: value })
+const fixedDefault = (value: number): Otherwise => ({ published: value, omitted: value })
 
 /** Throws CheckpointError unless the value is a positive integer. */
 export function requireInteger(network: string, what: string, value: number): number {
@@ -80,7 +80,7 @@ export function deriveMMDiT(tensors: Tensors, config?: Json): MMDiTConfig {
   const [width, inChannels, patchSize] = shape('x_embedder.proj.weight') as [number, number, number]
   const headWidth =
     tensors.get('joint_blocks.0.x_block.attn.ln_q.weight')?.shape[0] ??
-    numberOf('transformer/config.json', config, 'attention_head_dim', always(64))
+    numberOf('transformer/config.json', config, 'attention_head_dim', fixedDefault(64))
   const derived: MMDiTConfig = {
     depth: countOf(tensors, /^joint_blocks\.(\d+)\./),
     width,
@@ -117,7 +117,7 @@ function positionMax(table: readonly number[], width: number): number {
   if (Number.isInteger(side) && side > 0 && String(table) === String([1, side ** 2, width])) return side
   throw new CheckpointError(
     'transformer',
-    `tensor pos_embed is [${table.join(', ')}]; the model takes [1, side², ${width}]`,
+    `tensor pos_embed is [${table.join(', ')}]; the model requires [1, side², ${width}]`,
   )
 }
 
@@ -160,7 +160,7 @@ export function deriveClip(network: 'clip_l' | 'clip_g', tensors: Tensors, given
   const published = network === 'clip_l' ? 'quick_gelu' : 'gelu'
   const activation = ACTIVATIONS[String(config ? (config.hidden_act ?? 'quick_gelu') : published)]!
   const endToken = integerOf(file, config, 'eos_token_id', { published: 2, omitted: 49407 })
-  const epsilon = numberOf(file, config, 'layer_norm_eps', always(1e-5))
+  const epsilon = numberOf(file, config, 'layer_norm_eps', fixedDefault(1e-5))
   const pooling = { pooledWidth, endToken: endToken === 2 ? null : endToken }
   return { width, layers, heads, tokens, vocabulary, activation, epsilon, ...pooling }
 }
@@ -202,8 +202,8 @@ export function deriveT5(tensors: Tensors, config?: Json): T5Config {
   if (config) assertOneOf(file, { feed_forward_proj: 'relu', ...config }, 'feed_forward_proj', ['gated-gelu'])
   assertOneOf(file, config, 'dense_act_fn', ['gelu_new'])
   assertOneOf(file, config, 'is_gated_act', [true])
-  const maxDistance = integerOf(file, config, 'relative_attention_max_distance', always(128))
-  const epsilon = numberOf(file, config, 'layer_norm_epsilon', always(1e-6))
+  const maxDistance = integerOf(file, config, 'relative_attention_max_distance', fixedDefault(128))
+  const epsilon = numberOf(file, config, 'layer_norm_epsilon', fixedDefault(1e-6))
   return { width, layers, heads, headWidth, vocabulary, buckets, maxDistance, epsilon }
 }
 
@@ -211,7 +211,7 @@ export function deriveT5(tensors: Tensors, config?: Json): T5Config {
 export function deriveVae(tensors: Tensors, config?: Json): VaeConfig {
   const file = 'vae/config.json'
   const [channels, latentChannels] = shapeOf('vae', tensors, 'decoder.conv_in.weight') as [number, number]
-  const groups = integerOf(file, config, 'norm_num_groups', always(32))
+  const groups = integerOf(file, config, 'norm_num_groups', fixedDefault(32))
   requireInteger('vae', `${channels} channels in ${groups} norm groups`, channels / groups)
   const levels = countOf(tensors, /^decoder\.up\.(\d+)\./)
   const blocksPerLevel = countOf(tensors, /^decoder\.up\.0\.block\.(\d+)\./)
@@ -257,8 +257,8 @@ export function deriveScheduler(config: Json | undefined, variantShift: number):
   const terminal = shiftTerminal(file, config.shift_terminal)
   return {
     name: isSet(file, config, 'stochastic_sampling') ? 'FlowMatchLCMScheduler' : schedulerName(config),
-    shift: numberOf(file, config, 'shift', always(1)),
-    num_train_timesteps: integerOf(file, config, 'num_train_timesteps', always(1000)),
+    shift: numberOf(file, config, 'shift', fixedDefault(1)),
+    num_train_timesteps: integerOf(file, config, 'num_train_timesteps', fixedDefault(1000)),
     ...(terminal && { shift_terminal: terminal }),
     ...(spacing[0] && { spacing: spacing[0] }),
   }

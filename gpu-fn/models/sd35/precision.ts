@@ -26,7 +26,7 @@ const BLOCKS_IN_FP8: Rule = {
   why: 'two thirds of all weights and nearly all of the work; a scale per row keeps the error near 2.6 %',
   native: {
     multiplied: true,
-    why: 'nearly all of the work; a scale per token keeps one large token from ruining the others',
+    why: 'nearly all of the work; with a scale per token, one large token does not affect the precision of others',
   },
 }
 

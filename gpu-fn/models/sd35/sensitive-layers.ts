@@ -21,7 +21,7 @@ export function isSensitive(errors: LayerErrors, layer: string): boolean {
  */
 const ENDS = { first: 2, last: 3 }
 /** Minimum depth for this default. In shallower networks, these blocks would be most of the network. */
-const LEAST_DEPTH = 12
+const MIN_DEPTH = 12
 
 /** Matches the weight names of the sensitive layers. */
 export function sensitiveLayers(
@@ -37,7 +37,7 @@ export function sensitiveLayers(
 }
 
 function endsOf(depth: number): number[] {
-  if (depth < LEAST_DEPTH) return []
+  if (depth < MIN_DEPTH) return []
   return Array.from({ length: depth }, (_, block) => block).filter(
     (block) => block < ENDS.first || block >= depth - ENDS.last,
   )

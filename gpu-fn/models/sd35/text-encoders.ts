@@ -47,8 +47,8 @@ export const omitsT5 = ({ tier, omitT5 }: Pick<BuildOptions, 'tier' | 'omitT5'>)
   Boolean(omitT5) || !hasT5(tier)
 
 /**
- * Builds the encoders that the checkpoint has. Throws CheckpointError, also for an absent encoder without `allowMissingEncoders`, unless it is
- * T5 and omitted, or its checkpoint lists it as null.
+ * Builds the encoders that the checkpoint has. Throws CheckpointError, including for a missing encoder without `allowMissingEncoders`,
+ * unless it is T5 and omitted, or its checkpoint lists it as null.
  */
 export function buildTextEncoders(
   checkpoint: Checkpoint,
@@ -125,7 +125,7 @@ function buildT5(
 function assertClipWidths(l: Clip | null, g: Clip | null, { contextWidth, pooledWidth }: MMDiTConfig): void {
   if (!l || !g) return
   if (l.width > g.width) {
-    const problem = `clip_l is wider (${l.width}) than clip_g (${g.width}): the files of the two are exchanged`
+    const problem = `clip_l is wider (${l.width}) than clip_g (${g.width}): the files of the two are swapped`
     throw new CheckpointError('text encoders', problem)
   }
   assertWidth('pooled width of clip_l and clip_g', l.pooledWidth + g.pooledWidth, pooledWidth, '≠')
@@ -136,7 +136,7 @@ function assertWidth(what: string, given: number, expected: number, relation: st
   if (given !== expected)
     throw new CheckpointError(
       'text encoders',
-      `${what} is ${given} ${relation} ${expected}, which the transformer takes`,
+      `${what} is ${given} ${relation} ${expected}, which the transformer requires`,
     )
 }
 

@@ -46,7 +46,7 @@ ort::SessionOptions optionsOf(const Settings& settings) {
   return options;
 }
 
-/** Releases on the session's GPU, because CUDA frees memory on the current device. Throws nothing, also if the GPU has failed. */
+/** Releases on the session's GPU, because CUDA frees memory on the current device. Never throws, even if the GPU has failed. */
 std::shared_ptr<OrtSession> own(OrtSession* session, std::optional<int64_t> gpu) {
   return {session, [gpu](OrtSession* session) {
             if (gpu) cuda::runtime().cudaSetDevice(static_cast<int>(*gpu));

@@ -28,7 +28,7 @@ function applyShift32(sigma: number, shift: number): number {
 }
 
 /** The noise level at `step` of the training schedule, from 1. */
-const trained = (step: number, { shift, num_train_timesteps }: SchedulerConfig): number =>
+const trainedLevel = (step: number, { shift, num_train_timesteps }: SchedulerConfig): number =>
   applyShift32(fround(step / num_train_timesteps), shift)
 
 /**
@@ -38,7 +38,7 @@ const trained = (step: number, { shift, num_train_timesteps }: SchedulerConfig):
 function normal(steps: number, config: SchedulerConfig, sigmas?: readonly number[]): number[] {
   const { shift, num_train_timesteps: first } = config
   if (sigmas) return sigmas.map((sigma) => applyShift32(fround(sigma), shift))
-  const last = trained(1, config) * first
+  const last = trainedLevel(1, config) * first
   const stride = steps > 1 ? (last - first) / (steps - 1) : 0
   return Array.from({ length: steps }, (_, i) => {
     const timestep = i > 0 && i === steps - 1 ? last : first + i * stride
@@ -57,16 +57,16 @@ function stretch(levels: number[], { shift_terminal: terminal }: SchedulerConfig
 
 /** Spaces the levels between the first and the last. diffusers `_convert_to_karras`, `_convert_to_exponential`, `_convert_to_beta`. */
 function spread(levels: number[], { spacing }: SchedulerConfig): number[] {
-  const [most, least] = [levels[0]!, levels.at(-1)!]
+  const [max, min] = [levels[0]!, levels.at(-1)!]
   const mix = (from: number, to: number) =>
     levels.map((_, i) => from + (i / Math.max(1, levels.length - 1)) * (to - from))
   switch (spacing) {
     case 'karras':
-      return mix(most ** (1 / 7), least ** (1 / 7)).map((root) => root ** 7)
+      return mix(max ** (1 / 7), min ** (1 / 7)).map((root) => root ** 7)
     case 'exponential':
-      return mix(Math.log(most), Math.log(least)).map(Math.exp)
+      return mix(Math.log(max), Math.log(min)).map(Math.exp)
     case 'beta':
-      return mix(1, 0).map((share) => least + betaQuantile(share) * (most - least))
+      return mix(1, 0).map((share) => min + betaQuantile(share) * (max - min))
     default:
       return levels
   }
@@ -87,12 +87,12 @@ const SCHEDULES: Record<'simple' | 'sgm_uniform' | 'beta', Levels> = {
   simple: (steps, config) =>
     Array.from({ length: steps }, (_, i) => {
       const skipped = Math.trunc(i * (config.num_train_timesteps / steps))
-      return trained(config.num_train_timesteps - skipped, config)
+      return trainedLevel(config.num_train_timesteps - skipped, config)
     }),
   /** `normal_scheduler` with `sgm`: `steps` + 1 levels without the last. */
   sgm_uniform: (steps, config) => {
     const first = config.num_train_timesteps
-    const last = fround(trained(1, config) * first)
+    const last = fround(trainedLevel(1, config) * first)
     const stride = fround(fround(last - first) / steps)
     const timestep = (i: number) =>
       fround(i < (steps + 1) >> 1 ? first + fround(stride * i) : last - fround(stride * (steps - i)))
@@ -100,8 +100,8 @@ const SCHEDULES: Record<'simple' | 'sgm_uniform' | 'beta', Levels> = {
   },
   /** `beta_scheduler`, which leaves out repeated levels. */
   beta: (steps, config) => {
-    const most = config.num_train_timesteps - 1
-    const indices = Array.from({ length: steps }, (_, i) => roundEven(betaQuantile(1 - i / steps) * most))
-    return [...new Set(indices)].map((index) => trained(index + 1, config))
+    const max = config.num_train_timesteps - 1
+    const indices = Array.from({ length: steps }, (_, i) => roundEven(betaQuantile(1 - i / steps) * max))
+    return [...new Set(indices)].map((index) => trainedLevel(index + 1, config))
   },
 }

@@ -72,7 +72,7 @@ async function updateBatches(
   restored: readonly Promise<void>[],
 ): Promise<void> {
   const times: UpdateTimes = { factors: 0, restoration: 0, runs: 0 }
-  const timed = async (what: keyof UpdateTimes, action: Promise<unknown>) => {
+  const measure = async (what: keyof UpdateTimes, action: Promise<unknown>) => {
     const start = performance.now()
     await action
     times[what] += (performance.now() - start) / 1000
@@ -89,12 +89,12 @@ async function updateBatches(
   let [ready, running] = [Promise.resolve(upload(0)), Promise.resolve()]
   try {
     for (const [i, batch] of batches.entries()) {
-      await timed('factors', ready)
-      await timed('restoration', restored[i]!)
+      await measure('factors', ready)
+      await measure('restoration', restored[i]!)
       running = run(placed, batch, buffers[i % 2]!.address)
       ready = Promise.resolve(upload(i + 1))
       ready.catch(() => {}) // thrown by the next iteration
-      await timed('runs', running)
+      await measure('runs', running)
     }
   } finally {
     await Promise.allSettled([ready, running])

@@ -75,7 +75,7 @@ export function checkBody(claims: Claims, body: Uint8Array): void {
  * edge signs every request separately, so a reused token was copied.
  */
 export function createTokenUse(): (claims: Claims) => void {
-  const used = createExpiringMap<true>({ seconds: REMEMBER_SECONDS, most: REMEMBERED_TOKENS })
+  const used = createExpiringMap<true>({ seconds: REMEMBER_SECONDS, max: REMEMBERED_TOKENS })
   return ({ id }) => {
     if (used.get(id))
       throw new Refusal('token_replayed', 'the token has already been used; sign a new one for each request')

@@ -94,7 +94,7 @@ export class RequestBody {
       const { done, value } = await this.#chunks.next()
       return done ? null : value.byteLength > 0 ? value : await this.#next()
     } catch (cause) {
-      throw new Refusal('invalid_request', 'the body broke off', { cause })
+      throw new Refusal('invalid_request', 'the body was interrupted', { cause })
     }
   }
 }

@@ -7,7 +7,7 @@ export type ExpiringMap<Value> = {
 }
 
 /** Keeps up to `most` entries for `seconds` each; the oldest are evicted first. */
-export function createExpiringMap<Value>({ seconds, most }: { seconds: number; most: number }): ExpiringMap<Value> {
+export function createExpiringMap<Value>({ seconds, max }: { seconds: number; max: number }): ExpiringMap<Value> {
   // The insertion order, in which a Map iterates, is the order of expiry.
   const entries = new Map<string, { value: Value; expires: number }>()
   return {
@@ -20,7 +20,7 @@ export function createExpiringMap<Value>({ seconds, most }: { seconds: number; m
       entries.delete(key)
       entries.set(key, { value, expires: now + seconds * 1000 })
       for (const [oldest, { expires }] of entries) {
-        if (expires > now && entries.size <= most) break
+        if (expires > now && entries.size <= max) break
         entries.delete(oldest)
       }
     },

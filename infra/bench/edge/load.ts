@@ -15,7 +15,7 @@ export type Client = {
   close: () => void
 }
 
-async function beginning(response: IncomingMessage): Promise<string> {
+async function readBeginning(response: IncomingMessage): Promise<string> {
   const [chunk] = (await once(response, 'data')) as [Buffer]
   response.destroy()
   return chunk.toString()
@@ -34,7 +34,7 @@ export function newClient(origin: string): Client {
       if (statusCode >= 200 && statusCode < 300) return reply
       throw new Error(`${method} ${path} returned ${statusCode}: ${reply.slice(0, 300)}`)
     }
-  return { send: exchange(text), begin: exchange(beginning), close: () => agent.destroy() }
+  return { send: exchange(text), begin: exchange(readBeginning), close: () => agent.destroy() }
 }
 
 /** Times `count` runs of `action`, at most `connections` at once. `rest` runs after each, untimed. */

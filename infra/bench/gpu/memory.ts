@@ -11,7 +11,7 @@ const QUERY = ['--query-gpu=memory.used', '--format=csv,noheader,nounits', `-lms
 type MemoryWatch = {
   /** Resolves at the first sample, or without one if there is no GPU. */
   started: Promise<void>
-  /** The peak since the last call in MiB, including the contexts of all processes; null without a GPU, and without a sample since then. */
+  /** The peak since the last call in MiB, including the contexts of all processes; null if there is no GPU or no sample since then. */
   peak: () => number | null
   stop: () => void
 }
@@ -36,9 +36,9 @@ export function watchMemory(visible?: string): MemoryWatch {
   return {
     started: start(),
     peak: () => {
-      const most = peak
+      const max = peak
       peak = null
-      return most
+      return max
     },
     stop: () => {
       isStopped = true

@@ -10,7 +10,7 @@ import { TINY_VARIANTS, type TinyVariant } from '../../checkpoints/tiny/variants
 import { builtInPackage } from '../../local/models/built-in-model.ts'
 import { makeOnce } from '../../local/models/package-cache.ts'
 
-/** Tiny variants are for dry runs, also on a CPU. */
+/** Tiny variants are for dry runs, which need no GPU. */
 export type GpuVariant = FullSize | TinyVariant
 export type Target = Manifest['target']
 export type Tier = Exclude<Manifest['tier'], 'fp32'>

@@ -24,7 +24,7 @@ export function systemsFor(device: 'cuda' | 'cpu', variant: GpuVariant): Record<
   const gigabytes = variant === 'large' ? 8 : 4
   // Slightly less than half of PyTorch's memory.
   const half = variant === 'large' ? 15 : 9
-  const least = variant === 'large' ? 6 : 3
+  const min = variant === 'large' ? 6 : 3
   return {
     'octet-fp8': { kind: 'octet', target: best, tier: 'fp8' },
     'torch-bf16': { kind: 'torch', way: 'eager' },
@@ -36,7 +36,7 @@ export function systemsFor(device: 'cuda' | 'cpu', variant: GpuVariant): Record<
     'start-fp8': { kind: 'start', target: best, tier: 'fp8' },
     'octet-fp8-lite': { kind: 'octet', target: best, tier: 'fp8-lite' },
     'octet-fp8-int4': { kind: 'octet', target: best, tier: 'fp8-int4' },
-    [`octet-fp8-int4-in-${least}gb`]: { kind: 'octet', target: best, tier: 'fp8-int4', gigabytes: least },
+    [`octet-fp8-int4-in-${min}gb`]: { kind: 'octet', target: best, tier: 'fp8-int4', gigabytes: min },
     'octet-fp16': { kind: 'octet', target: device, tier: 'fp16' },
     'torch-fp8-weights': { kind: 'torch', way: 'fp8-weights' },
     'torch-torchao-compile': { kind: 'torch', way: 'torchao' },

@@ -54,7 +54,7 @@ export const toIntegers =
     }
   }
 
-/** Rounds to 6-bit integers with one scale per block of 32 values. Not available in the compiler. */
+/** Rounds to 6-bit integers with one scale per block of 32 values. The compiler does not support this format. */
 export const toSixBits: Rounding = (values, _rows, columns) => {
   if (columns % 32 !== 0) throw new Error(`rows of ${columns} values are not divisible into blocks of 32`)
   for (let start = 0; start < values.length; start += 32) {

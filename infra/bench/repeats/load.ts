@@ -4,7 +4,7 @@ import { type Health, type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/
 import { isInteractive } from '../../../gpu-fn/server/job.ts'
 import { Images } from './images.ts'
 import type { Distinct, PlannedJob } from './requests.ts'
-import { type Ended, MOST_MS, submit } from './submit.ts'
+import { type Ended, MAX_MS, submit } from './submit.ts'
 
 export type LoadOptions = {
   /** URL of the GPU function. */
@@ -37,9 +37,9 @@ class Load {
   }
 
   async run(): Promise<LoadResult> {
-    const { jobs, callers, requests, url, idleMs = MOST_MS } = this.#options
+    const { jobs, callers, requests, url, idleMs = MAX_MS } = this.#options
     const under = await this.#work(jobs, callers)
-    await untilIdle(url, idleMs)
+    await waitUntilIdle(url, idleMs)
     const [equal, unequal] = [this.#images.equal, this.#images.unequal.length]
     const alone = await this.#work(
       requests.map((_, request) => ({ id: `alone-${request}`, request, cancellation: null })),
@@ -100,7 +100,7 @@ function requestOf(model: string, distinct: Distinct, tenant: string): JobReques
 }
 
 /** Waits until abandoned jobs have ended. Throws after the time limit. */
-async function untilIdle(url: string, limitMs: number): Promise<void> {
+async function waitUntilIdle(url: string, limitMs: number): Promise<void> {
   const limit = AbortSignal.timeout(limitMs)
   let state = 'no response'
   while (!limit.aborted) {

@@ -9,7 +9,7 @@ import type { Distinct } from './requests.ts'
 export type Repeats = LoadResult & { requests: readonly Distinct[]; memory: Growth[]; errors: string[] }
 
 /** Maximum number of printed lines per category. */
-const MOST_LINES = 20
+const MAX_LINES = 20
 
 const pairs = (counts: Readonly<Record<string, number>>) =>
   Object.entries(counts)
@@ -34,18 +34,18 @@ function printTally(name: string, { ended, seconds }: Tally): void {
 
 function printUnequal({ images, requests }: Repeats): void {
   const differing = [...new Set(images.unequal.map(({ request }) => request))]
-  for (const request of differing.slice(0, MOST_LINES)) {
+  for (const request of differing.slice(0, MAX_LINES)) {
     const kinds = images.kindsOf(request)
     console.log(`request ${request}: ${kinds.length} different images, made ${kinds.join(', ')} times`)
     console.log(`  ${describe(requests[request]!)}`)
     const own = images.unequal.filter((each) => each.request === request)
-    for (const each of own.slice(0, MOST_LINES)) console.log(`  ${describeUnequal(each)}`)
+    for (const each of own.slice(0, MAX_LINES)) console.log(`  ${describeUnequal(each)}`)
   }
 }
 
 function printLines(name: string, lines: readonly string[]): void {
-  for (const line of lines.slice(0, MOST_LINES)) console.log(`${name}: ${line}`)
-  if (lines.length > MOST_LINES) console.log(`${name}: ${lines.length - MOST_LINES} more`)
+  for (const line of lines.slice(0, MAX_LINES)) console.log(`${name}: ${line}`)
+  if (lines.length > MAX_LINES) console.log(`${name}: ${lines.length - MAX_LINES} more`)
 }
 
 /** Whether there are repeats, all of them are identical, and no job failed. */

@@ -5,16 +5,16 @@ import { FLOODING, type JobClass } from './trace.ts'
 /** Milliseconds from the start of the trace: first submission, acceptance, end. */
 export type Served = { account: string; kind: JobClass; submitted: number; accepted: number; ended: number }
 
-/** A refused job. Milliseconds: its first refusal, the Retry-After of that refusal, and its acceptance; null without one. */
+/** A refused job. Milliseconds: its first refusal, the Retry-After of that refusal, and its acceptance; null if there is none. */
 export type Refusal = { at: number; promised: number; accepted: number | null }
 
 /** `endMs`: the end of the last job. */
 export type Outcome = { served: Served[]; refusals: Refusal[]; endMs: number }
 
 /** The longest pause of the worker between two offers of a job (edge/gpu/client.ts). */
-const MOST_PAUSE_MS = 5_000
+const MAX_PAUSE_MS = 5_000
 /** Milliseconds until a refused job is offered again, as by the worker. */
-export const pauseMs = (retryAfterMs: number): number => Math.min(retryAfterMs, MOST_PAUSE_MS)
+export const pauseMs = (retryAfterMs: number): number => Math.min(retryAfterMs, MAX_PAUSE_MS)
 
 /** The permitted error of a Retry-After, as a share of it. */
 const ERROR = 0.3
@@ -43,7 +43,7 @@ export const ofClass = (served: readonly Served[], kind: JobClass) => served.fil
 export const ofHonest = (served: readonly Served[]) => served.filter(({ account }) => account !== FLOODING)
 export const p95 = (served: readonly Served[]) => percentile(latencies(served), 0.95)
 /** Number of jobs that ended by `ms`. */
-export const endedBy = (served: readonly Served[], ms: number) => served.filter(({ ended }) => ended <= ms).length
+export const countEndedBy = (served: readonly Served[], ms: number) => served.filter(({ ended }) => ended <= ms).length
 /** The longest time from acceptance to image, in milliseconds. */
 export const longestMs = (served: readonly Served[]) =>
   Math.max(...served.map(({ accepted, ended }) => ended - accepted))

@@ -3,7 +3,7 @@ import type { Growth } from '../hostile/memory.ts'
 import { percentile } from '../statistics.ts'
 import {
   accuracyOf,
-  endedBy,
+  countEndedBy,
   latencies,
   longestMs,
   type Outcome,
@@ -25,7 +25,7 @@ export function judge({ fcfs, steps, alone }: Runs, { minutes, aging }: Conditio
     honest: Math.max(
       ...CLASSES.map((kind) => p95(ofClass(ofHonest(steps.served), kind)) / p95(ofClass(alone.served, kind))),
     ),
-    throughput: endedBy(steps.served, minutes * 60_000) / endedBy(fcfs.served, minutes * 60_000),
+    throughput: countEndedBy(steps.served, minutes * 60_000) / countEndedBy(fcfs.served, minutes * 60_000),
     longestMs: longestMs(steps.served),
     agingMs: aging * 1000,
   }

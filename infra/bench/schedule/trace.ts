@@ -54,7 +54,7 @@ function deviationOf(trace: readonly Arrival[], costs: CostTable, loadMs: number
 /** The load of the open-loop test of refusals, relative to the capacity. */
 export const OVERLOAD = 2
 /** The permitted deviation of a trace's work from the load, and the number of draws after which the closest one is used. */
-const DEVIATION = { most: 0.05, draws: 200 }
+const DEVIATION = { max: 0.05, draws: 200 }
 
 /**
  * The arrivals of a load, which the seed determines: Poisson arrivals of `load` times the device's capacity, 30 % of it from three honest
@@ -64,7 +64,7 @@ export function drawLoad(costs: CostTable, load: number, minutes: number, seed: 
   const random = randomOf(seed, `schedule ${load}`)
   const durationMs = minutes * 60_000
   let best: { trace: Arrival[]; deviation: number } | undefined
-  for (let draw = 0; draw < DEVIATION.draws && !(best && best.deviation <= DEVIATION.most); draw++) {
+  for (let draw = 0; draw < DEVIATION.draws && !(best && best.deviation <= DEVIATION.max); draw++) {
     const trace = drawTrace(costs, load, durationMs, random)
     const deviation = deviationOf(trace, costs, load * durationMs)
     if (!best || deviation < best.deviation) best = { trace, deviation }

@@ -227,7 +227,7 @@ export async function runSoak(options: SoakOptions): Promise<Tally & { memory: {
   const soak = new Soak(jobs, packages, options)
   const first = process.memoryUsage().rss
   await soak.run()
-  await jobs.idle()
+  await jobs.waitUntilIdle()
   const memory = { first, last: process.memoryUsage().rss }
   await engine.stop()
   return { ...soak.tally, givenUp, memory }

@@ -9,7 +9,7 @@ const POLL_MS = 500
 
 type Listed<Each> = { data: Each[] }
 
-/** Time of the next delivery attempt to any of these customers, in Unix milliseconds; null without pending deliveries. */
+/** Time of the next delivery attempt to any of these customers, in Unix milliseconds; null if there are no pending deliveries. */
 export async function nextAttemptAt(url: string, customers: readonly Customer[]): Promise<number | null> {
   const read = async <Each>(path: string, key: string) =>
     (await callWorker<Listed<Each>>(persistent, `${url}${path}`, key)).data

@@ -66,14 +66,14 @@ function drawNetworks(shape: TinyShape, seed: string): Networks {
 }
 
 function singleFile(networks: Networks, t5: boolean): NamedTensor[] {
-  const prefixed = (prefix: string, tensors: NamedTensor[]) =>
+  const addPrefix = (prefix: string, tensors: NamedTensor[]) =>
     tensors.map((tensor) => ({ ...tensor, name: prefix + tensor.name }))
   return [
-    ...prefixed('model.diffusion_model.', networks.transformer),
-    ...prefixed('first_stage_model.', networks.vae),
-    ...prefixed('text_encoders.clip_l.transformer.', networks.clip_l),
-    ...prefixed('text_encoders.clip_g.transformer.', networks.clip_g),
-    ...(t5 ? prefixed('text_encoders.t5xxl.transformer.', networks.t5) : []),
+    ...addPrefix('model.diffusion_model.', networks.transformer),
+    ...addPrefix('first_stage_model.', networks.vae),
+    ...addPrefix('text_encoders.clip_l.transformer.', networks.clip_l),
+    ...addPrefix('text_encoders.clip_g.transformer.', networks.clip_g),
+    ...(t5 ? addPrefix('text_encoders.t5xxl.transformer.', networks.t5) : []),
   ]
 }
 

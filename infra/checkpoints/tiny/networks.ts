@@ -12,12 +12,12 @@ export function transformerParameters(shape: TransformerShape, joint: number, po
   const patchArea = shape.patch ** 2
   return [
     positionTable(shape, width),
-    ...scaled(convolution('x_embedder.proj', shape.channels, width, shape.patch), shape.inputScale),
+    ...scaleDeviations(convolution('x_embedder.proj', shape.channels, width, shape.patch), shape.inputScale),
     ...linear('t_embedder.mlp.0', TIMESTEP_WIDTH, width),
     ...linear('t_embedder.mlp.2', width, width),
     ...linear('y_embedder.mlp.0', pooled, width),
     ...linear('y_embedder.mlp.2', width, width),
-    ...scaled(linear('context_embedder', joint, width), shape.inputScale),
+    ...scaleDeviations(linear('context_embedder', joint, width), shape.inputScale),
     ...Array.from({ length: shape.depth }, (_, index) => jointBlock(shape, width, index)).flat(),
     ...linear('final_layer.adaLN_modulation.1', width, 2 * width),
     ...linear('final_layer.linear', width, patchArea * shape.channels),
@@ -41,7 +41,7 @@ function jointBlock(shape: TransformerShape, width: number, index: number): Para
 
 function attention(at: string, shape: TransformerShape, width: number, projected: boolean): Parameter[] {
   return [
-    ...scaled(linear(`${at}.qkv`, width, 3 * width), Math.sqrt(shape.inputScale)),
+    ...scaleDeviations(linear(`${at}.qkv`, width, 3 * width), Math.sqrt(shape.inputScale)),
     ...(shape.qkNorm ? [...norm(`${at}.ln_q`, shape.headDim, false), ...norm(`${at}.ln_k`, shape.headDim, false)] : []),
     ...(projected ? linear(`${at}.proj`, width, width) : []),
   ]
@@ -52,7 +52,7 @@ const mlp = (at: string, width: number) => [
   ...linear(`${at}.fc2`, MLP_RATIO * width, width),
 ]
 
-const scaled = (parameters: Parameter[], scale: number) =>
+const scaleDeviations = (parameters: Parameter[], scale: number) =>
   parameters.map((p) => ({ ...p, deviation: p.deviation * scale }))
 
 function positionTable({ positions, positionTable, inputScale }: TransformerShape, width: number): Parameter {

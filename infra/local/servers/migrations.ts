@@ -1,4 +1,4 @@
-// Migrations of the local D1 database, by wrangler's API and without its command.
+// Migrations of the local D1 database, through wrangler's API instead of its command.
 import { cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import type { D1Database } from '@cloudflare/workers-types'

@@ -1,4 +1,4 @@
-// Ports of loopback for local servers.
+// Loopback ports for local servers.
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 

@@ -79,7 +79,7 @@ test('a control image guides only its own job, and the receipt and the file name
   expect(inputs).toEqual([{ name: 'control', sha256: expect.stringMatching(/^[0-9a-f]{64}$/) }])
 })
 
-test('A1111 and fal make the image of the native API', async () => {
+test('A1111 and fal generate the same image as the native API', async () => {
   const body = { prompt: 'a red heart', seed: 3 }
   const expected = (await generate({ ...controlled(edges), image_fit: 'crop' })).pixels
   const unit = { model: 'edges [8a1f]', module: 'none', image: edges, weight: 0.8, guidance_end: 0.9 }
@@ -103,12 +103,12 @@ test.each([
     'controlnet "absent" has no package on this server, but the catalog lists it; the operator must install the package',
   ],
   ['other', 'controlnet other does not fit custom: it is for width 128, and the model has 96'],
-])('the ControlNet %s is an error of the request', async (id, message) => {
+])('the ControlNet %s fails the request as invalid', async (id, message) => {
   const { status, json } = await post('/v1/images/generations', controlled(edges, id))
   expect([status, json.detail]).toEqual([400, message])
 })
 
-test('a damaged control image is an error of the request', async () => {
+test('a damaged control image fails the request as invalid', async () => {
   const damaged = fileOf(edges).subarray(0, 60).toString('base64')
   const { status, json } = await post('/v1/images/generations', controlled(damaged))
   expect([status, json.detail]).toEqual([400, expect.stringMatching(/^control: the file is damaged/)])

@@ -75,7 +75,7 @@ test('all images of a job have its adapters, the next job has none, and the rece
   ])
 })
 
-test('A1111 and fal make the images of the native API', async () => {
+test('A1111 and fal generate the same images as the native API', async () => {
   const [expected] = await imagesOf(await generate([{ id: 'kohya', scale: 0.8 }]))
   const a1111 = await post('/sdapi/v1/txt2img', {
     prompt: 'a red heart <lora:kohya:0.8>',
@@ -90,7 +90,7 @@ test('A1111 and fal make the images of the native API', async () => {
   expect(await pixelsOf(Buffer.from(images[0]!.url.split(',')[1]!, 'base64'))).toEqual(expected)
 })
 
-test('an adapter that the GPU function lacks is an error of the request', async () => {
+test('an adapter missing on the GPU function fails the request as invalid', async () => {
   const { status, json } = await post('/v1/images/generations', { ...request, loras: [{ id: 'absent' }] })
   expect([status, json.detail]).toEqual([
     400,

@@ -112,7 +112,7 @@ test('a webhook is added, tested, and its delivery is sent again', async () => {
   await close()
 })
 
-test('a key without the scope admin sees its own data, and the reason why the rest is missing', async () => {
+test('a key without the scope admin shows its own data, and the reason why the rest is missing', async () => {
   const { key } = await newKey('local', ['generate', 'read'])
   const { page, problems, close } = await openAccount(key)
   await section(page, 'Keys').getByText('Keys are managed with a key that has the scope admin.').waitFor()

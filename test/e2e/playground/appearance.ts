@@ -99,7 +99,7 @@ test('the keyboard alone runs a prompt and moves through the history', async () 
 /** A slow phone's processor compared with this one. */
 const SLOWER = 6
 
-test('the page has less than 150 kB over the wire; the time until it is usable is printed', async () => {
+test('the page transfers less than 150 kB; the time until it is usable is printed', async () => {
   const { page, close } = await visit(world.browser, 'about:blank')
   const session = await page.context().newCDPSession(page)
   await session.send('Network.enable')

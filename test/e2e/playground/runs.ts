@@ -37,7 +37,7 @@ describe('access', () => {
     const field = page.getByLabel('API key')
     await field.fill('nonsense')
     await button(page, 'Use key').click()
-    await page.getByText('This is not a key: keys look like oct_account_….').waitFor()
+    await page.getByText('This is not a key. Keys have the form oct_account_….').waitFor()
     await field.fill(`${world.local.key.slice(0, -4)}0000`)
     await button(page, 'Use key').click()
     await page.getByText('This API key is invalid or was revoked.').waitFor()
@@ -48,7 +48,7 @@ describe('access', () => {
     await close()
   })
 
-  test('a key in the address is taken from there, and stays in the tab', async () => {
+  test('a key in the address is removed from there and kept for the tab', async () => {
     const { page, close } = await open()
     await button(page, 'Access: local').waitFor()
     expect(page.url()).toBe(`${world.local.url}/`)
@@ -213,7 +213,7 @@ describe('results', () => {
     await button(page, /^Run/).click()
     await done(page)
     await button(page, 'Receipt').click()
-    await page.getByText('The receipt holds: this file is what this deployment signed.').waitFor()
+    await page.getByText('The receipt is valid: this deployment signed this file.').waitFor()
     const saved: string[] = []
     page.on('download', (file) => {
       const to = path.join(scratch, file.suggestedFilename())
@@ -233,7 +233,7 @@ describe('results', () => {
     await close()
   })
 
-  test('the copied code makes the same image, and the link fills the form', async () => {
+  test('the copied code generates the same image, and the link fills the form', async () => {
     const { page, problems, close } = await open({ permissions: ['clipboard-read', 'clipboard-write'] })
     await describePrompt(page, 'a dog\'s face, "happy"', 'Turbo')
     await button(page, /^Run/).click()

@@ -8,7 +8,7 @@ import { settleOnce } from '../../../edge/accounts/ledger.ts'
 import { settingsOf } from '../../../edge/accounts/settings.ts'
 import { issueKey } from '../../../edge/auth/keys.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
-import { accountOf, admit, request, rows, watched } from '../support/admissions.ts'
+import { accountOf, admit, interceptStatements, request, rows } from '../support/admissions.ts'
 import { type Caller, newCaller } from '../support/client.ts'
 import { peppers } from '../support/config.ts'
 import { call, configure, operator } from '../support/operator.ts'
@@ -68,7 +68,7 @@ describe('repeated calls', () => {
 /** Returns a database that fails after `n` successful statements. */
 function failingAt(sql: SqlStorage, n: number): SqlStorage {
   let left = n
-  return watched(sql, () => {
+  return interceptStatements(sql, () => {
     if (left-- === 0) throw new Error('stopped')
   })
 }

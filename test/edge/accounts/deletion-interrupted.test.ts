@@ -5,11 +5,20 @@ import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { beginDeletion, continueDeletion, deletionOf } from '../../../edge/accounts/deletion.ts'
 import { JobDO } from '../../../edge/jobs/job.ts'
 import { WebhookDO } from '../../../edge/webhooks/webhook-object.ts'
-import { accountOf, request, rows, watched } from '../support/admissions.ts'
+import { accountOf, interceptStatements, request, rows } from '../support/admissions.ts'
 import { type Caller, fetchWorker, generate, generatedOf, send } from '../support/client.ts'
-import { deletion, filled, furnished, remains, requestDeletion, resultsOf, select, until } from '../support/deletion.ts'
+import {
+  advanceDeletion,
+  deletion,
+  fillAccount,
+  findRemains,
+  requestDeletion,
+  resultsOf,
+  select,
+  tablesWithRows,
+} from '../support/deletion.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
-import { jobOf, over, reset, stopsHalfWay } from '../support/jobs.ts'
+import { jobOf, reset, stopsHalfWay, waitForEnd } from '../support/jobs.ts'
 import { addEndpoint, newManager, outboxOf } from '../support/manager.ts'
 import { RECEIVER, receiver } from '../support/receiver.ts'
 
@@ -53,7 +62,7 @@ describe('a deletion', () => {
     })
     await fetchWorker(`/v1/jobs/${id}`, { method: 'DELETE', headers: owner.headers })
     await requestDeletion(owner)
-    await until(owner, 'usage')
+    await advanceDeletion(owner, 'usage')
     await vi.mocked(env.RESULTS.put).mock.results.at(-1)!.value
     expect(await resultsOf(owner)).toEqual([])
   })
@@ -67,9 +76,9 @@ describe('a deletion', () => {
       expect(WebhookDO.prototype.publish).toHaveBeenCalled()
     })
     await requestDeletion(owner)
-    await until(owner, 'usage')
+    await advanceDeletion(owner, 'usage')
     await vi.mocked(WebhookDO.prototype.publish).mock.results.at(-1)!.value
-    expect(await filled(outboxOf(owner))).toEqual([])
+    expect(await tablesWithRows(outboxOf(owner))).toEqual([])
   })
 
   test('erases all other jobs while one job fails to erase, and completes once that job succeeds', async ({
@@ -94,7 +103,7 @@ describe('a deletion', () => {
     expect(await deletion(owner)).toMatchObject({ step: 'jobs', erased: 49 })
     expect(logged.mock.calls.join()).toContain('its object is broken')
     erase.mockRestore()
-    await until(owner, 'done')
+    await advanceDeletion(owner, 'done')
     expect(await deletion(owner)).toMatchObject({ erased: 50, jobs: 50 })
   })
 
@@ -102,9 +111,9 @@ describe('a deletion', () => {
     const lost = vi
       .spyOn(env.USAGE, 'sendBatch')
       .mockResolvedValue({ metadata: { metrics: { backlogCount: 0, backlogBytes: 0 } } })
-    const { made } = await furnished(owner)
+    const { made } = await fillAccount(owner)
     await requestDeletion(owner)
-    await until(owner, 'export')
+    await advanceDeletion(owner, 'export')
     const waiting = await rows(owner, 'SELECT * FROM ledger')
     expect(waiting).toHaveLength(2)
     for (const row of waiting)
@@ -112,10 +121,10 @@ describe('a deletion', () => {
     expect(await resultsOf(owner)).toEqual([])
     lost.mockRestore()
     await rows(owner, 'UPDATE usage_outbox SET due = 0')
-    await until(owner, 'done')
+    await advanceDeletion(owner, 'done')
     const [sum] = await select(`SELECT count(*) AS n FROM usage_totals WHERE account = '' AND charged > 0`)
     expect(sum!.n).toBeGreaterThan(0)
-    expect(await remains(owner, [made.octet.job])).toEqual([])
+    expect(await findRemains(owner, [made.octet.job])).toEqual([])
   })
 })
 
@@ -156,7 +165,7 @@ async function small(): Promise<{ caller: Caller; jobs: string[] }> {
   await addEndpoint(caller)
   await accountOf(caller).credit('invoice', 900, '')
   const { octet } = await generatedOf(await generate(caller, { prompt: 'a cat' }))
-  await over({ id: octet.job })
+  await waitForEnd({ id: octet.job })
   const orphan = await request(caller)
   await accountOf(caller).admit(orphan)
   return { caller, jobs: [octet.job, orphan.spec.id] }
@@ -183,11 +192,11 @@ describe('an interrupted deletion is completed by later alarms', () => {
             { timeout: 60_000, interval: 5 },
           )
           // The reset makes the running alarm fail.
-          await Promise.all([until(caller, 'done').catch(() => {}), resetting])
+          await Promise.all([advanceDeletion(caller, 'done').catch(() => {}), resetting])
         }
-        await until(caller, 'done')
+        await advanceDeletion(caller, 'done')
         vi.restoreAllMocks()
-        expect(await remains(caller, jobs), `call ${n}`).toEqual([])
+        expect(await findRemains(caller, jobs), `call ${n}`).toEqual([])
         expect(await deletion(caller), `call ${n}`).toMatchObject({ erased: 2, jobs: 1, credited: 900 })
         if (state.struck) struckAt.add(state.struck)
         else whole += 1
@@ -208,7 +217,7 @@ describe('an interrupted deletion is completed by later alarms', () => {
       const proceed = () =>
         runInDurableObject(accountOf(caller), async (_, { storage }) => {
           await storage.deleteAlarm()
-          const sql = watched(storage.sql, () => {
+          const sql = interceptStatements(storage.sql, () => {
             const current = deletionOf(storage.sql)?.step ?? 'request'
             if (current !== steps[step] || --left !== 0) return
             stoppedAt.add(current)
@@ -233,7 +242,7 @@ describe('an interrupted deletion is completed by later alarms', () => {
         { timeout: 60_000, interval: 20 },
       )
       vi.restoreAllMocks()
-      expect(await remains(caller, jobs), `${steps[step]}, statement ${n}`).toEqual([])
+      expect(await findRemains(caller, jobs), `${steps[step]}, statement ${n}`).toEqual([])
       expect(await deletion(caller), `${steps[step]}, statement ${n}`).toMatchObject({
         erased: 2,
         jobs: 1,

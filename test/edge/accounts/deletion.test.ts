@@ -7,15 +7,15 @@ import type { UsageRecord } from '../../../edge/usage/record.ts'
 import { accountOf, admit, request } from '../support/admissions.ts'
 import { type Caller, fetchWorker, generate, newCaller, problemOf, send } from '../support/client.ts'
 import {
+  advanceDeletion,
   deletion,
-  filled,
-  furnished,
-  remains,
+  fillAccount,
+  findRemains,
   requestDeletion,
   resultsOf,
   select,
   storedIn,
-  until,
+  tablesWithRows,
 } from '../support/deletion.ts'
 import { cancellations, fakeGpu, works } from '../support/fake-gpu.ts'
 import { jobOf, reservationOf } from '../support/jobs.ts'
@@ -35,7 +35,7 @@ afterEach(() => vi.restoreAllMocks())
 test('DELETE /v1/account invalidates keys, tokens and links, cancels running jobs, and deletes all stored data', {
   timeout: 60_000,
 }, async ({ expect }) => {
-  const { made, jobs } = await furnished(owner)
+  const { made, jobs } = await fillAccount(owner)
   const asked = { scope: 'read', expires_in: 3600 }
   const { token } = (await (await send('POST', '/v1/tokens', owner, asked)).json()) as { token: string }
   const link = made.data[0]!.url!
@@ -56,7 +56,7 @@ test('DELETE /v1/account invalidates keys, tokens and links, cancels running job
   expect((await generate(owner, { prompt: 'a cat' })).status).toBe(401)
   expect((await requestDeletion(owner)).status).toBe(401)
 
-  await until(owner, 'usage')
+  await advanceDeletion(owner, 'usage')
   expect(cancellations).toMatchObject([{ job: jobs[2] }])
   expect([403, 404]).toContain((await fetchWorker(link)).status)
   const { audit, view } = { audit: await accountOf(owner).audit(), view: await accountOf(owner).view() }
@@ -68,8 +68,8 @@ test('DELETE /v1/account invalidates keys, tokens and links, cancels running job
   // The canceled job is charged for its completed step.
   expect(captured).toBeGreaterThan(charged)
   expect(view.deletion).toMatchObject({ erased: 3, jobs: 2, credited: 5000 })
-  await until(owner, 'done')
-  expect(await remains(owner, jobs)).toEqual([])
+  await advanceDeletion(owner, 'done')
+  expect(await findRemains(owner, jobs)).toEqual([])
   expect((await call('GET', `/v1/accounts/${owner.account}`, operator)).body).toMatchObject({
     deletion: {
       ...{ state: 'deleted', completed: expect.any(Number), jobs_deleted: 3 },
@@ -91,9 +91,9 @@ test('usage stays in the operator’s totals anonymously, and duplicate Queue de
   })
   const total = async () => (await select('SELECT sum(jobs) AS jobs, sum(charged) AS charged FROM usage_totals'))[0]!
   const before = await total()
-  await furnished(owner)
+  await fillAccount(owner)
   await requestDeletion(owner)
-  await until(owner, 'usage')
+  await advanceDeletion(owner, 'usage')
   const wait = (await deletion(owner))!.due - Date.now()
   expect(wait > 4 * DAY_MS && wait <= 5 * DAY_MS).toBe(true)
   const { captured } = (await deletion(owner))!
@@ -103,7 +103,7 @@ test('usage stays in the operator’s totals anonymously, and duplicate Queue de
   const messages = records.map((body) => ({ ...message, body }))
   await consumeUsage({ queue: 'octet-usage', messages } as unknown as MessageBatch<UsageRecord>, env)
   expect(await total()).toEqual(after)
-  await until(owner, 'done')
+  await advanceDeletion(owner, 'done')
   expect(await total()).toEqual(after)
   const [named] = await select(`SELECT count(*) AS n FROM usage_totals WHERE account = '${owner.account}'`)
   expect(named).toEqual({ n: 0 })
@@ -164,7 +164,7 @@ describe('a deletion', () => {
       await call('GET', `${path}/export`, operator),
     ]
     for (const step of ['jobs', 'done']) {
-      if (step === 'done') await until(owner, step)
+      if (step === 'done') await advanceDeletion(owner, step)
       for (const { status, body } of await refusals())
         expect([status, (body as { error: { code: string } }).error.code]).toEqual([410, 'account_deleted'])
     }
@@ -172,15 +172,15 @@ describe('a deletion', () => {
     vi.spyOn(console, 'error').mockImplementation(() => {})
     expect(await accountOf(owner).settle('job_1', { outcome: 'captured', amount: 100 })).toBeNull()
     expect((await admit(owner)).kind).toBe('unauthorized')
-    expect(await filled(accountOf(owner))).toEqual(['deletion'])
+    expect(await tablesWithRows(accountOf(owner))).toEqual(['deletion'])
   })
 
   test('does not affect other accounts', async ({ expect }) => {
     const other = await newManager()
-    const { jobs } = await furnished(other)
-    await furnished(owner)
+    const { jobs } = await fillAccount(other)
+    await fillAccount(owner)
     await requestDeletion(owner)
-    await until(owner, 'done')
+    await advanceDeletion(owner, 'done')
     expect(await jobOf({ id: jobs[2]! }).view()).toMatchObject({ state: 'running' })
     await fetchWorker(`/v1/jobs/${jobs[2]}`, { method: 'DELETE', headers: other.headers })
     expect((await fetchWorker(`/v1/jobs/${jobs[0]}`, { headers: other.headers })).status).toBe(200)
@@ -193,10 +193,10 @@ describe('a deletion', () => {
     const { spec } = await request(owner, { name: 'late' })
     await accountOf(owner).admit(await request(owner, { name: 'late', job: spec.id }))
     await requestDeletion(owner)
-    await until(owner, 'usage')
+    await advanceDeletion(owner, 'usage')
     expect(await jobOf(spec).create(reservationOf(spec))).toBeNull()
     expect([await storedIn(spec.id), gpu.length]).toEqual([['erased'], 0])
-    await until(owner, 'done')
-    expect(await remains(owner, [spec.id])).toEqual([])
+    await advanceDeletion(owner, 'done')
+    expect(await findRemains(owner, [spec.id])).toEqual([])
   })
 })

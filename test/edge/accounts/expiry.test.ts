@@ -9,7 +9,7 @@ import { settingsOf } from '../../../edge/accounts/settings.ts'
 import { openUsageOutbox, removeFromOutbox } from '../../../edge/accounts/usage-outbox.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { JobDO } from '../../../edge/jobs/job.ts'
-import { accountOf, admit, request, rows, watched } from '../support/admissions.ts'
+import { accountOf, admit, interceptStatements, request, rows } from '../support/admissions.ts'
 import { type Caller, generate, generatedOf, ledgerOf, newCaller } from '../support/client.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 
@@ -94,12 +94,12 @@ describe('the alarm', () => {
   })
 })
 
-test('the statements of the account use indexes', async ({ expect }) => {
+test('the SQL statements of the account use indexes', async ({ expect }) => {
   const caller = await newCaller()
   const next = await request(caller, { job: 'job_next', name: 'order', idempotencyKey: 'order', fingerprint: 'f' })
   const plans: string[] = []
   await runInDurableObject(accountOf(caller), async (_, { storage }) => {
-    const sql = watched(storage.sql, (query, ...values) => {
+    const sql = interceptStatements(storage.sql, (query, ...values) => {
       const plan = storage.sql.exec<{ detail: string }>(`EXPLAIN QUERY PLAN ${query}`, ...values).toArray()
       plans.push(...plan.map(({ detail }) => `${detail}: ${query}`))
     })

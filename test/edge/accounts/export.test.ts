@@ -17,8 +17,8 @@ import {
   send,
 } from '../support/client.ts'
 import { fakeGpu, imageBytes, works } from '../support/fake-gpu.ts'
-import { finalJob, over } from '../support/jobs.ts'
-import { addEndpoint, newManager, outboxOf, settled } from '../support/manager.ts'
+import { finalJob, waitForEnd } from '../support/jobs.ts'
+import { addEndpoint, newManager, outboxOf, waitForDeliveries } from '../support/manager.ts'
 import { configure, operator } from '../support/operator.ts'
 import { RECEIVER, receiver } from '../support/receiver.ts'
 
@@ -49,8 +49,8 @@ describe('GET /v1/account/export', () => {
     await configure(owner.account, { retention_days: 90 })
     await accountOf(owner).credit('invoice-1', 5000, 'thanks')
     const { octet } = await generatedOf(await generate(owner, { prompt: 'a secret wish', seed: 3, n: 2 }))
-    await over({ id: octet.job })
-    await settled(owner)
+    await waitForEnd({ id: octet.job })
+    await waitForDeliveries(owner)
     await admit(owner, { job: `job_${'1'.repeat(32)}`, name: 'waiting' })
 
     const reply = await fetchExport()
@@ -103,7 +103,7 @@ describe('GET /v1/account/export', () => {
     const [endpoint, other] = [await addEndpoint(owner), await newManager()]
     await generate(other, { prompt: 'of somebody else' })
     await generate(owner, { prompt: 'a cat', webhook: `${RECEIVER}/mine` })
-    await settled(owner)
+    await waitForDeliveries(owner)
     const text = await (await fetchExport()).text()
     const [{ secret_hash: hash } = {}] = await rows(owner, 'SELECT secret_hash FROM keys')
     const hidden = [
@@ -146,8 +146,8 @@ describe('GET /v1/account/export', () => {
 /** Inserts credits, usage and ledger rows; with enough jobs, each kind spans several pages. Returns the number of usage rows. */
 const fill = (jobs: number) =>
   runInDurableObject(accountOf(owner), (_, { storage }) => {
-    const numbers = (most: number) =>
-      `WITH RECURSIVE counter (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM counter WHERE n < ${most - 1})`
+    const numbers = (max: number) =>
+      `WITH RECURSIVE counter (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM counter WHERE n < ${max - 1})`
     storage.sql.exec(`${numbers(1000)} INSERT INTO credits SELECT 'credit-' || n, n, '', n FROM counter`)
     storage.sql.exec(
       `${numbers(1201)} INSERT INTO usage
@@ -192,7 +192,7 @@ describe('a large export', () => {
     const clock = vi.spyOn(Date, 'now').mockReturnValue(now)
     for (const event of events) await outboxOf(owner).publish(event, null)
     clock.mockRestore()
-    await settled(owner)
+    await waitForDeliveries(owner)
     const exportedEvents = ofType(await exported('?after=webhooks:'), 'webhook_event').map(({ id }) => id)
     expect(exportedEvents.toSorted()).toEqual(events.map(({ id }) => id).toSorted())
   })

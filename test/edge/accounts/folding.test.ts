@@ -10,7 +10,7 @@ import { settingsOf } from '../../../edge/accounts/settings.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { admissionError } from '../../../edge/requests/refusals.ts'
 import { FULL_BYTES, USAGE_KEY_DAYS } from '../../../edge/results/retention.ts'
-import { accountOf, admit, request, rows, watched } from '../support/admissions.ts'
+import { accountOf, admit, interceptStatements, request, rows } from '../support/admissions.ts'
 import { type Caller, newCaller } from '../support/client.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -152,7 +152,7 @@ describe('usage', () => {
     await runInDurableObject(accountOf(caller), (_, { storage }) => {
       const sum = () => storage.sql.exec('SELECT sum(amount) AS sum FROM usage').one().sum
       let left = 1
-      const stopping = watched(storage.sql, (query, ...values) => {
+      const stopping = interceptStatements(storage.sql, (query, ...values) => {
         const plan = storage.sql.exec<{ detail: string }>(`EXPLAIN QUERY PLAN ${query}`, ...values).toArray()
         expect(plan.map(({ detail }) => detail).join()).toContain('usage_of_keys')
         if (left-- === 0) throw new Error('stopped')

@@ -13,8 +13,8 @@ const body = { prompt: 'a cat' }
 const limited = (limits: Partial<typeof UNLIMITED>) => newCaller({ limits: { ...UNLIMITED, ...limits } })
 const code = async (response: Response) => (await problemOf(response)).error.code
 
-describe('requests a minute', () => {
-  test('are reported with every image, and end in 429 with a Retry-After', async ({ expect }) => {
+describe('requests per minute', () => {
+  test('are reported with every image, and exceeding them is a 429 with Retry-After', async ({ expect }) => {
     const caller = await limited({ requests_per_minute: 2 })
     fakeGpu(works)
     const first = await generate(caller, body)
@@ -56,7 +56,9 @@ describe('requests a minute', () => {
   })
 })
 
-test('jobs at a time: a second is refused while the first runs, and let in after it failed', async ({ expect }) => {
+test('concurrent jobs: a second job is refused while the first runs, and admitted after it has failed', async ({
+  expect,
+}) => {
   const caller = await limited({ concurrent_jobs: 1 })
   let second: unknown
   fakeGpu(async (seen) => {
@@ -72,7 +74,7 @@ test('jobs at a time: a second is refused while the first runs, and let in after
 test.for([
   ['requests_per_minute', { requests_per_minute: 0 }],
   ['concurrent_jobs', { concurrent_jobs: 0 }],
-] as const)('%s of 0 is said to be no matter of waiting', async ([name, limits], { expect }) => {
+] as const)('the error of a %s of 0 suggests no retry', async ([name, limits], { expect }) => {
   const refused = await generate(await limited(limits), body)
   const { detail, error } = await problemOf(refused)
   expect([refused.status, error.code]).toEqual([403, 'jobs_not_allowed'])
@@ -81,7 +83,7 @@ test.for([
 })
 
 describe('money', () => {
-  test('a key is refused at its cap, with the remaining budget and without a retry', async ({ expect }) => {
+  test('a key at its cap is refused, with the remaining budget and without a suggested retry', async ({ expect }) => {
     fakeGpu(works)
     const price = (await generatedOf(await generate(await newCaller(), body))).octet.price_microdollars
     const caller = await limited({ daily_microdollars: price + 1 })
@@ -101,7 +103,7 @@ describe('money', () => {
     expect((await generate(caller, body)).status).toBe(200)
   })
 
-  test('max_cost and max_latency_ms hold for an image as for its quote', async ({ expect }) => {
+  test('max_cost and max_latency_ms apply to an image as to its quote', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
     const dear = await generate(caller, { ...body, max_cost: 0.0000001 })
@@ -117,7 +119,7 @@ describe('money', () => {
   })
 })
 
-test('the openai client raises the matching error class for a refusal', async ({ expect }) => {
+test('the openai client throws the matching error class for a refusal', async ({ expect }) => {
   const caller = await limited({ requests_per_minute: 1 })
   fakeGpu(works)
   const client = new OpenAI({

@@ -23,7 +23,7 @@ const metered = (limits: Partial<Limits>, meter: Meter = newMeter('key:a')): Met
   meter,
 })
 /** A meter with `n` admitted jobs that are still running. */
-const used = (limits: Partial<Limits>, n: number, price = 0, now = NOON) =>
+const meterAfterJobs = (limits: Partial<Limits>, n: number, price = 0, now = NOON) =>
   Array.from({ length: n }).reduce<Metered>(
     (each) => ({ ...each, meter: reserveOn(each, price, now) }),
     metered(limits),
@@ -31,9 +31,9 @@ const used = (limits: Partial<Limits>, n: number, price = 0, now = NOON) =>
 
 describe('the bucket', () => {
   const limits = { requests_per_minute: 60 }
-  test('lets a minute of requests through at once, then one a second', ({ expect }) => {
-    expect(refusalOf(used(limits, 59), 0, NOON)).toBeNull()
-    const empty = used(limits, 60)
+  test('admits the requests of a minute at once, then one per second', ({ expect }) => {
+    expect(refusalOf(meterAfterJobs(limits, 59), 0, NOON)).toBeNull()
+    const empty = meterAfterJobs(limits, 60)
     expect(refusalOf(empty, 0, NOON)).toEqual({
       ...{ kind: 'limited', by: 'rate', holder: 'key', limit: 60, retryAfterSeconds: 1 },
     })
@@ -43,27 +43,29 @@ describe('the bucket', () => {
     ])
   })
 
-  test('holds no more than a minute, and does not mind a clock that steps back', ({ expect }) => {
-    const one = used(limits, 1)
+  test('is capped at the requests of one minute, and tolerates a clock that steps back', ({ expect }) => {
+    const one = meterAfterJobs(limits, 1)
     expect(rateState(one, NOON + DAY)[0]!.remaining).toBe(60)
     expect(rateState(one, NOON - DAY)[0]!.remaining).toBe(59)
   })
 
-  test('a lowered limit applies immediately; no limit reports nothing; zero admits nothing', ({ expect }) => {
-    expect(rateState(metered({ requests_per_minute: 5 }, used(limits, 3).meter), NOON)[0]!.remaining).toBe(5)
+  test('a lowered limit applies immediately; without a limit nothing is reported; zero admits nothing', ({
+    expect,
+  }) => {
+    expect(rateState(metered({ requests_per_minute: 5 }, meterAfterJobs(limits, 3).meter), NOON)[0]!.remaining).toBe(5)
     expect(rateState(metered({}), NOON)).toEqual([])
     expect(refusalOf(metered({ requests_per_minute: 0 }), 0, NOON)).toMatchObject({ kind: 'barred', by: 'rate' })
   })
 })
 
-test('a limit of zero jobs refuses a job for good, not until a later time', ({ expect }) => {
+test('a limit of zero jobs refuses a job permanently, not until a later time', ({ expect }) => {
   const none = metered({ concurrent_jobs: 0 })
   expect(refusalOf(none, 0, NOON)).toEqual({ kind: 'barred', by: 'concurrency', holder: 'key' })
 })
 
-test('jobs at a time count until they are settled', ({ expect }) => {
+test('jobs count as concurrent until they are settled', ({ expect }) => {
   const limits = { concurrent_jobs: 2 }
-  const busy = used(limits, 2, 10)
+  const busy = meterAfterJobs(limits, 2, 10)
   expect(refusalOf(busy, 0, NOON)).toMatchObject({ kind: 'limited', by: 'concurrency', limit: 2, holder: 'key' })
   expect(refusalOf(metered(limits, settleOn(busy.meter, 10, 0, NOON)), 0, NOON)).toBeNull()
 })
@@ -76,11 +78,11 @@ describe('spend caps', () => {
     ['daily', { daily_microdollars: 100 }, DAY],
     ['monthly', { monthly_microdollars: 100 }, 31 * DAY],
   ] as const)(
-    '%s: what is reserved counts as spent, and the next period starts anew',
+    '%s: reserved amounts count as spent, and each period starts at zero',
     ([by, limits, next], { expect }) => {
       const spent = captured(60, NOON)
       const refusal = (price: number, now: number) => refusalOf(metered(limits, spent), price, now)
-      const refused = (available: number, price: number) => ({
+      const overBudget = (available: number, price: number) => ({
         kind: 'over_budget',
         by,
         holder: 'key',
@@ -88,15 +90,15 @@ describe('spend caps', () => {
         price,
       })
       expect(refusal(40, NOON)).toBeNull()
-      expect(refusal(41, NOON)).toEqual(refused(40, 41))
+      expect(refusal(41, NOON)).toEqual(overBudget(40, 41))
       expect(refusal(100, NOON + next)).toBeNull()
-      expect(refusal(101, NOON + next)).toEqual(refused(100, 101))
+      expect(refusal(101, NOON + next)).toEqual(overBudget(100, 101))
       const reserved = metered(limits, reserveOn(metered(limits, spent), 30, NOON))
-      expect(refusalOf(reserved, 11, NOON)).toEqual(refused(10, 11))
+      expect(refusalOf(reserved, 11, NOON)).toEqual(overBudget(10, 11))
     },
   )
 
-  test('total: never starts anew', ({ expect }) => {
+  test('total: is never reset', ({ expect }) => {
     const spent = captured(60, NOON)
     expect(refusalOf(metered({ total_microdollars: 100 }, spent), 41, NOON + 400 * DAY)).toMatchObject({
       by: 'total',
@@ -104,19 +106,19 @@ describe('spend caps', () => {
     })
   })
 
-  test('a partial capture frees the rest', ({ expect }) => {
+  test('a partial capture releases the rest', ({ expect }) => {
     const meter = settleOn(reserveOn(metered({}), 100, NOON), 100, 25, NOON)
     expect(meter).toMatchObject({ open: 0, reserved: 0, captured: 25, day_captured: 25, month_captured: 25 })
   })
 
-  test('a new day keeps the month; a new month keeps neither', ({ expect }) => {
+  test('a new day resets the daily amount only; a new month resets both', ({ expect }) => {
     const yesterday = captured(10, NOON)
     expect(captured(5, NOON + DAY, yesterday)).toMatchObject({ day_captured: 5, month_captured: 15, captured: 15 })
     expect(captured(5, NOON + 31 * DAY, yesterday)).toMatchObject({ day_captured: 5, month_captured: 5, captured: 15 })
   })
 })
 
-test('headers tell every bucket, and the tightest to clients of OpenAI', ({ expect }) => {
+test('headers report every bucket, and OpenAI’s headers the one with the fewest remaining requests', ({ expect }) => {
   const states = [
     { holder: 'account', limit: 600, remaining: 580, resetSeconds: 2 },
     { holder: 'key', limit: 60, remaining: 3, resetSeconds: 57 },
@@ -131,7 +133,7 @@ test('headers tell every bucket, and the tightest to clients of OpenAI', ({ expe
   expect(rateHeaders([])).toEqual({})
 })
 
-test('the deployment default is read from text or a table, and refused by name', ({ expect }) => {
+test('the deployment default is text or a table, and an error names the variable', ({ expect }) => {
   const read = (OCTET_ACCOUNT_LIMITS: unknown) => configWith({ OCTET_ACCOUNT_LIMITS }).accountLimits
   expect(read('{"requests_per_minute": 5}')).toEqual({ ...UNLIMITED, requests_per_minute: 5 })
   expect(read({ concurrent_jobs: 5 })).toEqual({ ...UNLIMITED, concurrent_jobs: 5 })
@@ -156,7 +158,7 @@ describe('a clock that moves backward', () => {
     expect(refusalOf(metered(limits, again), 1, midnight)).toMatchObject({ by: 'daily', available: 0 })
   })
 
-  test('never frees a cap: in any sequence of times, no day and no month has more than it', ({ expect }) => {
+  test('never raises a cap: for any sequence of times, no day or month exceeds it', ({ expect }) => {
     const limits = { daily_microdollars: 100, monthly_microdollars: 250 }
     const step = fc.record({
       move: fc.oneof(

@@ -6,7 +6,7 @@ import { JobDO } from '../../../edge/jobs/job.ts'
 import { accountOf } from '../support/admissions.ts'
 import { type Caller, generate, jobIn, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
 import { fakeGpu, refuses, works } from '../support/fake-gpu.ts'
-import { jobOf, over } from '../support/jobs.ts'
+import { jobOf, waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -15,7 +15,7 @@ const dear = { prompt: 'a cat', size: '2048x2048', steps: 100, n: 8, route: 'ful
 const put = (caller: Caller, body: object) => send('PUT', '/v1/jobs/x', caller, body)
 
 /** The state of the job named x in the ledger and in its object. */
-async function both(caller: Caller) {
+async function readState(caller: Caller) {
   const id = (await accountOf(caller).findJobByName('x'))!
   const [entry, job] = await Promise.all([accountOf(caller).entry(id), jobOf({ id }).view()])
   return { id, reserved: entry?.amount, price: job?.price }
@@ -29,16 +29,16 @@ describe('an expensive request under the name of a cheap reservation', () => {
     expect((await put(caller, cheap)).status).toBe(500)
     const second = await put(caller, dear)
     expect([second.status, (await problemOf(second)).error.code]).toEqual([422, 'idempotency_mismatch'])
-    expect(await both(caller)).toMatchObject({ reserved: expect.any(Number), price: undefined })
+    expect(await readState(caller)).toMatchObject({ reserved: expect.any(Number), price: undefined })
     const third = await jobIn(await put(caller, cheap))
-    await over(third)
-    const { reserved, price } = await both(caller)
+    await waitForEnd(third)
+    const { reserved, price } = await readState(caller)
     expect(price).toBe(reserved)
     expect(calls.map(({ request: { steps, count } }) => [steps, count])).toEqual([[1, 1]])
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: reserved })
   })
 
-  test('is a mismatch while the reply of the first admission is on its way', async ({ expect }) => {
+  test('is a mismatch while the reply of the first admission is in transit', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
     const { admit } = AccountDO.prototype
@@ -51,8 +51,8 @@ describe('an expensive request under the name of a cheap reservation', () => {
     await vi.waitFor(async () => expect(await accountOf(caller).findJobByName('x')).not.toBeNull())
     expect((await put(caller, dear)).status).toBe(422)
     expect((await first).status).toBe(202)
-    await over(await jobIn(await put(caller, cheap)))
-    const { reserved, price } = await both(caller)
+    await waitForEnd(await jobIn(await put(caller, cheap)))
+    const { reserved, price } = await readState(caller)
     expect([price, (await ledgerOf(caller)).captured]).toEqual([reserved, reserved])
   })
 })
@@ -62,7 +62,7 @@ test('a repeat after a price increase or a change of route runs the reserved job
   const calls = fakeGpu(works)
   vi.spyOn(JobDO.prototype, 'create').mockRejectedValueOnce(new Error('the worker dies'))
   await put(caller, cheap)
-  const { reserved } = await both(caller)
+  const { reserved } = await readState(caller)
   const [prices, catalog] = [env.OCTET_PRICES, env.OCTET_CATALOG]
   env.OCTET_PRICES = { base: 500_000 }
   const offer = { route: 'full', model: 'other', tier: 'fp8', steps: 9, guidance_scale: 5, width: 64, height: 64 }
@@ -70,9 +70,9 @@ test('a repeat after a price increase or a change of route runs the reserved job
   const job = await jobIn(await put(caller, cheap))
   env.OCTET_PRICES = prices
   env.OCTET_CATALOG = catalog
-  await over(job)
+  await waitForEnd(job)
   expect(calls.map(({ request: { model } }) => model)).toEqual(['tiny'])
-  expect((await both(caller)).price).toBe(reserved)
+  expect((await readState(caller)).price).toBe(reserved)
   expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: reserved })
 })
 
@@ -89,18 +89,16 @@ test('a job that differs from its reservation is not served', async ({ expect })
   expect(logged.mock.calls.join()).toContain('does not match its reservation')
 })
 
-test('a named job that found no GPU can be tried again, and its old failure can be read until then', async ({
-  expect,
-}) => {
+test('a named job without a GPU can be retried, and its failure can be read until then', async ({ expect }) => {
   const caller = await newCaller()
   fakeGpu(refuses(503, 'loading'))
   const first = await jobIn(await put(caller, cheap))
-  await over(first)
+  await waitForEnd(first)
   expect(await jobIn(await send('GET', '/v1/jobs/x', caller))).toMatchObject({ id: first.id, state: 'failed' })
   fakeGpu(works)
   const second = await jobIn(await put(caller, cheap))
   expect(second.id).not.toBe(first.id)
-  expect((await over(second)).state).toBe('succeeded')
+  expect((await waitForEnd(second)).state).toBe('succeeded')
   expect((await jobIn(await send('GET', '/v1/jobs/x', caller))).id).toBe(second.id)
   expect((await jobIn(await put(caller, cheap))).id).toBe(second.id)
 })
@@ -108,7 +106,7 @@ test('a named job that found no GPU can be tried again, and its old failure can 
 describe('reuse', () => {
   const body = { prompt: 'a cat', seed: 7, reuse: true }
 
-  test('costs nothing, and counts against the rate', async ({ expect }) => {
+  test('costs nothing, and counts toward the rate limit', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
     await accountOf(caller).changeKey(caller.keyId, { limits: { requests_per_minute: 2 } }, null)
@@ -146,6 +144,6 @@ test('an image that may be too large to deliver is refused before anything is re
   expect([png.status, error.param]).toEqual([400, 'output_format'])
   expect(detail).toContain('use output_format jpeg or webp, or a smaller size')
   expect(jpeg.status).toBe(202)
-  await over(await jobIn(jpeg))
+  await waitForEnd(await jobIn(jpeg))
   expect(calls).toHaveLength(1)
 })

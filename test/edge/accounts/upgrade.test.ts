@@ -6,7 +6,7 @@ import { DEFAULT_RETENTION_DAYS, RECORD_DAYS } from '../../../edge/results/reten
 import { accountOf } from '../support/admissions.ts'
 import { type Caller, jobIn, ledgerOf, newCaller, send } from '../support/client.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
-import { jobOf, over, reset, stopsHalfWay } from '../support/jobs.ts'
+import { jobOf, reset, stopsHalfWay, waitForEnd } from '../support/jobs.ts'
 
 const BODY = { prompt: 'a cat', size: '64x64' }
 
@@ -64,7 +64,7 @@ test('a job in progress during the upgrade succeeds, is charged once, and is fou
   const job = await submit()
   await vi.waitFor(async () => expect((await jobOf(job).view())?.images).toHaveLength(1))
   await downgrade(job)
-  const { state, price, faults, finished } = await over(job, 30_000)
+  const { state, price, faults, finished } = await waitForEnd(job, 30_000)
   expect([state, faults]).toEqual(['succeeded', 0])
   const deleteAt = finished! + (DEFAULT_RETENTION_DAYS + RECORD_DAYS) * 24 * 3600_000
   await vi.waitFor(async () => expect(await alarmOf(job)).toBe(deleteAt))
@@ -79,9 +79,9 @@ test('keys, charges and job lists of an earlier release are preserved, and new j
 }) => {
   fakeGpu(works, works)
   const job = await submit()
-  const { price } = await over(job)
+  const { price } = await waitForEnd(job)
   await downgrade(job)
-  await over(await submit('the second'))
+  await waitForEnd(await submit('the second'))
   expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 2 * price })
   expect((await send('GET', '/v1/jobs', caller)).status).toBe(200)
   expect((await send('GET', `/v1/jobs/${job.id}`, caller)).status).toBe(200)

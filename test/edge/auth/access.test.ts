@@ -148,20 +148,20 @@ describe('request bodies', () => {
   test.for(readers)(
     '$name rejects an oversized body and stops reading it at a fixed point',
     async ({ method, path, access }, { expect }) => {
-      const most = access.bodyBytes ?? LITTLE
-      expect(most).toBeLessThanOrEqual(largestOf(path, access))
+      const max = access.bodyBytes ?? LITTLE
+      expect(max).toBeLessThanOrEqual(largestOf(path, access))
       const isForm = /^\/v2beta\/|\/(edits|variations)$/.test(path)
       const type = { 'content-type': isForm ? 'multipart/form-data; boundary=x' : 'application/json' }
       const headers = { ...headersFor(access.by, await newCaller(SCOPES)), ...type }
       const { body, seen } = countedBody(64 * 1024 * 1024)
       const response = await call(method, path, headers, body)
       const { detail, errors, error } = await problemOf(response)
-      const message = `The body exceeds the limit of ${most} bytes.`
+      const message = `The body exceeds the limit of ${max} bytes.`
       expect([response.status, detail ?? errors ?? error]).toEqual([
         413,
         path.startsWith('/v2beta/') ? [message] : message,
       ])
-      expect(seen).toEqual({ read: most + 32 * 1024 * 1024 + CHUNK, canceled: true })
+      expect(seen).toEqual({ read: max + 32 * 1024 * 1024 + CHUNK, canceled: true })
     },
   )
 

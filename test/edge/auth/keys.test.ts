@@ -11,7 +11,7 @@ const OLD = peppersOf(OLD_TEXT)
 const NEW = peppersOf(`2:${'b'.repeat(32)}`)
 
 describe('a key', () => {
-  test('has the documented form and checks under the pepper that made it', async ({ expect }) => {
+  test('has the documented format, and its tag is valid under its pepper', async ({ expect }) => {
     const { key, credential } = await issueKey(OLD, 'some-account')
     expect(key).toMatch(/^oct_some-account_[0-9a-f]{12}_[0-9a-f]{40}_1[0-9a-f]{24}$/)
     expect(await checkKey(OLD, key)).toEqual(credential)
@@ -20,14 +20,14 @@ describe('a key', () => {
     expect((await issueKey(OLD, 'some-account')).key).not.toBe(key)
   })
 
-  test('outlives a new pepper until its own is dropped', async ({ expect }) => {
+  test('stays valid after a rotation until its own pepper is removed', async ({ expect }) => {
     const { key } = await issueKey(OLD, 'a')
     expect(await checkKey([...NEW, ...OLD], key)).not.toBeNull()
     expect(await checkKey(NEW, key)).toBeNull()
     expect((await issueKey([...NEW, ...OLD], 'a')).key).toMatch(/_2[0-9a-f]{24}$/)
   })
 
-  test('with any character changed is refused', async ({ expect }) => {
+  test('is refused if any character differs', async ({ expect }) => {
     const { key } = await issueKey(OLD, 'abc')
     const changed = [...key].map((was, at) => key.slice(0, at) + (was === '0' ? '1' : '0') + key.slice(at + 1))
     const checked = await Promise.all(
@@ -37,13 +37,15 @@ describe('a key', () => {
   })
 })
 
-test('a pepper that is too short, has no version or is the example is refused by name', ({ expect }) => {
+test('a pepper that is too short, has no version or is the placeholder is rejected with the name of the variable', ({
+  expect,
+}) => {
   const example = '1:replace-me-with-at-least-32-random-characters'
   for (const text of ['', 'short', '1:short', `${'a'.repeat(40)}`, `${OLD_TEXT},`, example, `${OLD_TEXT},${example}`])
     expect(() => peppersOf(text)).toThrow('KEY_PEPPER')
 })
 
-test('a forged key reaches no storage: its account is never opened', async ({ expect }) => {
+test('a forged key is rejected before its account is opened', async ({ expect }) => {
   const { key } = await newCaller()
   const before = (await listDurableObjectIds(env.ACCOUNT)).length
   for (const forged of [key.replace(/^oct_[^_]+/, 'oct_ghost'), `${key.slice(0, -3)}000`]) {
@@ -59,7 +61,7 @@ describe('/v1/keys, for the operator', () => {
     fetchWorker('/v1/keys', { method: 'POST', headers, body: JSON.stringify(body) })
   const models = (key: string) => fetchWorker('/v1/models', { headers: { authorization: `Bearer ${key}` } })
 
-  test('creates, lists and revokes; the key is shown once', async ({ expect }) => {
+  test('creates, lists and revokes a key, which is shown once', async ({ expect }) => {
     const made = await create({ account: 'acme', label: 'laptop' })
     const { id, key } = (await made.json()) as { id: string; key: string }
     expect([made.status, made.headers.get('cache-control')]).toEqual([201, 'no-store'])
@@ -78,7 +80,7 @@ describe('/v1/keys, for the operator', () => {
     expect((await revoke()).status).toBe(204)
   })
 
-  test('names the problem', async ({ expect }) => {
+  test('describes the problem', async ({ expect }) => {
     const account = await create({ account: 'Not_OK' })
     expect((await problemOf(account)).detail).toBe(
       'account is "Not_OK"; it must be 1 to 32 of a-z, 0-9 and "-", not at an end.',
@@ -91,7 +93,7 @@ describe('/v1/keys, for the operator', () => {
     expect(unknown.status).toBe(404)
   })
 
-  test('is closed to everyone else, callers with keys too', async ({ expect }) => {
+  test('is closed to all others, including callers with keys', async ({ expect }) => {
     const { headers } = await newCaller()
     for (const authorization of [headers.authorization!, 'Bearer operator-token', 'Bearer ', '']) {
       const response = await create({ account: 'a' }, { ...operator, authorization })

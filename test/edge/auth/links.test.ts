@@ -15,7 +15,7 @@ afterEach(() => vi.restoreAllMocks())
 const OLD = configWith({ KEY_PEPPER: `1:${'a'.repeat(32)}` }).peppers
 const NEW = configWith({ KEY_PEPPER: `2:${'b'.repeat(32)}` }).peppers
 
-test('a signature holds for its path, expiry and key only, while its pepper is listed', async ({ expect }) => {
+test('a signature is valid only for its path, expiry and key, while its pepper is listed', async ({ expect }) => {
   const link: Link = { path: '/v1/results/a/0.png', expires: 1000, key: '0123456789ab' }
   const url = new URL(await signLink(OLD, link), ORIGIN)
   expect([url.pathname, url.searchParams.get('exp'), url.searchParams.get('key')]).toEqual([
@@ -66,7 +66,7 @@ function later() {
 }
 
 describe('a link', () => {
-  test('opens beside an Authorization header that has nothing to do with it', async ({ expect }) => {
+  test('takes precedence over an unrelated Authorization header', async ({ expect }) => {
     const stranger = await newCaller()
     const unrelated = [
       'Basic YTpi',
@@ -77,7 +77,7 @@ describe('a link', () => {
     for (const authorization of unrelated) expect(await open(link, { authorization })).toEqual([200, null])
   })
 
-  test('that is invalid still opens for a request with a key that may read the result', async ({ expect }) => {
+  test('is ignored if it is invalid and the request has a key with access to the result', async ({ expect }) => {
     const broken = link.replace('sig=', 'sig=0')
     expect(await open(broken)).toEqual([403, 'link_invalid'])
     expect(await open(broken, { authorization: 'Basic YTpi' })).toEqual([403, 'link_invalid'])
@@ -85,19 +85,23 @@ describe('a link', () => {
     expect(await open(broken, (await newCaller()).headers)).toEqual([404, 'not_found'])
   })
 
-  test('that names a malformed or unknown key is invalid', async ({ expect }) => {
+  test('with a malformed or unknown key id is invalid', async ({ expect }) => {
     for (const key of ['x', '0123456789ab', 'a'.repeat(1000)])
       expect(await open(`${link}&key=${key}`)).toEqual([403, 'link_invalid'])
   })
 
-  test('ends with the key that it was signed for, within the seconds that an isolate remembers', async ({ expect }) => {
+  test('becomes invalid with the revocation of its key, once the cache of the isolate has expired', async ({
+    expect,
+  }) => {
     expect(await open(link)).toEqual([200, null])
     await account().revokeKey(owner.keyId)
     later()
     expect(await open(link)).toEqual([403, 'link_revoked'])
   })
 
-  test('of another key holds when the key of the job is revoked, and ends with its own', async ({ expect }) => {
+  test('signed for another key stays valid when the job’s key is revoked, and ends with its own key', async ({
+    expect,
+  }) => {
     const second = await secondKey()
     const theirs = await linkFrom(second.headers)
     expect(theirs).toContain(`key=${second.id}`)
@@ -109,7 +113,7 @@ describe('a link', () => {
     expect(await open(theirs)).toEqual([403, 'link_revoked'])
   })
 
-  test('outlives a rotation of its key, unless the old key ends at once', async ({ expect }) => {
+  test('stays valid after a rotation of its key, unless the old key ends immediately', async ({ expect }) => {
     const next = await issueKey(peppers, owner.account)
     await account().rotateKey(owner.keyId, next.credential, Date.now() + 1000)
     later()
@@ -120,13 +124,13 @@ describe('a link', () => {
     expect(await open(theirs)).toEqual([403, 'link_revoked'])
   })
 
-  test('ends when its key has expired', async ({ expect }) => {
+  test('becomes invalid when its key expires', async ({ expect }) => {
     await account().changeKey(owner.keyId, { expires: Date.now() + 3000 })
     later()
     expect(await open(link)).toEqual([403, 'link_revoked'])
   })
 
-  test('calls the account once in five seconds', async ({ expect }) => {
+  test('calls the account at most once in five seconds', async ({ expect }) => {
     const asked = vi.spyOn(AccountDO.prototype, 'areLinksValid')
     for (const _ of [1, 2, 3]) expect(await open(link)).toEqual([200, null])
     expect(asked).toHaveBeenCalledTimes(1)

@@ -18,7 +18,7 @@ const askWith = (configured: string | undefined, token: string, path = paths[0]!
     createExecutionContext(),
   )
 
-describe('a token that is not a secret opens nothing', () => {
+describe('the operator routes reject a configured token that', () => {
   const weak = ['replace-me', 'replace-me-with-at-least-32-random-characters', 'x'.repeat(31), '', undefined]
   test.for(weak)('%s', async (configured, { expect }) => {
     for (const path of paths) {
@@ -30,14 +30,16 @@ describe('a token that is not a secret opens nothing', () => {
     }
   })
 
-  test('and one of 32 characters does', async ({ expect }) => {
+  test('a configured token of 32 characters is accepted', async ({ expect }) => {
     const token = 'a-token-of-thirty-two-characters'
     expect((await askWith(token, token)).status).toBe(200)
     expect((await askWith(token, `${token}.`)).status).toBe(401)
   })
 })
 
-test('a wrong token is logged with a hash of the address, and without the address or the token', async ({ expect }) => {
+test('a wrong token is logged with a hash of the address, but without the address and the token', async ({
+  expect,
+}) => {
   const warn = vi.spyOn(console, 'warn')
   const address = '203.0.113.77'
   for (const from of [address, address, '203.0.113.78'])
@@ -52,7 +54,7 @@ test('a wrong token is logged with a hash of the address, and without the addres
 })
 
 describe('too many wrong tokens', () => {
-  test('lock their address out, with the right token too, for a minute; others are served', async ({ expect }) => {
+  test('lock their address out for a minute, even with the correct token; others are served', async ({ expect }) => {
     const [guesser, other] = [`guesser-${crypto.randomUUID()}`, `other-${crypto.randomUUID()}`]
     const statuses: number[] = []
     for (let i = 0; i < 60 && statuses.at(-1) !== 429; i++)
@@ -66,7 +68,7 @@ describe('too many wrong tokens', () => {
     expect((await ask(paths[0]!, env.OCTET_ADMIN_TOKEN, guesser)).status).toBe(200)
   })
 
-  test('are counted without requests that have the right token or none', async ({ expect }) => {
+  test('do not include requests with the correct token or without one', async ({ expect }) => {
     const limit = vi.spyOn(env.OPERATOR_LIMIT, 'limit')
     await ask(paths[0]!, env.OCTET_ADMIN_TOKEN, 'someone')
     await fetchWorker(paths[0]!)

@@ -25,7 +25,7 @@ async function admit(token: string, price: number) {
 }
 
 describe('a browser token', () => {
-  test('is all in its text, and no other text', async ({ expect }) => {
+  test('is self-contained, and invalid if any character differs', async ({ expect }) => {
     const grant = { scope: 'generate', budget: 5000, expires: 2_000_000_000 } as const
     const { token, id } = await issueToken(peppers, { account: 'acme', keyId: '0123456789ab' }, grant)
     expect(token).toMatch(/^ost_acme_0123456789ab_[0-9a-f]{12}_generate_2000000000_5000_2[0-9a-f]{32}$/)
@@ -39,7 +39,7 @@ describe('a browser token', () => {
     expect(checked.every((credential) => credential === null)).toBe(true)
   })
 
-  test('spends its budget and not more, on its key and its account as well', async ({ expect }) => {
+  test('is limited to its budget, and its spending counts toward its key and its account', async ({ expect }) => {
     const caller = await newCaller()
     const { status, body } = await mint(caller)
     expect(status).toBe(201)
@@ -55,7 +55,7 @@ describe('a browser token', () => {
     expect(await account.key(caller.keyId)).toMatchObject({ captured: 100, reserved: 900, open: 1 })
   })
 
-  test('ends with its time, its key, and the key losing the scope', async ({ expect }) => {
+  test('ends with its expiry, with its key, and when its key loses the scope', async ({ expect }) => {
     const caller = await newCaller()
     const { token, expires } = (await mint(caller, { budget_microdollars: 1000, expires_in: 60 })).body
     const look = () => call('GET', `/v1/jobs/${NO_JOB}`, bearer(token))
@@ -71,7 +71,7 @@ describe('a browser token', () => {
     expect((await look()).status).toBe(401)
   })
 
-  test('forged or expired opens no account', async ({ expect }) => {
+  test('is rejected without a call to the account if it is forged or expired', async ({ expect }) => {
     const who = { account: 'ghost-of-a-token', keyId: '0123456789ab' }
     const { token } = await issueToken(peppers, who, { scope: 'generate', budget: 0, expires: 1 })
     const before = (await listDurableObjectIds(env.ACCOUNT)).length
@@ -91,14 +91,17 @@ test.for([
   ['POST', '/v1/webhooks'],
   ['GET', '/v1/webhooks/default/secret'],
   ['GET', '/v1/webhooks/default/deliveries'],
-] as const)('a browser token never reaches %s %s, whatever its key may', async ([method, path], { expect }) => {
-  const caller = await newCaller({ scopes: ['generate', 'read', 'admin'] })
-  const { token } = (await mint(caller)).body
-  expect(await call(method, path, bearer(token), method === 'GET' ? undefined : {})).toMatchObject({
-    status: 403,
-    body: { detail: 'Browser tokens are not accepted here; use the API key.' },
-  })
-})
+] as const)(
+  'a browser token has no access to %s %s, regardless of the rights of its key',
+  async ([method, path], { expect }) => {
+    const caller = await newCaller({ scopes: ['generate', 'read', 'admin'] })
+    const { token } = (await mint(caller)).body
+    expect(await call(method, path, bearer(token), method === 'GET' ? undefined : {})).toMatchObject({
+      status: 403,
+      body: { detail: 'Browser tokens are not accepted here; use the API key.' },
+    })
+  },
+)
 
 describe('two visitors of one page', () => {
   type Job = { id: string; state: string; images: { url: string }[] }
@@ -144,7 +147,7 @@ describe('two visitors of one page', () => {
       expect(await status(method!, path!, first), `${method} ${path}`).toBeLessThan(300)
   })
 
-  test('name neither jobs nor webhooks, and reuse no images', async ({ expect }) => {
+  test('cannot name jobs or webhooks, or reuse images', async ({ expect }) => {
     const { first, make, caller } = await visitors()
     await make(caller.headers, { seed: 7 })
     for (const [param, value] of [
@@ -171,7 +174,9 @@ describe('two visitors of one page', () => {
 })
 
 describe('POST /v1/tokens', () => {
-  test('needs a key of scope generate; a token makes no tokens, and manages no keys', async ({ expect }) => {
+  test('requires a key with the scope generate; a token can neither create tokens nor manage keys', async ({
+    expect,
+  }) => {
     expect((await mint(await newCaller({ scopes: ['read'] }))).status).toBe(403)
     const { token } = (await mint(await newCaller())).body
     expect((await mint({ headers: bearer(token) })).status).toBe(403)

@@ -78,7 +78,7 @@ describe('txt2img', () => {
     expect(calls[0]!.request).not.toHaveProperty('prompt_weights')
   })
 
-  test('is refused in words, with the names that the client used', async ({ expect }) => {
+  test('is refused with an explanation that has the client’s names of the fields', async ({ expect }) => {
     const caller = await newCaller()
     const bad = await post(caller, { prompt: 'a lighthouse', cfg_scale: 50, steps: 500 })
     expect([bad.status, await bad.json()]).toEqual([
@@ -136,7 +136,7 @@ describe('the model', () => {
   const chosen = async (caller: Caller) =>
     ((await get(caller, 'options')) as { sd_model_checkpoint: string }).sd_model_checkpoint
 
-  test('of requests without one is the one that the key chose in its options', async ({ expect }) => {
+  test('of requests without a model is the one chosen in the options of the key', async ({ expect }) => {
     const calls = fakeGpu(works)
     const [caller, other] = [await newCaller(), await newCaller()]
     const body = { prompt: 'a lighthouse', steps: 4 }
@@ -153,7 +153,7 @@ describe('the model', () => {
     expect(await chosen(caller)).toBe('auto')
   })
 
-  test('is kept by options without it, and by a successor of the key', async ({ expect }) => {
+  test('is unchanged by options without a model, and is inherited by a successor of the key', async ({ expect }) => {
     const caller = await newCaller()
     await post(caller, { sd_model_checkpoint: 'paired [0123abcd]' }, 'options')
     await post(caller, { samples_format: 'jpg' }, 'options')

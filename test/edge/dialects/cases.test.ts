@@ -5,8 +5,8 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { app } from '../../../edge/app.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { type Caller, ledgerOf, newCaller, ORIGIN, send } from '../support/client.ts'
-import { accepted, fakeGpu, fed, image, line, started, timings, untilCanceled } from '../support/fake-gpu.ts'
-import { over } from '../support/jobs.ts'
+import { accepted, createFeed, fakeGpu, image, line, started, timings, untilCanceled } from '../support/fake-gpu.ts'
+import { waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -102,7 +102,7 @@ describe.for(Object.entries(CASES))('%s', ([name, each]) => {
     expect([status, message]).toEqual([401, expect.stringContaining('This API key is invalid or was revoked.')])
   })
 
-  test('refuses a bad parameter by the name that the client sent, at no cost', async ({ expect }) => {
+  test('refuses a bad parameter under the client’s name, at no cost', async ({ expect }) => {
     const caller = await newCaller()
     const { status, message } = await failureOf(each, caller, { prompt, steps: 1000 })
     const [wanted, words] = each.badParameter
@@ -118,7 +118,7 @@ describe.for(Object.entries(CASES))('%s', ([name, each]) => {
     expect([status, message]).toEqual([429, expect.stringContaining('concurrent jobs')])
     expect(Number(headers.get('retry-after'))).toBeGreaterThan(0)
     await send('DELETE', `/v1/jobs/${open.id}`, caller)
-    await over(open)
+    await waitForEnd(open)
   })
 
   test('reports the cancellation to a waiting caller', async ({ expect }) => {
@@ -134,7 +134,7 @@ describe.for(Object.entries(CASES))('%s', ([name, each]) => {
   // A prediction is created by each request, as at Replicate.
   if (name === 'replicate') return
   test('returns the same image to a client that retries after a timeout', async ({ expect }) => {
-    const { behavior, send: feed, close } = fed()
+    const { behavior, send: feed, close } = createFeed()
     const calls = fakeGpu(behavior)
     const caller = await newCaller()
     const first = request(each, caller.key, { prompt })
@@ -148,7 +148,7 @@ describe.for(Object.entries(CASES))('%s', ([name, each]) => {
     const reply = await second.reply
     expect([reply.status, reply.headers.get('x-octet-job')]).toEqual([200, seen!.job])
     await reply.arrayBuffer()
-    await Promise.all([first.reply, over({ id: seen!.job })])
+    await Promise.all([first.reply, waitForEnd({ id: seen!.job })])
     expect(calls).toHaveLength(1)
   })
 })

@@ -9,7 +9,7 @@ import { openai } from '../../../edge/dialects/openai/openai.ts'
 import { announce } from '../../../edge/jobs/announcement.ts'
 import { type Caller, generate, newCaller, ORIGIN } from '../support/client.ts'
 import { fakeGpu, imageBytes, untilCanceled, works } from '../support/fake-gpu.ts'
-import { finalJob, over } from '../support/jobs.ts'
+import { finalJob, waitForEnd } from '../support/jobs.ts'
 import { addEndpoint, newManager } from '../support/manager.ts'
 import { receiver } from '../support/receiver.ts'
 
@@ -84,7 +84,7 @@ type Run = { id: string; state: string; files: { url: string }[]; status_url: st
 const runOf = async (response: Response) => (await response.json()) as Run
 
 describe('a dialect', () => {
-  test('replies at once, shows the job, and ends it', async ({ expect }) => {
+  test('replies immediately, shows the job, and cancels it', async ({ expect }) => {
     fakeGpu(untilCanceled(1))
     const caller = await newCaller()
     const headers = keyOf(caller)
@@ -105,7 +105,7 @@ describe('a dialect', () => {
     expect(await runOf(await call('GET', new URL(run.status_url).pathname, { headers }))).toMatchObject({ id: run.id })
     const canceled = await runOf(await call('PUT', `/queue/runs/${run.id}/cancel`, { headers }))
     expect(canceled.id).toBe(run.id)
-    expect(await over(run)).toMatchObject({ cancelRequested: true, state: 'canceled' })
+    expect(await waitForEnd(run)).toMatchObject({ cancelRequested: true, state: 'canceled' })
   })
 
   test('waits for the requested time, and returns links or bytes', async ({ expect }) => {
@@ -135,7 +135,7 @@ describe('a dialect', () => {
     expect(facts).toEqual({ models: ['tiny', 'paired'], account: caller.account, chosen: null, loras: [] })
   })
 
-  test('takes keys at its own places only', async ({ expect }) => {
+  test('accepts keys only in its own places', async ({ expect }) => {
     const caller = await newCaller()
     const { key } = caller
     const accepted = [
@@ -155,7 +155,9 @@ describe('a dialect', () => {
     expect(native.status).toBe(401)
   })
 
-  test('has its own errors, also for other methods, large headers and jobs of others', async ({ expect }) => {
+  test('has its own error format, including for other methods, large headers and other accounts’ jobs', async ({
+    expect,
+  }) => {
     const [headers, stranger] = [keyOf(await newCaller()), finalJob(await newCaller())]
     const replies = [
       await call('POST', '/queue/tiny/runs', { headers, body: { input: { prompt: 'a cat', steps: 0 } } }),
@@ -179,7 +181,7 @@ describe('a dialect', () => {
     expect(await reply.json()).toEqual({ detail: [expect.stringContaining('invalid or was revoked')] })
   })
 
-  test('is open to the pages of its own CORS scope', async ({ expect }) => {
+  test('applies its own CORS policy', async ({ expect }) => {
     const preflight = (origin: string) =>
       call('OPTIONS', '/queue/runs', { headers: { origin, 'access-control-request-method': 'GET' } })
     const allowed = async (origin: string) => (await preflight(origin)).headers.get('access-control-allow-origin')
@@ -203,7 +205,7 @@ async function using(functions: Partial<Dialect>, run: () => Promise<void>): Pro
   })
 }
 
-test('a dialect renders the errors of its route, also those before the handler', async ({ expect }) => {
+test('a dialect renders the errors of its route, including those before the handler', async ({ expect }) => {
   await using({ error: ({ detail, status }) => ({ json: { detail, status } }) }, async () => {
     const response = await generate({ headers: {} }, { prompt: 'a cat' })
     expect([response.status, await response.json()]).toEqual([

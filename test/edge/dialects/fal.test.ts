@@ -8,7 +8,7 @@ import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { announce } from '../../../edge/jobs/announcement.ts'
 import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN, send } from '../support/client.ts'
 import { fakeGpu, imageBytes, refuses, untilCanceled, works } from '../support/fake-gpu.ts'
-import { finalJob, over } from '../support/jobs.ts'
+import { finalJob, waitForEnd } from '../support/jobs.ts'
 import { newManager } from '../support/manager.ts'
 import { RECEIVER, receiver } from '../support/receiver.ts'
 
@@ -101,7 +101,7 @@ describe('the official client', () => {
       ...{ status: 400, message: 'The request is still in progress.' },
     })
     await queue.cancel('octet/tiny', { requestId })
-    await over({ id: requestId })
+    await waitForEnd({ id: requestId })
     expect((await status()).status).toBe('COMPLETED')
     expect(await failureOf(queue.result('octet/tiny', { requestId }))).toMatchObject({
       message: 'The request was canceled.',
@@ -132,7 +132,7 @@ describe('the official client', () => {
     expect([...new Set(statuses)]).toEqual(['IN_QUEUE', 'IN_PROGRESS', 'COMPLETED'])
   })
 
-  test('gives up after its own timeout, and cancels the request', async ({ expect }) => {
+  test('stops waiting after its own timeout, and cancels the request', async ({ expect }) => {
     fakeGpu(untilCanceled(1))
     const run = clientOf(await newCaller()).subscribe('octet/tiny', {
       ...{ input, timeout: 600, pollInterval: 50 },
@@ -142,7 +142,7 @@ describe('the official client', () => {
     })
     let submitted = ''
     await expect(run).rejects.toThrow('Client timed out')
-    expect((await over({ id: submitted })).state).toBe('canceled')
+    expect((await waitForEnd({ id: submitted })).state).toBe('canceled')
   })
 })
 
@@ -168,7 +168,7 @@ describe('errors', () => {
     expect(await missing.json()).toMatchObject({ message: expect.stringContaining('"Authorization: Key oct_…"') })
   })
 
-  test('of a limit are retried by the client', async ({ expect }) => {
+  test('of a rate limit are retried by the client', async ({ expect }) => {
     fakeGpu(works)
     const caller = await newCaller({ limits: { ...UNLIMITED, concurrent_jobs: 1 } })
     const { queue } = clientOf(caller)
@@ -178,7 +178,7 @@ describe('errors', () => {
     expect(first!.request_id).not.toBe(second!.request_id)
   })
 
-  test('of a job are errors of its result and its stream', async ({ expect }) => {
+  test('of a job are returned by its result and end its stream', async ({ expect }) => {
     fakeGpu(refuses(422, 'invalid_request'))
     const client = clientOf(await newCaller())
     const failed = await failureOf(client.subscribe('octet/tiny', { input, pollInterval: 20 }))
@@ -212,7 +212,7 @@ describe('the AI SDK', () => {
     expect(calls[0]!.request).toMatchObject({ width: 256, height: 128 })
   })
 
-  test('states an error in words', async ({ expect }) => {
+  test('throws an error with a message', async ({ expect }) => {
     const failure = generateImage({
       ...{ model: model(await newCaller()), prompt: 'a lighthouse', maxRetries: 0, seed: -5 },
     })
@@ -220,7 +220,7 @@ describe('the AI SDK', () => {
   })
 })
 
-test('a path below a request allows its own methods only', async ({ expect }) => {
+test('a path below a request allows only its own methods', async ({ expect }) => {
   const { key } = await newCaller()
   const headers = { headers: { authorization: `Key ${key}` } }
   const path = '/fal/queue/octet/tiny/requests/job_1'

@@ -48,7 +48,9 @@ test('a parameter without an effect is named in a header', async ({ expect }) =>
   expect(response.headers.get('x-octet-warning')).toBe('scheduler is "DDIM", which has no effect here.')
 })
 
-test('errors are texts, and never 503, which the client repeats without end', async ({ expect }) => {
+test('errors are plain text, and never have status 503, after which the client retries endlessly', async ({
+  expect,
+}) => {
   const { key, headers } = await newCaller()
   const bad = { inputs: 'a lighthouse', parameters: { num_inference_steps: 1000 } }
   const message = 'num_inference_steps is 1000; it must be an integer from 1 to 200.'

@@ -22,7 +22,7 @@ import {
   untilCanceled,
   works,
 } from '../support/fake-gpu.ts'
-import { over } from '../support/jobs.ts'
+import { waitForEnd } from '../support/jobs.ts'
 import { fetchShipped } from '../support/shipped.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -78,7 +78,7 @@ describe('openai', () => {
     expect(calls[0]!.request.preview_steps).toBe(2)
   })
 
-  test('raises the failure of a stream', async ({ expect }) => {
+  test('throws the failure of a stream', async ({ expect }) => {
     fakeGpu(refuses(422, 'invalid_request'))
     const caller = await newCaller()
     const events = await clientOf(caller).images.generate({ prompt, stream: true })
@@ -98,7 +98,7 @@ describe('openai', () => {
     const events = await clientOf(await newCaller()).images.generate(body)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
     events.controller.abort()
-    expect(await over({ id: calls[0]!.job })).toMatchObject({ state: 'canceled', cancelRequested: true })
+    expect(await waitForEnd({ id: calls[0]!.job })).toMatchObject({ state: 'canceled', cancelRequested: true })
   })
 
   test('retries after a timeout, and the retry joins the running job', async ({ expect }) => {
@@ -117,20 +117,20 @@ describe('openai', () => {
     const client = new OpenAI({ apiKey: caller.key, baseURL, fetch: fetchUntilAborted, maxRetries: 1, timeout: 1500 })
     expect((await client.images.generate({ prompt })).data).toHaveLength(1)
     expect(new Set(calls.map(({ job }) => job)).size).toBe(1)
-    const { price } = await over({ id: calls[0]!.job })
+    const { price } = await waitForEnd({ id: calls[0]!.job })
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: price })
   })
 
-  test('retries after a failure of the service, and pays once', async ({ expect }) => {
+  test('retries after a failure of the service, and is charged once', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(refuses(422, 'invalid_request'), works)
     const { data } = await clientOf(caller, { maxRetries: 1 }).images.generate({ prompt })
     expect([data!.length, calls.length]).toEqual([1, 2])
-    const { price } = await over({ id: calls[1]!.job })
+    const { price } = await waitForEnd({ id: calls[1]!.job })
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: price })
   })
 
-  test('raises a rate limit, a bad key and a bad parameter as its own classes', async ({ expect }) => {
+  test('throws its own error classes for a rate limit, a bad key and a bad parameter', async ({ expect }) => {
     fakeGpu(works)
     const limited = clientOf(await newCaller({ limits: { ...UNLIMITED, requests_per_minute: 1 } }))
     await limited.images.generate({ prompt })
@@ -169,7 +169,7 @@ describe('the AI SDK', () => {
   })
   const call = { prompt, maxRetries: 0 }
 
-  test('generates with @ai-sdk/openai, by the names of OpenAI’s models', async ({ expect }) => {
+  test('generates with @ai-sdk/openai under the names of OpenAI’s models', async ({ expect }) => {
     fakeGpu(works)
     const provider = createOpenAI(options(await newCaller(), fetchShipped))
     for (const name of ['dall-e-3', 'gpt-image-1']) {
@@ -185,7 +185,7 @@ describe('the AI SDK', () => {
     expect(images.map(({ uint8Array }) => uint8Array.length)).toEqual([5000, 5000])
   })
 
-  test('raises a bad key and a bad parameter with their words', async ({ expect }) => {
+  test('throws errors for a bad key and a bad parameter, with their messages', async ({ expect }) => {
     const caller = await newCaller()
     const stranger = createOpenAI(options({ key: 'sk-nonsense' })).image('tiny')
     expect(await errorOf(generateImage({ model: stranger, ...call }))).toMatchObject({ statusCode: 401 })

@@ -65,7 +65,7 @@ describe('refusals name the field as it was sent, and a valid value', () => {
   })
 })
 
-describe('addresses', () => {
+describe('URLs', () => {
   test('with a trailing slash are served', async ({ expect }) => {
     fakeGpu(works)
     const caller = await newCaller()
@@ -85,7 +85,7 @@ describe('addresses', () => {
   })
 })
 
-test('keys are accepted in the headers of other APIs, or named in the rejection', async ({ expect }) => {
+test('keys are accepted in the headers of other APIs, or the rejection names the header', async ({ expect }) => {
   const { key } = await newCaller()
   fakeGpu(works)
   const places = [{ 'x-api-key': key }, { 'api-key': key }, { authorization: `Basic ${btoa(`user:${key}`)}` }]
@@ -105,14 +105,14 @@ describe('compressed bodies', () => {
     return fetchWorker('/v1/images/generations', { method: 'POST', headers: all, body })
   }
 
-  test('are read, however well they compress', async ({ expect }) => {
+  test('are accepted at any compression ratio', async ({ expect }) => {
     const calls = fakeGpu(works)
     const prompt = 'a cat '.repeat(1500)
     expect((await post(await compress(JSON.stringify({ prompt })))).status).toBe(200)
     expect(calls[0]!.request.prompt).toBe(prompt)
   })
 
-  test('are refused beyond the limit, when damaged, and in other formats', async ({ expect }) => {
+  test('are refused above the limit, if damaged, and in other formats', async ({ expect }) => {
     expect((await post(await compress(JSON.stringify({ prompt: ' '.repeat(50_000_000) })))).status).toBe(413)
     expect((await post('not gzip')).status).toBe(400)
     const other = await post('{}', 'br')

@@ -66,7 +66,7 @@ describe('POST /v1/images/generations', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
   })
 
-  test('passes every parameter on and returns n images as base64', async ({ expect }) => {
+  test('forwards every parameter and returns n images as base64', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
     const body = {
@@ -96,7 +96,7 @@ describe('POST /v1/images/generations', () => {
     expect(await filesOf(caller)).toHaveLength(3)
   })
 
-  test('takes width and height, nulls, and a seed of its own when none is given', async ({ expect }) => {
+  test('accepts width and height and null fields, and draws a seed if none is given', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
     await generate(caller, { ...flower, width: 64, height: 128, n: null, size: null })
@@ -105,7 +105,7 @@ describe('POST /v1/images/generations', () => {
     expect(calls[0]!.request.seed).not.toBe(calls[1]!.request.seed)
   })
 
-  test('passes on prompts of the encoders, tokens, and seeds of 64 bits', async ({ expect }) => {
+  test('forwards prompts of single encoders, max_sequence_length, and seeds of 64 bits', async ({ expect }) => {
     const calls = fakeGpu(works)
     const own = { prompt_2: 'a cup', prompt_3: 'two birds', max_sequence_length: 512, steps: 200, guidance_scale: 30 }
     const body = { ...flower, ...own, n: 3, seed: '18446744073709551614' }
@@ -130,7 +130,7 @@ describe('POST /v1/images/generations', () => {
     expect([octet.route, octet.reason]).toEqual(['full', expect.stringContaining('quotes text')])
   })
 
-  test('takes a blank negative prompt for none', async ({ expect }) => {
+  test('treats a blank negative prompt as absent', async ({ expect }) => {
     const calls = fakeGpu(works)
     const { octet } = await generatedOf(await generate(await newCaller(), { ...flower, negative_prompt: ' \u200b' }))
     expect([octet.route, calls[0]!.request.negative_prompt]).toEqual(['turbo', ''])
@@ -173,7 +173,7 @@ describe('the official openai client', () => {
     expect(ids).toEqual(['tiny', 'paired'])
   })
 
-  test('reads errors as its own classes, with message, param, code and request id', async ({ expect }) => {
+  test('throws its own error classes, with message, param, code and request id', async ({ expect }) => {
     fakeGpu(works)
     const { key } = await newCaller()
     const bad = await client(key)

@@ -9,8 +9,8 @@ import { announce } from '../../../edge/jobs/announcement.ts'
 import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN, send } from '../support/client.ts'
 import {
   accepted,
+  createFeed,
   fakeGpu,
-  fed,
   image,
   imageBytes,
   line,
@@ -21,9 +21,9 @@ import {
   untilCanceled,
   works,
 } from '../support/fake-gpu.ts'
-import { finalJob, over } from '../support/jobs.ts'
+import { finalJob, waitForEnd } from '../support/jobs.ts'
 import { newManager } from '../support/manager.ts'
-import { arrived, RECEIVER, type Received, receiver } from '../support/receiver.ts'
+import { RECEIVER, type Received, receiver, waitForRequests } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -58,7 +58,7 @@ describe('the official client', () => {
     })
   })
 
-  test('runs a version, which is a model or of another provider', async ({ expect }) => {
+  test('runs a version, which names a model or is another provider’s', async ({ expect }) => {
     fakeGpu(works)
     const client = clientOf(await newCaller())
     const versions = { named: 'tiny', foreign: 'a'.repeat(64) }
@@ -86,7 +86,7 @@ describe('the official client', () => {
     const { results } = await client.predictions.list()
     expect(results.map(({ id, status }) => [id, status])).toEqual([[created.id, 'processing']])
     await client.predictions.cancel(created.id)
-    await over(created)
+    await waitForEnd(created)
     expect((await client.predictions.get(created.id)).status).toBe('canceled')
   })
 
@@ -108,7 +108,7 @@ describe('the official client', () => {
     expect(seen).toContain('processing')
   })
 
-  test('streams progress and files by a link of its own', async ({ expect }) => {
+  test('streams progress and files from a signed link', async ({ expect }) => {
     fakeGpu(works)
     const events = await Array.fromAsync(clientOf(await newCaller()).stream('octet/tiny', { input }))
     expect(events.map(({ event }) => event)).toEqual([...Array(4).fill('logs'), 'output', 'done'])
@@ -118,7 +118,7 @@ describe('the official client', () => {
     expect(new Set(events.map(({ id }) => id)).size).toBe(5)
   })
 
-  test('reads pages, and models of any owner', async ({ expect }) => {
+  test('lists predictions page by page, and accepts models of any owner', async ({ expect }) => {
     fakeGpu(works)
     const client = clientOf(await newCaller())
     const { id } = await client.predictions.create({ model: 'octet/tiny', input, wait: true })
@@ -162,14 +162,14 @@ describe('errors', () => {
   })
 
   test('of a rate limit are retried by the client', async ({ expect }) => {
-    const { behavior, send, close } = fed()
+    const { behavior, send, close } = createFeed()
     let finish = async () => {}
     fakeGpu((seen) => {
       send(accepted(seen), started(seen))
       finish = async () => {
         send(...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
         close()
-        await over({ id: seen.job })
+        await waitForEnd({ id: seen.job })
       }
       return behavior(seen)
     }, works)
@@ -200,7 +200,7 @@ describe('errors', () => {
     await expect(Array.fromAsync(client.stream('octet/tiny', { input }))).rejects.toThrow('could not be made')
   })
 
-  test('of a link end its stream: forged, or of a revoked key', async ({ expect }) => {
+  test('end the stream of a forged link and of a link whose key is revoked', async ({ expect }) => {
     fakeGpu(works)
     const caller = await newCaller()
     const { urls } = await clientOf(caller).predictions.create({ model: 'octet/tiny', input, wait: true })
@@ -236,7 +236,7 @@ describe('webhook_events_filter', () => {
 
   /** The webhooks of a prediction that makes two steps, waits for `isSeen` and then succeeds. */
   async function received(filter: WebhookEventType[], isSeen: (got: Received[]) => boolean, status = 204) {
-    const { behavior, send, close } = fed()
+    const { behavior, send, close } = createFeed()
     fakeGpu((seen) => {
       send(accepted(seen), started(seen), ...steps(2, 4))
       void (async () => {
@@ -253,13 +253,13 @@ describe('webhook_events_filter', () => {
     const client = clientOf(await newManager())
     const fields = { model: 'octet/tiny', input, webhook, webhook_events_filter: filter }
     const { id } = await client.predictions.create(fields)
-    await over({ id })
+    await waitForEnd({ id })
     return { id, calls, bodies: () => calls.map(({ body }) => JSON.parse(body) as Prediction) }
   }
 
-  test('selects the start, the steps and the end', async ({ expect }) => {
+  test('selects events of the start, the steps and the end', async ({ expect }) => {
     const { id, calls, bodies } = await received(['start', 'logs', 'completed'], ({ length }) => length > 0)
-    await arrived(calls, 2)
+    await waitForRequests(calls, 2)
     const all = bodies()
     expect(all.every((each) => each.id === id)).toBe(true)
     expect([all[0]!.status, all[0]!.output]).toEqual(['processing', null])
@@ -275,15 +275,15 @@ describe('webhook_events_filter', () => {
     expect(bodies().at(-1)!.logs).toContain(' 50%|█████     | 2/4')
   })
 
-  test('sends the output at the success', async ({ expect }) => {
+  test('sends the output when the job succeeds', async ({ expect }) => {
     const { calls, bodies } = await received(['output'], () => true)
-    await arrived(calls, 1)
+    await waitForRequests(calls, 1)
     expect(bodies().map(({ status, output }) => [status, output?.length])).toEqual([['succeeded', 1]])
   })
 
   test('stops after the first failure of the receiver, and retries only the end', async ({ expect }) => {
     const { calls, bodies } = await received(['start', 'logs', 'completed'], ({ length }) => length > 0, 500)
-    await arrived(calls, 3)
+    await waitForRequests(calls, 3)
     expect(bodies().filter(({ status }) => status === 'processing')).toHaveLength(1)
   })
 })
@@ -301,7 +301,7 @@ describe('the AI SDK', () => {
     expect(calls[0]!.request).toMatchObject({ width: 256, height: 128 })
   })
 
-  test('states an error in words', async ({ expect }) => {
+  test('throws an error with a message', async ({ expect }) => {
     const replicate = { num_inference_steps: 0 }
     const failure = generateImage({
       ...{ model: model(await newCaller()), prompt: 'a lighthouse' },

@@ -60,7 +60,7 @@ describe('an image', () => {
     expect(calls[0]!.request).toMatchObject({ width: 256, height: 256 })
   })
 
-  test('is announced with the parameters that had no effect', async ({ expect }) => {
+  test('has a header that names the parameters without an effect', async ({ expect }) => {
     fakeGpu(works)
     const response = await post(await newCaller(), { prompt: 'a cat', style_preset: 'anime' })
     expect(response.headers.get('x-octet-warning')).toBe(
@@ -92,7 +92,7 @@ describe('a request is refused', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
   })
 
-  test('with a type of reply that does not exist, or a body of another type', async ({ expect }) => {
+  test('for an unsupported Accept header, or a body of another type', async ({ expect }) => {
     const caller = await newCaller()
     const html = await errorOf(await post(caller, { prompt: 'a cat' }, 'text/html'))
     expect(html.errors).toEqual(['accept is "text/html"; it must be image/* or application/json.'])

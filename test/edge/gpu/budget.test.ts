@@ -5,8 +5,18 @@ import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { configOf, findProblems } from '../../../edge/config.ts'
 import { type Caller, generate, jobIn, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
 import { envWith } from '../support/config.ts'
-import { accepted, type Behavior, fakeGpu, fed, image, line, started, timings, works } from '../support/fake-gpu.ts'
-import { jobOf, over, reset } from '../support/jobs.ts'
+import {
+  accepted,
+  type Behavior,
+  createFeed,
+  fakeGpu,
+  image,
+  line,
+  started,
+  timings,
+  works,
+} from '../support/fake-gpu.ts'
+import { jobOf, reset, waitForEnd } from '../support/jobs.ts'
 import { call, operator } from '../support/operator.ts'
 
 /** GPU_RUN_SECONDS is 2. */
@@ -49,7 +59,7 @@ const report = async () => (await budget().report())!
 function heldGpu() {
   const held: (() => Promise<void>)[] = []
   const behavior: Behavior = (seen) => {
-    const { behavior: respond, send: feed } = fed()
+    const { behavior: respond, send: feed } = createFeed()
     feed(accepted(seen), started(seen))
     const beating = setInterval(() => feed(line({ type: 'heartbeat' })), 50)
     held.push(async () => {
@@ -62,7 +72,7 @@ function heldGpu() {
 }
 
 describe('the object', () => {
-  test('reserves up to the ceiling exactly, and not a millisecond more', async ({ expect }) => {
+  test('reserves exactly up to the ceiling', async ({ expect }) => {
     setCeiling(6)
     expect(await budget().spend(2 * RUN_MS)).toBe(true)
     expect(await budget().reserve('one')).toBe('reserved')
@@ -73,7 +83,7 @@ describe('the object', () => {
     expect([await budget().isExhausted(), await budget().reserve('two')]).toEqual([true, 'exhausted'])
   })
 
-  test('is busy while only reservations prevent another one', async ({ expect }) => {
+  test('is busy while only other reservations prevent a new one', async ({ expect }) => {
     setCeiling(3)
     const rooms = await Promise.all([budget().reserve('one'), budget().reserve('two')])
     expect(rooms.toSorted()).toEqual(['busy', 'reserved'])
@@ -160,7 +170,7 @@ describe('requests', () => {
     expect((await generate(other, { prompt: 'a dog' })).status).toBe(200)
   })
 
-  test('for an earlier job or a reused image are answered all the same', async ({ expect }) => {
+  test('for an earlier job or a reused image succeed regardless', async ({ expect }) => {
     fakeGpu(works)
     setCeiling(3)
     const caller = await newCaller()
@@ -172,7 +182,7 @@ describe('requests', () => {
     expect((await ask({ seed: 2 })).status).toBe(503)
   })
 
-  test('two at once, with time for one: the second starts after the first has returned its rest', async ({
+  test('two at once, with time for one: the second starts after the first has returned its unused time', async ({
     expect,
   }) => {
     const { behavior, finishNext } = heldGpu()
@@ -184,7 +194,7 @@ describe('requests', () => {
     await finishNext()
     await vi.waitFor(() => expect(gpu).toHaveLength(2))
     await finishNext()
-    expect([(await over(first)).state, (await over(second)).state]).toEqual(['succeeded', 'succeeded'])
+    expect([(await waitForEnd(first)).state, (await waitForEnd(second)).state]).toEqual(['succeeded', 'succeeded'])
     await vi.waitFor(async () => expect((await report()).reserved_seconds).toBe(0))
   })
 
@@ -198,16 +208,16 @@ describe('requests', () => {
     const jobs = await Promise.all(callers.map(submit))
     await vi.waitFor(() => expect(gpu).toHaveLength(1))
     await finishNext()
-    const ended = await Promise.all(jobs.map((job) => over(job)))
+    const ended = await Promise.all(jobs.map((job) => waitForEnd(job)))
     expect(ended.map(({ error }) => error?.code ?? null).toSorted()).toEqual(['gpu_budget_exhausted', null])
     const refused = ended.findIndex(({ state }) => state === 'failed')
     expect(await ledgerOf(callers[refused]!)).toEqual({ reserved: 0, captured: 0 })
     expect(gpu).toHaveLength(1)
   })
 
-  test('that fail count: their GPU time is spent, and the waiting caller is refused', async ({ expect }) => {
+  test('that fail also spend their GPU time, and the waiting caller is refused', async ({ expect }) => {
     const fails: Behavior = async (seen) => {
-      const { behavior, send: feed, close } = fed()
+      const { behavior, send: feed, close } = createFeed()
       feed(accepted(seen), started(seen))
       setTimeout(() => {
         feed(line({ type: 'failed', code: 'internal', message: 'a fault' }))
@@ -229,7 +239,7 @@ describe('requests', () => {
   test('that no GPU accepts spend nothing', async ({ expect }) => {
     fakeGpu(() => new Response(null, { status: 503 }))
     setCeiling(3)
-    const job = await over(await submit(await newCaller()))
+    const job = await waitForEnd(await submit(await newCaller()))
     expect(job.error?.code).toBe('gpu_unavailable')
     await vi.waitFor(async () => expect(await report()).toMatchObject({ spent_seconds: 0, reserved_seconds: 0 }))
   })
@@ -242,7 +252,7 @@ describe('requests', () => {
   })
 })
 
-test('a job that is canceled returns its reservation', async ({ expect }) => {
+test('a canceled job returns its reservation', async ({ expect }) => {
   const { behavior } = heldGpu()
   const gpu = fakeGpu(behavior)
   setCeiling(3)
@@ -252,7 +262,7 @@ test('a job that is canceled returns its reservation', async ({ expect }) => {
   await vi.waitFor(async () => expect((await report()).reserved_seconds).toBe(0), 15_000)
 })
 
-test('prewarming spends the same time, and is omitted when the ceiling does not cover it', async ({ expect }) => {
+test('prewarming spends the same budget, and is skipped if the ceiling does not cover it', async ({ expect }) => {
   const gpu = vi.spyOn(globalThis, 'fetch').mockImplementation(async () => new Response())
   const prewarm = variables.OCTET_PREWARM
   variables.OCTET_PREWARM = { idle_seconds: 10, start_seconds: 20, budget_seconds: 1000 }
@@ -271,7 +281,7 @@ test('prewarming spends the same time, and is omitted when the ceiling does not 
   }
 })
 
-test('the operator’s status has the day’s GPU time', async ({ expect }) => {
+test('the operator’s status contains the day’s GPU time', async ({ expect }) => {
   setCeiling(60)
   await budget().spend(12_000)
   const { body } = await call('GET', '/v1/operator/status', operator)

@@ -23,7 +23,7 @@ const body = { prompt: 'a cat', seed: 1 }
 const succeeded = line({ type: 'succeeded', images: 1, timings })
 const begin = (seen: Seen) => [accepted(seen), started(seen)]
 
-describe('a GPU that does not take the job yet', () => {
+describe('a GPU that does not accept the job yet', () => {
   test.for([
     ['503', refuses(503, 'loading')],
     ['503 with Retry-After', refuses(503, 'draining', { 'retry-after': '1' })],
@@ -34,14 +34,14 @@ describe('a GPU that does not take the job yet', () => {
     ['520 of a proxy', () => new Response(null, { status: 520 })],
     ['530 of a proxy', () => new Response(null, { status: 530 })],
     ['no connection', unreachable],
-  ] as const)('is asked again: %s', async ([, refusal], { expect }) => {
+  ] as const)('is offered the job again: %s', async ([, refusal], { expect }) => {
     const calls = fakeGpu(refusal, works)
     const response = await generate(await newCaller(), body)
     expect(response.status).toBe(200)
     expect(calls.map(({ request }) => request.attempt)).toEqual([1, 1])
   })
 
-  test('until the deadline: 503, no charge, and the reason in the job', async ({ expect }) => {
+  test('fails the job at the deadline: 503, no charge, and the reason in the job', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(refuses(503, 'loading'))
     const response = await generate(caller, body)
@@ -67,14 +67,14 @@ describe('a GPU that does not take the job yet', () => {
     for (const { headers } of calls) expect(headers.get('traceparent')).toMatch(/^00-[0-9a-f]{32}-[0-9a-f]{16}-01$/)
   })
 
-  test('receives a job after its deadline with the shortest time, which it refuses', async ({ expect }) => {
+  test('receives a job after its deadline with the minimum remaining time, and refuses it', async ({ expect }) => {
     const calls = fakeGpu(refuses(503, 'loading', { 'retry-after': '1' }), refuses(429, 'deadline_unmet'))
     const response = await generate(await newCaller(), { ...body, max_latency_ms: 500 })
     expect(calls.map(({ request }) => request.schedule?.max_latency_ms)).toEqual([expect.any(Number), 1])
     expect((await problemOf(response)).error.code).toBe('max_latency_exceeded')
   })
 
-  test('that cannot make the images in time ends the job at once, free of charge', async ({ expect }) => {
+  test('ends the job immediately, free of charge, if it cannot meet the deadline', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(refuses(429, 'deadline_unmet', { 'retry-after': '7' }))
     const response = await generate(caller, { ...body, max_latency_ms: 1_000 })
@@ -86,7 +86,7 @@ describe('a GPU that does not take the job yet', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
   })
 
-  test('the job has the state starting while it waits', async ({ expect }) => {
+  test('leaves the job in the state starting', async ({ expect }) => {
     const states: (string | undefined)[] = []
     const look = async ({ job }: Seen) => states.push((await env.JOB.getByName(job).view())?.state)
     fakeGpu(
@@ -104,7 +104,7 @@ describe('a GPU that does not take the job yet', () => {
   })
 })
 
-describe('a stream that breaks the contract is given up, and the next attempt makes the image', () => {
+describe('a stream that violates the contract is abandoned, and the next attempt generates the image', () => {
   const spoiled: [string, string, (seen: Seen) => Promise<Response> | Response][] = [
     ['ends before the job does', 'ended before the job did', (seen) => stream(begin(seen))],
     [
@@ -122,19 +122,19 @@ describe('a stream that breaks the contract is given up, and the next attempt ma
       '4901 bytes before the end of an image',
       async (seen) => stream([...begin(seen), (await image(seen, 0))[0]!, new Uint8Array(99)]),
     ],
-    ['falls silent', 'nothing came for 500 ms', (seen) => stream(begin(seen), 'silence')],
+    ['falls silent', 'no data for 500 ms', (seen) => stream(begin(seen), 'silence')],
     [
       'falls silent inside an image',
-      'nothing came for 500 ms',
+      'no data for 500 ms',
       async (seen) => stream([...begin(seen), (await image(seen, 0))[0]!, new Uint8Array(9)], 'silence'),
     ],
     [
-      'has an event nobody knows',
+      'has an unknown event',
       'not an event of the contract',
       (seen) => stream([...begin(seen), line({ type: 'party' }), succeeded]),
     ],
     [
-      'has a field nobody knows',
+      'has an unknown field',
       'not an event of the contract',
       (seen) => stream([...begin(seen), line({ type: 'heartbeat', mood: 1 }), succeeded]),
     ],
@@ -145,7 +145,7 @@ describe('a stream that breaks the contract is given up, and the next attempt ma
     ],
     ['is no UTF-8', 'not an event of the contract', (seen) => stream([...begin(seen), Uint8Array.of(0xff, 0xfe, 10)])],
     [
-      'has an endless line',
+      'has a line without an end',
       'longer than 65536 bytes',
       (seen) => stream([...begin(seen), new Uint8Array(LIMITS.eventLineBytes + 1).fill(97)], 'silence'),
     ],
@@ -155,7 +155,7 @@ describe('a stream that breaks the contract is given up, and the next attempt ma
       async (seen) => stream([...begin(seen), ...(await image(seen, 0, { bytes: LIMITS.imageBytes + 1 }))]),
     ],
     [
-      'has an image of another hash',
+      'has an image with the wrong digest',
       'does not match its SHA-256',
       async (seen) => stream([...begin(seen), ...(await image(seen, 0, { sha256: 'f'.repeat(64) })), succeeded]),
     ],
@@ -175,17 +175,17 @@ describe('a stream that breaks the contract is given up, and the next attempt ma
       async (seen) => stream([...begin(seen), ...(await image(seen, 0, { content_type: 'image/webp' })), succeeded]),
     ],
     [
-      'has an image too many',
+      'has one image too many',
       'type image is not about',
       async (seen) => stream([...begin(seen), ...(await image(seen, 1)), succeeded]),
     ],
     [
-      'is about another job',
+      'belongs to another job',
       'type accepted is not about',
       (seen) => stream([accepted({ ...seen, job: 'other' }), succeeded]),
     ],
     [
-      'is about another model',
+      'belongs to another model',
       'type started is not about',
       () =>
         stream([line({ type: 'started', model: 'x', tier: 'fp8', package: 'a'.repeat(64), device: '' }), succeeded]),
@@ -213,7 +213,7 @@ describe('a stream that breaks the contract is given up, and the next attempt ma
     expect(events.at(-1)).toMatchObject({ type: 'succeeded', attempt: 2 })
   })
 
-  test('three times, and the job fails, free of charge', async ({ expect }) => {
+  test('fails the job after three times, free of charge', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu((seen) => stream(begin(seen)))
     const response = await generate(caller, body)
@@ -224,10 +224,12 @@ describe('a stream that breaks the contract is given up, and the next attempt ma
   })
 })
 
-describe('a job that the GPU function ends', () => {
+describe('a job ended by the GPU function', () => {
   const ends = (end: Record<string, unknown>) => (seen: Seen) => stream([...begin(seen), line(end)])
 
-  test('for the caller’s fault: 400 in the GPU function’s words, once', async ({ expect }) => {
+  test('because of an invalid request is a 400 with the GPU function’s message, after one attempt', async ({
+    expect,
+  }) => {
     const caller = await newCaller()
     const message = 'width is 1024; this model makes at most 512.'
     const calls = fakeGpu(ends({ type: 'failed', code: 'invalid_request', message }))
@@ -238,7 +240,7 @@ describe('a job that the GPU function ends', () => {
   })
 
   test.for(['model_not_available', 'out_of_memory', 'internal'])(
-    'for a fault of ours (%s), at every attempt: 500 in fixed words',
+    'because of a service fault (%s) at every attempt is a 500 with a generic message',
     async (code, { expect }) => {
       const caller = await newCaller()
       const calls = fakeGpu(ends({ type: 'failed', code, message: 'secret: cudaMalloc' }))
@@ -251,7 +253,7 @@ describe('a job that the GPU function ends', () => {
   )
 
   test.for(['model_not_available', 'out_of_memory', 'internal'])(
-    'for a fault of ours (%s), once: the next attempt makes the image',
+    'because of a service fault (%s) is retried once and then generates the image',
     async (code, { expect }) => {
       const caller = await newCaller()
       fakeGpu(ends({ type: 'failed', code, message: 'cudaMalloc' }), works)
@@ -264,7 +266,7 @@ describe('a job that the GPU function ends', () => {
     },
   )
 
-  test('by canceling it without a request, each time: nothing charged', async ({ expect }) => {
+  test('by a cancellation without a request, at every attempt, is free of charge', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(ends({ type: 'canceled', steps_done: 2, timings }))
     expect((await generate(caller, body)).status).toBe(500)
@@ -272,7 +274,7 @@ describe('a job that the GPU function ends', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
   })
 
-  test('with warnings, which reach the caller', async ({ expect }) => {
+  test('with warnings returns these to the caller', async ({ expect }) => {
     const warning = { code: 'prompt_truncated', message: 'CLIP read 77 of 90 tokens' }
     fakeGpu(async (seen) =>
       stream([...begin(seen), line({ type: 'warning', ...warning }), ...(await image(seen, 0)), succeeded]),
@@ -281,7 +283,7 @@ describe('a job that the GPU function ends', () => {
   })
 })
 
-test('a token that a proxy has used up is replaced by a fresh one', async ({ expect }) => {
+test('a token already used by a proxy is replaced by a new one', async ({ expect }) => {
   const calls = fakeGpu(refuses(401, 'token_replayed'), works)
   const { octet } = await generatedOf(await generate(await newCaller(), body))
   expect(octet.attempts).toBe(1)

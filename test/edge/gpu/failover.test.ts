@@ -52,7 +52,7 @@ test.for<[string, Behavior]>([
   ['answers 502', () => new Response(null, { status: 502 })],
   ['is gone: 404', () => new Response('app stopped', { status: 404 })],
   ['refuses the token', refuses(401, 'token_invalid')],
-])('the spare takes a job at once when the first %s', async ([, behavior], { expect }) => {
+])('the fallback gets the job immediately if the first endpoint %s', async ([, behavior], { expect }) => {
   const { job, asked, caller } = await run(gpus([behavior], [works]))
   expect(asked).toEqual([DEFAULT, SPARE])
   expect(job).toMatchObject({ state: 'succeeded', attempt: 1, endpoint: 'spare' })
@@ -78,13 +78,13 @@ test('an endpoint with a cancellation is skipped for the rest of the attempt, wh
   expect(job).toMatchObject({ state: 'succeeded', attempt: 1, endpoint: 'spare' })
 })
 
-test('a first endpoint that is starting is awaited before the fallback is tried', async ({ expect }) => {
+test('the fallback is tried only after a wait for a first endpoint that is starting', async ({ expect }) => {
   const { job, asked } = await run(gpus([refuses(503, 'loading'), works], [works]))
   expect(asked).toEqual([DEFAULT, DEFAULT])
   expect(job).toMatchObject({ state: 'succeeded', endpoint: 'default' })
 })
 
-test('and fails over when it takes too long', async ({ expect }) => {
+test('a first endpoint that starts too slowly causes a failover', async ({ expect }) => {
   const { job, asked } = await run(gpus([refuses(503, 'loading')], [works]))
   expect(asked.at(-1)).toBe(SPARE)
   expect(asked.slice(0, -1).every((host) => host === DEFAULT)).toBe(true)
@@ -98,7 +98,7 @@ test('the next attempt begins with the other endpoint', async ({ expect }) => {
   expect(job).toMatchObject({ state: 'succeeded', attempt: 2, endpoint: 'spare' })
 })
 
-test('a job that no endpoint will ever take fails as one that a single endpoint refuses', async ({ expect }) => {
+test('a job refused by all endpoints fails like a job refused by a single endpoint', async ({ expect }) => {
   const caller = await newCaller()
   const calls = gpus([refuses(400, 'invalid_request')], [refuses(400, 'invalid_request')])
   const response = await generate(caller, body)
@@ -107,7 +107,7 @@ test('a job that no endpoint will ever take fails as one that a single endpoint 
   expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
 })
 
-test('an endpoint that was down is tried last for a while, and its object stores this', async ({ expect }) => {
+test('an endpoint that was down is tried last for some time, and its object stores this state', async ({ expect }) => {
   const now = Date.now()
   expect(endpointOrder(['default', 'spare'], 1)).toEqual(['default', 'spare'])
   expect(endpointOrder(['default', 'spare'], 2)).toEqual(['spare', 'default'])
@@ -119,7 +119,7 @@ test('an endpoint that was down is tried last for a while, and its object stores
   expect(await env.ENDPOINT.getByName('default').report()).toMatchObject({ down: false })
 })
 
-test("each host gets its own headers, and the edge's token beside one that a host keeps to itself", async ({
+test("each host gets its own headers, and the edge's token in a separate header if the host reserves authorization", async ({
   expect,
 }) => {
   const calls = gpus([unreachable], [works])

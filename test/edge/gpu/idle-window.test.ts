@@ -6,32 +6,32 @@ const recordGaps = (gaps: readonly number[]): Gaps => gaps.reduce(recordGap, NO_
 const times = (count: number, seconds: number) => new Array<number>(count).fill(seconds)
 
 describe('the idle window', () => {
-  test('is the default until some gaps were seen', ({ expect }) => {
+  test('is the default until enough gaps are recorded', ({ expect }) => {
     expect(chooseWindow(recordGaps(times(7, 500)), 30, 120)).toBe(120)
     expect(chooseWindow(recordGaps(times(8, 500)), 30, 120)).toBe(2)
   })
 
-  test('covers gaps that cost less than a start, and no longer ones', ({ expect }) => {
+  test('covers gaps that cost less than a start, but no longer ones', ({ expect }) => {
     expect(chooseWindow(recordGaps(times(50, 25)), 30, 120)).toBe(30)
     expect(chooseWindow(recordGaps(times(50, 200)), 30, 120)).toBe(2)
     expect(chooseWindow(recordGaps(times(50, 200)), 300, 120)).toBe(240)
     expect(chooseWindow(recordGaps(times(50, 5_000)), 300, 120)).toBe(2)
   })
 
-  test('covers the pauses within visits, not those between them', ({ expect }) => {
+  test('covers the pauses within visits, but not those between visits', ({ expect }) => {
     const visits = Array.from({ length: 20 }, () => [...times(11, 14), 3_000]).flat()
     expect(chooseWindow(recordGaps(visits), 30, 120)).toBe(15)
     const slower = Array.from({ length: 20 }, () => [...times(11, 40), 3_000]).flat()
     expect(chooseWindow(recordGaps(slower), 60, 120)).toBe(45)
   })
 
-  test('follows a change of traffic within some fifty gaps', ({ expect }) => {
+  test('adapts to a change of traffic within about fifty gaps', ({ expect }) => {
     const quiet = recordGaps(times(200, 2_000))
     expect(chooseWindow(quiet, 60, 120)).toBe(2)
     expect(chooseWindow(times(120, 50).reduce(recordGap, quiet), 60, 120)).toBe(60)
   })
 
-  test('is one of its windows for any gaps', ({ expect }) => {
+  test('is one of the possible windows for any gaps', ({ expect }) => {
     for (const gap of [0, 0.001, 1e9, Number.MAX_VALUE])
       expect(WINDOWS).toContain(chooseWindow(recordGaps(times(20, gap)), 30, 120))
   })

@@ -37,7 +37,9 @@ function host(...statuses: number[]) {
 const pinged = (pings: Request[], count: number) =>
   vi.waitFor(() => pings.length >= count || Promise.reject(new Error('none')))
 
-test('a ping passes the front door, starts a cold GPU, and is sent until it is ready', async ({ expect }) => {
+test('pings have the proxy headers of the host, start a cold GPU, and are repeated until it is ready', async ({
+  expect,
+}) => {
   const pings = host(503, 204, 200)
   expect(await warm().prewarm('default', 'quote')).toEqual({ state: 'starting', ready_in_seconds: 60 })
   await pinged(pings, 1)
@@ -50,7 +52,7 @@ test('a ping passes the front door, starts a cold GPU, and is sent until it is r
   expect(await warm().report()).toMatchObject({ state: 'warm', starts_seen: 1, spent_today_seconds: 160 })
 })
 
-test('a named model is opened once the GPU is ready, and at once on a warm one', async ({ expect }) => {
+test('a named model is opened once the GPU is ready, and immediately on a warm one', async ({ expect }) => {
   const pings = host(204, 200)
   const model = { model: 'tiny', tier: 'fp8' } as const
   await warm().prewarm('default', 'visit', model)
@@ -64,14 +66,14 @@ test('a named model is opened once the GPU is ready, and at once on a warm one',
   expect(pings[2]!.headers.get('authorization')).toMatch(/^Bearer ey/)
 })
 
-test('of many signs at once, one starts it', async ({ expect }) => {
+test('concurrent requests cause a single start', async ({ expect }) => {
   const pings = host(200)
   await Promise.all(Array.from({ length: 20 }, () => warm().prewarm('default', 'visit')))
   await pinged(pings, 1)
   expect(pings).toHaveLength(1)
 })
 
-test('a start that is given up while a ping is on its way is not begun anew', async ({ expect }) => {
+test('a start that times out during a ping is not repeated', async ({ expect }) => {
   const START_LIMIT_MS = 15 * 60_000
   const starting = Date.now() - START_LIMIT_MS + 200
   await runInDurableObject(warm(), (_, ctx) =>
@@ -87,14 +89,14 @@ test('a start that is given up while a ping is on its way is not begun anew', as
   expect(await runInDurableObject(warm(), (_, ctx) => ctx.storage.getAlarm())).toBeNull()
 })
 
-test('not beyond the budget of the day', async ({ expect }) => {
+test('the daily budget limits prewarming', async ({ expect }) => {
   await usePolicy({ budget_seconds: 100 })
   const pings = host(200)
   expect(await warm().prewarm('default', 'visit')).toMatchObject({ state: 'cold' })
   expect(pings).toHaveLength(0)
 })
 
-test('the schedule keeps it warm, and only in its hours', async ({ expect }) => {
+test('the schedule keeps the GPU warm only in its hours', async ({ expect }) => {
   const scheduled = await usePolicy({ schedule: [{ from: '08:00', to: '18:00' }] })
   const pings = host(200)
   await prewarmOnSchedule(scheduled, Date.parse('2026-11-26T07:59:00Z'))
@@ -111,7 +113,7 @@ const post = (path: string, key: string, body?: object) =>
     body: JSON.stringify(body ?? {}),
   })
 
-test('an opened page gets the state of each GPU, with a key only', async ({ expect }) => {
+test('POST /v1/prewarm returns the state of each GPU, and requires a key', async ({ expect }) => {
   const { key } = await newCaller()
   const reply = await post('/v1/prewarm', key)
   expect(reply.status).toBe(202)
@@ -120,7 +122,7 @@ test('an opened page gets the state of each GPU, with a key only', async ({ expe
   expect((await post('/v1/prewarm', 'oct_forged')).status).toBe(401)
 })
 
-test('a quote has the state of the GPU, before and after a job', async ({ expect }) => {
+test('a quote contains the state of the GPU before and after a job', async ({ expect }) => {
   const caller = await newCaller()
   const quoted = async () =>
     ((await (await post('/v1/quote', caller.key, { prompt: 'a cat' })).json()) as { gpu: object }).gpu
@@ -131,7 +133,7 @@ test('a quote has the state of the GPU, before and after a job', async ({ expect
   expect(await quoted()).toEqual({ state: 'warm', ready_in_seconds: 0 })
 })
 
-test('a job that waits for a GPU states the expected wait', async ({ expect }) => {
+test('a job that waits for a GPU contains the expected wait', async ({ expect }) => {
   const { key } = await newCaller()
   fakeGpu(refuses(503, 'loading'))
   const { id } = (await (await post('/v1/jobs', key, { prompt: 'a cat', seed: 1 })).json()) as { id: string }

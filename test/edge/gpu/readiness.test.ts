@@ -18,7 +18,7 @@ const policy = read(given)
 const NOW = Date.parse('2026-11-26T12:00:00Z')
 const later = (seconds: number) => NOW + seconds * 1000
 
-test('a GPU is warm for the time of grace after it was ready, then cold', ({ expect }) => {
+test('a GPU is warm for the host’s idle time after it was ready, then cold', ({ expect }) => {
   const warm = markReady(NO_READINESS, NOW)
   expect(stateOf(NO_READINESS, policy, NOW)).toEqual({ state: 'cold', ready_in_seconds: 60 })
   expect(stateOf(warm, policy, later(99))).toEqual({ state: 'warm', ready_in_seconds: 0 })
@@ -34,7 +34,7 @@ test('during a start, the remaining time is estimated from earlier starts', ({ e
   expect(startSeconds(readiness, policy)).toBe(30)
 })
 
-test('a start that never ends is forgotten', ({ expect }) => {
+test('a start that never completes is discarded', ({ expect }) => {
   const starting = markStarting(NO_READINESS, NOW)
   expect(stateOf(starting, policy, later(16 * 60)).state).toBe('cold')
   expect(markReady(starting, later(16 * 60)).starts).toEqual([])
@@ -46,12 +46,12 @@ describe('a ping', () => {
     expect(pingCost(markReady(NO_READINESS, NOW), policy, later(80))).toBe(80)
   })
 
-  test('is not sent while most of the time of grace is left, or while one starts', ({ expect }) => {
+  test('is not sent while most of the idle time is left, or during a start', ({ expect }) => {
     expect(pingCost(markReady(NO_READINESS, NOW), policy, later(40))).toBeNull()
     expect(pingCost(markStarting(NO_READINESS, NOW), policy, later(40))).toBeNull()
   })
 
-  test("is not sent beyond the day's budget, which begins anew at midnight UTC", ({ expect }) => {
+  test('is not sent beyond the daily budget, which is reset at midnight UTC', ({ expect }) => {
     const spent = recordSpending(NO_READINESS, 900, NOW)
     expect(pingCost(spent, policy, NOW)).toBeNull()
     expect(pingCost(spent, policy, Date.parse('2026-11-27T00:00:00Z'))).toBe(160)
@@ -84,7 +84,7 @@ describe('the schedule', () => {
     expect(at([{ from: '22:00', to: '02:00', days: [6] }], time)).toBe(wanted),
   )
 
-  test('without days is every day, and without entries never', ({ expect }) => {
+  test('without days applies every day, and without entries never', ({ expect }) => {
     expect(at([{ from: '00:00', to: '24:00' }], '2026-11-29T12:00:00Z')).toBe(true)
     expect(at([], '2026-11-29T12:00:00Z')).toBe(false)
   })
@@ -94,6 +94,6 @@ test.for([
   [{ budget_seconds: -1 }, 'budget_seconds'],
   [{ schedule: [{ from: '8', to: '18:00' }] }, 'must be a time of day in UTC such as 08:00'],
   [{ surprise: 1 }, 'surprise'],
-] as const)('a malformed table is refused by name: %j', ([given, told], { expect }) => {
+] as const)('an error about a malformed table names the variable: %j', ([given, told], { expect }) => {
   expect(() => read(given)).toThrow(told)
 })

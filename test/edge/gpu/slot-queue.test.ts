@@ -106,7 +106,7 @@ test('a new account has no credit for past idleness', ({ expect }) => {
   expect(queue.grant(slotsOf(1), 18_000)).toEqual(['regular2'])
 })
 
-test('an account whose job runs for long is charged for that job alone', ({ expect }) => {
+test('the usage of an account with a long job is the time of that job alone', ({ expect }) => {
   const queue = queueOf({ long: 'a' })
   queue.grant(slotsOf(2), 0)
   for (let k = 0; k < 10; k++) {
@@ -144,7 +144,7 @@ test('a heavy account gets a slot every 30 s while jobs of light accounts always
 describe('with several jobs per GPU', () => {
   const shared = { gpus: 1, sharing: 4 }
 
-  test('an account has two jobs at a GPU, and others find a slot at once', ({ expect }) => {
+  test('an account has at most two jobs at a GPU, and others find a free slot', ({ expect }) => {
     const queue = queueOf({ a1: 'a', a2: 'a', a3: 'a' })
     expect(queue.grant(shared, 0)).toEqual(['a1', 'a2'])
     queue.enter('b1', termsOf('b'), 10)
@@ -156,7 +156,7 @@ describe('with several jobs per GPU', () => {
     expect(queue.grant(shared, 30)).toEqual(['d1'])
   })
 
-  test('a heavy account has one job at a GPU', ({ expect }) => {
+  test('a heavy account has at most one job at a GPU', ({ expect }) => {
     const queue = queueOf({ a1: 'a', b1: 'b' })
     queue.grant(shared, 0)
     queue.leave('b1', 1_000)
@@ -178,7 +178,7 @@ describe('an entry', () => {
     queue.enter('first', termsOf('a'), 10)
     expect(queue.grant(slotsOf(1), 10)).toEqual(['first'])
     queue.enter('first', termsOf('a'), 20)
-    expect([queue.holds('first'), queue.grant(slotsOf(1), 20)]).toEqual([true, []])
+    expect([queue.hasSlot('first'), queue.grant(slotsOf(1), 20)]).toEqual([true, []])
   })
 
   test('expires without renewals, whether it waits or holds a slot', ({ expect }) => {
@@ -192,7 +192,7 @@ describe('an entry', () => {
     expect(queue.grant(slotsOf(1), LEASE_MS + 2)).toEqual([])
   })
 
-  test('of a running job takes a slot again after the queue was lost', ({ expect }) => {
+  test('of a running job regains its slot after the loss of the queue', ({ expect }) => {
     const queue = new SlotQueue(LEASE_MS)
     queue.enter('next', termsOf('a'), 0)
     queue.resume('running', termsOf('b'), 0)
@@ -225,7 +225,7 @@ test('over any sequence of events no slot is idle or granted twice', ({ expect }
       }
       expect(running.size).toBeLessThanOrEqual(slots)
       expect(running.size === slots || waiting.size === 0).toBe(true)
-      for (const each of running) expect(queue.holds(each)).toBe(true)
+      for (const each of running) expect(queue.hasSlot(each)).toBe(true)
     }
   })
   fc.assert(property)
@@ -251,7 +251,7 @@ test('accounts of equal usage take turns, regardless of the order in which their
   fc.assert(property)
 })
 
-test('GPU_DEVICES is 1 by default, and an error names it', ({ expect }) => {
+test('GPU_DEVICES is 1 by default, and an error names the variable', ({ expect }) => {
   expect(configWith({ GPU_DEVICES: undefined }).gpuDevices).toBe(1)
   expect(configWith({ GPU_DEVICES: '2' }).gpuDevices).toBe(2)
   expect(() => configWith({ GPU_DEVICES: '17' }).gpuDevices).toThrow(
@@ -259,6 +259,6 @@ test('GPU_DEVICES is 1 by default, and an error names it', ({ expect }) => {
   )
 })
 
-test.for(['0', '1.5', 'many', ''])('GPU_SLOTS is rejected by name: "%s"', (given, { expect }) => {
+test.for(['0', '1.5', 'many', ''])('an error about GPU_SLOTS names the variable: "%s"', (given, { expect }) => {
   expect(() => configWith({ GPU_SLOTS: given }).gpuSlots).toThrow(`GPU_SLOTS is "${given}"`)
 })

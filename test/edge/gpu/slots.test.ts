@@ -8,8 +8,8 @@ import { type Caller, generate, generatedOf, jobIn, newCaller, send } from '../s
 import {
   accepted,
   type Behavior,
+  createFeed,
   fakeGpu,
-  fed,
   image,
   line,
   started,
@@ -18,7 +18,7 @@ import {
   timings,
   works,
 } from '../support/fake-gpu.ts'
-import { jobOf, over, reset } from '../support/jobs.ts'
+import { jobOf, reset, waitForEnd } from '../support/jobs.ts'
 
 const before = { slots: env.GPU_SLOTS, recovery: env.OCTET_RECOVERY }
 beforeEach(async () => {
@@ -35,7 +35,7 @@ afterEach(() => {
 function heldGpu() {
   const held: (() => Promise<void>)[] = []
   const behavior: Behavior = (seen) => {
-    const { behavior: respond, send: feed } = fed()
+    const { behavior: respond, send: feed } = createFeed()
     feed(accepted(seen), started(seen))
     const beating = setInterval(() => feed(line({ type: 'heartbeat' })), 50)
     held.push(async () => {
@@ -65,7 +65,7 @@ test('a job that arrives after a flood of another account is sent after at most 
     await finishNext()
   }
   expect(calls.findIndex((call) => call.job === job.id)).toBeLessThanOrEqual(3)
-  for (const each of [...flood, job]) expect((await over(each)).state).toBe('succeeded')
+  for (const each of [...flood, job]) expect((await waitForEnd(each)).state).toBe('succeeded')
   expect(await accountOf(flooder).audit()).toMatchObject({ kept: { open: 0 }, summed: { open: 0 } })
 })
 
@@ -73,7 +73,7 @@ test('the next job is sent to the GPU during the last step, so that the GPU is n
   expect,
 }) => {
   const caller = await newCaller()
-  const gpu = fed()
+  const gpu = createFeed()
   const calls = fakeGpu(gpu.behavior, works)
   const first = await submit(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
@@ -82,10 +82,10 @@ test('the next job is sent to the GPU during the last step, so that the GPU is n
   await vi.waitFor(async () => expect((await jobOf(first).view())?.progress).toMatchObject({ step: 2 }))
   expect(calls).toHaveLength(1)
   gpu.send(line({ type: 'step', image: 0, step: 3, steps: 4 }))
-  expect((await over(second)).state).toBe('succeeded')
+  expect((await waitForEnd(second)).state).toBe('succeeded')
   expect(await stateOf(first)).toBe('running')
   gpu.send(...(await image(calls[0]!, 0)), line({ type: 'succeeded', images: 1, timings }))
-  expect((await over(first)).state).toBe('succeeded')
+  expect((await waitForEnd(first)).state).toBe('succeeded')
 })
 
 test('an unreachable job passes its slot to the next job, and requests another', async ({ expect }) => {
@@ -102,17 +102,17 @@ test('an unreachable job passes its slot to the next job, and requests another',
       return proceed.call(this)
     })
   await finishNext()
-  await over(first)
+  await waitForEnd(first)
   await vi.waitFor(() => expect(calls).toHaveLength(2))
   expect(calls[1]!.job).toBe(third.id)
   await finishNext()
-  await over(third)
+  await waitForEnd(third)
   await vi.waitFor(() => expect(calls).toHaveLength(3), { timeout: 20_000 })
   await finishNext()
-  expect((await over(second)).state).toBe('succeeded')
+  expect((await waitForEnd(second)).state).toBe('succeeded')
 })
 
-test('a canceled job that waits neither runs nor holds up the next', async ({ expect }) => {
+test('a waiting job that is canceled neither runs nor delays the next job', async ({ expect }) => {
   const caller = await newCaller()
   const { behavior, finishNext } = heldGpu()
   const calls = fakeGpu(behavior)
@@ -128,18 +128,18 @@ test('a canceled job that waits neither runs nor holds up the next', async ({ ex
   expect((await generatedOf(await next)).data).toHaveLength(1)
 })
 
-test('a GPU that accepts nothing does not hold up the other jobs, which all fail in time', async ({ expect }) => {
+test('a GPU that accepts nothing does not delay other jobs, which all fail in time', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(() => Response.json({ code: 'loading' }, { status: 503 }))
   const jobs = await Promise.all(Array.from({ length: 4 }, () => submit(caller)))
-  for (const job of jobs) expect((await over(job, 20_000)).error?.code).toBe('gpu_unavailable')
+  for (const job of jobs) expect((await waitForEnd(job, 20_000)).error?.code).toBe('gpu_unavailable')
   // Each job is offered before the last offer of any other: none waits for the failure of another.
   const offers = calls.map(({ job }) => job)
   const last = Math.min(...jobs.map(({ id }) => offers.lastIndexOf(id)))
   for (const { id } of jobs) expect(offers.slice(0, last + 1)).toContain(id)
 })
 
-test('jobs that wait and run go on after the queue is lost', async ({ expect }) => {
+test('waiting and running jobs continue after the loss of the queue', async ({ expect }) => {
   env.OCTET_RECOVERY = '{"job_seconds": 0.2}' as never
   const caller = await newCaller()
   const { behavior, finishNext } = heldGpu()
@@ -152,7 +152,7 @@ test('jobs that wait and run go on after the queue is lost', async ({ expect }) 
   await finishNext()
   await vi.waitFor(() => expect(calls).toHaveLength(2))
   await finishNext()
-  for (const job of [first, second]) expect((await over(job)).state).toBe('succeeded')
+  for (const job of [first, second]) expect((await waitForEnd(job)).state).toBe('succeeded')
 })
 
 test('a lost attempt keeps its slot, because the next one joins its run', async ({ expect }) => {
@@ -161,11 +161,11 @@ test('a lost attempt keeps its slot, because the next one joins its run', async 
   const calls = fakeGpu(lost, works)
   const first = await submit(caller)
   const second = await submit(caller)
-  for (const job of [first, second]) expect((await over(job)).state).toBe('succeeded')
+  for (const job of [first, second]) expect((await waitForEnd(job)).state).toBe('succeeded')
   expect(calls.map(({ job }) => job)).toEqual([first.id, first.id, second.id])
 })
 
-test('a canceled job leaves the queue at once', async ({ expect }) => {
+test('a canceled job leaves the queue immediately', async ({ expect }) => {
   const caller = await newCaller()
   const { behavior, finishNext } = heldGpu()
   const calls = fakeGpu(behavior)
@@ -182,7 +182,7 @@ test('a canceled job leaves the queue at once', async ({ expect }) => {
 
 test('a job of one step keeps its slot to the end, because all of its GPU time counts as usage', async ({ expect }) => {
   const caller = await newCaller()
-  const gpu = fed()
+  const gpu = createFeed()
   const calls = fakeGpu(gpu.behavior, works)
   const first = await jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', steps: 1 }))
   await vi.waitFor(() => expect(calls).toHaveLength(1))
@@ -191,5 +191,5 @@ test('a job of one step keeps its slot to the end, because all of its GPU time c
   await vi.waitFor(async () => expect((await jobOf(first).view())?.progress).toMatchObject({ step: 1 }))
   expect(calls).toHaveLength(1)
   gpu.send(...(await image(calls[0]!, 0)), line({ type: 'succeeded', images: 1, timings }))
-  expect((await over(second)).state).toBe('succeeded')
+  expect((await waitForEnd(second)).state).toBe('succeeded')
 })

@@ -10,8 +10,8 @@ import { configWith } from '../support/config.ts'
 import {
   accepted,
   cancellations,
+  createFeed,
   fakeGpu,
-  fed,
   image,
   line,
   type Seen,
@@ -19,7 +19,7 @@ import {
   timings,
   works,
 } from '../support/fake-gpu.ts'
-import { created, over } from '../support/jobs.ts'
+import { createRunningJob, waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -28,7 +28,9 @@ const free = { reserved: 0, captured: 0 }
 const neverAnswers = ({ signal }: Seen) =>
   new Promise<never>((_, reject) => signal?.addEventListener('abort', () => reject(new Error('connection closed'))))
 
-test('one that takes the connection and never answers is unavailable at the deadline', async ({ expect }) => {
+test('a GPU function that accepts the connection and never replies is unavailable at the deadline', async ({
+  expect,
+}) => {
   const caller = await newCaller()
   const calls = fakeGpu(neverAnswers)
   const response = await generate(caller, body)
@@ -37,11 +39,11 @@ test('one that takes the connection and never answers is unavailable at the dead
   expect(await ledgerOf(caller)).toEqual(free)
 })
 
-test('one that never answers ends a job that no caller waits for as well', async ({ expect }) => {
+test('a GPU function that never replies also fails a job without a waiting caller', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(neverAnswers)
-  const spec = await created(caller)
-  expect(await over(spec)).toMatchObject({ state: 'failed', attempt: 1, error: { code: 'gpu_unavailable' } })
+  const spec = await createRunningJob(caller)
+  expect(await waitForEnd(spec)).toMatchObject({ state: 'failed', attempt: 1, error: { code: 'gpu_unavailable' } })
   expect(calls).toHaveLength(1)
   expect(await ledgerOf(caller)).toEqual(free)
 })
@@ -51,7 +53,7 @@ describe('a refusal', () => {
   const refusal = (status: number, pull: Source['pull'], cancel?: Source['cancel']) =>
     new Response(new ReadableStream<Uint8Array>({ ...(pull && { pull }), ...(cancel && { cancel }) }), { status })
 
-  test('without an end is read for 64 KiB', async ({ expect }) => {
+  test('with an endless body is read up to 64 KiB', async ({ expect }) => {
     let pulled = 0
     fakeGpu(() =>
       refusal(400, (controller) => {
@@ -64,7 +66,7 @@ describe('a refusal', () => {
     expect(pulled).toBeLessThanOrEqual(131_072)
   })
 
-  test('that stops before its end is reported as far as it arrived', async ({ expect }) => {
+  test('with an incomplete body is reported with the received part', async ({ expect }) => {
     const warn = vi.spyOn(console, 'warn')
     let begun = false
     fakeGpu(() =>
@@ -78,15 +80,13 @@ describe('a refusal', () => {
     expect(warn.mock.calls.flat().join()).toContain('400: half a refu')
   })
 
-  test('whose body cannot be let go of does not hold up the next try', async ({ expect }) => {
+  test('whose body cannot be canceled does not delay the next try', async ({ expect }) => {
     fakeGpu(() => refusal(503, undefined, () => new Promise(() => {})), works)
     expect((await generate(await newCaller(), body)).status).toBe(200)
   })
 })
 
-test('a job that only keeps its stream alive is canceled when its time is over, and ends free of charge', async ({
-  expect,
-}) => {
+test('a job that only sends heartbeats is canceled at its time limit, free of charge', async ({ expect }) => {
   const caller = await newCaller()
   const beats = (seen: Seen) => {
     const begin = [accepted(seen), started(seen)]
@@ -106,9 +106,9 @@ test('a job that only keeps its stream alive is canceled when its time is over, 
   expect(await ledgerOf(caller)).toEqual(free)
 })
 
-test('time in the queue of the GPU function does not count as time of the run', async ({ expect }) => {
+test('time in the queue of the GPU function does not count as run time', async ({ expect }) => {
   const caller = await newCaller()
-  const { behavior, send: feed } = fed()
+  const { behavior, send: feed } = createFeed()
   const calls = fakeGpu(behavior)
   const waiting = generate(caller, body)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
@@ -122,7 +122,7 @@ test('time in the queue of the GPU function does not count as time of the run', 
   expect((await waiting).status).toBe(200)
 })
 
-test('after an attempt that was lost there is a pause, the second four times the first', ({ expect }) => {
+test('the pause after the second lost attempt is four times as long as after the first', ({ expect }) => {
   const times = configOf(env).gpuTimes
   const pauses = [1, 2, 3].map((faults) => afterLossMs({ faults } as JobRecord, times))
   expect(pauses[0]).toSatisfy((ms: number) => ms >= 7 && ms <= 13)
@@ -149,14 +149,14 @@ describe('the variables', () => {
     })
   })
 
-  test.for(['5m', '', '0', '-1', 'Infinity', '86401'])('are refused by name: "%s"', (wrong, { expect }) => {
+  test.for(['5m', '', '0', '-1', 'Infinity', '86401'])('are named in errors: "%s"', (wrong, { expect }) => {
     expect(() => configWith({ ...given, GPU_START_SECONDS: wrong }).gpuTimes).toThrow(
       `GPU_START_SECONDS is "${wrong}"; it must be a number of seconds above 0 and up to 86400.`,
     )
   })
 
   test.for(['/v1/images/generations', '/v1/jobs'])(
-    'that are wrong fail a request before anything is reserved: %s',
+    'with malformed values fail a request before anything is reserved: %s',
     async (path, { expect }) => {
       const caller = await newCaller()
       const calls = fakeGpu(works)

@@ -37,7 +37,7 @@ describe('a long reply', () => {
     return Promise.resolve(app.fetch(new Request(ORIGIN), env, createExecutionContext()))
   }
 
-  test('has spaces ahead of its body, without compression', async ({ expect }) => {
+  test('begins with spaces, and is not compressed', async ({ expect }) => {
     const response = await replyTo(later(60).then(() => Response.json({ ok: 1 })))
     expect(response.headers.get('content-encoding')).toBe('identity')
     expect([response.status, response.headers.get('x-job')]).toEqual([200, '1'])
@@ -46,7 +46,7 @@ describe('a long reply', () => {
     expect([JSON.parse(text), isAborted]).toEqual([{ ok: 1 }, false])
   })
 
-  test('that fails late ends with the error, and is aborted', async ({ expect }) => {
+  test('that fails after its start ends with the error, and is aborted', async ({ expect }) => {
     const failing = later(60).then(() => Promise.reject(new Error('late')))
     expect(await readAll(await replyTo(failing))).toEqual({
       text: expect.stringMatching(/^ +\{"error":1\}$/),
@@ -71,26 +71,26 @@ describe('a long reply', () => {
       },
     ],
   ]
-  test.for(clients)('is read by %s, and raises there after a late failure', async ([, generateWith], { expect }) => {
+  test.for(clients)('is parsed by %s, which throws after a late failure', async ([, generateWith], { expect }) => {
     const succeeding = () => later(60).then(() => Response.json({ data: [{ b64_json: 'AAAA' }] }))
     expect(await generateWith(() => replyTo(succeeding()))).toBe('AAAA')
     const failing = () => later(60).then(() => Promise.reject(new Error('late')))
     expect(await errorOf(generateWith(() => replyTo(failing())))).toBeInstanceOf(Error)
   })
 
-  test('that ends early is the reply itself', async ({ expect }) => {
+  test('that is ready early is the plain response', async ({ expect }) => {
     const slow = { startMs: 60_000, beatMs: 60_000 }
     expect(await (await replyTo(Promise.resolve(new Response('early')), slow)).text()).toBe('early')
     expect((await replyTo(Promise.reject(new Error('early')), slow)).status).toBe(418)
   })
 
-  test('begins with a space before there is a result', async ({ expect }) => {
+  test('begins with a space before the result is available', async ({ expect }) => {
     const reader = (await replyTo(never)).body!.getReader()
     expect((await reader.read()).value).toEqual(new TextEncoder().encode(' '))
   })
 })
 
-test('the retry of a failure after the start of the reply gets its status, without a new job', async ({ expect }) => {
+test('a retry after a late failure gets the status of that failure, without a new job', async ({ expect }) => {
   const caller = await newCaller()
   let isReleased = false
   const fails = async () => [line({ type: 'failed', code: 'internal', message: 'secret' })]

@@ -6,7 +6,7 @@ import { type Caller, fetchWorker, IMAGE_FIELDS, newCaller } from '../support/cl
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { operator } from '../support/operator.ts'
 
-const MOST_REPLY = 64 * 1024
+const MAX_REPLY = 64 * 1024
 const FIELDS = [
   ...IMAGE_FIELDS,
   ...[
@@ -101,7 +101,7 @@ test.for(routes)('%s', { timeout: 120_000 }, async ([name, { by }], { expect }) 
       })
       const reply = await response.text()
       expect(response.status, reply.slice(0, 300)).toBeLessThan(500)
-      expect(reply.length).toBeLessThan(MOST_REPLY)
+      expect(reply.length).toBeLessThan(MAX_REPLY)
     }),
     { numRuns: 40 },
   )

@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
 import { waitSeconds } from '../../../edge/http/prefer.ts'
-import { asksForText } from '../../../edge/routing/route.ts'
+import { requestsText } from '../../../edge/routing/route.ts'
 import { fetchWorker, newCaller, problemOf, send } from '../support/client.ts'
 
 const READ = ['authorization', 'prefer', 'range', 'if-none-match', 'if-range', 'idempotency-key', 'last-event-id']
@@ -18,13 +18,13 @@ describe('a request', () => {
     }
   })
 
-  test('with a long header that the worker does not read is served', async ({ expect }) => {
+  test('with a long header that the worker ignores is served', async ({ expect }) => {
     const caller = await newCaller()
     const headers = { ...caller.headers, cookie: 'x'.repeat(3000), 'x-of-a-proxy': 'y'.repeat(3000) }
     expect((await fetchWorker('/v1/models', { headers })).status).toBe(200)
   })
 
-  test('with an address of more than 8,192 characters is refused with 414', async ({ expect }) => {
+  test('with a URL of more than 8,192 characters is refused with 414', async ({ expect }) => {
     const response = await fetchWorker(`/v1/models?x=${'y'.repeat(8192)}`)
     expect([response.status, (await problemOf(response)).error.code]).toEqual([414, 'uri_too_long'])
   })
@@ -67,7 +67,7 @@ test('a prompt requests text exactly according to the definition', () => {
       .map(([a, n, b, c]) => `${a}${'x'.repeat(n)}${b}${c}`),
   )
   fc.assert(
-    fc.property(prompts, (prompt) => asksForText(prompt) === QUOTED.test(prompt)),
+    fc.property(prompts, (prompt) => requestsText(prompt) === QUOTED.test(prompt)),
     { numRuns: 5000 },
   )
 })

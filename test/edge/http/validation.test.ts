@@ -1,13 +1,13 @@
 // The error of an invalid request is small and names at most ten problems, for any content.
 import { describe, test } from 'vitest'
 import * as z from 'zod'
-import { shown } from '../../../edge/http/validation.ts'
+import { formatValue } from '../../../edge/http/validation.ts'
 import { fetchWorker, generate, IMAGE_FIELDS, newCaller, type Problem, send } from '../support/client.ts'
 import { operator } from '../support/operator.ts'
 
-const MOST_REPLY = 16 * 1024
+const MAX_REPLY = 16 * 1024
 
-async function refused(response: Response): Promise<Problem & { bytes: number }> {
+async function readProblem(response: Response): Promise<Problem & { bytes: number }> {
   const text = await response.text()
   return { ...(JSON.parse(text) as Problem), bytes: text.length }
 }
@@ -23,13 +23,13 @@ const bodies: [string, string][] = [
   ['a long text in place of a number', JSON.stringify({ prompt, n: 'x'.repeat(200_000) })],
   ['a long text of control characters', JSON.stringify({ prompt, size: '\u0000'.repeat(40_000) })],
   ['a long list in place of a number', JSON.stringify({ prompt, n: Array(100_000).fill(1) })],
-  ['many fields in a field', JSON.stringify({ prompt, n: many(20_000) })],
+  ['a field with many nested fields', JSON.stringify({ prompt, n: many(20_000) })],
   ['a list 100,000 deep', `{"prompt":"a cat","n":${nested(100_000, '[', ']')}}`],
   ['an object 30,000 deep', `{"prompt":"a cat","n":${nested(30_000, '{"a":', '}')}}`],
   ['a list 100,000 deep as the body', nested(100_000, '[', ']')],
   ['a long model', JSON.stringify({ prompt, model: 'm'.repeat(200_000) })],
   ['a long webhook', JSON.stringify({ prompt, webhook: `https://a.com/${'w'.repeat(200_000)}` })],
-  ['a long text that is no JSON', `{"prompt": ${'x'.repeat(200_000)}`],
+  ['a long text that is not JSON', `{"prompt": ${'x'.repeat(200_000)}`],
   [
     'more than twenty wrong fields',
     JSON.stringify({
@@ -42,16 +42,16 @@ const bodies: [string, string][] = [
 describe('a request for an image with', () => {
   test.for(bodies)('%s', async ([, body], { expect }) => {
     const response = await generate(await newCaller(), body)
-    const problem = await refused(response)
+    const problem = await readProblem(response)
     expect(response.status).toBe(400)
-    expect(problem.bytes).toBeLessThan(MOST_REPLY)
+    expect(problem.bytes).toBeLessThan(MAX_REPLY)
     expect(problem.errors?.length ?? 1).toBeLessThanOrEqual(10)
     expect(problem.detail.length).toBeLessThanOrEqual(1001)
     expect(problem.error.param?.length ?? 0).toBeLessThanOrEqual(61)
   })
 
-  test('a very long name repeats its beginning', async ({ expect }) => {
-    const { detail, error } = await refused(
+  test('an error about a field with a very long name quotes only its beginning', async ({ expect }) => {
+    const { detail, error } = await readProblem(
       await send('POST', '/v1/jobs', await newCaller(), { prompt, [`cfg${'x'.repeat(500)}`]: 1 }),
     )
     expect(detail).toMatch(/^cfgx{57}… is not a field of this request; allowed are prompt, /)
@@ -59,7 +59,7 @@ describe('a request for an image with', () => {
   })
 })
 
-test('refusals of other bodies, queries and paths are just as small', async ({ expect }) => {
+test('refusals of other bodies, queries and paths are equally small', async ({ expect }) => {
   const caller = await newCaller({ scopes: ['admin', 'read', 'generate'] })
   const long = 'x'.repeat(2000)
   const query = Array.from({ length: 200 }, (_, i) => `${long.slice(0, 30)}${i}=1`).join('&')
@@ -78,9 +78,9 @@ test('refusals of other bodies, queries and paths are just as small', async ({ e
     fetchWorker(`/${long}`),
   ])
   for (const response of responses) {
-    const { bytes, errors } = await refused(response)
+    const { bytes, errors } = await readProblem(response)
     expect([400, 404]).toContain(response.status)
-    expect(bytes).toBeLessThan(MOST_REPLY)
+    expect(bytes).toBeLessThan(MAX_REPLY)
     expect(errors?.length ?? 0).toBeLessThanOrEqual(10)
   }
 })
@@ -93,12 +93,12 @@ test.for([
   [Array(11).fill(1), '[1,1,1,1,1,1,1,1,1,1,"…"]'],
   ['x'.repeat(100), `"${'x'.repeat(59)}… (100 characters)`],
   [[[[[[1]]]]], '[[["…"]]]'],
-] as const)('%j is shown as %s', ([value, text], { expect }) => {
-  expect(shown(value)).toBe(text)
+] as const)('%j is formatted as %s', ([value, text], { expect }) => {
+  expect(formatValue(value)).toBe(text)
 })
 
-test('zod refuses deep input without recursion', ({ expect }) => {
+test('zod rejects deeply nested input without recursion', ({ expect }) => {
   const deep = JSON.parse(nested(200_000, '[', ']')) as unknown
   expect(z.strictObject({ n: z.int() }).safeParse({ n: deep }).success).toBe(false)
-  expect(shown(deep)).toBe('[[["…"]]]')
+  expect(formatValue(deep)).toBe('[[["…"]]]')
 })

@@ -18,7 +18,7 @@ import {
   unreachable,
   works,
 } from '../support/fake-gpu.ts'
-import { jobOf, reservationOf, reserved, reset, stopsHalfWay } from '../support/jobs.ts'
+import { jobOf, reservationOf, reserveJob, reset, stopsHalfWay } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -76,7 +76,7 @@ test('despite injected faults, each job ends once, is charged once and keeps its
   const gpu = randomOf(seed, 'gpu')
   fakeGpu((seen) => GPU[gpu.pick(SHARES)]![1](seen))
   const callers: Caller[] = await Promise.all([newCaller(), newCaller()])
-  const specs = await Promise.all(Array.from({ length: JOBS }, (_, index) => reserved(callers[index % 2]!)))
+  const specs = await Promise.all(Array.from({ length: JOBS }, (_, index) => reserveJob(callers[index % 2]!)))
   for (const spec of specs) Promise.resolve(jobOf(spec).create(reservationOf(spec))).catch(() => {})
   const blows = await strike(specs, random, signal)
   const jobs = await Promise.all(specs.map(async (spec) => (await jobOf(spec).view())!))
@@ -96,8 +96,8 @@ test('despite injected faults, each job ends once, is charged once and keeps its
       summed: kept,
     })
     const files = new Set(await filesOf(caller))
-    const told = own.flatMap(({ state, images }) => (state === 'succeeded' ? images : []))
-    expect(told.filter(({ key }) => !files.has(key))).toEqual([])
-    expect(told.length).toBe(2 * own.filter(({ state }) => state === 'succeeded').length)
+    const reported = own.flatMap(({ state, images }) => (state === 'succeeded' ? images : []))
+    expect(reported.filter(({ key }) => !files.has(key))).toEqual([])
+    expect(reported.length).toBe(2 * own.filter(({ state }) => state === 'succeeded').length)
   }
 })

@@ -7,8 +7,8 @@ import { type Caller, filesOf, generate, jobIn, ledgerOf, newCaller, problemOf, 
 import {
   accepted,
   cancellations,
+  createFeed,
   fakeGpu,
-  fed,
   line,
   refuses,
   started,
@@ -18,7 +18,7 @@ import {
   untilCanceled,
   works,
 } from '../support/fake-gpu.ts'
-import { jobOf, over, reservationOf, reserved, reset } from '../support/jobs.ts'
+import { jobOf, reservationOf, reserveJob, reset, waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -45,7 +45,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     expect(response.status).toBe(202)
     expect(await jobIn(response)).toMatchObject({ state: 'running', cancel_requested: true })
 
-    expect(await over(job)).toMatchObject({ state: 'canceled', stepsDone: 3, attempt: 1 })
+    expect(await waitForEnd(job)).toMatchObject({ state: 'canceled', stepsDone: 3, attempt: 1 })
     const charged = await chargeOf(job, 3)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: charged })
     const again = await send('POST', `/v1/jobs/${job.id}/cancel`, caller)
@@ -66,13 +66,13 @@ describe('DELETE /v1/jobs/{id}', () => {
     await reaches(job.id, 'starting')
     const response = await send('DELETE', `/v1/jobs/${job.id}`, caller)
     expect([response.status, (await jobIn(response)).state]).toEqual([200, 'canceled'])
-    await over(job)
+    await waitForEnd(job)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
   })
 
   test('cancels a job whose stream breaks after the request, without another attempt', async ({ expect }) => {
     const caller = await newCaller()
-    const { behavior, send: feed, close } = fed()
+    const { behavior, send: feed, close } = createFeed()
     const calls = fakeGpu(behavior)
     const job = await submitted(caller)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
@@ -80,7 +80,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     await reaches(job.id, 'running')
     await send('DELETE', `/v1/jobs/${job.id}`, caller)
     close()
-    expect(await over(job)).toMatchObject({ state: 'canceled', stepsDone: 1 })
+    expect(await waitForEnd(job)).toMatchObject({ state: 'canceled', stepsDone: 1 })
     expect(calls).toHaveLength(1)
     expect((await ledgerOf(caller)).captured).toBe(await chargeOf(job, 1))
   })
@@ -92,7 +92,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     await vi.waitFor(async () => expect((await env.JOB.getByName(job.id).view())?.progress).toMatchObject({ step: 2 }))
     await abortAllDurableObjects()
     expect((await jobIn(await send('DELETE', `/v1/jobs/${job.id}`, caller))).state).toBe('canceled')
-    expect(await over(job)).toMatchObject({ stepsDone: 2 })
+    expect(await waitForEnd(job)).toMatchObject({ stepsDone: 2 })
     expect(calls.length).toBeLessThanOrEqual(2)
   })
 
@@ -100,7 +100,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     const caller = await newCaller()
     fakeGpu(works)
     const job = await submitted(caller)
-    await over(job)
+    await waitForEnd(job)
     const response = await send('DELETE', `/v1/jobs/${job.id}`, caller)
     expect([response.status, (await jobIn(response)).state]).toEqual([200, 'succeeded'])
     expect(await filesOf(caller)).toHaveLength(1)
@@ -109,7 +109,7 @@ describe('DELETE /v1/jobs/{id}', () => {
 
   test('has no effect if the job finishes first: its image is delivered and charged', async ({ expect }) => {
     const caller = await newCaller()
-    const { behavior, send: feed } = fed()
+    const { behavior, send: feed } = createFeed()
     const calls = fakeGpu(behavior)
     const job = await submitted(caller)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
@@ -118,7 +118,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     await send('DELETE', `/v1/jobs/${job.id}`, caller)
     const finished = await works(calls[0]!)
     feed(...(await lateParts(finished)))
-    expect(await over(job)).toMatchObject({ state: 'succeeded', cancelRequested: true })
+    expect(await waitForEnd(job)).toMatchObject({ state: 'succeeded', cancelRequested: true })
     expect((await ledgerOf(caller)).captured).toBe(await priceOf(job))
   })
 
@@ -155,7 +155,7 @@ test('a job canceled by the GPU function without a cancel request is retried', a
     (seen) => stream([accepted(seen), started(seen), line({ type: 'canceled', steps_done: 2, timings })]),
     works,
   )
-  expect(await over(await submitted(caller))).toMatchObject({ state: 'succeeded', attempt: 2 })
+  expect(await waitForEnd(await submitted(caller))).toMatchObject({ state: 'succeeded', attempt: 2 })
   expect(calls).toHaveLength(2)
 })
 
@@ -165,7 +165,7 @@ test('a job canceled after its start but before its first step is charged the ba
   const job = await submitted(caller)
   await reaches(job.id, 'running')
   await send('DELETE', `/v1/jobs/${job.id}`, caller)
-  await over(job)
+  await waitForEnd(job)
   expect((await ledgerOf(caller)).captured).toBe(await chargeOf(job, 0))
 })
 
@@ -210,7 +210,7 @@ test('if the GPU container that receives the cancellation does not know the job,
   calls.length = 0
   expect((await jobIn(await send('DELETE', `/v1/jobs/${job.id}`, caller))).state).toBe('canceled')
   await vi.waitFor(() => expect(left).toBe(true))
-  await over(job)
+  await waitForEnd(job)
   expect((await ledgerOf(caller)).captured).toBe(await chargeOf(job, 1))
 })
 
@@ -221,7 +221,7 @@ test('all GPU requests of a job carry the same affinity hint', async ({ expect }
   const job = await submitted(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   await send('DELETE', `/v1/jobs/${job.id}`, caller)
-  await over(job)
+  await waitForEnd(job)
   const hints = sent.mock.calls.map(([input, init]) => new Request(input, init).headers.get('modal-session-id'))
   expect(hints.length).toBeGreaterThan(1)
   expect(new Set(hints)).toEqual(new Set([job.id]))
@@ -229,7 +229,7 @@ test('all GPU requests of a job carry the same affinity hint', async ({ expect }
 
 test('a cancellation survives a reset of the job, and no further attempt starts', async ({ expect }) => {
   const caller = await newCaller()
-  const { behavior, send: feed } = fed()
+  const { behavior, send: feed } = createFeed()
   const calls = fakeGpu((seen) => {
     feed(accepted(seen), started(seen), ...steps(2, 4))
     return behavior(seen)
@@ -238,7 +238,7 @@ test('a cancellation survives a reset of the job, and no further attempt starts'
   await vi.waitFor(async () => expect((await env.JOB.getByName(job.id).view())?.progress).toMatchObject({ step: 2 }))
   expect((await send('DELETE', `/v1/jobs/${job.id}`, caller)).status).toBe(202)
   await reset(jobOf(job))
-  expect(await over(job)).toMatchObject({ state: 'canceled', attempt: 1, stepsDone: 2 })
+  expect(await waitForEnd(job)).toMatchObject({ state: 'canceled', attempt: 1, stepsDone: 2 })
   expect(calls).toHaveLength(1)
   expect((await ledgerOf(caller)).captured).toBe(await chargeOf(job, 2))
 })
@@ -246,7 +246,7 @@ test('a cancellation survives a reset of the job, and no further attempt starts'
 test('a cancellation while the job requests its slot prevents the attempt', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(works)
-  const spec = await reserved(caller)
+  const spec = await reserveJob(caller)
   const { requestSlot } = EndpointDO.prototype
   const asked = vi.spyOn(EndpointDO.prototype, 'requestSlot').mockImplementationOnce(async function (
     this: EndpointDO,
@@ -259,7 +259,7 @@ test('a cancellation while the job requests its slot prevents the attempt', asyn
   await vi.waitFor(() => expect(asked).toHaveBeenCalled())
   await jobOf(spec).cancel()
   await create
-  expect(await over(spec)).toMatchObject({ state: 'canceled', attempt: 0, waiting: null })
+  expect(await waitForEnd(spec)).toMatchObject({ state: 'canceled', attempt: 0, waiting: null })
   expect(calls).toHaveLength(0)
   expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
 })

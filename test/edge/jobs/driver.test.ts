@@ -4,7 +4,16 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
 import { filesOf, generate, generatedOf, ledgerOf, newCaller } from '../support/client.ts'
 import { accepted, fakeGpu, refuses, started, stream, works } from '../support/fake-gpu.ts'
-import { created, jobOf, over, PRICE, reservationOf, reserved, reset, stopsHalfWay } from '../support/jobs.ts'
+import {
+  createRunningJob,
+  jobOf,
+  PRICE,
+  reservationOf,
+  reserveJob,
+  reset,
+  stopsHalfWay,
+  waitForEnd,
+} from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -13,7 +22,7 @@ const paidOnce = { reserved: 0, captured: PRICE }
 test('while no GPU accepts, the same attempt is retried at the time stored in the job', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(refuses(503, 'loading'), refuses(429, 'queue_full', { 'retry-after': '1' }), works)
-  const spec = await created(caller)
+  const spec = await createRunningJob(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(2))
   const waiting = await vi.waitFor(async () => {
     const job = (await jobOf(spec).view())!
@@ -23,7 +32,7 @@ test('while no GPU accepts, the same attempt is retried at the time stored in th
   const alarm = await runInDurableObject(jobOf(spec), (_, { storage }) => storage.getAlarm())
   expect(alarm).toBe(waiting.nextAt)
   expect(waiting.nextAt - waiting.waiting!.since).toBeGreaterThanOrEqual(1000)
-  expect(await over(spec)).toMatchObject({ state: 'succeeded', attempt: 1 })
+  expect(await waitForEnd(spec)).toMatchObject({ state: 'succeeded', attempt: 1 })
   expect(calls.map(({ request }) => request.attempt)).toEqual([1, 1, 1])
   expect(await ledgerOf(caller)).toEqual(paidOnce)
 })
@@ -31,8 +40,8 @@ test('while no GPU accepts, the same attempt is retried at the time stored in th
 test('a job fails at no charge after three attempts', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu((seen) => stream([accepted(seen), started(seen)]))
-  const spec = await created(caller)
-  expect(await over(spec)).toMatchObject({ state: 'failed', error: { code: 'generation_failed' } })
+  const spec = await createRunningJob(caller)
+  expect(await waitForEnd(spec)).toMatchObject({ state: 'failed', error: { code: 'generation_failed' } })
   expect(calls.map(({ request }) => request.attempt)).toEqual([1, 2, 3])
   expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
 })
@@ -43,26 +52,26 @@ test('a failed settlement is retried by the alarm', async ({ expect }) => {
   const settle = vi.spyOn(AccountDO.prototype, 'settle').mockImplementation(() => {
     throw new Error('the account is broken')
   })
-  const spec = await created(caller)
+  const spec = await createRunningJob(caller)
   await vi.waitFor(() => expect(settle).toHaveBeenCalled())
   settle.mockRestore()
-  expect(await over(spec, 20_000)).toMatchObject({ state: 'succeeded', settled: true, announced: true })
+  expect(await waitForEnd(spec, 20_000)).toMatchObject({ state: 'succeeded', settled: true, announced: true })
   expect(await ledgerOf(caller)).toEqual(paidOnce)
 })
 
 describe('an alarm', () => {
   test('does not start a second attempt while one is in progress', async ({ expect }) => {
     const calls = fakeGpu(stopsHalfWay, works)
-    const spec = await created(await newCaller())
+    const spec = await createRunningJob(await newCaller())
     await vi.waitFor(async () => expect((await jobOf(spec).view())?.images).toHaveLength(1))
     for (let k = 0; k < 3; k++) await runDurableObjectAlarm(jobOf(spec))
     expect(calls).toHaveLength(1)
-    expect(await over(spec)).toMatchObject({ state: 'succeeded', attempt: 2 })
+    expect(await waitForEnd(spec)).toMatchObject({ state: 'succeeded', attempt: 2 })
   })
 
   test('does not act before it is due', async ({ expect }) => {
     const calls = fakeGpu(refuses(429, 'queue_full', { 'retry-after': '1' }))
-    const spec = await created(await newCaller())
+    const spec = await createRunningJob(await newCaller())
     await vi.waitFor(() => expect(calls).toHaveLength(1))
     await vi.waitFor(async () => expect((await jobOf(spec).view())?.waiting).toMatchObject({ tries: 1 }))
     await runDurableObjectAlarm(jobOf(spec))
@@ -79,19 +88,19 @@ test('a waiting caller gets its image despite a reset of the job', async ({ expe
   await reset(jobOf({ id: calls[0]!.job }))
   const { octet } = await generatedOf(await waiting)
   expect(calls.map(({ request }) => request.attempt)).toEqual([1, 2])
-  await over({ id: octet.job })
+  await waitForEnd({ id: octet.job })
   expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
 })
 
 test('a job whose creation was interrupted runs after it is created again', async ({ expect }) => {
   const caller = await newCaller()
-  const spec = await reserved(caller)
+  const spec = await reserveJob(caller)
   fakeGpu(works)
   const create = jobOf(spec).create(reservationOf(spec))
   await abortAllDurableObjects()
   await create.catch(() => {})
   await jobOf(spec).create(reservationOf(spec))
-  expect(await over(spec)).toMatchObject({ state: 'succeeded' })
+  expect(await waitForEnd(spec)).toMatchObject({ state: 'succeeded' })
   expect(await ledgerOf(caller)).toEqual(paidOnce)
 })
 

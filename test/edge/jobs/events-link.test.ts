@@ -3,7 +3,7 @@ import { env } from 'cloudflare:workers'
 import { afterEach, test, vi } from 'vitest'
 import { fetchWorker, newCaller, problemOf, send } from '../support/client.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
-import { over } from '../support/jobs.ts'
+import { waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -12,11 +12,11 @@ const submit = async () => {
   fakeGpu(works)
   const response = await send('POST', '/v1/jobs', caller, { prompt: 'a cat' })
   const { id, events_url } = (await response.json()) as { id: string; events_url: string }
-  await over({ id })
+  await waitForEnd({ id })
   return { caller, id, link: new URL(events_url) }
 }
 
-test('a link opens the events of its job without a key, and their images', async ({ expect }) => {
+test('a link grants access to the events of its job and their images, without a key', async ({ expect }) => {
   const { link } = await submit()
   const response = await fetchWorker(link.href)
   const text = await response.text()
@@ -26,7 +26,7 @@ test('a link opens the events of its job without a key, and their images', async
   expect([file.status, file.headers.get('content-type')]).toEqual([200, 'image/png'])
 })
 
-test('a link opens nothing else', async ({ expect }) => {
+test('a link grants access to nothing else', async ({ expect }) => {
   const [mine, other] = [await submit(), await submit()]
   const paths = [`/v1/jobs/${other.id}/events`, `/v1/jobs/${mine.id}`, `/v1/jobs/${mine.id}/receipts`]
   const found = await Promise.all(paths.map((path) => fetchWorker(path + mine.link.search)))
@@ -37,7 +37,7 @@ test('a link opens nothing else', async ({ expect }) => {
   ])
 })
 
-test('a link ends with its key', async ({ expect }) => {
+test('a link becomes invalid with its key', async ({ expect }) => {
   const { caller, link } = await submit()
   await env.ACCOUNT.getByName(caller.account).revokeKey(caller.keyId, null)
   const response = await fetchWorker(link.href)

@@ -7,8 +7,8 @@ import type { JobRecord } from '../../../edge/jobs/record.ts'
 import { type Caller, jobIn, newCaller, problemOf, send } from '../support/client.ts'
 import {
   accepted,
+  createFeed,
   fakeGpu,
-  fed,
   image,
   line,
   refuses,
@@ -18,7 +18,7 @@ import {
   timings,
   works,
 } from '../support/fake-gpu.ts'
-import { jobOf, over, reset } from '../support/jobs.ts'
+import { jobOf, reset, waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -54,7 +54,7 @@ const submitted = async (caller: Caller, fields: object = {}) =>
 describe('the events of a job', () => {
   test('are streamed as they occur, and the terminal event ends the stream', async ({ expect }) => {
     const caller = await newCaller()
-    const { behavior, send: feed } = fed()
+    const { behavior, send: feed } = createFeed()
     const calls = fakeGpu(behavior)
     const id = await submitted(caller)
     const response = await follow(caller, id)
@@ -65,8 +65,8 @@ describe('the events of a job', () => {
     feed(accepted(seen!), started(seen!), ...steps(2, 4), ...(await image(seen!, 0)))
     feed(line({ type: 'succeeded', images: 1, timings }))
 
-    const told = await all
-    expect(told.map(({ event }) => event)).toEqual([
+    const received = await all
+    expect(received.map(({ event }) => event)).toEqual([
       'queued',
       'starting',
       'starting',
@@ -76,16 +76,16 @@ describe('the events of a job', () => {
       'image',
       'succeeded',
     ])
-    expect(told.map(({ id }) => Number(id))).toEqual(told.map((_, k) => k + 1))
-    expect(told[5]!.data).toMatchObject({ type: 'step', job: id, attempt: 1, image: 0, step: 2, steps: 4 })
-    const [finished] = told.at(-1)!.data.images as { url: string }[]
+    expect(received.map(({ id }) => Number(id))).toEqual(received.map((_, k) => k + 1))
+    expect(received[5]!.data).toMatchObject({ type: 'step', job: id, attempt: 1, image: 0, step: 2, steps: 4 })
+    const [finished] = received.at(-1)!.data.images as { url: string }[]
     expect((await send('GET', finished!.url, caller)).status).toBe(200)
-    expect(JSON.stringify(told)).not.toContain('results/' + '30d')
+    expect(JSON.stringify(received)).not.toContain('results/' + '30d')
   })
 
   test('are replayed unchanged after any Last-Event-ID, followed by live events', async ({ expect }) => {
     const caller = await newCaller()
-    const { behavior, send: feed } = fed()
+    const { behavior, send: feed } = createFeed()
     const calls = fakeGpu(behavior)
     const id = await submitted(caller)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
@@ -115,7 +115,7 @@ describe('the events of a job', () => {
       ...['queued', 'starting', 'starting', 'running', 'retrying'],
       ...['starting', 'starting', 'running', 'step', 'step', 'step', 'step', 'image', 'succeeded'],
     ])
-    expect((await over({ id })).attempt).toBe(2)
+    expect((await waitForEnd({ id })).attempt).toBe(2)
   })
 
   test('contain the public error of a failed job and no internal details', async ({ expect }) => {
@@ -127,9 +127,9 @@ describe('the events of a job', () => {
         line({ type: 'failed', code: 'internal', message: 'secret: cudaMalloc' }),
       ]),
     )
-    const told = await messages(await follow(caller, await submitted(caller)))
-    expect(told.at(-1)).toMatchObject({ event: 'failed', data: { error: { code: 'generation_failed' } } })
-    expect(JSON.stringify(told)).not.toContain('secret')
+    const received = await messages(await follow(caller, await submitted(caller)))
+    expect(received.at(-1)).toMatchObject({ event: 'failed', data: { error: { code: 'generation_failed' } } })
+    expect(JSON.stringify(received)).not.toContain('secret')
   })
 
   test('include previews if requested', async ({ expect }) => {
@@ -142,9 +142,9 @@ describe('the events of a job', () => {
         ...[...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings })],
       ]),
     )
-    const told = await messages(await follow(caller, await submitted(caller, { preview: true })))
+    const received = await messages(await follow(caller, await submitted(caller, { preview: true })))
     expect(calls[0]!.request.preview_steps).toBe(1)
-    expect(told.find(({ event }) => event === 'preview')!.data).toMatchObject({
+    expect(received.find(({ event }) => event === 'preview')!.data).toMatchObject({
       ...{ image: 0, step: 1, content_type: 'image/jpeg', b64_json: 'AQID' },
     })
   })
@@ -157,7 +157,7 @@ describe('the events of a job', () => {
   ] as const)('%j requests a preview every %s steps of 28', async ([fields, expected], { expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
-    await over({ id: await submitted(caller, { route: 'full', ...fields }) })
+    await waitForEnd({ id: await submitted(caller, { route: 'full', ...fields }) })
     expect(calls[0]!.request.preview_steps).toBe(expected)
   })
 
@@ -170,7 +170,7 @@ describe('the events of a job', () => {
       400,
       'Last-Event-ID is "x"; it must be the id of an event.',
     ])
-    await over({ id })
+    await waitForEnd({ id })
   })
 })
 
@@ -191,21 +191,21 @@ test('an idle stream is kept open by comments', async ({ expect }) => {
 
 test('a reader that disconnects does not affect the job', async ({ expect }) => {
   const caller = await newCaller()
-  const { behavior, send: feed } = fed()
+  const { behavior, send: feed } = createFeed()
   const calls = fakeGpu(behavior)
   const id = await submitted(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   await messages(await follow(caller, id), 1)
   feed(accepted(calls[0]!), started(calls[0]!), ...(await image(calls[0]!, 0)))
   feed(line({ type: 'succeeded', images: 1, timings }))
-  expect((await over({ id })).state).toBe('succeeded')
+  expect((await waitForEnd({ id })).state).toBe('succeeded')
   expect(await jobOf({ id }).events()).toHaveLength(6)
 })
 
 test('a stream continues across a reset of the job and contains each event once', async ({ expect }) => {
   const caller = await newCaller()
-  const first = fed()
-  const second = fed()
+  const first = createFeed()
+  const second = createFeed()
   const calls = fakeGpu(first.behavior, second.behavior)
   const id = await submitted(caller)
   const all = messages(await follow(caller, id))
@@ -223,7 +223,7 @@ test('a stream continues across a reset of the job and contains each event once'
 
 test('a job rejects streams above its maximum, and closing a stream frees its place', async ({ expect }) => {
   const caller = await newCaller()
-  const { behavior } = fed()
+  const { behavior } = createFeed()
   fakeGpu(behavior)
   const id = await submitted(caller)
   const open = await Promise.all(Array.from({ length: MAX_READERS }, () => follow(caller, id)))
@@ -242,7 +242,7 @@ test('a job rejects streams above its maximum, and closing a stream frees its pl
 
 test('a stream ends within 30 seconds after its key is revoked', async ({ expect }) => {
   const caller = await newCaller()
-  const { behavior, send: feed } = fed()
+  const { behavior, send: feed } = createFeed()
   const calls = fakeGpu(behavior)
   const id = await submitted(caller)
   const all = messages(await follow(caller, id))

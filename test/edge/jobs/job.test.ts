@@ -7,14 +7,14 @@ import { AccountDO } from '../../../edge/accounts/account.ts'
 import type { ReceiptClaims } from '../../../edge/results/receipt.ts'
 import { filesOf, ledgerOf, newCaller } from '../support/client.ts'
 import { accepted, fakeGpu, image, line, started, stream, timings, works } from '../support/fake-gpu.ts'
-import { created, jobOf, over, PRICE, reservationOf, reserved, stopsHalfWay } from '../support/jobs.ts'
+import { createRunningJob, jobOf, PRICE, reservationOf, reserveJob, stopsHalfWay, waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
 describe('a job that is created twice', () => {
-  test('runs once: one call, one image each, one capture', async ({ expect }) => {
+  test('runs once: one GPU request, each image once, one capture', async ({ expect }) => {
     const caller = await newCaller()
-    const spec = await reserved(caller)
+    const spec = await reserveJob(caller)
     const calls = fakeGpu(works)
     const create = () => jobOf(spec).create(reservationOf(spec))
     const run = () => jobOf(spec).run(reservationOf(spec), 'a caller')
@@ -24,11 +24,11 @@ describe('a job that is created twice', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
   })
 
-  test('after its end stays unchanged, for any second request', async ({ expect }) => {
+  test('after its end is unchanged by a second request', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
-    const spec = await created(caller)
-    const first = await over(spec)
+    const spec = await createRunningJob(caller)
+    const first = await waitForEnd(spec)
     const log = await jobOf(spec).events()
     expect(await jobOf(spec).create(reservationOf({ ...spec, price: 1 }))).toEqual(first)
     expect(await jobOf(spec).ended()).toEqual(first)
@@ -37,20 +37,20 @@ describe('a job that is created twice', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
   })
 
-  test('is not created on a reservation that may be released at any moment', async ({ expect }) => {
+  test('is not created for a reservation that is about to be released', async ({ expect }) => {
     const caller = await newCaller()
-    const spec = await reserved(caller)
+    const spec = await reserveJob(caller)
     expect(await jobOf(spec).create({ ...reservationOf(spec), reservedAt: Date.now() - 10 * 60_000 })).toBeNull()
     expect(await jobOf(spec).view()).toBeNull()
   })
 })
 
 describe('images are written once', () => {
-  test('an image that an earlier attempt stored stands, even where the next one differs in its bytes', async ({
+  test('an image stored by an earlier attempt is kept, even if the next attempt produces different bytes', async ({
     expect,
   }) => {
     const caller = await newCaller()
-    const spec = await reserved(caller)
+    const spec = await reserveJob(caller)
     const key = `results/30d/${caller.account}/${spec.id}/0.png`
     const made = { package: 'b'.repeat(64), device: 'another' }
     await env.RESULTS.put(key, 'of the earlier attempt', { customMetadata: { sha256: 'e'.repeat(64), ...made } })
@@ -65,24 +65,22 @@ describe('images are written once', () => {
   })
 })
 
-describe('a job whose object is reset half-way', () => {
-  test('continues at once, and is charged once', async ({ expect }) => {
+describe('a job whose object is reset during the run', () => {
+  test('continues immediately, and is charged once', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(stopsHalfWay, works)
-    const spec = await created(caller)
+    const spec = await createRunningJob(caller)
     await vi.waitFor(async () => expect((await jobOf(spec).view())?.images).toHaveLength(1))
     await abortAllDurableObjects()
-    expect(await over(spec)).toMatchObject({ state: 'succeeded', attempt: 2, settled: true })
+    expect(await waitForEnd(spec)).toMatchObject({ state: 'succeeded', attempt: 2, settled: true })
     expect(calls.map(({ request }) => request.attempt)).toEqual([1, 2])
     expect(await filesOf(caller)).toHaveLength(2)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
   })
 
-  test('between its end and the settlement: the image stays with the caller, and the alarm settles', async ({
-    expect,
-  }) => {
+  test('between its end and the settlement keeps its image, and is settled by the alarm', async ({ expect }) => {
     const caller = await newCaller()
-    const spec = await reserved(caller)
+    const spec = await reserveJob(caller)
     fakeGpu(works)
     const settle = vi.spyOn(AccountDO.prototype, 'settle').mockImplementation(() => {
       throw new Error('the account is broken')
@@ -97,10 +95,10 @@ describe('a job whose object is reset half-way', () => {
 })
 
 describe('the ledger', () => {
-  test('settles an entry once: the first settlement stands', async ({ expect }) => {
+  test('settles an entry once: the first settlement is final', async ({ expect }) => {
     const caller = await newCaller()
     const account = env.ACCOUNT.getByName(caller.account)
-    const { id } = await reserved(caller)
+    const { id } = await reserveJob(caller)
     expect(await ledgerOf(caller)).toEqual({ reserved: PRICE, captured: 0 })
     expect(await account.settle(id, { outcome: 'captured' })).toMatchObject({ state: 'captured', amount: PRICE })
     expect(await account.settle(id, { outcome: 'captured' })).toMatchObject({ state: 'captured' })
@@ -109,11 +107,11 @@ describe('the ledger', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
   })
 
-  test('releases a reservation that no job stands behind, and leaves those of living jobs', async ({ expect }) => {
+  test('releases reservations without a job, and keeps those of open jobs', async ({ expect }) => {
     const caller = await newCaller()
     const account = env.ACCOUNT.getByName(caller.account)
     fakeGpu(stopsHalfWay)
-    const [orphan, living] = [await reserved(caller), await created(caller)]
+    const [orphan, living] = [await reserveJob(caller), await createRunningJob(caller)]
     await runInDurableObject(account, (_, { storage }) => {
       storage.sql.exec('UPDATE ledger SET reserved = reserved - 3600000')
     })
@@ -124,8 +122,8 @@ describe('the ledger', () => {
   })
 })
 
-test('a job logs every event of its stream but heartbeats, in order', async ({ expect }) => {
-  const spec = await reserved(await newCaller())
+test('a job logs every event of its stream except heartbeats, in order', async ({ expect }) => {
+  const spec = await reserveJob(await newCaller())
   fakeGpu(async (seen) => {
     const images = [...(await image(seen, 1)), ...(await image(seen, 0))]
     return stream([

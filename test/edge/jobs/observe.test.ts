@@ -26,13 +26,13 @@ async function finishedJob() {
 }
 
 describe('a finished job', () => {
-  test('is one line of the log, with its id and where the time went', async ({ expect }) => {
+  test('is one line of the log, with its id and timings', async ({ expect }) => {
     const lines = watchLog()
     const { id, account, price } = await finishedJob()
-    const told = lines.map((text) => JSON.parse(text)).filter(({ message }) => message === 'a job finished')
-    expect(told).toHaveLength(1)
-    expect(told[0]).toMatchObject({ level: 'info', job: id, account, state: 'succeeded', denoise: 0.5 })
-    expect(told[0]).toMatchObject({ price_microdollars: price, attempts: 1, device: 'fake' })
+    const logged = lines.map((text) => JSON.parse(text)).filter(({ message }) => message === 'a job finished')
+    expect(logged).toHaveLength(1)
+    expect(logged[0]).toMatchObject({ level: 'info', job: id, account, state: 'succeeded', denoise: 0.5 })
+    expect(logged[0]).toMatchObject({ price_microdollars: price, attempts: 1, device: 'fake' })
   })
 
   test('is one data point of Analytics Engine, within its size limits', async ({ expect }) => {
@@ -50,7 +50,7 @@ describe('a finished job', () => {
     expect(Math.max(POINT.blobs.length, POINT.doubles.length)).toBeLessThanOrEqual(20)
   })
 
-  test('that failed has its error and no price', async ({ expect }) => {
+  test('that failed has an error and no price', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(refuses(400, 'invalid_request'))
     const response = await generate(caller, flower)
@@ -62,7 +62,7 @@ describe('a finished job', () => {
 })
 
 describe('prompts in the log', () => {
-  test('are nowhere, whether the job succeeds, is refused, fails or breaks', async ({ expect }) => {
+  test('are absent, whether the job succeeds, is refused or fails', async ({ expect }) => {
     const lines = watchLog()
     const caller = await newCaller()
     const fails = (code: string) => (seen: Parameters<typeof started>[0]) =>
@@ -76,7 +76,7 @@ describe('prompts in the log', () => {
     expect(lines.filter((text) => text.includes('heron'))).toEqual([])
   })
 
-  test('are in the line of a finished job where OCTET_LOG_PROMPTS is "true"', async ({ expect }) => {
+  test('are in the line of a finished job if OCTET_LOG_PROMPTS is "true"', async ({ expect }) => {
     const job = await finishedJob()
     const lines = watchLog()
     observeJob(envWith({ OCTET_LOG_PROMPTS: 'true' }), job)

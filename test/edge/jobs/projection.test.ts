@@ -1,4 +1,4 @@
-// The representations of a job are equal in their common fields.
+// All representations of a job agree in their common fields.
 import { env } from 'cloudflare:workers'
 import { test } from 'vitest'
 import type { DialectRoute } from '../../../edge/dialects/definition/dialect.ts'
@@ -9,9 +9,7 @@ import { listEntryOf, viewOf } from '../../../edge/requests/view.ts'
 import { newCaller, ORIGIN } from '../support/client.ts'
 import { finalJob } from '../support/jobs.ts'
 
-test('the view, the list entry, the webhook and the OpenAI reply have the same facts and warnings', async ({
-  expect,
-}) => {
+test('the view, the list entry, the webhook and the OpenAI reply agree in fields and warnings', async ({ expect }) => {
   const base = finalJob(await newCaller())
   const job = {
     ...base,

@@ -20,8 +20,8 @@ import {
   untilCanceled,
   works,
 } from '../support/fake-gpu.ts'
-import { jobOf, over } from '../support/jobs.ts'
-import { newManager, outboxOf, settled } from '../support/manager.ts'
+import { jobOf, waitForEnd } from '../support/jobs.ts'
+import { newManager, outboxOf, waitForDeliveries } from '../support/manager.ts'
 import { RECEIVER, receiver } from '../support/receiver.ts'
 
 const DAY_MS = 24 * 3600_000
@@ -48,7 +48,7 @@ const put = (name: string) =>
   )
 
 /** A job that has ended in this state, is settled and announced, and whose webhook was delivered. */
-async function made(state: 'succeeded' | 'failed' | 'canceled', name = 'order'): Promise<JobRecord> {
+async function createEndedJob(state: 'succeeded' | 'failed' | 'canceled', name = 'order'): Promise<JobRecord> {
   fakeGpu({ succeeded: works, failed: failsHalfWay, canceled: untilCanceled(2) }[state])
   receiver()
   const { id } = await jobIn(await put(name))
@@ -58,12 +58,12 @@ async function made(state: 'succeeded' | 'failed' | 'canceled', name = 'order'):
     })
     await fetchWorker(`/v1/jobs/${id}`, { method: 'DELETE', headers: owner.headers })
   }
-  const job = await over({ id })
-  await settled(owner)
+  const job = await waitForEnd({ id })
+  await waitForDeliveries(owner)
   return job
 }
 
-const exported = (job: JobRecord) => accountOf(owner).exported([job.id])
+const markExported = (job: JobRecord) => accountOf(owner).exported([job.id])
 
 /** Moves a job back in time. */
 const age = (job: JobRecord, days: number) =>
@@ -90,16 +90,16 @@ const events = () =>
   )
 
 describe.for(['succeeded', 'failed', 'canceled'] as const)('a job that has %s', (state) => {
-  test('is deleted a week after its images: files, object, events and row; the audit still closes', async ({
+  test('is deleted a week after its images: files, object, events and row; the audit still balances', async ({
     expect,
   }) => {
-    const job = await made(state)
+    const job = await createEndedJob(state)
     expect(job.state).toBe(state)
     expect(await alarmOf(job)).toBe(retentionEnd(job))
     expect(await events()).toEqual([1, 1, 1])
     // A file of another attempt, without a record.
     await env.RESULTS.put(`results/30d/${owner.account}/${job.id}/7.png`, 'stray')
-    await exported(job)
+    await markExported(job)
     const before = await accountOf(owner).audit()
     await age(job, job.retentionDays + RECORD_DAYS - 1)
     await runDurableObjectAlarm(jobOf(job))
@@ -118,35 +118,35 @@ describe.for(['succeeded', 'failed', 'canceled'] as const)('a job that has %s', 
       expect((await fetchWorker(`/v1/jobs/${path}`, { headers: owner.headers })).status, path).toBe(404)
   })
 
-  test('gives its name and its Idempotency-Key free', async ({ expect }) => {
-    const job = await made(state)
-    await exported(job)
+  test('releases its name and its Idempotency-Key', async ({ expect }) => {
+    const job = await createEndedJob(state)
+    await markExported(job)
     await expire(job)
     await runDurableObjectAlarm(jobOf(job))
-    const next = await made('succeeded')
+    const next = await createEndedJob('succeeded')
     expect([next.name, next.id === job.id]).toEqual(['order', false])
     expect((await accountOf(owner).audit()).kept).toMatchObject({ open: 0 })
   })
 })
 
 describe('a job whose retention is over', () => {
-  test('stays while its row is not exported, and is deleted a day later', async ({ expect }) => {
-    const job = await made('succeeded')
+  test('is kept until its row is exported, and deleted a day later', async ({ expect }) => {
+    const job = await createEndedJob('succeeded')
     await expire(job)
     await runDurableObjectAlarm(jobOf(job))
     expect(await jobOf(job).view()).toMatchObject({ id: job.id })
     expect(await accountOf(owner).entry(job.id)).toMatchObject({ state: 'captured' })
     const alarm = (await alarmOf(job))! - Date.now()
     expect(alarm > DAY_MS / 2 && alarm <= DAY_MS).toBe(true)
-    await exported(job)
+    await markExported(job)
     await runDurableObjectAlarm(jobOf(job))
     expect(await stored(job)).toEqual(NOTHING)
     expect(await accountOf(owner).entry(job.id)).toBeNull()
   })
 
-  test('is settled first, if it is not yet', async ({ expect }) => {
+  test('is settled first, if necessary', async ({ expect }) => {
     vi.spyOn(console, 'error').mockImplementation(() => {})
-    const settle = vi.spyOn(AccountDO.prototype, 'settle').mockRejectedValue(new Error('the account is away'))
+    const settle = vi.spyOn(AccountDO.prototype, 'settle').mockRejectedValue(new Error('the account is unreachable'))
     fakeGpu(works)
     receiver()
     const { id } = await jobIn(await put('order'))
@@ -184,10 +184,10 @@ describe('a job whose retention is over', () => {
           throw half
         }),
     ],
-  ] as const)('is deleted by the next alarm when one stops at %s', async ([, stopAt], { expect }) => {
+  ] as const)('is deleted by the next alarm if one is interrupted at %s', async ([, stopAt], { expect }) => {
     vi.spyOn(console, 'error').mockImplementation(() => {})
-    const job = await made('succeeded')
-    await exported(job)
+    const job = await createEndedJob('succeeded')
+    await markExported(job)
     await expire(job)
     const stopped = stopAt()
     await runDurableObjectAlarm(jobOf(job))
@@ -198,11 +198,11 @@ describe('a job whose retention is over', () => {
     expect([await filesOf(owner), await accountOf(owner).entry(job.id)]).toEqual([[], null])
   })
 
-  test('is deleted even if the worker died after it had deleted the row and before it deleted the object', async ({
+  test('is deleted even if the worker crashed between the deletion of the row and that of the object', async ({
     expect,
   }) => {
-    const job = await made('succeeded')
-    await exported(job)
+    const job = await createEndedJob('succeeded')
+    await markExported(job)
     await expire(job)
     expect(await accountOf(owner).forgetJob(job.id)).toBe(true)
     await runDurableObjectAlarm(jobOf(job))

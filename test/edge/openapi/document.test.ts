@@ -6,7 +6,7 @@ import { OPERATIONS, openApiDocument } from '../../../edge/openapi/document.ts'
 import { problem } from '../../../edge/openapi/replies.ts'
 import { type Caller, newCaller, send } from '../support/client.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
-import { over } from '../support/jobs.ts'
+import { waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -17,7 +17,7 @@ const document = openApiDocument() as {
 }
 const newAdmin = () => newCaller({ scopes: ['generate', 'read', 'admin'] })
 
-test('it has every route of the worker and no other', ({ expect }) => {
+test('the document contains exactly the routes of the worker', ({ expect }) => {
   const routes = app.routes.filter(({ method }) => method !== 'ALL').map(({ method, path }) => `${method} ${path}`)
   expect(Object.keys(OPERATIONS).toSorted()).toEqual([...new Set(routes)].toSorted())
 })
@@ -57,7 +57,7 @@ test('the form of a route with an input image has its fields, with the image as 
   }
 })
 
-test('every reference has a target, and every operation an id of its own', ({ expect }) => {
+test('every reference has a target, and every operation a unique id', ({ expect }) => {
   const text = JSON.stringify(document)
   const targets = new Set([...text.matchAll(/"\$ref":"#\/([^"]+)"/g)].map(([, path]) => path!))
   for (const path of targets) {
@@ -84,7 +84,7 @@ async function parseReply(response: Response, route: string): Promise<z.ZodSafeP
 }
 
 describe('an example', () => {
-  test.for(examples)('of $route, $name, runs as it is', async ({ route, body }, { expect }) => {
+  test.for(examples)('of $route, $name, is a valid request', async ({ route, body }, { expect }) => {
     fakeGpu(works)
     const [method, path] = route.split(' ') as [string, string]
     const response = await send(method, path.replace(':id', 'default'), await newAdmin(), body)
@@ -119,7 +119,7 @@ async function newWorld(): Promise<World> {
   const caller = await newAdmin()
   fakeGpu(works)
   const { id: job } = (await (await send('POST', '/v1/jobs', caller, { prompt: 'a cat' })).json()) as { id: string }
-  await over({ id: job })
+  await waitForEnd({ id: job })
   const added = await send('POST', '/v1/webhooks', caller, { url: 'https://example.com/hooks' })
   const { id: webhook } = (await added.json()) as { id: string }
   const { id: event } = (await (await send('POST', `/v1/webhooks/${webhook}/test`, caller, {})).json()) as {
@@ -134,7 +134,7 @@ test.for(Object.entries(READS))('the reply of %s has the documented fields', asy
   expect(parsed.error).toBeUndefined()
 })
 
-test('an error is a documented problem', async ({ expect }) => {
+test('an error has the documented schema', async ({ expect }) => {
   const response = await send('POST', '/v1/jobs', await newAdmin(), { prompt: 5, n: 0 })
   expect(response.status).toBe(400)
   expect(problem.safeParse(await response.json()).error).toBeUndefined()

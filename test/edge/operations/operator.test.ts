@@ -73,7 +73,7 @@ describe('GET /v1/operator/jobs/{id}', () => {
     expect((await report(job)).job!.asked).toMatchObject({ prompt_characters: 20, steps: 28, seed: expect.any(Number) })
   })
 
-  test('states the internal cause of a failure, which its owner never sees', async ({ expect }) => {
+  test('contains the internal cause of a failure, which is hidden from its owner', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(refuses(400, 'invalid_request'))
     const response = await generate(caller, flower)
@@ -88,7 +88,7 @@ describe('GET /v1/operator/jobs/{id}', () => {
     expect(await events.text()).not.toContain('secret detail')
   })
 
-  test('finds an image that is gone from the store', async ({ expect }) => {
+  test('reports an image that is missing in the store', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
     const { job } = await madeBy(caller)
@@ -96,7 +96,7 @@ describe('GET /v1/operator/jobs/{id}', () => {
     expect((await report(job)).images).toMatchObject([{ in_store: false }])
   })
 
-  test('finds a reservation whose job was never created, when the account is named', async ({ expect }) => {
+  test('finds a reservation whose job was never created, if the request names the account', async ({ expect }) => {
     const caller = await newCaller()
     const credential = (await checkKey(peppers, caller.key))!
     const job = newJobId()

@@ -35,7 +35,7 @@ describe('a call to an object', () => {
     expect(stubs()).toBe(4)
   })
 
-  test('is a 503 for callers when the object does not come back', async ({ expect }) => {
+  test('is a 503 for callers if the resets outlast the retries', async ({ expect }) => {
     vi.spyOn(globalThis, 'setTimeout').mockImplementation(((run: () => void) => queueMicrotask(run)) as never)
     const { namespace, stubs } = failing(...Array.from({ length: 20 }, () => reset))
     await expect(objectOf(namespace, 'a').greet('you')).rejects.toMatchObject({ code: 'overloaded' })
@@ -43,7 +43,7 @@ describe('a call to an object', () => {
   })
 
   test.for([[{}], [{ remote: true }]])(
-    "is not repeated after an error of the object's own: %j",
+    'is not repeated after an error of the object: %j',
     async ([flags], { expect }) => {
       const { namespace, stubs } = failing(failure(flags!))
       await expect(objectOf(namespace, 'a').greet('you')).rejects.toThrow('broken')
@@ -51,14 +51,14 @@ describe('a call to an object', () => {
     },
   )
 
-  test('is not repeated against an overloaded object, and is a 503 for callers as well', async ({ expect }) => {
+  test('is not repeated if the object is overloaded, which is also a 503 for callers', async ({ expect }) => {
     const { namespace, stubs } = failing(failure({ overloaded: true, retryable: true }))
     await expect(objectOf(namespace, 'a').greet('you')).rejects.toMatchObject({ code: 'overloaded' })
     expect(stubs()).toBe(1)
   })
 })
 
-test('an endpoint object that fails changes neither jobs nor quotes', async ({ expect }) => {
+test('a failing endpoint object affects neither jobs nor quotes', async ({ expect }) => {
   const caller = await newCaller()
   fakeGpu(refuses(503, 'loading'))
   const { id } = await jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))

@@ -34,7 +34,7 @@ async function withOutbox(
         for (const id of ids) sql.exec('UPDATE entries SET due = ? WHERE id = ?', Date.now() + HOUR, id)
       },
       nextDue: () => sql.exec<{ at: number | null }>('SELECT min(due) AS at FROM entries').one().at,
-      ...{ concurrency, pauseMs: { first: 10_000, most: 15_000 } },
+      ...{ concurrency, pauseMs: { first: 10_000, max: 15_000 } },
     })
     await use(outbox, sql)
   })
@@ -43,7 +43,7 @@ async function withOutbox(
 const soon = () => Date.now() + HOUR
 
 describe('an outbox', () => {
-  test('sends all due entries in batches, each again only when it is due again', async ({ expect }) => {
+  test('sends all due entries in batches, and none again before it is due again', async ({ expect }) => {
     const sent: number[][] = []
     const send = async (ids: number[]) => void sent.push(ids)
     await withOutbox([1, 2, 3], { send }, async (outbox, sql) => {
@@ -59,7 +59,7 @@ describe('an outbox', () => {
     })
   })
 
-  test('pauses after a failure, longer after each further one, and then sends the same entries', async ({ expect }) => {
+  test('pauses after each failure, with increasing pauses, and then sends the same entries', async ({ expect }) => {
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
     const send = vi.fn<Send>().mockRejectedValueOnce(new Error('away')).mockRejectedValueOnce(new Error('away'))
     vi.spyOn(Math, 'random').mockReturnValue(0.5)
@@ -80,7 +80,7 @@ describe('an outbox', () => {
     })
   })
 
-  test('sends as many batches at the same time as allowed, and stops them on request', async ({ expect }) => {
+  test('sends the maximum number of concurrent batches, and aborts them on request', async ({ expect }) => {
     const started: number[][] = []
     const send: Send = (ids, stop) => {
       started.push(ids)

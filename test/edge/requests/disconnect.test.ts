@@ -5,8 +5,18 @@ import { afterEach, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
 import { app } from '../../../edge/app.ts'
 import { type Caller, ledgerOf, newCaller, ORIGIN } from '../support/client.ts'
-import { accepted, fakeGpu, fed, image, line, started, timings, untilCanceled, works } from '../support/fake-gpu.ts'
-import { jobOf, over } from '../support/jobs.ts'
+import {
+  accepted,
+  createFeed,
+  fakeGpu,
+  image,
+  line,
+  started,
+  timings,
+  untilCanceled,
+  works,
+} from '../support/fake-gpu.ts'
+import { jobOf, waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -29,7 +39,7 @@ test('on_disconnect "cancel" cancels the job and charges for the completed steps
   await vi.waitFor(async () => expect((await jobOf({ id: calls[0]!.job }).view())?.progress).toMatchObject({ step: 2 }))
   cut()
   await ended()
-  const job = await over({ id: calls[0]!.job })
+  const job = await waitForEnd({ id: calls[0]!.job })
   expect(job).toMatchObject({ state: 'canceled', stepsDone: 2 })
   expect(await ledgerOf(caller)).toEqual({
     reserved: 0,
@@ -42,14 +52,14 @@ test.for([{}, { on_disconnect: 'continue' }])(
   'the job continues after a disconnect with %j',
   async (fields, { expect }) => {
     const caller = await newCaller()
-    const { behavior, send: feed } = fed()
+    const { behavior, send: feed } = createFeed()
     const calls = fakeGpu(behavior)
     const { reply, cut } = request(caller, fields)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
     cut()
     const [seen] = calls
     feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
-    expect(await over({ id: seen!.job })).toMatchObject({ state: 'succeeded', cancelRequested: false })
+    expect(await waitForEnd({ id: seen!.job })).toMatchObject({ state: 'succeeded', cancelRequested: false })
     await reply
   },
 )
@@ -68,7 +78,7 @@ test('a job shared by several callers is canceled only after the last one discon
   await first.ended()
   expect(await jobOf(job).view()).toMatchObject({ state: 'running', cancelRequested: false })
   second.cut()
-  expect((await over(job)).state).toBe('canceled')
+  expect((await waitForEnd(job)).state).toBe('canceled')
   await Promise.all([first.reply, second.reply])
 })
 
@@ -88,7 +98,7 @@ test('Prefer: wait: a disconnect cancels the job while the caller waits, but not
   await vi.waitFor(async () => expect(await jobOf(job).waiting()).toBe(1))
   left.cut()
   await left.ended()
-  expect(await over(job)).toMatchObject({ state: 'canceled', stepsDone: 2 })
+  expect(await waitForEnd(job)).toMatchObject({ state: 'canceled', stepsDone: 2 })
   expect((await left.reply).status).toBe(200)
 })
 
@@ -122,7 +132,7 @@ test('after a disconnect, the next equal request gets the result of the job that
   expect,
 }) => {
   const caller = await newCaller()
-  const { behavior, send: feed, close } = fed()
+  const { behavior, send: feed, close } = createFeed()
   const calls = fakeGpu(behavior, works)
   const first = request(caller, {})
   await vi.waitFor(() => expect(calls).toHaveLength(1))
@@ -131,7 +141,7 @@ test('after a disconnect, the next equal request gets the result of the job that
   const [seen] = calls
   feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
   close()
-  const { price } = await over({ id: seen!.job })
+  const { price } = await waitForEnd({ id: seen!.job })
   const jobs: (string | null)[] = []
   for (const _ of ['retry', 'new request']) jobs.push((await request(caller, {}).reply).headers.get('x-octet-job'))
   expect([jobs[0] === seen!.job, jobs[1] === seen!.job]).toEqual([true, false])
@@ -147,7 +157,7 @@ test('after a disconnect and a cancellation, an equal request is a new job', asy
   first.cut()
   await first.ended()
   await jobOf({ id: calls[0]!.job }).cancel()
-  await over({ id: calls[0]!.job })
+  await waitForEnd({ id: calls[0]!.job })
   const second = await request(caller, {}).reply
   expect([second.status, second.headers.get('x-octet-job') === calls[0]!.job]).toEqual([200, false])
   await first.reply
@@ -157,7 +167,7 @@ test('after a disconnect, the next equal request joins a job that has run for mo
   expect,
 }) => {
   const caller = await newCaller()
-  const { behavior, send: feed, close } = fed()
+  const { behavior, send: feed, close } = createFeed()
   const calls = fakeGpu(behavior)
   const first = request(caller, {})
   await vi.waitFor(() => expect(calls).toHaveLength(1))

@@ -3,7 +3,18 @@ import { afterEach, describe, expect, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
 import { JobDO } from '../../../edge/jobs/job.ts'
 import { type Caller, filesOf, generate, generatedOf, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
-import { accepted, fakeGpu, fed, image, line, refuses, started, stream, timings, works } from '../support/fake-gpu.ts'
+import {
+  accepted,
+  createFeed,
+  fakeGpu,
+  image,
+  line,
+  refuses,
+  started,
+  stream,
+  timings,
+  works,
+} from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -33,7 +44,7 @@ test('another request under the same key is 422; another account has keys of its
   expect((await generate(other, { prompt: 'a dog' }, once)).status).toBe(200)
 })
 
-test('while the first is running it is 409, to be tried again', async ({ expect }) => {
+test('a request while the first is running is a 409 with a suggested retry', async ({ expect }) => {
   const caller = await newCaller()
   let second: unknown
   fakeGpu(async (seen) => {
@@ -45,7 +56,7 @@ test('while the first is running it is 409, to be tried again', async ({ expect 
   expect(second).toEqual([409, '2', 'idempotency_in_flight'])
 })
 
-test('a refusal of the request itself is replayed: one job, one answer', async ({ expect }) => {
+test('an invalid request is not retried: a repetition gets the same error', async ({ expect }) => {
   const caller = await newCaller()
   const refused = { type: 'failed', code: 'invalid_request', message: 'too large for this GPU' }
   const calls = fakeGpu((seen) => stream([accepted(seen), started(seen), line(refused)]))
@@ -74,7 +85,7 @@ test('a job without a GPU frees its key, so that the expected retry generates th
   expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
 })
 
-test('a worker that dies between reservation and job leaves the job as it was reserved', async ({ expect }) => {
+test('after a crash between reservation and job, a repeated request creates the reserved job', async ({ expect }) => {
   const caller = await newCaller()
   fakeGpu(works)
   const dies = vi.spyOn(JobDO.prototype, 'run').mockRejectedValue(new Error('the worker dies'))
@@ -108,11 +119,11 @@ test('a job that lost a stream keeps its key in flight until it ends', async ({ 
   expect((await generatedOf(await generate(caller, body, once))).octet.attempts).toBe(2)
 })
 
-describe('a retry that brings no key', () => {
+describe('a retry without a key', () => {
   const again = { 'x-stainless-retry-count': '1' }
   /** Sends a second request while the first runs, and then lets the GPU continue. */
   async function twice(caller: Caller, fields: object, headers: Record<string, string>) {
-    const { behavior, send: feed } = fed()
+    const { behavior, send: feed } = createFeed()
     const admit = vi.spyOn(AccountDO.prototype, 'admit')
     const calls = fakeGpu(behavior, works)
     const first = generate(caller, fields)
@@ -131,7 +142,7 @@ describe('a retry that brings no key', () => {
     }
   }
 
-  test('of an SDK joins the first request, which runs still: one job, one price', async ({ expect }) => {
+  test('of an SDK joins the first request while it is running: one job, one price', async ({ expect }) => {
     const caller = await newCaller()
     const { calls, jobs } = await twice(caller, body, again)
     expect(jobs[1]).toBe(jobs[0])
@@ -144,7 +155,7 @@ describe('a retry that brings no key', () => {
     expect(jobs[1]).toBe(jobs[0])
   })
 
-  test('is an equal request of the same key while the first is running: one job, one price, and a warning', async ({
+  test('by an equal request of the same API key joins the running job: one job, one price, and a warning', async ({
     expect,
   }) => {
     const caller = await newCaller()
@@ -155,7 +166,7 @@ describe('a retry that brings no key', () => {
     expect(warnings.map((each) => each.map(({ code }) => code))).toEqual([[], ['request_joined']])
   })
 
-  test('makes a new job once the first has ended, and for another account or body', async ({ expect }) => {
+  test('creates a new job once the first has ended, and for another account or body', async ({ expect }) => {
     const [caller, other] = [await newCaller(), await newCaller()]
     const calls = fakeGpu(works)
     for (const each of [caller, other]) await generate(each, body)
@@ -190,7 +201,7 @@ test('a retry that is refused leaves the failed job under its name', async ({ ex
   expect(await (await send('GET', '/v1/jobs/mine', caller)).json()).toMatchObject({ state: 'failed' })
 })
 
-test('an Idempotency-Key that was used with one name is refused with another name', async ({ expect }) => {
+test('an Idempotency-Key used with one job name is refused with another', async ({ expect }) => {
   const caller = await newCaller()
   fakeGpu(works)
   const put = (name: string) => send('PUT', `/v1/jobs/${name}`, caller, body, once)

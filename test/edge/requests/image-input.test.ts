@@ -54,7 +54,7 @@ test('repeats the files with each attempt, and deletes them when the job fails',
   expect(await inputsStored()).toBe(0)
 })
 
-test('charges the steps that run', async () => {
+test('charges only for the steps that run', async () => {
   fakeGpu(works)
   for (const strength of [0.3, 0.6, 1]) {
     const response = await generate(caller, {
@@ -72,7 +72,7 @@ test('charges the steps that run', async () => {
   }
 })
 
-test('takes a form, typed by its fields, and a blank prompt with an image', async () => {
+test('accepts a form, and a blank prompt if there is an image', async () => {
   const calls = fakeGpu(works)
   const form = new FormData()
   const texts = { n: '2', seed: '5', strength: '0.25', preview: 'true', steps: '4', guidance_scale: '3' }
@@ -91,7 +91,7 @@ test('takes a form, typed by its fields, and a blank prompt with an image', asyn
   expect(calls[0]!.request.skip_layer_guidance).toMatchObject({ layers: [1] })
 })
 
-test('takes an image of an own job by its id or address, and of no other account or token', async () => {
+test('accepts an image of the caller’s own job by id or URL, but not of another account or token', async () => {
   const calls = fakeGpu(works)
   const first = (await (await generate(caller, { ...FIELDS, n: 2, response_format: 'url' })).json()) as {
     data: { url: string; sha256: string }[]
@@ -195,7 +195,7 @@ test.each([
   expect(calls).toHaveLength(0)
 })
 
-test('takes a large body only with an image', async () => {
+test('accepts a large body only with an image', async () => {
   fakeGpu(works)
   const large = pngOf('large', LIMITS.requestBytes)
   expect((await generate(caller, { ...FIELDS, image: large.toBase64() })).status).toBe(200)

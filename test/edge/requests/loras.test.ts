@@ -52,7 +52,7 @@ describe('the native API', () => {
     expect(parameters.loras).toEqual(chosen.map((lora) => ({ ...lora, package: 'e'.repeat(64) })))
   })
 
-  test('chooses a model that the adapters fit', async ({ expect }) => {
+  test('chooses a model compatible with the adapters', async ({ expect }) => {
     await generate(caller, { prompt: 'a cat', loras: [{ id: 'pair' }] })
     await generate(caller, { prompt: 'a cat', loras: [{ id: 'ink' }, { id: 'mine' }], route: 'full' })
     expect(gpu.map(({ request }) => request.model)).toEqual(['paired', 'tiny'])
@@ -88,7 +88,7 @@ describe('the native API', () => {
     expect(gpu).toEqual([])
   })
 
-  test('refuses a model that the adapters do not fit', async ({ expect }) => {
+  test('refuses a model that is incompatible with the adapters', async ({ expect }) => {
     const response = await generate(caller, { prompt: 'a cat', model: 'tiny', loras: [{ id: 'pair' }] })
     expect((await problemOf(response)).error.message).toBe('loras are for paired, not for "tiny".')
   })
@@ -168,7 +168,7 @@ describe('dialects', () => {
     expect(gpu[0]!.request.prompt).toBe('a cat')
   })
 
-  test('Replicate has a second adapter, and the web interface a list', async ({ expect }) => {
+  test('Replicate accepts a second adapter, and the web interface a list', async ({ expect }) => {
     const input = { prompt: 'a cat', lora_weights: 'ink', extra_lora: 'owner/mine', extra_lora_scale: 0.3 }
     await send('POST', '/v1/predictions', caller, { version: 'octet/tiny', input })
     await vi.waitFor(() =>
@@ -225,7 +225,7 @@ describe('dialects', () => {
     expect(sent()).toEqual([['ink', 'mine'].map((id) => ({ id, scale: 0.5 }))])
   })
 
-  test.for(['ink--v2', 'ink-', 'a'.repeat(64)])('reach every ID of the catalog: %s', async (id, { expect }) => {
+  test.for(['ink--v2', 'ink-', 'a'.repeat(64)])('accept every ID of the catalog: %s', async (id, { expect }) => {
     variables.OCTET_CATALOG = catalogWith([{ id, models: ['tiny'] }])
     for (const [path, fields] of [
       [fal, { loras: [{ path: `https://host/${id}.safetensors` }] }],

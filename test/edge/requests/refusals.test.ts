@@ -19,7 +19,12 @@ describe('refusals of the native API', () => {
     ['no prompt', {}, 'prompt', 'prompt is missing; it must be a text of 1 to 10000 characters.'],
     ['an empty prompt', { prompt: '' }, 'prompt', 'prompt is ""; it must be a text of 1 to 10000 characters.'],
     ['a prompt of spaces', { prompt: ' \n\t\u00a0 ' }, 'prompt', 'prompt has no visible character'],
-    ['a prompt of what does not show', { prompt: '\u200b\u2060\ufeff\u3164\u2800' }, 'prompt', 'no visible character'],
+    [
+      'a prompt of invisible characters',
+      { prompt: '\u200b\u2060\ufeff\u3164\u2800' },
+      'prompt',
+      'no visible character',
+    ],
     ['a long prompt', { prompt: 'x'.repeat(10_001) }, 'prompt', '(10001 characters); it must be a text of 1 to 10000'],
     [
       'an unknown field',
@@ -50,7 +55,12 @@ describe('refusals of the native API', () => {
       'seed',
       'seed is -1; it must be an integer from 0 to 9007199254740991, or a text of digits',
     ],
-    ['a seed that JSON rounds', { ...p, seed: 2 ** 53 }, 'seed', 'seed is 9007199254740992; it must be an integer'],
+    [
+      'a seed above the exact integers of JSON',
+      { ...p, seed: 2 ** 53 },
+      'seed',
+      'seed is 9007199254740992; it must be an integer',
+    ],
     ['a seed of 65 bits', { ...p, seed: '18446744073709551616' }, 'seed', 'seed is "18446744073709551616"; it must be'],
     ['a seed of letters', { ...p, seed: '0x10' }, 'seed', 'seed is "0x10"; it must be an integer from 0 to'],
     [
@@ -124,7 +134,7 @@ describe('refusals of the native API', () => {
     expect(errors!.map(({ param }) => param).toSorted()).toEqual(['bar', 'foo', 'n', 'prompt'])
   })
 
-  test('a model, tier or size that nothing on offer serves', async ({ expect }) => {
+  test('a model, tier or size without an offer', async ({ expect }) => {
     const caller = await newCaller()
     const model = await generate(caller, { ...p, model: 'gpt-image-1' })
     expect(model.status).toBe(422)
@@ -134,13 +144,13 @@ describe('refusals of the native API', () => {
     expect(size.error).toMatchObject({ param: 'size', message: expect.stringMatching(/A valid size is 1024x1024\.$/) })
   })
 
-  test('a body that is too large, or no JSON by its type', async ({ expect }) => {
+  test('a body that is too large, or whose type is not JSON', async ({ expect }) => {
     const caller = await newCaller()
     expect((await generate(caller, { prompt: 'x'.repeat(300_000) })).status).toBe(413)
     expect((await generate(caller, p, { 'content-type': 'text/plain' })).status).toBe(415)
   })
 
-  test('a refusal of the GPU function is ours to mend: fixed words, nothing charged', async ({ expect }) => {
+  test('a refusal of the GPU function is a service fault: a generic message, nothing charged', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(refuses(422, 'invalid_request'))
     const response = await generate(caller, p)

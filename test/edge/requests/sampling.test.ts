@@ -7,7 +7,7 @@ import { generation } from '../../../edge/requests/generation-request.ts'
 import { jobIn, ledgerOf, newCaller, ORIGIN, problemOf, send } from '../support/client.ts'
 import { envWith } from '../support/config.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
-import { over } from '../support/jobs.ts'
+import { waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -21,7 +21,7 @@ describe('the native fields', () => {
     const body = { ...cat, ...choice, size: '256x256', steps: 10, guidance_scale: 4 }
     const quoted = await send('POST', '/v1/quote', caller, body)
     const job = await jobIn(await send('POST', '/v1/jobs', caller, body))
-    await over(job)
+    await waitForEnd(job)
     expect(calls[0]!.request).toMatchObject({ ...choice, steps: 10 })
     // 2 evaluations for each of 19 runs.
     const price = 200 + Math.ceil(0.256 ** 2 * 38 * 300)
@@ -31,7 +31,7 @@ describe('the native fields', () => {
 
   test('are absent from the request to the GPU function unless given, except the sampler', async ({ expect }) => {
     const calls = fakeGpu(works)
-    await over(await jobIn(await send('POST', '/v1/jobs', await newCaller(), cat)))
+    await waitForEnd(await jobIn(await send('POST', '/v1/jobs', await newCaller(), cat)))
     for (const name of Object.keys(imageOptionFields))
       if (name !== 'sampler') expect(calls[0]!.request).not.toHaveProperty(name)
     // The GPU function must run the sampler on which the price is based.
@@ -42,7 +42,7 @@ describe('the native fields', () => {
     const calls = fakeGpu(works)
     const body = { ...cat, sigmas: [1, 0.6, 0.2] }
     const job = await jobIn(await send('POST', '/v1/jobs', await newCaller(), body))
-    await over(job)
+    await waitForEnd(job)
     expect(calls[0]!.request).toMatchObject({ sigmas: [1, 0.6, 0.2], steps: 3 })
   })
 
@@ -60,7 +60,7 @@ describe('the native fields', () => {
     expect(await price({ skip_layer_guidance: true })).toBeCloseTo(43, 1)
     const both = { guidance_interval: { start: 0.1 }, skip_layer_guidance: { start: 0, stop: 0.3, layers: [1] } }
     expect(await price(both)).toBeCloseTo(20 + 18 + 4, 1)
-    await over(await jobIn(await send('POST', '/v1/jobs', caller, { ...cat, guidance_scale: 4, ...both })))
+    await waitForEnd(await jobIn(await send('POST', '/v1/jobs', caller, { ...cat, guidance_scale: 4, ...both })))
     expect(calls[0]!.request).toMatchObject({
       guidance_interval: { start: 0.1, stop: 1 },
       skip_layer_guidance: { scale: 2.5, start: 0, stop: 0.3, layers: [1] },
@@ -77,7 +77,7 @@ describe('the native fields', () => {
     const job = await jobIn(
       await send('POST', '/v1/jobs', caller, { ...fields, route: 'turbo', negative_prompt: 'fog' }),
     )
-    await over(job)
+    await waitForEnd(job)
     const read = await send('GET', `/v1/jobs/${job.id}`, caller)
     const { warnings } = (await read.json()) as { warnings: { code: string }[] }
     const codes = ['guidance_interval_ignored', 'skip_layer_guidance_ignored', 'negative_prompt_ignored']
@@ -100,7 +100,7 @@ describe('the native fields', () => {
     expect(await price({ cache: 'fast' })).toBeCloseTo(34, 1)
     expect(await price({ cache: 'fast', guidance_interval: { stop: 0.5 } })).toBeLessThan(34)
     const job = await jobIn(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'fast' }))
-    await over(job)
+    await waitForEnd(job)
     const read = (await (await send('GET', `/v1/jobs/${job.id}`, caller)).json()) as Record<string, unknown>
     expect(read).toMatchObject({
       route: 'full',
@@ -108,7 +108,7 @@ describe('the native fields', () => {
       warnings: [{ code: 'steps_cached', message: expect.stringContaining('11 of 28 steps') }],
     })
     expect(calls[0]!.request).toMatchObject({ cache: 'fast', steps: 28 })
-    await over(await jobIn(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'off' })))
+    await waitForEnd(await jobIn(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'off' })))
     expect(calls[1]!.request).not.toHaveProperty('cache')
   })
 
@@ -135,7 +135,7 @@ describe('the native fields', () => {
     expect(calls.map(({ request }) => request.cache)).toEqual(['fast', 'fast', 'fast'])
   })
 
-  test('are those of the GPU function', ({ expect }) => {
+  test('have the values of the contract', ({ expect }) => {
     expect(Object.keys(generation.shape)).toEqual(expect.arrayContaining(Object.keys(imageOptionFields)))
   })
 
@@ -242,7 +242,7 @@ describe('the names of other APIs', () => {
     expect(jobs.data[0]!.warnings.map(({ message }) => message)).toEqual(warnings)
   })
 
-  test('an unknown name is refused with the list', async ({ expect }) => {
+  test('an unknown name is refused with the list of known names', async ({ expect }) => {
     const response = await send(
       'POST',
       lists.path,

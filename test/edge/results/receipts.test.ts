@@ -18,7 +18,7 @@ async function receiptsOf(caller: Caller, job: string): Promise<Listed[]> {
 }
 const jwks = async () => (await (await fetchWorker('/.well-known/jwks.json')).json()) as JSONWebKeySet
 
-async function made(caller: Caller, fields: object = {}) {
+async function generateImages(caller: Caller, fields: object = {}) {
   fakeGpu(works)
   return generatedOf(await generate(caller, { prompt: 'a cat', seed: 8, n: 2, ...fields }))
 }
@@ -28,7 +28,7 @@ describe('GET /v1/jobs/{id}/receipts', () => {
     expect,
   }) => {
     const caller = await newCaller()
-    const { data, octet } = await made(caller, { negative_prompt: 'blurry', route: 'full', size: '64x128' })
+    const { data, octet } = await generateImages(caller, { negative_prompt: 'blurry', route: 'full', size: '64x128' })
     const receipts = await receiptsOf(caller, octet.job)
     expect(receipts.map(({ image, sha256 }) => [image, sha256])).toEqual(data.map(({ sha256 }, k) => [k, sha256]))
 
@@ -57,7 +57,7 @@ describe('GET /v1/jobs/{id}/receipts', () => {
       seed: '18446744073709551615',
       ...SAMPLING,
     }
-    const { octet } = await made(caller, own)
+    const { octet } = await generateImages(caller, own)
     const [first, second] = await receiptsOf(caller, octet.job)
     const claims = await openReceipt(first!.receipt, await jwks())
     expect(claims.prompt_2_digest).toBe(await promptDigest(claims.salt, 'prompt_2', 'a cup'))
@@ -68,7 +68,7 @@ describe('GET /v1/jobs/{id}/receipts', () => {
 
   test('contains no prompt, and two receipts of one prompt differ', async ({ expect }) => {
     const caller = await newCaller()
-    const { octet } = await made(caller, { prompt: 'a secret cat' })
+    const { octet } = await generateImages(caller, { prompt: 'a secret cat' })
     const [one, other] = await Promise.all(
       (await receiptsOf(caller, octet.job)).map(async ({ receipt }) => openReceipt(receipt, await jwks())),
     )
@@ -77,7 +77,7 @@ describe('GET /v1/jobs/{id}/receipts', () => {
   })
 
   test('is 401 without a key and 404 for another account', async ({ expect }) => {
-    const { octet } = await made(await newCaller())
+    const { octet } = await generateImages(await newCaller())
     const path = `/v1/jobs/${octet.job}/receipts`
     expect((await fetchWorker(path)).status).toBe(401)
     expect((await fetchWorker(path, { headers: (await newCaller()).headers })).status).toBe(404)
@@ -96,7 +96,7 @@ describe('the keys that sign receipts', () => {
   test('rotate: receipts of the old key stay valid while at least its public half is kept', async ({ expect }) => {
     const [fresh, old] = configOf(env).receiptKeys
     const caller = await newCaller()
-    const { octet } = await made(caller)
+    const { octet } = await generateImages(caller)
     const job = (await env.JOB.getByName(octet.job).view())!
     const before = await receiptFor(envWith({ RECEIPT_SIGNING_KEYS: JSON.stringify([old]) }), job, job.images[0]!)
     const after = await receiptFor(env, job, job.images[0]!)
@@ -117,7 +117,7 @@ describe('the keys that sign receipts', () => {
       expect(() => configWith({ RECEIPT_SIGNING_KEYS: JSON.stringify(bad) }).receiptKeys).toThrow(
         'RECEIPT_SIGNING_KEYS is malformed; it must be',
       )
-    const { octet } = await made(await newCaller())
+    const { octet } = await generateImages(await newCaller())
     const job = (await env.JOB.getByName(octet.job).view())!
     await expect(receiptFor(env, { ...job, timings: null }, job.images[0]!)).rejects.toThrow(/before it has finished/)
   })

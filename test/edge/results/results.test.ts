@@ -27,7 +27,7 @@ const get = (headers: Record<string, string> = {}, method = 'GET') =>
 const bytes = async (response: Response) => new Uint8Array(await response.arrayBuffer())
 
 describe('GET /v1/results/{job}/{file}', () => {
-  test('gives the owner the file, private and immutable', async ({ expect }) => {
+  test('returns the file to its owner, with private and immutable caching', async ({ expect }) => {
     const response = await get()
     expect(response.status).toBe(200)
     expect(Object.fromEntries(response.headers)).toMatchObject({
@@ -81,7 +81,7 @@ describe('GET /v1/results/{job}/{file}', () => {
     },
   )
 
-  test('If-None-Match is 304, If-Range decides over the range', async ({ expect }) => {
+  test('supports If-None-Match (304) and If-Range', async ({ expect }) => {
     for (const tags of [etag, `W/${etag}`, `"x", ${etag}`, '*']) {
       const response = await get({ 'if-none-match': tags })
       expect([response.status, response.headers.get('etag'), (await bytes(response)).length]).toEqual([304, etag, 0])
@@ -96,7 +96,7 @@ describe('GET /v1/results/{job}/{file}', () => {
     await Promise.all([same, changed].map(bytes))
   })
 
-  test('is not there: another file, another job, nonsense', async ({ expect }) => {
+  test('is 404 for another file, another job and a malformed path', async ({ expect }) => {
     for (const absent of [
       `/v1/results/${job}/1.png`,
       `/v1/results/${job}/0.jpg`,
@@ -113,21 +113,21 @@ describe('GET /v1/results/{job}/{file}', () => {
 })
 
 describe('access to results', () => {
-  test('whoever holds the signed link, until it expires', async ({ expect }) => {
+  test('is granted by the signed link until it expires', async ({ expect }) => {
     const response = await fetchWorker(link)
     expect(response.status).toBe(200)
     expect(Number(/max-age=(\d+)/.exec(response.headers.get('cache-control')!)![1])).toBeLessThanOrEqual(3600)
     expect(await bytes(response)).toEqual(imageBytes(3))
   })
 
-  test('no one without key or link: 401; another account: 404, as if it were not there', async ({ expect }) => {
+  test('is refused without a key or link (401) and for another account (404)', async ({ expect }) => {
     expect((await fetchWorker(path)).status).toBe(401)
     const stranger = await newCaller()
     expect((await fetchWorker(path, { headers: stranger.headers })).status).toBe(404)
     expect((await fetchWorker(`/v1/jobs/${job}`, { headers: stranger.headers })).status).toBe(404)
   })
 
-  test('no one with a link that was changed, is for another file, or has expired: 403', async ({ expect }) => {
+  test('is refused for a link that was changed, is for another file, or has expired (403)', async ({ expect }) => {
     const { searchParams } = new URL(link)
     const later = `${path}?exp=${Number(searchParams.get('exp')) + 1}&sig=${searchParams.get('sig')}`
     const otherFile = link.replace('0.png', '1.png')
@@ -140,7 +140,7 @@ describe('access to results', () => {
 })
 
 describe('GET /v1/jobs/{id}', () => {
-  test('states the outcome to its owner', async ({ expect }) => {
+  test('returns the outcome to the owner', async ({ expect }) => {
     const body = (await (await fetchWorker(`/v1/jobs/${job}`, { headers: owner.headers })).json()) as {
       images: { url: string }[]
     }
@@ -176,7 +176,7 @@ describe('GET /v1/jobs', () => {
     expect((await list(await newCaller())).data).toEqual([])
   })
 
-  test('refuses a limit out of range and a caller without key', async ({ expect }) => {
+  test('refuses a limit out of range and a caller without a key', async ({ expect }) => {
     const response = await fetchWorker('/v1/jobs?limit=0', { headers: owner.headers })
     expect([response.status, (await problemOf(response)).detail]).toEqual([
       400,

@@ -36,7 +36,7 @@ const announced = (job: string) =>
     if (!(await env.JOB.getByName(job).view())?.announced) throw new Error('not announced yet')
   })
 
-async function made(fields: Record<string, unknown> = {}) {
+async function generateAnnounced(fields: Record<string, unknown> = {}) {
   const generated = await generatedOf(await generate(owner, { ...body, ...fields }))
   await announced(generated.octet.job)
   return generated
@@ -52,7 +52,7 @@ const expire = (job: string) =>
 describe('retention', () => {
   test("is a setting of the account that determines an image's prefix and expiry", async ({ expect }) => {
     await env.ACCOUNT.getByName(owner.account).configure({ retention_days: 7 })
-    const { octet } = await made()
+    const { octet } = await generateAnnounced()
     const { objects } = await env.RESULTS.list({ prefix: `results/7d/${owner.account}/` })
     expect([objects.length, await filesOf(owner)]).toEqual([2, []])
     const [{ expires_at } = { expires_at: 0 }] = await imagesOf(octet.job)
@@ -71,8 +71,8 @@ describe('retention', () => {
     expect((await problemOf(await set(31))).detail).toBe('retention_days is 31; it must be one of 1, 7, 30, 90, 365.')
   })
 
-  test('over, an image has no link and no file', async ({ expect }) => {
-    const { octet, data } = await made()
+  test('deletes the link and the file of an image when it ends', async ({ expect }) => {
+    const { octet, data } = await generateAnnounced()
     await expire(octet.job)
     for (const path of [data[0]!.url!, `/v1/results/${octet.job}/0.png`]) {
       const response = await read(path)
@@ -84,7 +84,7 @@ describe('retention', () => {
 
 describe('deletion', () => {
   test('of one image leaves the others', async ({ expect }) => {
-    const { octet, data } = await made()
+    const { octet, data } = await generateAnnounced()
     expect((await remove(`/v1/results/${octet.job}/0.png`)).status).toBe(204)
     expect(await filesOf(owner)).toEqual([expect.stringContaining('1.png')])
     expect((await fetchWorker(data[0]!.url!)).status).toBe(404)
@@ -97,14 +97,14 @@ describe('deletion', () => {
   })
 
   test('of all images of a job can be repeated', async ({ expect }) => {
-    const { octet } = await made()
+    const { octet } = await generateAnnounced()
     for (const _ of [1, 2]) expect((await remove(`/v1/jobs/${octet.job}/images`)).status).toBe(204)
     expect(await filesOf(owner)).toEqual([])
     expect((await ledgerOf(owner)).captured).toBe(octet.price_microdollars)
   })
 
-  test('is for the owner, with a key that may generate', async ({ expect }) => {
-    const { octet } = await made()
+  test('requires a key of the owner with the scope generate', async ({ expect }) => {
+    const { octet } = await generateAnnounced()
     const [stranger, path] = [await newCaller(), `/v1/results/${octet.job}/0.png`]
     for (const each of [path, `/v1/jobs/${octet.job}/images`]) {
       expect((await remove(each, stranger)).status).toBe(404)
@@ -115,8 +115,8 @@ describe('deletion', () => {
 })
 
 describe('reuse', () => {
-  test('answers an identical request with the stored images: no run, no price, and a note', async ({ expect }) => {
-    const first = await made()
+  test('returns the stored images for an identical request: no run, no charge, and a note', async ({ expect }) => {
+    const first = await generateAnnounced()
     const again = await generatedOf(await generate(owner, { ...body, reuse: true }))
     expect(again.octet).toMatchObject({ job: first.octet.job, reused: true, price_microdollars: 0 })
     expect(again.data.map(({ sha256 }) => sha256)).toEqual(first.data.map(({ sha256 }) => sha256))
@@ -135,7 +135,7 @@ describe('reuse', () => {
   })
 
   test('must be requested; a different request is generated', async ({ expect }) => {
-    await made()
+    await generateAnnounced()
     const others = [
       {},
       { seed: 4, reuse: true },
@@ -143,27 +143,27 @@ describe('reuse', () => {
       { n: 1, reuse: true },
       { steps: 5, reuse: true },
     ]
-    for (const change of others) expect((await made(change)).octet).toMatchObject({ reused: false })
+    for (const change of others) expect((await generateAnnounced(change)).octet).toMatchObject({ reused: false })
     expect(gpu).toHaveLength(1 + others.length)
   })
 
-  test('ends with the account, with deletion and with expiry', async ({ expect }) => {
-    const first = await made()
+  test('is limited to the account, and ends with deletion and expiry', async ({ expect }) => {
+    const first = await generateAnnounced()
     const stranger = await newCaller()
     const theirs = await generatedOf(await generate(stranger, { ...body, reuse: true }))
     expect(theirs.octet).toMatchObject({ reused: false })
     await remove(`/v1/results/${first.octet.job}/1.png`)
-    const second = await made({ reuse: true })
+    const second = await generateAnnounced({ reuse: true })
     expect(second.octet).toMatchObject({ reused: false })
     await expire(second.octet.job)
-    const third = await made({ reuse: true })
+    const third = await generateAnnounced({ reuse: true })
     expect(third.octet).toMatchObject({ reused: false })
     await env.RESULTS.delete(`results/30d/${owner.account}/${third.octet.job}/0.png`)
-    expect((await made({ reuse: true })).octet).toMatchObject({ reused: false })
+    expect((await generateAnnounced({ reuse: true })).octet).toMatchObject({ reused: false })
   })
 
-  test('needs a key that holds', async ({ expect }) => {
-    await made()
+  test('requires a valid key', async ({ expect }) => {
+    await generateAnnounced()
     await env.ACCOUNT.getByName(owner.account).revokeKey(owner.keyId)
     expect((await generate(owner, { ...body, reuse: true })).status).toBe(401)
   })

@@ -12,8 +12,8 @@ import {
   problemOf,
   send,
 } from '../support/client.ts'
-import { fakeGpu, fed, line, refuses, started, steps, works } from '../support/fake-gpu.ts'
-import { over } from '../support/jobs.ts'
+import { createFeed, fakeGpu, line, refuses, started, steps, works } from '../support/fake-gpu.ts'
+import { waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -22,7 +22,7 @@ const submit = (caller: Caller, headers: Record<string, string> = {}, fields: ob
   send('POST', '/v1/jobs', caller, fields, headers)
 
 describe('POST /v1/jobs', () => {
-  test('answers at once with the job, which then runs on its own', async ({ expect }) => {
+  test('responds immediately with the job, which then runs without a caller', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
     const response = await submit(caller)
@@ -31,7 +31,7 @@ describe('POST /v1/jobs', () => {
     expect(response.headers.get('location')).toBe(`/v1/jobs/${job.id}`)
     expect(job).toMatchObject({ state: 'queued', name: null, images: [], price_microdollars: 0 })
 
-    await over(job)
+    await waitForEnd(job)
     const done = await fetchWorker(response.headers.get('location')!, { headers: caller.headers })
     const { state, attempt, images, price_microdollars } = await jobIn(done)
     expect({ state, attempt }).toEqual({ state: 'succeeded', attempt: 1 })
@@ -41,9 +41,9 @@ describe('POST /v1/jobs', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: price_microdollars })
   })
 
-  test('waits for the end as long as the caller prefers', async ({ expect }) => {
+  test('waits for the end up to the preferred time', async ({ expect }) => {
     const caller = await newCaller()
-    const { behavior } = fed()
+    const { behavior } = createFeed()
     fakeGpu(works, behavior)
     const done = await submit(caller, { prefer: 'wait=30' })
     expect([done.status, done.headers.get('preference-applied')]).toEqual([200, 'wait=30'])
@@ -60,7 +60,7 @@ describe('POST /v1/jobs', () => {
     const key = { 'idempotency-key': 'order-1' }
     const first = await jobIn(await submit(caller, key))
     const again = await jobIn(await submit(caller, key))
-    await over(first)
+    await waitForEnd(first)
     const later = await submit(caller, key)
     expect(later.status).toBe(200)
     expect([again.id, (await jobIn(later)).id]).toEqual([first.id, first.id])
@@ -78,7 +78,7 @@ describe('POST /v1/jobs', () => {
 })
 
 describe('PUT /v1/jobs/{id}', () => {
-  test('is idempotent: one job, one price, under the caller’s name or ours', async ({ expect }) => {
+  test('is idempotent: one job, one price, by name or id', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
     const put = (fields: object) => send('PUT', '/v1/jobs/order-17', caller, fields)
@@ -86,7 +86,7 @@ describe('PUT /v1/jobs/{id}', () => {
     const [first, second] = await Promise.all(both.map(jobIn))
     expect(second!.id).toBe(first!.id)
     expect(first!.name).toBe('order-17')
-    await over(first!)
+    await waitForEnd(first!)
     const later = await put(body)
     expect([later.status, (await jobIn(later)).state]).toEqual([200, 'succeeded'])
     for (const name of ['order-17', first!.id])
@@ -98,7 +98,7 @@ describe('PUT /v1/jobs/{id}', () => {
     expect([other.status, (await problemOf(other)).error.code]).toEqual([422, 'idempotency_mismatch'])
   })
 
-  test('is for one account: the same name elsewhere is another job', async ({ expect }) => {
+  test('scopes the name to the account: the same name in another account is another job', async ({ expect }) => {
     const [caller, other] = [await newCaller(), await newCaller()]
     fakeGpu(works)
     const [mine, theirs] = await Promise.all(
@@ -108,10 +108,10 @@ describe('PUT /v1/jobs/{id}', () => {
     for (const path of [`/v1/jobs/${theirs!.id}`, `/v1/jobs/${theirs!.id}/events`])
       expect((await send('GET', path, caller)).status).toBe(404)
     expect((await send('DELETE', `/v1/jobs/${theirs!.id}`, caller)).status).toBe(404)
-    await Promise.all([over(mine!), over(theirs!)])
+    await Promise.all([waitForEnd(mine!), waitForEnd(theirs!)])
   })
 
-  test.for(['job_1', 'a.b', 'x'.repeat(65)])('does not take the id %s', async (id, { expect }) => {
+  test.for(['job_1', 'a.b', 'x'.repeat(65)])('rejects the id %s', async (id, { expect }) => {
     const response = await send('PUT', `/v1/jobs/${id}`, await newCaller(), body)
     const { detail, error } = await problemOf(response)
     expect([response.status, error.param]).toEqual([400, 'id'])
@@ -120,9 +120,9 @@ describe('PUT /v1/jobs/{id}', () => {
 })
 
 describe('the fields of a job', () => {
-  test('queued at a position, starting, then step k of n', async ({ expect }) => {
+  test('progress from a queue position to starting to step k of n', async ({ expect }) => {
     const caller = await newCaller()
-    const { behavior, send: feed, close } = fed()
+    const { behavior, send: feed, close } = createFeed()
     const calls = fakeGpu(refuses(503, 'loading'), behavior)
     const { id } = await jobIn(await submit(caller))
     const shows = (expected: object) =>
@@ -137,7 +137,7 @@ describe('the fields of a job', () => {
     await shows({ state: 'running', progress: { image: 0, step: 2, steps: 4 } })
     close()
     await send('DELETE', `/v1/jobs/${id}`, caller)
-    expect((await over({ id })).state).toBe('canceled')
+    expect((await waitForEnd({ id })).state).toBe('canceled')
   })
 })
 

@@ -4,8 +4,8 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN, send } from '../support/client.ts'
 import {
   accepted,
+  createFeed,
   fakeGpu,
-  fed,
   image,
   imageBytes,
   line,
@@ -16,7 +16,7 @@ import {
   untilCanceled,
   works,
 } from '../support/fake-gpu.ts'
-import { over } from '../support/jobs.ts'
+import { waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -63,7 +63,7 @@ describe.for<Mode>(['auto', 'legacy'])('a client of the protocol version %s', (m
 })
 
 describe('a tool', () => {
-  test('quotes the price that the request then costs', async ({ expect }) => {
+  test('quotes the exact price of the request', async ({ expect }) => {
     fakeGpu(works)
     const client = await connect(await newCaller())
     const quote = await call(client, 'quote_image', { prompt, n: 2 })
@@ -73,7 +73,7 @@ describe('a tool', () => {
   })
 
   test('reports progress while it waits, and ends with the job', async ({ expect }) => {
-    const { behavior, send: feed, close } = fed()
+    const { behavior, send: feed, close } = createFeed()
     fakeGpu(async (seen) => {
       feed(accepted(seen), started(seen), line({ type: 'step', image: 0, step: 1, steps: 4 }))
       const beat = setInterval(() => feed(line({ type: 'heartbeat' })), 100)
@@ -92,8 +92,8 @@ describe('a tool', () => {
     expect(messages).toEqual([expect.stringMatching(/^(waiting for a GPU|running|image 1: step 1 of 4)$/)])
   })
 
-  test('that is called again while it runs makes one job, at one price', async ({ expect }) => {
-    const { behavior, send: feed, close } = fed()
+  test('that is called again during the job joins it: one job, one price', async ({ expect }) => {
+    const { behavior, send: feed, close } = createFeed()
     const calls = fakeGpu(behavior)
     const caller = await newCaller()
     const client = await connect(caller)
@@ -114,12 +114,12 @@ describe('a tool', () => {
     })
   })
 
-  test('finds a job, also a canceled one', async ({ expect }) => {
+  test('finds a job, including a canceled one', async ({ expect }) => {
     fakeGpu(untilCanceled(1))
     const caller = await newCaller()
     const { id } = (await (await send('POST', '/v1/jobs', caller, { prompt })).json()) as { id: string }
     await send('DELETE', `/v1/jobs/${id}`, caller)
-    await over({ id })
+    await waitForEnd({ id })
     const client = await connect(caller)
     const { isError, content } = await call(client, 'get_job', { id })
     expect([isError, content[0]!.text]).toEqual([true, expect.stringContaining(`The job ${id} canceled: `)])
@@ -127,19 +127,19 @@ describe('a tool', () => {
     expect(unknown).toMatchObject({ isError: true, content: [{ text: 'There is no job job_unknown.' }] })
   })
 
-  test('states errors in words, and charges nothing', async ({ expect }) => {
+  test('describes errors as text, and charges nothing', async ({ expect }) => {
     const caller = await newCaller()
     const client = await connect(caller)
-    const refused = async (fields: object) => {
+    const errorOf = async (fields: object) => {
       const { isError, content } = await call(client, 'generate_image', fields)
       return isError ? content[0]!.text : 'no error'
     }
-    expect(await refused({ prompt, n: 99 })).toBe('n is 99; it must be an integer from 1 to 8.')
-    expect(await refused({ prompt, model: 'other' })).toContain('this deployment serves auto, tiny, paired')
-    expect(await refused({ prompt, max_cost: 0 })).toMatch(/cost/)
-    expect(await refused({ n: 1 })).toMatch(/prompt/)
+    expect(await errorOf({ prompt, n: 99 })).toBe('n is 99; it must be an integer from 1 to 8.')
+    expect(await errorOf({ prompt, model: 'other' })).toContain('this deployment serves auto, tiny, paired')
+    expect(await errorOf({ prompt, max_cost: 0 })).toMatch(/cost/)
+    expect(await errorOf({ n: 1 })).toMatch(/prompt/)
     fakeGpu(refuses(422, 'invalid_request'))
-    expect(await refused({ prompt })).toContain('could not be made')
+    expect(await errorOf({ prompt })).toContain('could not be made')
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
   })
 
@@ -166,12 +166,12 @@ describe('a tool', () => {
   })
 })
 
-test('a request without a valid key is refused with a challenge, and other methods with the allowed ones', async ({
+test('a request without a valid key is refused with a challenge, and another method with the allowed methods', async ({
   expect,
 }) => {
   const ping = { jsonrpc: '2.0', id: 1, method: 'ping' }
-  const refused = await send('POST', '/mcp', { headers: {} }, ping)
-  expect([refused.status, refused.headers.get('www-authenticate')]).toEqual([401, 'Bearer realm="octet"'])
+  const errorOf = await send('POST', '/mcp', { headers: {} }, ping)
+  expect([errorOf.status, errorOf.headers.get('www-authenticate')]).toEqual([401, 'Bearer realm="octet"'])
   await expect(connect({ key: 'nonsense' })).rejects.toThrow()
   const get = await send('GET', '/mcp', await newCaller())
   expect([get.status, get.headers.get('allow')]).toEqual([405, 'POST'])

@@ -5,8 +5,8 @@ import page from '../../../docs/object-calls.md?raw'
 import { clearGpuStates } from '../../../edge/gpu/health.ts'
 import { clearObservations } from '../../../edge/routing/forecast.ts'
 import { type Caller, fetchWorker, jobIn, newCaller, problemOf, send } from '../support/client.ts'
-import { accepted, fakeGpu, fed, image, line, started, timings, works } from '../support/fake-gpu.ts'
-import { over } from '../support/jobs.ts'
+import { accepted, createFeed, fakeGpu, image, line, started, timings, works } from '../support/fake-gpu.ts'
+import { waitForEnd } from '../support/jobs.ts'
 import { call } from '../support/operator.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -32,7 +32,7 @@ const post =
     send('POST', path, caller, given)
 
 const REQUESTS: Record<string, (world: World) => Promise<Response>> = {
-  'POST /v1/images/generations, its job included': post('/v1/images/generations'),
+  'POST /v1/images/generations, including its job': post('/v1/images/generations'),
   'POST /v1/jobs': post('/v1/jobs'),
   'PUT /v1/jobs/{id}': ({ caller }) => send('PUT', '/v1/jobs/another', caller, body),
   'GET /v1/jobs': get(() => '/v1/jobs?limit=100'),
@@ -63,9 +63,9 @@ async function prepare(): Promise<World> {
   fakeGpu(works)
   const { id } = await jobIn(await send('PUT', '/v1/jobs/mine', caller, body))
   await Promise.all(
-    Array.from({ length: 10 }, async () => over(await jobIn(await send('POST', '/v1/jobs', caller, body)))),
+    Array.from({ length: 10 }, async () => waitForEnd(await jobIn(await send('POST', '/v1/jobs', caller, body)))),
   )
-  await over({ id })
+  await waitForEnd({ id })
   const { images } = await jobIn(await send('GET', '/v1/jobs/mine', caller))
   return { caller, id, link: images[0]!.url }
 }
@@ -75,7 +75,7 @@ test.for(Object.entries(REQUESTS))('%s makes the documented calls', async ([name
   clearGpuStates()
   clearObservations()
   // The job continues after the reply. Its calls count up to its acceptance.
-  const { behavior, send: feed } = fed()
+  const { behavior, send: feed } = createFeed()
   const gpu = name.startsWith('POST /v1/images') ? works : behavior
   const calls = fakeGpu(gpu)
   const spies = BINDINGS.map((binding) => vi.spyOn(env[binding], 'getByName'))
@@ -88,11 +88,13 @@ test.for(Object.entries(REQUESTS))('%s makes the documented calls', async ([name
   const [seen] = calls
   if (seen && gpu === behavior) {
     feed(accepted(seen), started(seen), ...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
-    await over({ id: seen.job })
+    await waitForEnd({ id: seen.job })
   }
 })
 
-test('a key or a browser token that reads too often is refused, each for itself', async ({ expect }) => {
+test('keys and browser tokens have separate request limits, and requests beyond them are refused', async ({
+  expect,
+}) => {
   const caller = await newCaller()
   const { body: minted } = await call<{ token: string; id: string }>('POST', '/v1/tokens', caller.headers, {
     ...{ scope: 'generate', budget_microdollars: 1000 },

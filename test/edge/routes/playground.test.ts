@@ -18,7 +18,7 @@ test('there is no token unless the operator has set a key', async ({ expect }) =
   expect([response.status, await response.json()]).toEqual([200, { object: 'token', token: null }])
 })
 
-test('a visitor gets a token of the operator key, with which a job runs', async ({ expect }) => {
+test('a visitor gets a token of the operator’s key, which can run a job', async ({ expect }) => {
   const caller = await newCaller()
   settings.PLAYGROUND_KEY = caller.key
   fakeGpu(works)
@@ -31,7 +31,7 @@ test('a visitor gets a token of the operator key, with which a job runs', async 
   expect((await send('GET', '/v1/jobs', visitor)).status).toBe(403)
 })
 
-test('an address gets a limited number of tokens', async ({ expect }) => {
+test('the number of tokens per address is limited', async ({ expect }) => {
   settings.PLAYGROUND_KEY = (await newCaller()).key
   vi.spyOn(env.VISITOR_LIMIT, 'limit').mockResolvedValue({ success: false })
   const response = await request()

@@ -6,7 +6,7 @@ import { configOf } from '../../../edge/config.ts'
 import { newCaller } from '../support/client.ts'
 import { configWith, envWith } from '../support/config.ts'
 import { fakeGpu, untilCanceled, works } from '../support/fake-gpu.ts'
-import { jobOf, over } from '../support/jobs.ts'
+import { jobOf, waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -51,7 +51,7 @@ test('a disconnect cancels a job with on_disconnect: cancel', async () => {
   await vi.waitFor(async () => expect((await jobOf({ id: calls[0]!.job }).view())?.state).toBe('running'))
   connection.abort()
   await ended()
-  expect((await over({ id: calls[0]!.job })).state).toBe('canceled')
+  expect((await waitForEnd({ id: calls[0]!.job })).state).toBe('canceled')
   await reply
 })
 
@@ -65,7 +65,7 @@ test.for(['images.example.com', 'https://images.example.com/octet', 'ftp://image
   },
 )
 
-test('without it, the address is that of each request', () => {
+test('without a public address, links begin with the origin of each request', () => {
   expect(configWith({ OCTET_PUBLIC_URL: undefined }).publicOrigin).toBeNull()
   expect(configOf(envWith({ OCTET_PUBLIC_URL: 'https://images.example.com/' })).publicOrigin).toBe(
     'https://images.example.com',

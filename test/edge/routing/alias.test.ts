@@ -14,7 +14,7 @@ test('names of offers and the longest alias decide', () => {
   expect(resolveModel({ offers }, 'dall-e-3')).toBe('dall-e-3')
 })
 
-test('an alias for an unknown model is a mistake of the configuration', () => {
+test('an alias for an unknown model is an error of the configuration', () => {
   const read = (model: string) =>
     configWith({ OCTET_CATALOG: JSON.stringify({ offers, endpoints, aliases: { 'dall-e-3': model } }) }).catalog
   expect(read('auto').aliases).toEqual({ 'dall-e-3': 'auto' })

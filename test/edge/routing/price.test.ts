@@ -14,11 +14,11 @@ describe('the micro-dollars within an amount of dollars', () => {
     [1.0000005, 1_000_000],
     [1000, 1_000_000_000],
     [0, 0],
-  ] as const)('%d holds %d', ([amount, whole], { expect }) => {
+  ] as const)('%d contain %d', ([amount, whole], { expect }) => {
     expect(microdollarsWithin(amount)).toBe(whole)
   })
 
-  test('are the most that do not exceed it; a whole number of them is itself', ({ expect }) => {
+  test('are the largest number that does not exceed it; an exact amount is unchanged', ({ expect }) => {
     const amount = fc.double({ min: 0, max: 1000, noNaN: true })
     fc.assert(
       fc.property(amount, (amount) => {
@@ -35,7 +35,7 @@ describe('the micro-dollars within an amount of dollars', () => {
   })
 })
 
-test('a price never exceeds max_cost, and one that equals it passes', async ({ expect }) => {
+test('a price never exceeds max_cost, and may equal it', async ({ expect }) => {
   const caller = await newCaller()
   const request = { prompt: 'a cat', route: 'turbo', size: '64x64', steps: 4 }
   const cost = price({ width: 64, height: 64, steps: 4, guidanceScale: 1, count: 1, tier: 'fp8' }) / MICRODOLLARS
@@ -45,7 +45,7 @@ test('a price never exceeds max_cost, and one that equals it passes', async ({ e
   for (const below of [cost - 0.0000004, cost - 0.0000001]) expect(await quote(below)).toMatchObject(refused)
 })
 
-test('several devices divide the time of guidance, and not the price', ({ expect }) => {
+test('several devices divide the time of guidance, but not the price', ({ expect }) => {
   const work = { width: 1000, height: 1000, steps: 10, guidanceScale: 4, count: 2 }
   expect([1, 2, 3].map((devices) => megapixelSteps(work, devices))).toEqual([40, 20, 20])
   const skipping = { ...work, skip_layer_guidance: { scale: 2, start: 0, stop: 1 } }

@@ -22,7 +22,7 @@ describe('a forecast', () => {
     expect(NO_OBSERVATIONS).toEqual({ observations: 0, cold: null, seconds: null })
   })
 
-  test('scales the run with the work, and neither the wait nor the load', ({ expect }) => {
+  test('scales the run with the work, but neither the wait nor the load', ({ expect }) => {
     const warm = [observed(NOW - 9000), observed(NOW - 6000), observed(NOW - 3000)]
     expect(forecast(warm, 4, NOW)).toMatchObject({ seconds: { p50: 2, p95: 2 }, cold: { probability: 0 } })
     expect(forecast(warm, 8, NOW).seconds).toEqual({ p50: 3.5, p95: 3.5 })
@@ -53,13 +53,16 @@ describe('a forecast', () => {
     })
   })
 
-  test('is based on all observations without similar ones', ({ expect }) => {
+  test('is based on all observations if none is similar', ({ expect }) => {
     const few = [observed(NOW - 4000, { load: 20 }), observed(NOW - 1000)]
     expect(forecast(few, 4, NOW + 600 * MINUTE).cold).toEqual({ probability: 0.5, observations: 2 })
   })
 })
 
-async function seen(id: string, { created, finished, megapixel_steps, waited, load, run, tier }: Observation) {
+async function insertObservation(
+  id: string,
+  { created, finished, megapixel_steps, waited, load, run, tier }: Observation,
+) {
   await env.DB.prepare('INSERT INTO observations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)')
     .bind(id, 'default', 'tiny', tier, created, finished, megapixel_steps, waited, load, run)
     .run()
@@ -115,10 +118,11 @@ describe('POST /v1/quote', () => {
     })
   })
 
-  test('has the measured values, and applies max_latency_ms to them', async ({ expect, onTestFinished }) => {
+  test('contains the measured values, and applies max_latency_ms to them', async ({ expect, onTestFinished }) => {
     const { headers } = await newCaller()
     const megapixel_steps = 0.065536 * 4
-    for (const k of [1, 2, 3, 4]) await seen(`seen-${k}`, observed(Date.now() - k * 5000, { megapixel_steps }))
+    for (const k of [1, 2, 3, 4])
+      await insertObservation(`seen-${k}`, observed(Date.now() - k * 5000, { megapixel_steps }))
     clearObservations()
     const quote = (more: unknown) => call('POST', '/v1/quote', headers, { ...body, ...(more as object) })
     expect((await quote({})).body).toMatchObject({
@@ -161,7 +165,7 @@ describe('POST /v1/quote', () => {
   })
 })
 
-test('a job that ran is in the next quote', async ({ expect }) => {
+test('a finished job affects the next quote', async ({ expect }) => {
   const caller = await newCaller()
   fakeGpu(works)
   const asked = { prompt: 'a cat', width: 512, height: 512 }
@@ -177,7 +181,7 @@ test('a job that ran is in the next quote', async ({ expect }) => {
   expect(body.price_microdollars).toBe(made.octet.price_microdollars)
 })
 
-test('the price table is read from text or a table, with defaults, and refused by name', ({ expect }) => {
+test('the price table is JSON text or a table, has defaults, and an error names the variable', ({ expect }) => {
   const read = (OCTET_PRICES: unknown) => configWith({ OCTET_PRICES }).prices
   expect(read(undefined)).toEqual(DEFAULT_PRICES)
   const changed = { ...DEFAULT_PRICES, base: 7, megapixel_step: { ...DEFAULT_PRICES.megapixel_step, fp16: 1 } }

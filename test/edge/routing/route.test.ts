@@ -2,7 +2,7 @@ import { describe, test } from 'vitest'
 import type { Catalog, Offer } from '../../../edge/config/catalog.ts'
 import type { RouteRequest } from '../../../edge/routing/decision.ts'
 import { price } from '../../../edge/routing/price.ts'
-import { asksForText, chooseRoute } from '../../../edge/routing/route.ts'
+import { chooseRoute, requestsText } from '../../../edge/routing/route.ts'
 import type { Estimate } from '../../../edge/routing/route-guards.ts'
 import { configWith } from '../support/config.ts'
 
@@ -58,7 +58,7 @@ describe('the decision and its reason', () => {
       /names the full/,
     ],
     [
-      'route turbo, though text is quoted',
+      'route turbo despite quoted text',
       { route: 'turbo', prompt: 'a sign "OPEN"' },
       { route: 'turbo', tier: 'fp8' },
       /names the turbo/,
@@ -66,10 +66,15 @@ describe('the decision and its reason', () => {
     ['quality draft', { quality: 'draft', prompt: long }, { route: 'turbo', tier: 'fp8' }, /Quality "draft"/],
     ['quality low', { quality: 'low' }, { route: 'turbo' }, /Quality "low"/],
     ['quality high', { quality: 'high' }, { route: 'full' }, /Quality "high"/],
-    ['quality standard leaves it open', { quality: 'standard', steps: 50 }, { route: 'full', steps: 50 }, /50 steps/],
+    [
+      'quality standard has no preference',
+      { quality: 'standard', steps: 50 },
+      { route: 'full', steps: 50 },
+      /50 steps/,
+    ],
     ['few steps', { steps: 6 }, { route: 'turbo', steps: 6 }, /6 steps/],
     ['guidance', { guidanceScale: 7 }, { route: 'full', guidanceScale: 7 }, /guidance_scale 7 needs/],
-    ['guidance 1 asks for nothing', { guidanceScale: 1 }, { route: 'turbo', guidanceScale: 1 }, /short prompt/],
+    ['guidance 1 has no preference', { guidanceScale: 1 }, { route: 'turbo', guidanceScale: 1 }, /short prompt/],
     [
       'no guidance on the full route',
       { route: 'full', guidanceScale: 0 },
@@ -141,11 +146,11 @@ describe('the guards of a request', () => {
   const size = { width: 1024, height: 1024 }
   const cost = (decision: ReturnType<typeof choose>) => price({ ...decision, count: 1 })
 
-  test('that rule nothing out change nothing', ({ expect }) => {
+  test('that exclude nothing change nothing', ({ expect }) => {
     expect(choose({ size, maxCost: 1_000_000, maxLatencyMs: 60_000 })).toEqual(choose({ size }))
   })
 
-  test('leave a firm wish its route and take a cheaper tier of it', ({ expect }) => {
+  test('choose a cheaper tier, but not another route than the requested one', ({ expect }) => {
     const wished = { route: 'full', prompt: 'a sign "OPEN"', size } as const
     const dear = choose({ ...wished, tier: 'fp16' })
     const offers = [{ ...full, ...half }, full, turbo]
@@ -158,18 +163,18 @@ describe('the guards of a request', () => {
     )
   })
 
-  test('an unmeasured latency rules nothing out, as the reason states', ({ expect }) => {
+  test('do not exclude an unmeasured latency, as the reason states', ({ expect }) => {
     const offers = [{ ...full, ...half }]
     expect(choose({ route: 'full', maxLatencyMs: 1 }, offers).reason).toMatch(/could not be checked\.$/)
   })
 
-  test('measured offers that are fast enough precede unmeasured ones', ({ expect }) => {
+  test('prefer measured offers that are fast enough to unmeasured ones', ({ expect }) => {
     const offers = [{ ...full, ...half }, full]
     const chosen = choose({ route: 'full', maxLatencyMs: 30_000 }, offers)
     expect(chosen).toMatchObject({ tier: 'fp8', reason: expect.stringContaining('full/fp16 has not run here yet, so') })
   })
 
-  test('a latency that was measured does', ({ expect }) => {
+  test('exclude a measured latency above the limit', ({ expect }) => {
     const hurried = choose({ negativePrompt: 'blurry', maxLatencyMs: 1500 })
     expect(hurried).toMatchObject({ route: 'turbo', tier: 'fp8-lite' })
     expect(hurried.reason).toMatch(/full\/fp8-lite takes longer than max_latency_ms, so turbo\/fp8-lite serves it\.$/)
@@ -188,7 +193,7 @@ test.for([
   ['5" nail', false],
   ['an open sign', false],
 ] as const)('whether %s asks for text: %s', ([prompt, asked], { expect }) => {
-  expect(asksForText(prompt)).toBe(asked)
+  expect(requestsText(prompt)).toBe(asked)
 })
 
 describe('the catalog', () => {
@@ -211,7 +216,7 @@ describe('the catalog', () => {
   })
 })
 
-test('a side beyond an offer’s is not served by it, however few the pixels', ({ expect }) => {
+test('a side above the maximum of an offer is not served by it, regardless of the number of pixels', ({ expect }) => {
   const wide = { size: { width: 4096, height: 64 } }
   expect(() => choose(wide)).toThrow(
     'Nothing here serves route turbo, size 4096x64; there is turbo/large-turbo/fp8-lite up to 1048576 pixels and a side of 1536',
@@ -219,7 +224,7 @@ test('a side beyond an offer’s is not served by it, however few the pixels', (
   expect(choose(wide, [...catalog.offers, { ...full, model: 'wide', max_side: 4096 }]).model).toBe('wide')
 })
 
-test('the price grows with pixels, steps, images, guidance and precision, from a base', ({ expect }) => {
+test('the price increases from a base with pixels, steps, images, guidance and precision', ({ expect }) => {
   const work = { tier: 'fp8', width: 1000, height: 1000, steps: 4, guidanceScale: 1, count: 1 } as const
   expect(price(work)).toBe(200 + 4 * 300)
   expect(price({ ...work, count: 3 })).toBe(200 + 3 * 4 * 300)

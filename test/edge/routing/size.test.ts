@@ -32,12 +32,12 @@ describe('the nearest size', () => {
     expect(nearestSize(large, size(wanted!))).toEqual(size(nearest!))
   })
 
-  test('of a shape has the pixels of the default size', () => {
+  test('for an aspect ratio has the number of pixels of the default size', () => {
     expect(nearestSize(large, { aspect: 1 })).toEqual(size('1024x1024'))
     expect(nearestSize(nano, { aspect: 16 / 9 })).toEqual(size('336x192'))
   })
 
-  test('is always a size of the offer, and the wanted one if the offer has it', () => {
+  test('is always a size of the offer, and the requested one if the offer has it', () => {
     const side = fc.integer({ min: 1, max: 100_000 })
     fc.assert(fc.property(side, side, (width, height) => fitsSize(nano, nearestSize(nano, { width, height }))))
     const unit = fc.integer({ min: 1, max: 24 }).map((units) => units * 16)

@@ -38,7 +38,7 @@ export const rows = (caller: Caller, sql: string) =>
 
 export type Statement = Parameters<SqlStorage['exec']>
 /** Returns a database that calls `before` with each statement before executing it. */
-export function watched(sql: SqlStorage, before: (...statement: Statement) => void): SqlStorage {
+export function interceptStatements(sql: SqlStorage, before: (...statement: Statement) => void): SqlStorage {
   const exec = (...statement: Statement) => {
     before(...statement)
     return sql.exec(...statement)

@@ -5,7 +5,7 @@ import { afterEach, vi } from 'vitest'
 import { accountOf, request, rows } from './admissions.ts'
 import { type Caller, fetchWorker, type Generated, generate, generatedOf, send } from './client.ts'
 import { cancellations, fakeGpu, type Seen, untilCanceled, works } from './fake-gpu.ts'
-import { jobOf, over } from './jobs.ts'
+import { jobOf, waitForEnd } from './jobs.ts'
 import { addEndpoint, outboxOf } from './manager.ts'
 import { configure } from './operator.ts'
 import { RECEIVER, receiver } from './receiver.ts'
@@ -21,7 +21,7 @@ export const requestDeletion = (caller: Caller) =>
   fetchWorker(`/v1/account?confirm=${caller.account}`, { method: 'DELETE', headers: caller.headers })
 
 /** Runs the deletion's alarms, skipping their delays, until the deletion reaches `step`. */
-export const until = (caller: Caller, step: string) =>
+export const advanceDeletion = (caller: Caller, step: string) =>
   vi.waitFor(
     async () => {
       const now = (await deletion(caller))?.step
@@ -44,7 +44,7 @@ export const storedIn = (job: string) =>
     ...storage.sql.exec("SELECT name FROM sqlite_schema WHERE name NOT LIKE '\\_cf%' ESCAPE '\\'").toArray(),
   ])
 /** Lists the nonempty tables of an object. */
-export const filled = <T extends Rpc.DurableObjectBranded>(object: DurableObjectStub<T>): Promise<string[]> =>
+export const tablesWithRows = <T extends Rpc.DurableObjectBranded>(object: DurableObjectStub<T>): Promise<string[]> =>
   runInDurableObject(
     object as never,
     ((_: unknown, { storage }: DurableObjectState) =>
@@ -58,7 +58,7 @@ export const filled = <T extends Rpc.DurableObjectBranded>(object: DurableObject
   )
 
 /** Fills an account with every kind of stored data. The last of the returned `jobs` is running. */
-export async function furnished(caller: Caller) {
+export async function fillAccount(caller: Caller) {
   const gpu: Seen[] = fakeGpu((seen) => (seen.request.prompt === 'runs' ? untilCanceled(1)(seen) : works(seen)))
   receiver()
   await addEndpoint(caller)
@@ -73,14 +73,14 @@ export async function furnished(caller: Caller) {
   })
   const orphan = await request(caller, { name: 'orphan' })
   await accountOf(caller).admit(orphan)
-  await over({ id: made.octet.job })
+  await waitForEnd({ id: made.octet.job })
   return { made, gpu, orphan: orphan.spec, jobs: [made.octet.job, orphan.spec.id, id] }
 }
 
 /** Lists all remaining data of an account except its deletion record. */
-export async function remains(caller: Caller, jobs: readonly string[]): Promise<unknown[]> {
+export async function findRemains(caller: Caller, jobs: readonly string[]): Promise<unknown[]> {
   const { account } = caller
-  const own = await filled(accountOf(caller))
+  const own = await tablesWithRows(accountOf(caller))
   // Each erased job leaves a mark against late requests; the job's alarm deletes it.
   for (const job of jobs) await runDurableObjectAlarm(jobOf({ id: job }))
   const objects = await Promise.all(jobs.map(storedIn))
@@ -92,7 +92,7 @@ export async function remains(caller: Caller, jobs: readonly string[]): Promise<
     ...own.filter((table) => table !== 'deletion'),
     ...objects.flat(),
     ...(await resultsOf(caller)),
-    ...(await filled(outboxOf(caller))),
+    ...(await tablesWithRows(outboxOf(caller))),
     ...inDatabase,
   ]
 }

@@ -98,7 +98,7 @@ export const works: Behavior = async (seen) => {
 const tick = () => new Promise<void>((resolve) => setTimeout(resolve, 5))
 
 /** Returns a stream that the test feeds while it is read. The reader polls for new parts, so that no request wakes another. */
-export function fed(): { behavior: Behavior; send: (...parts: Uint8Array[]) => void; close: () => void } {
+export function createFeed(): { behavior: Behavior; send: (...parts: Uint8Array[]) => void; close: () => void } {
   const parts: Uint8Array[] = []
   let open = true
   const pull = async (controller: ReadableStreamDefaultController<Uint8Array>) => {
@@ -144,7 +144,7 @@ export const steps = (done: number, of: number, image = 0) =>
 export const untilCanceled =
   (done: number): Behavior =>
   async (seen) => {
-    const { behavior, send, close } = fed()
+    const { behavior, send, close } = createFeed()
     send(accepted(seen), started(seen), ...steps(done, seen.request.steps))
     void (async () => {
       while (!cancellations.some(({ job }) => job === seen.job)) {

@@ -54,7 +54,7 @@ export const reservationOf = (spec: JobSpec): Reservation => ({
 })
 
 /** A reservation whose job does not exist yet. */
-export async function reserved(caller: Caller): Promise<JobSpec> {
+export async function reserveJob(caller: Caller): Promise<JobSpec> {
   const spec = specOf(caller)
   const credential = (await checkKey(peppers, caller.key))!
   const request = { credential, spec, idempotencyKey: null, retried: false, reuse: false }
@@ -64,8 +64,8 @@ export async function reserved(caller: Caller): Promise<JobSpec> {
 }
 
 /** A reservation with a running job. */
-export async function created(caller: Caller): Promise<JobSpec> {
-  const spec = await reserved(caller)
+export async function createRunningJob(caller: Caller): Promise<JobSpec> {
+  const spec = await reserveJob(caller)
   await jobOf(spec).create(reservationOf(spec))
   return spec
 }
@@ -74,7 +74,7 @@ export async function created(caller: Caller): Promise<JobSpec> {
 export const costOfSteps = (steps: number) => BASE_PRICE + Math.floor(((PRICE - BASE_PRICE) * steps) / 8)
 
 /** Waits until the job has ended and is settled and announced. */
-export const over = (spec: Pick<JobSpec, 'id'>, timeout = 10_000): Promise<JobRecord> =>
+export const waitForEnd = (spec: Pick<JobSpec, 'id'>, timeout = 10_000): Promise<JobRecord> =>
   vi.waitFor(
     async () => {
       const job = await jobOf(spec).view()

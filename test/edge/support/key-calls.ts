@@ -26,7 +26,7 @@ export const revoke = (by: With, id: string) => call('DELETE', `/v1/keys/${id}`,
 export const byOperator = (account: string, id: string, body: unknown) =>
   call<Key>('PATCH', `/v1/keys/${id}?account=${account}`, operator, body)
 export const list = async (by: With) => (await call<{ data: Listed[] }>('GET', '/v1/keys', by.headers)).body.data
-export const refused = (param?: string) => ({
+export const insufficientScope = (param?: string) => ({
   status: 403,
   body: { error: { code: 'insufficient_scope', ...(param && { param }) } },
 })
@@ -36,7 +36,7 @@ export async function admit(key: string, price: number): Promise<Admission> {
   return env.ACCOUNT.getByName(credential.account).admit(requestOf(credential, { price }))
 }
 
-export const admin = (options: KeyChange = {}): Promise<Caller> =>
+export const newAdmin = (options: KeyChange = {}): Promise<Caller> =>
   newCaller({ scopes: [...ALL], ...options, limits: { ...UNLIMITED, ...options.limits } })
 /** An admin key that may spend CAP in all, and ends in an hour. */
-export const capped = () => admin({ limits: { total_microdollars: CAP }, expires: Date.now() + HOUR * 1000 })
+export const newCappedAdmin = () => newAdmin({ limits: { total_microdollars: CAP }, expires: Date.now() + HOUR * 1000 })

@@ -59,7 +59,7 @@ export async function deliveriesOf(caller: Caller, endpoint: string, query = '')
 }
 
 /** Waits until nothing is pending in the caller's outbox. */
-export const settled = (caller: Pick<Caller, 'account'>) =>
+export const waitForDeliveries = (caller: Pick<Caller, 'account'>) =>
   vi.waitFor(
     async () => {
       const pending = await runInDurableObject(

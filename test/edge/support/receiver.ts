@@ -40,7 +40,7 @@ export function receiver(behavior: Behavior = () => 204): Received[] {
 export const payloadOf = ({ body }: Pick<Received, 'body'>) => JSON.parse(body) as Payload
 
 /** Waits until a receiver has received this number of requests. */
-export const arrived = (calls: Received[], count: number) =>
+export const waitForRequests = (calls: Received[], count: number) =>
   vi.waitFor(
     () => {
       if (calls.length < count) throw new Error(`${calls.length} of ${count} arrived`)
@@ -49,7 +49,7 @@ export const arrived = (calls: Received[], count: number) =>
   )
 
 /** A receiver that does not reply until `release`, even after the caller's timeout. */
-export function hang(status = 204) {
+export function createHangingReceiver(status = 204) {
   const { promise, resolve } = Promise.withResolvers<void>()
   return { answer: () => promise.then(() => status), release: resolve }
 }

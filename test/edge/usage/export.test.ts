@@ -21,7 +21,7 @@ type Row = Omit<UsageRecord, 'observed'> & { reported: number | null }
 const rowsOf = async (account: string) =>
   (await env.DB.prepare('SELECT * FROM usage_ledger WHERE account = ? ORDER BY job').bind(account).all<Row>()).results
 
-async function settled(caller: Caller, job: string, charged: number): Promise<void> {
+async function addSettledJob(caller: Caller, job: string, charged: number): Promise<void> {
   const account = env.ACCOUNT.getByName(caller.account)
   const credential = (await checkKey(peppers, caller.key))!
   await account.admit(requestOf(credential, { job }))
@@ -29,12 +29,12 @@ async function settled(caller: Caller, job: string, charged: number): Promise<vo
 }
 
 describe('the export', () => {
-  test('brings every settled job to D1 by the Queue, once', async ({ expect }) => {
+  test('writes every settled job to D1 once, through the Queue', async ({ expect }) => {
     const caller = await newCaller()
     const account = env.ACCOUNT.getByName(caller.account)
-    await settled(caller, 'job_a', 100)
-    await settled(caller, 'job_b', 25)
-    await settled(caller, 'job_c', 0)
+    await addSettledJob(caller, 'job_a', 100)
+    await addSettledJob(caller, 'job_b', 25)
+    await addSettledJob(caller, 'job_c', 0)
     expect(await runDurableObjectAlarm(account)).toBe(true)
     await vi.waitFor(async () => expect(await rowsOf(caller.account)).toHaveLength(3), 5000)
     expect(await rowsOf(caller.account)).toMatchObject([
@@ -52,10 +52,10 @@ describe('the export', () => {
     await vi.waitFor(async () => expect(await runDurableObjectAlarm(account)).toBe(false), 5000)
   })
 
-  test('that the Queue took and never brought is made again, until it arrives', async ({ expect }) => {
+  test('is repeated until it arrives if the Queue accepts but does not deliver it', async ({ expect }) => {
     const caller = await newCaller()
     const account = env.ACCOUNT.getByName(caller.account)
-    await settled(caller, 'job_a', 7)
+    await addSettledJob(caller, 'job_a', 7)
     const lost = vi.spyOn(env.USAGE, 'sendBatch').mockResolvedValueOnce({ metadata: { metrics } })
     expect(await runDurableObjectAlarm(account)).toBe(true)
     expect(await runDurableObjectAlarm(account)).toBe(true)
@@ -69,14 +69,14 @@ describe('the export', () => {
     expect(await rowsOf(caller.account)).toMatchObject([{ job: 'job_a', charged: 7 }])
   })
 
-  test('that the Queue did not take is made again', async ({ expect }) => {
+  test('is repeated if the Queue rejects it', async ({ expect }) => {
     const caller = await newCaller()
     const account = env.ACCOUNT.getByName(caller.account)
-    await settled(caller, 'job_a', 7)
-    vi.spyOn(env.USAGE, 'sendBatch').mockRejectedValueOnce(new Error('the queue is away'))
+    await addSettledJob(caller, 'job_a', 7)
+    vi.spyOn(env.USAGE, 'sendBatch').mockRejectedValueOnce(new Error('the queue is unavailable'))
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
     for (const _ of ['refused', 'taken']) expect(await runDurableObjectAlarm(account)).toBe(true)
-    expect(logged.mock.calls.join()).toContain('the queue is away')
+    expect(logged.mock.calls.join()).toContain('the queue is unavailable')
     await vi.waitFor(
       async () => expect(await rowsOf(caller.account)).toMatchObject([{ job: 'job_a', charged: 7 }]),
       5000,
@@ -110,7 +110,7 @@ function stripe(...statuses: [number, ...number[]]) {
 }
 const STRIPE_SECRET_KEY = 'sk_test_secret'
 
-test('delivered twice, in one batch or two, a record is one row', async ({ expect }) => {
+test('writes one row for a record delivered twice, in one batch or two', async ({ expect }) => {
   await deliver([RECORD, RECORD])
   await deliver([{ ...RECORD, charged: 999 }])
   expect(await rowsOf('acme')).toMatchObject([{ charged: 300, reported: null }])
@@ -126,7 +126,7 @@ describe('a row that cannot be written', () => {
     ['lacks a field', { key_id: undefined }],
     ['has a value of the wrong type', { settled: 'yesterday' }],
   ] as const)(
-    'because it %s blocks no other: it alone is retried, and logged by its job',
+    'because it %s is retried alone and logged with its job, and blocks no other row',
     async ([what, wrong], { expect }) => {
       const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
       const account = `poison-${what.replaceAll(' ', '-')}`
@@ -151,14 +151,16 @@ describe('a row that cannot be written', () => {
     expect(logged.mock.calls.join()).toContain('usage could not be written')
   })
 
-  test('is left to its account after eight attempts, with a line in the log', async ({ expect }) => {
+  test('is acknowledged after eight attempts, with a log line, because its account sends it again', async ({
+    expect,
+  }) => {
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
     const result = await deliver([of('poison-last', { charged: null }) as unknown as UsageRecord], {}, 8)
     expect([result.explicitAcks.length, result.retryMessages.length]).toEqual([1, 0])
     expect(logged.mock.calls.join()).toContain('the account sends it again')
   })
 
-  test('because its observation is invalid is written without the observation: the charge counts', async ({
+  test('because of an invalid observation is written without the observation, so that the charge counts', async ({
     expect,
   }) => {
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
@@ -179,7 +181,7 @@ describe('a row that cannot be written', () => {
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
     const caller = await newCaller()
     const account = env.ACCOUNT.getByName(caller.account)
-    for (const job of ['job_a', 'job_b']) await settled(caller, job, 7)
+    for (const job of ['job_a', 'job_b']) await addSettledJob(caller, job, 7)
     await runInDurableObject(account, (_, { storage }) => {
       storage.sql.exec("UPDATE ledger SET observed = '{' WHERE job = 'job_a'")
     })
@@ -210,7 +212,7 @@ describe('Stripe', () => {
   })
 
   test.for([500, 429, 401, 409])(
-    'that responds with %i gets the event again; no other event is lost',
+    'gets the event again after a response with status %i, and no other event is lost',
     async (status, { expect }) => {
       vi.spyOn(console, 'error').mockImplementation(() => {})
       const requests = stripe(status, 200)
@@ -224,21 +226,24 @@ describe('Stripe', () => {
     },
   )
 
-  test.for([200, 400])('that answers %i counts as answered even if its body breaks off', async (status, { expect }) => {
-    vi.spyOn(console, 'error').mockImplementation(() => {})
-    const broken = () => Promise.reject(new Error('the connection was reset'))
-    const answer = () => new Response(new ReadableStream({ pull: broken, cancel: broken }), { status })
-    const requests = vi.spyOn(globalThis, 'fetch').mockImplementation(async () => answer())
-    const record = { ...RECORD, id: `broken-${status}/job_1`, account: `broken-${status}` }
-    for (const _ of [1, 2]) {
-      const result = await deliver([record], { STRIPE_SECRET_KEY })
-      expect([result.explicitAcks.length, result.retryMessages.length]).toEqual([1, 0])
-    }
-    expect(requests).toHaveBeenCalledTimes(status === 200 ? 1 : 2)
-    expect(await rowsOf(record.account)).toMatchObject([{ reported: status === 200 ? expect.any(Number) : null }])
-  })
+  test.for([200, 400])(
+    'has confirmed an event with status %i even if the body is incomplete',
+    async (status, { expect }) => {
+      vi.spyOn(console, 'error').mockImplementation(() => {})
+      const broken = () => Promise.reject(new Error('the connection was reset'))
+      const answer = () => new Response(new ReadableStream({ pull: broken, cancel: broken }), { status })
+      const requests = vi.spyOn(globalThis, 'fetch').mockImplementation(async () => answer())
+      const record = { ...RECORD, id: `broken-${status}/job_1`, account: `broken-${status}` }
+      for (const _ of [1, 2]) {
+        const result = await deliver([record], { STRIPE_SECRET_KEY })
+        expect([result.explicitAcks.length, result.retryMessages.length]).toEqual([1, 0])
+      }
+      expect(requests).toHaveBeenCalledTimes(status === 200 ? 1 : 2)
+      expect(await rowsOf(record.account)).toMatchObject([{ reported: status === 200 ? expect.any(Number) : null }])
+    },
+  )
 
-  test('that refuses permanently gets no further requests', async ({ expect }) => {
+  test('gets no further requests after a permanent refusal', async ({ expect }) => {
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
     stripe(400)
     const record = { ...RECORD, id: 'wrong/job_1', account: 'wrong' }
@@ -263,9 +268,9 @@ describe('GET /v1/usage', () => {
   test('lists captures by day, key and tier, and the balance', async ({ expect }) => {
     const caller = await newCaller()
     await env.ACCOUNT.getByName(caller.account).credit('gift', 1000, '')
-    await settled(caller, 'job_a', 100)
-    await settled(caller, 'job_b', 25)
-    await settled(caller, 'job_c', 0)
+    await addSettledJob(caller, 'job_a', 100)
+    await addSettledJob(caller, 'job_b', 25)
+    await addSettledJob(caller, 'job_c', 0)
     const today = new Date().toISOString().slice(0, 10)
     const { status, body } = await call('GET', `/v1/usage?from=${today}&to=${today}`, caller.headers)
     expect(status).toBe(200)
@@ -296,10 +301,10 @@ describe('GET /v1/usage', () => {
   })
 })
 
-test('an account that Stripe knows sends its customer along', async ({ expect }) => {
+test('the record of an account with a Stripe customer contains the customer', async ({ expect }) => {
   const caller = await newCaller()
   expect((await configure(caller.account, { stripe_customer: 'cus_42' })).status).toBe(200)
-  await settled(caller, 'job_a', 1)
+  await addSettledJob(caller, 'job_a', 1)
   await runDurableObjectAlarm(env.ACCOUNT.getByName(caller.account))
   await vi.waitFor(
     async () => expect(await rowsOf(caller.account)).toMatchObject([{ stripe_customer: 'cus_42' }]),

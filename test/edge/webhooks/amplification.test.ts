@@ -10,8 +10,16 @@ import { normalizeAddress } from '../../../edge/webhooks/endpoints/address.ts'
 import { FAILURES_TO_OPEN } from '../../../edge/webhooks/endpoints/breaker.ts'
 import { type Caller, problemOf } from '../support/client.ts'
 import { finalJob } from '../support/jobs.ts'
-import { addEndpoint, api, deliveriesOf, eachWithReceiver, outboxOf, receiversOf, settled } from '../support/manager.ts'
-import { arrived, RECEIVER, type Received, receiver } from '../support/receiver.ts'
+import {
+  addEndpoint,
+  api,
+  deliveriesOf,
+  eachWithReceiver,
+  outboxOf,
+  receiversOf,
+  waitForDeliveries,
+} from '../support/manager.ts'
+import { RECEIVER, type Received, receiver, waitForRequests } from '../support/receiver.ts'
 
 const PER_MINUTE = Number(env.WEBHOOK_REPLAYS_PER_MINUTE)
 const since = new Date(0).toISOString()
@@ -37,12 +45,12 @@ async function replay(id: string, span: Record<string, string>): Promise<{ count
 async function deliver(count: number): Promise<string[]> {
   const jobs = Array.from({ length: count }, () => finalJob(caller))
   for (const job of jobs) await announce(env, job)
-  await settled(caller)
+  await waitForDeliveries(caller)
   return jobs.map((job) => eventOf(job).id)
 }
 
 describe('one event to one address is one POST', () => {
-  test('a URL is registered once, in any notation; the refusal names its endpoint', async ({ expect }) => {
+  test('a URL is registered once, in any notation; the refusal names the existing endpoint', async ({ expect }) => {
     const url = `${RECEIVER}/in?a=1`
     const { id } = await addEndpoint(caller, { url })
     const host = RECEIVER.slice('https://'.length)
@@ -65,14 +73,14 @@ describe('one event to one address is one POST', () => {
     expect((await api(caller, 'POST', '', { url: others[0] })).status).toBe(201)
   })
 
-  test('twenty endpoints of one URL, all at once, are one', async ({ expect }) => {
+  test('twenty concurrent registrations of one URL create one endpoint', async ({ expect }) => {
     const made = await Promise.all(Array.from({ length: 20 }, () => api(caller, 'POST', '', { url: `${RECEIVER}/in` })))
     expect(made.map(({ status }) => status).toSorted()).toEqual([201, ...Array(19).fill(409)])
     await deliver(1)
     expect(calls).toHaveLength(1)
   })
 
-  test('an endpoint cannot take the URL of another one, but keeps its own', async ({ expect }) => {
+  test('an endpoint cannot change its URL to that of another endpoint, but can repeat its own', async ({ expect }) => {
     const first = await addEndpoint(caller)
     const second = await addEndpoint(caller, { url: `${RECEIVER}/other` })
     const refused = await api(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/in#again` })
@@ -84,7 +92,7 @@ describe('one event to one address is one POST', () => {
     expect((await api(caller, 'POST', '', { url: `${RECEIVER}/other` })).status).toBe(201)
   })
 
-  test('one host takes five endpoints', async ({ expect }) => {
+  test('a host has at most five endpoints', async ({ expect }) => {
     const statuses = []
     for (let k = 0; k < 6; k++)
       statuses.push((await api(caller, 'POST', '', { url: `https://many.octet-customer.com/${k}` })).status)
@@ -96,13 +104,11 @@ describe('one event to one address is one POST', () => {
     expect((await api(caller, 'POST', '', { url: 'https://other.octet-customer.com/7' })).status).toBe(201)
   })
 
-  test('a request that names the URL of an endpoint causes one POST, which verifies with either secret', async ({
-    expect,
-  }) => {
+  test('a request with the URL of an endpoint causes one POST, which either secret verifies', async ({ expect }) => {
     const { id, secret } = await addEndpoint(caller)
     const job = finalJob(caller, { webhook: `${RECEIVER}/in#mine` })
     await announce(env, job)
-    await settled(caller)
+    await waitForDeliveries(caller)
     const { key } = await json<{ key: string }>(api(caller, 'GET', '/default/secret'))
     expect(calls.map(({ url, headers }) => [url.split('#')[0], headers['webhook-id']])).toEqual([
       [`${RECEIVER}/in`, eventOf(job).id],
@@ -112,19 +118,19 @@ describe('one event to one address is one POST', () => {
     expect(await deliveriesOf(caller, id)).toMatchObject([{ state: 'delivered' }])
   })
 
-  test('a request that names the URL of an endpoint still gets its POST when the endpoint does not take that event type', async ({
+  test('a request with the URL of an endpoint causes a POST even if the endpoint has not subscribed to the event type', async ({
     expect,
   }) => {
     await addEndpoint(caller, { events: ['job.failed'] })
     await announce(env, finalJob(caller, { webhook: `${RECEIVER}/in` }))
-    await settled(caller)
+    await waitForDeliveries(caller)
     expect(calls).toHaveLength(1)
     expect(await deliveriesOf(caller, 'default')).toMatchObject([{ state: 'delivered' }])
   })
 })
 
 describe('replay', () => {
-  test('of a delivered event needs an explicit choice, by both of its forms', async ({ expect }) => {
+  test('of a delivered event requires an explicit option, for one event and for a range', async ({ expect }) => {
     const { id } = await addEndpoint(caller)
     const [event] = await deliver(1)
     const refused = await api(caller, 'POST', `/${id}/deliveries/${event}/replay`)
@@ -132,18 +138,18 @@ describe('replay', () => {
     expect([refused.status, error.code, error.param]).toEqual([409, 'webhook_delivered', 'only'])
     expect(error.message).toContain('{"only": "all"}')
     expect(await json(api(caller, 'POST', `/${id}/replay`, { since }))).toMatchObject({ count: 0 })
-    await settled(caller)
+    await waitForDeliveries(caller)
     expect(calls).toHaveLength(1)
     expect((await api(caller, 'POST', `/${id}/deliveries/${event}/replay`, { only: 'all' })).status).toBe(202)
-    await settled(caller)
+    await waitForDeliveries(caller)
     expect(await json(api(caller, 'POST', `/${id}/replay`, { since, only: 'all' }))).toMatchObject({ count: 1 })
-    await settled(caller)
+    await waitForDeliveries(caller)
     expect(calls).toHaveLength(3)
     const wrong = await api(caller, 'POST', `/${id}/deliveries/${event}/replay`, { only: 'some' })
     expect((await problemOf(wrong)).detail).toBe('only is "some"; it must be one of undelivered, all.')
   })
 
-  test('is metered, event by event, in spans and as test events: sixty calls cause a bounded number of POSTs', async ({
+  test('is rate-limited for single events, ranges and test events: sixty calls cause a bounded number of POSTs', async ({
     expect,
   }) => {
     const { id } = await addEndpoint(caller)
@@ -156,7 +162,7 @@ describe('replay', () => {
         : api(caller, 'POST', `/${id}/test`)
     })
     const replies = await Promise.all(requests)
-    await settled(caller)
+    await waitForDeliveries(caller)
     expect(new Set(replies.map(({ status }) => status))).toEqual(new Set([202, 429]))
     // Tokens that the bucket may gain during the test.
     const refill = PER_MINUTE / 2
@@ -176,7 +182,7 @@ describe('replay', () => {
       storage.sql.exec('UPDATE replay_bucket SET tokens = 0, refilled = ?', Date.now()),
     )
 
-  test("of a range continues at the rate limit's stop, without gaps and duplicates", async ({ expect }) => {
+  test('of a range continues after the rate limit, without gaps and duplicates', async ({ expect }) => {
     const { id } = await addEndpoint(caller)
     const events = await deliver(30)
     const before = calls.length
@@ -189,7 +195,7 @@ describe('replay', () => {
       counts.push(count)
       from = next
     }
-    await settled(caller)
+    await waitForDeliveries(caller)
     expect(counts.every((count) => count > 0)).toBe(true)
     expect(
       calls
@@ -220,27 +226,27 @@ describe('replay', () => {
       counts.push(count)
       from = next
     }
-    await settled(caller)
+    await waitForDeliveries(caller)
     expect(counts).toEqual([0, 0, 1])
     expect(calls.map(({ headers }) => headers['webhook-id'])).toEqual(['evt_12000'])
   })
 })
 
 describe('a receiver that fails', () => {
-  test('gets few of a flood of jobs that name it, wherever on its host', async ({ expect }) => {
+  test('gets few POSTs of a flood of jobs with URLs on its host', async ({ expect }) => {
     env.WEBHOOK_BREAKER_SECONDS = '3600'
     vi.restoreAllMocks()
     calls = receiver(() => 404)
     const jobs = Array.from({ length: 60 }, (_, k) => finalJob(caller, { webhook: `${RECEIVER}/${k}?victim` }))
     await Promise.all(jobs.map((job) => announce(env, job)))
     await vi.waitFor(async () => expect((await receiversOf(caller))[0]!.open_until).toBeGreaterThan(Date.now()))
-    await arrived(calls, FAILURES_TO_OPEN)
+    await waitForRequests(calls, FAILURES_TO_OPEN)
     // Only attempts that were in progress at the fifth failure follow it.
     expect(calls.length).toBeLessThan(FAILURES_TO_OPEN + 4)
     expect(await receiversOf(caller)).toHaveLength(1)
   })
 
-  test('gets one more for each replay that its owner requests', async ({ expect }) => {
+  test('gets one more POST for each replay requested by its owner', async ({ expect }) => {
     env.WEBHOOK_BREAKER_SECONDS = '3600'
     vi.restoreAllMocks()
     calls = receiver(() => 404)

@@ -9,8 +9,16 @@ import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
 import { type Caller, fetchWorker, newCaller, problemOf } from '../support/client.ts'
 import { peppers } from '../support/config.ts'
 import { finalJob } from '../support/jobs.ts'
-import { addEndpoint, api, deliveriesOf, eachWithReceiver, newManager, outboxOf, settled } from '../support/manager.ts'
-import { arrived, RECEIVER, type Received } from '../support/receiver.ts'
+import {
+  addEndpoint,
+  api,
+  deliveriesOf,
+  eachWithReceiver,
+  newManager,
+  outboxOf,
+  waitForDeliveries,
+} from '../support/manager.ts'
+import { RECEIVER, type Received, waitForRequests } from '../support/receiver.ts'
 
 let caller: Caller
 let calls: Received[]
@@ -70,14 +78,14 @@ describe('an endpoint', () => {
     }
   })
 
-  test('is refused with a short message, however long its address is', async ({ expect }) => {
+  test('is refused with a short message for an address of any length', async ({ expect }) => {
     const response = await api(caller, 'POST', '', { url: `${RECEIVER}/${'x'.repeat(10_000)}` })
     const { detail } = await problemOf(response)
     expect([response.status, detail.length < 300]).toEqual([400, true])
     expect(detail).toContain('it must have at most 2048 characters')
   })
 
-  test('is refused with a field that is wrong, by name', async ({ expect }) => {
+  test('is refused with the name of the invalid field', async ({ expect }) => {
     const wrong = [
       [{ url: 1 }, 'url is 1; it must be an https:// address.'],
       [
@@ -92,7 +100,7 @@ describe('an endpoint', () => {
     }
   })
 
-  test('is one of at most twenty', async ({ expect }) => {
+  test('cannot be added to twenty others', async ({ expect }) => {
     const urls = Array.from({ length: 22 }, (_, k) => `https://hooks-${k}.octet-customer.com/in`)
     const made = await Promise.all(urls.map((url) => api(caller, 'POST', '', { url })))
     expect(made.map(({ status }) => status).toSorted()).toEqual([...Array(20).fill(201), 400, 400])
@@ -100,11 +108,11 @@ describe('an endpoint', () => {
     expect((await problemOf(refused)).detail).toBe('An account has at most 20 webhook endpoints; delete one first.')
   })
 
-  test('shows its query, which may hold a secret, only to keys that manage it', async ({ expect }) => {
+  test('shows its query, which may contain a secret, only to keys that manage it', async ({ expect }) => {
     const url = `${RECEIVER}/in?token=secret`
     const { id, secret } = await addEndpoint(caller, { url })
     await announce(env, finalJob(caller, { webhook: `${RECEIVER}/mine?token=secret` }))
-    await settled(caller)
+    await waitForDeliveries(caller)
     const { key, credential } = await issueKey(peppers, caller.account)
     await env.ACCOUNT.getByName(caller.account).addKey(credential, { label: 'reader', scopes: ['read'] })
     const reader = { ...caller, key, headers: { authorization: `Bearer ${key}` } }
@@ -118,7 +126,7 @@ describe('an endpoint', () => {
     expect(await deliveriesOf(caller, 'default')).toMatchObject([{ url: `${RECEIVER}/mine?token=secret` }])
   })
 
-  test('belongs to its account; managing it takes the scope admin', async ({ expect }) => {
+  test('belongs to its account, and requires the scope admin for management', async ({ expect }) => {
     const { id } = await addEndpoint(caller)
     const [stranger, reader] = [await newManager(), await newCaller()]
     const requests = [
@@ -148,13 +156,13 @@ describe('keys', () => {
     const { public_key } = await addEndpoint(caller, { signature: 'ed25519' })
     expect(public_key).toMatch(/^whpk_[A-Za-z0-9+/]{43}=$/)
     await announce(env, finalJob(caller))
-    await arrived(calls, 1)
+    await waitForRequests(calls, 1)
     expect(calls[0]!.headers['webhook-signature']).toMatch(/^v1a,\S{86}==$/)
     expect(await verifiesEd25519(calls[0]!, public_key)).toBe(true)
     expect(await verifiesEd25519({ ...calls[0]!, body: `${calls[0]!.body} ` }, public_key)).toBe(false)
   })
 
-  test('old and new sign while a rotation lasts, never a third', async ({ expect }) => {
+  test('the old and the new key sign during a rotation, and never a third', async ({ expect }) => {
     const { id, secret } = await addEndpoint(caller)
     const second = (await json(api(caller, 'POST', `/${id}/rotate`, {}))) as {
       secret: string
@@ -162,28 +170,28 @@ describe('keys', () => {
     }
     expect(second.keys.map(({ expires }) => expires === null)).toEqual([true, false])
     await announce(env, finalJob(caller))
-    await arrived(calls, 1)
+    await waitForRequests(calls, 1)
     for (const key of [secret, second.secret]) new Webhook(key).verify(calls[0]!.body, calls[0]!.headers)
     const third = (await json(api(caller, 'POST', `/${id}/rotate`, { signature: 'ed25519' }))) as { public_key: string }
     await announce(env, finalJob(caller))
-    await arrived(calls, 2)
+    await waitForRequests(calls, 2)
     expect(() => new Webhook(secret).verify(calls[1]!.body, calls[1]!.headers)).toThrow('No matching')
     new Webhook(second.secret).verify(calls[1]!.body, calls[1]!.headers)
     expect(await verifiesEd25519(calls[1]!, third.public_key)).toBe(true)
   })
 
-  test('the old one ends with the overlap', async ({ expect }) => {
+  test('the old key ends with the overlap', async ({ expect }) => {
     const { id, secret } = await addEndpoint(caller)
     const { secret: next } = (await json(api(caller, 'POST', `/${id}/rotate`, { overlap_seconds: 0 }))) as {
       secret: string
     }
     await announce(env, finalJob(caller))
-    await arrived(calls, 1)
+    await waitForRequests(calls, 1)
     expect(() => new Webhook(secret).verify(calls[0]!.body, calls[0]!.headers)).toThrow('No matching')
     expect(new Webhook(next).verify(calls[0]!.body, calls[0]!.headers)).toMatchObject({ type: 'job.succeeded' })
   })
 
-  test('the default secret stays until it is rotated, which needs no body', async ({ expect }) => {
+  test('the default secret is unchanged until a rotation, which needs no body', async ({ expect }) => {
     const secret = async () => ((await json(api(caller, 'GET', '/default/secret'))) as { key: string }).key
     const first = await secret()
     expect(await secret()).toBe(first)
@@ -196,7 +204,7 @@ test('a test event is sent to an endpoint regardless of its filter', async ({ ex
   const { id, secret } = await addEndpoint(caller, { events: ['job.failed'] })
   const response = await api(caller, 'POST', `/${id}/test`)
   const { id: event } = (await response.json()) as { id: string }
-  await arrived(calls, 1)
+  await waitForRequests(calls, 1)
   expect([response.status, calls[0]!.headers['webhook-id']]).toEqual([202, event])
   expect(new Webhook(secret).verify(calls[0]!.body, calls[0]!.headers)).toMatchObject({ type: 'webhook.test' })
 })
@@ -206,7 +214,7 @@ describe('the delivery log', () => {
     const { id } = await addEndpoint(caller)
     for (const state of ['failed', 'canceled', 'succeeded'] as const) {
       await announce(env, finalJob(caller, { state }))
-      await settled(caller)
+      await waitForDeliveries(caller)
     }
     const log = await deliveriesOf(caller, id)
     expect(log.map(({ type }) => type)).toEqual(['job.succeeded', 'job.canceled', 'job.failed'])
@@ -223,12 +231,12 @@ describe('the delivery log', () => {
 })
 
 describe('replay', () => {
-  test('of a range sends undelivered events, including those from the time while the endpoint was disabled', async ({
+  test('of a range sends undelivered events, including those from a time when the endpoint was disabled', async ({
     expect,
   }) => {
     const { id } = await addEndpoint(caller)
     await announce(env, finalJob(caller))
-    await settled(caller)
+    await waitForDeliveries(caller)
     await api(caller, 'PATCH', `/${id}`, { disabled: true })
     const missed = [finalJob(caller), finalJob(caller)]
     for (const job of missed) await announce(env, job)
@@ -236,20 +244,20 @@ describe('replay', () => {
     const since = new Date(Date.now() - 60_000).toISOString()
     const response = await api(caller, 'POST', `/${id}/replay`, { since })
     expect([response.status, await response.json()]).toEqual([202, { object: 'webhook_replay', count: 2, next: null }])
-    await arrived(calls, 3)
-    await settled(caller)
+    await waitForRequests(calls, 3)
+    await waitForDeliveries(caller)
     const ids = calls.slice(1).map(({ headers }) => headers['webhook-id'])
     expect(new Set(ids)).toEqual(new Set(missed.map((job) => eventOf(job).id)))
     expect(await json(api(caller, 'POST', `/${id}/replay`, { since }))).toMatchObject({ count: 0 })
     expect(await json(api(caller, 'POST', `/${id}/replay`, { since, only: 'all' }))).toMatchObject({ count: 3 })
-    await arrived(calls, 6)
+    await waitForRequests(calls, 6)
   })
 
-  test('keeps to its span and to the filter', async ({ expect }) => {
+  test('is limited to its range and to the filter', async ({ expect }) => {
     const { id } = await addEndpoint(caller, { events: ['job.failed'] })
     const old = finalJob(caller, { state: 'failed' })
     for (const job of [old, finalJob(caller), finalJob(caller, { state: 'failed' })]) await announce(env, job)
-    await settled(caller)
+    await waitForDeliveries(caller)
     await runInDurableObject(outboxOf(caller), (_, { storage }) => {
       storage.sql.exec('UPDATE events SET created = created - 86400000 WHERE id = ?', eventOf(old).id)
     })
@@ -263,7 +271,7 @@ describe('replay', () => {
     expect((await problemOf(bad)).detail).toBe('since is "yesterday"; it must be a time like "2026-11-22T10:00:00Z".')
   })
 
-  test('of an event that never was is 404', async ({ expect }) => {
+  test('of an unknown event is 404', async ({ expect }) => {
     const { id } = await addEndpoint(caller)
     expect((await api(caller, 'POST', `/${id}/deliveries/evt_none/replay`)).status).toBe(404)
     await announce(env, finalJob(caller))

@@ -15,9 +15,9 @@ import {
   outboxOf,
   passTime,
   receiversOf,
-  settled,
+  waitForDeliveries,
 } from '../support/manager.ts'
-import { arrived, hang, RECEIVER, type Received, receiver } from '../support/receiver.ts'
+import { createHangingReceiver, RECEIVER, type Received, receiver, waitForRequests } from '../support/receiver.ts'
 
 afterEach(() => {
   vi.restoreAllMocks()
@@ -33,23 +33,23 @@ const announceMany = async (caller: Caller, count: number, change = {}) => {
 describe('a receiver that hangs', () => {
   test('delays no other account', async () => {
     const [slow, other] = [await newManager(), await newManager()]
-    const stuck = hang()
+    const stuck = createHangingReceiver()
     const calls = receiver(({ url }) => (url === HANGING ? stuck.answer() : 204))
     await addEndpoint(slow, { url: HANGING })
     await addEndpoint(other)
     await announceMany(slow, 40)
-    await arrived(calls, 1)
+    await waitForRequests(calls, 1)
     await announceMany(other, 3)
-    await settled(other)
+    await waitForDeliveries(other)
     expect(to(calls, `${RECEIVER}/in`)).toHaveLength(3)
     expect((await deliveriesOf(slow, (await receiversOf(slow))[0]!.id, '?state=delivered')).length).toBe(0)
     stuck.release()
-    await settled(slow)
+    await waitForDeliveries(slow)
   })
 
   test('delays no other endpoint of its account', async () => {
     const caller = await newManager()
-    const stuck = hang()
+    const stuck = createHangingReceiver()
     const calls = receiver(({ url }) => (url === HANGING ? stuck.answer() : 204))
     await addEndpoint(caller, { url: HANGING })
     const healthy = await addEndpoint(caller, { url: 'https://hooks.octet-customer.com.au/in' })
@@ -57,42 +57,42 @@ describe('a receiver that hangs', () => {
     await vi.waitFor(async () => expect(await deliveriesOf(caller, healthy.id, '?state=delivered')).toHaveLength(20))
     expect(to(calls, HANGING)).toHaveLength(4)
     stuck.release()
-    await settled(caller)
+    await waitForDeliveries(caller)
     expect(to(calls, HANGING)).toHaveLength(20)
   })
 
   test('gets one attempt at a time once it has failed', async () => {
     const caller = await newManager()
-    let [running, most] = [0, 0]
+    let [running, max] = [0, 0]
     const calls = receiver(async (_, call) => {
       running += 1
-      if (call > 4) most = Math.max(most, running)
+      if (call > 4) max = Math.max(max, running)
       await new Promise((resolve) => setTimeout(resolve, 5))
       running -= 1
       return 500
     })
     await addEndpoint(caller)
     await announceMany(caller, 8)
-    await arrived(calls, 30)
-    await settled(caller)
-    expect(most).toBe(1)
+    await waitForRequests(calls, 30)
+    await waitForDeliveries(caller)
+    expect(max).toBe(1)
   })
 })
 
 test('an account has at most six attempts at a time, and four to one host', async () => {
   const caller = await newManager()
-  const stuck = hang()
+  const stuck = createHangingReceiver()
   const calls = receiver(stuck.answer)
   for (const path of ['a', 'b', 'c']) await addEndpoint(caller, { url: `${RECEIVER}/${path}` })
   await announceMany(caller, 5)
-  await arrived(calls, 4)
+  await waitForRequests(calls, 4)
   for (const host of ['x', 'y', 'z']) await announceMany(caller, 3, { webhook: `${RECEIVER}.${host}.com/in` })
-  await arrived(calls, 6)
+  await waitForRequests(calls, 6)
   // Long enough for any further requests to arrive.
   await new Promise((resolve) => setTimeout(resolve, 100))
   expect([calls.length, calls.filter(({ url }) => url.startsWith(`${RECEIVER}/`)).length]).toEqual([6, 4])
   stuck.release()
-  await settled(caller)
+  await waitForDeliveries(caller)
 })
 
 describe('the circuit breaker of a receiver', () => {
@@ -115,7 +115,7 @@ describe('the circuit breaker of a receiver', () => {
       await storage.setAlarm(Date.now())
     })
 
-  test('opens after five failures in a row: deliveries wait, and use up no attempts', async () => {
+  test('opens after five consecutive failures: deliveries wait without using attempts', async () => {
     const { caller, calls, id } = await opened(12)
     const before = calls.length
     expect(before).toBeGreaterThanOrEqual(FAILURES_TO_OPEN)
@@ -129,7 +129,7 @@ describe('the circuit breaker of a receiver', () => {
     expect(pending.flatMap(({ attempts }) => attempts)).toHaveLength(before)
   })
 
-  test('admits one trial when its time is over; a failure opens it again, for longer', async () => {
+  test('admits one trial after its open time; a failure opens it again, for longer', async () => {
     const { caller, calls } = await opened(12)
     for (const openings of [2, 3]) {
       const before = calls.length
@@ -140,12 +140,12 @@ describe('the circuit breaker of a receiver', () => {
     expect((await receiversOf(caller))[0]!.open_until).toBeGreaterThan(Date.now() + 500_000)
   })
 
-  test('closes with the first success, and everything that waited is delivered', async () => {
+  test('closes with the first success, and all waiting deliveries are sent', async () => {
     let healthy = false
     const { caller, calls, id } = await opened(12, () => (healthy ? 204 : 500))
     healthy = true
     await closeLater(caller)
-    await settled(caller)
+    await waitForDeliveries(caller)
     expect(await deliveriesOf(caller, id, '?state=delivered&limit=100')).toHaveLength(12)
     expect(await receiversOf(caller)).toMatchObject([{ failures: 0, openings: 0, open_until: 0 }])
     expect(new Set(calls.map(({ headers }) => headers['webhook-id'])).size).toBe(12)
@@ -154,7 +154,7 @@ describe('the circuit breaker of a receiver', () => {
   test('closes when its owner changes the endpoint', async () => {
     const { caller, id } = await opened(6, ({ url }) => (url === `${RECEIVER}/in` ? 500 : 204))
     await api(caller, 'PATCH', `/${id}`, { url: `${RECEIVER}/repaired` })
-    await settled(caller)
+    await waitForDeliveries(caller)
     expect(await deliveriesOf(caller, id, '?state=delivered')).toHaveLength(6)
   })
 
@@ -184,6 +184,6 @@ describe('the circuit breaker of a receiver', () => {
     await runDurableObjectAlarm(outboxOf(caller))
     expect([calls.length, (await receiversOf(caller))[0]!.openings]).toEqual([before, 1])
     await passTime(caller)
-    await arrived(calls, before + 1)
+    await waitForRequests(calls, before + 1)
   })
 })

@@ -8,8 +8,8 @@ import { WebhookDO } from '../../../edge/webhooks/webhook-object.ts'
 import type { Caller } from '../support/client.ts'
 import { envWith } from '../support/config.ts'
 import { finalJob } from '../support/jobs.ts'
-import { addEndpoint, api, deliveriesOf, eachWithReceiver, outboxOf, settled } from '../support/manager.ts'
-import { arrived, hang, RECEIVER, type Received, receiver } from '../support/receiver.ts'
+import { addEndpoint, api, deliveriesOf, eachWithReceiver, outboxOf, waitForDeliveries } from '../support/manager.ts'
+import { createHangingReceiver, RECEIVER, type Received, receiver, waitForRequests } from '../support/receiver.ts'
 
 let caller: Caller
 let calls: Received[]
@@ -28,7 +28,7 @@ const rowsOf = (tables = TABLES) =>
 test('events are deleted after 30 days, with their log', async ({ expect }) => {
   const { id } = await addEndpoint(caller)
   await announce(env, finalJob(caller))
-  await settled(caller)
+  await waitForDeliveries(caller)
   await runInDurableObject(outboxOf(caller), (_, { storage }) => {
     storage.sql.exec('UPDATE events SET created = created - 31 * 86400000')
   })
@@ -41,7 +41,7 @@ test('the export has every event and endpoint, page by page, and no secret', asy
   const { id, secret } = await addEndpoint(caller)
   const jobs = Array.from({ length: 130 }, (_, k) => finalJob(caller, { webhook: k === 0 ? `${RECEIVER}/mine` : null }))
   await Promise.all(jobs.map((job) => announce(env, job)))
-  await settled(caller)
+  await waitForDeliveries(caller)
   const pages: Awaited<ReturnType<WebhookDO['exportAll']>>[] = []
   for (let after: number | null = null; pages.length === 0 || after !== null; ) {
     const page: (typeof pages)[number] = await outboxOf(caller).exportAll(after)
@@ -70,22 +70,22 @@ test('the export has every event and endpoint, page by page, and no secret', asy
 
 test('a deleted job leaves no data, and its pending deliveries are not sent', async ({ expect }) => {
   vi.restoreAllMocks()
-  const stuck = hang(500)
+  const stuck = createHangingReceiver(500)
   calls = receiver((_, call) => (call === 1 ? stuck.answer() : 204))
   const { id } = await addEndpoint(caller)
   const [gone, kept] = [finalJob(caller), finalJob(caller)]
   await announce(env, gone)
-  await arrived(calls, 1)
+  await waitForRequests(calls, 1)
   await outboxOf(caller).forgetJob(gone.id)
   stuck.release()
   await announce(env, kept)
-  await settled(caller)
+  await waitForDeliveries(caller)
   await vi.waitFor(async () => expect(await rowsOf(['events', 'deliveries', 'attempts'])).toEqual([1, 1, 1]))
   expect((await deliveriesOf(caller, id)).map(({ event }) => event)).toEqual([eventOf(kept).id])
   expect(calls.filter(({ headers }) => headers['webhook-id'] === eventOf(gone).id)).toHaveLength(1)
 })
 
-test('an erased account keeps no row and no alarm; its attempts are aborted, and it can be used anew', async ({
+test('an erased account has no rows and no alarm, its attempts are aborted, and it can be used again', async ({
   expect,
 }) => {
   vi.restoreAllMocks()
@@ -100,7 +100,7 @@ test('an erased account keeps no row and no alarm; its attempts are aborted, and
   })
   await addEndpoint(caller)
   for (let k = 0; k < 10; k++) await announce(env, finalJob(caller, { webhook: `${RECEIVER}/mine` }))
-  await arrived(calls, 4)
+  await waitForRequests(calls, 4)
   await outboxOf(caller).eraseAccount()
   expect(await rowsOf()).toEqual(TABLES.map(() => 0))
   expect(aborted).toHaveBeenCalled()
@@ -113,7 +113,7 @@ test('an erased account keeps no row and no alarm; its attempts are aborted, and
   calls = receiver()
   await addEndpoint(caller)
   await announce(env, finalJob(caller))
-  await settled(caller)
+  await waitForDeliveries(caller)
   expect(calls).toHaveLength(1)
 })
 
@@ -138,7 +138,7 @@ test('pending deliveries of an older version are delivered', async ({ expect }) 
     await state.storage.sync()
     state.abort('a new version is deployed')
   }).catch(() => {})
-  await settled(caller)
+  await waitForDeliveries(caller)
   const sent = calls.map(({ url, headers }) => [url, headers['webhook-id']])
   expect(sent.toSorted()).toEqual([
     [`${RECEIVER}/in`, own!.id],
@@ -147,7 +147,7 @@ test('pending deliveries of an older version are delivered', async ({ expect }) 
   expect(await outboxOf(caller).deliveriesOf(dropped!.id)).toMatchObject([{ state: 'dropped' }])
 })
 
-test('a malformed variable is logged, and pending deliveries go on with the defaults', async ({ expect }) => {
+test('a malformed variable is logged, and pending deliveries continue with the defaults', async ({ expect }) => {
   await addEndpoint(caller)
   const error = vi.spyOn(console, 'error').mockImplementation(() => {})
   await runInDurableObject(outboxOf(caller), async (_, state) => {

@@ -19,9 +19,9 @@ import {
   outboxOf,
   passTime,
   receiversOf,
-  settled,
+  waitForDeliveries,
 } from '../support/manager.ts'
-import { arrived, hang, RECEIVER, receiver } from '../support/receiver.ts'
+import { createHangingReceiver, RECEIVER, receiver, waitForRequests } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -41,9 +41,7 @@ async function idleEndpoint(caller: Caller, count: number) {
   return { id, events: jobs.map((job) => eventOf(job).id) }
 }
 
-test('a receiver that fails half of the time gets everything, each delivery signed and under one id', async ({
-  expect,
-}) => {
+test('a receiver that fails half of the requests gets all events, each signed and under one id', async ({ expect }) => {
   const caller = await newManager()
   const tried = new Map<string, number>()
   const calls = receiver(({ headers: { 'webhook-id': message = '' } }) => {
@@ -55,7 +53,7 @@ test('a receiver that fails half of the time gets everything, each delivery sign
   const { id, secret } = await addEndpoint(caller)
   const jobs = Array.from({ length: 40 }, () => finalJob(caller))
   await Promise.all(jobs.map((job) => announce(env, job)))
-  await settled(caller)
+  await waitForDeliveries(caller)
   for (const { body, headers } of calls) new Webhook(secret).verify(body, headers)
   const delivered = await outboxOf(caller).deliveries(id, { limit: 100, state: 'delivered' })
   expect(new Set(delivered.map(({ event }) => event))).toEqual(new Set(jobs.map((job) => eventOf(job).id)))
@@ -74,15 +72,15 @@ test('after ten attempts a delivery is given up, with a log line, and can be rep
   const { id } = await addEndpoint(caller)
   const job = finalJob(caller)
   await announce(env, job)
-  await settled(caller)
+  await waitForDeliveries(caller)
   expect(await states(caller, id)).toEqual([['exhausted', Array(10).fill(500)]])
   expect(new Set(calls.map(({ headers }) => headers['webhook-id'])).size).toBe(1)
   expect(logged.mock.calls.flat().join()).toContain('a webhook was given up')
   healthy = true
   const replay = await api(caller, 'POST', `/${id}/deliveries/${eventOf(job).id}/replay`)
   expect(replay.status).toBe(202)
-  await arrived(calls, 11)
-  await settled(caller)
+  await waitForRequests(calls, 11)
+  await waitForDeliveries(caller)
   expect(await states(caller, id)).toEqual([['delivered', [...Array(10).fill(500), 200]]])
   expect(calls[10]!.headers['webhook-id']).toBe(calls[0]!.headers['webhook-id'])
 })
@@ -92,7 +90,7 @@ test('410 disables the endpoint and drops its pending deliveries', async ({ expe
   const calls = receiver(() => 410)
   const { id } = await addEndpoint(caller)
   await announce(env, finalJob(caller))
-  await settled(caller)
+  await waitForDeliveries(caller)
   await announce(env, finalJob(caller))
   expect(calls).toHaveLength(1)
   expect(await states(caller, id)).toEqual([['refused', [410]]])
@@ -100,7 +98,7 @@ test('410 disables the endpoint and drops its pending deliveries', async ({ expe
   expect(await (await api(caller, 'PATCH', `/${id}`, { disabled: false })).json()).toMatchObject({ disabled: false })
 })
 
-test('Retry-After holds back every delivery of the endpoint, and counts as one failure', async ({ expect }) => {
+test('Retry-After delays every delivery of the endpoint, and counts as one failure', async ({ expect }) => {
   const caller = await newManager()
   const calls = receiver((_, call) =>
     call === 1 ? new Response(null, { status: 429, headers: { 'retry-after': '3600' } }) : 200,
@@ -118,21 +116,21 @@ test('Retry-After holds back every delivery of the endpoint, and counts as one f
   const next = await runInDurableObject(outboxOf(caller), (_, { storage }) => nextAttemptAt(storage.sql))
   expect(next).toBeGreaterThan(Date.now() + 1_800_000)
   await passTime(caller)
-  await settled(caller)
+  await waitForDeliveries(caller)
   expect((await states(caller, id)).toSorted()).toEqual([
     ['delivered', [200]],
     ['delivered', [429, 200]],
   ])
 })
 
-describe('an answer that is no answer', () => {
+describe('an unusual response', () => {
   test('a redirect is not followed', async ({ expect }) => {
     const caller = await newManager()
     const location = `${RECEIVER}/elsewhere`
     const calls = receiver((_, call) => (call === 1 ? new Response(null, { status: 302, headers: { location } }) : 200))
     const { id } = await addEndpoint(caller)
     await announce(env, finalJob(caller))
-    await settled(caller)
+    await waitForDeliveries(caller)
     expect(calls.map(({ url }) => url)).toEqual([`${RECEIVER}/in`, `${RECEIVER}/in`])
     expect(await states(caller, id)).toEqual([['delivered', [302, 200]]])
   })
@@ -150,7 +148,7 @@ describe('an answer that is no answer', () => {
     receiver(() => new Response(endless(), { status: 200 }))
     const { id } = await addEndpoint(caller)
     await announce(env, finalJob(caller))
-    await settled(caller)
+    await waitForDeliveries(caller)
     expect(await states(caller, id)).toEqual([['delivered', [200]]])
     expect(pulled).toBeLessThan(10)
   })
@@ -164,7 +162,7 @@ describe('an answer that is no answer', () => {
       const calls = receiver(() => new Response(new ReadableStream({ cancel }), { status: 200 }))
       const { id } = await addEndpoint(caller)
       await announce(env, finalJob(caller))
-      await settled(caller)
+      await waitForDeliveries(caller)
       expect(await states(caller, id)).toEqual([['delivered', [200]]])
       expect(calls).toHaveLength(1)
     },
@@ -179,14 +177,14 @@ describe('an answer that is no answer', () => {
     })
     const { id } = await addEndpoint(caller)
     await announce(env, finalJob(caller))
-    await settled(caller)
+    await waitForDeliveries(caller)
     const [delivery] = await deliveriesOf(caller, id)
     expect(delivery!.attempts.map(({ status, error }) => status ?? error)).toEqual(['unreachable', 'timeout', 200])
     expect(JSON.stringify(delivery)).not.toContain('10.0.0.1')
   })
 })
 
-test('a webhook that we cannot compose uses up its attempts and delays no other', async ({ expect }) => {
+test('a webhook with an internal error uses its attempts and delays no other', async ({ expect }) => {
   const caller = await newManager()
   const calls = receiver()
   const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
@@ -194,7 +192,7 @@ test('a webhook that we cannot compose uses up its attempts and delays no other'
   const broken = eventOf(finalJob(caller))
   await outboxOf(caller).publish({ ...broken, body: '{"data": {"images": 7' }, null)
   await announce(env, finalJob(caller))
-  await settled(caller)
+  await waitForDeliveries(caller)
   expect(calls).toHaveLength(1)
   const log = await deliveriesOf(caller, id)
   expect(log.find(({ event }) => event === broken.id)).toMatchObject({
@@ -204,17 +202,17 @@ test('a webhook that we cannot compose uses up its attempts and delays no other'
   expect(logged.mock.calls.join()).toContain(broken.id)
 })
 
-test('an address that became forbidden is not called, and not tried again', async ({ expect }) => {
+test('an address that has become forbidden is neither called nor retried', async ({ expect }) => {
   const caller = await newManager()
   const calls = receiver()
   await announce(env, finalJob(caller, { webhook: 'https://169.254.169.254/latest/meta-data' }))
-  await settled(caller)
+  await waitForDeliveries(caller)
   expect(calls).toEqual([])
   const [delivery] = await deliveriesOf(caller, 'default')
   expect(delivery).toMatchObject({ state: 'refused', attempts: [{ status: null, error: 'blocked' }] })
 })
 
-test('an announcement fails when the outbox could not set its alarm, and succeeds when it is repeated', async ({
+test('an announcement fails if the outbox cannot set its alarm, and succeeds when it is repeated', async ({
   expect,
 }) => {
   const caller = await newManager()
@@ -227,8 +225,8 @@ test('an announcement fails when the outbox could not set its alarm, and succeed
   })
   expect(calls).toEqual([])
   await outboxOf(caller).publish(event, null)
-  await arrived(calls, 1)
-  await settled(caller)
+  await waitForRequests(calls, 1)
+  await waitForDeliveries(caller)
   expect(calls).toHaveLength(1)
 })
 
@@ -253,27 +251,27 @@ test('a stale attempt cannot undo a later one, but its success counts', async ({
   })
 })
 
-test('a replay during an attempt makes no second one beside it', async ({ expect }) => {
+test('a replay during an attempt does not start a concurrent attempt', async ({ expect }) => {
   const caller = await newManager()
-  const stuck = hang()
+  const stuck = createHangingReceiver()
   const calls = receiver(stuck.answer)
   const { id } = await addEndpoint(caller)
   const event = eventOf(finalJob(caller))
   await outboxOf(caller).publish(event, null)
-  await arrived(calls, 1)
+  await waitForRequests(calls, 1)
   expect((await api(caller, 'POST', `/${id}/deliveries/${event.id}/replay`)).status).toBe(202)
   stuck.release()
-  await settled(caller)
+  await waitForDeliveries(caller)
   expect([calls.length, await states(caller, id)]).toEqual([1, [['delivered', [204]]]])
 })
 
-test('an account that is never quiet does not put the alarm off', async ({ expect }) => {
+test('continuous requests of an account do not postpone the alarm', async ({ expect }) => {
   const caller = await newManager()
   const calls = receiver(() => new Response(null, { status: 503, headers: { 'retry-after': '3600' } }))
   await addEndpoint(caller)
   const alarmOf = () => runInDurableObject(outboxOf(caller), (_, { storage }) => storage.getAlarm())
   await announce(env, finalJob(caller))
-  await arrived(calls, 1)
+  await waitForRequests(calls, 1)
   const first = await vi.waitFor(async () => {
     const alarm = await alarmOf()
     expect(alarm).toBeGreaterThan(Date.now() + 1_800_000)
@@ -283,7 +281,9 @@ test('an account that is never quiet does not put the alarm off', async ({ expec
   expect(await alarmOf()).toBeLessThanOrEqual(first!)
 })
 
-test('waits of any length and dates are kept: failures count, and the schedule ends', async ({ expect }) => {
+test('Retry-After of any length or as a date is respected: failures count, and the schedule ends', async ({
+  expect,
+}) => {
   const caller = await newManager()
   const { id, events } = await idleEndpoint(caller, 1)
   await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {

@@ -8,20 +8,20 @@ const NOW = Date.parse('2026-11-22T10:00:00Z')
 describe('the schedule', () => {
   const { schedule } = configWith({ WEBHOOK_RETRY_SECONDS: SCHEDULE }).webhooks
 
-  test('is the one of Standard Webhooks: ten attempts in some 75 hours', ({ expect }) => {
+  test('is that of Standard Webhooks: ten attempts in about 75 hours', ({ expect }) => {
     const waits = Array.from({ length: 10 }, (_, k) => waitAfter(k + 1, schedule, 0.5))
     expect(waits).toEqual([5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400, null])
     expect(schedule.reduce((sum, wait) => sum + wait, 0) / 3600).toBeCloseTo(75.6, 1)
   })
 
-  test('varies by ±10 %, so that deliveries that failed together are not retried together', ({ expect }) => {
+  test('varies by ±10 %, so that simultaneous failures are not retried simultaneously', ({ expect }) => {
     expect([waitAfter(2, schedule, 0), waitAfter(2, schedule, 1)]).toEqual([270, 330])
     const waits = new Set(Array.from({ length: 50 }, () => waitAfter(2, schedule)))
     expect(waits.size).toBeGreaterThan(40)
   })
 })
 
-test('a delivery has four days, or longer where its schedule is longer', ({ expect }) => {
+test('a delivery has a lifetime of four days, or longer if its schedule is longer', ({ expect }) => {
   const days = (WEBHOOK_RETRY_SECONDS: string) => configWith({ WEBHOOK_RETRY_SECONDS }).webhooks.lifetimeMs / 86_400_000
   expect([days('0'), days(SCHEDULE), days('864000')]).toEqual([4, 4, 12.5])
 })
@@ -60,7 +60,7 @@ test.for([
   expect(evaluate({ status, retryAfter }, NOW)).toEqual(evaluation)
 })
 
-test('no answer is a failure; an address that may not be called is never tried again', ({ expect }) => {
+test('a missing response is a failure; a forbidden address is never retried', ({ expect }) => {
   expect(evaluate({ error: 'timeout' }, NOW)).toEqual({ kind: 'failed', pause: 0 })
   expect(evaluate({ error: 'unreachable' }, NOW)).toEqual({ kind: 'failed', pause: 0 })
   expect(evaluate({ error: 'blocked' }, NOW)).toEqual({ kind: 'blocked' })

@@ -8,8 +8,16 @@ import { announce } from '../../../edge/jobs/announcement.ts'
 import { fetchWorker, generate, generatedOf } from '../support/client.ts'
 import { fakeGpu, imageBytes, works } from '../support/fake-gpu.ts'
 import { finalJob } from '../support/jobs.ts'
-import { addEndpoint, api, deliveriesOf, newManager, outboxOf, passTime, settled } from '../support/manager.ts'
-import { arrived, hang, payloadOf, RECEIVER, receiver } from '../support/receiver.ts'
+import {
+  addEndpoint,
+  api,
+  deliveriesOf,
+  newManager,
+  outboxOf,
+  passTime,
+  waitForDeliveries,
+} from '../support/manager.ts'
+import { createHangingReceiver, payloadOf, RECEIVER, receiver, waitForRequests } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -20,7 +28,7 @@ describe('a delivery', () => {
     const { secret } = await addEndpoint(caller)
     const job = finalJob(caller)
     await announce(env, job)
-    await arrived(calls, 1)
+    await waitForRequests(calls, 1)
     const { headers, body, redirect } = calls[0]!
     expect(new Webhook(secret).verify(body, headers)).toEqual(JSON.parse(body))
     const client = new OpenAI({ apiKey: 'none', webhookSecret: secret })
@@ -37,7 +45,7 @@ describe('a delivery', () => {
     expect(() => new Webhook(secret).verify(body.replace('succeeded', 'failed'), headers)).toThrow('No matching')
   })
 
-  test('is sent once the result is available by its link', async ({ expect }) => {
+  test('is sent once the result is available under its link', async ({ expect }) => {
     const caller = await newManager()
     fakeGpu(works)
     const fetched: unknown[] = []
@@ -49,7 +57,7 @@ describe('a delivery', () => {
     })
     await addEndpoint(caller)
     const { octet } = await generatedOf(await generate(caller, { prompt: 'a cat', seed: 3 }))
-    await arrived(calls, 1)
+    await waitForRequests(calls, 1)
     await vi.waitFor(() => expect(fetched).toEqual([200, imageBytes(3)]))
     expect(payloadOf(calls[0]!).data.id).toBe(octet.job)
     expect(calls[0]!.body).not.toContain('b64_json')
@@ -64,7 +72,7 @@ describe('a delivery', () => {
     const calls = receiver()
     await addEndpoint(caller)
     await announce(env, job)
-    await arrived(calls, 1)
+    await waitForRequests(calls, 1)
     expect(payloadOf(calls[0]!).data.images).toHaveLength(8)
     expect(new TextEncoder().encode(calls[0]!.body).length).toBeLessThan(20_000)
   })
@@ -73,7 +81,7 @@ describe('a delivery', () => {
     const caller = await newManager()
     const calls = receiver()
     await announce(env, finalJob(caller, { webhook: `${RECEIVER}/mine` }))
-    await arrived(calls, 1)
+    await waitForRequests(calls, 1)
     const { key } = (await (await api(caller, 'GET', '/default/secret')).json()) as { key: string }
     expect(calls[0]!.url).toBe(`${RECEIVER}/mine`)
     expect(new Webhook(key).verify(calls[0]!.body, calls[0]!.headers)).toMatchObject({ type: 'job.succeeded' })
@@ -90,7 +98,7 @@ describe('payloads', () => {
     await announce(env, finalJob(caller, { state: 'failed', error }))
     await announce(env, finalJob(caller, { state: 'canceled' }))
     await expect(announce(env, finalJob(caller, { state: 'running' }))).rejects.toThrow('nothing to announce')
-    await arrived(calls, 2)
+    await waitForRequests(calls, 2)
     const told = calls.map(payloadOf).toSorted((a, b) => a.type.localeCompare(b.type))
     expect(told.map(({ type, data }) => [type, data.images, data.error?.code])).toEqual([
       ['job.canceled', [], undefined],
@@ -107,12 +115,12 @@ describe('payloads', () => {
     await addEndpoint(caller, { url: `${RECEIVER}/all` })
     await announce(env, finalJob(caller))
     await announce(env, finalJob(caller, { state: 'failed' }))
-    await arrived(calls, 3)
-    await settled(caller)
+    await waitForRequests(calls, 3)
+    await waitForDeliveries(caller)
     expect(calls.map(({ url }) => url.slice(RECEIVER.length)).toSorted()).toEqual(['/all', '/all', '/failures'])
   })
 
-  test('nothing is kept for an account that has no receiver', async ({ expect }) => {
+  test('nothing is stored for an account without a receiver', async ({ expect }) => {
     const caller = await newManager()
     await announce(env, finalJob(caller))
     expect(await outboxOf(caller).deliveries('default', { limit: 10 })).toEqual([])
@@ -122,51 +130,49 @@ describe('payloads', () => {
   })
 })
 
-describe('at least once, and no more often than that needs', () => {
-  test('a job that is announced again makes one delivery', async ({ expect }) => {
+describe('delivery at least once, without unnecessary repetitions', () => {
+  test('a repeated announcement of a job creates one delivery', async ({ expect }) => {
     const caller = await newManager()
     const calls = receiver()
     const { id } = await addEndpoint(caller)
     const job = finalJob(caller)
     await Promise.all([announce(env, job), announce(env, job), announce(env, job)])
-    await arrived(calls, 1)
-    await settled(caller)
+    await waitForRequests(calls, 1)
+    await waitForDeliveries(caller)
     await addEndpoint(caller, { url: `${RECEIVER}/later` })
     await announce(env, job)
-    await settled(caller)
+    await waitForDeliveries(caller)
     expect(calls).toHaveLength(1)
     expect(await deliveriesOf(caller, id)).toMatchObject([{ state: 'delivered', attempts: [{ status: 204 }] }])
   })
 
-  test('the outbox is reset during an attempt: it is made again when its lease has ended, not before', async ({
-    expect,
-  }) => {
+  test('an attempt interrupted by a reset of the outbox is repeated only after its lease', async ({ expect }) => {
     const caller = await newManager()
-    const stuck = hang()
+    const stuck = createHangingReceiver()
     const calls = receiver((_, call) => (call === 1 ? stuck.answer() : 204))
     const { id } = await addEndpoint(caller)
     await announce(env, finalJob(caller))
-    await arrived(calls, 1)
+    await waitForRequests(calls, 1)
     await abortAllDurableObjects()
     await runDurableObjectAlarm(outboxOf(caller))
     const [held] = await deliveriesOf(caller, id)
     expect([calls.length, held!.state]).toEqual([1, 'pending'])
     await passTime(caller)
-    await settled(caller)
+    await waitForDeliveries(caller)
     expect(calls.map(({ headers }) => headers['webhook-id'])).toEqual(Array(2).fill(held!.event))
     expect(await deliveriesOf(caller, id)).toMatchObject([{ state: 'delivered', attempts: [{ status: 204 }] }])
   })
 
   test('a duplicate alarm makes each attempt once', async ({ expect }) => {
     const caller = await newManager()
-    const stuck = hang()
+    const stuck = createHangingReceiver()
     const calls = receiver(stuck.answer)
     await addEndpoint(caller)
     await announce(env, finalJob(caller))
-    await arrived(calls, 1)
+    await waitForRequests(calls, 1)
     await runInDurableObject(outboxOf(caller), (outbox) => Promise.race([outbox.alarm(), Promise.resolve()]))
     stuck.release()
-    await settled(caller)
+    await waitForDeliveries(caller)
     expect(calls).toHaveLength(1)
   })
 })

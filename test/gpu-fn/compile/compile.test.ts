@@ -56,7 +56,7 @@ async function expectRefusal(from: string, message: RegExp, ...flags: string[]):
 }
 
 describe('a package', () => {
-  test('is the same to the byte when it is compiled again, and replaces the old one', async () => {
+  test('is byte-identical when it is compiled again, and replaces the old one', async () => {
     const [a, b] = [path.join(scratch, 'a'), path.join(scratch, 'b')]
     for (const out of [a, b, b])
       expect(await compile('--checkpoint', checkpoint, '--out', out)).toMatchObject({ code: 0 })
@@ -68,7 +68,7 @@ describe('a package', () => {
     }
   })
 
-  test('has its tokenizers also when the checkpoint is all links, as in a Hugging Face cache', async () => {
+  test('has its tokenizers even if the checkpoint consists of links, as in a Hugging Face cache', async () => {
     const cache = path.join(scratch, 'cache')
     const linked = path.join(cache, 'snapshots/1')
     await fs.mkdir(path.join(cache, 'blobs'), { recursive: true })
@@ -99,7 +99,7 @@ describe('a package', () => {
     }
   })
 
-  test('removes the remains of a killed process, and restores the package that it had moved', async () => {
+  test('removes the files of a killed process, and restores the package that it had moved', async () => {
     const out = path.join(scratch, 'swept')
     await compile('--checkpoint', checkpoint, '--out', out)
     const dead = spawn(process.execPath, ['-e', '0'])
@@ -112,7 +112,7 @@ describe('a package', () => {
   })
 
   test.each([[['--name', 'Bad Name!'], /--name: "Bad Name!" is given; 1 to 64 of a-z, 0-9 and "-" are allowed/]])(
-    'is not made with %j',
+    'is not written with %j',
     async (flags, message) => {
       const { code, stderr } = await compile('--checkpoint', checkpoint, '--out', path.join(scratch, 'never'), ...flags)
       expect([code, stderr]).toEqual([1, expect.stringMatching(message)])
@@ -134,7 +134,7 @@ describe('a package', () => {
   })
 })
 
-describe('a checkpoint is refused and nothing is written', () => {
+describe('a checkpoint is refused before anything is written', () => {
   test('when a weight is NaN', async () => {
     const copy = await altered('nan', async (file) => {
       const tensor = (await readHeader(file)).tensors.get('transformer_blocks.0.ff.net.2.weight')!
@@ -153,7 +153,7 @@ describe('a checkpoint is refused and nothing is written', () => {
     await expectRefusal(await altered('missing', (file) => rewriteHeader(file, rename)), /unknown\.weight|fc2\.bias/)
   })
 
-  test('when a tensor is left over', async () => {
+  test('when a tensor is unused', async () => {
     const copy = await altered('left-over', async (file) => {
       const { bytes } = await readHeader(file)
       const size = bytes - 8 - Number((await fs.readFile(file)).readBigUInt64LE())
@@ -208,12 +208,12 @@ describe('a checkpoint is refused and nothing is written', () => {
     )
   })
 
-  test('when the file is cut off', async () => {
+  test('when the file is truncated', async () => {
     const copy = await altered('cut', async (file) => fs.truncate(file, (await fs.stat(file)).size - 1000))
     await expectRefusal(copy, /diffusion_pytorch_model\.safetensors/)
   })
 
-  test('when the disk is full, before and while it writes', async () => {
+  test('when the disk is full, before or during writing', async () => {
     // A file system of its own with 2 MB, and one that another process fills up after the space was counted.
     const inSmallDisk = (size: string, command: string) =>
       run(
@@ -267,7 +267,7 @@ describe('a checkpoint is refused and nothing is written', () => {
     )
   })
 
-  test("when the output directory is another program's, though it has a manifest.json", async () => {
+  test('when the output directory belongs to another program, despite its manifest.json', async () => {
     const out = path.join(scratch, 'web-app')
     await fs.mkdir(path.join(out, 'src'), { recursive: true })
     await fs.writeFile(path.join(out, 'manifest.json'), '{"name": "app"}')
@@ -277,7 +277,7 @@ describe('a checkpoint is refused and nothing is written', () => {
     expect(await fs.readdir(out)).toEqual(['manifest.json', 'src'])
   })
 
-  test('when the output directory holds something else', async () => {
+  test('when the output directory contains other files', async () => {
     const out = path.join(scratch, 'mine')
     await fs.mkdir(out)
     await fs.writeFile(path.join(out, 'diary.txt'), 'dear diary')

@@ -33,7 +33,7 @@ const compile = (controlnet: string, options: Partial<Parameters<typeof compileC
     ...options,
   })
 
-test("Stability's file and diffusers' directory give the same package", async () => {
+test("Stability's file and diffusers' directory compile to the same package", async () => {
   const own = await compile(await writeStability(typed(2)), { name: 'net', out: path.join(scratch.directory, 'a') })
   const directory = await writeTinyControlnet(path.join(scratch.directory, 'diffusers'), { variant })
   const other = await compile(directory, { name: 'net', type: 'depth', out: path.join(scratch.directory, 'b') })
@@ -67,7 +67,7 @@ test('target cuda-fp8 has a batched step graph, and one without kernels', async 
   expect([control, substitute].map(batchOf)).toEqual(['B', 1])
 })
 
-test('the ID of a directory is its whole name', async () => {
+test('the ID of a directory includes the part of its name after a dot', async () => {
   const name = 'stable-diffusion-3.5-large-controlnet-depth'
   const directory = await writeTinyControlnet(path.join(scratch.directory, name), { variant })
   expect((await compile(directory)).manifest).toMatchObject({ name: name.replace('.', '-'), type: 'depth' })
@@ -102,7 +102,7 @@ test.each<[string, Record<string, Stored | undefined>, object, RegExp]>([
   expect(await refusal(compile(await writeStability(changes), options))).toMatch(message)
 })
 
-test('refuses a configuration that the network does not have', async () => {
+test('a configuration that does not match the network is refused', async () => {
   const directory = await writeTinyControlnet(path.join(scratch.directory, 'net'), { variant })
   const file = path.join(directory, 'config.json')
   const config = JSON.parse(await readFile(file, 'utf8'))

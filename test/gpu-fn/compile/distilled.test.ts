@@ -68,7 +68,7 @@ test.each<[name: SchedulerName, options: { cache?: 'fast' }]>(
   expect(countEvaluations({ ...request, sampler })).toBe(steps.filter((step) => !reused.has(step)).length)
 })
 
-test('a single file takes its schedule and its defaults from options', async () => {
+test('the schedule and the defaults of a single file come from options', async () => {
   const single = { variant: 'tiny-medium', layout: 'single-file' } as const
   const checkpoint = [await writeTinyCheckpoint(path.join(scratch, 'single'), single)]
   const scheduler = path.join(scratch, 'scheduler_config.json')

@@ -40,8 +40,8 @@ function packaged({ graphs }: Model): Map<Tensor, number> {
   return counts
 }
 
-describe.each(PUBLISHED)('the published names of %s', (name) => {
-  test.each(LAYOUTS)('close in the %s layout: every tensor is read once, whole', async (layout) => {
+describe.each(PUBLISHED)('the published tensors of %s', (name) => {
+  test.each(LAYOUTS)('are each read exactly once, completely, in the %s layout', async (layout) => {
     const { paths, checkpoint } = await open(name, layout)
     const model = build(checkpoint, paths)
     expect(model.manifest.variant).toBe(name)
@@ -58,7 +58,7 @@ describe.each(PUBLISHED)('the published names of %s', (name) => {
     }
   })
 
-  test('close on CUDA too, with the same weights', async () => {
+  test('are each read exactly once on CUDA too, for the same weights', async () => {
     const { paths, checkpoint } = await open(name, 'single-file')
     const total = (model: Model) => [...packaged(model).values()].reduce((n, count) => n + count, 0)
     expect(total(build(checkpoint, paths, 'cuda'))).toBe(total(build(checkpoint, paths)))
@@ -71,13 +71,13 @@ test.each([
   ['t5', 'encoder.block.11.layer.1.DenseReluDense.wi_1.weight'],
   ['clip_g', 'text_model.encoder.layers.31.self_attn.q_proj.bias'],
   ['vae', 'decoder.up.1.block.0.nin_shortcut.bias'],
-] as const)('%s without %s is refused by that name', async (network, tensor) => {
+] as const)('%s without %s is refused with the name of the tensor', async (network, tensor) => {
   const { paths, checkpoint } = await open('medium', 'single-file')
   expect(checkpoint.networks[network]!.delete(tensor)).toBe(true)
   expect(() => build(checkpoint, paths)).toThrow(tensor.replace(/\.[^.]+$/, ''))
 })
 
-test('a tensor that no model reads is refused by its name', async () => {
+test('a tensor that no model reads is refused with its name', async () => {
   const { paths, checkpoint } = await open('medium', 'single-file')
   const vae = checkpoint.networks.vae!
   vae.set('decoder.up.0.block.2.conv3.weight', {

@@ -48,7 +48,7 @@ test.each([
   ['medium', 'fp8', { adalnBits: 8 }, 8.98, { t5: 4.9, conditioning: 0.81, transformer: 1.47 }],
   ['medium', 'fp8', { adalnBits: 8, t5Bits: 4 }, 6.95, { t5: 2.87, conditioning: 0.81, transformer: 1.47 }],
   ['medium', 'fp8-int4', {}, 6.62, { t5: 2.87, conditioning: 0.81, transformer: 1.13 }],
-] as const)('%s in tier %s with %j has %d GB', async (name, tier, options, all, networks) => {
+] as const)('%s in tier %s with %j takes %d GB', async (name, tier, options, all, networks) => {
   expect(await sizesOf(name, tier, options)).toEqual({ all, ...ENCODERS, ...AUTOENCODER, ...networks })
 })
 

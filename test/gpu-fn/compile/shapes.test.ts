@@ -27,7 +27,7 @@ function wrongShapes(shape: readonly number[]): number[][] {
 }
 
 describe.each(['transformer', 'clip_l', 'clip_g', 't5', 'vae'] as const)('%s', (network: Sd35Network) => {
-  test('refuses every tensor of a wrong shape, whichever it is', async () => {
+  test('refuses a wrong shape of any tensor', async () => {
     const checkpoint = await openCheckpoint(paths)
     const tensors = checkpoint.networks[network]!
     const accepted: string[] = []

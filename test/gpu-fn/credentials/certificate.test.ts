@@ -18,7 +18,7 @@ test.each(['es256', 'es384', 'ps256', 'ed25519'])('reads a certificate for %s', 
   expect(certificate.chain.match(/BEGIN CERTIFICATE/g)).toHaveLength(2)
 })
 
-test('signs with the raw form of ECDSA that COSE requires', async () => {
+test('signs with the raw ECDSA form that COSE requires', async () => {
   const files = await credentialFiles('es256')
   const signature = readCertificate(files).sign(Buffer.from('claim'))
   expect(signature).toHaveLength(64)
@@ -26,7 +26,7 @@ test('signs with the raw form of ECDSA that COSE requires', async () => {
   expect(verify('sha256', Buffer.from('claim'), options, signature)).toBe(true)
 })
 
-test('names what is wrong with a certificate or a key, and never shows a key', async () => {
+test('an error describes the defect of a certificate or key, and never contains the key', async () => {
   const { certificates, key } = await credentialFiles('es256')
   const [leaf, intermediate] = certificates.split(/(?<=END CERTIFICATE-----\n)/)
   const root = await pem('root')

@@ -74,7 +74,7 @@ test('states that a model also had an input image', async () => {
   expect(JSON.stringify(read!.manifests)).toContain('digitalsourcetype/compositeWithTrainedAlgorithmicMedia')
 })
 
-test('an engine with credentials gets input images and all other calls', async () => {
+test('an engine with credentials receives input images and all other calls', async () => {
   const calls: unknown[][] = []
   const plain = {
     models: ['a model'],
@@ -113,7 +113,7 @@ test.each(['es384', 'ps256', 'ed25519'])('signs with %s', async (name) => {
 
 const BLACK = { create: { width: 16, height: 16, channels: 3, background: 'black' } } as const
 
-test('an unusable certificate or key ends the start with its reason', async () => {
+test('startup fails with the defect of an unusable certificate or key', async () => {
   const { certificates, key } = await credentialFiles('es256')
   const reasonOf = async (environment: Record<string, string>) => {
     const { code, output } = await runGpuProcess({ OCTET_PACKAGES: packages, OCTET_INSECURE: '1', ...environment })

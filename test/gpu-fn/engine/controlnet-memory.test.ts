@@ -11,7 +11,7 @@ import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { compileTinyControlnet } from '../../support/checkpoints/controlnet.ts'
-import { leastBudget } from '../../support/checkpoints/least-budget.ts'
+import { minimumBudget } from '../../support/checkpoints/minimum-budget.ts'
 import { jobBody } from '../../support/gpu/client.ts'
 import { useScratch } from '../../support/scratch.ts'
 
@@ -30,8 +30,8 @@ beforeAll(async () => {
   await compileTinyControlnet(path.join(packages, 'controlnets', 'edges'), { type: 'canny' })
   const pkg = await openPackage(directory)
   const controlnet = await openControlnet(path.join(packages, 'controlnets', 'edges'))
-  budget = Math.max(leastBudget(pkg, LARGE), leastBudget(pkg, SMALL, controlnet))
-  expect(leastBudget(pkg, LARGE, controlnet)).toBeGreaterThan(budget)
+  budget = Math.max(minimumBudget(pkg, LARGE), minimumBudget(pkg, SMALL, controlnet))
+  expect(minimumBudget(pkg, LARGE, controlnet)).toBeGreaterThan(budget)
 })
 
 async function startEngine(options: Partial<EngineOptions> = {}) {

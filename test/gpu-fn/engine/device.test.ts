@@ -16,7 +16,7 @@ afterEach(async () => {
 })
 
 /** Puts a fake `nvidia-smi` on the path, whose GPUs have these figures, and UUIDs that begin with GPU-0, GPU-1 and so on. */
-async function install(...figures: string[]): Promise<void> {
+async function installDriver(...figures: string[]): Promise<void> {
   const tool = path.join(scratch, 'nvidia-smi')
   const query = '--query-gpu=uuid,memory.total,compute_cap,name'
   const lines = figures.map((each, i) => `'GPU-${i}a1b2c3d, ${each}'`)
@@ -24,27 +24,27 @@ async function install(...figures: string[]): Promise<void> {
   await chmod(tool, 0o755)
 }
 
-test('a CPU has the name that the system gives it', async () => {
+test('the name of a CPU is that of the operating system', async () => {
   expect(await deviceName('cpu')).toBe(cpus()[0]!.model)
 })
 
-test('a GPU has the name that its driver gives it, unless that could be another one', async () => {
+test('the name of a GPU is that of its driver, unless the match is ambiguous', async () => {
   expect(await deviceName('cuda')).toBe('cuda')
-  await install('143771, 9.0, NVIDIA H200', '143771, 9.0, NVIDIA H200')
+  await installDriver('143771, 9.0, NVIDIA H200', '143771, 9.0, NVIDIA H200')
   expect(await deviceName('cuda')).toBe('NVIDIA H200')
-  await install('143771, 9.0, NVIDIA H200', '23034, 8.9, NVIDIA L4')
+  await installDriver('143771, 9.0, NVIDIA H200', '23034, 8.9, NVIDIA L4')
   expect(await deviceName('cuda')).toBe('cuda')
 })
 
 test('the memory of a process is that of the smallest GPU', async () => {
   expect(await deviceMemory()).toBe(undefined)
-  await install('46068, 8.9, NVIDIA L40S', '81559, 9.0, NVIDIA H100 80GB HBM3')
+  await installDriver('46068, 8.9, NVIDIA L40S', '81559, 9.0, NVIDIA H100 80GB HBM3')
   expect(await listGpus()).toMatchObject([{ name: 'NVIDIA L40S', capability: 8.9 }, { capability: 9 }])
   expect(await deviceMemory()).toBe(Math.floor(46068 * 2 ** 20 * 0.97))
 })
 
 test('several devices must be GPUs of one model', async () => {
-  await install('143771, 9.0, NVIDIA H200', '143771, 9.0, NVIDIA H200', '23034, 8.9, NVIDIA L4')
+  await installDriver('143771, 9.0, NVIDIA H200', '143771, 9.0, NVIDIA H200', '23034, 8.9, NVIDIA L4')
   const gpus = await listGpus()
   checkDevices(1, [])
   checkDevices(2, gpus)
@@ -73,28 +73,28 @@ test.each<[visible: string | undefined, indexes: number[]]>([
   // The instances are not listed.
   ['MIG-5d1e', [0, 1, 2]],
 ])('of CUDA_VISIBLE_DEVICES %j, the GPUs are %j', async (visible, indexes) => {
-  await install(...FIGURES)
+  await installDriver(...FIGURES)
   const uuids = indexes.map((index) => `GPU-${index}a1b2c3d`)
   expect((await listGpus(visible)).map(({ uuid }) => uuid)).toEqual(uuids)
   vi.stubEnv('CUDA_VISIBLE_DEVICES', visible)
   expect((await listGpus()).map(({ uuid }) => uuid)).toEqual(uuids)
 })
 
-test('the index of a GPU counts those without figures', async () => {
-  await install('[N/A], 12.1, NVIDIA GB10', ...FIGURES)
+test('GPUs with unreadable properties still count in GPU indexes', async () => {
+  await installDriver('[N/A], 12.1, NVIDIA GB10', ...FIGURES)
   expect(await listGpus('1')).toMatchObject([{ name: 'NVIDIA H200' }])
   expect(await listGpus('0')).toEqual([])
 })
 
 test('the name and the memory are those of the GPUs of CUDA_VISIBLE_DEVICES, which errors state', async () => {
-  await install(...FIGURES)
+  await installDriver(...FIGURES)
   vi.stubEnv('CUDA_VISIBLE_DEVICES', '1')
   expect(await deviceName('cuda')).toBe('NVIDIA L4')
   expect(await deviceMemory()).toBe(Math.floor(23034 * 2 ** 20 * 0.97))
   expect(() => checkDevices(2, [])).toThrow('this machine has none within CUDA_VISIBLE_DEVICES=1')
 })
 
-test('a driver without a GPU is none', async () => {
+test('a driver without a GPU counts as no GPU', async () => {
   const tool = path.join(scratch, 'nvidia-smi')
   await writeFile(
     tool,

@@ -12,7 +12,7 @@ import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
 import { findPackages, openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { leastBudget } from '../../support/checkpoints/least-budget.ts'
+import { minimumBudget } from '../../support/checkpoints/minimum-budget.ts'
 import { collect, typesOf } from '../../support/engine/collect.ts'
 import { jobBody } from '../../support/gpu/client.ts'
 
@@ -44,7 +44,7 @@ async function startEngine(options: Partial<EngineOptions> = {}) {
 
 const request = (overrides: Partial<JobRequest> = {}) => jobBody({ model: 'custom', steps: 2, ...overrides })
 
-test('offers the packages of its directory with the sizes they take', async () => {
+test('lists the packages of its directory with their image sizes', async () => {
   const { engine } = await startEngine()
   expect(engine.models.map(({ model, tier }) => `${model}:${tier}`)).toEqual(['custom:fp32', 'custom:fp8'])
   for (const { package: digest, side } of engine.models) {
@@ -54,7 +54,7 @@ test('offers the packages of its directory with the sizes they take', async () =
   }
 })
 
-test("logs the thread's note on a package in one line, and loads it", async () => {
+test('loads a package with a warning, and logs the warning in one line', async () => {
   const program = new URL('../../support/engine/noting-worker.ts', import.meta.url)
   const { engine, logs } = await startEngine({ program })
   const { seconds } = await engine.load(engine.models[0]!)
@@ -62,7 +62,7 @@ test("logs the thread's note on a package in one line, and loads it", async () =
   expect(logs.filter(({ msg }) => msg === 'runs with 16-bit products')).toHaveLength(1)
 })
 
-test('divides the samples of guidance over two sessions of the denoiser, and counts the memory of both', async () => {
+test('splits the samples of guidance between two sessions of the denoiser, and counts the memory of both', async () => {
   const one = await startEngine()
   const two = await startEngine({ devices: 2 })
   const model = two.engine.models.find(({ tier }) => tier === 'fp8')!
@@ -86,7 +86,7 @@ test('divides the samples of guidance over two sessions of the denoiser, and cou
   expect(await pixelsOf(two, true)).toEqual(divided)
 })
 
-test('runs a request on its thread and hands over the image', async () => {
+test('runs a request on its thread and returns the image', async () => {
   const { engine } = await startEngine()
   const events = await collect(engine, request({ count: 2 }))
   expect(typesOf(events)).toEqual([
@@ -121,7 +121,7 @@ test('an aborted run ends between two steps, and the next one works', async () =
   expect(typesOf(await collect(engine, request())).at(-1)).toBe('finished')
 })
 
-test('runs that alternate step by step make the same bytes as alone, and only requested steps', async () => {
+test('runs that alternate step by step produce the same bytes as alone, with no additional steps', async () => {
   const { engine } = await startEngine()
   const model = engine.models.find(({ tier }) => tier === 'fp8')!
   const requests = [request({ steps: 3, guidance_scale: 4 }), request({ steps: 2, seed: 9, width: 32 })]
@@ -157,11 +157,11 @@ test('a package stays open during an unfinished run, and another that does not f
 
 const ENCODER = /^(clip|t5)/
 
-test('a repeated prompt of a tenant is not encoded again, and gives the same image', async () => {
+test('a repeated prompt of a tenant is not encoded again, and results in the same image', async () => {
   const own = path.join(scratch, 'repeated')
   const directory = path.join(own, 'custom-fp8')
   await cp(await compileTiny({ tier: 'fp8' }), directory, { recursive: true })
-  const deviceBytes = leastBudget(await openPackage(directory))
+  const deviceBytes = minimumBudget(await openPackage(directory))
   const { engine } = await startEngine({ packages: own, deviceBytes, promptCacheBytes: 1e8 })
   // With the minimum memory budget, the encoders are opened for each prompt.
   const { networks } = await engine.load(engine.models[0]!)
@@ -173,7 +173,7 @@ test('a repeated prompt of a tenant is not encoded again, and gives the same ima
   expect(again.find(({ type }) => type === 'image')).toEqual(first.find(({ type }) => type === 'image'))
 })
 
-test('a package is loaded once while the budget holds it, and the least recently used makes room', async () => {
+test('packages stay loaded within the budget, and the least recently used one is evicted', async () => {
   const { engine } = await startEngine()
   const [first, second] = engine.models
   expect((await engine.load(first!)).seconds).toBeGreaterThan(0)
@@ -245,7 +245,7 @@ test('the budget counts the memory of packages, not the size of their files', as
   }
 })
 
-test('a thread that dies fails the job it ran and is replaced for the next', async () => {
+test('the death of a thread fails its job, and a new thread runs the next one', async () => {
   const { engine, logs } = await startEngine({ program: CRASHING })
   await expect(collect(engine, request({ prompt: 'crash' }))).rejects.toMatchObject({
     name: 'JobError',
@@ -256,7 +256,7 @@ test('a thread that dies fails the job it ran and is replaced for the next', asy
   expect(typesOf(await collect(engine, request())).at(-1)).toBe('finished')
 })
 
-test('a run that outlived its thread fails, and does not delay the run of its batch on the next thread', async () => {
+test('a run left over from a dead thread fails, and does not delay the run of its batch on the next thread', async () => {
   const { engine } = await startEngine({ program: CRASHING, sharing: 2 })
   const model = engine.models.find(({ tier }) => tier === 'fp8')!
   const batch = () => ({ number: 1, size: 2 })
@@ -274,7 +274,7 @@ test('a run that outlived its thread fails, and does not delay the run of its ba
   await next.return?.(undefined)
 })
 
-test('a package that was damaged after the start is not available, and the others still are', async () => {
+test('a package damaged after startup is unavailable, and the others stay available', async () => {
   const directory = await mkdtemp(path.join(tmpdir(), 'octet-damaged-'))
   onTestFinished(() => rm(directory, { recursive: true }))
   await cp(packages, directory, { recursive: true })
@@ -325,7 +325,7 @@ test('a run that hangs after a step is reported once, with the duration of the l
   expect(stalls).toHaveLength(1)
 })
 
-test('does not start without a package, nor with two of one name', async () => {
+test('does not start without a package, or with two of the same name', async () => {
   const directory = await mkdtemp(path.join(tmpdir(), 'octet-none-'))
   onTestFinished(() => rm(directory, { recursive: true }))
   await expect(startEngine({ packages: directory })).rejects.toThrow(`no package in ${directory}`)
@@ -335,7 +335,7 @@ test('does not start without a package, nor with two of one name', async () => {
   await expect(startEngine({ packages: directory })).rejects.toThrow('more than one package of custom:fp8')
 })
 
-test('does not start with a thread that cannot load', async () => {
+test('does not start if its thread cannot load', async () => {
   const program = new URL('../../support/engine/no-such-worker.ts', import.meta.url)
   await expect(startEngine({ program })).rejects.toThrow('no-such-worker')
 })

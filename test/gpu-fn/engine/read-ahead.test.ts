@@ -15,7 +15,7 @@ async function ownPackage() {
   return { directory, pkg, total: weights.reduce((sum, [, { bytes }]) => sum + bytes, 0) }
 }
 
-test('reads no more than the weights, in files that are there whole', async () => {
+test('reads only the weights of complete files', async () => {
   const { pkg, total } = await ownPackage()
   const { bytes } = await readAhead(pkg, new AbortController().signal)
   expect(bytes).toBeGreaterThanOrEqual(0)

@@ -34,7 +34,7 @@ const resultOf = async (outputs: Promise<Record<string, Tensor>>) => [
   ...((await outputs).velocity!.data as Float32Array),
 ]
 
-test('the jobs of a batch share one run, and each gets its samples', async () => {
+test('the jobs of a batch share one run, and each receives its samples', async () => {
   const batches = new StepBatches()
   const { session, runs } = addingSession()
   const of = (job: number) => batches.session(job, session)
@@ -70,7 +70,7 @@ test('a batch waits for all of its jobs, and runs without those that end their s
   expect(await resultOf(batches.session(3, session).run(inputsOf([5])))).toEqual([50, 50])
 })
 
-test('samples of different shapes run apart, and jobs without a batch alone', async () => {
+test('samples of different shapes run separately, and jobs without a batch alone', async () => {
   const batches = new StepBatches()
   const { session, runs } = addingSession()
   for (const job of [1, 2, 3]) batches.join(job, { number: 1, size: 3 })
@@ -102,13 +102,13 @@ test('if a shared run fails, each job runs alone and gets its own result', async
 test('runs of serialized sessions do not overlap with those of batches', async () => {
   const batches = new StepBatches()
   let running = 0
-  let most = 0
+  let max = 0
   const slow = addingSession().session
   const session: Session = {
     ...slow,
     async run(...given) {
       running += 1
-      most = Math.max(most, running)
+      max = Math.max(max, running)
       await new Promise(setImmediate)
       running -= 1
       return slow.run(...given)
@@ -125,5 +125,5 @@ test('runs of serialized sessions do not overlap with those of batches', async (
     [20, 20],
     [30, 30],
   ])
-  expect(most).toBe(1)
+  expect(max).toBe(1)
 })

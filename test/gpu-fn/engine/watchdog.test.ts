@@ -21,7 +21,7 @@ test('a call without a step within the limit is reported once as a stall', () =>
   expect(stalls).toEqual([{ activity: 'run', silentSeconds: 60, limitSeconds: 60, longestStepSeconds: 0 }])
 })
 
-test('each step restarts the limit, and ended calls are not watched', () => {
+test('each step restarts the limit, and ended calls are not monitored', () => {
   const { watch, stalls, pass } = start()
   const call = watch('run', 'cuda-fp8')
   for (let step = 0; step < 10; step++) {

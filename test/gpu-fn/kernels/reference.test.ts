@@ -35,7 +35,7 @@ async function evaluate(
 
 const ofOperand = ({ rowScales, ...codes }: Operand) => ({ codes: ops.cast(codes, 'float32'), scales: rowScales! })
 
-test('rows are quantized as the weights are: the same codes and scales', async () => {
+test('rows are quantized like weights: with the same codes and scales', async () => {
   const [rows, width] = [6, 40]
   const joint = pseudoRandom([1, rows, width], 1)
   const given = await evaluate({ joint }, (v) => ofOperand(operators.quantizeParts(v.joint!, v.joint!, null)[0]!))
@@ -46,7 +46,7 @@ test('rows are quantized as the weights are: the same codes and scales', async (
   expect(given.codes).toEqual(Float32Array.from(codes, (code) => decodeTable[code]!))
 })
 
-test('a branch is gated, added and normalized: the words of its definition, computed by hand', async () => {
+test('a gated, added and normalized branch has the packed words computed by hand from its definition', async () => {
   const width = 8
   const stream = pseudoRandom([1, 1, width], 1)
   const branch = pseudoRandom([1, 1, width], 2)
@@ -71,12 +71,12 @@ test('a branch is gated, added and normalized: the words of its definition, comp
     expect(given.sum![i]).toBeCloseTo(x, 4)
     const normed = ((x - mean) / deviation) * scale![i]! + shift![i]!
     // A code is off by at most a sixteenth of its value, or half the smallest step of the row.
-    const most = Math.max(Math.abs(normed) / 16, given.scales![0]! * 2 ** -10)
-    expect(Math.abs(given.codes![i]! * given.scales![0]! - normed)).toBeLessThanOrEqual(most * 1.0001)
+    const max = Math.max(Math.abs(normed) / 16, given.scales![0]! * 2 ** -10)
+    expect(Math.abs(given.codes![i]! * given.scales![0]! - normed)).toBeLessThanOrEqual(max * 1.0001)
   }
 })
 
-test('one large token takes nothing from the others', async () => {
+test('one large token does not reduce the precision of others', async () => {
   const joint = pseudoRandom([1, 2, 64], 4)
   joint.data.subarray(0, 64).forEach((x, i) => {
     joint.data[i] = x * 60_000

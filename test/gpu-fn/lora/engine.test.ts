@@ -82,7 +82,7 @@ test('every image of a job has the job’s adapters, and later jobs have their o
   expect(await readParameters(base[1]!)).not.toHaveProperty('loras')
 })
 
-test('jobs that take turns have their own adapters', async () => {
+test('alternating jobs have their own adapters', async () => {
   const job = jobBody({ model: 'custom', tier: 'fp8', steps: 3, count: 2, width: 64, height: 64, ...adapters('kohya') })
   const alone = await imagesOf({ steps: 3, count: 2, guidance_scale: job.guidance_scale, ...adapters('kohya') })
   const base = await imagesOf({})
@@ -98,14 +98,14 @@ test('jobs that take turns have their own adapters', async () => {
   expect(images).toEqual(alone)
 })
 
-test('a strength of 0 is the base', async () => {
+test('a strength of 0 equals the base model', async () => {
   const [base] = await imagesOf({ prompt_metadata: false })
   const [none] = await imagesOf({ prompt_metadata: false, loras: [{ id: 'kohya', scale: 0 }] })
   const pixels = (file: Buffer) => file.subarray(file.indexOf('IDAT'))
   expect(pixels(none!)).toEqual(pixels(base!))
 })
 
-test('a canceled job and a refused one leave the base as it was', async () => {
+test('a canceled job and a refused one leave the base weights unchanged', async () => {
   const base = await imagesOf({})
   const abort = new AbortController()
   const run = async () => {

@@ -44,7 +44,7 @@ async function compileTensors(tensors: Record<string, Stored>, metadata?: Record
   return compileLora({ lora, base: pkg.manifest, out: path.join(scratch.directory, 'out') })
 }
 
-describe('a LoRA is refused, by name', () => {
+describe('a LoRA is refused with its name', () => {
   test.each<[string, Record<string, Stored>, RegExp]>([
     [
       'DoRA of PEFT',
@@ -92,7 +92,7 @@ describe('a LoRA is refused, by name', () => {
       { [`${Q}.lora_A.weight`]: floats([0, WIDTH]), [`${Q}.lora_B.weight`]: floats([WIDTH, 0]) },
       /its rank must be 1 to 4096/,
     ],
-    ['NaN', { ...pair(), [`${Q}.lora_A.weight`]: floats([RANK, WIDTH], Number.NaN) }, /holds NaN or infinity/],
+    ['NaN', { ...pair(), [`${Q}.lora_A.weight`]: floats([RANK, WIDTH], Number.NaN) }, /contains NaN or infinity/],
     [
       'integers',
       { ...pair(), [`${Q}.lora_A.weight`]: { dtype: 'I32', shape: [RANK, WIDTH] } },
@@ -118,12 +118,12 @@ describe('a LoRA is refused, by name', () => {
     expect(await refusal(compileTensors(tensors))).toMatch(message)
   })
 
-  test('of SD3 Medium, whose names and shapes are equal', async () => {
+  test('if it is for SD3 Medium, with equal names and shapes', async () => {
     const compiled = compileTensors(pair(), { 'modelspec.architecture': 'stable-diffusion-3-medium/lora' })
     expect(await refusal(compiled)).toMatch(/was trained for "stable-diffusion-3-medium\/lora" by its metadata/)
   })
 
-  test('that is a DoRA by the metadata of PEFT', async () => {
+  test('if it is a DoRA by the metadata of PEFT', async () => {
     const metadata = { lora_adapter_metadata: JSON.stringify({ 'transformer.use_dora': true, 'transformer.r': 2 }) }
     expect(await refusal(compileTensors(pair(), metadata))).toMatch(/is a DoRA \(use_dora of transformer\)/)
   })

@@ -102,7 +102,7 @@ test.skipIf(!hasAddon()).each([
 )
 
 test.skipIf(!hasAddon())(
-  'in-place updates by adapters of mixed types equal updates of the file, also in several batches',
+  'in-place updates by adapters of mixed types equal updates of the file, even in several batches',
   async () => {
     const pkg = packages.fp8
     const { weights, bytes, updated } = await placed(pkg, 'transformer')

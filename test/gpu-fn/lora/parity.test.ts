@@ -48,7 +48,7 @@ describe('a LoRA in float32 equals PEFT', () => {
     ['attention', 'diffusers-0.18'],
     ['everything', 'everything'],
     ['encoders', 'kohya-encoders'],
-  ])('%s in the names of %s', async (name, file) => {
+  ])('%s under the names of %s', async (name, file) => {
     await pipeline.adapt([{ lora: await lora(file), scale: 1 }])
     expectGolden(await networkOutputs(pipeline), name)
   })
@@ -70,7 +70,7 @@ describe('a LoRA in float32 equals PEFT', () => {
   })
 })
 
-test("PEFT's own directory has ranks, alphas and rank-stabilized scales of its own", async () => {
+test("a directory in PEFT's format can set ranks, alphas and rank-stabilized scales per layer", async () => {
   const large = await compileTiny({ variant: 'tiny-large', tier: 'fp32' })
   const own = await openPipeline(await openPackage(large))
   try {

@@ -31,7 +31,7 @@ test('there are at least 600 sprites with unique emoji and unique names', () => 
   expect(new Set(sprites.map(({ emoji }) => emoji)).size).toBe(sprites.length)
 })
 
-test('the sprites without a mark are those of the shipped weights', async () => {
+test('the unmarked sprites are those of the published weights', async () => {
   const shipped = (await readVocabulary()).sprites.map(({ name }) => name)
   const known = sprites.filter(({ mark }) => mark === '').map(({ name }) => name)
   expect(known.toSorted()).toEqual(shipped.toSorted())

@@ -10,7 +10,7 @@ import { builtInPackage } from '../../../infra/local/models/built-in-model.ts'
 import { render } from '../../../infra/local/models/render.ts'
 import { type Pixels, psnr, readPixels } from '../../../infra/receipts/compare-images.ts'
 
-test('spans cover a length without gaps, and neighbors share the blended part', () => {
+test('spans cover a length without gaps, and adjacent ones overlap in the blended part', () => {
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 400 }), fc.integer({ min: 8, max: 128 }), (length, tile) => {
       const spans = spansOf(length, tile)
@@ -38,7 +38,7 @@ describe('nano, decoded in tiles', () => {
     return readPixels(await render(tiled, request))
   }
 
-  test('is close to one piece, and has no seam', async () => {
+  test('is close to the untiled result, without seams', async () => {
     const [whole, tiled] = [await picture(null), await picture(24)]
     expect(psnr(tiled, whole)).toBeGreaterThan(36)
     expect(seam(tiled, whole, 'across')).toBeLessThan(0.6)
@@ -54,7 +54,7 @@ describe('nano, decoded in tiles', () => {
     expect(await decodeLatent(pipeline.vaeDecoder, latent, 8)).toEqual(whole)
   })
 
-  test('pixels are those of the planes, to the last bit', async () => {
+  test('pixels equal the planes bit for bit', async () => {
     const latent = { data: gaussianNoise(2, 16 * 8 * 6).map((value) => 3 * value), dims: [1, 16, 8, 6] }
     const { image } = await pipeline.vaeDecoder.run({ latent })
     const [, , height, width] = image!.dims as [number, number, number, number]
@@ -64,7 +64,7 @@ describe('nano, decoded in tiles', () => {
     expect([Math.min(...given), Math.max(...given)]).toEqual([0, 255])
   })
 
-  test.each([null, 4])('NaN is an error, in tiles of %s', async (tile) => {
+  test.each([null, 4])('NaN is an error in tiles of %s', async (tile) => {
     const latent = { data: gaussianNoise(1, 16 * 8 * 6).fill(Number.NaN, 40, 41), dims: [1, 16, 8, 6] }
     await expect(decodeLatent(pipeline.vaeDecoder, latent, tile)).rejects.toThrow('contains NaN')
   })
@@ -80,5 +80,5 @@ function seam(a: Pixels, b: Pixels, axis: 'across' | 'down'): number {
     lines[line]! += (a.data[i]! - b.data[i]!) / (a.data.length / lines.length)
   }
   const inner = lines.subarray(8, -8)
-  return inner.reduce((most, value, i) => (i === 0 ? most : Math.max(most, Math.abs(value - inner[i - 1]!))), 0)
+  return inner.reduce((max, value, i) => (i === 0 ? max : Math.max(max, Math.abs(value - inner[i - 1]!))), 0)
 }

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { type Condition, condition, guide, predictVelocity } from '../../../gpu-fn/pipeline/denoise.ts'
 import { HostTensor, type Session, type Tensor } from '../../../gpu-fn/runtime/session.ts'
 
-test('guidance scale 1 is the prompt alone, 0 the negative prompt alone', () => {
+test('guidance scale 1 uses only the prompt, and 0 only the negative prompt', () => {
   const negative = Float32Array.of(0.5, -2, 8)
   const positive = Float32Array.of(1.5, 4, -8)
   expect([...guide(negative, positive.slice(), 0)]).toEqual([...negative])
@@ -19,12 +19,12 @@ const conditionOf = (transformer: Session, value: number): Condition => ({
 const options = () => ({ guidanceScale: 3, skipScale: 2, position: undefined, signal: new AbortController().signal })
 
 /** A device whose velocity is the modulation. A run ends after `work`. */
-function deviceOf(work: () => Promise<void>): Session & { most: number } {
+function deviceOf(work: () => Promise<void>): Session & { max: number } {
   let running = 0
   const device = {
-    most: 0,
+    max: 0,
     async run({ modulation }: Parameters<Session['run']>[0]) {
-      device.most = Math.max(device.most, ++running)
+      device.max = Math.max(device.max, ++running)
       await work()
       running -= 1
       return { velocity: { data: (modulation as HostTensor).data.slice(), dims: [1, 1, 1, 1] } }
@@ -47,7 +47,7 @@ test('devices run concurrently, and the conditions of one device in turn', async
   // The negative prompt and the one without some blocks are on the first device.
   const conditions = [conditionOf(first, 1), conditionOf(second, 4), conditionOf(first, 2)]
   expect(await predictVelocity(latent, conditions, 0, options())).toEqual(Float32Array.of(1 + 3 * 3 + 2 * 2))
-  expect(devices.map(({ most }) => most)).toEqual([1, 1])
+  expect(devices.map(({ max }) => max)).toEqual([1, 1])
 })
 
 test('a failure of one device is thrown after the runs of the others, because the caller then releases their inputs', async () => {
@@ -66,7 +66,7 @@ test('a failure of one device is thrown after the runs of the others, because th
 
 test('a failure releases the conditions of the prompts before it', async () => {
   const live = new Set<string>()
-  const made = (name: string) => {
+  const createTensor = (name: string) => {
     live.add(name)
     return Object.assign(new HostTensor(tensor(0, 1, 1, 1)), { release: () => live.delete(name) })
   }
@@ -74,7 +74,10 @@ test('a failure releases the conditions of the prompts before it', async () => {
     let runs = 0
     const runOnDevice = async () => {
       if (++runs > last) throw new Error('no memory')
-      return { modulation: made(`modulation ${last} ${runs}`), context: made(`context ${last} ${runs}`) }
+      return {
+        modulation: createTensor(`modulation ${last} ${runs}`),
+        context: createTensor(`context ${last} ${runs}`),
+      }
     }
     return { run: () => Promise.reject(new Error('not used')), runOnDevice, release: async () => {} }
   }

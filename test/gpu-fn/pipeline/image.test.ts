@@ -51,7 +51,7 @@ describe.each(FORMATS)('%s', (format) => {
   const pixels = toPixels(scene(), parameters.width, parameters.height)
   const output = { format, quality: 90 }
 
-  test('decodes to the picture', async () => {
+  test('decodes to the original pixels', async () => {
     const file = await encodeImage(pixels, output, parameters)
     const { data, info } = await sharp(file).removeAlpha().raw().toBuffer({ resolveWithObject: true })
     expect(info).toMatchObject({ width: 48, height: 32, channels: 3 })
@@ -60,7 +60,7 @@ describe.each(FORMATS)('%s', (format) => {
     else expect(difference).toBeLessThan(4)
   })
 
-  test('carries its parameters', async () => {
+  test('contains its parameters', async () => {
     expect(await readParameters(await encodeImage(pixels, output, parameters))).toEqual(parameters)
   })
 
@@ -69,12 +69,12 @@ describe.each(FORMATS)('%s', (format) => {
     ['5,000 characters of Chinese', '猫'.repeat(5_000)],
     ['markup', '</octet:parameters><octet:parameters>{}</octet:parameters>&amp;&lt;'],
     ['nothing', ''],
-  ])('carries prompts of %s', async (_, prompt) => {
+  ])('contains prompts of %s', async (_, prompt) => {
     const given = { ...parameters, prompt, negative_prompt: prompt }
     expect(await readParameters(await encodeImage(pixels, output, given))).toEqual(given)
   })
 
-  test('marks prompts that are shortened to fit a JPEG segment', async () => {
+  test('marks prompts as truncated to fit a JPEG segment', async () => {
     const given = { ...parameters, prompt: '&'.repeat(10_000), negative_prompt: '<'.repeat(10_000) }
     const read = await readParameters(await encodeImage(pixels, output, given))
     if (format === 'jpeg')
@@ -82,14 +82,14 @@ describe.each(FORMATS)('%s', (format) => {
     else expect(read).toEqual(given)
   })
 
-  test('shortens the prompts of single encoders too', async () => {
+  test('truncates the prompts of individual encoders too', async () => {
     const given = { ...parameters, prompt_2: '\u0001'.repeat(10_000) }
     const read = await readParameters(await encodeImage(pixels, output, given))
     if (format === 'jpeg') expect(read).toEqual({ ...given, prompt_2: `${'\u0001'.repeat(5_000)}…` })
     else expect(read).toEqual(given)
   })
 
-  test('has no prompt without prompts, and keeps its mark and other parameters', async () => {
+  test('omits prompts on request, and keeps the AI mark and other parameters', async () => {
     const { prompt: _, negative_prompt: __, ...others } = parameters
     const file = await encodeImage(pixels, output, others)
     expect(await readParameters(file)).toEqual(others)
@@ -98,7 +98,7 @@ describe.each(FORMATS)('%s', (format) => {
     expect(xmpAsString).not.toMatch(/prompt/i)
   })
 
-  test('is marked as made by a trained algorithm', async () => {
+  test('is marked as created by a trained algorithm', async () => {
     const { xmpAsString } = await sharp(await encodeImage(pixels, output, parameters)).metadata()
     expect(xmpAsString).toContain('digitalsourcetype/trainedAlgorithmicMedia')
     const composite = await sharp(await encodeImage(pixels, { ...output, hasInput: true }, parameters)).metadata()
@@ -162,7 +162,7 @@ describe('file size', () => {
   })
 })
 
-test('a file without parameters has none', async () => {
+test('a file without parameters is read as such', async () => {
   const plain = await sharp({ create: { width: 2, height: 2, channels: 3, background: 'red' } })
     .png()
     .toBuffer()

@@ -28,13 +28,13 @@ test.each(golden.tails)(
   },
 )
 
-test('short shapes take the double precision path and are equal bit for bit', () => {
+test('small shapes use the double-precision path and are equal bit for bit', () => {
   const short = golden.cases.filter(({ shape }) => count(shape) < 16)
   expect(short.length).toBeGreaterThan(10)
   for (const { seed, shape, values } of short) expect(gaussianNoise(seed, count(shape))).toEqual(floats(values))
 })
 
-test('only the low 32 bits of a seed count', () => {
+test('only the low 32 bits of a seed are used', () => {
   expect(gaussianNoise(2 ** 32 + 7, 64)).toEqual(gaussianNoise(7, 64))
   expect(gaussianNoise(String(2n ** 63n + 7n), 64)).toEqual(gaussianNoise(7, 64))
   expect(gaussianNoise(8, 64)).not.toEqual(gaussianNoise(7, 64))

@@ -37,7 +37,7 @@ describe('a latent as colors', () => {
   })
 })
 
-test('the noise that is left is taken off along the velocity', () => {
+test('the remaining noise is subtracted along the velocity', () => {
   expect(withoutNoise(Float32Array.of(1, 2), Float32Array.of(4, -2), 0.5)).toEqual(Float32Array.of(-1, 3))
 })
 

@@ -49,7 +49,7 @@ async function images(pipeline: OpenPipeline, request: Partial<Txt2ImgRequest> =
 async function largestDifference(a: ImageEvent, b: ImageEvent): Promise<number> {
   const [x, y] = await Promise.all([a, b].map(({ data }) => sharp(data).raw().toBuffer()))
   expect(x!.length).toBe(y!.length)
-  return x!.reduce((most, value, i) => Math.max(most, Math.abs(value - y![i]!)), 0)
+  return x!.reduce((max, value, i) => Math.max(max, Math.abs(value - y![i]!)), 0)
 }
 
 describe('a tiny SD3.5 in float32', () => {
@@ -87,7 +87,7 @@ describe('a tiny SD3.5 in float32', () => {
     expect(sparse.flatMap((event) => (event.type === 'preview' ? [event.step] : []))).toEqual([2])
   })
 
-  test('makes the same bytes every time, other bytes for another seed, prompt, negative prompt, scale or number of steps', async () => {
+  test('produces the same bytes every time, and others for another seed, prompt, negative prompt, scale or number of steps', async () => {
     const [image] = await images(pipeline)
     expect((await images(pipeline))[0]!.data).toEqual(image!.data)
     const changes: Partial<Txt2ImgRequest>[] = [
@@ -106,7 +106,7 @@ describe('a tiny SD3.5 in float32', () => {
     }
   })
 
-  test('image k is the image of seed + k, modulo 2^64', async () => {
+  test('image k equals the image of seed + k, modulo 2^64', async () => {
     const several = await images(pipeline, { count: 3, seed: '18446744073709551614' })
     expect(several.map(({ image, seed }) => [image, seed])).toEqual([
       [0, '18446744073709551614'],
@@ -117,14 +117,14 @@ describe('a tiny SD3.5 in float32', () => {
     expect(await largestDifference(several[2]!, alone!)).toBe(0)
   })
 
-  test('steps beyond those whose modulation is computed at once', async () => {
+  test('runs more steps than the modulation is precomputed for', async () => {
     const events = await collect(pipeline, { steps: 101 })
     expect(events.filter(({ type }) => type === 'step')).toHaveLength(101)
     expect(events.at(-2)).toMatchObject({ type: 'image' })
   })
 
   test.each(['transformer', 'vaeDecoder'] as const)(
-    'infinity from the %s is an error, and no image',
+    'infinity from the %s is an error without an image',
     async (network) => {
       const session = pipeline[network]
       const run: typeof session.run = async (...given) => {
@@ -146,7 +146,7 @@ describe('a tiny SD3.5 in float32', () => {
     }
   })
 
-  test('negative and positive prompt one after the other make the image that they make together', async () => {
+  test('sequential runs of negative and positive prompt produce the same image as a batch', async () => {
     const manifest = { ...pipeline.package.manifest, transformer_batch: 1 as const }
     const oneByOne = { ...pipeline, package: { ...pipeline.package, manifest } }
     const [together] = await images(pipeline)
@@ -154,7 +154,7 @@ describe('a tiny SD3.5 in float32', () => {
     expect(await largestDifference(together!, apart!)).toBeLessThanOrEqual(1)
   })
 
-  test('warns of prompts that are cut, by prompt and encoder', async () => {
+  test('warns of truncated prompts, by prompt and encoder', async () => {
     const long = 'cat '.repeat(300)
     const events = await collect(pipeline, { prompt: long, negative_prompt: long, steps: 1 })
     const warnings = events.filter((event) => event.type === 'warning')
@@ -171,7 +171,7 @@ describe('a tiny SD3.5 in float32', () => {
     ])
   })
 
-  test.each(['jpeg', 'webp'] as const)('writes %s with the parameters in it', async (output_format) => {
+  test.each(['jpeg', 'webp'] as const)('writes %s with its parameters', async (output_format) => {
     const [image] = await images(pipeline, { output_format })
     expect(image!.content_type).toBe(`image/${output_format}`)
     const { prompt, negative_prompt, seed, steps, guidance_scale, width, height, text_convention } = REQUEST
@@ -276,7 +276,7 @@ describe('other packages', () => {
     expect(await largestDifference(first!, second!)).toBeGreaterThan(8)
   })
 
-  test('a package whose graph does not open leaves nothing open and names the file', async () => {
+  test('an unreadable graph is named in the error, and nothing stays open', async () => {
     const pkg = await openPackage(await compileTiny({}))
     const networks = { ...pkg.manifest.networks, vae_decoder: { file: 'manifest.json', inputs: [], outputs: [] } }
     const broken = { ...pkg, manifest: { ...pkg.manifest, networks } }

@@ -40,7 +40,7 @@ test.for([
   ['euler', 28, 17],
   ['heun', 55, 33],
 ] as const)(
-  '%s: a velocity that is linear in the noise level gives the same sample with %d and with %d runs',
+  '%s: a velocity linear in the noise level results in the same sample with %d and with %d runs',
   async ([sampler, all, some]) => {
     const linear = (level: number) => [2 * level - 1, 3 - level]
     const plain = await sampleWith(sampler, linear, { cache: false })

@@ -82,7 +82,7 @@ test.skipIf(!hasAddon())('a failed copy leaves no memory mapped for the joined t
 })
 
 describe.skipIf(!hasAddon())('weights in reserved memory', () => {
-  test("give the same results as onnxruntime's own weights, and are read from the file once", async () => {
+  test("have the same results as onnxruntime's own weights, and are read from the file once", async () => {
     const { memory, log } = hostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     expect(await session.run(INPUTS)).toEqual(expected)
@@ -106,7 +106,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
     expect(await session.run(INPUTS)).toEqual(expected)
   })
 
-  test('are shared by another graph over them, which ends with the session', async () => {
+  test('are shared by a second graph, which is released with the session', async () => {
     const { memory, log } = hostMemory()
     const [file, other] = ['transformer.onnx', 'control-embedding.onnx'].map((name) => path.join(directory, name))
     const { manifest } = await openPackage(directory)
@@ -131,7 +131,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
     expect(log.filter((call) => call === 'unreserve')).toHaveLength(1)
   })
 
-  test('leave and come back while the session stays; a file that is read again stays mapped', async () => {
+  test('are unloaded and reloaded while the session stays open; a file read repeatedly stays mapped', async () => {
     const { memory, log } = hostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     for (let i = 0; i < 3; i++) {
@@ -145,7 +145,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
     expect(log.slice(-3)).toEqual(['free', 'unreserve', 'unregister'])
   })
 
-  test('come back for a run that finds them away', async () => {
+  test('are reloaded for a run if they are unloaded', async () => {
     const { memory, log } = hostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     onTestFinished(() => session.release())
@@ -156,7 +156,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
     expect(log).toEqual(['reserve', 'map', 'register', 'copy', 'unregister', 'recycle', 'map', 'register', 'copy'])
   })
 
-  test('that find no room leave nothing behind, and may try again', async () => {
+  test('can be loaded again after an attempt without enough memory, which leaks nothing', async () => {
     const { memory, log } = hostMemory(1)
     await expect(open(path.join(directory, 'clip_l.onnx'), memory)).rejects.toMatchObject({
       name: 'SessionError',
@@ -165,14 +165,14 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
     expect(log).toEqual(['reserve', 'unreserve'])
   })
 
-  test('whose copy fails are not taken for loaded', async () => {
+  test('do not count as loaded after a failed copy', async () => {
     const { memory, log } = hostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     onTestFinished(() => session.release())
     session.weights!.unload()
     const { copyFromHost } = memory
-    memory.copyFromHost = () => Promise.reject(new Error('the bus is gone'))
-    await expect(session.run(INPUTS)).rejects.toThrow(/clip_l\.onnx failed: the bus is gone/)
+    memory.copyFromHost = () => Promise.reject(new Error('GPU has fallen off the bus'))
+    await expect(session.run(INPUTS)).rejects.toThrow(/clip_l\.onnx failed: GPU has fallen off the bus/)
     expect(log.at(-1)).toBe('recycle')
     memory.copyFromHost = copyFromHost
     expect(await session.run(INPUTS)).toEqual(expected)
@@ -189,25 +189,25 @@ describe.skipIf(!hasAddon())('a weights file that does not fit its layout', () =
   })
   afterAll(() => rm(scratch, { recursive: true }))
 
-  test('is refused when it is shorter', async () => {
+  test('is refused if it is truncated', async () => {
     await truncate(path.join(scratch, 'clip_l.weights'), 1000)
     const { memory, log } = hostMemory()
     await expect(open(file, memory)).rejects.toThrow(/cannot open .*: .* extends beyond the end of .*clip_l\.weights/)
     expect(log).toEqual([])
   })
 
-  test('is refused when it is missing', async () => {
+  test('is refused if it is missing', async () => {
     await rm(path.join(scratch, 'clip_l.weights'))
     await expect(open(file, hostMemory().memory)).rejects.toThrow(/cannot open .*ENOENT.*clip_l\.weights/)
   })
 
-  test('is refused when its graph is malformed', async () => {
+  test('is refused if its graph is malformed', async () => {
     await writeFile(file, Buffer.alloc(64, 0xff))
     await expect(open(file, hostMemory().memory)).rejects.toThrow(/cannot open .*clip_l\.onnx: /)
   })
 })
 
-test('the layout in the manifest is that in the graph', async () => {
+test('the layout in the manifest equals that in the graph', async () => {
   const { weights } = (await openPackage(directory)).manifest
   for (const [file, layout] of Object.entries(weights)) {
     const model = ModelProto.decode(await readFile(path.join(directory, file.replace('.weights', '.onnx'))))

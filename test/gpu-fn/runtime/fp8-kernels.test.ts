@@ -4,12 +4,12 @@ import path from 'node:path'
 import { expect, test } from 'vitest'
 import { findKernels } from '../../../gpu-fn/runtime/fp8-kernels.ts'
 
-test('a library that was not built is missing, and the command that builds it is named', () => {
+test('the error for a missing library contains the command that builds it', () => {
   const missing = expect.stringMatching(/liboctet-kernels\.so is missing; .*kernels\/build/)
   expect(findKernels('/nowhere/liboctet-kernels.so')).toEqual({ library: null, reason: missing })
 })
 
-test('a file that is no library is as good as missing', async () => {
+test('a file other than a library counts as missing', async () => {
   const scratch = await mkdtemp(path.join(tmpdir(), 'octet-kernels-'))
   try {
     const file = path.join(scratch, 'liboctet-kernels.so')

@@ -54,7 +54,7 @@ describe('a pool of device memory', () => {
     expect(created.size).toBe(0)
   })
 
-  test('maps nothing where there is no room for all, and then has room for less', () => {
+  test('maps nothing if not all pieces fit, and then serves a smaller request', () => {
     const { pieces, created, mapped } = driver(3)
     const pool = createMemoryPool(pieces)
     pool.map(0n, 16)
@@ -64,7 +64,7 @@ describe('a pool of device memory', () => {
     expect(created.size).toBe(3)
   })
 
-  test('loses no piece that could not be mapped', () => {
+  test('leaks no piece after a failed mapping', () => {
     const { pieces, created, mapped } = driver(2)
     const pool = createMemoryPool(pieces)
     pool.map(16n, 16)

@@ -34,7 +34,7 @@ describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding)
   })
   afterAll(() => session.release())
 
-  test('gives each sample of a batch the same result as alone', async () => {
+  test('has the same result for each sample of a batch as alone', async () => {
     const both = await session.run({ input_ids: ids(2, 77) })
     const { data } = ids(2, 77)
     const second = await session.run({ input_ids: { data: data.slice(77) as BigInt64Array, dims: [1, 77] } })
@@ -55,7 +55,7 @@ describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding)
     expect(ofView).toEqual(await session.run({ input_ids: { data: view.slice(), dims: [1, 77] } }))
   })
 
-  test('gives the same values whether FP8 weights are widened once or in every run', async () => {
+  test('returns the same values whether FP8 weights are widened once or in every run', async () => {
     const file = path.join(directory, 't5.onnx')
     const results: Tensor[] = []
     for (const fold of [false, true]) {
@@ -90,12 +90,12 @@ describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding)
     await expect(session.run(inputs)).rejects.toThrow(refusal(message))
   })
 
-  test('names an input that the graph does not have', async () => {
+  test('names an unknown input', async () => {
     const inputs = { input_ids: ids(1, 77), mood: ids(1, 1) }
     await expect(session.run(inputs)).rejects.toThrow(refusal(/clip_l\.onnx failed: .*mood/s))
   })
 
-  test('leaves results where they are computed, and reads them and their rows again', async () => {
+  test('keeps results on their device, and reads them and their rows later', async () => {
     const open = (network: string) => openSession(path.join(directory, `${network}.onnx`), { target: 'cpu', binding })
     const [conditioning, transformer] = await Promise.all([open('conditioning'), open('transformer')])
     const prompts = { pooled: noise([1, 192], 1), prompt_embeds: noise([1, 5, 256], 2) }
@@ -118,7 +118,7 @@ describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding)
     await Promise.all([conditioning.release(), transformer.release()])
   })
 
-  test('does not begin a run that is aborted already', async () => {
+  test('does not start an aborted run', async () => {
     const reason = new Error('nobody waits')
     await expect(session.run({ input_ids: ids(1, 77) }, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason)
   })
@@ -145,7 +145,7 @@ describe.skipIf(!hasAddon())('the native binding', () => {
     expect(results[0]).toEqual(results[1])
   })
 
-  test('leaves the event loop free and stops in the middle of a run', async () => {
+  test('does not block the event loop, and can stop in the middle of a run', async () => {
     const t5 = await openSession(path.join(directory, 't5.onnx'), { target: 'cpu', binding: 'native', threads: 1 })
     const abort = new AbortController()
     const long = ids(1, 4096)
@@ -159,7 +159,7 @@ describe.skipIf(!hasAddon())('the native binding', () => {
     await t5.release()
   })
 
-  test('waits for its runs before it is released, and refuses more', async () => {
+  test('is released after its runs, and refuses new ones', async () => {
     const session = await openSession(path.join(directory, 't5.onnx'), { target: 'cpu', binding: 'native' })
     const run = session.run({ input_ids: ids(1, 300) })
     await session.release()
@@ -187,13 +187,13 @@ describe.each(BINDINGS)('files that cannot be opened through the %s binding', (b
   })
   afterAll(() => rm(scratch, { recursive: true }))
 
-  test('a missing one', async () => {
+  test('a missing file', async () => {
     await expect(openSession(path.join(scratch, 'none.onnx'), { target: 'cpu', binding })).rejects.toThrow(
       refusal(/cannot open .*none\.onnx/),
     )
   })
 
-  test('one that is not ONNX', async () => {
+  test('a file other than ONNX', async () => {
     const file = path.join(scratch, 'noise.onnx')
     await writeFile(file, 'not a graph at all')
     await expect(openSession(file, { target: 'cpu', binding })).rejects.toThrow(refusal(/cannot open .*noise\.onnx: /))

@@ -32,7 +32,7 @@ test('an idle device accepts a job of any size', () => {
   expect(start().submit(taskOf('a', { left: 100 * AGING_MS }))).toBeNull()
 })
 
-test('one tenant fills a share of the backlog, and others still find room', () => {
+test('one tenant fills a share of the backlog, and jobs of others are still accepted', () => {
   const { submit } = start()
   const outcomes = Array.from({ length: 10 }, (_, i) => submit(taskOf(`a${i}`)))
   expect(outcomes.filter((refused) => refused === null)).toHaveLength(1)
@@ -40,7 +40,7 @@ test('one tenant fills a share of the backlog, and others still find room', () =
   for (const tenant of ['b', 'c', 'd']) expect(submit(taskOf(tenant))).toBeNull()
 })
 
-test('a tenant that is alone fills the whole backlog', () => {
+test('the only tenant can fill the whole backlog', () => {
   const { submit } = start({ others: false })
   const outcomes = Array.from({ length: 10 }, (_, i) => submit(taskOf(`a${i}`)))
   expect(outcomes.filter((refused) => refused === null)).toHaveLength(8)
@@ -96,7 +96,7 @@ test('demand is the share of the device that tenants request', () => {
   expect(demand.shareOf(({ tenant }) => tenant === 'a', 720_000)).toBeCloseTo(0.15, 2)
 })
 
-test('a promise that nobody claims ends', () => {
+test('an unclaimed promise expires', () => {
   const { scheduler, submit } = start()
   submit(taskOf('a1'))
   const { retryAfterMs } = submit(taskOf('a2'))!
@@ -104,7 +104,7 @@ test('a promise that nobody claims ends', () => {
   expect(submit(taskOf('a3'), retryAfterMs! * 2 + 5_000)).toBeNull()
 })
 
-test('a deadline that cannot be met is refused with the time after which it can, or without one', () => {
+test('an unattainable deadline is refused, with the time after which it is attainable, if any', () => {
   const { submit } = start()
   expect(submit(taskOf('a'))).toBeNull()
   expect(submit(taskOf('b', { deadline: 2_500 }))).toBeNull()

@@ -77,7 +77,7 @@ test('tenants take turns by weight', () => {
   expect(first.filter((id) => id.startsWith('a'))).toHaveLength(6)
 })
 
-test('a job whose deadline is near comes first among those of light tenants', () => {
+test('a job with a near deadline comes first among those of light tenants', () => {
   const scheduler = schedulerOf([taskOf('a', { interactive: true }), taskOf('b', { deadline: 10_000, left: 2_000 })])
   expect(idsOf(scheduler.order(7_000))).toEqual(['a', 'b'])
   expect(idsOf(scheduler.order(7_500))).toEqual(['b', 'a'])
@@ -93,8 +93,8 @@ test('a group change counts as work, so jobs of the loaded model come first unle
 
 test('what precedes a job is known before it is added', () => {
   const scheduler = schedulerOf([taskOf('a'), taskOf('b', { interactive: true })])
-  expect(idsOf(scheduler.ahead(taskOf('c'), 0))).toEqual(['b', 'a'])
-  expect(idsOf(scheduler.ahead(taskOf('c', { interactive: true }), 0))).toEqual(['b'])
+  expect(idsOf(scheduler.tasksAhead(taskOf('c'), 0))).toEqual(['b', 'a'])
+  expect(idsOf(scheduler.tasksAhead(taskOf('c', { interactive: true }), 0))).toEqual(['b'])
 })
 
 test('over any arrivals whose work fits, every job ends within the aging bound and the device is never idle', () => {
@@ -131,12 +131,12 @@ test('jobs of the same lane may share a turn; those of other lanes, and overdue 
   const turbo = taskOf('d', { interactive: true, left: 100 })
   const urgent = taskOf('e', { deadline: 1_100, left: 1_000 })
   const scheduler = schedulerOf([a, b, c, turbo, urgent])
-  expect(idsOf(scheduler.alongside(a, 0))).toEqual(['b', 'c'])
-  expect(scheduler.alongside(turbo, 0)).toEqual([])
-  expect(scheduler.alongside(urgent, 0)).toEqual([])
+  expect(idsOf(scheduler.tasksAlongside(a, 0))).toEqual(['b', 'c'])
+  expect(scheduler.tasksAlongside(turbo, 0)).toEqual([])
+  expect(scheduler.tasksAlongside(urgent, 0)).toEqual([])
   scheduler.begin(c)
   expect(c.started).toBe(true)
-  expect(scheduler.alongside(a, AGING_MS)).toEqual([])
+  expect(scheduler.tasksAlongside(a, AGING_MS)).toEqual([])
 })
 
 test('a job of a heavy tenant does not share the turns of light ones', () => {
@@ -144,5 +144,5 @@ test('a job of a heavy tenant does not share the turns of light ones', () => {
   const { now } = run(scheduler)
   const [b, c] = [taskOf('b1', { arrived: now }), taskOf('c1', { arrived: now })]
   for (const task of [taskOf('a2', { arrived: now }), b, c]) scheduler.add(task)
-  expect(idsOf(scheduler.alongside(b, now))).toEqual(['c1'])
+  expect(idsOf(scheduler.tasksAlongside(b, now))).toEqual(['c1'])
 })

@@ -12,8 +12,8 @@ test.for([
   [{ loras: [{ id: 'style', scale: 1 }] }, 1],
   [{ controls: [{ id: 'edges', scale: 1 }] }, 1],
   [{ guidance_scale: 4, skip_layer_guidance: { layers: [1], scale: 2, start: 0, stop: 1 } }, 1],
-] satisfies [Partial<JobRequest>, number][])('%j: %d jobs may share a run', ([overrides, most]) => {
-  expect(largestBatch(jobBody({ ...SMALL, ...overrides }))).toBe(most)
+] satisfies [Partial<JobRequest>, number][])('%j: %d jobs may share a run', ([overrides, max]) => {
+  expect(largestBatch(jobBody({ ...SMALL, ...overrides }))).toBe(max)
 })
 
 test('a job with a ControlNet does not join the run of another job', () => {

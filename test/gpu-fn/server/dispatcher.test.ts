@@ -57,7 +57,7 @@ test('an interactive job interrupts another at its next step, which then continu
   await eventually(() => ended).toEqual(['turbo'])
   expect(stepsOf(full)).toBe(2)
   engine.allow(100)
-  await jobs.idle()
+  await jobs.waitUntilIdle()
   expect(typesOf(full).filter((type) => type === 'step')).toHaveLength(28)
   const end = outcome(full) as Extract<JobEvent, { type: 'succeeded' }>
   expect(end.timings.queue).toBeGreaterThan(0)
@@ -74,12 +74,12 @@ test('an interrupted job is canceled before the running one continues', async ()
   await step(engine, turbo)
   jobs.cancel('full', 1)
   engine.allow(3)
-  await jobs.idle()
+  await jobs.waitUntilIdle()
   expect(outcome(full)).toMatchObject({ type: 'canceled', steps_done: 2 })
   expect(outcome(turbo)).toMatchObject({ type: 'succeeded' })
 })
 
-test('a job whose deadline cannot be met is refused with the time after which it can', async () => {
+test('a job with an unattainable deadline is refused, with the time after which it is attainable', async () => {
   const engine = createPacedEngine(0)
   const { jobs, submit } = start(engine)
   submit('first', { steps: 28 })
@@ -90,7 +90,7 @@ test('a job whose deadline cannot be met is refused with the time after which it
   )
   expect(hurry('fourth', 10)).toThrow(expect.objectContaining({ code: 'deadline_unmet', retryAfter: undefined }))
   engine.allow(100)
-  await jobs.idle()
+  await jobs.waitUntilIdle()
 })
 
 test('a job is divided over the devices only if its deadline cannot be met on one', async () => {
@@ -111,7 +111,7 @@ test('a job is divided over the devices only if its deadline cannot be met on on
   const send = (prompt: string, max_latency_ms: number, guidance_scale = 4) =>
     submit(prompt, { prompt, steps: 10, guidance_scale, schedule: { max_latency_ms } })
   send('first', 3_600_000)
-  await jobs.idle()
+  await jobs.waitUntilIdle()
   // The refusal states the time on two devices, on which the steps take half as long as on one.
   let takesMs = 0
   expect(() => send('impossible', 1)).toThrow(
@@ -121,13 +121,13 @@ test('a job is divided over the devices only if its deadline cannot be met on on
     }),
   )
   const hurried = send('hurried', Math.round(1.2 * takesMs))
-  await jobs.idle()
+  await jobs.waitUntilIdle()
   expect(hurried.entries[0]!.event).toMatchObject({ type: 'started', device: '2 x paced' })
   expect(() => send('unguided', Math.round(0.5 * takesMs), 1)).toThrow(
     expect.objectContaining({ code: 'deadline_unmet' }),
   )
   send('roomy', 3_600_000)
-  await jobs.idle()
+  await jobs.waitUntilIdle()
   expect(divided).toEqual({ first: false, hurried: true, roomy: false })
 })
 
@@ -146,7 +146,7 @@ test('a flood is refused with a Retry-After once the accepted jobs would take lo
   for (const error of refused)
     expect(error).toMatchObject({ code: 'queue_full', retryAfter: expect.any(Number), message: /take too long/ })
   engine.allow(300)
-  await jobs.idle()
+  await jobs.waitUntilIdle()
 })
 
 describe('the place of a refused job', () => {
@@ -209,7 +209,7 @@ test('while the file of an image is encoded, the next job has the device', async
   await eventually(() => ended).toEqual(['second'])
   expect(typesOf(first).at(-1)).toBe('step')
   finishFile()
-  await jobs.idle()
+  await jobs.waitUntilIdle()
   expect(ended).toEqual(['second', 'first'])
 })
 
@@ -233,7 +233,7 @@ test('a model that does not fit beside an unfinished job is loaded after that jo
   submit('other', { model: 'other', interactive: true })
   submit('younger', { interactive: true })
   paced.allow(100)
-  await jobs.idle()
+  await jobs.waitUntilIdle()
   expect(ended).toEqual(['first', 'other', 'younger'])
 })
 
@@ -245,6 +245,6 @@ test('a job whose networks take turns on the device is not interrupted', async (
   await step(paced, full)
   submit('turbo', { interactive: true })
   paced.allow(100)
-  await jobs.idle()
+  await jobs.waitUntilIdle()
   expect(ended).toEqual(['full', 'turbo'])
 })

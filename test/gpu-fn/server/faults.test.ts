@@ -89,7 +89,7 @@ test.each<[EngineFault, 'failed' | 'succeeded', string | null]>([
   expect(server.broken).toEqual([])
 })
 
-test('a package that is replaced, then deleted, while it is in use serves the jobs of the open model', async () => {
+test('an open model keeps serving jobs after its package is replaced, then deleted', async () => {
   const { run, packages } = await start()
   const directory = path.join(packages, 'custom')
   const replace = async () => {
@@ -104,7 +104,7 @@ test('a package that is replaced, then deleted, while it is in use serves the jo
 })
 
 test.each([DAY_MS, -DAY_MS])(
-  "a jump of the system's clock by %d ms changes neither a job nor its times",
+  'a jump of the system clock by %d ms affects neither a job nor its timings',
   async (jump) => {
     const { run, server, messages } = await start()
     const { now } = Date

@@ -26,14 +26,14 @@ function start(engine: Engine, options: Partial<JobsOptions> = {}) {
   const run = async (id: string, overrides: Parameters<typeof jobBody>[0] = {}) => {
     const job = jobs.submit(id, jobBody(overrides))
     const detach = jobs.attach(job)
-    await jobs.idle()
+    await jobs.waitUntilIdle()
     detach()
     return job
   }
   return { jobs, run, broken, faults }
 }
 
-test('jobs that newer ones push out leave memory at once, long before their time is over', async () => {
+test('evicted jobs free their memory at once, long before they expire', async () => {
   const { run } = start(createPacedEngine(), { retainBytes: 100_000 })
   const images: WeakRef<Uint8Array>[] = []
   for (const id of ['a', 'b', 'c', 'd']) {
@@ -114,7 +114,7 @@ test('prompts count toward the limit on retained bytes', async () => {
   }).toBeLessThanOrEqual(5)
 })
 
-test('a GPU that is lost, so that no model opens any more, gives the process up', async () => {
+test('the loss of the GPU, after which no model opens, ends the process', async () => {
   const lost = {
     ...createPacedEngine(),
     load: () => Promise.reject(jobFault('model_not_available', new Error('no GPU'))),
@@ -128,7 +128,7 @@ test('a GPU that is lost, so that no model opens any more, gives the process up'
   expect(broken).toEqual(['broken'])
 })
 
-test('jobs that are refused or canceled are no fault', async () => {
+test('refused and canceled jobs do not count as faults', async () => {
   const engine = createPacedEngine(0)
   const { jobs, run, broken, faults } = start(engine)
   for (const id of ['a', 'b', 'c']) await run(id, { model: 'unknown' })
@@ -222,7 +222,7 @@ describe('a job without readers', () => {
     expect(outcome(running)).toBeUndefined()
     detachOther()
     await eventually(() => outcome(running)?.type).toBe('canceled')
-    await jobs.idle()
+    await jobs.waitUntilIdle()
   })
 
   test('is run again for the same or a later attempt, even before the canceled run has ended', async () => {
@@ -235,7 +235,7 @@ describe('a job without readers', () => {
     expect(again).not.toBe(first)
     expect(jobs.submit('a', jobBody({ attempt: 3 }))).toBe(again)
     engine.allow(4)
-    await jobs.idle()
+    await jobs.waitUntilIdle()
     expect([outcome(first)?.type, outcome(again)?.type]).toEqual(['canceled', 'succeeded'])
     detach()
     expect(jobs.submit('a', jobBody({ attempt: 4 }))).toBe(again)
@@ -251,6 +251,6 @@ describe('a job without readers', () => {
     const later = jobs.submit('a', jobBody({ attempt: 3 }))
     expect(later).not.toBe(job)
     jobs.cancel('a', 3)
-    await jobs.idle()
+    await jobs.waitUntilIdle()
   })
 })

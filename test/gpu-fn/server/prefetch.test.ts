@@ -17,7 +17,7 @@ class Engine {
   }
 }
 
-test('reads the most requested model first, after a second of idleness, and each once', async () => {
+test('reads each model once, the most requested one first, after a second of idleness', async () => {
   const engine = new Engine()
   const prefetch = createPrefetch(engine)
   prefetch.requested(second)

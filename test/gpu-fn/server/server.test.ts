@@ -61,7 +61,7 @@ test('health has the state of the process, and only a ready one accepts jobs', a
   expect((await fetch(`${server.url}/ping`)).status).toBe(200)
 })
 
-test('jobs wait in line, hear their position and heartbeats, and are refused when the line is full', async () => {
+test('waiting jobs receive queue positions and heartbeats, and jobs beyond the queue limit are refused', async () => {
   const engine = createPacedEngine(0)
   await using server = await startServer(engine, { queue: 1, heartbeatMs: 10 })
   const first = await putJob(server.url, 'first')
@@ -81,7 +81,7 @@ test('jobs wait in line, hear their position and heartbeats, and are refused whe
   expect(engine.runs.map(({ seed }) => seed)).toEqual([7, 8])
 })
 
-test('a job outlives its socket: the same request again replays it and follows it', async () => {
+test('a job survives a disconnect: a repeated request replays its events and follows it', async () => {
   const engine = createPacedEngine(2)
   await using server = await startServer(engine)
   const cut = await readUntil(await putJob(server.url, 'job-1'), 'step')
@@ -108,7 +108,7 @@ test('a later attempt attaches to the run and gets its own number; another body 
   expect(engine.runs).toHaveLength(1)
 })
 
-test('a fault is one fixed sentence to the caller and all there is to the log; a later attempt runs again', async () => {
+test('the caller gets a fixed message for a fault, and the log all details; a later attempt runs again', async () => {
   const engine = createPacedEngine()
   await using server = await startServer(engine)
   const prompt = 'throw secret detail'
@@ -159,7 +159,7 @@ test('a waiting job is canceled at once and never runs', async () => {
   expect(engine.runs.map(({ seed }) => seed)).toEqual([7])
 })
 
-test('cancel refuses a job it does not know and an attempt that was overtaken', async () => {
+test('a cancellation of an unknown job or a superseded attempt is refused', async () => {
   const engine = createPacedEngine(0)
   await using server = await startServer(engine)
   expect(await refusalOf(await deleteJob(server.url, 'nobody'))).toBe('404 job_not_found')
@@ -170,7 +170,7 @@ test('cancel refuses a job it does not know and an attempt that was overtaken', 
   expect(typesOf(await readWholeStream(response)).at(-1)).toBe('succeeded')
 })
 
-test('jobs that ended are forgotten when newer ones need the bytes', async () => {
+test('ended jobs are evicted when newer ones need their memory', async () => {
   const engine = createPacedEngine()
   await using server = await startServer(engine, { retainBytes: 300_000 })
   const put = async (job: string) =>
@@ -180,7 +180,7 @@ test('jobs that ended are forgotten when newer ones need the bytes', async () =>
   expect(engine.runs).toHaveLength(4)
 })
 
-test('jobs that ended are forgotten when their time is over', async () => {
+test('ended jobs are evicted at the end of their retention', async () => {
   const engine = createPacedEngine()
   await using server = await startServer(engine, { retainSeconds: 0 })
   await readWholeStream(await putJob(server.url, 'job-1'))
@@ -189,7 +189,7 @@ test('jobs that ended are forgotten when their time is over', async () => {
   expect(engine.runs).toHaveLength(2)
 })
 
-test('readers that take nothing hold back neither the job nor another reader, and cost no copy of the image', async () => {
+test('stalled readers delay neither the job nor other readers, and require no copy of the image', async () => {
   await using server = await startServer(createPacedEngine())
   const bytes = 16 * 1024 * 1024
   const prompt = `bytes ${bytes}`
@@ -224,7 +224,7 @@ test('an error that depends on the model is a failed event that names the field'
   })
 })
 
-test('a model is opened ahead of its jobs, with a token for its name', async () => {
+test('a model is preloaded with a token for its name', async () => {
   const paced = createPacedEngine()
   const loads: string[] = []
   const engine = {
@@ -250,14 +250,14 @@ test('a model is opened ahead of its jobs, with a token for its name', async () 
   expect(loads).toHaveLength(1)
 })
 
-test('while draining, jobs that were taken on can still be followed and canceled', async () => {
+test('accepted jobs can still be followed and canceled during a drain', async () => {
   const engine = createPacedEngine(0)
   await using server = await startServer(engine)
   const response = await putJob(server.url, 'job-1')
   server.lifecycle.status = 'draining'
   expect(await refusalOf(await putJob(server.url, 'job-2'))).toBe('503 draining')
   const follower = await putJob(server.url, 'job-1')
-  const idle = server.jobs.idle()
+  const idle = server.jobs.waitUntilIdle()
   expect((await deleteJob(server.url, 'job-1')).status).toBe(204)
   await idle
   for (const reply of [response, follower]) expect(typesOf(await readWholeStream(reply)).at(-1)).toBe('canceled')

@@ -55,7 +55,7 @@ async function largestDifference(one: Uint8Array, other: Uint8Array): Promise<nu
 }
 const imageOf = ({ entries }: Job) => entries.find(({ event }) => event.type === 'image')?.data
 /** The number of steps of jobs whose run had at least `least` jobs. */
-async function stepsShared({ metrics }: Awaited<ReturnType<typeof start>>, least: number): Promise<number> {
+async function stepsShared({ metrics }: Awaited<ReturnType<typeof start>>, min: number): Promise<number> {
   const { body } = await metrics.text()
   const read = (name: string) =>
     Number(
@@ -65,7 +65,7 @@ async function stepsShared({ metrics }: Awaited<ReturnType<typeof start>>, least
         ?.split(' ')[1] ?? 0,
     )
   const labels = 'model="custom",tier="fp8"'
-  return read(`octet_step_jobs_count{${labels}}`) - read(`octet_step_jobs_bucket{le="${least - 1}",${labels}}`)
+  return read(`octet_step_jobs_count{${labels}}`) - read(`octet_step_jobs_bucket{le="${min - 1}",${labels}}`)
 }
 
 const REQUESTS: [string, Partial<JobRequest>][] = [
@@ -83,7 +83,7 @@ test('jobs of one size share steps, and their images differ only by rounding fro
   for (const sharing of [1, 4]) {
     const started = await start(sharing)
     const jobs = REQUESTS.map(([id, overrides]) => started.submit(id, overrides))
-    await started.jobs.idle()
+    await started.jobs.waitUntilIdle()
     expect(jobs.map((job) => outcome(job)?.type)).toEqual(REQUESTS.map(() => 'succeeded'))
     images.push(jobs.map(imageOf))
     shared.push(await stepsShared(started, 2))
@@ -94,12 +94,12 @@ test('jobs of one size share steps, and their images differ only by rounding fro
     expect(await largestDifference(alone!, images[1]![i]!), REQUESTS[i]![0]).toBeLessThanOrEqual(1)
 })
 
-test('a job that is canceled during a shared step leaves the others', async () => {
+test('a job canceled during a shared step does not affect the others', async () => {
   const { jobs, submit } = await start(4)
   const [leaves, stays] = [submit('leaves', { steps: 50 }), submit('stays', { steps: 12 })]
   await expect.poll(() => stepsOf(leaves), { timeout: 60_000 }).toBeGreaterThan(2)
   jobs.cancel('leaves', 1)
-  await jobs.idle()
+  await jobs.waitUntilIdle()
   expect(outcome(leaves)).toMatchObject({ type: 'canceled' })
   expect(outcome(stays)).toMatchObject({ type: 'succeeded' })
   expect(stepsOf(stays)).toBe(12)
@@ -108,7 +108,7 @@ test('a job that is canceled during a shared step leaves the others', async () =
 test('a job with step caching shares its computed steps', async () => {
   const started = await start(4)
   const jobs = [started.submit('cached', { steps: 28, cache: 'fast' }), started.submit('plain', { steps: 28 })]
-  await started.jobs.idle()
+  await started.jobs.waitUntilIdle()
   expect(jobs.map((job) => outcome(job)?.type)).toEqual(['succeeded', 'succeeded'])
   expect(jobs.map(stepsOf)).toEqual([28, 28])
   // Both jobs have turns for the steps that the first one computes.
@@ -150,7 +150,7 @@ test('a job out of memory in a shared step is repeated in exclusive turns, witho
   const jobs = new Jobs({ engine, lifecycle: { status: 'ready' }, log, onBroken: () => {}, observer, ...kept })
   const submitted = ['small', 'large'].map((id) => jobs.submit(id, jobBody({ prompt: id, steps: 6 })))
   for (const job of submitted) jobs.attach(job)
-  await jobs.idle()
+  await jobs.waitUntilIdle()
   expect(submitted.map((job) => outcome(job)?.type)).toEqual(['succeeded', 'succeeded'])
   expect([...attempts]).toEqual([
     ['small', 1],

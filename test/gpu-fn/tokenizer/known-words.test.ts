@@ -8,7 +8,7 @@ import { useScratch } from '../../support/scratch.ts'
 const scratch = useScratch()
 const known = (await readKnownWords(CHECKPOINTS['nano-turbo']))!
 
-test('nano knows every word of its vocabulary, and signs and faces', async () => {
+test('the vocabulary of nano includes all of its words, signs and faces', async () => {
   const { sprites, backgrounds } = await readVocabulary()
   const prompts = [...sprites.flatMap(({ name, words }) => [name, ...words]), ...backgrounds]
   expect(prompts.filter((prompt) => unknownWords(prompt, known).length > 0)).toEqual([])
@@ -30,6 +30,6 @@ test('words outside of the vocabulary are listed once, without the text to be dr
   expect(describeUnknown(many, known)).toContain(`${'x'.repeat(40)} and 4 more`)
 })
 
-test('a model without a list has no limit', async () => {
+test('a model without a vocabulary accepts every word', async () => {
   expect(await readKnownWords(path.join(scratch.directory))).toBeNull()
 })

@@ -9,7 +9,7 @@ const TINY = path.join(import.meta.dirname, '../../../infra/checkpoints/tiny/tok
 const model = await readFile(path.join(TINY, 'spiece.model'))
 const openModel = (bytes: Uint8Array) => parseTokenizer('tokenizer_3', new Map([['spiece.model', bytes]]))
 
-test(`spiece.model alone gives transformers' ids for ${golden.ids.length} prompts`, () => {
+test(`spiece.model alone results in transformers' ids for ${golden.ids.length} prompts`, () => {
   const tokenizer = openModel(model)
   expect([tokenizer.padId, tokenizer.vocabulary]).toEqual([golden.pad, golden.vocabulary])
   const texts = [...prompts.cases.map(({ text, times }) => text.repeat(times)), ...golden.own]
@@ -24,7 +24,7 @@ const piece = (text: string) =>
 
 test.each([
   ['another file', Buffer.from('version https://git-lfs.github.com/spec/v1\n'), /is not a SentencePiece model/],
-  ['a model cut short', model.subarray(0, model.length - 10), /is not a SentencePiece model/],
+  ['a truncated model', model.subarray(0, model.length - 10), /is not a SentencePiece model/],
   ['a BPE model', Buffer.concat([model, Buffer.from([0x12, 2, 0x18, 2])]), /is not a unigram model/],
   ['byte fallback', Buffer.concat([model, Buffer.from([0x12, 3, 0x98, 0x02, 1])]), /is not a unigram model/],
   ["another model's pieces", Buffer.concat([piece('<unk>'), model]), /does not begin with the pieces <pad>, <\/s>/],

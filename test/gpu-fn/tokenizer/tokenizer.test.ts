@@ -63,7 +63,7 @@ describe.each(ENCODERS)('$name', ({ name, directory, tokens }) => {
     tokenizer = await openTokenizer(path.join(TINY, directory))
   })
 
-  test(`gives transformers' ids for ${golden.cases.length} prompts`, () => {
+  test(`returns transformers' ids for ${golden.cases.length} prompts`, () => {
     for (const { text, times, [name]: ids } of golden.cases) {
       const actual = tokenize(tokenizer, text.repeat(times), { minTokens: 0, maxTokens: tokens })
       expect(numbers(actual.ids), JSON.stringify(text)).toEqual(ids)
@@ -83,7 +83,7 @@ describe.each(ENCODERS)('$name', ({ name, directory, tokens }) => {
     expect(lone).toEqual(tokenize(tokenizer, 'a \ufffd b \ufffd', limits))
   })
 
-  test('reports no truncation if all fits, to the last token', () => {
+  test('reports no truncation if the prompt fits exactly', () => {
     const words = tokens - tokenizer.prefix.length - tokenizer.suffix.length
     const limits = { minTokens: tokens, maxTokens: tokens }
     expect(tokenize(tokenizer, 'cat '.repeat(words).trim(), limits).cut).toBeUndefined()
@@ -91,7 +91,7 @@ describe.each(ENCODERS)('$name', ({ name, directory, tokens }) => {
   })
 })
 
-test('the end of a long prompt is cut, the end token stays, and the cut is quoted', async () => {
+test('a long prompt is truncated before the end token, and the removed text is quoted', async () => {
   const tokenizer = await openTokenizer(path.join(TINY, 'tokenizer'))
   const prompt = `${'red '.repeat(80)}heart on a blue sky`
   const { ids, cut } = tokenize(tokenizer, prompt, { minTokens: 77, maxTokens: 77 })
@@ -100,7 +100,7 @@ test('the end of a long prompt is cut, the end token stays, and the cut is quote
   expect(cut).toBe('red red red red red heart on a blue sky')
 })
 
-test('T5 pads short prompts to a minimum and lets long ones grow to a maximum', async () => {
+test('T5 pads short prompts to a minimum length and limits long ones to a maximum', async () => {
   const tokenizer = await openTokenizer(path.join(TINY, 'tokenizer_3'))
   const limits = { minTokens: 77, maxTokens: 512 }
   expect(tokenize(tokenizer, 'a cat', limits).ids.length).toBe(77)

@@ -65,7 +65,7 @@ async function openCache(
 
 const inCache = (folder: string) => readdir(path.join(scratch.directory, folder)).catch(() => [])
 
-test('fetches a package once, whole, and opens it from the disk after that', async () => {
+test('downloads a complete package once, and then opens it from the disk', async () => {
   const { ensure, blobsAsked } = await openCache()
   const pkg = await ensure(TURBO)
   expect(pkg.digest).toBe(digests.get(pointerKey(TURBO)))
@@ -75,7 +75,7 @@ test('fetches a package once, whole, and opens it from the disk after that', asy
   expect(blobsAsked()).toHaveLength(asked)
 })
 
-test('takes the shared files of two packages from the disk', async () => {
+test('reads the shared files of two packages from the disk', async () => {
   const { ensure, blobsAsked } = await openCache()
   await ensure(TURBO)
   const before = blobsAsked().length
@@ -88,7 +88,7 @@ test('takes the shared files of two packages from the disk', async () => {
   ).toBe(false)
 })
 
-test('fetches a damaged file again', async () => {
+test('downloads a damaged file again', async () => {
   let flipped = 0
   const plan = ({ path }: { path: string }) =>
     path.includes(sha256(SHARED)) && flipped++ === 0 ? ({ kind: 'flip', bytes: 100 } as const) : 'none'
@@ -97,7 +97,7 @@ test('fetches a damaged file again', async () => {
   expect(warnings).toEqual(['a file of a package is corrupt; it is downloaded again'])
 })
 
-test('gives up on a file that is always corrupt, and leaves no package', async () => {
+test('fails on a file that is always corrupt, and leaves no package', async () => {
   const { ensure } = await openCache(({ path }) =>
     path.includes(sha256(SHARED)) ? { kind: 'flip', bytes: 100 } : 'none',
   )
@@ -107,7 +107,7 @@ test('gives up on a file that is always corrupt, and leaves no package', async (
   expect((await inCache('blobs')).filter((name) => name.startsWith('.'))).toEqual([])
 })
 
-test('survives stalls, breaks and busy answers on the way', async () => {
+test('completes despite stalls, disconnects and busy responses', async () => {
   const troubles: Trouble[] = [
     { kind: 'cut', bytes: 5_000 },
     { kind: 'status', status: 503 },
@@ -130,7 +130,7 @@ test('resumes after a failure of the bucket with the complete files', async () =
   for (const name of blobs) expect(mended.blobsAsked().some(({ path }) => path.includes(name))).toBe(false)
 })
 
-test('lets go of the package not used for longest when the budget is spent', async () => {
+test('evicts the least recently used package at the budget limit', async () => {
   const first = await openCache()
   await first.ensure(TURBO)
   await first.ensure(LARGE)
@@ -159,7 +159,7 @@ test('never evicts a package in use, and states the missing budget', async () =>
   expect(await inCache('packages')).toEqual([digests.get(pointerKey(TURBO))])
 })
 
-test('serves the package used last while the bucket is away', async () => {
+test('serves the most recent package while the bucket is unavailable', async () => {
   const first = await openCache()
   const { digest } = await first.ensure(TURBO)
   proxy!.close()
@@ -197,7 +197,7 @@ test('downloads a manifest again if it does not match its digest', async () => {
   expect(warnings).toEqual(['a cached package is corrupt; it is downloaded again'])
 })
 
-test('names the model that the bucket lacks', async () => {
+test('names a model that is not in the bucket', async () => {
   const { ensure } = await openCache()
   await expect(ensure({ ...TURBO, model: 'medium' })).rejects.toMatchObject({
     message: expect.stringMatching(/^models\/medium\/fp8\/cuda\.json is not in http/),
@@ -209,7 +209,7 @@ const put = (Key: string, Body: string) =>
 
 test.each<[string, (manifest: string) => string, RegExp]>([
   [
-    'a path that climbs out',
+    'a path outside the package',
     (text) => text.replace('"vae.bin"', '"../../vae.bin"'),
     /"\.\.\/\.\.\/vae\.bin" is not a path inside/,
   ],
@@ -264,7 +264,7 @@ test('removes incomplete files of a killed process', async () => {
   expect((await inCache('blobs')).filter((name) => name.startsWith('.'))).toEqual([])
 })
 
-test('two processes that fetch the same package do not disturb each other', async () => {
+test('two processes can download the same package at the same time', async () => {
   const one = await openCache()
   const both = await Promise.all([one.ensure(LARGE), one.ensure(LARGE)])
   for (const { directory } of both) await openPackage(directory, { verify: true })

@@ -38,16 +38,19 @@ test.each([
   [1, 400_000],
   [4, 400_000],
   [16, 48_000],
-])('%i connections at most over a spread of %i bytes bring every file whole', async (connections, spreadBytes) => {
-  let told = 0
-  await download(bucket, wanted(), { connections, spreadBytes, onProgress: (bytes) => (told += bytes) })
-  expect((await readdir(scratch.directory)).sort()).toEqual(objects.map((_, k) => `file-${k}`))
-  for (const [k, object] of objects.entries())
-    expect((await readFile(path.join(scratch.directory, `file-${k}`))).equals(object)).toBe(true)
-  expect(told).toBe(objects.reduce((sum, { length }) => sum + length, 0))
-})
+])(
+  '%i connections at most, over a window of %i bytes, download every file completely',
+  async (connections, spreadBytes) => {
+    let told = 0
+    await download(bucket, wanted(), { connections, spreadBytes, onProgress: (bytes) => (told += bytes) })
+    expect((await readdir(scratch.directory)).sort()).toEqual(objects.map((_, k) => `file-${k}`))
+    for (const [k, object] of objects.entries())
+      expect((await readFile(path.join(scratch.directory, `file-${k}`))).equals(object)).toBe(true)
+    expect(told).toBe(objects.reduce((sum, { length }) => sum + length, 0))
+  },
+)
 
-test('a file with another SHA-256 gets no name, and nothing half written stays', async () => {
+test('a file with another SHA-256 is discarded, without leftovers of incomplete files', async () => {
   const files = wanted()
   files[3]!.sha256 = sha256(Buffer.from('another'))
   await expect(download(bucket, files, { spreadBytes: 400_000 })).rejects.toMatchObject({
@@ -64,7 +67,7 @@ test('reports the error of the disk', async () => {
   await expect(download(bucket, wanted(blocked))).rejects.toThrow(/ENOTDIR|EEXIST/)
 })
 
-test('names the object that the bucket does not have, and leaves nothing', async () => {
+test('names a missing object, and leaves no files', async () => {
   const directory = path.join(scratch.directory, 'files')
   await mkdir(directory)
   const files = [{ ...wanted(directory)[0]!, key: 'lost' }]

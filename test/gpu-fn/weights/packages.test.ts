@@ -61,7 +61,7 @@ async function write(name: string, manifest: unknown = sound()): Promise<string>
   return directory
 }
 
-test('opens a sound package and names it by the digest of its manifest', async () => {
+test('opens a valid package and identifies it by the digest of its manifest', async () => {
   const pkg = await openPackage(await write('a'), { verify: true })
   expect(pkg.manifest).toEqual(sound())
   expect(pkg.digest).toBe(sha256(JSON.stringify(sound())))
@@ -85,8 +85,12 @@ describe('refuses', () => {
       }))
     }
   const changes: [string, RegExp, Change][] = [
-    ['a path that climbs out', /"\.\.\/other\/secret" is not a path inside/, rename('../other/secret')],
-    ['a path that climbs out on the way', /is not a path inside/, rename('tokenizer/../../secret')],
+    ['a path outside the package', /"\.\.\/other\/secret" is not a path inside/, rename('../other/secret')],
+    [
+      'a path with an intermediate component outside the package',
+      /is not a path inside/,
+      rename('tokenizer/../../secret'),
+    ],
     ['an absolute path', /"\/etc\/passwd" is not a path inside/, rename('/etc/passwd')],
     ['a path with a backslash', /is not a path inside/, rename('..\\secret')],
     ['a path with NUL', /is not a path inside/, rename('a\0b')],
@@ -133,7 +137,7 @@ describe('refuses', () => {
     await expect(openPackage(await write('a', manifest))).rejects.toThrow(refusal(message))
   })
 
-  test('a link that leads out of the package', async () => {
+  test('a link to a file outside the package', async () => {
     await writeFile(path.join(scratch, 'secret'), 'vae_decoder.onnx')
     const directory = await write('a')
     await rm(path.join(directory, 'vae_decoder.onnx'))
@@ -141,7 +145,7 @@ describe('refuses', () => {
     await expect(openPackage(directory)).rejects.toThrow(refusal(/vae_decoder\.onnx is a link that leads out/))
   })
 
-  test('a file that is cut short', async () => {
+  test('a truncated file', async () => {
     const directory = await write('a')
     await truncate(path.join(directory, 'transformer.onnx'), 3)
     await expect(openPackage(directory)).rejects.toThrow(
@@ -174,7 +178,7 @@ describe('refuses', () => {
     await expect(openPackage(await write('a', text))).rejects.toThrow(refusal(/manifest\.json/))
   })
 
-  test('manifests with a byte changed, and nothing else than a PackageError', async () => {
+  test('manifests with a changed byte, always with a PackageError', async () => {
     const bytes = Buffer.from(JSON.stringify(sound()))
     const directory = await write('a')
     const outcomes = { opened: 0, PackageError: 0 }
@@ -195,7 +199,7 @@ describe('refuses', () => {
 })
 
 describe('findPackages', () => {
-  test('finds the directories with a manifest, in the order of names', async () => {
+  test('finds the directories with a manifest, sorted by name', async () => {
     await write('b')
     await write('a')
     await mkdir(path.join(scratch, 'empty'))
@@ -204,7 +208,7 @@ describe('findPackages', () => {
     expect((await findPackages(scratch)).map(({ directory }) => path.basename(directory))).toEqual(['a', 'b'])
   })
 
-  test('names a package that is broken, and a root that is not there', async () => {
+  test('reports an invalid package and a missing root', async () => {
     await write('a', '{}')
     await expect(findPackages(scratch)).rejects.toThrow(refusal(/a: manifest\.json is not valid/))
     await expect(findPackages(path.join(scratch, 'none'))).rejects.toThrow(refusal(/none cannot be listed/))

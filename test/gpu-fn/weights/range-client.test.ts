@@ -63,7 +63,7 @@ test('reads ranges one after another, each in several blocks', async () => {
   expect((await read(client, url, 500, 1_000_000)).equals(data.subarray(500, 1_000_500))).toBe(true)
 })
 
-test('waits for a caller that is slower than the time a server may be silent', async () => {
+test('waits for a caller slower than the idle timeout of the server', async () => {
   const { client, url } = await serve(whole)
   expect((await read(client, url, 0, 1_000_000, 700)).equals(data.subarray(0, 1_000_000))).toBe(true)
 })
@@ -140,7 +140,7 @@ test.each<[string, Answer, string]>([
   await expect(read(client, url, 0, 100)).rejects.toMatchObject({ name })
 })
 
-test('is of use after a caller that does not read to the end', async () => {
+test('can be used again after an incomplete read', async () => {
   const { client, url } = await serve(whole)
   const request = { url, headers: {}, start: 0, length: 2_000_000, signal: new AbortController().signal }
   for await (const _ of client.request(request)) break

@@ -7,14 +7,14 @@ import type { TextEncoderManifest } from '../../../gpu-fn/manifest.ts'
 import { TOKENS } from '../../../gpu-fn/models/sd35/text-encoders.ts'
 import { spreadOf, writeTokenizers } from '../../../infra/checkpoints/full-size.ts'
 import { readHeaders, shapesIn } from '../../../infra/checkpoints/published.ts'
-import { drawPool, POOL, scaled, sineTable } from '../../../infra/checkpoints/random-weights.ts'
+import { drawPool, POOL, scalePool, sineTable } from '../../../infra/checkpoints/random-weights.ts'
 
 const size = (shape: readonly number[]) => shape.reduce((product, n) => product * n, 1)
 
 test.each([
   ['large', 8_146_280_768],
   ['medium', 2_469_663_936],
-] as const)('%s has the parameters that are published', async (variant, transformer) => {
+] as const)('%s has the parameter count of the published model', async (variant, transformer) => {
   const counts: Record<string, number> = {}
   for (const [file, content] of Object.entries(await readHeaders(variant, 'diffusers'))) {
     if (file.endsWith('.json')) continue
@@ -52,14 +52,14 @@ test('draws the same values for the same seed, with the requested mean and devia
   expect(pool).toHaveLength(POOL)
   expect(drawPool(3).subarray(0, 100)).toEqual(pool.subarray(0, 100))
   expect(drawPool(4).subarray(0, 100)).not.toEqual(pool.subarray(0, 100))
-  const values = fromBfloat16(scaled(pool, { mean: 1, deviation: 0.1 }))
+  const values = fromBfloat16(scalePool(pool, { mean: 1, deviation: 0.1 }))
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length
   const deviation = Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length)
   expect(mean).toBeCloseTo(1, 3)
   expect(deviation).toBeCloseTo(0.1, 3)
 })
 
-test("has the position table of diffusers' formula", () => {
+test("has the position table from diffusers' formula", () => {
   // get_2d_sincos_pos_embed(width 8, side 4, base size 64): position 3 · 16 = 48.
   const [side, width] = [4, 8]
   const words = new Uint16Array(sineTable(side, width).buffer)
@@ -68,7 +68,7 @@ test("has the position table of diffusers' formula", () => {
   expect(row.map((value, i) => Math.abs(value - expected[i]!) < 0.004)).toEqual(row.map(() => true))
 })
 
-test('has tokenizers of the published size, which the compiler requires', async () => {
+test('has tokenizers of the published size, as required by the compiler', async () => {
   const out = await mkdtemp(path.join(tmpdir(), 'octet-tokenizers-'))
   try {
     await writeTokenizers(out)

@@ -35,7 +35,7 @@ console.log('started')
 setInterval(() => {}, 1000)
 `
 
-test.each(['SIGTERM', 'SIGINT', 'SIGHUP'] as const)('%s, also twice, leaves nothing behind', async (signal) => {
+test.each(['SIGTERM', 'SIGINT', 'SIGHUP'] as const)('%s, even twice, leaves nothing behind', async (signal) => {
   const mark = `COMMAND_UNDER_TEST=${randomUUID()}`
   const [name, value] = mark.split('=') as [string, string]
   const parent = path.join(scratch.directory, 'temporary')
@@ -56,7 +56,7 @@ test.each(['SIGTERM', 'SIGINT', 'SIGHUP'] as const)('%s, also twice, leaves noth
   expect((await readdir(parent)).map((each) => each.slice(0, 5))).toEqual(['kept-'])
 })
 
-test('a temporary directory is removed at the end of its block, also after an error', async () => {
+test('a temporary directory is removed at the end of its block, even after an error', async () => {
   const use = async () => {
     await using made = makeScratch('used-', scratch.directory)
     await writeFile(path.join(made.directory, 'file'), '')
@@ -74,7 +74,7 @@ test('a kept directory remains after its block', async () => {
   expect(await readdir(scratch.directory)).toHaveLength(1)
 })
 
-test('cleanups run from the newest to the oldest, also after one that fails', async () => {
+test('cleanups run from the newest to the oldest, even after a failed one', async () => {
   const program = `
     import { atExit } from '${COMMAND}/at-exit.ts'
     atExit(() => console.log('oldest'))

@@ -43,17 +43,19 @@ test('a deployment checks addresses and variables', async () => {
 test('a deployment checks its whole configuration by the schema of the worker', async () => {
   const config = JSON.parse(await readFile(CONFIG_FILE, 'utf8'))
   const file = path.join(scratch.directory, 'staging.json')
-  const given = async (worker: object) => {
+  const deployWith = async (worker: object) => {
     await writeFile(file, JSON.stringify({ ...config, worker: { ...config.worker, ...worker } }))
     return deploy(['--config', file])
   }
   expect(await deploy(['--config', file])).toContain(`${file} cannot be read (ENOENT)`)
-  expect(await given({ vars: { GPU_START_SECONDS: 'soon' } })).toContain('GPU_START_SECONDS is "soon"; it must be')
-  expect(await given({ vars: { GPU_URL: 'https://gpu.test' } })).toContain('worker.vars.GPU_URL follows from --gpu-url')
-  expect(await given({ offers: [{ ...config.worker.offers[0], endpoint: 'runpod' }] })).toContain(
+  expect(await deployWith({ vars: { GPU_START_SECONDS: 'soon' } })).toContain('GPU_START_SECONDS is "soon"; it must be')
+  expect(await deployWith({ vars: { GPU_URL: 'https://gpu.test' } })).toContain(
+    'worker.vars.GPU_URL follows from --gpu-url',
+  )
+  expect(await deployWith({ offers: [{ ...config.worker.offers[0], endpoint: 'runpod' }] })).toContain(
     'endpoint "runpod" is not defined',
   )
-  expect(await given({ domain: 'https://images.example.com' })).toContain('worker.domain:')
+  expect(await deployWith({ domain: 'https://images.example.com' })).toContain('worker.domain:')
 })
 
 test('an upload of weights checks its options, its destination and its access before the download', async () => {

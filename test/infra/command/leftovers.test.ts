@@ -11,7 +11,7 @@ const withMatch = (pattern: RegExp) => sources.filter((file) => pattern.test(rea
 /** Files with a child process that outlives the command: the browser of `npm run demo -- --open`. */
 const REMAINING = ['infra/local/demo.ts']
 
-test('temporary directories are made by makeScratch', () => {
+test('temporary directories are created only by makeScratch', () => {
   expect(withMatch(/\bmkdtemp/)).toEqual(['infra/command/scratch.ts'])
 })
 

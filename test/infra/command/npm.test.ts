@@ -6,7 +6,7 @@ const command = () => new Command('deploy').option('--dry-run').option('--gpu-ur
 
 afterEach(() => vi.restoreAllMocks())
 
-test('options that npm took for its own are found by the environment that npm sets', () => {
+test('options consumed by npm are detected from the environment that npm sets', () => {
   const env = { npm_config_dry_run: 'true', npm_config_gpu_url: 'true', npm_config_registry: 'https://registry.test' }
   expect(takenOptions(command(), env)).toEqual(['--dry-run', '--gpu-url'])
   expect(takenOptions(command(), {})).toEqual([])
@@ -14,7 +14,7 @@ test('options that npm took for its own are found by the environment that npm se
   expect(takenOptions(destroy, { npm_config_data: 'true', npm_config_yes: 'true' })).toEqual(['--data'])
 })
 
-test('a command whose options npm took ends with the correct syntax', () => {
+test('a command with options consumed by npm exits with the correct syntax', () => {
   vi.spyOn(process, 'exit').mockImplementation((code) => {
     throw new Error(`exit ${code}`)
   })

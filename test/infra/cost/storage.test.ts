@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { FULL_BYTES, RETENTION_DAYS } from '../../../edge/results/retention.ts'
 import { measureStorage } from '../../../infra/cost/measure-storage.ts'
-import { LIMIT_BYTES, mostJobsPerDay, mostJobsPerDayOfDatabase, storageBytes } from '../../../infra/cost/storage.ts'
+import { LIMIT_BYTES, maxJobsPerDay, maxJobsPerDayOfDatabase, storageBytes } from '../../../infra/cost/storage.ts'
 import sizes from '../../../infra/cost/storage-sizes.json' with { type: 'json' }
 
 test('each store has the jobs of its retention period', () => {
@@ -16,15 +16,15 @@ test('50 million jobs of one account in three years fit, with twice the mean rat
   expect(2 * jobsPerDay * storageBytes(30).account).toBeLessThan(FULL_BYTES)
   // D1 keeps the jobs of 400 days, of which 30 are busy.
   expect(jobsPerDay * (1 + 30 / 400) * storageBytes(30).database).toBeLessThan(LIMIT_BYTES)
-  expect(jobsPerDay).toBeLessThan(mostJobsPerDayOfDatabase())
+  expect(jobsPerDay).toBeLessThan(maxJobsPerDayOfDatabase())
 })
 
 test.each(RETENTION_DAYS)(
-  'mostJobsPerDay fits into an account with %i days of retention, and one more does not',
+  'maxJobsPerDay fits into an account with %i days of retention, and one more does not',
   (days) => {
     const { account } = storageBytes(days)
-    expect(mostJobsPerDay(days) * account).toBeLessThanOrEqual(FULL_BYTES)
-    expect((mostJobsPerDay(days) + 1) * account).toBeGreaterThan(FULL_BYTES)
+    expect(maxJobsPerDay(days) * account).toBeLessThanOrEqual(FULL_BYTES)
+    expect((maxJobsPerDay(days) + 1) * account).toBeGreaterThan(FULL_BYTES)
   },
 )
 

@@ -25,7 +25,7 @@ const deploy = (change?: object) => runPlan(steps(change), vendors.world)
 const secrets = async () => JSON.parse(await readFile(file, 'utf8'))
 const workerConfig = async () => JSON.parse(await readFile(vendors.world.state.workerConfig, 'utf8'))
 
-test('everything is made that is missing, the GPU function before the worker, and each knows of the other', async () => {
+test('all missing resources are created, the GPU function before the worker, with the URLs and keys of each other', async () => {
   await deploy()
   expect([...vendors.things].sort()).toEqual(
     [
@@ -42,7 +42,7 @@ test('everything is made that is missing, the GPU function before the worker, an
   expect(vendors.world.state.workerUrl).toBe('https://octet.test')
 })
 
-test('a second time nothing is made anew and no secret changes', async () => {
+test('a second deployment creates nothing and changes no secret', async () => {
   await deploy()
   const [first, made] = [await secrets(), vendors.ran.filter((command) => command.includes('create')).length]
   vendors.ran.length = 0
@@ -62,7 +62,7 @@ test('the executed commands are those of the plan', async () => {
   expect(vendors.ran.filter((command) => !shown.includes(command))).toEqual([])
 })
 
-test("secrets are the owner's alone, and each side gets its own", async () => {
+test('secrets are readable only by the owner, and each side gets only its own', async () => {
   await deploy()
   const { worker, gpuPublicKey } = await secrets()
   for (const name of await readdir(scratch.directory))
@@ -116,7 +116,7 @@ test('a machine without the secrets of the deployed worker replaces them only wi
   expect((await secrets()).worker.KEY_PEPPER).toMatch(/^1:/)
 })
 
-test('nor if the existence of a deployed worker is unknown', async () => {
+test('a machine without the secrets stops if the existence of a deployed worker is unknown', async () => {
   vendors.things.add('worker')
   vendors.fail = { containing: 'secret list', saying: 'fetch failed: getaddrinfo ENOTFOUND api.cloudflare.com' }
   await expect(deploy()).rejects.toMatchObject({ name: 'StepFailed', step: 'secrets' })
@@ -148,7 +148,7 @@ test('names the GPU types that cannot hold all models at once', async () => {
   await deploy()
 })
 
-test('a measured GPU type is the first default, and a deployment lists unmeasured types', async () => {
+test('the first default GPU type is a measured one, and a deployment lists unmeasured types', async () => {
   const { gpus } = vendors.world.config.gpu
   const isMeasured = gpus.map((type) => MEASURED.includes(type))
   expect(isMeasured[0]).toBe(true)
@@ -202,7 +202,7 @@ test('two deployments of one account share no name', async () => {
   expect(identities(second).filter((each) => identities(first.config).includes(each))).toEqual([])
 })
 
-test('further endpoints reach the worker, whose own schema checks them before anything is made', async () => {
+test('additional endpoints are passed to the worker, after a check against its schema before any change', async () => {
   const { worker } = vendors.world.config
   worker.offers[0]!.fallbacks = ['runpod']
   await expect(deploy()).rejects.toThrow(/OCTET_CATALOG\.offers.*endpoint "runpod" is not defined/)
@@ -221,14 +221,14 @@ test('a domain, Logpush and Tail Workers are part of the configuration of the wo
   })
 })
 
-test('a malformed file of secrets is named, and its content is not shown', async () => {
+test('the error for a malformed secrets file contains its path, but not its content', async () => {
   await writeFile(file, JSON.stringify({ worker: { KEY_PEPPER: 'a-secret' } }))
   const failure = await deploy().catch((error: Error) => error.message)
   expect(failure).toMatch(/secrets\.json is malformed: .*worker\.GPU_SIGNING_KEY/)
   expect(failure).not.toContain('a-secret')
 })
 
-test('prompts for the keys of a bucket if the packages are in one, or reads them from the environment', async () => {
+test('prompts for the keys of a packages bucket, or reads them from the environment', async () => {
   vendors.world.config.gpu.packages = 'bucket'
   await expect(deploy()).rejects.toThrow(/asked: the packages' bucket/)
   const env = { OCTET_BUCKET: 'http://127.0.0.1:9/weights', OCTET_BUCKET_KEY_ID: 'id', OCTET_BUCKET_SECRET: 'secret' }
@@ -241,7 +241,7 @@ test('prompts for the keys of a bucket if the packages are in one, or reads them
   })
 })
 
-test('the certificate of content credentials reaches the GPU function and is kept for later deploys', async () => {
+test('the certificate of content credentials is passed to the GPU function and kept for later deployments', async () => {
   const { certificates, key } = await credentialFiles('es256')
   const files = { OCTET_C2PA_CERTIFICATES: path.join(scratch.directory, 'chain.pem'), OCTET_C2PA_KEY: key }
   await writeFile(files.OCTET_C2PA_CERTIFICATES, certificates)
@@ -259,7 +259,7 @@ test('the certificate of content credentials reaches the GPU function and is kep
   expect(() => checkEnvironment({ ...files, OCTET_C2PA_KEY: others.key })).toThrow(/is not the private key of/)
 })
 
-test('without Modal there is none of it in the plan', async () => {
+test('a plan without Modal has no steps for it', async () => {
   const text = planText(deploySteps({ file, onModal: false, env: {} }), vendors.world.config)
   expect(text).not.toContain('modal')
   vendors.world.state.gpuUrl = 'https://elsewhere.test'
@@ -268,7 +268,7 @@ test('without Modal there is none of it in the plan', async () => {
   expect((await secrets()).proxyHeaders).toEqual({ default: { authorization: 'Bearer x' } })
 })
 
-test('destroy removes the worker first, and data only on request', async () => {
+test('destroy deletes the worker first, and data only on request', async () => {
   await deploy()
   vendors.ran.length = 0
   await runPlan(destroySteps({ data: false, onModal: true }), vendors.world)
@@ -281,7 +281,7 @@ test('destroy removes the worker first, and data only on request', async () => {
   expect(vendors.things).not.toContain('database octet')
 })
 
-test('destroy stops at a resource that it cannot remove', async () => {
+test('destroy stops at a resource that it cannot delete', async () => {
   await deploy()
   vendors.fail = { containing: 'r2 bucket delete', saying: 'The bucket you tried to delete is not empty' }
   await expect(runPlan(destroySteps({ data: true, onModal: true }), vendors.world)).rejects.toThrow(

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { signGpuToken } from '../../../edge/gpu/token.ts'
 import { readConfig } from '../../../gpu-fn/config.ts'
 import { verifyToken } from '../../../gpu-fn/server/requests/auth.ts'
-import { type Rotation, rotated } from '../../../infra/deploy/rotate.ts'
+import { type Rotation, rotateDeployed } from '../../../infra/deploy/rotate.ts'
 import type { SecretsFile } from '../../../infra/deploy/secrets-file.ts'
 import { createSecrets } from '../../../infra/operator/secrets.ts'
 
@@ -22,15 +22,15 @@ async function takes(gpu: SecretsFile, worker: SecretsFile): Promise<boolean> {
   )
 }
 
-test('the key between worker and GPU function changes without a moment in which they do not know each other', async () => {
+test('the key between worker and GPU function is rotated without an interruption', async () => {
   const old = await deployed()
-  const both = await rotated(old, 'gpu')
+  const both = await rotateDeployed(old, 'gpu')
   expect(await takes(both, old)).toBe(true)
   expect(await takes(both, both)).toBe(true)
-  const finished = await rotated(both, 'gpu-finish')
+  const finished = await rotateDeployed(both, 'gpu-finish')
   expect(await takes(finished, finished)).toBe(true)
   expect(await takes(finished, old)).toBe(false)
-  await expect(rotated(both, 'gpu')).rejects.toThrow('run `rotate gpu-finish` and deploy first')
+  await expect(rotateDeployed(both, 'gpu')).rejects.toThrow('run `rotate gpu-finish` and deploy first')
 })
 
 test.each<[Rotation, string[]]>([
@@ -42,15 +42,15 @@ test.each<[Rotation, string[]]>([
   ['bucket', []],
 ])('%s changes %j of the worker and nothing else of it', async (which, names) => {
   const before = await deployed()
-  const after = await rotated(before, which)
+  const after = await rotateDeployed(before, which)
   const changed = Object.keys(before.worker).filter(
     (name) => before.worker[name as never] !== after.worker[name as never],
   )
   expect(changed.sort()).toEqual(names.sort())
 })
 
-test('a proxy token and the keys of the bucket are left for the deploy to bring', async () => {
+test('a proxy token and the keys of the bucket are rotated by the next deployment', async () => {
   const before = await deployed()
-  expect((await rotated(before, 'proxy')).proxyHeaders).toEqual({ spare: { a: 'b' } })
-  expect((await rotated(before, 'bucket')).bucket).toBeUndefined()
+  expect((await rotateDeployed(before, 'proxy')).proxyHeaders).toEqual({ spare: { a: 'b' } })
+  expect((await rotateDeployed(before, 'bucket')).bucket).toBeUndefined()
 })

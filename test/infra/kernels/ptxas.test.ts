@@ -33,7 +33,7 @@ const reportOf = (text: string, source = 'group-norm/group-norm.cu', target: Rep
   ...readReport(text),
 })
 
-test('every kernel of a source is read, by its name without namespaces and parameters', () => {
+test('every kernel of a source file is read, under its name without namespaces and parameters', () => {
   expect(reportOf(apply('false', 56, 0) + apply('true', 58, 8)).kernels).toEqual([
     { name: 'apply<false>', registers: 56, sharedBytes: 4096, spilledBytes: 0 },
     { name: 'apply<true>', registers: 58, sharedBytes: 4096, spilledBytes: 16 },
@@ -41,13 +41,13 @@ test('every kernel of a source is read, by its name without namespaces and param
   expect(readReport('')).toEqual({ kernels: [], serialized: [] })
 })
 
-test('figures that are missing are an error, not zero', () => {
+test('missing figures are an error, not zero', () => {
   expect(() => readReport(SPILL.replace('spill loads', 'reloads'))).toThrow('spill has no spilledBytes')
   expect(() => readReport(SPILL.replace('registers', 'regs'))).toThrow('spill has no registers')
   expect(() => readReport(SPILL.replace('entry function', 'kernel'))).toThrow('unknown format')
 })
 
-describe('a problem is', () => {
+describe('the problems include', () => {
   test('a spill, unless it is allowed for this kernel, target and size', () => {
     expect(findProblems(reportOf(SPILL))).toEqual([
       'group-norm/group-norm.cu: spill spills 568 bytes for sm_120; allowed: 0',
@@ -64,7 +64,7 @@ describe('a problem is', () => {
   })
 })
 
-test('the table has a row per kernel with the most of its instances, and replaces the one of a page', () => {
+test('the table has a row per kernel with the maximum of its instances, and replaces the one in a document', () => {
   const table = tableOf([reportOf(apply('false', 56, 8) + apply('true', 58, 0)), reportOf(SPILL, 'a/b.cu', 'sm_90a')])
   expect(table.split('\n').slice(2)).toEqual([
     '| b.cu | spill | 1 | 0 |  | 64, spills 568 bytes |  |  |',

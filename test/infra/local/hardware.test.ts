@@ -13,7 +13,7 @@ test.each([
   [[gpu('NVIDIA A100', 8), gpu('NVIDIA H100', 9)], 'cuda'],
   [[gpu('NVIDIA T4', 7.5)], 'cpu'],
   [[], 'cpu'],
-])('%j serve with the target %s', (gpus, target) => {
+])('%j result in the target %s', (gpus, target) => {
   expect(chooseTarget(gpus).target).toBe(target)
 })
 
@@ -38,7 +38,7 @@ test.each([
   expect(architecturesOf(capabilities.map((each) => gpu('GPU', each)))).toEqual(expected)
 })
 
-test('a library that the loader does not find is reported before the compilation', async () => {
+test('a library missing for the loader is reported before the compilation', async () => {
   const runtime = createRequire(import.meta.url).resolve('onnxruntime-node')
   const binding = path.join(
     path.dirname(runtime),

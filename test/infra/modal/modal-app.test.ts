@@ -42,7 +42,7 @@ describe.skipIf(!python)('modal deploy infra/modal_app.py, by the real package',
     expect(JSON.stringify(requests('FunctionCreate'))).not.toContain('unauthenticated')
   })
 
-  test('the volume is made when there is none, the secret must be there, and the container knows where both are', () => {
+  test('the volume is created if missing, the secret is required, and the container has the paths of both', () => {
     expect(requests('VolumeGetOrCreate')).toMatchObject([
       { deployment_name: gpu.volume, object_creation_type: 'OBJECT_CREATION_TYPE_CREATE_IF_MISSING' },
     ])
@@ -60,7 +60,7 @@ describe.skipIf(!python)('modal deploy infra/modal_app.py, by the real package',
     expect(withPython!.image.dockerfile_commands.join('\n')).toContain('python')
   })
 
-  test('the app is published under its name', () => {
+  test('the app is deployed under its name', () => {
     expect(requests('AppPublish')).toMatchObject([{ name: gpu.app, function_ids: { [gpu.server]: 'fu-1' } }])
   })
 })

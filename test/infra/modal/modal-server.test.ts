@@ -41,7 +41,7 @@ describe.skipIf(!python)('the GPU function on Modal, from TypeScript', () => {
         : Promise.reject(new Error(`${name} was not asked; ${calls.map(([each]) => each)}`))
     }, 10_000)
 
-  test('is found by the names that modal_app.py deploys it under', async () => {
+  test('is found under the names of its deployment by modal_app.py', async () => {
     expect(await asked('FunctionGet')).toMatchObject([{ app_name: 'octet-gpu', object_tag: 'Gpu' }])
   })
 

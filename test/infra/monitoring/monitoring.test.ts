@@ -8,7 +8,7 @@ const root = path.join(import.meta.dirname, '../../..')
 const read = (file: string) => readFileSync(path.join(root, file), 'utf8')
 const alerts = read('infra/monitoring/alerts.yml')
 
-test('alerts and dashboard use metrics and labels that the GPU function has', async () => {
+test('alerts and dashboard use existing metrics and labels of the GPU function', async () => {
   const metrics = createMetrics()
   metrics.watch({ census: () => [] } as never, { status: 'ready' })
   const { body } = await metrics.text()
@@ -19,7 +19,7 @@ test('alerts and dashboard use metrics and labels that the GPU function has', as
   expect([...names].filter((name) => !served.has(name))).toEqual([])
 })
 
-test('the runbook tells for each alert whether it wakes someone', () => {
+test('the runbook documents for each alert whether it pages someone', () => {
   const rules = [...alerts.matchAll(/- alert: (\w+)[\s\S]*?severity: (\w+)/g)].map(([, name, severity]) => [
     name,
     severity === 'page' ? 'yes' : 'no',

@@ -33,7 +33,7 @@ afterAll(async () => {
   await fs.rm(persist, { recursive: true, force: true })
 })
 
-test('npm run keys makes, shows, rotates and revokes a key', async ({ expect }) => {
+test('npm run keys creates, shows, rotates and revokes a key', async ({ expect }) => {
   const key = await keys('create', '--label', 'web', '--scopes', 'generate', '--rate', '5', '--total', '2.5')
   const id = key.split('_')[2]!
   expect(await keys('show', id)).toMatch(
@@ -60,7 +60,7 @@ test('npm run keys -- list marks keys created by a revoked key', async ({ expect
   )
 })
 
-test('npm run keys changes the limits of an account that it names, and no others', async ({ expect }) => {
+test('npm run keys changes only the given limits of an account', async ({ expect }) => {
   const limits = (text: string) => /^limits +(.*)$/m.exec(text)?.[1]
   expect(limits(await keys('account'))).toBe(
     'requests_per_minute 600, concurrent_jobs 100, daily_microdollars 10000000',
@@ -72,7 +72,7 @@ test('npm run keys changes the limits of an account that it names, and no others
   await expect(keys('account', '--rate', 'many')).rejects.toThrow('It must be a whole number.')
 })
 
-test('npm run keys turns the prompts in files off and on, and sets the retention', async ({ expect }) => {
+test('npm run keys turns prompts in image files off and on, and sets the retention', async ({ expect }) => {
   const images = async (...args: string[]) => /^images +(.*)$/m.exec(await keys('account', ...args))?.[1]
   expect(await images()).toBe('30 days, with prompts in the files')
   expect(await images('--no-prompt-metadata', '--retention-days', '7')).toBe('7 days, without prompts in the files')

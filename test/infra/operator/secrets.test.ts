@@ -26,7 +26,7 @@ describe('secrets', () => {
     expect(example).toContain('npm run keys -- secrets --out .dev.vars')
   })
 
-  test('are read back from the text that they are written as', async () => {
+  test('are parsed from their own output format', async () => {
     const { secrets, gpuPublicKey } = await createSecrets()
     expect(parseSecrets(formatSecrets(secrets, gpuPublicKey))).toEqual(secrets)
     expect(JSON.parse(gpuPublicKeyOf(secrets))).toEqual(JSON.parse(gpuPublicKey))
@@ -54,7 +54,7 @@ describe('secrets', () => {
     expect(parseSecrets(rotated)).toMatchObject(others)
   })
 
-  test('are refused when one is missing or no version is left', async () => {
+  test('are refused if one is missing or has no versions', async () => {
     const { secrets } = await createSecrets()
     expect(() => parseSecrets("KEY_PEPPER='1:x'")).toThrow('GPU_SIGNING_KEY is missing from the secrets')
     const all = [...'123456789abcdefghijklmnopqrstuvwxyz'].map((version) => `${version}:secret`).join(',')

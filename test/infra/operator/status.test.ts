@@ -68,7 +68,7 @@ test('shows the deployment, the warm GPUs and the cost of the day', async () => 
   ])
 })
 
-test('a part that does not answer does not hide the others', async () => {
+test('an unavailable part does not hide the others', async () => {
   const broken = await sourcesWith({
     openModal: async () => {
       throw new Error('Token missing\nat …')

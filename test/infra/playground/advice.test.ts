@@ -2,11 +2,11 @@ import { expect, test } from 'vitest'
 import { ERRORS } from '../../../edge/http/error-codes.ts'
 import { ADVICE, adviceFor } from '../../../edge/playground/ui/advice.ts'
 
-test.each(Object.keys(ERRORS))('the page says in words what to do about %s', (code) => {
+test.each(Object.keys(ERRORS))('the page has advice for the error %s', (code) => {
   expect(adviceFor(code)).toMatch(/^[A-Z][^_]{14,}[.]$/)
 })
 
-test('has advice for no other codes', () => {
+test('the page has no advice for unknown codes', () => {
   expect(Object.keys(ADVICE).toSorted()).toEqual([...Object.keys(ERRORS), 'offline'].toSorted())
   expect(adviceFor('unknown')).toBeUndefined()
 })

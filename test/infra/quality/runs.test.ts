@@ -18,7 +18,7 @@ const prompts: QualityPrompt[] = ['a cat', 'a dog', 'a fox'].map((prompt, seed) 
   sprites: [{ name: prompt.slice(2), count: 1 }],
 }))
 
-test('images that are there are not made again, but for one that was cut off', async () => {
+test('existing images are not generated again, except incomplete ones', async () => {
   const onImage = vi.fn()
   const { directory, runs } = await makeImages(out, configuration, prompts, 2, onImage)
   expect([onImage.mock.calls.length, runs.length]).toEqual([2, 2])

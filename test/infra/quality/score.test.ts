@@ -154,7 +154,7 @@ describe('the images of a directory', () => {
 })
 
 describe('the judge', () => {
-  test('detects a plain background without sprites, and rejects images of another size', async () => {
+  test('detects a plain background without sprites, and rejects images of a different size', async () => {
     const { detect, release } = await openJudge()
     try {
       const red = { create: { width: 256, height: 256, channels: 3, background: { r: 226, g: 54, b: 48 } } } as const

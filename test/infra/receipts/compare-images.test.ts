@@ -22,7 +22,7 @@ test('psnr is infinite for the same pixels and 0 dB for the opposite', () => {
   expect(psnr(plain(4, 100), plain(4, 110))).toBeCloseTo(28.13, 2)
 })
 
-test('differences are the largest and how many there are', () => {
+test('differences have a maximum and a share of values', () => {
   const changed = plain(4, 100)
   changed.data[5] = 103
   changed.data[7] = 98
@@ -36,7 +36,7 @@ test('ssim is 1 for the same pixels and falls with noise', () => {
   expect(more).toBeLessThan(some)
 })
 
-test.each([psnr, differences, ssim])('%o refuses images of two sizes', (compare) => {
+test.each([psnr, differences, ssim])('%o refuses images of different sizes', (compare) => {
   expect(() => compare(plain(4, 1), plain(5, 1))).toThrow('one image is 4x4, the other 5x5')
 })
 

@@ -67,12 +67,12 @@ test("downloads only the compiler's input files", async () => {
   await expectWhole()
 })
 
-test('leaves T5 out for a tier without it', async () => {
+test('omits T5 for a tier without it', async () => {
   await fetchWith(undefined, { withoutT5: true })
   await expectWhole(Object.keys(FILES).filter((name) => !name.startsWith('text_encoder_3')))
 })
 
-test('takes half precision where there is nothing else', () => {
+test('downloads half precision if there is nothing else', () => {
   const only = [{ path: 'vae/diffusion_pytorch_model.fp16.safetensors' }, { path: 'vae/config.json' }]
   expect(selectFiles(only)).toEqual(only)
 })
@@ -87,7 +87,7 @@ test.each<Trouble>([
   { kind: 'cut', bytes: 150_000 },
   { kind: 'stall', bytes: 150_000 },
   { kind: 'short', bytes: 150_000 },
-])('goes on after $kind where it broke off', async (trouble) => {
+])('resumes at the last received byte after $kind', async (trouble) => {
   await fetchWith(body(WEIGHTS, (count) => (count === 0 ? trouble : 'none')))
   await expectWhole()
   const ranges = proxy!.requests.filter((each) => each.path.endsWith(WEIGHTS)).map(({ range }) => range)
@@ -103,7 +103,7 @@ test('resumes in another process with the bytes of the first one', async () => {
   expect(proxy!.requests.some(({ range }) => range === 'bytes=333333-399999')).toBe(true)
 })
 
-test('needs no hub for a complete download that may be reused', async () => {
+test('uses a complete download without the hub if it may be reused', async () => {
   const change = { reuse: true }
   const first = await fetchWith(undefined, change)
   const none: Plan = () => {
@@ -116,7 +116,7 @@ test('needs no hub for a complete download that may be reused', async () => {
   ).rejects.toThrow('cannot be read from the hub')
 })
 
-test('fetches nothing twice', async () => {
+test('downloads nothing twice', async () => {
   const first = await fetchWith()
   proxy!.close()
   const second = await fetchWith()
@@ -124,7 +124,7 @@ test('fetches nothing twice', async () => {
   expect(proxy!.requests.map((each) => each.path)).toEqual([expect.stringContaining('/tree/main')])
 })
 
-test('fetches a file again that came damaged, and gives up the second time', async () => {
+test('downloads a corrupted file again, and fails the second time', async () => {
   const flip = { kind: 'flip', bytes: 1000 } as const
   await fetchWith(body(WEIGHTS, (count) => (count === 0 ? flip : 'none')))
   await expectWhole()
@@ -141,7 +141,7 @@ test('fetches a file again that came damaged, and gives up the second time', asy
   expect(await stat(path.join(elsewhere, WEIGHTS)).catch(() => null)).toBeNull()
 })
 
-test('the remains of another file do not affect the download', async () => {
+test('a partial download of another file does not affect the download', async () => {
   await mkdir(path.join(scratch.directory, 'transformer'))
   await writeFile(path.join(scratch.directory, `${WEIGHTS}.part`), noise(200_000))
   await fetchWith()
@@ -155,14 +155,14 @@ test.each([
   ],
   [{ token: 'hf_other' }, /with this HF_TOKEN \(403\): accept the license at .* with the account of the token/],
   [{ repo: 'stabilityai/none' }, /the hub has no stabilityai\/none at main \(404\); set --repo and --revision/],
-])('says what to do when the hub refuses: %j', async (change, message) => {
+])('an error of the hub has a remedy: %j', async (change, message) => {
   await expect(fetchWith(undefined, change)).rejects.toMatchObject({
     name: 'HubError',
     message: expect.stringMatching(message),
   })
 })
 
-test('gives up on a hub that is down, and rejects paths outside of the directory', async () => {
+test('fails if the hub is unavailable, and rejects paths outside the directory', async () => {
   await expect(fetchWith(() => ({ kind: 'status', status: 503 }))).rejects.toThrow(/cannot be read from the hub/)
   const lying = await startHub(source, {
     ...{ repo: REPO, token: TOKEN },

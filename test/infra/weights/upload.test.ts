@@ -41,7 +41,7 @@ async function behind(plan: (part: number | null) => Trouble): Promise<BucketTar
   return uploadTarget({ ...server.address, url: proxy.url + pathname })
 }
 
-test('blobs, manifest and pointer lie where the GPU function looks, and a second upload sends nothing', async () => {
+test('blobs, manifest and pointer have the keys that the GPU function reads, and a second upload sends nothing', async () => {
   const at = path.join(scratch.directory, 'package')
   const weights = noise(12 * 1024 * 1024)
   const name = { model: 'first', tier: 'fp8', target: 'cuda' } as const
@@ -56,7 +56,7 @@ test('blobs, manifest and pointer lie where the GPU function looks, and a second
   })
 })
 
-test('an interrupted upload resumes at its next part, and nothing is served before it is complete', async () => {
+test('an interrupted upload resumes at its next part, and its package is not served before it is complete', async () => {
   const at = path.join(scratch.directory, 'package')
   const name = { model: 'second', tier: 'fp8', target: 'cuda' } as const
   const weights = noise(22 * 1024 * 1024)
@@ -75,7 +75,7 @@ test('an interrupted upload resumes at its next part, and nothing is served befo
   expect(Buffer.compare(await read(blobKey(sha256(weights))), weights)).toBe(0)
 })
 
-test('an upload that the bucket has forgotten begins anew', async () => {
+test('an upload aborted by the bucket starts again', async () => {
   const at = path.join(scratch.directory, 'package')
   const name = { model: 'third', tier: 'fp8', target: 'cuda' } as const
   const weights = noise(11 * 1024 * 1024)
@@ -90,7 +90,7 @@ test('an upload that the bucket has forgotten begins anew', async () => {
   expect(Buffer.compare(await read(blobKey(digest)), weights)).toBe(0)
 })
 
-test('tiers share blobs, and a pointer can be taken back', async () => {
+test('tiers share blobs, and a pointer can be rolled back', async () => {
   const name = { model: 'fourth', tier: 'fp8', target: 'cuda' } as const
   const shared = noise(100_000)
   const digests: string[] = []

@@ -35,6 +35,6 @@ test('the manifest is uploaded last, into a volume that is created if necessary'
   expect(left).toEqual(['large-turbo-fp8'])
 })
 
-test('a volume that is there is not made again', async () => {
+test('an existing volume is not created again', async () => {
   expect((await commandsFor(['octet-weights'])).commands.join('\n')).not.toContain('create')
 })

@@ -104,9 +104,9 @@ function clientOf({ send, signingKey, model }: GpuTarget) {
 }
 
 /** Status and code of a refusal, which must be a problem document. */
-async function refused(response: Response): Promise<[number, string]> {
+async function refusalOf(response: Response): Promise<[number, string]> {
   const { status, code } = refusal.parse(await response.json())
-  if (status !== response.status) throw new Error(`the body says ${status}, the answer is ${response.status}`)
+  if (status !== response.status) throw new Error(`the body has status ${status}, the response ${response.status}`)
   return [response.status, code]
 }
 
@@ -150,7 +150,7 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
       expect(again.slice(1)).toEqual(first.slice(1))
     })
 
-    test('equal seeds result in equal images, also in different jobs', async ({ expect }) => {
+    test('equal seeds result in equal images, even in different jobs', async ({ expect }) => {
       const imageOf = async (fields: Put) => (await reading(await client.put(fields)).until('image')).at(-1)!
       const [one, other] = [await imageOf({ seed: 5 }), await imageOf({ seed: 5 })]
       expect(other).toEqual(one)
@@ -171,52 +171,52 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
     test('an unknown job cannot be canceled, and its canceled attempt does not run when it arrives', async ({
       expect,
     }) => {
-      expect(await refused(await client.cancel('overtaken'))).toEqual([404, 'job_not_found'])
+      expect(await refusalOf(await client.cancel('overtaken'))).toEqual([404, 'job_not_found'])
       const events = (await reading(await client.put({ id: 'overtaken' })).until()).map(({ event }) => event)
       expect(events).toMatchObject([{ type: 'accepted' }, { type: 'canceled', steps_done: 0 }])
     })
 
-    test('another body under the id of a job is a conflict', async ({ expect }) => {
+    test('another body with the ID of an existing job is a conflict', async ({ expect }) => {
       await reading(await client.put({ id: 'mine' })).until()
-      expect(await refused(await client.put({ id: 'mine', seed: 8 }))).toEqual([409, 'job_conflict'])
+      expect(await refusalOf(await client.put({ id: 'mine', seed: 8 }))).toEqual([409, 'job_conflict'])
     })
 
     test.for([
       ['no JSON', 'a red heart'],
       ['a field that is missing', '{"protocol":1}'],
     ])('a body with %s is refused', async ([, text], { expect }) => {
-      expect(await refused(await client.put({}, {}, text))).toEqual([400, 'invalid_request'])
+      expect(await refusalOf(await client.put({}, {}, text))).toEqual([400, 'invalid_request'])
     })
 
     test('a body with a field that is unknown or out of bounds is refused', async ({ expect }) => {
       for (const fields of [{ color: 'red' }, { steps: LIMITS.steps.max + 1 }, { width: 65 }])
-        expect(await refused(await client.put(fields))).toEqual([400, 'invalid_request'])
+        expect(await refusalOf(await client.put(fields))).toEqual([400, 'invalid_request'])
     })
 
     test.for([
       ['signed by another key', 401, 'token_invalid', async () => ({ key: await strangerKey() })],
       ['that has expired', 401, 'token_expired', async () => ({ expires: Math.floor(Date.now() / 1000) - 60 })],
       ['for another service', 401, 'token_invalid', async () => ({ audience: 'another' })],
-      ['that lives too long', 401, 'token_invalid', async () => ({ expires: inFiveMinutes() + 600 })],
+      ['with an excessive lifetime', 401, 'token_invalid', async () => ({ expires: inFiveMinutes() + 600 })],
       ['of another job', 403, 'token_mismatch', async () => ({ job: 'another' })],
       ['of another body', 403, 'token_mismatch', async () => ({ body: 'another' })],
       ['of another attempt', 403, 'token_mismatch', async () => ({ attempt: 2 })],
     ] as const)('a token %s is refused', async ([, status, code, token], { expect }) => {
-      expect(await refused(await client.put({}, await token()))).toEqual([status, code])
+      expect(await refusalOf(await client.put({}, await token()))).toEqual([status, code])
     })
 
-    test('a token serves one request', async ({ expect }) => {
+    test('a token is valid for one request', async ({ expect }) => {
       const [job, body] = ['once', JSON.stringify(requestOf(target.model, {}))]
       const bearer = await sign(target.signingKey, { job, body, attempt: 1 })
       const headers = { 'content-type': 'application/json', authorization: `Bearer ${bearer}` }
       const send = () => target.send(`/jobs/${job}`, { method: 'PUT', headers, body })
       expect((await reading(await send()).until()).at(-1)!.event).toMatchObject({ type: 'succeeded' })
-      expect(await refused(await send())).toEqual([401, 'token_replayed'])
+      expect(await refusalOf(await send())).toEqual([401, 'token_replayed'])
     })
 
     test('a request without a token is refused', async ({ expect }) => {
       const init = { method: 'PUT', headers: { 'content-type': 'application/json' }, body: '{}' }
-      expect(await refused(await client.send('/jobs/anybody', init))).toEqual([401, 'token_missing'])
+      expect(await refusalOf(await client.send('/jobs/anybody', init))).toEqual([401, 'token_missing'])
     })
   })
 }

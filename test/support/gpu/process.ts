@@ -22,7 +22,7 @@ export interface GpuProcess {
   [Symbol.asyncDispose](): Promise<void>
 }
 
-/** Starts `node gpu-fn/main.ts` on a free port of loopback and waits until it listens. Throws with its output if it ends first. */
+/** Starts `node gpu-fn/main.ts` on a free loopback port and waits until it listens. Throws with its output if it ends first. */
 export async function startGpuProcess(packages: string, env: Record<string, string> = {}): Promise<GpuProcess> {
   const child = spawnGpu({ OCTET_PACKAGES: packages, OCTET_EDGE_PUBLIC_KEY: publicPem(), ...env })
   const ended = once(child, 'exit').then(([code, signal]) => (code ?? signal) as number | string)

@@ -26,7 +26,9 @@ export async function identifyFormat(file: string): Promise<'gguf' | 'safetensor
   return 'safetensors'
 }
 
-/** The bytes of a settings or tokenizer file of at most `maxBytes`. Throws CheckpointError, also for the remains of a failed download. */
+/**
+ * The bytes of a settings or tokenizer file of at most `maxBytes`. Throws CheckpointError, including for the remains of a failed download.
+ */
 export async function readSmallFile(file: string, maxBytes: number): Promise<Uint8Array> {
   const bytes = await readRegularFile(file, maxBytes)
   const problem = describeForeign(Buffer.from(bytes.subarray(0, HEAD_BYTES)))

@@ -16,7 +16,7 @@ const INTEGERS = 16
 const NEGATIVE = 0x80
 const MANTISSA_BITS = 4
 /** Biased float32 exponent of the smallest scale. */
-const LEAST_EXPONENT = 125
+const MIN_EXPONENT = 125
 
 /** Scale by byte. */
 export const groupScaleTable: Float32Array = Float32Array.from({ length: 256 }, (_, byte) => {
@@ -87,13 +87,13 @@ function bestScale(row: Float32Array, start: number): number {
   const sign = highest > -lowest ? NEGATIVE : 0
   const nearest = magnitudeByte(Math.max(highest, -lowest) / MIDDLE)
   let best = nearest | sign
-  let least = Number.POSITIVE_INFINITY
+  let min = Number.POSITIVE_INFINITY
   for (let step = STEPS.first; step <= STEPS.last; step++) {
     const magnitude = nearest + step
     if (magnitude < 0 || magnitude >= NEGATIVE) continue
     const error = errorOf(row, start, magnitude | sign)
-    if (error >= least) continue
-    least = error
+    if (error >= min) continue
+    min = error
     best = magnitude | sign
   }
   return best
@@ -104,7 +104,7 @@ function magnitudeByte(magnitude: number): number {
   scratch[0] = magnitude
   // The byte consists of the exponent and the top four mantissa bits of the rounded float32.
   const shift = 23 - MANTISSA_BITS
-  const byte = ((scratchBits[0]! + (1 << (shift - 1))) >>> shift) - (LEAST_EXPONENT << MANTISSA_BITS)
+  const byte = ((scratchBits[0]! + (1 << (shift - 1))) >>> shift) - (MIN_EXPONENT << MANTISSA_BITS)
   return Math.max(0, Math.min(NEGATIVE - 1, byte))
 }
 

@@ -32,7 +32,7 @@ export function decodeBlocks(type: GgmlType, bytes: Uint8Array, out: Float32Arra
 
 const int8 = (byte: number) => (byte << 24) >> 24
 
-/** The minimum of types without one: x + -0 is x, also for x = -0. */
+/** The minimum of types without one: x + -0 is x, even for x = -0. */
 const NO_MINIMUM = -0
 
 /** Sixteen bytes of two 4-bit codes: the first sixteen values are in the low nibbles. */
@@ -92,12 +92,12 @@ function decodeWithMinima(
   const minimum = halves[(at >> 1) + 1]!
   for (let j = 0; j < 8; j++) {
     const scale = d * packedScale(bytes, at + 4, j, 0)
-    const least = minimum * packedScale(bytes, at + 4, j, 4)
+    const min = minimum * packedScale(bytes, at + 4, j, 4)
     const shift = (j & 1) * 4
     for (let l = 0; l < 32; l++) {
       const fifth = high === null ? 0 : ((bytes[high + l]! >> j) & 1) << 4
       const code = ((bytes[codes + (j >> 1) * 32 + l]! >> shift) & 15) | fifth
-      out[to + j * 32 + l] = scale * code - least
+      out[to + j * 32 + l] = scale * code - min
     }
   }
 }
@@ -139,10 +139,10 @@ const decodeQ2K: Decode = (bytes, halves, at, out, to) => {
   const minimum = halves[(at + 82) >> 1]!
   for (let j = 0; j < 16; j++) {
     const packed = bytes[at + j]!
-    const [scale, least] = [d * (packed & 15), minimum * (packed >> 4)]
+    const [scale, min] = [d * (packed & 15), minimum * (packed >> 4)]
     const codes = at + 16 + (j >> 3) * 32 + (j & 1) * 16
     const shift = ((j >> 1) & 3) * 2
-    for (let l = 0; l < 16; l++) out[to + j * 16 + l] = scale * ((bytes[codes + l]! >> shift) & 3) - least
+    for (let l = 0; l < 16; l++) out[to + j * 16 + l] = scale * ((bytes[codes + l]! >> shift) & 3) - min
   }
 }
 

@@ -58,7 +58,7 @@ async function parseHeader(file: string, handle: FileHandle, { gguf }: Library):
     })
   } catch (cause) {
     if (cause instanceof CheckpointError) throw cause
-    throw new CheckpointError(file, `is not a sound GGUF file (${quote((cause as Error).message)})`, { cause })
+    throw new CheckpointError(file, `is not a valid GGUF file (${quote((cause as Error).message)})`, { cause })
   }
 }
 
@@ -119,7 +119,7 @@ function describeTensor(
     throw fail(`rows of ${shape.at(-1) ?? 1} values are not whole blocks of ${values}, as ${dtype} takes`)
   const offset = start + Number(given)
   if (!(offset + bytes <= fileBytes))
-    throw fail(`ends at byte ${offset + bytes} of a file of ${fileBytes}: the file is cut short or the header is wrong`)
+    throw fail(`ends at byte ${offset + bytes} of a file of ${fileBytes}: the file is truncated or its header is wrong`)
   return { name, dtype, shape, file, offset, bytes }
 }
 

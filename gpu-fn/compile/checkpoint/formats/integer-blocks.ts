@@ -28,30 +28,30 @@ export function quantizeBlocks(
   scales: Float32Array,
 ): boolean {
   const middle = 2 ** (bits - 1)
-  const most = 2 * middle - 1
+  const max = 2 * middle - 1
   for (let index = 0; index < scales.length; index++) {
     const start = index * block
     const scale = Math.f16round(extremeIn(src, start, start + block) / -middle) || 1
     scales[index] = scale
     // Truncation after adding 0.5 rounds to nearest, because the sum is positive.
     const [factor, bias] = [1 / scale, middle + 0.5]
-    if (bits === 8) for (let i = start; i < start + block; i++) out[i] = clamp(src[i]! * factor + bias, most)
+    if (bits === 8) for (let i = start; i < start + block; i++) out[i] = clamp(src[i]! * factor + bias, max)
     else
       for (let i = start; i < start + block; i += 2)
-        out[i / 2] = clamp(src[i]! * factor + bias, most) | (clamp(src[i + 1]! * factor + bias, most) << 4)
+        out[i / 2] = clamp(src[i]! * factor + bias, max) | (clamp(src[i + 1]! * factor + bias, max) << 4)
   }
   return largestMagnitude(src) < INFINITY_BITS && largestMagnitude(scales) < INFINITY_BITS
 }
 
-const clamp = (value: number, most: number) => (value < 0 ? 0 : value > most ? most : value | 0)
+const clamp = (value: number, max: number) => (value < 0 ? 0 : value > max ? max : value | 0)
 
 /** Value of largest magnitude in [start, end). */
 function extremeIn(values: Float32Array, start: number, end: number): number {
-  let [least, greatest] = [0, 0]
+  let [min, greatest] = [0, 0]
   for (let i = start; i < end; i++) {
     const value = values[i]!
-    if (value < least) least = value
+    if (value < min) min = value
     else if (value > greatest) greatest = value
   }
-  return -least > greatest ? least : greatest
+  return -min > greatest ? min : greatest
 }

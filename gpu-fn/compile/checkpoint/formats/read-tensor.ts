@@ -44,7 +44,7 @@ export function* readRuns({ tensor, start, end, columns }: RowBlock): Generator<
   if (columns > 0 && first < end) throw new CheckpointError(tensor.parts[0]!.file, `tensor ${tensor.name} is too short`)
 }
 
-/** A block as float32. Throws CheckpointError, also for NaN and infinity. */
+/** A block as float32. Throws CheckpointError, including for NaN and infinity. */
 export function readFloat32(block: RowBlock): Float32Array {
   const values = new Float32Array((block.end - block.start) * block.columns)
   let done = 0
@@ -67,8 +67,8 @@ export function readBytes(info: FileRange & { readonly name: string }): Uint8Arr
 export function assertConverted({ tensor, start, end }: RowBlock, storage: string, { finite, overflow }: Conversion) {
   const where = `${tensor.name} (rows ${start} to ${end - 1})`
   const file = tensor.parts[0]!.file
-  if (!finite) throw new CheckpointError(file, `tensor ${where} holds NaN or infinity`)
-  if (overflow) throw new CheckpointError(file, `tensor ${where} holds values beyond ${storage}`)
+  if (!finite) throw new CheckpointError(file, `tensor ${where} contains NaN or infinity`)
+  if (overflow) throw new CheckpointError(file, `tensor ${where} contains values beyond ${storage}`)
 }
 
 /** Closes this thread's files; a file that is replaced later is then opened again. */

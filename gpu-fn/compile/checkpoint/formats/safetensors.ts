@@ -72,7 +72,7 @@ async function readHeaderBytes(file: string): Promise<{ header: Uint8Array; star
   if (length > BigInt(Math.min(size - 8, LIMITS.headerBytes))) {
     throw new CheckpointError(
       file,
-      `claims a header of ${length} bytes; the file has ${size - 8} after the length, and ${LIMITS.headerBytes} are allowed: the file is cut short or no safetensors file; download it again`,
+      `claims a header of ${length} bytes; the file has ${size - 8} after the length, and ${LIMITS.headerBytes} are allowed: the file is truncated or not a safetensors file; download it again`,
     )
   }
   const header = new Uint8Array(Number(length))
@@ -145,7 +145,7 @@ function assertContiguous(file: string, infos: readonly TensorInfo[], start: num
     if (info.offset > end) throw fail(`${info.offset - end} bytes before it belong to no tensor`)
     end += info.bytes
     if (end > bytes)
-      throw fail(`ends at byte ${end} of a file of ${bytes}: the file is cut short or the header is wrong`)
+      throw fail(`ends at byte ${end} of a file of ${bytes}: the file is truncated or its header is wrong`)
   }
   if (end < bytes) throw new CheckpointError(file, `${bytes - end} bytes at the end belong to no tensor`)
 }

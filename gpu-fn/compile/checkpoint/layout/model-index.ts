@@ -28,7 +28,7 @@ export async function readModelIndex(directory: string, pipelines: RegExp): Prom
   }
 }
 
-/** A JSON object, or undefined if there is no such file. Throws CheckpointError, also for a link to nothing. */
+/** A JSON object, or undefined if there is no such file. Throws CheckpointError, including for a broken link. */
 export async function readOptional(file: string): Promise<Record<string, unknown> | undefined> {
   return (await exists(file)) ? readJsonObject(file) : undefined
 }

@@ -76,7 +76,7 @@ export function placeTransformer(name: string, depth: number): Placement | undef
     if (index >= 0) return { name: `${prefix}.${target}.${parameter}`, index, count: 3, swap: false }
   }
   const target = lookUp(IN_BLOCK, inside)
-  // AdaLayerNormContinuous holds (scale, shift) where Stability holds (shift, scale); only the last context block has it.
+  // AdaLayerNormContinuous has (scale, shift) where Stability has (shift, scale); only the last context block uses it.
   const swap = inside === 'norm1_context.linear' && Number(block[1]) === depth - 1
   return target ? { ...wholeTensor(`${prefix}.${target}.${parameter}`), swap } : undefined
 }

@@ -31,14 +31,14 @@ function translate(name: string, info: TensorInfo): [string, TensorInfo][] {
   if (!inside) return [[Object.hasOwn(WHOLE, name) ? WHOLE[name]! : name, info]]
   const layer = `text_model.encoder.layers.${index}`
   const [, stacked] = /^attn\.in_proj_(weight|bias)$/.exec(inside) ?? []
-  if (stacked) return thirds(info).map((part, i) => [`${layer}.self_attn.${'qkv'[i]}_proj.${stacked}`, part])
+  if (stacked) return splitInThirds(info).map((part, i) => [`${layer}.self_attn.${'qkv'[i]}_proj.${stacked}`, part])
   const [, module, parameter] = /^(.+)\.(\w+)$/.exec(inside) ?? []
   const target = module && Object.hasOwn(IN_LAYER, module) ? IN_LAYER[module] : undefined
   return [[target ? `${layer}.${target}.${parameter}` : name, info]]
 }
 
 /** The three thirds of the rows. A tensor whose rows cannot be divided is returned whole, so that its shape is refused later. */
-function thirds(info: TensorInfo): TensorInfo[] {
+function splitInThirds(info: TensorInfo): TensorInfo[] {
   const rows = (info.shape[0] ?? 0) / 3
   if (!Number.isInteger(rows)) return [info]
   const [shape, bytes] = [[rows, ...info.shape.slice(1)], info.bytes / 3]

@@ -49,12 +49,12 @@ export function clipText(s: Scope, config: ClipTextConfig): Graph {
   const { normed } = streamNorm(model.at('final_layer_norm'), x, epsilon)
   const pooled = ops.gatherRow(normed, endPosition(ids, endToken)) // [B, D]
   graph.output('hidden', ops.cast(penultimate, 'float32'))
-  graph.output('pooled', ops.cast(projected(s, pooled), 'float32'))
+  graph.output('pooled', ops.cast(project(s, pooled), 'float32'))
   return graph
 }
 
 /** The pooled state with the projection of transformers [D', D] or of OpenCLIP [D, D'], or without one. */
-function projected(s: Scope, pooled: Value): Value {
+function project(s: Scope, pooled: Value): Value {
   const module = s.at('text_projection')
   if (module.has('weight')) return linear(module, pooled, outputWidth(module), { bias: false })
   if (!s.has(OPEN_CLIP_PROJECTION)) return pooled

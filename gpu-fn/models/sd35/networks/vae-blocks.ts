@@ -20,7 +20,7 @@ export type VaeConfig = {
   readonly levels: number
   /** Blocks per level of the decoder. */
   readonly blocksPerLevel: number
-  /** Blocks per level of the encoder; null without an encoder. */
+  /** Blocks per level of the encoder; null if there is no encoder. */
   readonly encoderBlocksPerLevel: number | null
   readonly groups: number
   readonly scalingFactor: number

@@ -8,11 +8,11 @@ import type { Scope } from '../../../compile/graph/scope.ts'
 import { EPSILON, middle, ONE_BY_ONE, residualBlock, type VaeConfig } from './vae-blocks.ts'
 
 /** Limits of the logarithm of the variance. diffusers vae.py `DiagonalGaussianDistribution` */
-const LOG_VARIANCE = { least: -30, most: 20 }
+const LOG_VARIANCE = { min: -30, max: 20 }
 
 /**
- * Graph `vae_encoder`: image [B, 3, 8h, 8w] of -1 to 1 → the distribution of its latent as the denoiser sees it: `mean` and `deviation`
- * [B, C, h, w], both in units of the denoiser.
+ * Graph `vae_encoder`: image [B, 3, 8h, 8w] of -1 to 1 → the distribution of its latent, as `mean` and `deviation` [B, C, h, w] in units of
+ * the denoiser.
  */
 export function vaeEncoder(s: Scope, config: VaeConfig): Graph {
   const { graph } = s
@@ -43,8 +43,8 @@ function quantize(s: Scope, map: Value): Value {
 }
 
 function deviationOf(logVariance: Value): Value {
-  const { least, most } = LOG_VARIANCE
-  return ops.exp(ops.multiply(ops.clip(logVariance, least, most), ops.scalar(logVariance, 0.5)))
+  const { min, max } = LOG_VARIANCE
+  return ops.exp(ops.multiply(ops.clip(logVariance, min, max), ops.scalar(logVariance, 0.5)))
 }
 
 /** Halves the size; the reference pads at the end only. sd3_impls.py `Downsample` */

@@ -3,9 +3,10 @@
     python -m training.stages.base --steps 20000 --budget 3000
     torchrun --nproc-per-node 2 -m training.stages.base …     # --batch is the total of all GPUs
 
-A tenth of the captions are empty, for guidance; a quarter see zeros in T5's place, so that T5 can be dropped. Scenes are encoded once and used
-`reuse` times from a pool. Most early steps see 48 T5 tokens, later ones the 256 that diffusers pads to: the rest is padding and costs time. Every
-`wide`-th step uses images of another shape. Scenes are rendered on a second CUDA stream while steps run on the first.
+A tenth of the captions are empty, for guidance; a quarter have zeros in place of T5's output, so that T5 can be dropped. Scenes are encoded
+once and used `reuse` times from a pool. Most early steps use 48 T5 tokens, because the rest of the 256 that diffusers pads to is padding
+and costs time; later steps use all. Every `wide`-th step uses images of another shape. Scenes are rendered on a second CUDA stream while
+steps run on the first.
 """
 
 import random

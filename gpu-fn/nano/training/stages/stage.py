@@ -103,7 +103,7 @@ class Stage:
         self.reported = self.step
         for optimizer, state in zip(self.optimizers, saved.get("optimizers", [])):
             optimizer.load_state_dict(state)
-        print(f"{self.name}: goes on at step {self.step}", flush=True)
+        print(f"{self.name}: resumes at step {self.step}", flush=True)
 
     def running(self) -> bool:
         """Whether another step fits; all processes use the clock of the first."""
@@ -132,7 +132,7 @@ class Stage:
         return self.rate * min(1, (self.step + 1) / 200) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, self.progress()))))
 
     def update(self, loss: torch.Tensor, **report: torch.Tensor) -> None:
-        """One step of the optimizers. A loss without a graph says that its gradients are already there."""
+        """One step of the optimizers. A loss without a graph means that its gradients have already been computed."""
         if loss.requires_grad:
             loss.backward()
         if WORLD > 1:

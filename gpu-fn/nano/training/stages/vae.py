@@ -2,8 +2,9 @@
 
     python -m training.stages.vae --steps 4500
 
-Most scenes are crowded, so that few pixels are plain. L1 on pixels and on their differences, a light KL term, and noise on the latents the decoder sees, so that it forgives the small errors
-of a denoiser. Latents are standardised afterwards: diffusers' `scaling_factor` and `shift_factor`.
+Most scenes are crowded, so that few pixels belong to a plain background. L1 on pixels and on their differences, a light KL term, and noise
+on the decoder's input latents, so that it is robust to small errors of a denoiser. Latents are standardized afterwards: diffusers'
+`scaling_factor` and `shift_factor`.
 """
 
 import torch

@@ -32,7 +32,7 @@ const oneLine = (text: string) =>
     .filter(Boolean)
     .join(' ')
     .replaceAll('|', '\\|')
-const squared = (size: string) => size.replace(/^(\d+)x\1$/, '$1²')
+const formatSize = (size: string) => size.replace(/^(\d+)x\1$/, '$1²')
 
 export function reportOf(report: Report): string {
   const { card, figures, rates } = report
@@ -69,7 +69,7 @@ function figureRows({ figures, step, images, sizes, fullSizes, steps }: Report):
   }
   const first = sizes[0]!
   const started = (metric: string) => cell('images', metric, inSeconds)
-  const what = `${step.variant}, ${squared(step.size)}`
+  const what = `${step.variant}, ${formatSize(step.size)}`
   return [
     ['FP8 operators within tolerance, native and portable', kernelsCell(figures, find)],
     [`step of ${what}, FP8 products (${step.reason})`, cell('step', 'fp8_ms', inMilliseconds)],
@@ -80,13 +80,13 @@ function figureRows({ figures, step, images, sizes, fullSizes, steps }: Report):
     ['GPU function: start → listening', started('start_listening_s')],
     ['→ weights loaded', started('start_loaded_s')],
     ['→ warm and ready', started('start_ready_s')],
-    [`→ first image of ${squared(first)}, 4 steps`, started('first_image_s')],
+    [`→ first image of ${formatSize(first)}, 4 steps`, started('first_image_s')],
     ...sizes.map((size): [string, string] => [
-      `warm image of ${squared(size)}, 4 steps`,
+      `warm image of ${formatSize(size)}, 4 steps`,
       cell('images', 'turbo_s', inSeconds, size),
     ]),
     ...fullSizes.map((size): [string, string] => [
-      `warm image of ${squared(size)}, ${steps} steps with guidance`,
+      `warm image of ${formatSize(size)}, ${steps} steps with guidance`,
       cell('images', 'full_s', inSeconds, size),
     ]),
     ['GPU memory in use before the start', cell('images', 'peak_mib_before', inMib)],

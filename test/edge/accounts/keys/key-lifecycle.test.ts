@@ -3,40 +3,54 @@ import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../../../edge/accounts/account.ts'
-import { changeKey, createKey, MOST_ACTIVE_KEYS, replaceKey } from '../../../../edge/accounts/keys/key-management.ts'
+import { changeKey, createKey, MAX_ACTIVE_KEYS, replaceKey } from '../../../../edge/accounts/keys/key-management.ts'
 import { findKey } from '../../../../edge/accounts/keys/key-table.ts'
 import { createAccountTables } from '../../../../edge/accounts/tables.ts'
 import type { Caller } from '../../support/client.ts'
-import { ALL, admin, bearer, byOperator, create, HOUR, list, patch, revoke, rotate } from '../../support/key-calls.ts'
+import {
+  ALL,
+  bearer,
+  byOperator,
+  create,
+  HOUR,
+  list,
+  newAdmin,
+  patch,
+  revoke,
+  rotate,
+} from '../../support/key-calls.ts'
 import { call } from '../../support/operator.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
 describe('a key that has ended', () => {
-  test.for(['expired', 'revoked'] as const)('%s stays so, for a key and for the operator', async (how, { expect }) => {
-    const caller = await admin()
-    const { id, key } = (await create(caller, { expires_in: 10 })).body
-    if (how === 'revoked') await revoke(caller, id)
-    else vi.spyOn(Date, 'now').mockReturnValue(Date.now() + 11_000)
-    const detail = `The key ${id} ${how === 'revoked' ? 'was revoked' : 'has expired'} and cannot be reactivated; make a new one.`
-    const answer = { status: 409, body: { detail, error: { code: 'key_ended' } } }
-    for (const body of [
-      { expires_in: null },
-      { expires_in: HOUR },
-      { scopes: ['read'] },
-      { limits: { concurrent_jobs: 1 } },
-    ]) {
-      expect(await patch(caller, id, body)).toMatchObject(answer)
-      expect(await byOperator(caller.account, id, body)).toMatchObject(answer)
-    }
-    expect(await rotate(caller, id)).toMatchObject(answer)
-    expect((await patch(caller, id, { label: 'ended' })).status).toBe(200)
-    expect((await call('GET', '/v1/models', bearer(key).headers)).status).toBe(401)
-  })
+  test.for(['expired', 'revoked'] as const)(
+    '%s cannot be reactivated, by a key or by the operator',
+    async (how, { expect }) => {
+      const caller = await newAdmin()
+      const { id, key } = (await create(caller, { expires_in: 10 })).body
+      if (how === 'revoked') await revoke(caller, id)
+      else vi.spyOn(Date, 'now').mockReturnValue(Date.now() + 11_000)
+      const detail = `The key ${id} ${how === 'revoked' ? 'was revoked' : 'has expired'} and cannot be reactivated; make a new one.`
+      const answer = { status: 409, body: { detail, error: { code: 'key_ended' } } }
+      for (const body of [
+        { expires_in: null },
+        { expires_in: HOUR },
+        { scopes: ['read'] },
+        { limits: { concurrent_jobs: 1 } },
+      ]) {
+        expect(await patch(caller, id, body)).toMatchObject(answer)
+        expect(await byOperator(caller.account, id, body)).toMatchObject(answer)
+      }
+      expect(await rotate(caller, id)).toMatchObject(answer)
+      expect((await patch(caller, id, { label: 'ended' })).status).toBe(200)
+      expect((await call('GET', '/v1/models', bearer(key).headers)).status).toBe(401)
+    },
+  )
 })
 
-test('keys made by a revoked key are shown as such, however far down', async ({ expect }) => {
-  const caller = await admin()
+test('all descendants of a revoked key are marked in lists', async ({ expect }) => {
+  const caller = await newAdmin()
   const child = (await create(caller, { scopes: [...ALL] })).body
   const renewed = (await rotate(bearer(child.key), child.id)).body
   const grandchild = (await create(bearer(renewed.key), { scopes: ['generate'] })).body
@@ -67,10 +81,10 @@ describe('the number of keys', () => {
   const credential = (i: number) => ({ account: 'x', keyId: i.toString(16).padStart(12, '0'), secretHash: `${i}` })
   const count = (sql: SqlStorage) => sql.exec<{ n: number }>('SELECT count(*) AS n FROM keys').one().n
 
-  test('is limited for active keys; a key that ends makes room for another', async ({ expect }) => {
-    const caller = await admin()
+  test('is limited for active keys; the end of one permits another', async ({ expect }) => {
+    const caller = await newAdmin()
     await within(caller, (sql) => {
-      for (let i = 1; i < MOST_ACTIVE_KEYS; i++) createKey(sql, credential(i), {}, null)
+      for (let i = 1; i < MAX_ACTIVE_KEYS; i++) createKey(sql, credential(i), {}, null)
     })
     const full = { status: 409, body: { error: { code: 'too_many_keys' } } }
     expect(await create(caller)).toMatchObject(full)
@@ -81,10 +95,10 @@ describe('the number of keys', () => {
     expect((await create(caller)).status).toBe(201)
   })
 
-  test('is limited for all keys: the one that ended first is deleted, unless other keys descend from it', async ({
+  test('is limited for all keys: the key that ended first is deleted, unless it has descendants', async ({
     expect,
   }) => {
-    const caller = await admin()
+    const caller = await newAdmin()
     await within(caller, (sql) => {
       const now = Date.now()
       vi.spyOn(Date, 'now').mockImplementation(() => now)
@@ -107,8 +121,8 @@ describe('the number of keys', () => {
     })
   })
 
-  test('of a key that rotates itself for years stays bounded', async ({ expect }) => {
-    const caller = await admin()
+  test('stays bounded over years of rotations', async ({ expect }) => {
+    const caller = await newAdmin()
     await within(caller, (sql) => {
       let latest = caller.keyId
       for (let i = 1; i < 1200; i++) {
@@ -125,7 +139,7 @@ describe('the number of keys', () => {
 })
 
 test('a table of keys from an earlier release gets its new column and keeps its keys', async ({ expect }) => {
-  const caller = await admin()
+  const caller = await newAdmin()
   await runInDurableObject(env.ACCOUNT.getByName(caller.account), (_, { storage }) => {
     storage.sql.exec('ALTER TABLE keys DROP COLUMN created_by')
     for (const _ of [1, 2]) createAccountTables(storage.sql)

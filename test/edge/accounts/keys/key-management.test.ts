@@ -14,7 +14,7 @@ const admin = () => newCaller({ scopes: ['generate', 'read', 'admin'] })
 const models = async (key: string) => (await call('GET', '/v1/models', bearer(key))).status
 
 describe('a key of scope admin', () => {
-  test('manages the keys of its own account, without naming it', async ({ expect }) => {
+  test('manages the keys of its own account without an account name', async ({ expect }) => {
     const caller = await admin()
     const made = await create(caller, { label: 'web', scopes: ['read', 'read'] })
     expect(made).toMatchObject({ status: 201, body: { label: 'web', scopes: ['read'], account: caller.account } })
@@ -25,7 +25,7 @@ describe('a key of scope admin', () => {
     expect(await models(made.body.key)).toBe(401)
   })
 
-  test('does not reach another account, and other scopes do not reach this', async ({ expect }) => {
+  test('has no access to another account, and keys of other scopes have no access to this API', async ({ expect }) => {
     const [caller, other] = [await admin(), await newCaller()]
     expect(await call('GET', `/v1/keys?account=${other.account}`, caller.headers)).toMatchObject({
       status: 403,
@@ -38,7 +38,7 @@ describe('a key of scope admin', () => {
     expect(refused.headers.get('www-authenticate')).toContain('scope="admin"')
   })
 
-  test('reads or makes no images unless it has these scopes too', async ({ expect }) => {
+  test('cannot read or generate images without these scopes', async ({ expect }) => {
     const caller = await newCaller({ scopes: ['admin'] })
     expect((await call('GET', '/v1/usage', caller.headers)).status).toBe(403)
     expect(await admit(caller.key, 1)).toEqual({ kind: 'forbidden', scope: 'generate' })
@@ -86,7 +86,7 @@ describe('describe and change', () => {
 })
 
 describe('rotation', () => {
-  test('gives a new key of the same rights; the old one holds for the overlap and no longer', async ({ expect }) => {
+  test('creates a key with the same rights; the old key is valid until the end of the overlap', async ({ expect }) => {
     const caller = await admin()
     const first = (await create(caller, { label: 'web', scopes: ['generate'] })).body
     const path = `/v1/keys/${first.id}/rotate`
@@ -102,7 +102,7 @@ describe('rotation', () => {
     vi.restoreAllMocks()
   })
 
-  test('renews no allowance: the line of keys shares its limits', async ({ expect }) => {
+  test('does not reset the usage: all keys of the lineage share the limits', async ({ expect }) => {
     const caller = await admin()
     const first = (await create(caller, { scopes: ['generate'], limits: { total_microdollars: 100 } })).body
     expect((await admit(first.key, 80)).kind).toBe('admitted')
@@ -118,7 +118,7 @@ describe('rotation', () => {
     expect((await fetchWorker(`/v1/keys/${id}/rotate`, { method: 'POST', headers })).status).toBe(201)
   })
 
-  test('of a key that has ended is refused; of an unknown one it is not found', async ({ expect }) => {
+  test('is refused for an ended key, and is not_found for an unknown one', async ({ expect }) => {
     const caller = await admin()
     const { id } = (await create(caller)).body
     await call('DELETE', `/v1/keys/${id}`, caller.headers)
@@ -135,7 +135,7 @@ test('an expired key is refused like an unknown one', async ({ expect }) => {
   expect(await admit(key, 1)).toEqual({ kind: 'unauthorized' })
 })
 
-test('the operator sets the rights of keys of any account, which must be named', async ({ expect }) => {
+test('the operator sets the rights of keys of any account, and must name the account', async ({ expect }) => {
   const { account, keyId } = await newCaller()
   const path = `/v1/keys/${keyId}`
   expect((await call('GET', path, operator)).body).toMatchObject({ error: { param: 'account' } })

@@ -11,17 +11,17 @@ import { UNLIMITED } from '../../../../edge/config/limits.ts'
 import { newCaller } from '../../support/client.ts'
 import {
   ALL,
-  admin,
   admit,
   bearer,
   byOperator,
   CAP,
-  capped,
   create,
   HOUR,
+  insufficientScope,
   type Key,
+  newAdmin,
+  newCappedAdmin,
   patch,
-  refused,
   revoke,
   rotate,
 } from '../../support/key-calls.ts'
@@ -38,14 +38,14 @@ describe('a capped key of scope admin', () => {
     [{ expires_in: 60 }, 'its end'],
     [{ scopes: ['generate'] }, 'its scopes'],
     [{ label: 'x', limits: { total_microdollars: null } }, 'its cap, beside its label'],
-  ] as const)('does not change itself: %j, %s', async ([body], { expect }) => {
-    const caller = await capped()
-    expect(await patch(caller, caller.keyId, body)).toMatchObject(refused())
+  ] as const)('cannot change itself: %j, %s', async ([body], { expect }) => {
+    const caller = await newCappedAdmin()
+    expect(await patch(caller, caller.keyId, body)).toMatchObject(insufficientScope())
     expect((await byOperator(caller.account, caller.keyId, body)).status).toBe(200)
   })
 
   test('changes its label, and revokes itself', async ({ expect }) => {
-    const caller = await capped()
+    const caller = await newCappedAdmin()
     expect(await patch(caller, caller.keyId, { label: 'mine' })).toMatchObject({ status: 200, body: { label: 'mine' } })
     expect((await revoke(caller, caller.keyId)).status).toBe(204)
     expect((await call('GET', '/v1/keys', caller.headers)).status).toBe(401)
@@ -56,15 +56,15 @@ describe('a capped key of scope admin', () => {
     [{ limits: { total_microdollars: CAP + 1 } }, 'total_microdollars'],
     [{ expires_in: null }, 'expires_in'],
     [{ expires_in: 2 * HOUR }, 'expires_in'],
-  ] as const)('makes no key beyond itself: %j', async ([body, param], { expect }) => {
-    const caller = await capped()
-    expect(await create(caller, body)).toMatchObject(refused(param))
+  ] as const)('cannot create a key with more rights: %j', async ([body, param], { expect }) => {
+    const caller = await newCappedAdmin()
+    expect(await create(caller, body)).toMatchObject(insufficientScope(param))
     const { id } = (await create(caller)).body
-    expect(await patch(caller, id, body)).toMatchObject(refused(param))
+    expect(await patch(caller, id, body)).toMatchObject(insufficientScope(param))
   })
 
-  test('makes keys that have its own limits and end where none are named', async ({ expect }) => {
-    const caller = await capped()
+  test('creates keys with its own limits and expiry by default', async ({ expect }) => {
+    const caller = await newCappedAdmin()
     const { body } = await create(caller, { limits: { requests_per_minute: 5 } })
     expect(body).toMatchObject({
       limits: { ...UNLIMITED, total_microdollars: CAP, requests_per_minute: 5 },
@@ -73,8 +73,8 @@ describe('a capped key of scope admin', () => {
     })
   })
 
-  test('gains no allowance by making keys: they spend its own', async ({ expect }) => {
-    const caller = await capped()
+  test('does not increase its budget by creating keys: their spending counts toward its own', async ({ expect }) => {
+    const caller = await newCappedAdmin()
     const [first, second] = [(await create(caller, { scopes: [...ALL] })).body, (await create(caller)).body]
     const third = (await create(bearer(first.key))).body
     expect((await admit(first.key, 400)).kind).toBe('admitted')
@@ -86,35 +86,35 @@ describe('a capped key of scope admin', () => {
     expect((await admit(second.key, 200)).kind).toBe('admitted')
   })
 
-  test('cannot change, rotate or revoke a key that it did not make', async ({ expect }) => {
-    const caller = await capped()
+  test('cannot change, rotate or revoke a key that it did not create', async ({ expect }) => {
+    const caller = await newCappedAdmin()
     const { headers } = caller
     const path = `/v1/keys?account=${caller.account}`
     const other = (
       await call<Key>('POST', path, operator, { account: caller.account, limits: { total_microdollars: 1 } })
     ).body
-    expect(await patch({ headers }, other.id, { limits: { total_microdollars: 2 } })).toMatchObject(refused())
-    expect(await rotate({ headers }, other.id)).toMatchObject(refused())
-    expect(await patch({ headers }, other.id, { label: 'seen' })).toMatchObject(refused())
-    expect(await revoke({ headers }, other.id)).toMatchObject(refused())
+    expect(await patch({ headers }, other.id, { limits: { total_microdollars: 2 } })).toMatchObject(insufficientScope())
+    expect(await rotate({ headers }, other.id)).toMatchObject(insufficientScope())
+    expect(await patch({ headers }, other.id, { label: 'seen' })).toMatchObject(insufficientScope())
+    expect(await revoke({ headers }, other.id)).toMatchObject(insufficientScope())
   })
 
-  test('renews itself by rotation with the same cap, meter and end', async ({ expect }) => {
-    const caller = await capped()
+  test('keeps its cap, meter and expiry in a rotation', async ({ expect }) => {
+    const caller = await newCappedAdmin()
     expect((await admit(caller.key, 600)).kind).toBe('admitted')
     const next = await rotate(caller, caller.keyId)
     expect(next).toMatchObject({ status: 201, body: { lineage: caller.keyId, created_by: caller.keyId } })
     expect(next.body.expires! * 1000).toBeLessThanOrEqual(Date.now() + HOUR * 1000)
     expect(await admit(next.body.key, 401)).toMatchObject({ kind: 'over_budget', available: 400, holder: 'key' })
     // Both keys are of one lineage, so neither may raise the limits of the other.
-    expect(await patch(caller, next.body.id, { limits: { total_microdollars: null } })).toMatchObject(refused())
-    expect(await patch(bearer(next.body.key), caller.keyId, { expires_in: null })).toMatchObject(refused())
+    expect(await patch(caller, next.body.id, { limits: { total_microdollars: null } })).toMatchObject(
+      insufficientScope(),
+    )
+    expect(await patch(bearer(next.body.key), caller.keyId, { expires_in: null })).toMatchObject(insufficientScope())
   })
 
-  test('is limited, in all keys of its lineage, by a change that the operator makes to one of them', async ({
-    expect,
-  }) => {
-    const caller = await capped()
+  test('is subject to limits that the operator sets on any key of its lineage', async ({ expect }) => {
+    const caller = await newCappedAdmin()
     const next = (await rotate(caller, caller.keyId)).body
     await byOperator(caller.account, next.id, { limits: { total_microdollars: 10 } })
     expect(await admit(caller.key, 11)).toMatchObject({ kind: 'over_budget', available: 10 })
@@ -122,31 +122,35 @@ describe('a capped key of scope admin', () => {
 })
 
 describe('any key of scope admin', () => {
-  test('grants no scope that it lacks: by a new key, a change or a rotation', async ({ expect }) => {
+  test('cannot grant a scope that it lacks, by a new key, a change or a rotation', async ({ expect }) => {
     const caller = await newCaller({ scopes: ['admin'] })
-    expect(await create(caller)).toMatchObject(refused('scopes'))
-    expect(await create(caller, { scopes: ['generate'] })).toMatchObject(refused('scopes'))
+    expect(await create(caller)).toMatchObject(insufficientScope('scopes'))
+    expect(await create(caller, { scopes: ['generate'] })).toMatchObject(insufficientScope('scopes'))
     const made = await create(caller, { scopes: ['admin'] })
     expect(made.status).toBe(201)
-    expect(await patch(caller, made.body.id, { scopes: ['admin', 'generate'] })).toMatchObject(refused('scopes'))
+    expect(await patch(caller, made.body.id, { scopes: ['admin', 'generate'] })).toMatchObject(
+      insufficientScope('scopes'),
+    )
     const path = `/v1/keys?account=${caller.account}`
     const { body } = await call<Key>('POST', path, operator, { account: caller.account })
-    expect(await rotate(caller, body.id)).toMatchObject(refused('scopes'))
+    expect(await rotate(caller, body.id)).toMatchObject(insufficientScope('scopes'))
   })
 
-  test('changes nothing of itself but its label, even if it has no limits', async ({ expect }) => {
-    const caller = await admin()
+  test('can change only its own label, even without limits', async ({ expect }) => {
+    const caller = await newAdmin()
     for (const body of [{ limits: { concurrent_jobs: 5 } }, { scopes: ['admin'] }, { expires_in: HOUR }])
-      expect(await patch(caller, caller.keyId, body)).toMatchObject(refused())
+      expect(await patch(caller, caller.keyId, body)).toMatchObject(insufficientScope())
   })
 
-  test('does not change the keys that it descends from, nor rotates them', async ({ expect }) => {
-    const caller = await admin()
+  test('cannot change or rotate its ancestors', async ({ expect }) => {
+    const caller = await newAdmin()
     const child = (await create(caller, { scopes: [...ALL] })).body
     const grandchild = (await create(bearer(child.key), { scopes: [...ALL] })).body
     for (const above of [caller.keyId, child.id]) {
-      expect(await patch(bearer(grandchild.key), above, { limits: { concurrent_jobs: 5 } })).toMatchObject(refused())
-      expect(await rotate(bearer(grandchild.key), above)).toMatchObject(refused())
+      expect(await patch(bearer(grandchild.key), above, { limits: { concurrent_jobs: 5 } })).toMatchObject(
+        insufficientScope(),
+      )
+      expect(await rotate(bearer(grandchild.key), above)).toMatchObject(insufficientScope())
     }
     expect(await create(bearer(grandchild.key))).toMatchObject({
       status: 403,
@@ -155,15 +159,15 @@ describe('any key of scope admin', () => {
   })
 
   test('without limits manages all keys of its account', async ({ expect }) => {
-    const caller = await admin()
+    const caller = await newAdmin()
     const path = `/v1/keys?account=${caller.account}`
     const { id } = (await call<Key>('POST', path, operator, { account: caller.account })).body
     expect((await patch(caller, id, { limits: { concurrent_jobs: 5 } })).status).toBe(200)
     expect((await rotate(caller, id)).status).toBe(201)
   })
 
-  test('that was revoked meanwhile changes nothing', async ({ expect }) => {
-    const caller = await admin()
+  test('cannot change anything once it is revoked', async ({ expect }) => {
+    const caller = await newAdmin()
     const { id } = (await create(caller)).body
     const account = env.ACCOUNT.getByName(caller.account)
     await account.revokeKey(caller.keyId)
@@ -196,7 +200,7 @@ test('no sequence of key management increases the rights or budgets of an admin 
     overlap: fc.constantFrom(0, HOUR * 1000),
   })
   type Step = typeof step extends fc.Arbitrary<infer T> ? T : never
-  const caller = await capped()
+  const caller = await newCappedAdmin()
   const stranger = { account: 'x', keyId: 'ffffffffffff', secretHash: 's' }
   const start = Date.now()
   const undone = new Error('undone')
@@ -244,7 +248,7 @@ test('no sequence of key management increases the rights or budgets of an admin 
   })
 })
 
-test('the lowest of several limits holds; a null is none', ({ expect }) => {
+test('the lowest of several limits applies; null is no limit', ({ expect }) => {
   const [a, b] = [
     { ...UNLIMITED, concurrent_jobs: 5 },
     { ...UNLIMITED, concurrent_jobs: 3, daily_microdollars: 9 },
@@ -253,8 +257,8 @@ test('the lowest of several limits holds; a null is none', ({ expect }) => {
   expect(lowestLimits([UNLIMITED])).toEqual(UNLIMITED)
 })
 
-test('a limited admin key neither revokes the keys above it nor deletes or exports the account', async ({ expect }) => {
-  const owner = await admin()
+test('a limited admin key can neither revoke its ancestors nor delete or export the account', async ({ expect }) => {
+  const owner = await newAdmin()
   const weak = (await create(owner, { scopes: ['admin'], limits: { total_microdollars: 1 } })).body
   const by = { authorization: `Bearer ${weak.key}` }
   expect(await call('DELETE', `/v1/keys/${owner.keyId}`, by)).toMatchObject({ status: 403 })

@@ -17,7 +17,7 @@ const embedding = (width: number): Record<string, Stored> => ({
 })
 
 describe('the two layouts of one model', () => {
-  it.each(['tiny-medium', 'tiny-large'] as const)('give the same names, shapes and values: %s', async (variant) => {
+  it.each(['tiny-medium', 'tiny-large'] as const)('have the same names, shapes and values: %s', async (variant) => {
     const [single, diffusers] = await Promise.all(
       (['single-file', 'diffusers'] as const).map(async (layout) =>
         openCheckpoint([await writeTinyCheckpoint(path.join(scratch.directory, layout), { variant, layout })]),
@@ -43,7 +43,7 @@ describe('the two layouts of one model', () => {
 })
 
 describe('single files', () => {
-  it('take networks from separate files, distinguished by names and width', async () => {
+  it('can each contain one network, identified by tensor names and width', async () => {
     const { networks, sources } = await openCheckpoint([
       await write('a.safetensors', { 'joint_blocks.0.x_block.attn.qkv.weight': half }),
       await write('b.safetensors', embedding(768)),
@@ -65,12 +65,12 @@ describe('single files', () => {
     ])
   })
 
-  it('take a VAE under the prefix of stable-diffusion.cpp', async () => {
+  it('can contain a VAE under the prefix of stable-diffusion.cpp', async () => {
     const { networks } = await openCheckpoint([await write('x.safetensors', { 'vae.decoder.conv_in.weight': half })])
     expect([...networks.vae!.keys()]).toEqual(['decoder.conv_in.weight'])
   })
 
-  it('tell CLIP encoders of other widths apart by the name of their file', async () => {
+  it('of CLIP encoders with other widths are distinguished by file name', async () => {
     const paths = [
       await write('clip_g_small.safetensors', embedding(32)),
       await write('my_clip_l.safetensors', embedding(16)),
@@ -83,7 +83,7 @@ describe('single files', () => {
     )
   })
 
-  it('leave buffers, markers and running averages unread', async () => {
+  it('are read without buffers, markers and running averages', async () => {
     const { networks } = await openCheckpoint([
       await write('x.safetensors', {
         'model.diffusion_model.pos_embed': half,
@@ -98,7 +98,7 @@ describe('single files', () => {
     expect([...networks.clip_l!.keys()]).toEqual(['text_model.final_layer_norm.weight'])
   })
 
-  it("read T5's table once, whichever name it has", async () => {
+  it("are read with T5's embedding table once, under any of its names", async () => {
     const block = { 'encoder.block.0.layer.0.SelfAttention.q.weight': half }
     for (const names of [['shared.weight', 'encoder.embed_tokens.weight'], ['encoder.embed_tokens.weight']]) {
       const file = await write('t5.safetensors', { ...block, ...Object.fromEntries(names.map((name) => [name, half])) })
@@ -131,7 +131,7 @@ describe('single files', () => {
     expect(await refusal(openCheckpoint([await write('x.safetensors', tensors)]))).toMatch(message)
   })
 
-  it('replace a network of an earlier file, with a note', async () => {
+  it('replace a network of an earlier file, with a note in the output', async () => {
     const paths = [
       await write('a.safetensors', { 'joint_blocks.0.a': half }),
       await write('b.safetensors', { 'joint_blocks.1.a': half }),
@@ -141,7 +141,7 @@ describe('single files', () => {
     expect(notes.at(-1)).toBe(`${paths[1]}: its transformer replaces that of ${paths[0]}.`)
   })
 
-  it('are refused when they are something else', async () => {
+  it('are refused if they are not part of a checkpoint', async () => {
     expect(await refusal(openCheckpoint([path.join(scratch.directory, 'nothing')]))).toMatch(
       'no such file or directory',
     )

@@ -74,20 +74,20 @@ async function shard(folder: string, stem: string, variant: string): Promise<str
 
 const TRANSFORMER = 'transformer/diffusion_pytorch_model.safetensors'
 
-describe('a directory with absent files', () => {
-  it('has the shift of its variant without a scheduler', async () => {
+describe('a directory with missing files', () => {
+  it('uses the shift of its variant without a scheduler', async () => {
     await rm(at('base/scheduler'), { recursive: true })
     expect(await expectImage([base])).toContain('No scheduler_config.json: shift 3, that of custom.')
   })
 
-  it('has the published values without any config.json', async () => {
+  it('uses the published values without any config.json', async () => {
     for (const folder of ['transformer', 'text_encoder', 'text_encoder_2', 'text_encoder_3', 'vae'])
       await rm(at('base', folder, 'config.json'))
     const notes = await expectImage([base])
     expect(notes.filter((note) => note.includes('has no config.json'))).toHaveLength(5)
   })
 
-  it('keeps the configurations of the base when a fine-tune without any follows it', async () => {
+  it('keeps the configurations of the base if the fine-tune has none', async () => {
     const other = await writeTinyCheckpoint(at('other'), { variant: 'tiny-medium', seed: 1 })
     await cp(path.join(base, 'transformer'), at('fine-tune/transformer'), { recursive: true })
     await rm(at('fine-tune/transformer/config.json'))
@@ -99,20 +99,20 @@ describe('a directory with absent files', () => {
     expect(notes.join('\n')).not.toContain('No scheduler_config.json')
   })
 
-  it('takes the fine-tuned transformer from a folder by itself', async () => {
+  it('can be combined with a fine-tuned transformer from a separate folder', async () => {
     await rename(path.join(base, 'transformer'), at('my-fine-tune'))
     await expectImage([base, at('my-fine-tune')])
   })
 })
 
 describe('T5', () => {
-  it('is left out if model_index.json lists it as null', async () => {
+  it('is omitted if model_index.json lists it as null', async () => {
     await editJson(path.join(base, 'model_index.json'), { text_encoder_3: [null, null] })
     const notes = await expectImage([base], { request: WITHOUT_T5 })
     expect(notes).toContain('Without T5, 256 rows of zeros take its place, as in diffusers.')
   })
 
-  it.each(['present', 'absent'])('is left out by --omit-t5 if it is %s', async (state) => {
+  it.each(['present', 'absent'])('is omitted by --omit-t5 if it is %s', async (state) => {
     if (state === 'absent') await rm(path.join(base, 'text_encoder_3'), { recursive: true })
     await expectImage([base], { request: WITHOUT_T5, omitT5: true })
   })
@@ -155,7 +155,7 @@ describe('CLIP', () => {
     await expectImage([base])
   })
 
-  it('is read in the names of OpenCLIP, with its projection transposed', async () => {
+  it('is read under the names of OpenCLIP, with its projection transposed', async () => {
     const file = path.join(base, 'text_encoder_2/model.safetensors')
     await rewriteTensors(file, at('open_clip_g.safetensors'), (tensors) => ({
       ...toOpenClip(tensors),
@@ -166,7 +166,7 @@ describe('CLIP', () => {
     await expectImage([base, at('open_clip_g.safetensors')])
   })
 
-  it('has no projection for CLIP-L in a single file, and the one of its folder in a directory', async () => {
+  it('has a projection for CLIP-L in a directory, but not in a single file', async () => {
     const file = await writeTinyCheckpoint(at('single'), { variant: 'tiny-medium', layout: 'single-file' })
     await expectImage([file], { golden: `pipeline/${WITH_T5}.single-file.png` })
     await cp(path.join(base, 'text_encoder/model.safetensors'), at('clip_l.safetensors'))
@@ -176,7 +176,7 @@ describe('CLIP', () => {
 })
 
 describe('files of weights', () => {
-  it('are read in the variant that is complete: fp16 shards beside the index of full precision', async () => {
+  it('are read in the only complete variant: fp16 shards beside the index of full precision', async () => {
     const folder = path.join(base, 'text_encoder_3')
     const tensors = await readStoredTensors(path.join(folder, 'model.safetensors'))
     const weightMap = Object.fromEntries(Object.keys(tensors).map((name) => [name, 'model-00001-of-00001.safetensors']))
@@ -208,7 +208,7 @@ describe('files of weights', () => {
     },
   )
 
-  it('are read with a table of positions in F64 and without its first axis', async () => {
+  it('are read with a position table in F64 and without its first axis', async () => {
     const file = path.join(base, TRANSFORMER)
     const change = (tensors: Tensors) => {
       const { shape, ...table } = widen(tensors['pos_embed.pos_embed']!)
@@ -218,13 +218,13 @@ describe('files of weights', () => {
     await expectImage([base])
   })
 
-  it('have the config.json beside them, if it is of their folder', async () => {
+  it('use the adjacent config.json if it belongs to their folder', async () => {
     await rename(path.join(base, 'vae'), at('vae'))
     await editJson(at('vae/config.json'), { scaling_factor: 0.9 })
     await expectImage([base, at('vae/diffusion_pytorch_model.safetensors')], { golden: 'checkpoints/vae-factors.png' })
   })
 
-  it('are read with an ending in capitals, through links and from a folder without its own', async () => {
+  it('are read with an uppercase extension, through links, and from a folder without a config.json', async () => {
     const file = await writeTinyCheckpoint(at('single'), { variant: 'tiny-medium', layout: 'single-file' })
     await rename(file, at('single/TINY.SAFETENSORS'))
     await mkdir(at('links'))
@@ -237,7 +237,7 @@ describe('files of weights', () => {
 })
 
 describe('tokenizers', () => {
-  it('are those beside the encoders that are read', async () => {
+  it('are read from the same place as their encoders', async () => {
     const later = await writeTinyCheckpoint(at('later'), { variant: 'tiny-medium' })
     const file = path.join(base, 'tokenizer/vocab.json')
     const vocabulary: Record<string, number> = JSON.parse(await readFile(file, 'utf8'))
@@ -250,7 +250,7 @@ describe('tokenizers', () => {
 })
 
 describe('weights of zeros', () => {
-  it('are noted, because a stopped download leaves them', async () => {
+  it('cause a note, because they are typical of an interrupted download', async () => {
     const file = path.join(base, TRANSFORMER)
     const bytes = await readFile(file)
     await writeFile(file, bytes.fill(0, bytes.length / 2))
@@ -258,7 +258,7 @@ describe('weights of zeros', () => {
     expect(notes.at(-1)).toMatch(/^Warning: .* have blocks of zeros\. Compare the SHA-256 of .*diffusion_pytorch_model/)
   })
 
-  it('are not noted if they are biases', async () => {
+  it('cause no note if they are biases', async () => {
     const zero = (tensors: Tensors): Tensors =>
       Object.fromEntries(
         Object.entries(tensors).map(([name, stored]) => [
@@ -275,7 +275,7 @@ describe('weights of zeros', () => {
 type Edit = { name: string; file: string; key: string; value?: unknown }
 const edits: Edit[] = JSON.parse(await readFile(path.join(GOLDEN, 'checkpoints/cases.json'), 'utf8'))
 
-describe('a changed setting gives the image of diffusers and transformers', () => {
+describe('a changed setting produces the same image as diffusers and transformers', () => {
   it.each(edits)('$name', async ({ name, file, key, value }) => {
     await editJson(path.join(base, file), { [key]: value })
     await expectImage([base], { golden: `checkpoints/${name}.png` })

@@ -67,11 +67,11 @@ const FILES = Object.keys(DIGESTS)
 const CHECKPOINTS = FILES.filter((file) => file !== 'blocks.gguf')
 
 describe('quantized files', () => {
-  it.each(FILES)('have the values of their library, bit for bit: %s', async (file) => {
+  it.each(FILES)('are dequantized to the values of their library, bit for bit: %s', async (file) => {
     expect(await digestsOf(file)).toEqual(DIGESTS[file])
   })
 
-  it.each(CHECKPOINTS)('give the image of diffusers with these values: %s', async (file) => {
+  it.each(CHECKPOINTS)('produce the same image as diffusers with these values: %s', async (file) => {
     const out = at('package')
     await compile({ checkpoint: await withQuantized(file), out, tier: 'fp32', target: 'cpu', variant: 'custom' })
     const image = await withPipeline(out, (pipeline) => render(pipeline, REQUEST))
@@ -98,7 +98,7 @@ describe('the codes of an FP8 checkpoint', () => {
     ['torchao.safetensors', '._weight_qdata', '._weight_scale'],
     ['quanto.safetensors', '.weight._data', '.weight._scale'],
     ['modelopt-export.safetensors', '.weight', '.weight_scale'],
-  ])('are stored as they are, with their scales: %s', async (file, codes, scale) => {
+  ])('are stored unchanged, with their scales: %s', async (file, codes, scale) => {
     const out = at('package')
     await compile({ checkpoint: await withQuantized(file), out, tier: 'fp8', target: 'cpu', variant: 'custom' })
     const { tensors } = await readHeader(golden(file))

@@ -74,14 +74,14 @@ describe.each(PUBLISHED)('the published %s', (name) => {
 })
 
 describe('the diffusers layout', () => {
-  it('brings the configurations', () => {
+  it('contains the configurations', () => {
     const { config } = get('medium', 'diffusers')
     expect(config.transformer).toMatchObject({ num_layers: 24, pos_embed_max_size: 384 })
     expect(config.scheduler).toMatchObject({ shift: 3 })
     expect(get('medium', 'single-file').config).toEqual({})
   })
 
-  it('spreads the transformer of Large over two shards', () => {
+  it('splits the transformer of Large into two shards', () => {
     const { transformer } = get('large', 'diffusers').networks
     const files = new Set(
       [...transformer!.values()].flatMap(({ parts }) => parts.map(({ file }) => path.basename(file))),

@@ -41,7 +41,7 @@ const expectRefusal = async (
     ),
   ).toMatch(message)
 
-describe('a network that is listed', () => {
+describe('a network in model_index.json is refused if it', () => {
   it.each<[state: string, replace: (folder: string) => Promise<void>, message: RegExp]>([
     [
       'is absent',
@@ -56,13 +56,13 @@ describe('a network that is listed', () => {
     await expectRefusal(message)
   })
 
-  it('is absent without a model_index.json as well', async () => {
+  it('is missing, even without a model_index.json', async () => {
     await rm(at('text_encoder_3'), { recursive: true })
     await rm(at('model_index.json'))
     await expectRefusal(/t5 missing: --checkpoint may be given once for each file; --omit-t5 compiles without T5/)
   })
 
-  it.each(['transformer', 'vae'])('is the %s', async (folder) => {
+  it.each(['transformer', 'vae'])('is %s', async (folder) => {
     await rm(at(folder), { recursive: true })
     await expectRefusal(
       new RegExp(`has no ${folder}\\. .*model_index\\.json lists ${folder}, but there is no .*${folder}`),
@@ -80,15 +80,15 @@ describe('a network that is listed', () => {
   })
 })
 
-describe('files in places of other files', () => {
-  it('CLIP-L and CLIP-G in the folders of one another', async () => {
+describe('misplaced files are refused:', () => {
+  it('CLIP-L and CLIP-G in swapped folders', async () => {
     await rename(at('text_encoder'), at('x'))
     await rename(at('text_encoder_2'), at('text_encoder'))
     await rename(at('x'), at('text_encoder_2'))
-    await expectRefusal(/clip_l is wider \(128\) than clip_g \(64\): the files of the two are exchanged/)
+    await expectRefusal(/clip_l is wider \(128\) than clip_g \(64\): the files of the two are swapped/)
   })
 
-  it('CLIP-L and CLIP-G under the names of one another, known by their published widths', async () => {
+  it('CLIP-L and CLIP-G under swapped names, identified by their published widths', async () => {
     const embedding = { 'text_model.embeddings.token_embedding.weight': { dtype: 'F16', shape: [5, 1280] } }
     await writeStoredTensors(at('text_encoder/model.safetensors'), embedding)
     await expectRefusal(/has the tensors of CLIP-G, and its folder is that of CLIP-L/)
@@ -111,13 +111,13 @@ describe('files in places of other files', () => {
     await expectRefusal(/clip_l: has 248 positions; the text encoders of SD3\.5 have 77/)
   })
 
-  it('a scheduler that is a link to nothing', async () => {
+  it('a scheduler that is a broken link', async () => {
     await rm(at('scheduler/scheduler_config.json'))
     await symlink('nowhere', at('scheduler/scheduler_config.json'))
     await expectRefusal(/scheduler_config\.json: is a link to nothing/)
   })
 
-  it('a folder of the scheduler that is a link to nothing, or a file', async () => {
+  it('a scheduler folder that is a broken link or a file', async () => {
     await rm(at('scheduler'), { recursive: true })
     await symlink('nowhere', at('scheduler'))
     await expectRefusal(/scheduler: is a link to nothing/)
@@ -132,7 +132,7 @@ describe('files in places of other files', () => {
   })
 })
 
-describe('files of weights', () => {
+describe('incomplete or ambiguous weights are refused:', () => {
   it('only moving averages', async () => {
     const file = path.join(scratch.directory, 'ema.safetensors')
     await writeStoredTensors(file, { 'model_ema.diffusion_modelpos_embed': { dtype: 'F32', shape: [4] } })
@@ -150,7 +150,7 @@ describe('files of weights', () => {
     )
   })
 
-  it('shards of two numbers without an index', async () => {
+  it('shards with two different totals and no index', async () => {
     const file = at('vae/diffusion_pytorch_model.safetensors')
     const parts = halves(await readStoredTensors(file))
     await rm(file)
@@ -159,14 +159,14 @@ describe('files of weights', () => {
     await expectRefusal(/vae: its weights are incomplete: .* is a shard of 2, and there are shards of 3/)
   })
 
-  it('several variants of unknown names', async () => {
+  it('several variants with unknown names', async () => {
     const file = at('vae/diffusion_pytorch_model.safetensors')
     for (const name of ['ema', 'non_ema']) await cp(file, file.replace('.safetensors', `.${name}.safetensors`))
     await rm(file)
     await expectRefusal(/vae: has the variants "ema", "non_ema" and none of full precision/)
   })
 
-  it('a whole file and its shards, of which diffusers reads the one and transformers the other', async () => {
+  it('a single file and its shards, because diffusers and transformers would read different ones', async () => {
     const parts = halves(await readStoredTensors(at('transformer/diffusion_pytorch_model.safetensors')))
     const shardOf = (i: number) => at(`transformer/diffusion_pytorch_model-0000${i}-of-00002.safetensors`)
     await writeStoredTensors(shardOf(1), parts[0])
@@ -180,7 +180,7 @@ describe('files of weights', () => {
     await expectRefusal(/It has the files "sd3\.5_large\.safetensors": give the path of a file/, [directory])
   })
 
-  it('other files than weights', async () => {
+  it('files other than weights', async () => {
     await rename(at('vae/diffusion_pytorch_model.safetensors'), at('vae/diffusion_pytorch_model.bin'))
     await expectRefusal(
       /vae: has no weights: none of diffusion_pytorch_model\.safetensors.*it has "config\.json", "diffusion_pytorch_model\.bin"/,

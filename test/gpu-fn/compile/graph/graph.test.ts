@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { Graph, GraphError } from '../../../../gpu-fn/compile/graph/graph.ts'
 
-test('an output must have a name of its own', () => {
+test('an output must have a unique name', () => {
   const graph = new Graph('names')
   const x = graph.input('x', 'float32', [2])
   graph.output('y', x)

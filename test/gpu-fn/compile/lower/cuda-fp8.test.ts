@@ -31,7 +31,7 @@ async function build(name: 'large' | 'medium', target: 'cuda' | 'cuda-fp8' = 'cu
 }
 
 describe('the step graph of target cuda-fp8', () => {
-  test('of Large has every product of a block in FP8, and between two products one operator', async () => {
+  test('of Large has every product of a block in FP8, with one operator between two products', async () => {
     const graph = (await build('large')).graphs.get('transformer')!
     const all = countOperators(graph)
     expect(all.MatMulBlockQuantizedFp8Weight).toBeUndefined()
@@ -71,7 +71,7 @@ describe('the step graph of target cuda-fp8', () => {
     expect(countOperators(graph, 'joint_blocks.13.')).toMatchObject({ ModulateQuantize: 4, Linear: 8, Attention: 1 })
   })
 
-  test('reads the same weights as the one for other GPUs beside it, which is that of target cuda', async () => {
+  test('reads the same weights as the graph for other GPUs, which equals that of target cuda', async () => {
     const { graphs, withoutKernels } = await build('medium')
     const alone = await build('medium', 'cuda')
     const bytes = (graph: Graph) => new Map(graph.weights.map(({ name, dtype, shape }) => [name, { dtype, shape }]))
@@ -82,14 +82,14 @@ describe('the step graph of target cuda-fp8', () => {
     }
   })
 
-  test('takes any batch, the one for other GPUs one sample', async () => {
+  test('accepts any batch size, while the graph for other GPUs accepts one sample', async () => {
     const { graphs, withoutKernels, manifest } = await build('medium')
     expect(manifest.transformer_batch).toBeNull()
     expect(graphs.get('transformer')!.inputs[0]!.shape[0]).toBe('B')
     expect(withoutKernels!.transformer.inputs[0]!.shape[0]).toBe(1)
   })
 
-  test('leaves T5 at 16-bit activations', async () => {
+  test('keeps 16-bit activations in T5', async () => {
     const graphs = [...(await build('large')).graphs].filter(([network]) => network.startsWith('t5'))
     const products = graphs.map(([, graph]) => countOperators(graph).MatMulBlockQuantizedFp8Weight ?? 0)
     expect(products.reduce((sum, count) => sum + count)).toBe(24 * 7)
@@ -97,7 +97,7 @@ describe('the step graph of target cuda-fp8', () => {
 })
 
 describe('the autoencoder of target cuda-fp8', () => {
-  test('adds the biases and skips of its blocks as it normalizes, but where it is enlarged', async () => {
+  test('adds biases and skips in its normalization, except after upsampling', async () => {
     const graph = (await build('large')).graphs.get('vae_decoder')!
     const convolutions = graph.nodes.filter(({ op }) => op === 'NhwcConv')
     const biased = convolutions.filter(({ inputs }) => inputs.length === 3).map(({ name }) => name.split('.').at(-1))
@@ -113,7 +113,7 @@ describe('the autoencoder of target cuda-fp8', () => {
     ])
   })
 
-  test.each(['tiny-medium', 'tiny-large'] as const)('of %s decodes as the one for the CPU', async (variant) => {
+  test.each(['tiny-medium', 'tiny-large'] as const)('of %s decodes like the one for the CPU', async (variant) => {
     const decode = async (directory: string) => {
       const session = await openSession(path.join(directory, 'vae_decoder.onnx'), { target: 'cpu' })
       return (await session.run({ latent: pseudoRandom([2, 16, 6, 10], 7) })).image as FloatTensor
@@ -151,53 +151,56 @@ test.each([
   await expect(compile({ checkpoint: ['/none'], out, target: 'cuda-fp8', ...options })).rejects.toThrow(message)
 })
 
-describe.each(['tiny-medium', 'tiny-large'] as const)('FP8 activations in %s, as the kernels round them', (variant) => {
-  type Step = (context: FloatTensor, latent: FloatTensor) => Promise<FloatTensor>
-  let exact: Step
-  let rounded: Step
-  beforeAll(async () => {
-    exact = await openStep(await compileTiny({ variant, tier: 'fp8' }))
-    rounded = await openStep(await compileTiny({ variant, tier: 'fp8', asKernels: true }))
-  })
-
-  test('change a step by less than 5 %, but change it', async () => {
-    const [context, latent] = [pseudoRandom([2, 40, 256], 1), pseudoRandom([2, 16, 16, 12], 2)]
-    const error = relativeError(await rounded(context, latent), await exact(context, latent))
-    expect(error).toBeGreaterThan(1e-3)
-    expect(error).toBeLessThan(5e-2)
-  })
-
-  test('give each sample of a batch the same result as alone', async () => {
-    const [context, latent] = [pseudoRandom([2, 7, 256], 3), pseudoRandom([2, 16, 8, 12], 4)]
-    const both = await rounded(context, latent)
-    const second = ({ data, dims }: FloatTensor): FloatTensor => ({
-      data: data.slice(data.length / 2),
-      dims: [1, ...dims.slice(1)],
+describe.each(['tiny-medium', 'tiny-large'] as const)(
+  'FP8 activations in %s, with the rounding of the kernels',
+  (variant) => {
+    type Step = (context: FloatTensor, latent: FloatTensor) => Promise<FloatTensor>
+    let exact: Step
+    let rounded: Step
+    beforeAll(async () => {
+      exact = await openStep(await compileTiny({ variant, tier: 'fp8' }))
+      rounded = await openStep(await compileTiny({ variant, tier: 'fp8', asKernels: true }))
     })
-    expect(relativeError(await rounded(second(context), second(latent)), second(both))).toBeLessThan(1e-5)
-  })
 
-  /** One step at one noise level: conditioning from prompt embeddings, then the denoiser. */
-  async function openStep(directory: string): Promise<Step> {
-    const open = (network: string) => openSession(path.join(directory, `${network}.onnx`), { target: 'cpu' })
-    const [conditioning, transformer] = [await open('conditioning'), await open('transformer')]
-    const { position, text } = (await openPackage(directory)).manifest
-    return async (prompts, latent) => {
-      const [batch, , height, width] = latent.dims as [number, number, number, number]
-      const pooled = pseudoRandom([2, text.pooled_width], 5)
-      const { modulation, context } = await conditioning.runOnDevice({
-        timesteps: { dims: [1], data: Float32Array.of(700) },
-        pooled: {
-          data: pooled.data.slice(pooled.data.length - batch * text.pooled_width),
-          dims: [batch, text.pooled_width],
-        },
-        prompt_embeds: prompts,
+    test('change a step by less than 5 %, but change it', async () => {
+      const [context, latent] = [pseudoRandom([2, 40, 256], 1), pseudoRandom([2, 16, 16, 12], 2)]
+      const error = relativeError(await rounded(context, latent), await exact(context, latent))
+      expect(error).toBeGreaterThan(1e-3)
+      expect(error).toBeLessThan(5e-2)
+    })
+
+    test('give each sample of a batch the same result as alone', async () => {
+      const [context, latent] = [pseudoRandom([2, 7, 256], 3), pseudoRandom([2, 16, 8, 12], 4)]
+      const both = await rounded(context, latent)
+      const second = ({ data, dims }: FloatTensor): FloatTensor => ({
+        data: data.slice(data.length / 2),
+        dims: [1, ...dims.slice(1)],
       })
-      const table = position.file !== undefined && {
-        position: pseudoRandom([(height / 2) * (width / 2), position.width], 6),
+      expect(relativeError(await rounded(second(context), second(latent)), second(both))).toBeLessThan(1e-5)
+    })
+
+    /** One step at one noise level: conditioning from prompt embeddings, then the denoiser. */
+    async function openStep(directory: string): Promise<Step> {
+      const open = (network: string) => openSession(path.join(directory, `${network}.onnx`), { target: 'cpu' })
+      const [conditioning, transformer] = [await open('conditioning'), await open('transformer')]
+      const { position, text } = (await openPackage(directory)).manifest
+      return async (prompts, latent) => {
+        const [batch, , height, width] = latent.dims as [number, number, number, number]
+        const pooled = pseudoRandom([2, text.pooled_width], 5)
+        const { modulation, context } = await conditioning.runOnDevice({
+          timesteps: { dims: [1], data: Float32Array.of(700) },
+          pooled: {
+            data: pooled.data.slice(pooled.data.length - batch * text.pooled_width),
+            dims: [batch, text.pooled_width],
+          },
+          prompt_embeds: prompts,
+        })
+        const table = position.file !== undefined && {
+          position: pseudoRandom([(height / 2) * (width / 2), position.width], 6),
+        }
+        const inputs = { latent: latent as Tensor, modulation: modulation!.row(0), context: context!, ...table }
+        return (await transformer.run(inputs)).velocity as FloatTensor
       }
-      const inputs = { latent: latent as Tensor, modulation: modulation!.row(0), context: context!, ...table }
-      return (await transformer.run(inputs)).velocity as FloatTensor
     }
-  }
-})
+  },
+)

@@ -91,7 +91,7 @@ test('pairs products of any sizes, and other operators only with the equal axes 
   expect(inputsOf('Linear')).toEqual([['x0', '', '', '', '', 'x2'], ['x1']])
 })
 
-test('products are paired also if only one of their weights is unpacked', () => {
+test('products are paired even if only one of their weights is unpacked', () => {
   const graph = new Graph('test')
   const [x, y] = ['x', 'y'].map((name) => graph.input(name, 'float16', [1, 2, 8])) as [Value, Value]
   const [image, text] = [x, y].map((value) => kernel(value, 'GeluQuantize')) as [Value, Value]

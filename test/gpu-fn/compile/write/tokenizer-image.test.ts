@@ -36,12 +36,12 @@ async function compileWith(
   return out
 }
 
-test('spiece.model alone gives the image of tokenizer.json', async () => {
+test('spiece.model alone results in the same image as tokenizer.json', async () => {
   const out = await compileWith((checkpoint) => rm(path.join(checkpoint, 'tokenizer_3/tokenizer.json')), {})
   expect(await pixelsOf(out)).toEqual(await pixelsOf(await compileTiny({})))
 })
 
-test('--tokenizers hub gives the image of the tokenizers of the repository', async () => {
+test('--tokenizers hub results in the same image as the tokenizers of the repository', async () => {
   const folders = { 'openai/clip-vit-large-patch14': 'tokenizer', 'google/t5-v1_1-xxl': 'tokenizer_3' }
   const checkpoint = path.join(scratch.directory, 'checkpoint')
   const served = path.join(import.meta.dirname, '../../../../infra/checkpoints/tiny/tokenizers')

@@ -31,7 +31,7 @@ const at = (...names: string[]) => path.join(directory, ...names)
 const read = (options: TokenizerOptions = { tokenizers: directory }, rows = 1000) =>
   readTokenizers(encoders, vocabularies(rows), { tokenizers: {} }, options)
 
-test('a package has the files that define its tokenizers, and no others', async () => {
+test('a package contains only the tokenizer files that define its tokenizers', async () => {
   await writeFile(at('tokenizer', 'id_rsa'), 'a secret')
   await writeFile(at('tokenizer', 'tokenizer.model'), 'a secret')
   const { files, notes } = await read()
@@ -63,7 +63,7 @@ test('spiece.model alone is part of the package, and its ids are those of tokeni
   expect(idsOf(files)).toEqual(idsOf(whole.files))
 }, 60_000)
 
-describe('a tokenizer of another encoder is refused:', () => {
+describe('a tokenizer of another encoder is refused', () => {
   test.each([
     ['tokenizer_2', 'tokenizer', /is not the tokenizer of CLIP-G: it pads with <\|endoftext\|> instead of !/],
     ['tokenizer', 'tokenizer_2', /is not the tokenizer of CLIP-L: it pads with ! instead of <\|endoftext\|>/],
@@ -88,7 +88,7 @@ test('ids beyond the embeddings of an encoder are noted', async () => {
   expect((await read(undefined, 999)).notes[0]).toMatch('The tokenizer of clip_l has ids beyond its 999 embeddings')
 })
 
-describe('files of an unfinished or wrong download are refused:', () => {
+describe('files of an incomplete or wrong download are refused', () => {
   const LFS_POINTER = 'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 791656\n'
   const halfOf = async (file: string) => (await readFile(at(file), 'utf8')).slice(0, 2000).replace(/[^\n]*$/, '')
   const without = async (token: string) => {
@@ -102,7 +102,7 @@ describe('files of an unfinished or wrong download are refused:', () => {
       'some of the merges',
       'tokenizer_2/merges.txt',
       () => halfOf('tokenizer_2/merges.txt'),
-      /tokenizer_2: no merge results in the tokens "man<\/w>", .* and 210 more: a file is cut short/,
+      /tokenizer_2: no merge results in the tokens "man<\/w>", .* and 210 more: a file is truncated/,
     ],
     ['no merges', 'tokenizer/merges.txt', () => '#version: 0.2\n', /tokenizer: no merge results in the tokens/],
     ['an empty file', 'tokenizer/merges.txt', () => '', /merges\.txt: is empty: .*download it again/],
@@ -121,7 +121,7 @@ describe('files of an unfinished or wrong download are refused:', () => {
   })
 })
 
-test('merges with the line ends of Windows are those with line feeds', async () => {
+test('merges with Windows line endings equal those with line feeds', async () => {
   const idsOf = ({ files }: Awaited<ReturnType<typeof read>>) => {
     const own = [...files].filter(([name]) => name.startsWith('tokenizer/'))
     const sources = new Map(own.map(([name, content]) => [path.basename(name), content])) as never
@@ -133,7 +133,7 @@ test('merges with the line ends of Windows are those with line feeds', async () 
   expect(idsOf(await read())).toEqual(expected)
 }, 60_000)
 
-describe('hostile files are refused:', () => {
+describe('hostile files are refused', () => {
   test('a pipe, at once', async () => {
     await rm(at('tokenizer', 'vocab.json'))
     execFileSync('mkfifo', [at('tokenizer', 'vocab.json')])
@@ -250,7 +250,7 @@ describe('--tokenizers hub', () => {
     return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
   }
 
-  test('gives the tokenizers of SD3.5, with the ids of its repository', async () => {
+  test('downloads the tokenizers of SD3.5, with the ids of its repository', async () => {
     const hub = await startHub()
     const { files, notes } = await read({ tokenizers: 'hub', hub }, 1100)
     expect(notes).toEqual([])

@@ -13,7 +13,7 @@ import type { Pipeline } from '../../../../gpu-fn/pipeline/pipeline.ts'
 import { type Txt2ImgRequest, txt2img } from '../../../../gpu-fn/pipeline/txt2img.ts'
 import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
-import { leastBudget } from '../../../support/checkpoints/least-budget.ts'
+import { minimumBudget } from '../../../support/checkpoints/minimum-budget.ts'
 import { BINDING } from '../../../support/native/addon.ts'
 
 const open = (devices: number, options: PipelineOptions = {}) =>
@@ -46,7 +46,7 @@ test.for([
   ['skip-layer guidance', { skip_layer_guidance }],
   ['no guidance', { guidance_scale: 1 }],
 ] satisfies [string, Partial<Txt2ImgRequest>][])(
-  'two and three devices make the image of one that runs each sample alone: %s',
+  'two and three devices produce the same image as one that runs each sample alone: %s',
   async ([, overrides]) => {
     const request = { ...REQUEST, ...overrides }
     const expected = await imagesOf({ ...three, batched: false }, request, false)
@@ -75,13 +75,13 @@ test('the velocity differs from that of a batch only by rounding', async () => {
     return predictVelocity(latent, conditions, 0, options)
   }
   const [batch, parallel] = [await velocityOf([three]), await velocityOf([three, ...three.others])]
-  const largest = batch.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
+  const largest = batch.reduce((max, value) => Math.max(max, Math.abs(value)), 0)
   for (const [i, value] of parallel.entries()) expect(Math.abs(value - batch[i]!)).toBeLessThan(1e-5 * largest)
 })
 
-test('further devices follow the memory plan: they have the denoiser only while it stays on the first one', async () => {
+test('the other devices hold the denoiser only while it is resident on the first one', async () => {
   const opened: string[] = []
-  const tight = await open(2, { budget: leastBudget(pkg), onOpen: (network) => opened.push(network) })
+  const tight = await open(2, { budget: minimumBudget(pkg), onOpen: (network) => opened.push(network) })
   onTestFinished(() => tight.release())
   expect(tight.plan.offloaded).toContain('transformer')
   expect(tight.others).toEqual([])

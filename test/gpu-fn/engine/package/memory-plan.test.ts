@@ -59,7 +59,7 @@ const planMemory = (
   how: Execution = WEIGHT_ONLY,
 ) => planFor(manifest, size, budget, how)
 
-test('two Larges share one arena, so that both stay open on a GPU of 40 GB', () => {
+test('two packages of Large share one arena, so that both stay open on a 40 GB GPU', () => {
   const plan = planMemory(about('large fp8'), square(1024), 40 * GIB, NATIVE)
   expect(plan.offloaded).toEqual([])
   expect(memoryOfAll([plan, plan])).toBeLessThan(40 * GIB * 0.97)
@@ -68,7 +68,7 @@ test('two Larges share one arena, so that both stay open on a GPU of 40 GB', () 
 
 const square = (side: number) => ({ width: side, height: side })
 
-test('without a budget everything stays, and nothing is read again', () => {
+test('without a budget, all networks are resident and nothing is reloaded', () => {
   expect(planMemory(about('large fp16'), square(1024), null)).toMatchObject({
     resident: [...NETWORKS],
     offloaded: [],
@@ -95,20 +95,20 @@ test.each<[Name, number, { width: number; height: number }, number | null]>([
   }
 })
 
-test('the denoiser is resident if possible, and the networks that are cheapest to read are read again', () => {
+test('the denoiser is resident if possible, and the networks that are cheapest to reload are reloaded', () => {
   const plan = planMemory(about('large fp16'), square(1024), 24 * GIB)
   expect(plan.resident).toContain('transformer')
   expect(plan.reread).toBeLessThan(9e9)
 })
 
-test('the decoder takes tiles only where the whole image does not fit', () => {
+test('the decoder uses tiles only if the whole image does not fit', () => {
   expect(planMemory(about('medium fp8'), square(1440), 8 * GIB).tile).toBeNull()
   const plan = planMemory(about('medium fp8'), square(1440), 5 * GIB)
   expect(plan.tile).toBeGreaterThanOrEqual(64)
   expect(plan.peak).toBeLessThanOrEqual(5 * GIB)
 })
 
-test('on a GPU those that come take the memory of those that went, and the decoder stays', () => {
+test('on a GPU, loaded networks reuse the memory of unloaded ones, and the decoder is resident', () => {
   const bytesOf = (networks: readonly string[]) =>
     networks.map((network) => WEIGHTS['large fp8'][NETWORKS.indexOf(network)]! * 1e9)
   for (const gigabytes of [8, 9, 11, 13, 15, 18]) {
@@ -120,7 +120,7 @@ test('on a GPU those that come take the memory of those that went, and the decod
   }
 })
 
-test('on the CPU each session has its own scratch memory, which is freed with it', () => {
+test('on the CPU, each session has its own scratch memory, which is freed with the session', () => {
   const onCpu: Execution = { target: 'cpu', samples: 2, widening: 1 }
   const roomy = planMemory(about('medium fp8'), square(1024), null, onCpu)
   const tight = planMemory(about('medium fp8'), square(1024), 8 * GIB, onCpu)
@@ -135,7 +135,7 @@ test('a budget below the minimum is refused with the required amount', () => {
   )
 })
 
-test('more memory never means reading more again, and no plan exceeds its budget', () => {
+test('more memory never increases reloads, and no plan exceeds its budget', () => {
   const budget = fc.integer({ min: 1, max: 40 * 1024 })
   fc.assert(
     fc.property(fc.constantFrom<Name>('large fp8', 'large fp16', 'medium fp8'), budget, budget, (name, a, b) => {
@@ -177,7 +177,7 @@ describe('a ControlNet', () => {
   const how: Execution = { ...WEIGHT_ONLY, controlnet }
   const size = { width: 1024, height: 1024 }
 
-  test('counts with its weights, residuals and sessions', () => {
+  test('is counted with its weights, residuals and sessions', () => {
     const [without, guided] = [WEIGHT_ONLY, how].map((each) => planMemory(about('large fp8'), size, null, each))
     const residuals = 4096 * 2432 * 2 * 20
     const sessions = 4 * 72 * 2 ** 20

@@ -33,14 +33,14 @@ const manifestFor = (target: Manifest['target']) =>
     ...(target === 'cuda-fp8' && { without_kernels: OTHERS }),
   }) as unknown as Manifest
 
-test('the graphs are those with kernels where GPU and kernels are there', () => {
+test('the graphs with kernels are opened if the GPU supports them and they are built', () => {
   const kernels = () => ({ library: '/kernels.so', reason: null })
   expect(chooseGraphs(manifestFor('cuda-fp8'), kernels)).toEqual({
     ...{ networks: NETWORKS, batched: true, kernels: '/kernels.so', note: null },
   })
 })
 
-test('without them they are the others, a sample at a time, and say why', () => {
+test('otherwise the other graphs are opened, one sample at a time, with a note of the reason', () => {
   const kernels = () => ({ library: null, reason: 'the GPU has no FP8 tensor cores' })
   expect(chooseGraphs(manifestFor('cuda-fp8'), kernels)).toEqual({
     ...{ networks: { t5: NETWORKS.t5, ...OTHERS }, batched: false },

@@ -17,7 +17,7 @@ import { type DeviceTensor, HostTensor, type Session, type Tensor } from '../../
 import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { render } from '../../../../infra/local/models/render.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
-import { leastBudget } from '../../../support/checkpoints/least-budget.ts'
+import { minimumBudget } from '../../../support/checkpoints/minimum-budget.ts'
 import { BINDING } from '../../../support/native/addon.ts'
 
 let pkg: Package
@@ -32,15 +32,15 @@ async function open(options: PipelineOptions): Promise<OpenPipeline> {
 }
 
 const REQUEST = { prompt: 'a red heart', seed: 1, width: 64, height: 64, steps: 2, guidance_scale: 3 }
-const least = () => leastBudget(pkg)
+const min = () => minimumBudget(pkg)
 
 describe('a package within a budget', () => {
-  test('makes the same image with all graphs open and with one at a time', async () => {
+  test('produces the same image with all graphs open and with one at a time', async () => {
     const roomy = await open({})
     expect(roomy.open()).toHaveLength(7)
     const image = await render(roomy, REQUEST)
     const opened: NetworkName[] = []
-    const tight = await open({ budget: least(), onOpen: (network) => opened.push(network) })
+    const tight = await open({ budget: min(), onOpen: (network) => opened.push(network) })
     expect(await render(tight, REQUEST)).toEqual(image)
     expect(tight.plan.offloaded).toContain('transformer')
     expect(opened).toEqual(expect.arrayContaining(['t5', 't5_2', 'conditioning', 'transformer', 'vae_decoder']))
@@ -51,8 +51,8 @@ describe('a package within a budget', () => {
     expect(opened.slice(before).sort()).toEqual(usual.sort())
   })
 
-  test('never has more than one graph open beside those that it keeps', async () => {
-    const tight = await open({ budget: least() })
+  test('never has more than one graph open in addition to the resident ones', async () => {
+    const tight = await open({ budget: min() })
     const request = { ...REQUEST, count: 3, negative_prompt: '', text_convention: 'diffusers' } as const
     const output = { output_format: 'png', output_quality: 90 } as const
     for await (const _ of txt2img(tight, { ...request, ...output }, new AbortController().signal)) {
@@ -63,9 +63,9 @@ describe('a package within a budget', () => {
     expect(tight.open()).toEqual([])
   })
 
-  test('denoises all images before it decodes them where the two make way for each other', async () => {
+  test('denoises all images before decoding if denoiser and decoder do not fit together', async () => {
     const opened: NetworkName[] = []
-    const tight = await open({ budget: least(), onOpen: (network) => opened.push(network) })
+    const tight = await open({ budget: min(), onOpen: (network) => opened.push(network) })
     const request = { ...REQUEST, count: 3, negative_prompt: '', text_convention: 'diffusers' } as const
     const types: string[] = []
     const signal = new AbortController().signal
@@ -77,12 +77,12 @@ describe('a package within a budget', () => {
 
   test('plans again for a larger image, reports the plan, and refuses an image that does not fit', async () => {
     const plans: MemoryPlan[] = []
-    const pipeline = await open({ budget: least() + 2e8, onPlan: (plan) => plans.push(plan) })
+    const pipeline = await open({ budget: min() + 2e8, onPlan: (plan) => plans.push(plan) })
     expect(plans).toHaveLength(1)
     await pipeline.fit({ width: 64, height: 64 })
     expect(plans).toHaveLength(1)
     await pipeline.fit({ width: 320, height: 320 })
-    expect(plans.at(-1)!.peak).toBeLessThanOrEqual(least() + 2e8)
+    expect(plans.at(-1)!.peak).toBeLessThanOrEqual(min() + 2e8)
     await expect(pipeline.fit({ width: 30_000, height: 30_000 })).rejects.toThrow(BudgetError)
     await expect(openPipeline(pkg, { budget: 1 })).rejects.toThrow(BudgetError)
   })
@@ -156,7 +156,7 @@ describe('residency', () => {
     expect(await velocityOf([])).toEqual(await velocityOf(['conditioning', 'transformer']))
   })
 
-  describe('of sessions whose weights can leave', () => {
+  describe('of sessions with unloadable weights', () => {
     const logged = () => {
       const log: string[] = []
       const own = new Residency(async (network) => {
@@ -171,7 +171,7 @@ describe('residency', () => {
       return { own, log }
     }
 
-    test('lets them stay open without their weights', async () => {
+    test('keeps them open without their weights', async () => {
       const { own, log } = logged()
       for (const network of ['t5', 'transformer', 't5'] as const) await own.session(network).run({})
       expect(own.open()).toEqual(['t5'])
@@ -193,7 +193,7 @@ describe('residency', () => {
       expect(own.open()).toEqual(['clip_l', 't5'])
     })
 
-    test('ends one that rests when it is released', async () => {
+    test('closes a suspended session on release', async () => {
       const { own, log } = logged()
       await own.session('t5').run({})
       await own.session('transformer').run({})
@@ -203,18 +203,18 @@ describe('residency', () => {
     })
   })
 
-  test('offloaded networks take turns, also for concurrent requests', async () => {
-    let most = 0
+  test('offloaded networks take turns, even for concurrent requests', async () => {
+    let max = 0
     const own = new Residency(async () => ({
       ...session,
       run: async () => {
-        most = Math.max(most, own.open().length)
+        max = Math.max(max, own.open().length)
         await setImmediate()
         return {}
       },
     }))
     await Promise.all((['clip_l', 'clip_g', 't5', 'clip_l'] as const).map((network) => own.session(network).run({})))
-    expect(most).toBe(1)
+    expect(max).toBe(1)
   })
 
   test('a network that cannot be opened does not affect the others', async () => {

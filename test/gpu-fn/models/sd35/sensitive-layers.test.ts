@@ -15,7 +15,7 @@ describe('the layers that stay in FP8', () => {
   const blocksOf = (pattern: RegExp, depth: number) =>
     Array.from({ length: depth }, (_, block) => block).filter((block) => pattern.test(`${fc1(block)}.weight`))
 
-  test('are the sensitive ones for variants with measurements', () => {
+  test('are the sensitive layers for variants with measurements', () => {
     expect(blocksOf(sensitiveLayers('measured', { depth: 38 }, { measured: ERRORS }), 38)).toEqual([0])
   })
 

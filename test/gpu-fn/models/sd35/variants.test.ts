@@ -16,7 +16,7 @@ test.each([
   ['nano', 'nano', 'nano', 28],
   ['nano', 'turbo', 'nano-turbo', 4],
   ['nano', 'flash', 'nano-flash', 2],
-])('the shape of %s at %j is %s, of %d steps', (shape, name, expected, steps) => {
+])('the shape of %s at %j is %s, with %d steps', (shape, name, expected, steps) => {
   const choice = variantOf(shapeOf(shape), named(name))
   expect([choice.name, choice.defaults.steps]).toEqual([expected, steps])
   expect(choice.reason).toContain(JSON.stringify(name))
@@ -32,7 +32,7 @@ test('a variant with an ambiguous name lists the values of --variant', () => {
   })
 })
 
-test('the fine-tune that needs another shift has it', () => {
+test('the fine-tune with a different shift has that shift', () => {
   expect(VARIANTS.filter(({ shift }) => shift !== 3).map(({ name, shift }) => [name, shift])).toEqual([
     ['large-turbox', 5],
   ])
@@ -43,7 +43,7 @@ test.each([
   ['medium', /Stability AI Community License/],
   ['nano-turbo', /Apache-2\.0; they were trained on Noto Color Emoji \(OFL-1\.1\)/],
   ['custom', /licensed by their author/],
-])('weights of %s are under the license of who made them', (name, license) => {
+])('weights of %s have the license of their publisher', (name, license) => {
   const shape = name === 'custom' ? { ...shapeOf('nano'), depth: 7 } : shapeOf(name)
   expect(variantOf(shape, named('x'), {}, name).defaults.license).toMatch(license)
 })

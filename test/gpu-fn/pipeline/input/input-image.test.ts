@@ -38,12 +38,12 @@ describe('decodes to 8-bit sRGB', () => {
       expect(Math.abs(pixels[300 + k]! - value)).toBeLessThanOrEqual(4)
   })
 
-  test('a CMYK JPEG, by its profile or as printers have it', async () => {
+  test('a CMYK JPEG, by its profile or the default press profile', async () => {
     const { pixels } = await decode(await plain().toColourspace('cmyk').jpeg().toBuffer())
     expect(pixels[0]! - pixels[2]!).toBeGreaterThan(60)
   })
 
-  test.each(['b-w', 'grey16'])('gray of space %s', async (space) => {
+  test.each(['b-w', 'grey16'])('grayscale in color space %s', async (space) => {
     const gray = sharp({ create: { width: 8, height: 8, channels: 3, background: '#808080' } })
     const { pixels } = await decode(await gray.toColourspace(space).png().toBuffer())
     expect([...pixels.subarray(0, 3)]).toEqual([128, 128, 128])
@@ -54,7 +54,7 @@ describe('decodes to 8-bit sRGB', () => {
     expect(new Set((await decode(await clear.png().toBuffer())).pixels)).toEqual(new Set([255]))
   })
 
-  test('the first frame of an animation, with a remark', async () => {
+  test('the first frame of an animation, with a warning', async () => {
     const frames = [0, 255].map((value) => Buffer.alloc(3 * 8 * 8, value))
     const raw = { raw: { width: 8, height: 16, channels: 3, pageHeight: 8 } } as const
     for (const format of ['gif', 'webp'] as const) {
@@ -246,6 +246,6 @@ test(`${UPLOADS} damaged files are decoded or refused, in bounded memory`, async
   expect(process.memoryUsage().rss - before).toBeLessThan(512 * 2 ** 20)
 }, 600_000)
 
-test('the limit of pixels admits every result', () => {
+test('the pixel limit admits every result', () => {
   expect(LIMITS.inputPixels).toBeGreaterThanOrEqual(LIMITS.side.max ** 2)
 })

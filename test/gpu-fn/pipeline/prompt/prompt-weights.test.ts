@@ -100,13 +100,13 @@ describe('the embeddings of a tiny SD3.5', () => {
     for (const [i, value] of vector.entries()) expect(pooled[about.pooled_offset! + i]).toBeCloseTo(value, 4)
   })
 
-  test('are those of the words without weights, or with weights of 1', async () => {
+  test('equal those of the plain words without weights, or with weights of 1', async () => {
     const plain = await encode('a red cat', false)
     for (const text of ['a red cat', '(a red cat:1.0)']) expect((await encode(text, true)).embeds).toEqual(plain.embeds)
     expect((await encode('(a red cat:1.0)', false)).embeds).not.toEqual(plain.embeds)
   })
 
-  test('leave out the end of a long prompt, with a warning', async () => {
+  test('exclude the end of a long prompt, with a warning', async () => {
     const { truncations } = await encode(`(flowers:1.2) ${'sunlight and birds '.repeat(60)}(the end:0.5)`, true)
     expect(truncations).toHaveLength(3)
     expect(truncations[0]).toMatch(/^the prompt exceeds the 77 tokens of CLIP-L, so ".+" is ignored$/)

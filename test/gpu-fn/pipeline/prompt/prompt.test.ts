@@ -73,13 +73,13 @@ describe('assembly', () => {
     expect(pooled).toEqual([10, 10, 20, 20, 20])
   })
 
-  test('rows of zeros take the place of an absent T5, as many as it would have', async () => {
+  test('rows of zeros replace a missing T5, as many as its tokens', async () => {
     const { rows, row } = await encode(['clip_l', 'clip_g'])
     expect([rows, row(76), row(77), row(332)]).toEqual([333, BOTH, NOTHING, NOTHING])
     expect((await encode(['clip_l', 'clip_g'], 100)).rows).toBe(177)
   })
 
-  test('without CLIP-L, CLIP-G keeps its place', async () => {
+  test('without CLIP-L, CLIP-G keeps its columns', async () => {
     const { row, pooled } = await encode(['clip_g', 't5'])
     expect([row(0), row(77)]).toEqual([[0, 0, 2, 2, 2, 0, 0, 0], T5])
     expect(pooled).toEqual([0, 0, 20, 20, 20])
@@ -91,7 +91,7 @@ describe('assembly', () => {
     expect(pooled).toEqual([10, 10, 0, 0, 0])
   })
 
-  test('T5 alone has no rows above it; no encoder at all leaves 256 rows of zeros', async () => {
+  test('T5 alone has no rows above it, and without any encoder there are 256 rows of zeros', async () => {
     const alone = await encode(['t5'])
     expect([alone.rows, alone.row(0), alone.pooled]).toEqual([256, T5, [0, 0, 0, 0, 0]])
     expect((await encode([])).rows).toBe(256)
@@ -99,7 +99,7 @@ describe('assembly', () => {
 })
 
 describe('lengths', () => {
-  test('max_sequence_length sets the tokens of T5, and not those of CLIP', async () => {
+  test('max_sequence_length sets the token count of T5, but not of CLIP', async () => {
     const names: EncoderName[] = ['clip_l', 'clip_g', 't5']
     for (const tokens of [77, 128, 512]) expect((await encode(names, tokens, '')).rows).toBe(77 + tokens)
     const longest = await encode(names, 512, 'cat '.repeat(2_000))
@@ -107,7 +107,7 @@ describe('lengths', () => {
     expect(longest.truncations.at(-1)).toMatch(/^the prompt exceeds the 512 tokens of T5/)
   })
 
-  test('each encoder reads the prompt of its own, or the first', async () => {
+  test('each encoder reads its own prompt, or the first one', async () => {
     const read = async (own: { prompt_2?: string; prompt_3?: string }) => {
       const { opened, shape } = encoders('clip_l', 'clip_g', 't5')
       const prompt = { name: 'prompt', text: 'cat '.repeat(300), own }
@@ -126,14 +126,17 @@ describe('lengths', () => {
     expect(await read({ prompt_2: '', prompt_3: '' })).toHaveLength(3)
   })
 
-  test.each([Number.NaN, Number.POSITIVE_INFINITY])('an output of %d is an error of its encoder', async (value) => {
-    const { opened, shape } = encoders('clip_l', 't5')
-    const run = async () => ({ hidden: { dims: [1, 77, 2], data: new Float32Array(154).fill(value) } })
-    const broken = [{ ...opened[0]!, session: { ...opened[0]!.session, run } }, opened[1]!]
-    await expect(encodePrompts(broken, shape, [{ name: 'prompt', text: '' }], { batched: true })).rejects.toThrow(
-      'the output of CLIP-L contains NaN or infinity',
-    )
-  })
+  test.each([Number.NaN, Number.POSITIVE_INFINITY])(
+    'an output of %d is an error with the name of the encoder',
+    async (value) => {
+      const { opened, shape } = encoders('clip_l', 't5')
+      const run = async () => ({ hidden: { dims: [1, 77, 2], data: new Float32Array(154).fill(value) } })
+      const broken = [{ ...opened[0]!, session: { ...opened[0]!.session, run } }, opened[1]!]
+      await expect(encodePrompts(broken, shape, [{ name: 'prompt', text: '' }], { batched: true })).rejects.toThrow(
+        'the output of CLIP-L contains NaN or infinity',
+      )
+    },
+  )
 
   test('names the encoder and the truncated text, in a few lines', async () => {
     const { truncations } = await encode(['clip_l', 't5'], undefined, `${'cat '.repeat(300)}dog`)
@@ -153,7 +156,7 @@ describe('lengths', () => {
     expect(runs).toEqual([])
   })
 
-  test('prompts of one length share a run where batches are allowed', async () => {
+  test('prompts of equal length share a run if batches are allowed', async () => {
     const prompts = [
       { name: 'negative prompt', text: '' },
       { name: 'prompt', text: 'cat '.repeat(200) },

@@ -19,7 +19,7 @@ test('4 steps that end at a noise level of 0.3', () => {
   expect(sigmas).toEqual(['1.0000', '0.8995', '0.7190', '0.3000', '0.0000'])
 })
 
-test('28 steps of SD3.5 Large start and end where the model card does', () => {
+test('28 steps of SD3.5 Large start and end at the noise levels of the model card', () => {
   const { sigmas } = flowMatchEuler(28, SD35)
   expect(sigmas.length).toBe(29)
   expect([...sigmas.subarray(0, 3)].map((sigma) => sigma.toFixed(5))).toEqual(['1.00000', '0.98738', '0.97411'])
@@ -31,7 +31,7 @@ test.each([SD35, { ...SD35, shift_terminal: 0.3 }])('one step leads from pure no
 })
 
 test.each(golden.schedules)(
-  '$steps steps, shift $shift of $num_train_timesteps, terminal $shift_terminal are diffusers’ to the bit',
+  '$steps steps, shift $shift of $num_train_timesteps, terminal $shift_terminal equal diffusers’ bit for bit',
   (expected) => {
     const { sigmas, timesteps } = flowMatchEuler(expected.steps, expected)
     expect([...sigmas]).toEqual(expected.sigmas)
@@ -39,7 +39,7 @@ test.each(golden.schedules)(
   },
 )
 
-test('guided Euler steps are diffusers’ within float32 rounding', async () => {
+test('guided Euler steps equal diffusers’ within float32 rounding', async () => {
   const { steps, guidance_scale, start, velocities, end } = golden.walk
   const scheduler = flowMatchEuler(steps, SD35)
   const latent = Float32Array.from(start)

@@ -13,10 +13,10 @@ type Choice = Pick<JobRequest, 'sampler' | 'noise_schedule'>
 
 function distance(a: ArrayLike<number>, b: readonly number[]): number {
   expect(a.length).toBe(b.length)
-  return b.reduce((most, value, i) => Math.max(most, Math.abs(a[i]! - value)), 0)
+  return b.reduce((max, value, i) => Math.max(max, Math.abs(a[i]! - value)), 0)
 }
 
-test('the noise levels of every schedule are ComfyUI’s', () => {
+test('the noise levels of every schedule equal ComfyUI’s', () => {
   for (const { schedule, steps, shift, sigmas } of golden.schedules) {
     const levels = noiseLevels({ steps, shift, noise_schedule: schedule } as Choice & { steps: number }, SD35)
     expect(distance(levels, sigmas), `${schedule}, ${steps} steps, shift ${shift}`).toBeLessThan(3e-7)
@@ -30,7 +30,7 @@ test('custom noise levels are shifted and stretched as diffusers does', () => {
   }
 })
 
-test('spacings of a checkpoint are diffusers’', () => {
+test('spacings of a checkpoint equal diffusers’', () => {
   for (const { spacing, steps, sigmas } of golden.spacings) {
     const config = { ...SD35, spacing: spacing as 'karras' | 'exponential' | 'beta' }
     expect(distance(noiseLevels({ steps }, config), sigmas), `${spacing}, ${steps} steps`).toBeLessThan(3e-7)
@@ -51,7 +51,7 @@ async function walk(choice: Choice, steps: number): Promise<Float32Array> {
   return sample
 }
 
-test('every sampler ends where k-diffusion’s or diffusers’ does', async () => {
+test('every sampler has the result of k-diffusion or diffusers', async () => {
   for (const { by, steps, end, sampler, schedule } of golden.walks) {
     const choice = { sampler, noise_schedule: schedule }
     const what = `${sampler} over ${schedule} as in ${by}, ${steps} steps`
@@ -65,7 +65,7 @@ test('Heun’s method is of second order', async () => {
   expect(await error('heun')).toBeLessThan((await error('euler')) / 2)
 })
 
-test('the number of priced runs is that of the sampler', () => {
+test('the number of billed runs is that of the sampler', () => {
   for (const sampler of ['euler', 'dpmpp_2m', 'heun', 'lcm'] as const) {
     for (const steps of [1, 2, 28, 200]) {
       const scheduler = createScheduler({ steps, sampler }, { name: 'FlowMatchLCMScheduler', ...SD35 }, noDraw)
@@ -96,7 +96,7 @@ test('up to 100 steps, no schedule has equal noise levels', () => {
   }
 })
 
-test('the quantiles of the beta distribution are symmetric and rising', () => {
+test('the quantiles of the beta distribution are symmetric and increasing', () => {
   expect(betaQuantile(0.5)).toBe(0.5)
   expect([betaQuantile(0), betaQuantile(1)].map((value) => Math.abs(value))).toEqual([expect.closeTo(0), 1])
   const values = Array.from({ length: 101 }, (_, i) => betaQuantile(i / 100))

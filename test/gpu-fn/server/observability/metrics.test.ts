@@ -15,7 +15,7 @@ import { startServer } from '../../../support/gpu/server.ts'
 const TRACE = '0af7651916cd43dd8448eb211c80319c'
 const SPAN = 'b7ad6b7169203331'
 
-test('counts jobs, waits, phases, loads and refusals, without names of tenants', async () => {
+test('counts jobs, waits, phases, loads and refusals, without tenant names', async () => {
   const metrics = createMetrics()
   await using server = await startServer(createPacedEngine(), { metrics })
   const schedule = { tenant: 'secret-tenant', weight: 1, interactive: true }
@@ -83,7 +83,7 @@ test('requires its token, if one is set', async () => {
   expect([await read(), await read('Bearer wrong'), await read('Bearer hush')]).toEqual([401, 401, 200])
 })
 
-test('is ready while another job may wait', async () => {
+test('reports readiness while its queue has room', async () => {
   await using server = await startServer(createPacedEngine(0), { queue: 1 })
   const ready = async () => (await fetch(`${server.url}/readyz`)).status
   expect(await ready()).toBe(200)
@@ -93,7 +93,7 @@ test('is ready while another job may wait', async () => {
   expect(await ready()).toBe(503)
 })
 
-test('sends the spans of a job to the receiver, in the trace of its caller', async () => {
+test('sends the spans of a job to the collector, in the trace of its caller', async () => {
   const received: { resourceSpans: { scopeSpans: { spans: Span[] }[] }[] }[] = []
   const receiver = createServer(async (request, response) => {
     const chunks: Buffer[] = []
@@ -130,7 +130,7 @@ test.each([
   expect(parseTraceparent(header)).toEqual(expected)
 })
 
-test('an observer may lack members', () => {
+test('an observer may omit methods', () => {
   const seen: string[] = []
   const observer = observeWith([{}, { refused: (code) => void seen.push(code) }])
   observer.refused('queue_full')

@@ -44,7 +44,7 @@ describe('hostile bodies', () => {
     expect(await refusalOf(response)).toBe('400 invalid_request')
   })
 
-  test('a megabyte, announced or not', async () => {
+  test('a megabyte, with or without Content-Length', async () => {
     const body = JSON.stringify({ ...jobBody(), prompt: 'x'.repeat(1_000_000) })
     expect(await refusalOf(await putRaw(server.url, 'job-1', body))).toBe('413 request_too_large')
     const token = await signToken('job-1', body)
@@ -64,7 +64,7 @@ describe('hostile bodies', () => {
     ['protocol', { protocol: 2 }, /^protocol was 2: .*1/],
     ['prompt', { prompt: undefined }, /^prompt is missing: /],
     ['prompt', { prompt: 'x'.repeat(10_001) }, /^prompt was "x{79}… \(10003 characters\): .*10000/],
-  ])('%s out of bounds is named with what was given and what is allowed', async (_, change, detail) => {
+  ])('%s out of bounds: the error has the given value and the allowed range', async (_, change, detail) => {
     const response = await putRaw(server.url, 'job-1', JSON.stringify({ ...jobBody(), ...change }))
     expect(await detailOf(response)).toMatch(detail)
     expect(await refusalOf(response)).toBe('400 invalid_request')
@@ -77,7 +77,7 @@ describe('hostile bodies', () => {
     expect(await refusalOf(response)).toBe('400 invalid_request')
   })
 
-  test('a PNG that might be too large to deliver: the message has the limit and a suggestion', async () => {
+  test('a PNG that might be too large to deliver: the error has the limit and a suggestion', async () => {
     const body = JSON.stringify(jobBody({ width: 6144, height: 6144 }))
     const response = await putRaw(server.url, 'job-1', body)
     expect(await detailOf(response)).toBe(
@@ -128,7 +128,7 @@ describe('tokens', () => {
   test.each<[string, TokenOptions, string]>([
     ['of another key', { key: stranger }, '401 token_invalid'],
     ['that expired', { expires: now() - 60 }, '401 token_expired'],
-    ['that lives too long', { expires: now() + 3600 }, '401 token_invalid'],
+    ['with an excessive lifetime', { expires: now() + 3600 }, '401 token_invalid'],
     ['of another issuer', { issuer: 'somebody' }, '401 token_invalid'],
     ['for another audience', { audience: 'octet-edge' }, '401 token_invalid'],
     ['for another attempt', { attempt: 2 }, '403 token_mismatch'],
@@ -137,7 +137,7 @@ describe('tokens', () => {
     expect(await refusalOf(await putRaw(server.url, 'job-1', good, options))).toBe(refusal)
   })
 
-  test('one of the key that the edge is about to leave is good', async () => {
+  test('a token of the previous key is accepted during a rotation', async () => {
     const response = await putRaw(server.url, 'job-1', '{}', { key: oldEdgeKeys.privateKey })
     expect(await refusalOf(response)).toBe('400 invalid_request')
   })
@@ -147,7 +147,7 @@ describe('tokens', () => {
     return fetch(`${server.url}/jobs/job-1`, { method: 'PUT', headers, body })
   }
 
-  test('none, or none that can be read', async () => {
+  test('a missing or malformed token', async () => {
     const missing = await putWith(undefined)
     expect(missing.headers.get('www-authenticate')).toBe('Bearer')
     expect(await refusalOf(missing)).toBe('401 token_missing')
@@ -155,13 +155,13 @@ describe('tokens', () => {
     expect(await refusalOf(await putWith('Bearer a.b.c'))).toBe('401 token_invalid')
   })
 
-  test('one without a signature', async () => {
+  test('a token without a signature', async () => {
     const [, payload] = (await signToken('job-1', good)).split('.')
     const header = Buffer.from('{"alg":"none"}').toString('base64url')
     expect(await refusalOf(await putWith(`Bearer ${header}.${payload}.`))).toBe('401 token_invalid')
   })
 
-  test('one for another job, or for another body', async () => {
+  test('a token for another job, or for another body', async () => {
     expect(await refusalOf(await putWith(`Bearer ${await signToken('job-2', good)}`))).toBe('403 token_mismatch')
     const tampered = good.replace('"seed":7', '"seed":8')
     expect(await refusalOf(await putWith(`Bearer ${await signToken('job-1', good)}`, tampered))).toBe(
@@ -193,7 +193,7 @@ describe('tokens', () => {
     expect(await refusalOf(await putWith(authorization))).toBe('401 token_invalid')
   })
 
-  test('a cancellation requires one too', async () => {
+  test('a cancellation requires a token too', async () => {
     const response = await fetch(`${server.url}/jobs/job-1`, { method: 'DELETE' })
     expect(await refusalOf(response)).toBe('401 token_missing')
   })

@@ -27,7 +27,7 @@ test('shows the ratio to PyTorch at the same size next to each figure', () => {
   expect(table).toContain('- torch-torchao-compile, run : Error: ended with 1')
 })
 
-test('a figure that was measured again counts', () => {
+test('a repeated measurement replaces the earlier figure', () => {
   expect(tableOf([...FIGURES, figure('octet-fp8', 'forward_ms', 20)])).toContain('| octet-fp8 | 20.0 (0.25) |')
 })
 
@@ -47,7 +47,7 @@ test('replaces only the text between the markers', () => {
   expect(() => replaceTable('no marks', '', 'a file')).toThrow('a file has no <!-- gpu-table -->')
 })
 
-test('takes no line that is none of its own', () => {
+test('rejects lines of other programs', () => {
   expect(line.safeParse({ metric: 'turbo_s', size: null, value: 1 }).success).toBe(true)
   for (const other of [undefined, 3, {}, { metric: 'turbo_s', value: 'fast' }, { failed: 'turbo' }])
     expect(line.safeParse(other).success).toBe(false)

@@ -24,17 +24,17 @@ async function report(changes: Partial<Repeats> = {}): Promise<{ code: typeof pr
   return { code, output: print.mock.calls.flat().join('\n') }
 }
 
-test('equal images without failures and errors pass', async () => {
+test('equal images without failures and errors pass the report', async () => {
   expect((await report()).code).toBe(0)
 })
 
-test("an error in the GPU function's log fails, also if all images are equal", async () => {
+test('an error in the log of the GPU function fails the report, even if all images are equal', async () => {
   const { code, output } = await report({ errors: ['a run failed: job-1: out of memory'] })
   expect(code).toBe(1)
   expect(output).toContain("error in the GPU function's log: a run failed: job-1: out of memory")
 })
 
-test('a failed job and a failed repetition fail', async () => {
+test('a failed job and a failed repetition fail the report', async () => {
   expect((await report({ failures: ['job-1, request 0: internal'] })).code).toBe(1)
   const alone = { ...tally, equal: 1, unequal: 0, failures: ['alone-0, request 0: internal'] }
   expect((await report({ alone })).code).toBe(1)

@@ -38,11 +38,15 @@ test('ledgers and reservations consistent with the jobs cause no reports', () =>
 })
 
 test.each([
-  ['another price than its row', { jobs: [record('a', { price: 70_979 }), record('b')] }, /a has a price of 70979/],
-  ['another fingerprint than its row', { jobs: [record('a', { fingerprint: 'x' }), record('b')] }, /a .* fingerprints/],
+  ['a different price from its row', { jobs: [record('a', { price: 70_979 }), record('b')] }, /a has a price of 70979/],
+  [
+    'a different fingerprint from its row',
+    { jobs: [record('a', { fingerprint: 'x' }), record('b')] },
+    /a .* fingerprints/,
+  ],
   ['no row', { ledger: [row('b')] }, /a has no row/],
   ['a row without a fingerprint', { ledger: [row('a', { fingerprint: null }), row('b')] }, /a .* fingerprints/],
-  ['no record that can be read', { jobs: [record('b')] }, /record of a could not be read/],
+  ['an unreadable record', { jobs: [record('b')] }, /record of a could not be read/],
 ])('a job with %s is reported', (_, change, problem) => {
   expect(reservationProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
 })
@@ -66,7 +70,7 @@ test.each([
 test.each([
   ['a complaint', { job: 'a', complaint: 'a 500' }, /^a 500$/],
   ['a job that does not exist', { job: 'x' }, /received x, which does not exist/],
-  ['a success that is none', { job: 'b', saw: 'succeeded' as const }, /b was succeeded and is now failed/],
+  ['a success for a failed job', { job: 'b', saw: 'succeeded' as const }, /b was succeeded and is now failed/],
 ])('a caller with %s is reported', (_, observed, problem) => {
   const all = [listed('a'), { ...listed('b'), state: 'failed' as const }]
   expect(experienceProblems([{ behavior: 'waits', job: 'a', saw: 'succeeded' }], all)).toEqual([])
@@ -84,8 +88,8 @@ test.each([
   ['missing', {}, /accepted no event of a/],
   ['never accepted', { a: events({ accepted: 0 }) }, /accepted no event of a/],
   ['sent under two ids', { a: events({ ids: new Set(['evt_a', 'evt_b']) }) }, /received evt_a, evt_b/],
-  ['of another state', { a: events({ states: new Set(['failed']) }) }, /which is succeeded/],
-  ['of no job', { a: events(), x: events() }, /received an event of x/],
+  ['sent with another state', { a: events({ states: new Set(['failed']) }) }, /which is succeeded/],
+  ['sent for an unknown job', { a: events(), x: events() }, /received an event of x/],
 ])('a webhook that is %s is reported', (_, received, problem) => {
   expect(webhookProblems(receiverOf({ a: events() }), 'acme', [listed('a')])).toEqual([])
   const problems = webhookProblems(receiverOf(received as Record<string, Events>), 'acme', [listed('a')])
@@ -110,12 +114,17 @@ test('runs that end by the end of their jobs, or within the grace period, cause 
 })
 
 test.each([
-  ['goes on after its job was canceled', [run('a', { last: END + GRACE_MS + 1 })], 'canceled', /10\.0 s after a had/],
+  [
+    'continues after the cancellation of its job',
+    [run('a', { last: END + GRACE_MS + 1 })],
+    'canceled',
+    /10\.0 s after a had/,
+  ],
   ['has no job', [run('a'), run('x')], 'canceled', /"picture of x".* no job/],
-  ['has another seed than its job', [run('a', { seed: 8 })], 'canceled', /\(seed 8\).* no job/],
+  ['has a different seed from its job', [run('a', { seed: 8 })], 'canceled', /\(seed 8\).* no job/],
   ['is missing', [], 'succeeded', /a succeeded, but no GPU function ran it/],
   [
-    'is in progress beside another one',
+    'overlaps with another one',
     [run('a', { start: END - 40_000 }), run('a', { gpu: 'b', start: END - 30_000 })],
     'succeeded',
     /two runs of a overlapped for 29\.9 s/,

@@ -17,7 +17,7 @@ const making = (text: string) =>
     await writeFile(path.join(out, 'file'), text)
   })
 
-test('of two concurrent writers of a package one result is kept, and later calls reuse it', async () => {
+test('the result of one of two concurrent writers is kept, and later calls reuse it', async () => {
   const directory = path.join(root, 'shared')
   const [one, other, later] = [making('one'), making('other'), making('later')]
   await Promise.all([makeOnce(directory, one), makeOnce(directory, other)])
@@ -36,7 +36,7 @@ test('a failure leaves nothing behind and can be repeated', async () => {
   expect((await readdir(root)).sort()).toEqual(['failing', 'shared'])
 })
 
-test('files outside of the repository have a state as well', async () => {
+test('the state includes files outside the repository', async () => {
   const write = (text: string) => writeFile(path.join(root, 'weights.json'), text)
   await write('1')
   const first = await digestOf([path.join(root, '*.json')])

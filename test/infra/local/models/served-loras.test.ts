@@ -35,7 +35,7 @@ test('files and compiled adapters are offered under their file names, for compat
   expect((await findLoras(served)).map(({ manifest }) => manifest.name)).toEqual(['all-layers', 'my-style-v2'])
 })
 
-test('a file is compiled for the package that it fits, also if this is not the first one', async () => {
+test('a file is compiled for the matching package, even if it is not the first one', async () => {
   await symlink(await compileTiny({ variant: 'tiny-large', tier: 'fp32' }), path.join(served, 'other-fp32'))
   const peft = path.join(LORAS, 'peft/adapter_model.safetensors')
   expect(await serveLoras([peft], served)).toEqual([{ id: 'adapter-model', models: ['custom:fp32'] }])
@@ -55,7 +55,7 @@ test('an adapter for MLP weights is not offered in a tier with 4-bit MLPs', asyn
   ])
 })
 
-test('without adapters there is an empty list', async () => {
+test('the list is empty without adapters', async () => {
   expect(await serveLoras([], served)).toEqual([])
   expect(await findLoras(served)).toEqual([])
 })
@@ -68,7 +68,7 @@ test('an adapter of another model is refused with the name of the key or of the 
   await expect(serveLoras([compiled.directory], served)).rejects.toThrow(/^lora other updates transformer /)
 })
 
-test('two adapters of one name, a missing file and a directory that is no package are refused', async () => {
+test('duplicate adapter names, a missing file and a directory without a package are refused', async () => {
   const copy = path.join(scratch.directory, 'kohya.safetensors')
   await cp(file('kohya'), copy)
   await expect(serveLoras([file('kohya'), copy], served)).rejects.toThrow('two of the given adapters are kohya')

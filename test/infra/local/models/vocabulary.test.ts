@@ -22,7 +22,7 @@ test.each([
   expect(findDrawableObjects(prompt, vocabulary)).toEqual(known)
 })
 
-test('every name of nano’s vocabulary is known by itself', async () => {
+test('every single name of nano’s vocabulary is recognized', async () => {
   const nano = await readVocabulary()
   for (const { name } of nano.sprites) expect(findDrawableObjects(`a ${name}`, nano)).toContain(name)
   for (const name of Object.keys(nano.groups)) expect(findDrawableObjects(`a ${name}`, nano)).not.toEqual([])

@@ -32,7 +32,7 @@ test('starts despite variables for other GPU functions, and stops', async () => 
   await expect(fetch(`${url}/healthz`)).rejects.toThrow('fetch failed')
 })
 
-test('fails when the GPU function ends before it is ready, and when there is no program to start', async () => {
+test('fails if the GPU function exits before it is ready, or its program is missing', async () => {
   await expect(start('large:fp8')).rejects.toThrow('OCTET_PRELOAD lists large:fp8, which is not among the packages')
   process.execPath = path.join(packages, 'no-such-program')
   await expect(start()).rejects.toThrow('ENOENT')

@@ -110,7 +110,7 @@ describe('npm run keys', () => {
     expect(changed).toContain('limits  requests_per_minute 600, concurrent_jobs 3')
   })
 
-  test('names the problem and exits with 1', async ({ expect }) => {
+  test('prints the error and exits with 1', async ({ expect }) => {
     const stderr = (error: { stderr: string; code: number }) => [error.code, error.stderr]
     expect(await cli('create', '--account', 'No!').catch(stderr)).toEqual([
       1,
@@ -124,7 +124,7 @@ describe('npm run keys', () => {
     expect(nowhere).toEqual([1, expect.stringContaining('no worker responds at http://127.0.0.1:1')])
   })
 
-  test('shows the source of the token in its help, and not the token', async ({ expect }) => {
+  test('shows the source of the token in its help, but not the token', async ({ expect }) => {
     for (const command of ['create', 'list', 'revoke']) {
       const { stdout } = await cli(command, '--help')
       expect(stdout).toMatch(/OCTET_ADMIN_TOKEN[\s\S]*OCTET_URL|OCTET_URL[\s\S]*OCTET_ADMIN_TOKEN/)
@@ -133,7 +133,7 @@ describe('npm run keys', () => {
     }
   })
 
-  test('prints secrets that a worker takes', async ({ expect }) => {
+  test('prints secrets that a worker accepts', async ({ expect }) => {
     const { stdout } = await cli('secrets')
     expect(stdout).toMatch(
       /^KEY_PEPPER='1:[0-9a-f]{64}'\nGPU_SIGNING_KEY='\{.*"d":.*\}'\nOCTET_ADMIN_TOKEN='[0-9a-f]{64}'\nRECEIPT_SIGNING_KEYS='\[\{.*\}\]'\n# For/,
@@ -157,7 +157,7 @@ describe('a caller of the local worker', () => {
     expect(Buffer.from(await file.arrayBuffer())).toEqual(IMAGE)
   })
 
-  test('that leaves while the image is made finds it stored later', async ({ expect }) => {
+  test('can disconnect during the generation and fetch the stored image later', async ({ expect }) => {
     const key = (await cli('create', '--account', 'leaver')).stdout.trim()
     const leave = new AbortController()
     const idempotent = {

@@ -71,11 +71,11 @@ describe('toFloat32', () => {
     ['F16', [0, 0x7e]],
     ['BF16', [0xc0, 0x7f]],
     ['F8_E4M3', [0xff]],
-  ] as const)('finds a %s that is not finite', (dtype, stored) => {
+  ] as const)('finds a non-finite %s', (dtype, stored) => {
     expect(toFloat32(Uint8Array.from(stored), dtype, 1, new Float32Array(1)).finite).toBe(false)
   })
 
-  it('finds a NaN at every place of a long block', () => {
+  it('finds a NaN at every position of a long block', () => {
     for (const at of [0, 1, 8191, 8192, 19_999]) {
       const values = new Float32Array(20_000)
       values[at] = Number.NaN
@@ -83,7 +83,7 @@ describe('toFloat32', () => {
     }
   })
 
-  it('reads blocks at odd addresses', () => {
+  it('reads blocks at unaligned addresses', () => {
     const out = new Float32Array(2)
     toFloat32(Uint8Array.of(0xaa, 0x80, 0x3f, 0x00, 0xc0).subarray(1), 'BF16', 1, out)
     expect([...out]).toEqual([1, -2])
@@ -95,7 +95,7 @@ describe('toFloat32', () => {
 })
 
 describe('to float16', () => {
-  it('rounds float32 to even as numpy does, near every float16 and every midpoint', () => {
+  it('rounds float32 half to even as numpy does, near every float16 and every midpoint', () => {
     const values = nearHalves()
     expect(sha256(values)).toBe(golden.near_halves)
     const out = new Uint16Array(values.length)
@@ -103,7 +103,7 @@ describe('to float16', () => {
     expect(sha256(out)).toBe(golden.near_halves_as_float16)
   })
 
-  it('converts every bfloat16 as numpy does by way of float32', () => {
+  it('converts every bfloat16 as numpy does through float32', () => {
     const stored = patterns(0x7f80)
     const out = new Uint16Array(stored.length)
     expect(bfloat16ToFloat16(bytesOf(stored), out)).toEqual({ finite: false, overflow: true })
@@ -116,7 +116,7 @@ describe('to float16', () => {
     [-65520, { finite: true, overflow: true }],
     [Number.POSITIVE_INFINITY, { finite: false, overflow: false }],
     [Number.NaN, { finite: false, overflow: false }],
-  ])('tells what %d did', (value, expected) => {
+  ])('reports whether %d is finite and overflows', (value, expected) => {
     expect(float32ToFloat16(Float32Array.of(1, value), new Uint16Array(2))).toEqual(expected)
   })
 
@@ -125,7 +125,7 @@ describe('to float16', () => {
     [0xc780, { finite: true, overflow: true }],
     [0x7f80, { finite: false, overflow: false }],
     [0xffc0, { finite: false, overflow: false }],
-  ])('tells what bfloat16 %i did', (pattern, expected) => {
+  ])('reports whether bfloat16 %i is finite and overflows', (pattern, expected) => {
     expect(bfloat16ToFloat16(bytesOf(Uint16Array.of(pattern)), new Uint16Array(1))).toEqual(expected)
   })
 })

@@ -49,14 +49,14 @@ const KINDS: [kind: string, content: string | Uint8Array, message: RegExp][] = [
 ]
 
 describe('files that are not checkpoints', () => {
-  it.each(KINDS)('are named, with advice: %s', async (_, content, message) => {
+  it.each(KINDS)('are identified in an error with advice: %s', async (_, content, message) => {
     const file = path.join(scratch.directory, 'sd3.5_large.safetensors')
     await writeFile(file, content)
     expect(await refusal(openCheckpoint([file]))).toMatch(message)
   })
 
   it.each(['sd3.5_large.ckpt', 'model.pt', 'pytorch_model.bin', 'model.onnx', 'a name without extension'])(
-    'are named whatever their name is: %s',
+    'are identified regardless of their file name: %s',
     async (name) => {
       const file = path.join(scratch.directory, name)
       await writeFile(file, PICKLE)
@@ -64,14 +64,14 @@ describe('files that are not checkpoints', () => {
     },
   )
 
-  it('are named in a diffusers directory', async () => {
+  it('are identified in a diffusers directory', async () => {
     const folder = path.join(scratch.directory, 'transformer')
     await mkdir(folder)
     await writeFile(path.join(folder, 'diffusion_pytorch_model.safetensors'), POINTER)
     expect(await refusal(openCheckpoint([scratch.directory]))).toMatch('is a Git LFS pointer')
   })
 
-  it('do not include a safetensors file whose header has the length of a pickle', async () => {
+  it('do not include a safetensors file whose header length resembles a pickle', async () => {
     const json = '{}'.padEnd(0x280, ' ')
     const file = path.join(scratch.directory, 'x.safetensors')
     await writeFile(

@@ -25,7 +25,7 @@ describe('E4M3 codes', () => {
     expect(withoutSignOfNaN(Array.from(values, encode))).toEqual(withoutSignOfNaN(bytes(golden.codes)))
   })
 
-  it('decides every value the same way in bulk', () => {
+  it('encodes every value the same way in bulk', () => {
     // A row that holds 448 has a scale of 1, so that codes are those of the values themselves.
     const values = floats(golden.values).filter((value) => Math.abs(value) <= 448)
     const codes = new Uint8Array(values.length)
@@ -49,7 +49,7 @@ describe('quantizeRows', () => {
     expect(codes).toEqual(bytes(byRow.codes))
   })
 
-  it('gives rows of zeros a scale of 1', () => {
+  it('uses a scale of 1 for rows of zeros', () => {
     const scales = new Float32Array(2)
     const codes = new Uint8Array(6)
     quantizeRows(Float32Array.of(0, -0, 0, 1, 2, 4), 2, 3, codes, scales)

@@ -25,7 +25,7 @@ async function write(...content: Parameters<typeof packGguf>): Promise<string> {
 const refuse = async (...content: Parameters<typeof packGguf>) => refusal(readGguf(await write(...content), same))
 
 describe('readGguf', () => {
-  it('gives shapes in the order of safetensors and offsets in the file', async () => {
+  it('returns shapes in the order of safetensors, and offsets in the file', async () => {
     const tensors: [string, GgufTensor][] = [
       ['a', { type: Q8_0, shape: [2, 64] }],
       ['b', { type: F16, shape: [3] }],
@@ -67,9 +67,9 @@ describe('readGguf', () => {
     [
       'an offset behind the file',
       [[['a', { type: F32, shape: [1], offset: 99n }]]],
-      'the file is cut short or the header is wrong',
+      'the file is truncated or its header is wrong',
     ],
-    ['an immense offset', [[['a', { type: F32, shape: [1], offset: 2n ** 64n - 1n }]]], 'the file is cut short'],
+    ['an immense offset', [[['a', { type: F32, shape: [1], offset: 2n ** 64n - 1n }]]], 'the file is truncated'],
     [
       'tensors that overlap',
       [
@@ -90,13 +90,13 @@ describe('readGguf', () => {
       [[['a', { type: F32, shape: [1] }]], { 'general.alignment': 3 }],
       'powers of two up to 65536',
     ],
-    ['too many axes', [[['a', { type: F32, shape: [1, 1, 1, 1, 1, 1, 1, 1, 1] }]]], 'is not a sound GGUF file'],
+    ['too many axes', [[['a', { type: F32, shape: [1, 1, 1, 1, 1, 1, 1, 1, 1] }]]], 'is not a valid GGUF file'],
     ['a name with a terminal sequence', [[['\u001b[32mok', { type: I64, shape: [1] }]]], 'tensor "\\u001b[32mok"'],
   ])('refuses %s', async (_, content, message) => {
     expect(await refuse(...content)).toMatch(message)
   })
 
-  it('refuses a file that is cut short anywhere', async () => {
+  it('refuses a file truncated at any offset', async () => {
     const { header, data } = packGguf([[NAME, { type: Q8_0, shape: [4, 32] }]], { 'general.architecture': 'sd3' })
     const file = path.join(scratch.directory, 'cut.gguf')
     for (let length = 4; length < header.length + data.length - 24; length += 7) {
@@ -129,7 +129,7 @@ describe('readGguf', () => {
     expect(process.memoryUsage().rss - before).toBeLessThan(500e6)
   })
 
-  it('reads the names of llama.cpp, and leaves its decoder and its output out', async () => {
+  it('reads the names of llama.cpp, without its decoder and output layer', async () => {
     const tensors: [string, GgufTensor][] = [
       ['token_embd.weight', { type: F16, shape: [4, 32] }],
       ['enc.blk.0.attn_q.weight', { type: Q8_0, shape: [32, 32] }],
@@ -203,7 +203,7 @@ const DAMAGES: Record<string, (random: Random, file: Buffer, end: number) => Buf
 
 describe('damaged GGUF files', () => {
   it.each(Object.entries(DAMAGES))(
-    `with %s: of ${FILES}, all are refused with a CheckpointError, or are sound`,
+    `with %s: all ${FILES} are valid or refused with a CheckpointError`,
     async (name, damage) => {
       const random = seededRandom(name.length)
       const { header, data } = packGguf(...BASE)

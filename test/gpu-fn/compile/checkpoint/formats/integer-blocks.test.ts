@@ -11,7 +11,7 @@ test('the values of a block are the multiples of its scale nearest to them, with
   expect([...codes.subarray(16)]).toEqual(new Array(16).fill(128))
 })
 
-test('codes of 4 bits are in pairs, the earlier one in the lower half', () => {
+test('4-bit codes are packed in pairs, the first one in the low half', () => {
   const values = Float32Array.of(8, -8, 4, 0, ...new Array(12).fill(0))
   const [codes, scales] = [new Uint8Array(8), new Float32Array(1)]
   expect(quantizeBlocks(values, 4, 16, codes, scales)).toBe(true)
@@ -21,7 +21,7 @@ test('codes of 4 bits are in pairs, the earlier one in the lower half', () => {
 })
 
 test.each([1, 1e-3, 1e-5])(
-  'scales are float16 values, and codes are those for the rounded scale: magnitude %d',
+  'scales are float16 values, and codes are relative to the rounded scale: magnitude %d',
   (unit) => {
     const values = pseudoRandom([64], 3).data.map((value) => value * unit)
     const [codes, scales] = [new Uint8Array(64), new Float32Array(2)]
@@ -39,7 +39,7 @@ test.each([Number.NaN, Number.POSITIVE_INFINITY, 1e38])('a block with %s is refu
   expect(quantizeBlocks(new Float32Array(16).fill(value), 8, 16, new Uint8Array(16), new Float32Array(1))).toBe(false)
 })
 
-test('a block is as large as divides the row: Large and nano have whole blocks', () => {
+test('the block size divides the row length for Large and nano', () => {
   expect([2432, 1536, 192, 80, 72].map((columns) => blockOf(columns, 8))).toEqual([128, 128, 64, 16, null])
   expect([4096, 10240].map((columns) => blockOf(columns, 4))).toEqual([32, 32])
 })

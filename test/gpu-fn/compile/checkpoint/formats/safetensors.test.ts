@@ -23,7 +23,7 @@ const entry = (shape: unknown, offsets: unknown, dtype: unknown = 'F32') =>
   JSON.stringify({ dtype, shape, data_offsets: offsets })
 
 describe('readHeader', () => {
-  it('finds every tensor at its place in the file', async () => {
+  it('finds every tensor at its offset in the file', async () => {
     const json = `{"b":${entry([2], [4, 12])},"__metadata__":{"format":"pt"},"a":${entry([], [0, 4])},"empty":${entry([3, 0], [12, 12])}}   `
     const { tensors, metadata, bytes, file } = await readHeader(await write(packHeader(json, 12)))
     const start = 8 + json.length
@@ -36,7 +36,7 @@ describe('readHeader', () => {
     ])
   })
 
-  it('takes names that JavaScript objects have for names of tensors', async () => {
+  it('accepts tensor names that are properties of every JavaScript object', async () => {
     const names = ['__proto__', 'constructor', 'toString', 'hasOwnProperty']
     const json = `{${names.map((name, i) => `"${name}":${entry([1], [4 * i, 4 * i + 4])}`).join()}}`
     const { tensors } = await readHeader(await write(packHeader(json, 16)))
@@ -106,7 +106,7 @@ describe('readHeader', () => {
     [
       'a tensor behind the end',
       packHeader(`{"a":${entry([2], [0, 8])}}`, 4),
-      /ends at byte \d+ of a file of \d+: the file is cut short/,
+      /ends at byte \d+ of a file of \d+: the file is truncated/,
     ],
     [
       'two tensors on the same bytes',
@@ -133,12 +133,12 @@ describe('readHeader', () => {
     expect(await refusal(readHeader(await write(packHeader(json))))).toMatch('more than 100000 tensors')
   })
 
-  it('refuses a JSON of too many values before it parses them', async () => {
+  it('refuses a header with too many JSON values before parsing it', async () => {
     const json = `{"a":[${'0,'.repeat(3_000_000)}0]}`
     expect(await refusal(readHeader(await write(packHeader(json))))).toMatch('the JSON has more than 1200000 values')
   })
 
-  it('reserves no memory for a header that is larger than allowed', async () => {
+  it('allocates no memory for a header above the size limit', async () => {
     const file = await write(packHeader('{}', 0, BigInt(LIMITS.headerBytes) + 1n))
     await truncate(file, 2 * LIMITS.headerBytes)
     const before = process.memoryUsage().arrayBuffers
@@ -146,7 +146,7 @@ describe('readHeader', () => {
     expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(1e6)
   })
 
-  it('refuses files that are not regular, including a pipe without a writer', async () => {
+  it('refuses files other than regular ones, including a pipe without a writer', async () => {
     expect(await refusal(readHeader(path.join(scratch, 'absent')))).toMatch('ENOENT')
     expect(await refusal(readHeader(scratch))).toMatch('is not a regular file')
     const pipe = path.join(scratch, 'pipe')
@@ -154,7 +154,7 @@ describe('readHeader', () => {
     expect(await refusal(readHeader(pipe))).toMatch('is not a regular file')
   })
 
-  it('cuts and escapes hostile names in messages', async () => {
+  it('truncates and escapes hostile names in messages', async () => {
     const message = await refusal(readHeader(await write(packHeader(`{"\\u001b[2J${'x'.repeat(400)}":1}`))))
     expect(message).toContain('\\u001b')
     expect(message).not.toContain('\u001b')

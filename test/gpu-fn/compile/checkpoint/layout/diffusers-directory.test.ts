@@ -71,7 +71,7 @@ describe('the diffusers layout', () => {
     expect(await refusal(openCheckpoint([scratch.directory]))).toMatch(message)
   })
 
-  it('is refused when there are not two halves to swap', async () => {
+  it('is refused if a tensor does not have two halves to swap', async () => {
     await writeTransformer({ 'norm_out.linear.bias': { dtype: 'F16', shape: [3] }, [`${block}.norm_q.weight`]: half })
     expect(await refusal(openCheckpoint([scratch.directory]))).toMatch('must have an even number of rows, not 3')
   })
@@ -99,7 +99,7 @@ describe('the diffusers layout', () => {
     )
   })
 
-  it('prefers full precision, needs weights in every folder and at least one folder', async () => {
+  it('prefers full precision, and requires at least one folder and weights in each', async () => {
     expect(await refusal(openCheckpoint([scratch.directory]))).toMatch(
       'is not a diffusers checkpoint: it has none of the folders transformer, text_encoder',
     )

@@ -35,7 +35,7 @@ describe('files of other models', () => {
     expect(problem).toContain(`(tensor "${name}")`)
   })
 
-  it('do not include SD3.5', async () => {
+  it('exclude SD3.5', async () => {
     const names = [
       'model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight',
       'first_stage_model.decoder.up.0.block.0.conv1.weight',

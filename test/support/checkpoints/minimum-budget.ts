@@ -4,7 +4,7 @@ import type { ControlnetPackage, Package } from '../../../gpu-fn/manifest.ts'
 import type { Size } from '../../../gpu-fn/pipeline/pipeline.ts'
 
 /** Minimum memory budget in bytes for an image size (default: the package's) and a ControlNet. */
-export function leastBudget(pkg: Package, size?: Size, controlnet: ControlnetPackage | null = null): number {
+export function minimumBudget(pkg: Package, size?: Size, controlnet: ControlnetPackage | null = null): number {
   const suffices = (budget: number) => {
     try {
       planOf(pkg, { budget }, size, controlnet)
@@ -14,11 +14,11 @@ export function leastBudget(pkg: Package, size?: Size, controlnet: ControlnetPac
       throw error
     }
   }
-  let [least, most] = [1, planOf(pkg, { budget: undefined }, size, controlnet).peak]
-  while (least < most) {
-    const middle = Math.floor((least + most) / 2)
-    if (suffices(middle)) most = middle
-    else least = middle + 1
+  let [min, max] = [1, planOf(pkg, { budget: undefined }, size, controlnet).peak]
+  while (min < max) {
+    const middle = Math.floor((min + max) / 2)
+    if (suffices(middle)) max = middle
+    else min = middle + 1
   }
-  return least
+  return min
 }
