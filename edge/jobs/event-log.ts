@@ -75,7 +75,7 @@ export function openJobLog(storage: DurableObjectStorage) {
     },
     update(
       change: Partial<
-        Pick<JobRecord, 'waiting' | 'granted' | 'nextAt' | 'endpoint' | 'images' | 'settled' | 'announced'>
+        Pick<JobRecord, 'waiting' | 'granted' | 'nextAt' | 'endpoint' | 'run' | 'images' | 'settled' | 'announced'>
       >,
     ): void {
       save({ ...job(), ...change })
