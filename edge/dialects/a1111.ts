@@ -55,6 +55,11 @@ function modelOf({ sd_model_checkpoint: title }: Readonly<Record<string, unknown
 /** LoRA tag in a prompt: name and strengths. extensions-builtin/Lora/extra_networks_lora.py `activate` */
 const LORA_TAG = /<lora:([^:<>]{1,200})(?::([^<>]{0,120}))?>/g
 
+/** Maximum number of tags that are read: more than a request can have adapters, so that its error states the limit. */
+const MAX_TAGS = 2 * LIMITS.loras.max
+/** Maximum number of warnings about scripts. */
+const MAX_SCRIPTS = 8
+
 /** Parses a number. Returns other text unchanged, for the error message of the validation. */
 const numberOf = (text: string) => (text.trim() === '' || Number.isNaN(Number(text)) ? text : Number(text))
 
@@ -73,7 +78,7 @@ type Tags = { prompt: unknown; loras: { id: string; scale?: unknown }[]; warning
 function readTags(prompt: unknown): Tags {
   const read: Tags = { prompt, loras: [], warnings: [] }
   if (typeof prompt !== 'string') return read
-  for (const [, name, settings] of prompt.matchAll(LORA_TAG)) {
+  for (const [, name, settings] of prompt.matchAll(LORA_TAG).take(MAX_TAGS)) {
     const { encoders, denoiser } = strengthsOf(settings)
     read.loras.push({ id: additionId(name!.trim()), ...(denoiser && { scale: numberOf(denoiser) }) })
     if (encoders === denoiser) continue
@@ -126,7 +131,7 @@ function parse({ body: given }: DialectRequest, names: readonly string[]): Trans
   const n = (parsed.batch_size ?? 1) * (parsed.n_iter ?? 1)
   const model = modelOf(parsed.override_settings ?? {})
   const ignored = NO_EFFECT.filter((name) => !isUsual(given[name]))
-  const scripts = control.others.map((name) => withoutEffect(`alwayson_scripts.${name}`, {}))
+  const scripts = control.others.slice(0, MAX_SCRIPTS).map((name) => withoutEffect(`alwayson_scripts.${name}`, {}))
   return {
     // This API always reads weights in prompts.
     fields: {

@@ -26,7 +26,10 @@ const MAX_STARTS = 9
 export const DOWN_MS = 30_000
 
 export const dayOf = (now: number) => new Date(now).toISOString().slice(0, 10)
-export const spentToday = ({ spent }: Readiness, now: number) => (spent.day === dayOf(now) ? spent.seconds : 0)
+/** The day (UTC) for sums that were last counted on `day`. It never moves backward, so that a clock that does so loses no sum. */
+export const latestDay = (day: string, now: number) => (day > dayOf(now) ? day : dayOf(now))
+export const spentToday = ({ spent }: Readiness, now: number) =>
+  spent.day === latestDay(spent.day, now) ? spent.seconds : 0
 export const isDown = ({ downUntil = 0 }: Readiness, now: number) => downUntil > now
 
 /** The time when the host stops an idle container. */
@@ -110,5 +113,5 @@ export const markDown = (readiness: Readiness, now: number): Readiness => ({ ...
 
 export const recordSpending = (readiness: Readiness, seconds: number, now: number): Readiness => ({
   ...readiness,
-  spent: { day: dayOf(now), seconds: spentToday(readiness, now) + seconds },
+  spent: { day: latestDay(readiness.spent.day, now), seconds: spentToday(readiness, now) + seconds },
 })

@@ -11,7 +11,8 @@ const HEAVY = 1.25
 /** Jobs of an account per round. With only one, the jobs of light users would often be reordered for no gain. */
 const JOBS_PER_ROUND = 3
 /**
- * The longest time without a grant for an account with waiting jobs. After it, the account's next job counts as that of a light account.
+ * The longest time without a grant for an account with waiting jobs. After it, the account's next job counts as an interactive one of a
+ * light account.
  */
 const STARVATION_MS = 30_000
 
@@ -58,7 +59,7 @@ export class SlotQueue {
 
   /** Removes a job. */
   leave(job: string, now: number): void {
-    this.#waiting.delete(job)
+    this.#withdraw(job)
     const entry = this.#holding.get(job)
     if (!entry) return
     this.#holding.delete(job)
@@ -89,6 +90,8 @@ export class SlotQueue {
    */
   grant({ gpus, sharing }: GpuSlots, now: number): string[] {
     const granted: string[] = []
+    if (this.#holding.size < gpus * sharing)
+      for (const [job, entry] of this.#waiting) if (this.#isExpired(entry, now)) this.#withdraw(job)
     while (this.#holding.size < gpus * sharing) {
       const next = this.#next(gpus, now)
       if (!next) break
@@ -115,6 +118,22 @@ export class SlotQueue {
     return Math.floor(account.turn / JOBS_PER_ROUND)
   }
 
+  /**
+   * Removes a waiting job. Its turn passes to the job of its account with the latest round, so that a job without a slot uses no turn, and
+   * an account that cancels its jobs does not wait as if they had run.
+   */
+  #withdraw(job: string): void {
+    const entry = this.#waiting.get(job)
+    if (!entry) return
+    this.#waiting.delete(job)
+    let latest = entry
+    for (const each of this.#waiting.values())
+      if (each.account === entry.account && each.round > latest.round) latest = each
+    latest.round = entry.round
+    const account = this.#accounts.get(entry.account)
+    if (account) account.turn -= 1
+  }
+
   #hold(job: string, entry: Entry, now: number): void {
     this.#waiting.delete(job)
     this.#holding.set(job, { ...entry, since: now, renewed: now })
@@ -128,13 +147,10 @@ export class SlotQueue {
     const held = this.#countHeld()
     let first: { job: string; entry: Entry; rank: number } | null = null
     for (const [job, entry] of this.#waiting) {
-      if (this.#isExpired(entry, now)) {
-        this.#waiting.delete(job)
-        continue
-      }
-      const isHeavy = heavy.has(entry.account) && !this.#isStarving(entry, now)
+      const isStarving = this.#isStarving(entry, now)
+      const isHeavy = heavy.has(entry.account) && !isStarving
       if ((held.get(entry.account) ?? 0) >= gpus + (isHeavy ? 0 : 1)) continue
-      const rank = (isHeavy ? 2 : 0) + (entry.interactive ? 0 : 1)
+      const rank = (isHeavy ? 2 : 0) + (entry.interactive || isStarving ? 0 : 1)
       const lead = first ? rank - first.rank || entry.round - first.entry.round : -1
       if (lead < 0) first = { job, entry, rank }
     }

@@ -1,5 +1,6 @@
 // Reads request bodies, up to the limit set by access.ts after the credential check.
 import type { Context } from 'hono'
+import { LIMITS } from '#contract'
 import type { EdgeEnv } from './context.ts'
 import { ApiError } from './errors.ts'
 
@@ -65,6 +66,21 @@ export async function readBytes(c: Context<EdgeEnv>): Promise<ArrayBuffer> {
 /** Refuses a body that was read with more than `most` bytes. Errors: body_too_large. */
 export function limitBody(c: Context<EdgeEnv>, max: number): void {
   if ((c.get('bodyLength') ?? 0) > max) throw tooLargeError(max)
+}
+
+/** The characters of JSON of which each value, member or nesting level needs at least one. Base64 contains none of them. */
+const STRUCTURE = [',', ':', '[', '{']
+
+/**
+ * Refuses JSON with more structure than a body without input images can have, because parsed values need many times the memory of their
+ * text. Errors: body_too_large.
+ */
+export function limitStructure(json: string): void {
+  if (json.length <= LIMITS.requestBytes) return
+  let left: number = LIMITS.requestBytes
+  for (const character of STRUCTURE)
+    for (let at = json.indexOf(character); at >= 0; at = json.indexOf(character, at + 1))
+      if (--left < 0) throw tooLargeError(LIMITS.requestBytes)
 }
 
 async function receive(c: Context<EdgeEnv>): Promise<ArrayBuffer> {

@@ -4,7 +4,7 @@ import type { Context } from 'hono'
 import * as z from 'zod'
 import type { EdgeEnv } from './context.ts'
 import { ApiError, shorten } from './errors.ts'
-import { readBytes, readText } from './request-body.ts'
+import { limitStructure, readBytes, readText } from './request-body.ts'
 
 const SHOWN_CHARACTERS = 60
 const SHOWN_ITEMS = 10
@@ -90,6 +90,7 @@ export async function readJson(c: Context<EdgeEnv>): Promise<unknown> {
   const type = c.req.header('content-type') ?? ''
   if (!/^application\/([a-z.-]+\+)?json\b/i.test(type)) throw unsupportedTypeError(type, 'application/json')
   const text = await readText(c)
+  limitStructure(text)
   try {
     return JSON.parse(text)
   } catch (cause) {
@@ -124,10 +125,11 @@ export async function readForm(c: Context<EdgeEnv>): Promise<Record<string, Part
   })
   const isEmpty = (value: string | File) => (typeof value === 'string' ? value.length : value.size) === 0
   const parts = [...form].filter(([, value]) => !isEmpty(value))
-  const lists = Object.fromEntries(
-    [...new Set(parts.map(([name]) => name))]
-      .filter((name) => name.endsWith('[]'))
-      .map((name) => [name, form.getAll(name)]),
+  // Grouped in one pass, because a lookup by name reads all parts of the form.
+  const listed = Map.groupBy(
+    parts.filter(([name]) => name.endsWith('[]')),
+    ([name]) => name,
   )
+  const lists = Object.fromEntries([...listed].map(([name, those]) => [name, those.map(([, value]) => value)]))
   return { ...Object.fromEntries(parts), ...lists }
 }

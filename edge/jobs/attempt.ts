@@ -28,6 +28,7 @@ import {
   applyEvent,
   countSteps,
   FAILED,
+  isFinal,
   isOnLastStep,
   isRetried,
   type JobRecord,
@@ -78,6 +79,11 @@ export async function cancelOnGpu(env: Env, job: JobRecord): Promise<boolean> {
   return confirmed.includes(true)
 }
 
+/** Cancels the last run of a job on the endpoint that accepted it, without waiting for the answer. */
+function cancelRun(env: Env, job: JobRecord): void {
+  if (job.run) void cancel(gpuCall(env, job, job.run.endpoint, job.run.attempt))
+}
+
 /** Runs attempt n of the job, or repeats its search for a GPU. */
 export async function runAttempt(env: Env, jobLog: JobLog, { n, abort, onLastStep }: AttemptOptions): Promise<void> {
   const before = jobLog.job()
@@ -85,8 +91,7 @@ export async function runAttempt(env: Env, jobLog: JobLog, { n, abort, onLastSte
   try {
     const answer = await offerToEndpoints(env, jobLog, n, abort)
     if (!('accepted' in answer)) return postpone(jobLog, answer.retryAfterMs, configOf(env).gpuTimes.startMs)
-    if (before.attempt > 0 && before.attempt < n && before.endpoint !== null)
-      void cancel(gpuCall(env, before, before.endpoint, before.attempt))
+    cancelRun(env, before)
     await record(env, jobLog, answer, onLastStep)
   } catch (cause) {
     giveUp(env, jobLog, n, cause)
@@ -112,7 +117,7 @@ async function offerToEndpoints(env: Env, jobLog: JobLog, n: number, abort: Abor
     const isLast = k === names.length - 1
     const answer = await offerJob(call, isLast ? answerMs(jobLog.job(), call) : call.failoverMs)
     if ('accepted' in answer) {
-      jobLog.update({ endpoint: name })
+      jobLog.update({ endpoint: name, run: { endpoint: name, attempt: n } })
       void reportHealth(env, name, 'ready')
       return { accepted: answer.accepted, call }
     }
@@ -212,6 +217,6 @@ function giveUp(env: Env, jobLog: JobLog, n: number, cause: unknown): void {
   else if (cause instanceof GpuRefused || cause instanceof GpuTimeLimitExceeded || cause instanceof InputsLost)
     jobLog.append(n, { ...noImage, reason })
   else jobLog.append(n, { type: 'lost', reason })
-  const isLast = jobLog.job().faults >= MAX_FAULTS || cause instanceof GpuTimeLimitExceeded
-  if (isLast && job.endpoint !== null) void cancelOnGpu(env, job)
+  const ended = jobLog.job()
+  if (isFinal(ended) || ended.faults >= MAX_FAULTS) cancelRun(env, ended)
 }

@@ -44,10 +44,11 @@ async function announceJob(env: Env, job: JobRecord): Promise<boolean> {
   }
 }
 
-/** Deletes files of a job in R2 and updates the account's list of jobs. */
-export async function deleteFiles(env: Env, job: JobRecord, keys: readonly string[]): Promise<void> {
+/** Updates the account's list of jobs and deletes files of a job in R2: those with these keys, or all. */
+export async function deleteFiles(env: Env, job: JobRecord, keys: readonly string[] | null): Promise<void> {
   await objectOf(env.ACCOUNT, job.account).updateSummary(job.id, summaryOf(job))
-  await env.RESULTS.delete([...keys])
+  if (keys === null) await deleteAllFiles(env, job)
+  else await env.RESULTS.delete([...keys])
 }
 
 /** Deletes all files of a job, including those of earlier attempts. */

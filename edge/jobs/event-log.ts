@@ -75,7 +75,7 @@ export function openJobLog(storage: DurableObjectStorage) {
     },
     update(
       change: Partial<
-        Pick<JobRecord, 'waiting' | 'granted' | 'nextAt' | 'endpoint' | 'images' | 'settled' | 'announced'>
+        Pick<JobRecord, 'waiting' | 'granted' | 'nextAt' | 'endpoint' | 'run' | 'images' | 'settled' | 'announced'>
       >,
     ): void {
       save({ ...job(), ...change })
@@ -88,6 +88,14 @@ export function openJobLog(storage: DurableObjectStorage) {
         seq,
       )
       return [...rows].map((row) => ({ ...row, event: JSON.parse(row.event) }))
+    },
+    /** Deletes the previews of the images with these indexes, or of all images. */
+    deletePreviews(indexes: readonly number[] | null): void {
+      storage.sql.exec(
+        `DELETE FROM events WHERE event ->> 'type' = 'preview'
+         AND (?1 IS NULL OR event ->> 'image' IN (SELECT value FROM json_each(?1)))`,
+        indexes && JSON.stringify(indexes),
+      )
     },
     /** Deletes record and log, and marks the id so that no late request creates the job again. */
     erase(): void {

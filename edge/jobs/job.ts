@@ -165,14 +165,17 @@ export class JobDO extends DurableObject<Env> {
     return this.#log.job()
   }
 
-  /** Permanently deletes images of a final job, from R2 and from the account's list. */
-  async deleteImages(keys: readonly string[]): Promise<void> {
-    const images = this.#log
-      .job()
-      .images.map((each) => (keys.includes(each.key) ? { ...each, deleted: true as const } : each))
+  /**
+   * Permanently deletes images of a final job and their previews, from R2, the event log and the account's list. Null deletes all of them, and
+   * the files of failed attempts as well.
+   */
+  async deleteImages(indexes: readonly number[] | null): Promise<void> {
+    const isDeleted = ({ image }: { image: number }) => indexes === null || indexes.includes(image)
+    const { images } = this.#log.job()
     // The record first: no view may link to a deleted file.
-    this.#log.update({ images })
-    await deleteFiles(this.env, this.#log.job(), keys)
+    this.#log.update({ images: images.map((each) => (isDeleted(each) ? { ...each, deleted: true as const } : each)) })
+    this.#log.deletePreviews(indexes)
+    await deleteFiles(this.env, this.#log.job(), indexes && images.filter(isDeleted).map(({ key }) => key))
   }
 
   /**

@@ -62,6 +62,8 @@ export type JobRecord = JobSpec & {
   ran: RunFacts | null
   /** The endpoint that accepted the current attempt. */
   endpoint: string | null
+  /** The last attempt that an endpoint accepted; absent without one. Its run may continue after its stream was lost. */
+  run?: { endpoint: string; attempt: number }
   error: { code: ErrorCode; message: string } | null
   /** Unix milliseconds: acceptance of the current attempt by a GPU, and the job's end. */
   accepted: number | null

@@ -2,6 +2,7 @@
 import type { Context } from 'hono'
 import { LIMITS } from '#contract'
 import { requireScope } from '../auth/auth.ts'
+import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { limitBody } from '../http/request-body.ts'
@@ -43,6 +44,8 @@ export async function createSubmission(
   const fields = parseGeneration(isRecord(body) ? await withFilesAsText(body) : body)
   const credential = c.get('credential')
   if ('token' in credential) checkTokenFields(fields)
+  // The moderation service is paid for by the operator, and precedes the account's own check of the key.
+  if (configOf(c.env).contentPolicy.moderation) await requireScope(c, 'generate')
   const { origin } = new URL(c.req.url)
   const inputs = await openInputs(c, fields)
   const spec = await createJobSpec(fields, c.env, credential, { origin, name, dialect, inputs, ...addition })

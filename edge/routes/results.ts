@@ -16,12 +16,18 @@ import type { StoredImage } from '../results/stored-image.ts'
 const notFoundError = (job: string, file: string) =>
   new ApiError('not_found', `There is no image ${file} of job ${job}.`)
 
-/** Finds an available image and its job. A null credential means access by signed link. Errors: not_found. */
-async function findImage(c: Context<EdgeEnv>, job: string, file: string, credential: Credential | null) {
+/** Finds an image, available or not, and its job. A null credential means access by signed link. Errors: not_found. */
+async function findRecord(c: Context<EdgeEnv>, job: string, file: string, credential: Credential | null) {
   const record = JOB_ID.test(job) ? await objectOf(c.env.JOB, job).view() : null
   const isReadable = record && (credential === null || isOwner(credential, record))
   const image = isReadable ? record.images.find((each) => resultPath(job, each).endsWith(`/${file}`)) : undefined
   if (!image || record?.state !== 'succeeded') throw notFoundError(job, file)
+  return { record, image }
+}
+
+/** The same for an available image. */
+async function findImage(c: Context<EdgeEnv>, job: string, file: string, credential: Credential | null) {
+  const { record, image } = await findRecord(c, job, file, credential)
   if (image.deleted) throw new ApiError('not_found', 'This image was deleted.')
   if (!isAvailable(image)) throw new ApiError('not_found', 'This image has expired.')
   return { record, image }
@@ -87,8 +93,10 @@ export const results = new Hono<EdgeEnv>()
   })
   .delete('/:job/:file', async (c) => {
     const { job, file } = c.req.param()
-    const { record, image } = await findImage(c, job, file, c.get('credential'))
-    await objectOf(c.env.JOB, record.id).deleteImages([image.key])
+    const { record, image } = await findRecord(c, job, file, c.get('credential'))
+    // The file of a deleted image exists if its deletion failed.
+    if (!isAvailable(image) && !(await c.env.RESULTS.head(image.key))) throw notFoundError(job, file)
+    await objectOf(c.env.JOB, record.id).deleteImages([image.image])
     return c.body(null, 204)
   })
 
@@ -97,6 +105,6 @@ export const jobImages = new Hono<EdgeEnv>().delete('/:id/images', async (c) => 
   const job = await findOwnJob(c, 'generate')
   if (!isFinal(job))
     throw new ApiError('not_found', `The job ${job.id} has not ended, so its images cannot be deleted yet.`)
-  await objectOf(c.env.JOB, job.id).deleteImages(job.images.map(({ key }) => key))
+  await objectOf(c.env.JOB, job.id).deleteImages(null)
   return c.body(null, 204)
 })

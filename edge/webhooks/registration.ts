@@ -10,7 +10,6 @@ import {
   findConflict,
   insertEndpoint,
   listEndpoints,
-  newEndpointId,
   updateEndpoint,
 } from './endpoints/endpoints.ts'
 import { deleteKeys, type KeyView, listKeys, rotateKey } from './endpoints/keys.ts'
@@ -24,11 +23,12 @@ export type Registration = AddressConflict | { kind: 'registered'; id: string }
 export const viewEndpoints = (sql: SqlStorage): EndpointView[] =>
   listEndpoints(sql).map((endpoint) => ({ ...endpoint, keys: listKeys(sql, endpoint.id) }))
 
-/** Adds an endpoint with its first key, or returns the conflict that prevents it. */
-export function register(sql: SqlStorage, fields: EndpointFields, key: SigningKey): Registration {
-  const conflict = findConflict(listEndpoints(sql), fields.url)
+/** Adds an endpoint with its first key, or returns the conflict that prevents it. Idempotent for the same id. */
+export function register(sql: SqlStorage, id: string, fields: EndpointFields, key: SigningKey): Registration {
+  const endpoints = listEndpoints(sql)
+  if (endpoints.some((each) => each.id === id)) return { kind: 'registered', id }
+  const conflict = findConflict(endpoints, fields.url)
   if (conflict) return conflict
-  const id = newEndpointId()
   insertEndpoint(sql, id, fields)
   rotateKey(sql, id, key, 0)
   return { kind: 'registered', id }

@@ -12,7 +12,7 @@ import { type Range, REPLAY_SCHEMA } from './delivery/replays.ts'
 import { DEFAULT_ENDPOINT, ENDPOINT_SCHEMA, type EndpointFields } from './endpoints/endpoints.ts'
 import { ensureKey, findVerificationKey, KEY_SCHEMA, rotateKey, type VerificationKey } from './endpoints/keys.ts'
 import { nextAttemptAt, pruneReceivers, RECEIVER_SCHEMA } from './endpoints/receivers.ts'
-import { newSigningKey, type Scheme } from './endpoints/signature.ts'
+import type { Scheme, SigningKey } from './endpoints/signature.ts'
 import { openProgress, type ProgressOutcome } from './progress.ts'
 import { publishOnce, publishTo, type Replayed, type ReplayedRange, replayEvent, replaySpan } from './publication.ts'
 import {
@@ -71,10 +71,9 @@ export class WebhookDO extends DurableObject<Env> {
     return this.endpoints().find((endpoint) => endpoint.id === id) ?? null
   }
 
-  /** Adds an endpoint with its first key, or returns the conflict that prevents it. */
-  async addEndpoint(fields: EndpointFields, scheme: Scheme): Promise<Registration> {
-    const key = await newSigningKey(scheme)
-    return this.#transact(() => register(this.#sql, fields, key))
+  /** Adds an endpoint with its first key, or returns the conflict that prevents it. Idempotent for the same id. */
+  addEndpoint(id: string, fields: EndpointFields, key: SigningKey): Registration {
+    return this.#transact(() => register(this.#sql, id, fields, key))
   }
 
   /** Updates the given fields and resets the circuit breaker. Disabling drops pending deliveries. Returns null if the endpoint does not exist. */
@@ -94,12 +93,19 @@ export class WebhookDO extends DurableObject<Env> {
     return findVerificationKey(this.#sql, endpoint)
   }
 
-  /** Rotates the key, by default with the current scheme. The previous key also signs for `overlapMs`. Null if the endpoint does not exist. */
-  async rotate(endpoint: string, scheme: Scheme | undefined, overlapMs: number): Promise<VerificationKey | null> {
+  /**
+   * Replaces the key by the one of `keys` with this scheme, by default the current scheme. The previous key also signs for `overlapMs`. Null if
+   * the endpoint does not exist. Idempotent for the same keys.
+   */
+  async rotate(
+    endpoint: string,
+    scheme: Scheme | undefined,
+    overlapMs: number,
+    keys: Record<Scheme, SigningKey>,
+  ): Promise<VerificationKey | null> {
     const current = await this.verificationKey(endpoint)
     if (!current) return null
-    const key = await newSigningKey(scheme ?? current.scheme)
-    this.#transact(() => rotateKey(this.#sql, endpoint, key, overlapMs))
+    this.#transact(() => rotateKey(this.#sql, endpoint, keys[scheme ?? current.scheme], overlapMs))
     return this.verificationKey(endpoint)
   }
 

@@ -29,12 +29,16 @@ const isGiven = (value: unknown) =>
   value !== undefined && value !== null && value !== '' && !(Array.isArray(value) && value.length === 0)
 
 /** A text, a file, an object with an address, or a list of these, of which the first is taken. */
-function fileOf(name: string, value: unknown): { file: FileValue; others: number } {
-  if (Array.isArray(value)) return { file: fileOf(name, value[0]).file, others: value.length - 1 }
-  if (typeof value === 'string' || value instanceof File) return { file: value, others: 0 }
+const fileOf = (name: string, value: unknown): { file: FileValue; others: number } =>
+  Array.isArray(value)
+    ? { file: singleFile(name, value[0]), others: value.length - 1 }
+    : { file: singleFile(name, value), others: 0 }
+
+function singleFile(name: string, value: unknown): FileValue {
+  if (typeof value === 'string' || value instanceof File) return value
   const { url, image_url } = (value ?? {}) as Record<string, unknown>
   const address = url ?? image_url
-  if (typeof address === 'string') return { file: address, others: 0 }
+  if (typeof address === 'string') return address
   throw refuse(name, `is ${formatValue(value)}; it must be an image as base64, a data: URL or an https:// address`)
 }
 

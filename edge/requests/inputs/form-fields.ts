@@ -1,5 +1,7 @@
 // Converts the fields of a form to values of JSON: texts to numbers, truth values, lists or objects, and files to base64.
 
+import { limitStructure } from '../../http/request-body.ts'
+
 /** Fields whose text is taken as it is. */
 const TEXT = /^(prompt|prompt_2|prompt_3|negative_prompt|model|user|webhook|seed|image|mask|control_image)$/
 /** Fields of lists and objects, as JSON in a form. */
@@ -13,7 +15,9 @@ const convert = (name: string, value: unknown): unknown => {
   return NUMBER.test(value) ? Number(value) : value
 }
 
+/** Errors: body_too_large. */
 function parseOrKeep(text: string): unknown {
+  limitStructure(text)
   try {
     return JSON.parse(text)
   } catch {

@@ -17,6 +17,8 @@ const RESULT = /^(job_[0-9a-f]{32})(?:\/(\d{1,2}))?$/
 /** The path of a result of this worker. */
 const RESULT_PATH = /^\/v1\/results\/(job_[0-9a-f]{32})\/(\d{1,2})\.[a-z]+$/
 const DATA_URL = /^data:[\w.+/-]*(?:;[\w=.-]*)*;base64,/i
+/** The longest start of a data: URL ahead of its base64. An expression with repeated groups must not run on a whole file. */
+const DATA_URL_START = 256
 const ALLOWED = 'base64, a data: URL, an https:// address, or the id of a job, such as job_…/0 for its first image'
 
 /** The field of each file. */
@@ -42,11 +44,14 @@ async function readInput(reader: Reader, name: Name, given: string): Promise<Inp
   if (result) return openResult(reader, name, result)
   const source = /^https?:/i.test(given)
     ? await fetchImage(reader.env, reader.ownUrl, given, FIELDS[name])
-    : decode(name, given.replace(DATA_URL, ''))
+    : decode(name, base64Of(given))
   const problem = describeKind(source)
   if (problem) throw refuse(name, `cannot be used: ${problem}`)
   return { name, bytes: source.byteLength, sha256: await sha256(source), source }
 }
+
+/** The base64 of a data: URL. Any other text is unchanged. */
+const base64Of = (given: string) => given.slice(DATA_URL.exec(given.slice(0, DATA_URL_START))?.[0].length ?? 0)
 
 type Result = { job: string; image: number }
 

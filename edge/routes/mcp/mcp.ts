@@ -2,6 +2,7 @@
 import { type CallToolResult, createMcpHandler, McpServer, type ServerContext } from '@modelcontextprotocol/server'
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
+import { meterRequest } from '../../auth/auth.ts'
 import type { EdgeEnv } from '../../http/context.ts'
 import { describeThrown } from '../../http/errors.ts'
 import { readJson } from '../../http/validation.ts'
@@ -73,8 +74,18 @@ function createServer(c: Context<EdgeEnv>): McpServer {
   return server
 }
 
+/** The SDK refuses larger batches. */
+const MAX_MESSAGES = 100
+
+/** Counts the messages of a batch after the first as requests, because each may call a tool. Errors: rate_limited. */
+async function meterBatch(c: Context<EdgeEnv>, body: unknown): Promise<void> {
+  const messages = Array.isArray(body) ? Math.min(body.length, MAX_MESSAGES) : 1
+  for (let more = 1; more < messages; more++) await meterRequest(c, c.get('credential'))
+}
+
 /** POST /mcp. Messages have the official SDK's format; errors ahead of them, such as a bad key, are problem documents. */
 export const mcp = new Hono<EdgeEnv>().post('/', async (c) => {
   const parsedBody = await readJson(c)
+  await meterBatch(c, parsedBody)
   return createMcpHandler(() => createServer(c)).fetch(c.req.raw, { parsedBody })
 })

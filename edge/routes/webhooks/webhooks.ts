@@ -15,10 +15,11 @@ import {
   type Disabled,
   MAX_ENDPOINTS,
   MAX_ENDPOINTS_OF_HOST,
+  newEndpointId,
 } from '../../webhooks/endpoints/endpoints.ts'
 import { EVENT_TYPES } from '../../webhooks/endpoints/event-types.ts'
 import type { KeyView, VerificationKey } from '../../webhooks/endpoints/keys.ts'
-import { SCHEMES } from '../../webhooks/endpoints/signature.ts'
+import { newSigningKey, newSigningKeys, SCHEMES } from '../../webhooks/endpoints/signature.ts'
 import { testEvent } from '../../webhooks/publication.ts'
 import type { EndpointView } from '../../webhooks/registration.ts'
 import type { WebhookDO } from '../../webhooks/webhook-object.ts'
@@ -138,7 +139,11 @@ export const webhooks = new Hono<EdgeEnv>()
     const outbox = await outboxOf(c, 'admin')
     const { signature, ...fields } = parseFields(newEndpoint, newEndpoint.shape, await readJson(c))
     checkAddress(c.env, c.req.url, fields.url, 'url')
-    const added = await outbox.addEndpoint({ ...fields, disabled: null }, signature)
+    const added = await outbox.addEndpoint(
+      newEndpointId(),
+      { ...fields, disabled: null },
+      await newSigningKey(signature),
+    )
     if (added.kind !== 'registered') throw refuse(added, fields.url)
     const [endpoint, key] = [await outbox.endpoint(added.id), await outbox.verificationKey(added.id)]
     return c.json({ ...describe(endpoint!), ...showOnce(key!) }, 201)
@@ -167,7 +172,7 @@ export const webhooks = new Hono<EdgeEnv>()
   .post('/:id/rotate', async (c) => {
     const [outbox, id] = [await outboxOf(c, 'admin'), c.req.param('id')]
     const { signature, overlap_seconds } = parseFields(rotation, rotation.shape, await readOptionalJson(c))
-    const key = await outbox.rotate(id, signature, overlap_seconds * 1000)
+    const key = await outbox.rotate(id, signature, overlap_seconds * 1000, await newSigningKeys())
     if (!key) throw notFoundError(id)
     return c.json({ ...showOnce(key), keys: key.keys.map(describeKey) }, 201)
   })

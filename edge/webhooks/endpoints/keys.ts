@@ -23,8 +23,12 @@ export function liveKeys(sql: SqlStorage, endpoint: string): (SigningKey & Lifet
     .toArray()
 }
 
-/** Makes `key` the current key of an endpoint. The previous key also signs for `overlapMs`; older keys are deleted immediately. */
+/**
+ * Makes `key` the current key of an endpoint. The previous key also signs for `overlapMs`; older keys are deleted immediately. A repeat
+ * changes nothing.
+ */
 export function rotateKey(sql: SqlStorage, endpoint: string, key: SigningKey, overlapMs: number): void {
+  if (liveKeys(sql, endpoint)[0]?.secret === key.secret) return
   const now = Date.now()
   sql.exec(
     `DELETE FROM signing_keys WHERE endpoint = ?1

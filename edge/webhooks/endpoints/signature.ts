@@ -28,6 +28,12 @@ export async function newSigningKey(scheme: Scheme): Promise<SigningKey> {
   }
 }
 
+/** A new key of each scheme. Created by the caller of an object, so that a repeated call has the same keys. */
+export async function newSigningKeys(): Promise<Record<Scheme, SigningKey>> {
+  const [hmac, ed25519] = await Promise.all([newSigningKey('hmac'), newSigningKey('ed25519')])
+  return { hmac, ed25519 }
+}
+
 async function signature({ scheme, secret }: SigningKey, content: BufferSource): Promise<string> {
   const [format, algorithm, version] =
     scheme === 'hmac' ? (['raw', HMAC, 'v1'] as const) : (['pkcs8', 'Ed25519', 'v1a'] as const)

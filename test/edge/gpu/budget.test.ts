@@ -52,6 +52,17 @@ afterEach(() => {
   vi.restoreAllMocks()
 })
 
+test('a clock that moves backward over midnight loses nothing of the day that has begun', async ({ expect }) => {
+  setCeiling(100)
+  freezeClock(MIDNIGHT + 1_000)
+  expect(await budget().spend(60_000)).toBe(true)
+  freezeClock(MIDNIGHT - 1_000)
+  expect(await budget().spend(60_000)).toBe(false)
+  expect(await budget().spend(10_000)).toBe(true)
+  freezeClock(MIDNIGHT + 2_000)
+  expect((await report()).spent_seconds).toBe(70)
+})
+
 const submit = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
 const report = async () => (await budget().report())!
 

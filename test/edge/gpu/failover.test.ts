@@ -98,6 +98,23 @@ test('the next attempt begins with the other endpoint', async ({ expect }) => {
   expect(job).toMatchObject({ state: 'succeeded', attempt: 2, endpoint: 'spare' })
 })
 
+test('the run of a lost attempt is canceled also if the next attempt has to search for a GPU', async ({ expect }) => {
+  const cut: Behavior = (seen) => stream([accepted(seen)], 'cut')
+  const { job, asked } = await run(gpus([cut], [refuses(503, 'loading'), works]))
+  expect(asked).toEqual([DEFAULT, SPARE, SPARE])
+  expect(job).toMatchObject({ state: 'succeeded', attempt: 2, endpoint: 'spare' })
+  await vi.waitFor(() => expect(cancellations).toEqual([{ job: job.id, attempt: 1 }]))
+})
+
+test('the run of a lost attempt is canceled also if no GPU takes the next one', async ({ expect }) => {
+  const cut: Behavior = (seen) => stream([accepted(seen)], 'cut')
+  const gone = refuses(400, 'invalid_request')
+  const calls = gpus([cut, gone], [gone])
+  expect((await generate(await newCaller(), body)).status).toBe(500)
+  expect(hosts(calls)).toEqual([DEFAULT, SPARE, DEFAULT])
+  await vi.waitFor(() => expect(cancellations).toEqual([{ job: calls[0]!.job, attempt: 1 }]))
+})
+
 test('a job refused by all endpoints fails like a job refused by a single endpoint', async ({ expect }) => {
   const caller = await newCaller()
   const calls = gpus([refuses(400, 'invalid_request')], [refuses(400, 'invalid_request')])

@@ -34,6 +34,13 @@ test('during a start, the remaining time is estimated from earlier starts', ({ e
   expect(startSeconds(readiness, policy)).toBe(30)
 })
 
+test('a clock that moves backward over midnight loses no spending on prewarming', ({ expect }) => {
+  const midnight = Date.parse('2026-11-22T00:00:00Z')
+  const spent = recordSpending(NO_READINESS, 30, midnight + 1_000)
+  const later = recordSpending(spent, 5, midnight - 1_000)
+  expect([spentToday(spent, midnight - 1_000), spentToday(later, midnight + 2_000)]).toEqual([30, 35])
+})
+
 test('a start that never completes is discarded', ({ expect }) => {
   const starting = markStarting(NO_READINESS, NOW)
   expect(stateOf(starting, policy, later(16 * 60)).state).toBe('cold')

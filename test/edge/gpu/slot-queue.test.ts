@@ -262,3 +262,44 @@ test('GPU_DEVICES is 1 by default, and an error names the variable', ({ expect }
 test.for(['0', '1.5', 'many', ''])('an error about GPU_SLOTS names the variable: "%s"', (given, { expect }) => {
   expect(() => configWith({ GPU_SLOTS: given }).gpuSlots).toThrow(`GPU_SLOTS is "${given}"`)
 })
+
+describe('while interactive jobs of light accounts always wait', () => {
+  /** Serves a job per second, with a waiting interactive job of each of four accounts. Returns the second of each grant of `watched`. */
+  function serve(queue: SlotQueue, watched: readonly string[], account: string, seconds: number): Map<string, number> {
+    const grants = new Map<string, number>()
+    for (let second = 0; second < seconds; second++) {
+      const now = 1_000 * second
+      for (const job of watched) if (!grants.has(job)) queue.enter(job, termsOf(account), now)
+      for (const other of ['a', 'b', 'c', 'd']) queue.enter(other, termsOf(other, true), now)
+      const [job] = queue.grant(slotsOf(1), now)
+      if (watched.includes(job!)) grants.set(job!, second)
+      queue.leave(job!, now + 999)
+    }
+    return grants
+  }
+
+  test('an account with other jobs gets a slot every 30 s', ({ expect }) => {
+    const grants = serve(new SlotQueue(LEASE_MS), ['full1', 'full2'], 'full', 80)
+    expect([grants.get('full1'), grants.get('full2')]).toEqual([31, 62])
+  })
+
+  test('so does an account that has canceled a hundred jobs', ({ expect }) => {
+    const queue = new SlotQueue(LEASE_MS)
+    for (let k = 0; k < 100; k++) queue.enter(`canceled${k}`, termsOf('full'), 0)
+    for (let k = 0; k < 100; k++) queue.leave(`canceled${k}`, 0)
+    expect(serve(queue, ['full1'], 'full', 80).get('full1')).toBe(31)
+  })
+})
+
+test.for(['leave', 'expire'] as const)(
+  'jobs that %s the queue without a slot use no turn of their account',
+  (how, { expect }) => {
+    const queue = new SlotQueue(LEASE_MS)
+    for (let k = 0; k < 30; k++) queue.enter(`gone${k}`, termsOf('a'), 0)
+    for (let k = 0; k < 30; k++) if (how === 'leave') queue.leave(`gone${k}`, 0)
+    const now = how === 'leave' ? 0 : LEASE_MS + 1
+    for (let k = 0; k < 12; k++) queue.enter(`b${k}`, termsOf('b'), now)
+    for (let k = 0; k < 3; k++) queue.enter(`a${k}`, termsOf('a'), now)
+    expect(queue.grant(slotsOf(6), now)).toEqual(['b0', 'b1', 'b2', 'a0', 'a1', 'a2'])
+  },
+)

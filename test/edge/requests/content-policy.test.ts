@@ -61,6 +61,19 @@ test('a job without a policy has no verdict', async ({ expect }) => {
   expect(await jobOf({ id: octet.job }).view()).not.toHaveProperty('content')
 })
 
+test('the prompt of a revoked key is not sent for moderation', async ({ expect }) => {
+  variables.OCTET_CONTENT_POLICY = { moderation: { url: 'https://moderation.test' } }
+  await env.ACCOUNT.getByName(caller.account).revokeKey(caller.keyId)
+  const sent = vi.mocked(globalThis.fetch).mockClear()
+  const statuses = await Promise.all([
+    generate(caller, { prompt: 'a cat' }),
+    send('POST', '/v1/jobs', caller, { prompt: 'a cat' }),
+    send('POST', '/v1/predictions', caller, { input: { prompt: 'a cat' } }),
+  ])
+  expect(statuses.map(({ status }) => status)).toEqual([401, 401, 401])
+  expect(sent).not.toHaveBeenCalled()
+})
+
 test('a malformed policy is reported before a deployment', ({ expect }) => {
   const problemsOf = (OCTET_CONTENT_POLICY: unknown) => findProblems({ ...variables, OCTET_CONTENT_POLICY })
   expect(problemsOf({ block: ['fine', '!!'] })).toEqual([

@@ -1,4 +1,5 @@
 // The MCP server, with the official SDK's client in both of its protocol versions.
+import { env } from 'cloudflare:workers'
 import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client'
 import { afterEach, describe, test, vi } from 'vitest'
 import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN, send } from '../support/client.ts'
@@ -175,4 +176,19 @@ test('a request without a valid key is refused with a challenge, and another met
   await expect(connect({ key: 'nonsense' })).rejects.toThrow()
   const get = await send('GET', '/mcp', await newCaller())
   expect([get.status, get.headers.get('allow')]).toEqual([405, 'POST'])
+})
+
+test('each message of a batch counts toward the request rate limit', async ({ expect }) => {
+  const caller = await newCaller()
+  const limit = vi.spyOn(env.REQUEST_LIMIT, 'limit')
+  const quote = (id: number) => ({
+    ...{ jsonrpc: '2.0', id, method: 'tools/call' },
+    params: { name: 'quote_image', arguments: { prompt } },
+  })
+  const post = (body: unknown) => send('POST', '/mcp', caller, body, { accept: 'application/json, text/event-stream' })
+  const response = await post([1, 2, 3].map(quote))
+  expect([response.status, (await response.text()).match(/The request costs/g)?.length]).toEqual([200, 3])
+  expect(limit).toHaveBeenCalledTimes(3)
+  limit.mockReset().mockResolvedValueOnce({ success: true }).mockResolvedValue({ success: false })
+  expect((await post([1, 2, 3].map(quote))).status).toBe(429)
 })

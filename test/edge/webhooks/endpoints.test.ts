@@ -6,6 +6,8 @@ import { Webhook } from 'standardwebhooks'
 import { describe, test } from 'vitest'
 import { issueKey } from '../../../edge/auth/keys.ts'
 import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
+import { EVENT_TYPES } from '../../../edge/webhooks/endpoints/event-types.ts'
+import { newSigningKey, newSigningKeys } from '../../../edge/webhooks/endpoints/signature.ts'
 import { type Caller, fetchWorker, newCaller, problemOf } from '../support/client.ts'
 import { peppers } from '../support/config.ts'
 import { finalJob } from '../support/jobs.ts'
@@ -278,4 +280,18 @@ describe('replay', () => {
     const event = (await deliveriesOf(caller, id))[0]!.event
     expect((await api(caller, 'POST', `/default/deliveries/${event}/replay`)).status).toBe(404)
   })
+})
+
+test('a registration or a rotation that is repeated after a reset of the object changes nothing', async ({
+  expect,
+}) => {
+  const outbox = env.WEBHOOK.getByName((await newCaller()).account)
+  const fields = { url: `${RECEIVER}/once`, events: [...EVENT_TYPES], description: '', disabled: null }
+  const [first, keys] = [await newSigningKey('hmac'), await newSigningKeys()]
+  const register = () => outbox.addEndpoint('wh_1', fields, first)
+  expect([await register(), await register()]).toEqual(Array(2).fill({ kind: 'registered', id: 'wh_1' }))
+  const rotate = () => outbox.rotate('wh_1', undefined, 60_000, keys)
+  const rotated = await rotate()
+  expect(await rotate()).toEqual(rotated)
+  expect(rotated).toMatchObject({ shown: keys.hmac.shown, keys: [{ expires: null }, { expires: expect.any(Number) }] })
 })
