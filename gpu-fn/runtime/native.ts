@@ -75,6 +75,11 @@ export interface Gpu {
   /** Registers host memory for direct reads by GPUs. Resolves with false if unsupported. */
   registerMemory(address: Address, bytes: number): Promise<boolean>
   unregisterMemory(address: Address): Promise<void>
+  /**
+   * Copies the first bytes of a file in several threads, after all earlier uploads to the GPU; complete, also after an error, when the
+   * promise settles. Throws an Error if the file is shorter.
+   */
+  uploadFile(file: string, to: Address, bytes: number): Promise<void>
   createStream(): NativeStream
   createEvent(): NativeEvent
 }

@@ -1,6 +1,7 @@
 // GPU memory with fake CUDA libraries (test/support/native/fake-cuda.cc), in a child process with these in its library path.
 import { execFile } from 'node:child_process'
-import { mkdtemp, rm, symlink } from 'node:fs/promises'
+import { randomBytes } from 'node:crypto'
+import { mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
@@ -13,6 +14,13 @@ const ROOT = path.join(import.meta.dirname, '../../..')
 const FAKE = path.join(ROOT, 'test/support/native/fake-cuda.cc')
 /** The directory of the fake libraries. */
 let libraries: string
+
+/** Writes a file next to the libraries; returns its path. */
+async function writeNoise(name: string, bytes: number): Promise<string> {
+  const file = path.join(libraries, name)
+  await writeFile(file, randomBytes(bytes))
+  return file
+}
 
 /** Runs a program with `loadCuda` and the fake libraries; returns the JSON that it prints. */
 async function run(program: string, bytes = 1 << 30): Promise<unknown> {
@@ -79,6 +87,47 @@ describe.skipIf(!hasAddon() || !hasCompiler())('GPU memory', () => {
       'CUDA: allocation, GPU 0: out of memory',
       'CUDA: copy, GPU 0: invalid argument',
       'CUDA 13 is not available: CUDA: selection, GPU 1: invalid device ordinal',
+    ])
+  })
+
+  test('has the bytes of uploaded files, also of several at once and of parts', async () => {
+    // Several chunks and a part of one, a byte, and a whole chunk.
+    const sizes = [(40 << 20) + 12_345, 1, 8 << 20]
+    const files = await Promise.all(sizes.map((bytes, i) => writeNoise(`upload-${i}`, bytes)))
+    const program = `
+      import { readFileSync } from 'node:fs'
+      const memory = loadCuda(0)
+      const upload = async (file, bytes) => {
+        const room = Math.ceil(bytes / memory.granularity) * memory.granularity
+        const to = memory.reserve(room)
+        memory.map(to, room)
+        await memory.uploadFile(file, to, bytes)
+        return read(to, bytes).equals(readFileSync(file).subarray(0, bytes))
+      }
+      const [sizes, files] = ${JSON.stringify([sizes, files])}
+      print([...await Promise.all(files.map((file, i) => upload(file, sizes[i]))), await upload(files[0], 9 << 20)])`
+    expect(await run(program)).toEqual([true, true, true, true])
+  })
+
+  test('states why a file cannot be uploaded, and accepts the next', async () => {
+    const file = await writeNoise('short', 1000)
+    const program = `
+      const memory = loadCuda(0)
+      const file = ${JSON.stringify(file)}
+      const to = memory.reserve(2 * memory.granularity)
+      memory.map(to, 2 * memory.granularity)
+      const failures = [
+        await failure(() => memory.uploadFile(file + '-none', to, 10)),
+        await failure(() => memory.uploadFile(file, to, 20 << 20)),
+        await failure(() => memory.uploadFile(file, 0n, 1000)),
+      ]
+      await memory.uploadFile(file, to, 1000)
+      print([...failures, read(to, 1000).toString('base64')])`
+    expect(await run(program)).toEqual([
+      `${file}-none cannot be read: No such file or directory`,
+      `${file} cannot be read: unexpected end of file`,
+      'CUDA: copy, GPU 0: invalid argument',
+      await readFile(file, 'base64'),
     ])
   })
 

@@ -1,25 +1,44 @@
 // Fake of the CUDA functions used by the addon, with host memory as device memory. Unmapped ranges are inaccessible, as on a GPU. Memory is
-// limited to FAKE_CUDA_BYTES.
+// limited to FAKE_CUDA_BYTES. Copies from pinned memory are deferred to the synchronization of their stream.
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
+#include <vector>
 
 namespace {
 
 constexpr int INVALID = 1, OUT_OF_MEMORY = 2, BAD_DEVICE = 101;
 std::mutex mutex;
 size_t used = 0;
-std::map<uint64_t, size_t> created, registered;
+std::map<uint64_t, size_t> created, registered, pinned;
 thread_local int current = -1;
 
 struct Access {
   int type, id, flags;
 };
+
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+struct Stream {
+  std::vector<Copy> deferred;
+};
+
+bool isPinned(const void* memory) {
+  const std::lock_guard lock(mutex);
+  const auto after = pinned.upper_bound(reinterpret_cast<uint64_t>(memory));
+  if (after == pinned.begin()) return false;
+  const auto [start, bytes] = *std::prev(after);
+  return reinterpret_cast<uint64_t>(memory) < start + bytes;
+}
 
 int answer(bool succeeded) { return succeeded ? 0 : INVALID; }
 int failed(void* mapped) { return answer(mapped != MAP_FAILED); }
@@ -35,21 +54,35 @@ int cudaSetDevice(int device) {
   current = device;
   return 0;
 }
-int cudaStreamCreateWithFlags(void** stream, unsigned flags) {
-  *stream = new int;
+int cudaStreamCreateWithFlags(Stream** stream, unsigned flags) {
+  *stream = new Stream;
   return answer(flags == 1);
 }
-int cudaStreamSynchronize(void* stream) { return answer(stream); }
+int cudaStreamSynchronize(Stream* stream) {
+  if (!stream) return INVALID;
+  for (const auto& [to, from, bytes] : stream->deferred) std::memcpy(to, from, bytes);
+  stream->deferred.clear();
+  return 0;
+}
 int cudaStreamWaitEvent(void* stream, void* event, unsigned) { return answer(stream && event); }
 int cudaEventCreate(void** event) {
   *event = new int;
   return 0;
 }
 int cudaEventRecord(void* event, void* stream) { return answer(event && stream); }
-int cudaMemcpyAsync(void* to, const void* from, size_t bytes, int kind, void* stream) {
+int cudaMemcpyAsync(void* to, const void* from, size_t bytes, int kind, Stream* stream) {
   if (current != 0 || !to || !stream || (kind != 1 && kind != 3)) return INVALID;
-  std::memmove(to, from, bytes);
+  if (isPinned(from))
+    stream->deferred.push_back({to, from, bytes});
+  else
+    std::memmove(to, from, bytes);
   return 0;
+}
+int cudaHostAlloc(void** address, size_t bytes, unsigned flags) {
+  const std::lock_guard lock(mutex);
+  *address = std::malloc(bytes);
+  pinned[reinterpret_cast<uint64_t>(*address)] = bytes;
+  return answer(flags == 1);
 }
 int cudaHostRegister(void* address, size_t bytes, unsigned flags) {
   const std::lock_guard lock(mutex);
