@@ -6,6 +6,8 @@ import type { ControlImage } from '../pipeline/control.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
+import { endArrival } from '../weights/arrival.ts'
+import type { Fetched } from '../weights/cache.ts'
 import { findControlnets } from '../weights/controlnet-packages.ts'
 import { findLoras } from '../weights/lora-packages.ts'
 import { findPackages } from '../weights/packages.ts'
@@ -14,13 +16,16 @@ import { checkDevices, deviceMemory, deviceName, listGpus } from './device.ts'
 import { JobError, jobFault } from './job-error.ts'
 import type { Command, Message, Opened } from './messages.ts'
 import type { Adapter } from './package/adapters.ts'
+import { type Part, timePart } from './parts.ts'
 import { readAhead } from './read-ahead.ts'
+import { largestOf, sizeOf, supportedOf } from './sizes.ts'
 import type { StepBatch } from './step-batches.ts'
 import { EngineThread, type ThreadOptions } from './thread.ts'
 import { createWatchdog, type Stall, type Watch, type Watchdog } from './watchdog.ts'
 
 type Tier = JobRequest['tier']
 
+const DOWNLOAD_PROGRESS_MS = 1_000
 /** The share of free memory that prefetched files may take. Linux counts the page cache as used. */
 const PREFETCH_SHARE = 0.5
 
@@ -51,6 +56,8 @@ export type Loaded = {
   seconds: number
   /** Seconds of each newly opened network. */
   networks?: Opened
+  /** Parts of the load, and of the engine's start before its first load. */
+  parts?: readonly Part[]
   /** Models (model:tier) that were closed to make room. */
   closed?: string[]
   /** Planned memory of all open models. */
@@ -88,16 +95,23 @@ export interface Engine {
   start(): Promise<void>
   /**
    * Opens the model, and the ControlNet of a job's `controls`. Throws JobError; with `invalid_request`, before opening anything, if images of
-   * the size exceed the memory budget.
+   * the size exceed the memory budget. `warm`: if the model is not open, an image of the largest supported one of these sizes, by default the
+   * model's, runs while its networks load.
    */
-  load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<Loaded>
-  /** Runs the model once for each supported size, or for its default size, because the first run of a shape is slow. */
+  load(
+    model: Model,
+    job?: Size & Pick<JobRequest, 'controls'>,
+    warm?: { sizes: readonly Size[] | undefined },
+  ): Promise<Loaded>
+  /** Runs the model for each supported size, by default its own, in every way, because the first run of a shape is slow. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /**
    * Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. `batch` is read before each event
    * is requested: the steps of a batch start once all of its runs have requested theirs.
    */
   run(model: Model, request: JobRequest, signal: AbortSignal, options?: RunOptions): AsyncIterable<PipelineEvent>
+  /** Resolves when all packages are on disk. Throws the error of a download. */
+  downloaded?(): Promise<void>
   /** Reads the model's weights into the page cache, if they fit into free memory. It never throws. */
   prefetch?(model: Model, signal: AbortSignal): Promise<void>
   /** Ends the thread after the call in progress. */
@@ -107,8 +121,10 @@ export interface Engine {
 export interface EngineOptions extends ThreadOptions {
   /** The directory of the packages, or the name of their source in messages. */
   packages: string
-  /** Replaces the directory as the source of packages; may take minutes. */
-  fetchPackages?: () => Promise<Package[]>
+  /** Replaces the directory as the source of packages, some of which may be incomplete (weights/cache.ts). */
+  fetchPackages?: () => Promise<Fetched[]>
+  /** Models that are loaded first, in this order, as names and tiers. */
+  preload?: readonly (readonly [model: string, tier: Tier])[]
   /** Replace the directory as the source of adapters and of ControlNets. */
   fetchLoras?: () => Promise<LoraPackage[]>
   fetchControlnets?: () => Promise<ControlnetPackage[]>
@@ -130,6 +146,12 @@ export class PackageEngine implements Engine {
   readonly #options: EngineOptions
   readonly #packages = new Map<string, Package>()
   readonly #devices = new Map<Target, string>()
+  /** Downloads in this process, by package digest. */
+  readonly #downloads = new Map<string, Promise<unknown>>()
+  /** Parts of the start, until the first load reports them. */
+  readonly #parts: Part[] = []
+  /** The first preloaded package, which is read and verified from the time at which it is found. */
+  #ahead: { digest: string; reading: AbortController; verified: Promise<void> } | undefined
   /** Present once the engine has started. */
   #thread: EngineThread | undefined
   readonly #watchdog: Watchdog
@@ -140,11 +162,19 @@ export class PackageEngine implements Engine {
   }
 
   async start(): Promise<void> {
-    const { packages, fetchPackages, fetchLoras, fetchControlnets } = this.#options
-    for (const pkg of await (fetchPackages?.() ?? findPackages(packages))) {
+    const { packages, fetchPackages, fetchLoras, fetchControlnets, preload = [] } = this.#options
+    const listing = timePart(this.#parts, 'GPUs', listGpus)
+    const found = await timePart(this.#parts, 'packages', async () => {
+      const fetched = await fetchPackages?.()
+      for (const each of fetched ?? []) this.#track(each)
+      return fetched?.map((each) => each.package) ?? findPackages(packages)
+    })
+    this.#readFirst(found, preload)
+    const gpus = await listing
+    for (const pkg of found) {
       this.#packages.set(pkg.digest, pkg)
       const { target } = pkg.manifest
-      if (!this.#devices.has(target)) this.#devices.set(target, await deviceName(target))
+      if (!this.#devices.has(target)) this.#devices.set(target, deviceName(target, gpus))
       this.models.push(describe(pkg))
     }
     checkOffer(this.models, packages)
@@ -159,39 +189,80 @@ export class PackageEngine implements Engine {
       this.controlnets.set(name, { package: controlnet.digest })
     }
     const onGpu = [...this.#devices.keys()].some((target) => target !== 'cpu')
-    if (onGpu) checkDevices(this.#options.devices ?? 1, await listGpus())
-    const deviceBytes = this.#options.deviceBytes ?? (onGpu ? await deviceMemory() : undefined)
-    this.#thread = new EngineThread({ ...this.#options, deviceBytes })
-    await this.#thread.start()
+    if (onGpu) checkDevices(this.#options.devices ?? 1, gpus)
+    const deviceBytes = this.#options.deviceBytes ?? (onGpu ? deviceMemory(gpus) : undefined)
+    const thread = new EngineThread({ ...this.#options, deviceBytes })
+    this.#thread = thread
+    await timePart(this.#parts, 'engine thread', () => thread.start())
   }
 
-  async load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<Loaded> {
+  /** Records the download of a package. */
+  #track({ package: { digest, manifest, arrival }, complete }: Fetched): void {
+    if (!arrival) return
+    const download = timePart(this.#parts, `download of ${manifest.model}:${manifest.tier}`, () => complete)
+    // Awaited when the package loads.
+    download.catch(() => {})
+    this.#downloads.set(digest, download)
+  }
+
+  /** Reads and verifies the files of the first preloaded package, while the rest of the engine starts. */
+  #readFirst(found: readonly Package[], [first]: NonNullable<EngineOptions['preload']>): void {
+    const pkg = found.find(({ manifest: { model, tier } }) => model === first?.[0] && tier === first[1])
+    if (!pkg || pkg.arrival) return
+    const reading = new AbortController()
+    const verified = timePart(this.#parts, 'verification', () => this.#options.verifier.verify(pkg))
+    // Awaited when the package loads.
+    verified.catch(() => {})
+    this.#ahead = { digest: pkg.digest, reading, verified }
+    void readAhead(pkg, reading.signal)
+  }
+
+  async load(
+    model: Model,
+    job?: Size & Pick<JobRequest, 'controls'>,
+    warm?: { sizes: readonly Size[] | undefined },
+  ): Promise<Loaded> {
     const pkg = this.#packages.get(model.package)!
     const controlnet = await this.#controlnetOf(job ?? {})
     const watch = this.#watchdog.watch('load', pkg.manifest.target)
+    const sizes = { ...(job && { size: sizeOf(job) }), warm: warm && largestOf(pkg, model, warm.sizes) }
     try {
       // Verification and opening are concurrent, because both read the files and opening waits for the GPU.
       const [opened, verified] = await Promise.allSettled([
-        this.#open({ type: 'load', package: pkg, controlnet, ...(job && { size: sizeOf(job) }) }, watch),
-        this.#options.verifier.verify(pkg, watch.progress),
+        this.#open({ type: 'load', package: pkg, controlnet, ...sizes }, watch),
+        this.#verify(pkg, watch),
       ])
       if (verified.status === 'rejected') {
         await this.#close(pkg)
         throw jobFault('model_not_available', verified.reason)
       }
       if (opened.status === 'rejected') throw opened.reason
-      return opened.value
+      return { ...opened.value, parts: [...this.#parts.splice(0), ...(opened.value.parts ?? [])] }
     } finally {
       watch.end()
     }
   }
 
+  /** Waits for the download of a package, if any, which verifies it, and verifies files that are not. Throws the errors of both. */
+  async #verify(pkg: Package, watch: Watch): Promise<void> {
+    // A slow download is no hung engine.
+    const timer = setInterval(watch.progress, DOWNLOAD_PROGRESS_MS)
+    try {
+      await this.#downloads.get(pkg.digest)
+    } finally {
+      clearInterval(timer)
+    }
+    if (this.#ahead?.digest === pkg.digest) return this.#ahead.verified
+    await timePart(this.#parts, 'verification', () => this.#options.verifier.verify(pkg, watch.progress))
+  }
+
+  async downloaded(): Promise<void> {
+    for (const download of this.#downloads.values()) await download
+  }
+
   async warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }> {
     const pkg = this.#packages.get(model.package)!
-    const { width, height } = pkg.manifest.defaults
-    const fits = (size: Size) =>
-      [size.width, size.height].every((side) => side <= model.side.max && side % model.side.multipleOf === 0)
-    const command: Command = { type: 'warm', package: pkg, sizes: (sizes ?? [{ width, height }]).filter(fits) }
+    const command: Command = { type: 'warm', package: pkg, sizes: supportedOf(pkg, model, sizes) }
     const watch = this.#watchdog.watch('run', pkg.manifest.target)
     try {
       for await (const _ of this.#thread!.send(command, { onProgress: watch.progress }));
@@ -277,6 +348,7 @@ export class PackageEngine implements Engine {
   }
 
   async stop(): Promise<void> {
+    for (const { arrival } of this.#packages.values()) if (arrival) endArrival(arrival)
     await this.#thread?.stop()
   }
 
@@ -290,7 +362,7 @@ export class PackageEngine implements Engine {
       for await (const reply of this.#thread!.send(command, { onProgress: watch.progress })) {
         if (reply.type === 'note') this.#options.log.warn(reply.note)
         // Only a package that was not open sends its plan. The weights are loaded next.
-        else if (reply.type === 'plan') void readAhead(pkg, opened.signal)
+        else if (reply.type === 'plan') this.#readAhead(pkg, opened.signal)
         else if (reply.type === 'closed') loaded.closed.push(...reply.models)
         else if (reply.type === 'occupied') loaded.occupied = true
         else if (reply.type === 'loaded') {
@@ -300,8 +372,15 @@ export class PackageEngine implements Engine {
       }
     } finally {
       opened.abort()
+      this.#ahead?.reading.abort()
+      this.#ahead = undefined
     }
     return loaded
+  }
+
+  /** Reads the files of a package ahead, unless they are being read or downloaded, which leaves them in the page cache. */
+  #readAhead(pkg: Package, signal: AbortSignal): void {
+    if (this.#ahead?.digest !== pkg.digest && !pkg.arrival) void readAhead(pkg, signal)
   }
 
   async #close(pkg: Package): Promise<void> {
@@ -324,9 +403,6 @@ function cancelFlag(signal: AbortSignal) {
 /** Message for an adapter or a ControlNet without a package in this process. It lists no alternatives, because some are private to accounts. */
 export const describeUnknown = (kind: 'lora' | 'controlnet', id: string): string =>
   `${kind} "${id}" has no package on this server, but the catalog lists it; the operator must install the package`
-
-/** Only the fields that the thread needs, because it receives a copy. */
-const sizeOf = ({ width, height }: Size): Size => ({ width, height })
 
 function checkOffer(models: readonly Model[], directory: string): void {
   if (models.length === 0) throw new Error(`no package in ${directory}: make one with \`npm run compile\``)

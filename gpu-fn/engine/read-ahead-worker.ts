@@ -2,11 +2,10 @@
 import fs from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
 
-/** Stretches are numbered across all files; this stream reads `first`, `first + each`, … */
-export type Task = { files: { file: string; bytes: number }[]; first: number; each: number }
+/** Stretches of `stretch` bytes are numbered across all files; this stream reads `first`, `first + each`, … */
+export type Task = { files: { file: string; bytes: number }[]; stretch: number; first: number; each: number }
 
 const CHUNK = 4 * 2 ** 20
-const STRETCH = 64 * 2 ** 20
 /** A chunk that is read faster (bytes per second) was in the page cache, because no disk is as fast. */
 const CACHED_RATE = 4e9
 
@@ -24,27 +23,26 @@ function readStretch(descriptor: number, start: number, end: number): number {
   return bytes
 }
 
-function readFile(file: string, starts: readonly number[], size: number): number {
+function readFile(file: string, ranges: readonly (readonly [start: number, end: number])[]): number {
   const descriptor = fs.openSync(file, 'r')
   try {
-    return starts.reduce((sum, start) => sum + readStretch(descriptor, start, Math.min(size, start + STRETCH)), 0)
+    return ranges.reduce((sum, [start, end]) => sum + readStretch(descriptor, start, end), 0)
   } finally {
     fs.closeSync(descriptor)
   }
 }
 
-function run({ files, first, each }: Task): number {
+function run({ files, stretch, first, each }: Task): number {
   let read = 0
   let counted = 0
   for (const { file, bytes } of files) {
-    const stretches = Math.ceil(bytes / STRETCH)
+    const stretches = Math.ceil(bytes / stretch)
     const own = Array.from({ length: stretches }, (_, i) => i).filter((i) => (counted + i) % each === first)
     counted += stretches
     try {
       read += readFile(
         file,
-        own.map((i) => i * STRETCH),
-        bytes,
+        own.map((i) => [i * stretch, Math.min(bytes, (i + 1) * stretch)]),
       )
     } catch {
       // Opening the file reports the error.

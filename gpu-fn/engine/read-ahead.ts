@@ -1,27 +1,32 @@
-// Reads a package's weights into the page cache while its graphs are opened, because onnxruntime reads mapped files page by page, at a
-// fraction of a disk's speed.
+// Reads a package's weights into the page cache at the rate of the disk, before and while its graphs open. onnxruntime reads mapped files page
+// by page, at a fraction of that rate, and uploads begin only once a GPU's libraries are loaded.
 import { once } from 'node:events'
 import path from 'node:path'
 import { Worker } from 'node:worker_threads'
 import type { Package } from '../manifest.ts'
+import { weightsInLoadOrder } from '../weights/load-order.ts'
 import type { Task } from './read-ahead-worker.ts'
 
-const STREAMS = 4
+/** A disk needs about this many concurrent reads for its full rate. */
+const MOST_STREAMS = 8
+const STRETCH_BYTES = 64 * 2 ** 20
 const PROGRAM = new URL('./read-ahead-worker.ts', import.meta.url)
 
 export type ReadAhead = { /** Bytes read from disk. */ bytes: number }
 
 /**
- * Reads the weight files in the order in which they are opened, in several streams, and skips stretches that are in the page cache. An
+ * Reads the weight files in the order in which they load, in several streams, and skips stretches that are in the page cache. An
  * aborted signal ends it. A file that cannot be read is skipped; it never throws.
  */
 export async function readAhead({ directory, manifest }: Package, signal: AbortSignal): Promise<ReadAhead> {
-  const names = Object.values(manifest.networks).flatMap(({ weights }) => weights ?? [])
+  const names = weightsInLoadOrder(manifest)
   const files = names.map((name) => ({ file: path.join(directory, name), bytes: manifest.files[name]!.bytes }))
-  const read = await Promise.all(
-    Array.from({ length: STREAMS }, (_, i) => readStream({ files, first: i, each: STREAMS }, signal)),
-  )
-  return { bytes: read.reduce((sum, bytes) => sum + bytes) }
+  const total = files.reduce((sum, { bytes }) => sum + bytes, 0)
+  // A small package is not worth many threads.
+  const each = Math.min(MOST_STREAMS, Math.ceil(total / STRETCH_BYTES))
+  const tasks = Array.from({ length: each }, (_, first) => ({ files, stretch: STRETCH_BYTES, first, each }))
+  const read = await Promise.all(tasks.map((task) => readStream(task, signal)))
+  return { bytes: read.reduce((sum, bytes) => sum + bytes, 0) }
 }
 
 /** Reads one stream on a separate thread, because Node's pool is busy opening sessions; returns the bytes read from disk. */

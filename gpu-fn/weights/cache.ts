@@ -4,11 +4,13 @@ import { link, mkdir, mkdtemp, readdir, rename, rm, stat, utimes, writeFile } fr
 import path from 'node:path'
 import type { Logger } from 'pino'
 import type { Manifest, Package } from '../manifest.ts'
-import { CorruptDownload } from './arriving-file.ts'
+import { CorruptDownload, type PackageFile } from './arriving-file.ts'
+import { type ArrivingPackage, createArrivingPackage } from './arriving-package.ts'
 import { type Bucket, BucketError } from './bucket.ts'
 import { CacheBudget, CacheFull } from './budget.ts'
 import { type DownloadOptions, download } from './download.ts'
 import { blobKey, type PackageName } from './layout.ts'
+import { filesInLoadOrder } from './load-order.ts'
 import { MANIFEST, openPackage, PackageError } from './packages.ts'
 import { describeName, findServed, type ServedPackage } from './served-package.ts'
 import { CorruptFile, type Verifier } from './verification.ts'
@@ -20,10 +22,13 @@ type CacheOptions = {
   bucket: Bucket
   verifier: Verifier
   log: Pick<Logger, 'info' | 'warn'>
-  download?: Omit<DownloadOptions, 'onProgress'>
+  download?: Omit<DownloadOptions, 'onProgress' | 'onFile'>
   /** Receives the progress of the current package. */
   onProgress?: (doneBytes: number, totalBytes: number) => void
 }
+
+/** A package, possibly before all its files are on disk. `complete`: resolves when they are, verified; rejects with the error of the download. */
+export type Fetched = { package: Package; complete: Promise<unknown> }
 
 /** Retries for corrupt downloads. */
 const CORRUPT_TRIES = 2
@@ -49,13 +54,42 @@ export class PackageCache {
    * PackageError, BucketError, CorruptDownload, CacheFull, or a file-system error.
    */
   async ensure(name: PackageName): Promise<Package> {
+    const { cached, served } = await this.#find(name)
+    if (cached) return cached
+    return this.#fetch(name, served)
+  }
+
+  /**
+   * The same package, without waiting for its download, which begins when `after` resolves: each file is in its directory when it is verified
+   * (arrival.ts). `complete` has the errors of the download.
+   */
+  async begin(name: PackageName, after: Promise<unknown> = Promise.resolve()): Promise<Fetched> {
+    const { cached, served } = await this.#find(name)
+    if (cached) return { package: cached, complete: Promise.resolve() }
+    const arriving = await createArrivingPackage(served, this.#packages).catch((error) => {
+      throw this.#explain(error, bytesOf(served.manifest))
+    })
+    const complete = after
+      .then(() => this.#fetch(name, served, arriving))
+      .then(({ directory }) => arriving.complete(directory))
+      .catch(async (error: unknown) => {
+        await arriving.discard()
+        throw error
+      })
+    // It may be awaited after its rejection.
+    complete.catch(() => {})
+    return { package: arriving.package, complete }
+  }
+
+  /** The package that the bucket serves, and its copy on disk, if any. */
+  async #find(name: PackageName): Promise<{ cached: Package; served: null } | { cached: null; served: ServedPackage }> {
     const served = await findServed(this.#options.bucket, name).catch((error: unknown) =>
       this.#findLastUsed(name, error),
     )
     const cached = await this.#openCached(served.digest)
-    if (cached) return cached
+    if (cached) return { cached, served: null }
     if (!served.manifest) throw new PackageError(`${describeName(name)} is incomplete in ${this.#packages}`)
-    return this.#fetch(name, served)
+    return { cached, served }
   }
 
   /** The most recently used package, if the bucket is unreachable. Throws `error` otherwise. */
@@ -68,10 +102,10 @@ export class PackageCache {
     return { digest, manifest: null }
   }
 
-  async #fetch(name: PackageName, served: ServedPackage): Promise<Package> {
+  async #fetch(name: PackageName, served: ServedPackage, arriving?: ArrivingPackage): Promise<Package> {
     const start = performance.now()
-    const bytes = sum(Object.values(served.manifest.files).map((file) => file.bytes))
-    await this.#fetchBlobs(served.manifest)
+    const bytes = bytesOf(served.manifest)
+    await this.#fetchBlobs(served.manifest, arriving)
       .then(() => this.#assemble(served))
       .catch((error) => {
         throw this.#explain(error, bytes)
@@ -83,16 +117,17 @@ export class PackageCache {
     return opened
   }
 
-  async #fetchBlobs({ files }: Manifest): Promise<void> {
-    const all = new Map(Object.values(files).map((file) => [file.sha256, file.bytes]))
+  async #fetchBlobs(manifest: Manifest, arriving?: ArrivingPackage): Promise<void> {
+    const all = new Map(filesInLoadOrder(manifest).map(([, { sha256, bytes }]) => [sha256, bytes]))
     await mkdir(this.#blobs, { recursive: true })
     await this.#budget.removeStale()
     for (let tries = 1; ; tries++) {
       const missing = await this.#budget.missing(all)
+      for (const sha256 of all.keys()) if (!missing.has(sha256)) await arriving?.add(sha256, this.#fileOf(sha256))
       if (missing.size === 0) return
       await this.#budget.makeRoom(missing, new Set(all.keys()))
       try {
-        await this.#fetchMissing(missing, all)
+        await this.#fetchMissing(missing, all, arriving)
       } catch (error) {
         if (!(error instanceof CorruptDownload) || tries > CORRUPT_TRIES) throw error
         this.#options.log.warn({ err: error }, 'a file of a package is corrupt; it is downloaded again')
@@ -100,7 +135,11 @@ export class PackageCache {
     }
   }
 
-  async #fetchMissing(missing: ReadonlyMap<string, number>, all: ReadonlyMap<string, number>): Promise<void> {
+  async #fetchMissing(
+    missing: ReadonlyMap<string, number>,
+    all: ReadonlyMap<string, number>,
+    arriving?: ArrivingPackage,
+  ): Promise<void> {
     const { bucket, verifier, onProgress } = this.#options
     const wanted = [...missing].map(([sha256, bytes]) => ({
       ...{ key: blobKey(sha256), file: this.#fileOf(sha256), bytes, sha256 },
@@ -109,9 +148,11 @@ export class PackageCache {
     let done = total - sum(missing.values())
     const report = (bytes: number) => {
       done += bytes
+      arriving?.touch()
       onProgress?.(done, total)
     }
-    await download(bucket, wanted, { ...this.#options.download, onProgress: report })
+    const onFile = async ({ sha256, file }: PackageFile) => arriving?.add(sha256, file)
+    await download(bucket, wanted, { ...this.#options.download, onProgress: report, onFile })
     await verifier.trust(wanted)
   }
 
@@ -184,4 +225,5 @@ export async function usedBy(directory: string): Promise<number> {
   )
 }
 
+const bytesOf = ({ files }: Manifest) => sum(Object.values(files).map(({ bytes }) => bytes))
 const sum = (values: Iterable<number>) => [...values].reduce((total, value) => total + value, 0)

@@ -12,6 +12,8 @@ export type DownloadOptions = {
    */
   spreadBytes?: number
   onProgress?: (bytes: number) => void
+  /** Called for each file that is complete, verified and renamed. Its error ends the download. */
+  onFile?: (file: PackageFile) => Promise<void>
 }
 
 /** The initial number of requests: several, so that a pause of one leaves no idle time. */
@@ -33,7 +35,7 @@ export async function download(
 ): Promise<void> {
   const hasher = openHasher()
   const arriving = files.map((each) => createArrivingFile(each, hasher))
-  const transfer = new Transfer(bucket, arriving, sizeOf(files), options)
+  const transfer = new Transfer(bucket, arriving, files, options)
   try {
     await transfer.run()
   } finally {
@@ -44,11 +46,14 @@ export async function download(
 
 const sizeOf = (files: readonly PackageFile[]) => files.reduce((sum, { bytes }) => sum + bytes, 0)
 
+type Callback = 'onProgress' | 'onFile'
+
 /** The concurrent requests of one download. */
 class Transfer {
   readonly #bucket: Bucket
   readonly #files: readonly ArrivingFile[]
-  readonly #options: Required<Omit<DownloadOptions, 'onProgress'>> & Pick<DownloadOptions, 'onProgress'>
+  readonly #wanted: readonly PackageFile[]
+  readonly #options: Required<Omit<DownloadOptions, Callback>> & Pick<DownloadOptions, Callback>
   readonly #failed = new AbortController()
   readonly #readers: Promise<void>[] = []
   /** Number of concurrent requests. */
@@ -58,16 +63,27 @@ class Transfer {
   #bytesLeft: number
   #bytesDone = 0
 
-  constructor(bucket: Bucket, files: readonly ArrivingFile[], bytes: number, options: DownloadOptions) {
+  /** `files` are those of `wanted`, in its order. */
+  constructor(
+    bucket: Bucket,
+    files: readonly ArrivingFile[],
+    wanted: readonly PackageFile[],
+    options: DownloadOptions,
+  ) {
     this.#bucket = bucket
     this.#files = files
-    this.#bytesLeft = bytes
+    this.#wanted = wanted
+    this.#bytesLeft = sizeOf(wanted)
     this.#options = { connections: 16, spreadBytes: 256 << 20, ...options }
   }
 
   async run(): Promise<void> {
     const { signal } = this.#failed
-    const placed = Promise.all(this.#files.map((file) => file.placed()))
+    const place = async (file: ArrivingFile, i: number) => {
+      await file.placed()
+      await this.#options.onFile?.(this.#wanted[i]!)
+    }
+    const placed = Promise.all(this.#files.map(place))
     this.#connect(INITIAL_CONNECTIONS)
     const growth = growWhileFaster(
       () => this.#bytesDone,

@@ -16,6 +16,8 @@ export class Residency {
   readonly #onOpen: (network: NetworkName, seconds: number) => void
   /** Sessions with weights on the device. */
   readonly #loaded = new Map<NetworkName, Session>()
+  /** Networks whose weights are being loaded. */
+  readonly #loading = new Map<NetworkName, Promise<Session>>()
   /** Open sessions without weights on the device. */
   readonly #offloaded = new Map<NetworkName, Session>()
   #resident: ReadonlySet<NetworkName> = new Set()
@@ -56,7 +58,10 @@ export class Residency {
     })
   }
 
-  /** Makes these networks resident, opening them as needed, and offloads all others. Throws the errors of opening. */
+  /**
+   * Makes these networks resident, opening them in this order as needed, and offloads all others. A run during this call waits for its own
+   * network only. Throws the errors of opening.
+   */
   async setResident(networks: readonly NetworkName[]): Promise<void> {
     const before = this.#resident
     this.#resident = new Set(networks)
@@ -116,9 +121,16 @@ export class Residency {
     return result
   }
 
-  async #load(network: NetworkName): Promise<Session> {
+  /** Loads a network once, also for concurrent requests. */
+  #load(network: NetworkName): Promise<Session> {
     const found = this.#loaded.get(network)
-    if (found) return found
+    if (found) return Promise.resolve(found)
+    const loading = this.#loading.get(network) ?? this.#startLoad(network).finally(() => this.#loading.delete(network))
+    this.#loading.set(network, loading)
+    return loading
+  }
+
+  async #startLoad(network: NetworkName): Promise<Session> {
     // Memory is freed before more is allocated.
     if (!this.#resident.has(network)) await this.#offloadOthers()
     const start = performance.now()

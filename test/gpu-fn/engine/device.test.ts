@@ -25,22 +25,22 @@ async function install(...figures: string[]): Promise<void> {
 }
 
 test('a CPU has the name that the system gives it', async () => {
-  expect(await deviceName('cpu')).toBe(cpus()[0]!.model)
+  expect(deviceName('cpu', await listGpus())).toBe(cpus()[0]!.model)
 })
 
 test('a GPU has the name that its driver gives it, unless that could be another one', async () => {
-  expect(await deviceName('cuda')).toBe('cuda')
+  expect(deviceName('cuda', await listGpus())).toBe('cuda')
   await install('143771, 9.0, NVIDIA H200', '143771, 9.0, NVIDIA H200')
-  expect(await deviceName('cuda')).toBe('NVIDIA H200')
+  expect(deviceName('cuda', await listGpus())).toBe('NVIDIA H200')
   await install('143771, 9.0, NVIDIA H200', '23034, 8.9, NVIDIA L4')
-  expect(await deviceName('cuda')).toBe('cuda')
+  expect(deviceName('cuda', await listGpus())).toBe('cuda')
 })
 
 test('the memory of a process is that of the smallest GPU', async () => {
-  expect(await deviceMemory()).toBe(undefined)
+  expect(deviceMemory(await listGpus())).toBe(undefined)
   await install('46068, 8.9, NVIDIA L40S', '81559, 9.0, NVIDIA H100 80GB HBM3')
   expect(await listGpus()).toMatchObject([{ name: 'NVIDIA L40S', capability: 8.9 }, { capability: 9 }])
-  expect(await deviceMemory()).toBe(Math.floor(46068 * 2 ** 20 * 0.97))
+  expect(deviceMemory(await listGpus())).toBe(Math.floor(46068 * 2 ** 20 * 0.97))
 })
 
 test('several devices must be GPUs of one model', async () => {
@@ -89,8 +89,8 @@ test('the index of a GPU counts those without figures', async () => {
 test('the name and the memory are those of the GPUs of CUDA_VISIBLE_DEVICES, which errors state', async () => {
   await install(...FIGURES)
   vi.stubEnv('CUDA_VISIBLE_DEVICES', '1')
-  expect(await deviceName('cuda')).toBe('NVIDIA L4')
-  expect(await deviceMemory()).toBe(Math.floor(23034 * 2 ** 20 * 0.97))
+  expect(deviceName('cuda', await listGpus())).toBe('NVIDIA L4')
+  expect(deviceMemory(await listGpus())).toBe(Math.floor(23034 * 2 ** 20 * 0.97))
   expect(() => checkDevices(2, [])).toThrow('this machine has none within CUDA_VISIBLE_DEVICES=1')
 })
 

@@ -1,0 +1,28 @@
+// The order in which the networks and files of a package load.
+import { IMAGE_ENCODER, type Manifest, type NetworkName } from '../manifest.ts'
+
+/** The networks that each further device has. */
+export const DENOISER: readonly NetworkName[] = ['conditioning', 'transformer']
+
+/**
+ * Networks in the order in which they load: the decoder first, because its first run takes longest, and the denoiser late, because it has most
+ * of the bytes. The others run in the meantime. The image encoder loads with the first job that needs it.
+ */
+export function inLoadOrder(networks: readonly NetworkName[]): NetworkName[] {
+  const rankOf = (network: NetworkName) =>
+    network === 'vae_decoder' ? 0 : network === IMAGE_ENCODER ? 3 : DENOISER.includes(network) ? 2 : 1
+  return networks.toSorted((a, b) => rankOf(a) - rankOf(b))
+}
+
+/** The weights files in the order in which they load. */
+export const weightsInLoadOrder = ({ networks }: Pick<Manifest, 'networks'>): string[] =>
+  inLoadOrder(Object.keys(networks)).flatMap((network) => networks[network]?.weights ?? [])
+
+type Files = Pick<Manifest, 'files' | 'networks'>
+
+/** All files, in the order in which they are needed: first graphs and tokenizers, then the weights. */
+export function filesInLoadOrder({ files, networks }: Files): [name: string, Manifest['files'][string]][] {
+  const weights = weightsInLoadOrder({ networks })
+  const rankOf = (name: string) => weights.indexOf(name)
+  return Object.entries(files).toSorted(([a, { bytes }], [b, other]) => rankOf(a) - rankOf(b) || bytes - other.bytes)
+}

@@ -1,0 +1,121 @@
+// Packages whose files are used while others are downloaded.
+import { mkdir, readdir, readFile, realpath, rm, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
+import { filesOf } from '../../../gpu-fn/weights/arrival.ts'
+import { createArrivingPackage } from '../../../gpu-fn/weights/arriving-package.ts'
+import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
+import { PackageCache } from '../../../gpu-fn/weights/cache.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
+import { Verifier } from '../../../gpu-fn/weights/verification.ts'
+import { noise, sha256, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
+import { startBucket } from '../../../infra/local/servers/bucket.ts'
+import { uploadPackage, uploadTarget } from '../../../infra/weights/upload.ts'
+import { useScratch } from '../../support/scratch.ts'
+import { startTroubleProxy, type Trouble } from '../../support/weights/trouble-proxy.ts'
+
+const scratch = useScratch()
+const NAME = { model: 'large-turbo', tier: 'fp8', target: 'cuda' } as const
+const SMALL = noise(1_000)
+const LARGE = noise(300_000)
+
+let server: Awaited<ReturnType<typeof startBucket>>
+let digest: string
+beforeAll(async () => {
+  server = await startBucket(path.join(scratch.root, 'bucket'))
+  const at = path.join(scratch.root, 'package')
+  const files = { 'tokenizer/vocab.json': SMALL, 'transformer.bin': LARGE, 'copy.bin': LARGE }
+  digest = (await writeFakePackage(at, files, NAME)).digest
+  await uploadPackage(uploadTarget(server.address), at)
+})
+afterAll(() => server.stop())
+
+const log = { info() {}, warn() {} } as never
+
+/** A cache in the test's directory, before a bucket whose replies `plan` spoils. */
+async function openCache(plan: (request: { path: string; count: number }) => Trouble = () => 'none') {
+  const { origin, pathname } = new URL(server.address.url)
+  const proxy = await startTroubleProxy(origin, plan)
+  onTestFinished(() => proxy.close())
+  const bucket = openBucket({ ...server.address, url: proxy.url + pathname }, { stallMs: 300, tries: 3, pauseMs: 5 })
+  const { directory } = scratch
+  return new PackageCache({ directory, budgetBytes: 1e9, bucket, verifier: new Verifier({ directory, log }), log })
+}
+
+const isSmall = (name: string) => name.startsWith('tokenizer/')
+const inPackages = () => readdir(path.join(scratch.directory, 'packages'))
+const inLinks = () => readdir(path.join(scratch.directory, 'links'))
+
+test('a file is in the directory once it is verified, before the package is complete', async () => {
+  const started = Promise.withResolvers<void>()
+  let isHeld = true
+  const plan = ({ path: at }: { path: string }): Trouble => {
+    if (!at.includes(sha256(LARGE)) || !isHeld) return 'none'
+    started.resolve()
+    return { kind: 'stall', bytes: 100 }
+  }
+  const { package: pkg, complete } = await (await openCache(plan)).begin(NAME)
+  await started.promise
+  await filesOf(pkg, isSmall)
+  expect(await readFile(path.join(pkg.directory, 'tokenizer/vocab.json'))).toEqual(Buffer.from(SMALL))
+  expect((await readdir(pkg.directory)).includes('transformer.bin')).toBe(false)
+  isHeld = false
+  await complete
+  await filesOf(pkg, () => true)
+  // The same path leads to the complete package.
+  expect(await realpath(pkg.directory)).toBe(await realpath(path.join(scratch.directory, 'packages', digest)))
+  expect((await openPackage(pkg.directory, { verify: true })).digest).toBe(digest)
+  expect(await inPackages()).toEqual([digest])
+
+  // The next download removes the link of a package that is gone.
+  await rm(path.join(scratch.directory, 'packages', digest), { recursive: true })
+  const again = await (await openCache()).begin(NAME)
+  await again.complete
+  expect(await inLinks()).toEqual([path.basename(again.package.directory)])
+})
+
+test('a package on disk is complete at once', async () => {
+  await (await openCache()).ensure(NAME)
+  const { package: pkg, complete } = await (await openCache(() => 'none')).begin(NAME)
+  expect(pkg.arrival).toBeUndefined()
+  await complete
+  await filesOf(pkg, () => true)
+})
+
+test('a failed download ends the wait for its files, and leaves none', async () => {
+  const plan = ({ path: at }: { path: string }): Trouble =>
+    at.includes(sha256(LARGE)) ? { kind: 'status', status: 404 } : 'none'
+  const { package: pkg, complete } = await (await openCache(plan)).begin(NAME)
+  await Promise.all([
+    expect(complete).rejects.toMatchObject({ name: 'BucketError' }),
+    expect(filesOf(pkg, () => true)).rejects.toThrow(/was not downloaded/),
+  ])
+  expect(await inPackages()).toEqual([])
+  expect(await inLinks()).toEqual([])
+})
+
+test('a download begins after the one before it, and fails with it', async () => {
+  const cache = await openCache()
+  const before = Promise.withResolvers<void>()
+  const { complete } = await cache.begin(NAME, before.promise)
+  before.reject(new Error('the first download failed'))
+  await expect(complete).rejects.toThrow('the first download failed')
+})
+
+test('files that are on disk already are there from the beginning of the download', async () => {
+  const manifest = { files: { a: { bytes: 1, sha256: sha256('a') }, 'b/c': { bytes: 1, sha256: sha256('a') } } }
+  const packages = path.join(scratch.directory, 'packages')
+  const arriving = await createArrivingPackage(
+    { digest, bytes: new Uint8Array(), manifest: manifest as never },
+    packages,
+  )
+  const blob = path.join(scratch.directory, 'blob')
+  await mkdir(scratch.directory, { recursive: true })
+  await writeFile(blob, 'a')
+  await arriving.add(sha256('a'), blob)
+  await arriving.add(sha256('a'), blob)
+  await filesOf(arriving.package, () => true)
+  expect(await readFile(path.join(arriving.package.directory, 'b/c'), 'utf8')).toBe('a')
+  await arriving.discard()
+  expect(await inPackages()).toEqual([])
+})
