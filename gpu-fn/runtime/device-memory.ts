@@ -16,8 +16,8 @@ export type DeviceMemory = {
   /** Copies from native host memory. Resolves when all copies are complete. */
   copyFromHost(copies: readonly Copy[]): Promise<void>
   /**
-   * Copies the first `bytes` of a file through parallel reads, concurrently with other copies. For a file that is read once, this is faster
-   * than mapping it. Throws an Error if the file is shorter. Absent if unsupported.
+   * Copies the first `bytes` of a file by parallel reads, concurrently with other copies. Resolves when the copy is complete. Throws an Error
+   * if the file is shorter. Absent if unsupported.
    */
   uploadFile?(file: string, to: Address, bytes: number): Promise<void>
   /** Copies from a JavaScript buffer (pageable memory), concurrently with `copyFromHost`. Resolves when the copy is complete. */

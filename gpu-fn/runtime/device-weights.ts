@@ -153,7 +153,7 @@ class HostFile {
     return this.#kept
   }
 
-  /** Copies the file to `address`: the first time through reads, because mapping gigabytes takes seconds. */
+  /** Copies the file to `address`. The first copy reads it, because mapping gigabytes takes seconds. */
   copyAll(address: Address): Promise<void> {
     const upload = this.#device.uploadFile
     if (!upload || this.#copies > 0 || this.#kept) return this.copyTo(address, [{ offset: 0, bytes: this.bytes }])

@@ -76,8 +76,8 @@ export interface Gpu {
   registerMemory(address: Address, bytes: number): Promise<boolean>
   unregisterMemory(address: Address): Promise<void>
   /**
-   * Copies the first bytes of a file in several threads, after all earlier uploads to the GPU; complete, also after an error, when the
-   * promise settles. Throws an Error if the file is shorter.
+   * Copies the first bytes of a file by parallel reads, after all earlier uploads to the GPU. All copies are complete when the promise
+   * settles, even if it is rejected. Throws an Error if the file is shorter.
    */
   uploadFile(file: string, to: Address, bytes: number): Promise<void>
   createStream(): NativeStream

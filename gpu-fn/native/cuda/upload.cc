@@ -12,6 +12,7 @@
 #include <future>
 #include <map>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -22,11 +23,12 @@ namespace octet::cuda {
 namespace {
 
 constexpr int64_t CHUNK_BYTES = 8 << 20;
-/** A disk needs this many concurrent reads for its full rate, whatever the number of cores; two to four suffice for the page cache. */
-constexpr int64_t MOST_READERS = 8;
-/** cudaHostAlloc's flag: pinned for all GPUs. */
+/** Concurrent reads of a file: the queue depth of a disk, independent of the number of cores. */
+constexpr int64_t MAX_READERS = 8;
+/** cudaHostAlloc's flag */
 constexpr unsigned PORTABLE = 1;
 
+/** A file that is open for reading until the end of the block. */
 class File {
  public:
   explicit File(std::string path) : path(std::move(path)), descriptor(open(this->path.c_str(), O_RDONLY | O_CLOEXEC)) {
@@ -51,32 +53,42 @@ class File {
   const int descriptor;
 };
 
-/** Pinned memory for a chunk, and the stream of its copies, which are allocated once. */
+/** Memory for chunks that cannot be pinned. Copies from it are slower. */
+void* allocatePageable() {
+  // Clears the error, which a later call would otherwise report.
+  runtime().cudaGetLastError();
+  return ::operator new(CHUNK_BYTES);
+}
+
+/**
+ * Pinned memory for a chunk, and the stream of its copies. Both are allocated on first use and never freed: cudaFreeHost would block on all
+ * work of the GPU.
+ */
 class StagingBuffer {
  public:
-  /** Fills the memory for the next copy. */
+  /** Reads a chunk into the memory once the copy of the preceding chunk is complete. */
   void fill(const File& file, int64_t start, int64_t bytes, int64_t gpu) {
     if (!stream) stream = createStream(gpu);
-    if (!memory) check(runtime().cudaHostAlloc(&memory, CHUNK_BYTES, PORTABLE), named("allocation of pinned memory", gpu));
-    check(wait(), named("end of a copy", gpu));
+    if (!memory && runtime().cudaHostAlloc(&memory, CHUNK_BYTES, PORTABLE) != 0) memory = allocatePageable();
+    check(synchronize(), named("synchronization of a stream", gpu));
     file.read(static_cast<char*>(memory), start, bytes);
   }
   void copy(uint64_t to, int64_t bytes, int64_t gpu) {
     const int error = runtime().cudaMemcpyAsync(reinterpret_cast<void*>(to), memory, bytes, HOST_TO_DEVICE, stream);
     check(error, named("copy", gpu));
   }
-  /** Waits for the end of the copy. Returns CUDA's error. */
-  int wait() const { return stream ? runtime().cudaStreamSynchronize(stream) : 0; }
+  /** Blocks until the copy is complete. Returns CUDA's error. */
+  int synchronize() const { return stream ? runtime().cudaStreamSynchronize(stream) : 0; }
 
  private:
   void* memory = nullptr;
   StreamHandle stream = nullptr;
 };
 
-/** The buffers of a thread: the file is read into one while the GPU copies from the other. */
+/** The buffers of a thread: one is filled during the copy from the other. */
 using BufferPair = std::array<StagingBuffer, 2>;
 
-/** An upload in progress. `next`: start of the next chunk. */
+/** An upload in progress. `next`: offset of the next chunk. */
 struct Upload {
   const int64_t gpu;
   const File& file;
@@ -85,7 +97,7 @@ struct Upload {
   std::atomic<int64_t> next = 0;
 };
 
-/** Copies chunks until none is left. When it ends, also after an error, no copy of its buffers is in progress. */
+/** Copies chunks until none is left. All copies of its buffers are complete when it ends, even after an error. */
 void copyChunks(Upload& upload, BufferPair& buffers) {
   const auto& [gpu, file, to, bytes, _] = upload;
   std::exception_ptr failure;
@@ -102,22 +114,22 @@ void copyChunks(Upload& upload, BufferPair& buffers) {
     failure = std::current_exception();
     upload.next = bytes;
   }
-  const std::array<int, 2> errors{buffers[0].wait(), buffers[1].wait()};
+  const std::array<int, 2> errors{buffers[0].synchronize(), buffers[1].synchronize()};
   if (failure) std::rethrow_exception(failure);
-  for (const int error : errors) check(error, named("end of a copy", gpu));
+  for (const int error : errors) check(error, named("synchronization of a stream", gpu));
 }
 
-/** The buffers of a GPU, which the uploads on its thread use in turn. */
+/** The buffers of a GPU, at most 128 MiB, and the thread of its uploads. */
 struct Uploader {
-  std::array<BufferPair, MOST_READERS> buffers;
+  std::array<BufferPair, MAX_READERS> buffers;
   Thread thread;
 
   void copy(const File& file, int64_t gpu, uint64_t to, int64_t bytes) {
     const int64_t chunks = (bytes + CHUNK_BYTES - 1) / CHUNK_BYTES;
     Upload upload{gpu, file, to, bytes};
     std::vector<std::future<void>> readers;
-    // An exception waits for the other readers, because the end of such a future does.
-    for (int64_t i = 0; i < std::min(MOST_READERS, chunks); i++)
+    // An exception does not end the upload before the other readers: the destructor of such a future blocks.
+    for (int64_t i = 0; i < std::min(MAX_READERS, chunks); i++)
       readers.push_back(std::async(std::launch::async, copyChunks, std::ref(upload), std::ref(buffers[i])));
     for (auto& reader : readers) reader.get();
   }
