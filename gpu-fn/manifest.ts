@@ -174,7 +174,7 @@ export type Package = {
   manifest: Manifest
   /** SHA-256 of manifest.json in hex. It lists the digest of every file, so it names the package. */
   digest: string
-  /** Present during and after a download in this process: the state of each file (weights/arrival.ts). */
+  /** The state of each file during and after a download by this process (weights/arrival.ts). */
   arrival?: Int32Array<SharedArrayBuffer>
 }
 

@@ -1,8 +1,8 @@
-// Files that appear in a package's directory while it is downloaded. Their states are in shared memory, so that every thread can wait for one.
+// The states of a package's files during its download, in shared memory, so that every thread can wait for a file.
 import type { Package } from '../manifest.ts'
 import { PackageError } from './packages.ts'
 
-/** A state for each file, in the order of the manifest. */
+/** The state of each file, in the order of the manifest. */
 export type Arrival = NonNullable<Package['arrival']>
 
 const STATE = { pending: 0, arrived: 1, failed: 2 } as const
@@ -12,13 +12,13 @@ export const createArrival = ({ files }: Pick<Package['manifest'], 'files'>): Ar
 
 export const hasArrived = (arrival: Arrival, file: number): boolean => Atomics.load(arrival, file) === STATE.arrived
 
-/** Reports a file as complete and verified. */
+/** Marks a file as complete and verified. */
 export function setArrived(arrival: Arrival, file: number): void {
   Atomics.store(arrival, file, STATE.arrived)
   Atomics.notify(arrival, file)
 }
 
-/** Ends the wait for files that have not arrived. */
+/** Marks all files that have not arrived as failed. */
 export function endArrival(arrival: Arrival): void {
   for (const file of arrival.keys()) {
     Atomics.compareExchange(arrival, file, STATE.pending, STATE.failed)
@@ -26,7 +26,7 @@ export function endArrival(arrival: Arrival): void {
   }
 }
 
-/** Waits for the files of a package that `isNeeded` selects by name. Throws PackageError if their download ends without them. */
+/** Waits for those files of a package that `isNeeded` selects by name. Throws PackageError if the download of one failed. */
 export async function filesOf(
   { directory, manifest, arrival }: Package,
   isNeeded: (name: string) => boolean,

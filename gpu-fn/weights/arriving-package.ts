@@ -1,4 +1,4 @@
-// A package that is downloaded: its files appear in its directory as soon as each is verified.
+// A package during its download: each file appears in its directory once it is verified.
 import { randomBytes } from 'node:crypto'
 import { link, mkdir, mkdtemp, readdir, rename, rm, stat, symlink, utimes } from 'node:fs/promises'
 import path from 'node:path'
@@ -6,17 +6,17 @@ import type { Package } from '../manifest.ts'
 import { createArrival, endArrival, hasArrived, setArrived } from './arrival.ts'
 import type { ServedPackage } from './served-package.ts'
 
-/** Must be shorter than the time after which other processes take a directory for the remains of a killed one (budget.ts). */
+/** Shorter than the age at which a temporary directory counts as that of a process that has ended (budget.ts). */
 const TOUCH_MS = 5_000
 
 export type ArrivingPackage = Awaited<ReturnType<typeof createArrivingPackage>>
 
-/** The directory of the paths of packages that were downloaded by their process, beside that of complete packages. */
+/** The directory of links to packages, next to the directory of complete packages. */
 const LINKS = 'links'
 
 /**
- * Creates a package without files. `packages`: the directory of complete packages. Its path stays valid when the package is complete: it is a
- * link to a temporary directory, and then to the complete package.
+ * Creates a package without files. `packages`: the directory of complete packages. The path of the package is a link, first to a temporary
+ * directory and then to the complete package, so that it stays valid.
  */
 export async function createArrivingPackage({ digest, manifest }: ServedPackage, packages: string) {
   const links = path.resolve(packages, '..', LINKS)
@@ -26,39 +26,40 @@ export async function createArrivingPackage({ digest, manifest }: ServedPackage,
   const directory = path.join(links, randomBytes(8).toString('hex'))
   await symlink(files, directory)
   const arrival = createArrival(manifest)
-  let touched = Date.now()
+  const timer = setInterval(() => void utimes(files, new Date(), new Date()).catch(() => {}), TOUCH_MS).unref()
   return {
     package: { directory, manifest, digest, arrival } satisfies Package,
-    /** Adds the files that have this content, unless they are there. `blob`: the path of the content. */
+    /** Adds the files with this content, unless they were added before. `blob`: a verified file with the content. */
     async add(sha256: string, blob: string): Promise<void> {
       for (const [file, [name, expected]] of Object.entries(manifest.files).entries()) {
         if (expected.sha256 !== sha256 || hasArrived(arrival, file)) continue
         const at = path.join(files, name)
         await mkdir(path.dirname(at), { recursive: true })
-        await link(blob, at)
+        await link(blob, at).catch(ignoreExisting)
         setArrived(arrival, file)
       }
     },
-    /** To be called regularly during the download. */
-    touch(): void {
-      if (Date.now() - touched < TOUCH_MS) return
-      touched = Date.now()
-      utimes(files, new Date(), new Date()).catch(() => {})
-    },
-    /** Replaces the temporary directory by that of the complete package. */
+    /** Replaces the temporary directory with that of the complete package. */
     async complete(place: string): Promise<void> {
+      clearInterval(timer)
       const next = `${directory}.next`
       await symlink(path.resolve(place), next)
       await rename(next, directory)
       await rm(files, { recursive: true, force: true })
     },
-    /** Removes the files, and ends all waits for further ones. */
+    /** Removes the files, and ends all waits for others. */
     async discard(): Promise<void> {
+      clearInterval(timer)
       endArrival(arrival)
       await rm(files, { recursive: true, force: true })
       await rm(directory, { force: true })
     },
   }
+}
+
+/** A retried download may add a file whose earlier link was still in progress. */
+function ignoreExisting(error: NodeJS.ErrnoException): void {
+  if (error.code !== 'EEXIST') throw error
 }
 
 /** Removes links to packages that no longer exist. */

@@ -27,7 +27,7 @@ type CacheOptions = {
   onProgress?: (doneBytes: number, totalBytes: number) => void
 }
 
-/** A package, possibly before all its files are on disk. `complete`: resolves when they are, verified; rejects with the error of the download. */
+/** A package, possibly during its download. `complete` resolves when all files are on disk and verified, or rejects with the download's error. */
 export type Fetched = { package: Package; complete: Promise<unknown> }
 
 /** Retries for corrupt downloads. */
@@ -60,8 +60,8 @@ export class PackageCache {
   }
 
   /**
-   * The same package, without waiting for its download, which begins when `after` resolves: each file is in its directory when it is verified
-   * (arrival.ts). `complete` has the errors of the download.
+   * The same package, without waiting for its download, which begins when `after` resolves. Each file appears in its directory once it is
+   * verified (arrival.ts). Errors of the download reject `complete`.
    */
   async begin(name: PackageName, after: Promise<unknown> = Promise.resolve()): Promise<Fetched> {
     const { cached, served } = await this.#find(name)
@@ -76,7 +76,7 @@ export class PackageCache {
         await arriving.discard()
         throw error
       })
-    // It may be awaited after its rejection.
+    // The caller may await it after its rejection.
     complete.catch(() => {})
     return { package: arriving.package, complete }
   }
@@ -122,8 +122,11 @@ export class PackageCache {
     await mkdir(this.#blobs, { recursive: true })
     await this.#budget.removeStale()
     for (let tries = 1; ; tries++) {
-      const missing = await this.#budget.missing(all)
-      for (const sha256 of all.keys()) if (!missing.has(sha256)) await arriving?.add(sha256, this.#fileOf(sha256))
+      const absent = await this.#budget.missing(all)
+      const usable = new Set<string>()
+      for (const [sha256, bytes] of all)
+        if (!absent.has(sha256) && (await this.#reuse(sha256, bytes, arriving))) usable.add(sha256)
+      const missing = new Map([...all].filter(([sha256]) => !usable.has(sha256)))
       if (missing.size === 0) return
       await this.#budget.makeRoom(missing, new Set(all.keys()))
       try {
@@ -132,6 +135,24 @@ export class PackageCache {
         if (!(error instanceof CorruptDownload) || tries > CORRUPT_TRIES) throw error
         this.#options.log.warn({ err: error }, 'a file of a package is corrupt; it is downloaded again')
       }
+    }
+  }
+
+  /** Verifies a blob on disk, and adds its files to the package. False if it is corrupt, after its removal, or absent. */
+  async #reuse(sha256: string, bytes: number, arriving?: ArrivingPackage): Promise<boolean> {
+    const { verifier, log } = this.#options
+    const file = this.#fileOf(sha256)
+    try {
+      await verifier.verify({ directory: this.#blobs, manifest: { files: { [sha256]: { bytes, sha256 } } } })
+      await arriving?.add(sha256, file)
+      return true
+    } catch (error) {
+      // Another process may remove it at any time before it is part of a package.
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
+      if (!(error instanceof CorruptFile)) throw error
+      log.warn({ err: error }, 'a cached file is corrupt; it is downloaded again')
+      await rm(file, { force: true })
+      return false
     }
   }
 
@@ -148,12 +169,13 @@ export class PackageCache {
     let done = total - sum(missing.values())
     const report = (bytes: number) => {
       done += bytes
-      arriving?.touch()
       onProgress?.(done, total)
     }
-    const onFile = async ({ sha256, file }: PackageFile) => arriving?.add(sha256, file)
+    const onFile = async (file: PackageFile) => {
+      await verifier.trust([file])
+      await arriving?.add(file.sha256, file.file)
+    }
     await download(bucket, wanted, { ...this.#options.download, onProgress: report, onFile })
-    await verifier.trust(wanted)
   }
 
   /** The error of a full disk with a remedy; any other error unchanged. */

@@ -12,7 +12,7 @@ export type DownloadOptions = {
    */
   spreadBytes?: number
   onProgress?: (bytes: number) => void
-  /** Called for each file that is complete, verified and renamed. Its error ends the download. */
+  /** Called for each file once it is complete, verified and renamed. An error ends the download. */
   onFile?: (file: PackageFile) => Promise<void>
 }
 
@@ -63,7 +63,7 @@ class Transfer {
   #bytesLeft: number
   #bytesDone = 0
 
-  /** `files` are those of `wanted`, in its order. */
+  /** `files` and `wanted` have the same order. */
   constructor(
     bucket: Bucket,
     files: readonly ArrivingFile[],

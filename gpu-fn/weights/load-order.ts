@@ -1,12 +1,12 @@
 // The order in which the networks and files of a package load.
 import { IMAGE_ENCODER, type Manifest, type NetworkName } from '../manifest.ts'
 
-/** The networks that each further device has. */
+/** The networks of each further device. */
 export const DENOISER: readonly NetworkName[] = ['conditioning', 'transformer']
 
 /**
- * Networks in the order in which they load: the decoder first, because its first run takes longest, and the denoiser late, because it has most
- * of the bytes. The others run in the meantime. The image encoder loads with the first job that needs it.
+ * Networks in the order in which they load: the decoder first, because its first run takes longest; the denoiser, which has most of the
+ * weights, after all networks that run before it; the image encoder last, because only some jobs use it.
  */
 export function inLoadOrder(networks: readonly NetworkName[]): NetworkName[] {
   const rankOf = (network: NetworkName) =>
@@ -14,13 +14,13 @@ export function inLoadOrder(networks: readonly NetworkName[]): NetworkName[] {
   return networks.toSorted((a, b) => rankOf(a) - rankOf(b))
 }
 
-/** The weights files in the order in which they load. */
+/** Weights files in the order in which they load. */
 export const weightsInLoadOrder = ({ networks }: Pick<Manifest, 'networks'>): string[] =>
   inLoadOrder(Object.keys(networks)).flatMap((network) => networks[network]?.weights ?? [])
 
 type Files = Pick<Manifest, 'files' | 'networks'>
 
-/** All files, in the order in which they are needed: first graphs and tokenizers, then the weights. */
+/** All files in the order in which they load: graphs and tokenizers, then weights. */
 export function filesInLoadOrder({ files, networks }: Files): [name: string, Manifest['files'][string]][] {
   const weights = weightsInLoadOrder({ networks })
   const rankOf = (name: string) => weights.indexOf(name)

@@ -43,7 +43,7 @@ export function packageSource(
         onProgress: progressLog(log),
       })
       const fetched: Fetched[] = []
-      // One download at a time, so that the first package is complete as soon as possible.
+      // One download at a time: the first package, which loads first, gets the whole bandwidth.
       for (const name of absent) fetched.push(await cache.begin(name, fetched.at(-1)?.complete))
       return [...onDisk, ...fetched]
     },
