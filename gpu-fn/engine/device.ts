@@ -62,14 +62,14 @@ export function checkDevices(count: number, gpus: readonly Gpu[]): void {
     )
 }
 
-/** The model of the CPU or of the GPUs of this machine; the target's name if it is unknown or if the GPUs differ. */
+/** The model of the CPU or of these GPUs; the target's name if it is unknown or if the GPUs differ. */
 export function deviceName(target: Target, gpus: readonly Gpu[]): string {
   const devices = target === 'cpu' ? cpus().map(({ model }) => ({ name: model })) : gpus
   const [name, ...others] = new Set(devices.map(({ name }) => name.trim()))
   return name && others.length === 0 ? name : target
 }
 
-/** Bytes that this process may use on a GPU, the smallest one if there are several; undefined if there is none. */
+/** Bytes that this process may use on each of these GPUs; undefined without a GPU. */
 export function deviceMemory(gpus: readonly Gpu[]): number | undefined {
   return gpus.length === 0 ? undefined : Math.floor(Math.min(...gpus.map(({ bytes }) => bytes)) * SHARE)
 }

@@ -6,7 +6,6 @@ import type { ControlImage } from '../pipeline/control.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
-import { endArrival } from '../weights/arrival.ts'
 import type { Fetched } from '../weights/cache.ts'
 import { findControlnets } from '../weights/controlnet-packages.ts'
 import { findLoras } from '../weights/lora-packages.ts'
@@ -16,6 +15,7 @@ import { checkDevices, deviceMemory, deviceName, listGpus } from './device.ts'
 import { JobError, jobFault } from './job-error.ts'
 import type { Command, Message, Opened } from './messages.ts'
 import type { Adapter } from './package/adapters.ts'
+import { PackageFiles } from './package-files.ts'
 import { type Part, timePart } from './parts.ts'
 import { readAhead } from './read-ahead.ts'
 import { largestOf, sizeOf, supportedOf } from './sizes.ts'
@@ -25,7 +25,6 @@ import { createWatchdog, type Stall, type Watch, type Watchdog } from './watchdo
 
 type Tier = JobRequest['tier']
 
-const DOWNLOAD_PROGRESS_MS = 1_000
 /** The share of free memory that prefetched files may take. Linux counts the page cache as used. */
 const PREFETCH_SHARE = 0.5
 
@@ -56,7 +55,7 @@ export type Loaded = {
   seconds: number
   /** Seconds of each newly opened network. */
   networks?: Opened
-  /** Parts of the load, and of the engine's start before its first load. */
+  /** Parts of the load; those of the first load include the engine's start. */
   parts?: readonly Part[]
   /** Models (model:tier) that were closed to make room. */
   closed?: string[]
@@ -95,15 +94,18 @@ export interface Engine {
   start(): Promise<void>
   /**
    * Opens the model, and the ControlNet of a job's `controls`. Throws JobError; with `invalid_request`, before opening anything, if images of
-   * the size exceed the memory budget. `warm`: if the model is not open, an image of the largest supported one of these sizes, by default the
-   * model's, runs while its networks load.
+   * the size exceed the memory budget. `warm`: while the networks of a newly opened model load, an image of the largest of these sizes that it
+   * supports, by default its own, runs.
    */
   load(
     model: Model,
     job?: Size & Pick<JobRequest, 'controls'>,
     warm?: { sizes: readonly Size[] | undefined },
   ): Promise<Loaded>
-  /** Runs the model for each supported size, by default its own, in every way, because the first run of a shape is slow. */
+  /**
+   * Generates images of each size that the model supports, by default its own, with and without guidance, because the first run of a shape is
+   * slow.
+   */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /**
    * Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. `batch` is read before each event
@@ -121,9 +123,9 @@ export interface Engine {
 export interface EngineOptions extends ThreadOptions {
   /** The directory of the packages, or the name of their source in messages. */
   packages: string
-  /** Replaces the directory as the source of packages, some of which may be incomplete (weights/cache.ts). */
+  /** Replaces the directory as the source of packages. Their downloads may be in progress (weights/cache.ts). */
   fetchPackages?: () => Promise<Fetched[]>
-  /** Models that are loaded first, in this order, as names and tiers. */
+  /** Names and tiers of the models to load first, in order. */
   preload?: readonly (readonly [model: string, tier: Tier])[]
   /** Replace the directory as the source of adapters and of ControlNets. */
   fetchLoras?: () => Promise<LoraPackage[]>
@@ -146,18 +148,16 @@ export class PackageEngine implements Engine {
   readonly #options: EngineOptions
   readonly #packages = new Map<string, Package>()
   readonly #devices = new Map<Target, string>()
-  /** Downloads in this process, by package digest. */
-  readonly #downloads = new Map<string, Promise<unknown>>()
   /** Parts of the start, until the first load reports them. */
   readonly #parts: Part[] = []
-  /** The first preloaded package, which is read and verified from the time at which it is found. */
-  #ahead: { digest: string; reading: AbortController; verified: Promise<void> } | undefined
+  readonly #files: PackageFiles
   /** Present once the engine has started. */
   #thread: EngineThread | undefined
   readonly #watchdog: Watchdog
 
   constructor(options: EngineOptions) {
     this.#options = options
+    this.#files = new PackageFiles(options.verifier, this.#parts)
     this.#watchdog = createWatchdog(options.stallSeconds * 1000, options.onStall)
   }
 
@@ -166,11 +166,14 @@ export class PackageEngine implements Engine {
     const listing = timePart(this.#parts, 'GPUs', listGpus)
     const found = await timePart(this.#parts, 'packages', async () => {
       const fetched = await fetchPackages?.()
-      for (const each of fetched ?? []) this.#track(each)
+      for (const each of fetched ?? []) this.#files.track(each)
       return fetched?.map((each) => each.package) ?? findPackages(packages)
     })
-    this.#readFirst(found, preload)
-    const gpus = await listing
+    const [model, tier] = preload[0] ?? []
+    const first = found.find(({ manifest }) => manifest.model === model && manifest.tier === tier)
+    if (first) this.#files.begin(first)
+    const onGpu = found.some(({ manifest }) => manifest.target !== 'cpu')
+    const gpus = onGpu ? await listing : []
     for (const pkg of found) {
       this.#packages.set(pkg.digest, pkg)
       const { target } = pkg.manifest
@@ -188,33 +191,11 @@ export class PackageEngine implements Engine {
       this.#controlnets.set(name, controlnet)
       this.controlnets.set(name, { package: controlnet.digest })
     }
-    const onGpu = [...this.#devices.keys()].some((target) => target !== 'cpu')
     if (onGpu) checkDevices(this.#options.devices ?? 1, gpus)
     const deviceBytes = this.#options.deviceBytes ?? (onGpu ? deviceMemory(gpus) : undefined)
     const thread = new EngineThread({ ...this.#options, deviceBytes })
     this.#thread = thread
     await timePart(this.#parts, 'engine thread', () => thread.start())
-  }
-
-  /** Records the download of a package. */
-  #track({ package: { digest, manifest, arrival }, complete }: Fetched): void {
-    if (!arrival) return
-    const download = timePart(this.#parts, `download of ${manifest.model}:${manifest.tier}`, () => complete)
-    // Awaited when the package loads.
-    download.catch(() => {})
-    this.#downloads.set(digest, download)
-  }
-
-  /** Reads and verifies the files of the first preloaded package, while the rest of the engine starts. */
-  #readFirst(found: readonly Package[], [first]: NonNullable<EngineOptions['preload']>): void {
-    const pkg = found.find(({ manifest: { model, tier } }) => model === first?.[0] && tier === first[1])
-    if (!pkg || pkg.arrival) return
-    const reading = new AbortController()
-    const verified = timePart(this.#parts, 'verification', () => this.#options.verifier.verify(pkg))
-    // Awaited when the package loads.
-    verified.catch(() => {})
-    this.#ahead = { digest: pkg.digest, reading, verified }
-    void readAhead(pkg, reading.signal)
   }
 
   async load(
@@ -230,7 +211,7 @@ export class PackageEngine implements Engine {
       // Verification and opening are concurrent, because both read the files and opening waits for the GPU.
       const [opened, verified] = await Promise.allSettled([
         this.#open({ type: 'load', package: pkg, controlnet, ...sizes }, watch),
-        this.#verify(pkg, watch),
+        this.#files.verify(pkg, watch),
       ])
       if (verified.status === 'rejected') {
         await this.#close(pkg)
@@ -243,21 +224,8 @@ export class PackageEngine implements Engine {
     }
   }
 
-  /** Waits for the download of a package, if any, which verifies it, and verifies files that are not. Throws the errors of both. */
-  async #verify(pkg: Package, watch: Watch): Promise<void> {
-    // A slow download is no hung engine.
-    const timer = setInterval(watch.progress, DOWNLOAD_PROGRESS_MS)
-    try {
-      await this.#downloads.get(pkg.digest)
-    } finally {
-      clearInterval(timer)
-    }
-    if (this.#ahead?.digest === pkg.digest) return this.#ahead.verified
-    await timePart(this.#parts, 'verification', () => this.#options.verifier.verify(pkg, watch.progress))
-  }
-
-  async downloaded(): Promise<void> {
-    for (const download of this.#downloads.values()) await download
+  downloaded(): Promise<void> {
+    return this.#files.downloaded()
   }
 
   async warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }> {
@@ -348,7 +316,7 @@ export class PackageEngine implements Engine {
   }
 
   async stop(): Promise<void> {
-    for (const { arrival } of this.#packages.values()) if (arrival) endArrival(arrival)
+    this.#files.stop()
     await this.#thread?.stop()
   }
 
@@ -362,7 +330,7 @@ export class PackageEngine implements Engine {
       for await (const reply of this.#thread!.send(command, { onProgress: watch.progress })) {
         if (reply.type === 'note') this.#options.log.warn(reply.note)
         // Only a package that was not open sends its plan. The weights are loaded next.
-        else if (reply.type === 'plan') this.#readAhead(pkg, opened.signal)
+        else if (reply.type === 'plan') this.#files.readAhead(pkg, opened.signal)
         else if (reply.type === 'closed') loaded.closed.push(...reply.models)
         else if (reply.type === 'occupied') loaded.occupied = true
         else if (reply.type === 'loaded') {
@@ -372,15 +340,9 @@ export class PackageEngine implements Engine {
       }
     } finally {
       opened.abort()
-      this.#ahead?.reading.abort()
-      this.#ahead = undefined
+      this.#files.end()
     }
     return loaded
-  }
-
-  /** Reads the files of a package ahead, unless they are being read or downloaded, which leaves them in the page cache. */
-  #readAhead(pkg: Package, signal: AbortSignal): void {
-    if (this.#ahead?.digest !== pkg.digest && !pkg.arrival) void readAhead(pkg, signal)
   }
 
   async #close(pkg: Package): Promise<void> {

@@ -33,8 +33,8 @@ export type Reply = { id: number; message: Message }
 
 export type Command =
   /**
-   * `size`: of the job's images. Refused if images of this size exceed the memory budget. `controlnet`: that of the job. `warm`: if the package
-   * is not open, the size of an image that runs while the networks load.
+   * `size`: of the job's images. Refused if images of this size exceed the memory budget. `controlnet`: that of the job. `warm`: the size of
+   * an image that runs while the networks of a newly opened package load.
    */
   | { type: 'load'; package: Package; size?: Size; controlnet: ControlnetPackage | null; warm?: Size | undefined }
   /** Runs every graph for images of each size. */
@@ -60,9 +60,9 @@ export type Message =
   | { type: 'ready' }
   | { type: 'note'; note: string }
   /**
-   * `networks`: seconds for each newly opened network. `parts`: those of a newly opened package. `inTurns`: networks take turns on the device, so alternating jobs reload them.
-   * `batched`: jobs may share runs of the step graph. `bytes`: planned memory of all open packages. `devices`: the number of devices that
-   * have the denoiser.
+   * `networks`: seconds for each newly opened network. `parts`: those of a newly opened package. `inTurns`: networks take turns on the device,
+   * so alternating jobs reload them. `batched`: jobs may share runs of the step graph. `bytes`: planned memory of all open packages.
+   * `devices`: the number of devices that have the denoiser.
    */
   | {
       type: 'loaded'

@@ -1,15 +1,15 @@
-// The parts of a start and their times, in every thread of the process.
+// The parts of a start and their times, comparable between the threads of a process.
 
-/** Parts overlap. `start` and `end`: Unix milliseconds, with fractions. */
+/** `start` and `end`: Unix time in milliseconds. Parts overlap. */
 export type Part = { part: string; start: number; end: number }
 
-/** A part that ends now, after `seconds`. */
+/** A part of `seconds` that ends now. */
 export function endPart(part: string, seconds: number): Part {
   const end = performance.timeOrigin + performance.now()
   return { part, start: end - 1000 * seconds, end }
 }
 
-/** Adds the part of an action to `parts`, also if the action fails. */
+/** Adds an action to `parts` when it ends, even if it fails. */
 export async function timePart<T>(parts: Part[], part: string, action: () => Promise<T>): Promise<T> {
   const start = performance.now()
   try {

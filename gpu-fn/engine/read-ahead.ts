@@ -1,5 +1,5 @@
-// Reads a package's weights into the page cache at the rate of the disk, before and while its graphs open. onnxruntime reads mapped files page
-// by page, at a fraction of that rate, and uploads begin only once a GPU's libraries are loaded.
+// Reads a package's weights into the page cache before and while its graphs open: onnxruntime reads mapped files page by page, at a fraction
+// of a disk's speed, and uploads begin only once the GPU's libraries are loaded.
 import { once } from 'node:events'
 import path from 'node:path'
 import { Worker } from 'node:worker_threads'
@@ -7,8 +7,8 @@ import type { Package } from '../manifest.ts'
 import { weightsInLoadOrder } from '../weights/load-order.ts'
 import type { Task } from './read-ahead-worker.ts'
 
-/** A disk needs about this many concurrent reads for its full rate. */
-const MOST_STREAMS = 8
+/** Concurrent reads of a file: the queue depth of a disk. */
+const MAX_STREAMS = 8
 const STRETCH_BYTES = 64 * 2 ** 20
 const PROGRAM = new URL('./read-ahead-worker.ts', import.meta.url)
 
@@ -22,8 +22,8 @@ export async function readAhead({ directory, manifest }: Package, signal: AbortS
   const names = weightsInLoadOrder(manifest)
   const files = names.map((name) => ({ file: path.join(directory, name), bytes: manifest.files[name]!.bytes }))
   const total = files.reduce((sum, { bytes }) => sum + bytes, 0)
-  // A small package is not worth many threads.
-  const each = Math.min(MOST_STREAMS, Math.ceil(total / STRETCH_BYTES))
+  // A thread takes longer to start than to read a small package.
+  const each = Math.min(MAX_STREAMS, Math.ceil(total / STRETCH_BYTES))
   const tasks = Array.from({ length: each }, (_, first) => ({ files, stretch: STRETCH_BYTES, first, each }))
   const read = await Promise.all(tasks.map((task) => readStream(task, signal)))
   return { bytes: read.reduce((sum, bytes) => sum + bytes, 0) }

@@ -5,10 +5,10 @@ import type { Size } from '../pipeline/pipeline.ts'
 /** In pixels. */
 type Supported = { side: { max: number; multipleOf: number } }
 
-/** Only the fields that the engine's thread needs, because it receives a copy. */
+/** The size of a request, without its other fields, which a message to the engine's thread would copy. */
 export const sizeOf = ({ width, height }: Size): Size => ({ width, height })
 
-/** The supported ones of these sizes, by default that of the package. */
+/** Those of the sizes that the model supports; by default, the package's own size. */
 export function supportedOf(
   { manifest: { defaults } }: Pick<Package, 'manifest'>,
   { side }: Supported,
@@ -18,6 +18,6 @@ export function supportedOf(
   return sizes.filter(({ width, height }) => isSupported(width) && isSupported(height)).map(sizeOf)
 }
 
-/** The largest supported one of these sizes; undefined if there is none. */
+/** The largest of the sizes that the model supports; undefined if it supports none. */
 export const largestOf = (...given: Parameters<typeof supportedOf>): Size | undefined =>
   supportedOf(...given).toSorted((a, b) => b.width * b.height - a.width * a.height)[0]

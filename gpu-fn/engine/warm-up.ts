@@ -1,4 +1,4 @@
-// Images that run before the first job, because the first run of each shape is slow: a GPU's libraries load kernels and make plans.
+// Images that run before the first job, because the first run of each shape is slow: the GPU's libraries load kernels and create plans.
 import { decodeLatent } from '../pipeline/decode.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import { txt2img } from '../pipeline/txt2img.ts'
@@ -17,7 +17,7 @@ export async function warmSizes(pipeline: OpenPipeline, sizes: readonly Size[], 
 }
 
 /**
- * Generates an image with one step, in the default way of the model, while the networks load. `onPart` receives the parts of it and their
+ * Generates an image with one step, with the guidance of the model's defaults, while the networks load. `onPart` receives its parts and their
  * seconds, which include the wait for the networks.
  */
 export async function warmWhileLoading(
@@ -31,7 +31,7 @@ export async function warmWhileLoading(
     onPart(part, (performance.now() - start) / 1000)
   }
   const [way] = waysOf(pipeline)
-  // On a CPU, a second run of the decoder takes as long as the first.
+  // On a CPU, the first run of a shape is not slower than the second.
   const isOnGpu = pipeline.package.manifest.target !== 'cpu'
   await settleAll([
     isOnGpu ? timed('first run of vae_decoder', () => decodeZeros(pipeline, size)) : Promise.resolve(),
@@ -54,7 +54,7 @@ const PARTS: Record<string, string> = {
   finished: 'first image: decoding and file',
 }
 
-/** The default way of the model first. Guidance uses a batch of two, for which a GPU's libraries plan separately. */
+/** The model's defaults first. Guidance uses a batch of two, for which the GPU's libraries create other plans. */
 function waysOf({ package: { manifest }, others }: OpenPipeline): Way[] {
   const { guidance_scale } = manifest.defaults
   const scales = manifest.target === 'cpu' ? [guidance_scale] : [guidance_scale, 1]

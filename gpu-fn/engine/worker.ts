@@ -82,7 +82,8 @@ async function load(
   const isOpen = controlnet === null || found?.pipeline.controlnet?.digest === controlnet.digest
   const isLoaded = found !== undefined && found.peak === found.whole.peak && isOpen
   const opening: Opening = { networks: {}, parts: [], warm }
-  const opened = await pipelineOf(pkg, { size: size ?? pkg.manifest.defaults, controlnet }, send, opening)
+  const largest = size ?? (found ? undefined : warm) ?? pkg.manifest.defaults
+  const opened = await pipelineOf(pkg, { size: largest, controlnet }, send, opening)
   if (!opened) return send({ type: 'occupied' })
   const seconds = isLoaded ? 0 : (performance.now() - start) / 1000
   send({
@@ -132,7 +133,7 @@ function fits(pkg: Package, size: Size, controlnet: ControlnetPackage | null): b
   }
 }
 
-/** Runs images of each size on an open package. */
+/** Generates images of each size with an open package. */
 async function warm(pkg: Package, sizes: Size[], send: Send): Promise<void> {
   const { pipeline } = await openOrThrow(pkg, { size: pkg.manifest.defaults, controlnet: null }, send)
   await warmSizes(pipeline, sizes, () => send({ type: 'progress' }))
@@ -212,7 +213,7 @@ async function apply(opened: OpenPackage, { size, controlnet }: Requirements) {
   }
 }
 
-/** The record of opening a package. `warm`: the size of an image to run meanwhile. */
+/** The progress of opening a package. `warm`: the size of an image that runs while the networks load. */
 type Opening = { networks: Opened; parts: Part[]; warm?: Size | undefined }
 
 async function openOrThrow(pkg: Package, needed: Requirements, send: Send): Promise<OpenPackage> {
@@ -258,7 +259,7 @@ async function pipelineOf(
   }
   const memory = countMemory(pkg, firstPlan(pkg, { budget: deviceBytes, sharing }, size, controlnet))
   if (!(await evictPipelines(memory.whole, send))) return null
-  const options = { budget: deviceBytes, devices, sharing, onPlan, onOpen, onTokenizers, warmUp }
+  const options = { budget: deviceBytes, devices, sharing, size: warm, onPlan, onOpen, onTokenizers, warmUp }
   const pipeline = await openPipeline(pkg, options)
   if (pipeline.note) send({ type: 'note', note: pipeline.note })
   const { manifest } = pkg

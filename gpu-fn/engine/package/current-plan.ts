@@ -22,12 +22,13 @@ export class CurrentPlan {
   readonly #limits: PlanLimits
   readonly #apply: Apply
   #current: Planned
-  /** False before the first plan and after an error: the next job then applies its plan in any case. */
+  /** False before the first plan and after an error, so that the next job applies its plan. True while a plan is being applied. */
   #isApplied = false
   /** ControlNet of the last job. The plan's ControlNet may stay open for jobs without one. */
   #wanted: ControlnetPackage | null = null
   /** Cache of plans by size and ControlNet: planning takes milliseconds, and jobs request a plan before every step. */
   readonly #next = new Map<string, Planned>()
+  /** The first change. */
   #started: Promise<void> = Promise.resolve()
   /** The last change. Jobs in a shared step request plans concurrently. */
   #last: Promise<unknown> = Promise.resolve()
@@ -44,8 +45,9 @@ export class CurrentPlan {
     return this.#current.plan
   }
 
-  /** Applies the first plan. Jobs that it covers may run in the meantime. */
-  start(): Promise<void> {
+  /** Applies the first plan, for images of this size. `use` does not wait for it if it covers the job. Throws BudgetError. */
+  start(size: Size = this.#pkg.manifest.defaults): Promise<void> {
+    this.#current = this.#choose(size, null)
     this.#started = this.#change(this.#current, false)
     return this.#started
   }

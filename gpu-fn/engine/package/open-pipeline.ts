@@ -70,7 +70,9 @@ export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding
   onOpen?: (network: NetworkName, seconds: number) => void
   /** Receives the seconds that opening the tokenizers took. */
   onTokenizers?: (seconds: number) => void
-  /** Runs images while the networks load: each run waits for its own network only. Its error is one of opening the package. */
+  /** The image size of the first plan, if it is larger than the package's. */
+  size?: Size | undefined
+  /** Called once the tokenizers are open. Its runs wait for their own network only. An error fails the opening. */
   warmUp?: (pipeline: OpenPipeline) => Promise<void> | undefined
 }
 
@@ -100,9 +102,9 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
     options.onPlan?.(plan)
     await setResident(plan)
   }
-  const isNoWeights = (name: string) => !Object.hasOwn(pkg.manifest.weights, name)
+  const hasNoWeights = (name: string) => !Object.hasOwn(pkg.manifest.weights, name)
   const assemble = async (planned: CurrentPlan): Promise<OpenPipeline> => {
-    await filesOf(pkg, isNoWeights)
+    await filesOf(pkg, hasNoWeights)
     const start = performance.now()
     const encoders = await openEncoders(pkg, (network) => residency.session(network))
     options.onTokenizers?.((performance.now() - start) / 1000)
@@ -142,7 +144,7 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
   }
   try {
     const planned = new CurrentPlan(pkg, options, apply)
-    const loading = planned.start()
+    const loading = planned.start(options.size)
     const assembled = assemble(planned)
     await settleAll<unknown>([loading, assembled, assembled.then(options.warmUp)])
     return await assembled

@@ -59,7 +59,7 @@ export class Residency {
   }
 
   /**
-   * Makes these networks resident, opening them in this order as needed, and offloads all others. A run during this call waits for its own
+   * Makes these networks resident, opening them in this order as needed, and offloads all others. Runs during this call wait for their own
    * network only. Throws the errors of opening.
    */
   async setResident(networks: readonly NetworkName[]): Promise<void> {
@@ -121,7 +121,7 @@ export class Residency {
     return result
   }
 
-  /** Loads a network once, also for concurrent requests. */
+  /** Loads a network, once for concurrent calls. */
   #load(network: NetworkName): Promise<Session> {
     const found = this.#loaded.get(network)
     if (found) return Promise.resolve(found)

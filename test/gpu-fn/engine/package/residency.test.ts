@@ -281,6 +281,29 @@ describe('a package whose files arrive while it opens', () => {
     expect(await render(pipeline, REQUEST)).toEqual(await render(await open({}), REQUEST))
   })
 
+  test('encodes prompts of an image larger than the default before the denoiser is there', async () => {
+    const { arriving, arrive, names } = arrivingPackage()
+    const { defaults } = pkg.manifest
+    const size = { width: 2 * defaults.width, height: 2 * defaults.height }
+    const plans: MemoryPlan[] = []
+    const fitted = Promise.withResolvers<void>()
+    const opened = openPipeline(arriving, {
+      ...{ size, budget: 1e9, onPlan: (plan) => plans.push(plan) },
+      warmUp: async (pipeline) => {
+        await pipeline.fit(size)
+        const { encoders, package: given } = pipeline
+        await encodePrompts(encoders, given.manifest.text, [{ name: 'prompt', text: 'a heart' }], { batched: false })
+        fitted.resolve()
+      },
+    })
+    for (const name of names) if (name !== 'transformer.weights') arrive(name)
+    await fitted.promise
+    arrive('transformer.weights')
+    const pipeline = await opened
+    onTestFinished(() => pipeline.release())
+    expect(plans).toEqual([pipeline.planFor(size, null).plan])
+  })
+
   test('leaves nothing open when a file does not arrive', async () => {
     const { arriving, arrive, names } = arrivingPackage()
     const opened = openPipeline(arriving)
