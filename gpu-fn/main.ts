@@ -160,19 +160,19 @@ async function warmUp(service: Service): Promise<void> {
   for (const model of loaded) await warmRest(service, model)
 }
 
-/** A part with its times in seconds since the start of this process. */
+/** A part, in seconds since the start of this process. */
 function sinceStart({ part, start, end }: Part) {
   const [from, to] = [start, end].map((time) => Math.round(time - performance.timeOrigin) / 1000)
   return { part, from, to }
 }
 
-/** Warms a model up in the sizes and ways that its load did not, between jobs. */
+/** Generates images of all sizes of OCTET_WARM, with and without guidance, while no job runs. */
 async function warmRest({ config, log, jobs, lifecycle }: Service, model: Model): Promise<void> {
   const start = performance.now()
   const sizes: Size[] = []
   for (const size of config.warm ?? [undefined]) {
-    if (isOver(lifecycle)) return
     sizes.push(...((await jobs.warm(model, size && [size])) ?? []))
+    if (isOver(lifecycle)) return
   }
   const seconds = (performance.now() - start) / 1000
   log.info({ model: model.model, tier: model.tier, seconds, sizes }, 'model warm')

@@ -40,7 +40,7 @@ export interface JobsOptions extends RetentionLimits {
 
 /** Twice the duration of the built-in model's longest job on a slow CPU, so that there is room for others. */
 const AGING_SECONDS = 60
-/** The pause of a caller who submits one job after another is shorter. */
+/** Longer than the pause between the jobs of a caller who submits one after another. */
 const IDLE_MS = 500
 /** Bounds on remembered cancellations. A PUT overtaken by its DELETE arrives while the edge still retries. */
 const CANCELLATIONS = { seconds: 600, most: 16_384 }
@@ -156,12 +156,16 @@ export class Jobs {
     })
   }
 
-  /** Warms a model up for these sizes once the device has been idle for a moment. Failures are logged; then it resolves to null. */
+  /**
+   * Generates images of these sizes with a model once the device has been idle for a moment. Resolves with null if the process stops accepting
+   * jobs before, or after a failure, which is logged.
+   */
   async warm(model: Model, sizes?: readonly Size[]): Promise<Size[] | null> {
-    const { engine, log } = this.#options
+    const { engine, lifecycle, log } = this.#options
     do {
       await this.#dispatcher.idle()
       await sleep(IDLE_MS, undefined, { ref: false })
+      if (lifecycle.status !== 'ready') return null
     } while (this.counts().running + this.counts().queued > 0)
     let warmed: Size[] | null = null
     await this.#dispatcher.exclusively(async () => {

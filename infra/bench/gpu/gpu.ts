@@ -61,7 +61,7 @@ export async function benchGpu(given: GivenGpuOptions): Promise<void> {
   const run: Run = { options, work, recorder }
   try {
     await recorder.recordDuration('checkpoint', () => makeCheckpoint(variant, work))
-    // A start is compared with nothing.
+    // Starts need no reference.
     if (names.some((name) => all[name]!.kind !== 'start')) await recorder.attempt('reference', () => makeReference(run))
     for (const name of names) await recorder.attempt(name, () => measure(run, name, all[name]!))
   } finally {
