@@ -180,10 +180,14 @@ function infoOf(rendered: RenderedJob) {
   }
 }
 
-const render = (rendered: RenderedJob, { body: parameters }: DialectRequest) => ({
+/** The request as it is returned: without its images, unless `include_init_images` is true. modules/api/api.py `img2imgapi` */
+const echo = (body: DialectRequest['body']) =>
+  'init_images' in body && body.include_init_images !== true ? { ...body, init_images: null, mask: null } : body
+
+const render = (rendered: RenderedJob, { body }: DialectRequest) => ({
   json: {
     images: rendered.files.map((file) => ('b64_json' in file ? file.b64_json : '')),
-    parameters,
+    parameters: echo(body),
     info: JSON.stringify(infoOf(rendered)),
   },
 })

@@ -29,6 +29,8 @@ const RETRY_MS = 5_000
 const BUSY_MS = 1_000
 /** The time limit for a GPU to end its stream after it confirmed a cancellation. */
 const CANCEL_MS = 10_000
+/** The time within which waiting callers repeat their calls after a reset. */
+const RETURN_MS = 1_000
 /** Maximum number of open event streams of a job. */
 export const MAX_READERS = 20
 
@@ -48,6 +50,8 @@ export class JobDO extends DurableObject<Env> {
   readonly #callers = new Set<string>()
   /** Callers that disconnected before their job was created. */
   readonly #left = new Set<string>()
+  /** Unix milliseconds until which `#callers` may be incomplete after a reset. */
+  readonly #incompleteUntil: number
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
@@ -56,6 +60,7 @@ export class JobDO extends DurableObject<Env> {
     this.#jobEnd = new JobEnd(env, ctx.storage, this.#log)
     // A reset ends the attempt in progress. Continue the job now instead of at the next alarm.
     const job = this.#log.find()
+    this.#incompleteUntil = job ? Date.now() + RETURN_MS : 0
     if (job && !isOver(job)) void ctx.blockConcurrencyWhile(() => ctx.storage.setAlarm(Date.now()))
   }
 
@@ -138,11 +143,19 @@ export class JobDO extends DurableObject<Env> {
     }
   }
 
-  /** Called when a waiting caller with `on_disconnect: cancel` has disconnected. The last one cancels the job. */
+  /**
+   * Called when a waiting caller with `on_disconnect: cancel` has disconnected. The last one cancels the job; after a reset, only once the
+   * other callers could have repeated their calls.
+   */
   async leave(caller: string): Promise<void> {
     this.#callers.delete(caller)
-    if (!this.#log.find()) this.#left.add(caller)
-    else if (this.#callers.size === 0) await this.cancel()
+    if (!this.#log.find()) {
+      this.#left.add(caller)
+      return
+    }
+    const restMs = this.#incompleteUntil - Date.now()
+    if (this.#callers.size === 0 && restMs > 0) await new Promise((resolve) => setTimeout(resolve, restMs))
+    if (this.#callers.size === 0) await this.cancel()
   }
 
   /** The number of waiting callers whose disconnection may cancel the job. */

@@ -69,6 +69,17 @@ describe('an input image', () => {
     await response.arrayBuffer()
   })
 
+  test('of A1111 is returned only on request', async ({ expect }) => {
+    fakeGpu(works)
+    const caller = await newCaller()
+    const body = { prompt, init_images: [BASE64], mask: BASE64 }
+    const parametersOf = async (fields: object) =>
+      ((await (await json(IMG2IMG, fields)(caller)).json()) as { parameters: object }).parameters
+    expect(await parametersOf(body)).toEqual({ prompt, init_images: null, mask: null })
+    const whole = { ...body, include_init_images: true }
+    expect(await parametersOf(whole)).toEqual(whole)
+  })
+
   test.for([
     [
       form(SD3, { prompt, mode: 'image-to-image' }),

@@ -16,7 +16,7 @@ import {
   untilCanceled,
   works,
 } from '../support/fake-gpu.ts'
-import { jobOf, waitForEnd } from '../support/jobs.ts'
+import { jobOf, reset, waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -80,6 +80,26 @@ test('a job shared by several callers is canceled only after the last one discon
   second.cut()
   expect((await waitForEnd(job)).state).toBe('canceled')
   await Promise.all([first.reply, second.reply])
+})
+
+test('after a reset, a disconnect does not cancel the job before the other callers could repeat their calls', async ({
+  expect,
+}) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(untilCanceled(1))
+  const { reply } = request(caller, { on_disconnect: 'cancel' })
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const job = { id: calls[0]!.job }
+  await vi.waitFor(async () => expect((await jobOf(job).view())?.progress).toMatchObject({ step: 1 }))
+  await reset(jobOf(job))
+  // A caller that had waited as well disconnects before the call of the first one is repeated.
+  const leaving = jobOf(job).leave('another caller')
+  await vi.waitFor(async () => expect(await jobOf(job).waiting()).toBe(1))
+  await leaving
+  expect(await jobOf(job).view()).toMatchObject({ cancelRequested: false })
+  await jobOf(job).cancel()
+  expect((await waitForEnd(job)).state).toBe('canceled')
+  await reply
 })
 
 test('Prefer: wait: a disconnect cancels the job while the caller waits, but not after the response', async ({

@@ -147,7 +147,7 @@ export const untilCanceled =
     const { behavior, send, close } = createFeed()
     send(accepted(seen), started(seen), ...steps(done, seen.request.steps))
     void (async () => {
-      while (!cancellations.some(({ job }) => job === seen.job)) {
+      while (!cancellations.some(({ job, attempt }) => job === seen.job && attempt === seen.request.attempt)) {
         send(line({ type: 'heartbeat' }))
         await tick()
       }
