@@ -84,9 +84,9 @@ describe('a LoRA is refused with its name', () => {
       { ...pair(), 'transformer.transformer_blocks.1.attn.to_q.alpha': floats([]) },
       /has no low-rank matrix/,
     ],
-    ['another width', pair(Q, [WIDTH, 96]), /is \[2, 96\]; \S+ takes \[rank, 128\]\. The LoRA is of another model/],
-    ['another height', pair(Q, [96, WIDTH]), /is \[96, 2\]; \S+ takes \[128, 2\]/],
-    ['two ranks', { ...pair(), [`${Q}.lora_B.weight`]: floats([WIDTH, 3]) }, /takes \[128, 2\] with the rank of/],
+    ['another width', pair(Q, [WIDTH, 96]), /is \[2, 96\]; \S+ requires \[rank, 128\]\. The LoRA is of another model/],
+    ['another height', pair(Q, [96, WIDTH]), /is \[96, 2\]; \S+ requires \[128, 2\]/],
+    ['two ranks', { ...pair(), [`${Q}.lora_B.weight`]: floats([WIDTH, 3]) }, /requires \[128, 2\] with the rank of/],
     [
       'no rank',
       { [`${Q}.lora_A.weight`]: floats([0, WIDTH]), [`${Q}.lora_B.weight`]: floats([WIDTH, 0]) },

@@ -10,7 +10,7 @@ const alerts = read('infra/monitoring/alerts.yml')
 
 test('alerts and dashboard use existing metrics and labels of the GPU function', async () => {
   const metrics = createMetrics()
-  metrics.watch({ census: () => [] } as never, { status: 'ready' })
+  metrics.watch({ countByClass: () => [] } as never, { status: 'ready' })
   const { body } = await metrics.text()
   const served = new Set([...body.matchAll(/^# TYPE (\S+) /gm)].map(([, name]) => name))
   const used = [...`${alerts}\n${dashboardQueries().join('\n')}`.matchAll(/\b(?:octet|process|nodejs)_[a-z0-9_]+/g)]
