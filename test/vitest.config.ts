@@ -61,6 +61,8 @@ const queueConsumers = {
   'octet-usage': { maxBatchTimeout: 0.05 },
 }
 
+const CAMPAIGN = 'test/e2e/campaign.test.ts'
+
 /** Starts the end-to-end tests first, which take longest and often wait: at the end, they would leave cores idle. */
 class EndToEndFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
@@ -84,10 +86,16 @@ export default defineConfig({
         test: {
           name: 'node',
           include: ['test/{gpu-fn,infra,e2e}/**/*.test.ts'],
+          exclude: [CAMPAIGN],
           globalSetup: ['test/support/native/build.ts'],
           testTimeout: 120_000,
           hookTimeout: 300_000,
         },
+      },
+      {
+        root,
+        // Runs last and alone, because its callers have time limits.
+        test: { name: 'campaign', include: [CAMPAIGN], sequence: { groupOrder: 1 } },
       },
       {
         root,
