@@ -138,7 +138,7 @@ export function readConfig(variables: Record<string, string | undefined>) {
     drainSeconds: env.OCTET_DRAIN_SECONDS,
     /** Certificates and key of content credentials, in PEM; null if there are none. */
     credentials: readCredentials(env),
-    /** The bearer token for /metrics; null makes them public. */
+    /** The bearer token for /metrics; null for public metrics. */
     metricsToken: env.OCTET_METRICS_TOKEN ?? null,
     /** Null sends no spans. */
     traces: env.OTEL_EXPORTER_OTLP_ENDPOINT ?? null,

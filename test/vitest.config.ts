@@ -78,7 +78,7 @@ export default defineConfig({
     sequence: { sequencer: EndToEndFirst },
     // The log of a passing test contains only messages that it provokes.
     silent: 'passed-only',
-    // Vitest leaves a core to itself by default, half of a machine with two.
+    // Vitest's default is one worker fewer than cores, which leaves half of a machine with two cores idle.
     maxWorkers: Math.max(2, availableParallelism() - 1),
     projects: [
       {

@@ -7,8 +7,8 @@ import { megapixelSteps } from '../routing/price.ts'
 import { parseGeneration, routeAndPrice } from './generation-request.ts'
 
 /**
- * The price, route and reason of a request, the probability of a cold start, and the expected duration. The price is exactly the amount
- * that the same request reserves; probabilities and times are based on past jobs, and null if there are none.
+ * The price, route and reason of a request, the probability of a cold start, and the expected duration. The price equals the
+ * amount reserved for the same request. Probabilities and times are estimated from past jobs, and are null if there are none.
  */
 export async function quoteRequest(c: Context<EdgeEnv>, body: unknown) {
   const fields = parseGeneration(body)

@@ -158,7 +158,7 @@ export const applyDeferredAndNorm = (
   options: GroupNormOptions,
 ): { map: Value; normed: Value } => s.enter().lowering.groupNorm(s, x, { ...options, keep: true })
 
-/** A length times a factor; for a dynamic axis, a new name. */
+/** Multiplies a dimension by a factor. For a dynamic axis, returns the name of the scaled axis, such as `tokens*2`. */
 export function scaleDim(dim: Shape[number], factor: number): Shape[number] {
   if (typeof dim === 'number') return dim * factor
   if (factor === 1) return dim

@@ -62,8 +62,8 @@ async function removeStale(directory: string): Promise<void> {
 }
 
 /**
- * Writes a package with `make` to a temporary path and moves it to `directory`. Does nothing if it exists, and keeps that of a concurrent
- * process. The temporary path is also removed if the process exits early.
+ * Writes a package with `make` to a temporary path and moves it to `directory`. An existing directory is kept, including one created by
+ * another process in the meantime. The temporary path is removed even if the process exits early.
  */
 export async function makeOnce(
   directory: string,

@@ -8,7 +8,7 @@ const read = (file: string) => readFileSync(path.join(root, file), 'utf8')
 const sources = globSync('{infra,test/gpu,test/clients}/**/*.ts', { cwd: root })
 const withMatch = (pattern: RegExp) => sources.filter((file) => pattern.test(read(file))).toSorted()
 
-/** Files with a child process that outlives the command: the browser of `npm run demo -- --open`. */
+/** Commands whose child processes continue to run after their end: `npm run demo -- --open` leaves the browser open. */
 const REMAINING = ['infra/local/demo.ts']
 
 test('temporary directories are created only by makeScratch', () => {
