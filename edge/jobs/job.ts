@@ -182,7 +182,7 @@ export class JobDO extends DurableObject<Env> {
    * Permanently deletes images of a final job and their previews, from R2, the event log and the account's list. Null deletes all of them, and
    * the files of failed attempts as well.
    */
-  async deleteImages(indexes: readonly number[] | null): Promise<void> {
+  async eraseImages(indexes: readonly number[] | null): Promise<void> {
     const isDeleted = ({ image }: { image: number }) => indexes === null || indexes.includes(image)
     const { images } = this.#log.job()
     // The record first: no view may link to a deleted file.

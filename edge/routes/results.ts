@@ -96,7 +96,7 @@ export const results = new Hono<EdgeEnv>()
     const { record, image } = await findRecord(c, job, file, c.get('credential'))
     // The file of a deleted image exists if its deletion failed.
     if (!isAvailable(image) && !(await c.env.RESULTS.head(image.key))) throw notFoundError(job, file)
-    await objectOf(c.env.JOB, record.id).deleteImages([image.image])
+    await objectOf(c.env.JOB, record.id).eraseImages([image.image])
     return c.body(null, 204)
   })
 
@@ -105,6 +105,6 @@ export const jobImages = new Hono<EdgeEnv>().delete('/:id/images', async (c) => 
   const job = await findOwnJob(c, 'generate')
   if (!isFinal(job))
     throw new ApiError('not_found', `The job ${job.id} has not ended, so its images cannot be deleted yet.`)
-  await objectOf(c.env.JOB, job.id).deleteImages(null)
+  await objectOf(c.env.JOB, job.id).eraseImages(null)
   return c.body(null, 204)
 })
