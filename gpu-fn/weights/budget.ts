@@ -4,6 +4,7 @@ import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { PackageName } from './layout.ts'
 import { parseManifest, readManifest } from './packages.ts'
+import { isRemoved, removeDirectory } from './removal.ts'
 
 /** The packages exceed the budget of the cache; the message has the numbers. */
 export class CacheFull extends Error {
@@ -19,7 +20,7 @@ type Options = { directory: string; blobs: string; packages: string; bytes: numb
 type Entry = { file: string; name: string; bytes: number; links: number; modified: number }
 
 const isPartial = ({ name }: Entry) => name.startsWith('.')
-const isStale = ({ modified }: Entry) => Date.now() - modified > STALE_MS
+const isStale = ({ name, modified }: Entry) => isRemoved(name) || Date.now() - modified > STALE_MS
 const sumOf = (values: Iterable<number>) => [...values].reduce((sum, value) => sum + value, 0)
 
 export class CacheBudget {
@@ -36,11 +37,11 @@ export class CacheBudget {
     this.#inUse.add(digest)
   }
 
-  /** Removes temporary files of processes that have ended. */
-  async removeStale(): Promise<void> {
-    const { blobs, packages } = this.#options
-    const partial = [...(await entries(blobs)), ...(await entries(packages))].filter(isPartial)
-    for (const { file } of partial.filter(isStale)) await rm(file, { recursive: true, force: true })
+  /** Removes temporary files of processes that have ended. Returns their number. */
+  async removeStale(): Promise<number> {
+    const stale = (await this.#partials()).filter(isStale)
+    for (const { file } of stale) await rm(file, { recursive: true, force: true })
+    return stale.length
   }
 
   /** The blobs (SHA-256 → bytes) that are not on disk. */
@@ -57,10 +58,10 @@ export class CacheBudget {
     for (const entry of await this.#packagesByAge()) {
       if (this.#inUse.has(entry.name) || isPartial(entry)) continue
       if (await this.#fits(needed)) return
-      await rm(entry.file, { recursive: true, force: true })
+      await removeDirectory(entry.file)
       await this.#removeOrphans(wanted)
     }
-    await this.#waitForOthers(needed)
+    await this.#waitForOthers(needed, wanted)
   }
 
   /** The digest of the most recently used package of this name. */
@@ -75,17 +76,22 @@ export class CacheBudget {
   }
 
   /** Waits while downloads of other processes occupy the budget; those of killed processes become stale. Throws CacheFull. */
-  async #waitForOthers(needed: number): Promise<void> {
-    const { directory, blobs, bytes } = this.#options
+  async #waitForOthers(needed: number, wanted: ReadonlySet<string>): Promise<void> {
+    const { directory, bytes } = this.#options
     while (!(await this.#fits(needed))) {
-      const active = (await entries(blobs)).filter(isPartial)
-      if (active.length === 0)
+      if ((await this.#partials()).length === 0)
         throw new CacheFull(
           `${directory} may take ${bytes} bytes, ${await this.#sumBytes()} are in use, and ${needed} more are needed: raise OCTET_CACHE_BYTES or serve fewer models`,
         )
       await sleep(POLL_MS)
-      await this.removeStale()
+      if ((await this.removeStale()) > 0) await this.#removeOrphans(wanted)
     }
+  }
+
+  /** Temporary files and directories, including those of other processes. */
+  async #partials(): Promise<Entry[]> {
+    const { blobs, packages } = this.#options
+    return [...(await entries(blobs)), ...(await entries(packages))].filter(isPartial)
   }
 
   async #fits(bytes: number): Promise<boolean> {

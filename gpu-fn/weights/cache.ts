@@ -10,6 +10,7 @@ import { CacheBudget, CacheFull } from './budget.ts'
 import { type DownloadOptions, download } from './download.ts'
 import { blobKey, type PackageName } from './layout.ts'
 import { MANIFEST, openPackage, PackageError } from './packages.ts'
+import { removeDirectory } from './removal.ts'
 import { describeName, findServed, type ServedPackage } from './served-package.ts'
 import { CorruptFile, type Verifier } from './verification.ts'
 
@@ -157,7 +158,7 @@ export class PackageCache {
     } catch (error) {
       if (!(error instanceof PackageError)) throw error
       log.warn({ err: error }, 'a cached package is corrupt; it is downloaded again')
-      await rm(at, { recursive: true, force: true })
+      await removeDirectory(at)
       if (error instanceof CorruptFile) await rm(this.#fileOf(error.sha256), { force: true })
       return null
     }

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream, existsSync } from 'node:fs'
 import fs from 'node:fs/promises'
 import path from 'node:path'
+import { removeDirectory } from '../../../gpu-fn/weights/removal.ts'
 import { makeScratch } from '../../command/scratch.ts'
 
 export const ROOT = path.join(import.meta.dirname, '../../..')
@@ -44,8 +45,8 @@ export async function cacheDirectory(kind: string, digest: string): Promise<stri
   if (!(await fs.mkdir(directory, { recursive: true }))) return directory
   for (const name of await fs.readdir(states)) {
     const other = path.join(states, name)
-    const { mtimeMs } = await fs.stat(other)
-    if (name !== digest && Date.now() - mtimeMs > HOUR) await fs.rm(other, { recursive: true, force: true })
+    const { mtimeMs } = await fs.stat(other).catch(() => ({ mtimeMs: Date.now() })) // removed by another process
+    if (name !== digest && Date.now() - mtimeMs > HOUR) await removeDirectory(other)
   }
   return directory
 }

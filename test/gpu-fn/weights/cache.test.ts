@@ -1,4 +1,4 @@
-import { readdir, readFile, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises'
+import { readdir, readFile, rename, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { PutObjectCommand } from '@aws-sdk/client-s3'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
@@ -262,6 +262,23 @@ test('removes incomplete files of a killed process', async () => {
   await utimes(left, old, old)
   await ensure(LARGE)
   expect((await inCache('blobs')).filter((name) => name.startsWith('.'))).toEqual([])
+})
+
+test('makes room with what an interrupted eviction and an interrupted assembly have left', async () => {
+  const first = await openCache(undefined, 500_000)
+  const packages = path.join(scratch.directory, 'packages')
+  const [turbo, large] = [TURBO, LARGE].map((name) => path.join(packages, digests.get(pointerKey(name))!))
+  await first.ensure(TURBO)
+  await first.ensure(LARGE)
+  proxy!.close()
+  await rename(turbo!, path.join(packages, '.removed-0123'))
+  const assembly = path.join(packages, '.package-0123')
+  await rename(large!, assembly)
+  const recent = new Date(Date.now() - 29_000)
+  await utimes(assembly, recent, recent)
+  const { ensure } = await openCache(undefined, 300_000)
+  await ensure(LITE)
+  expect(await inCache('packages')).toEqual([digests.get(pointerKey(LITE))])
 })
 
 test('two processes can download the same package at the same time', async () => {
