@@ -3,6 +3,7 @@ import type { ImageOptions, JobRequest } from '../contract.ts'
 import { CONTENT_TYPES, imageOptionsOf, reusedSteps, seedOf } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
+import { settleAll } from '../runtime/settle-all.ts'
 import { describeUnknown } from '../tokenizer/known-words.ts'
 import { hasWeights } from '../tokenizer/prompt-weights.ts'
 import { Conditions, computeConditions, modesOf } from './conditions.ts'
@@ -120,7 +121,7 @@ async function prepare(
   const options = { maxTokens: request.max_sequence_length, weighted, batched, signal }
   const texts = promptsOf(request)
   const starts = createStarts(pipeline, request, { dims, input }, signal)
-  const [{ prompts, truncations }, start, guidance] = await Promise.all([
+  const [{ prompts, truncations }, start, guidance] = await settleAll([
     remember(JSON.stringify([texts, options.maxTokens, weighted]), () =>
       encodePrompts(pipeline.encoders, manifest.text, texts, options),
     ),

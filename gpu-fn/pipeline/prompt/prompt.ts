@@ -1,6 +1,7 @@
 // Prompts to the denoiser's inputs: prompt embeddings [B, L, J] and a pooled vector [B, P] from the package's text encoders.
 import type { Manifest, Rows, TextEncoderManifest } from '../../manifest.ts'
 import type { Session, Tensor } from '../../runtime/session.ts'
+import { settleAll } from '../../runtime/settle-all.ts'
 import { parseWeights, WeightError } from '../../tokenizer/prompt-weights.ts'
 import { type PromptTokenizer, type Tokens, tokenize, tokenizeWeighted } from '../../tokenizer/tokenizer.ts'
 import { assertFinite } from '../non-finite.ts'
@@ -56,7 +57,7 @@ export async function encodePrompts(
     }
     return encodings
   }
-  const encoded = await Promise.all(encoders.map(encode))
+  const encoded = await settleAll(encoders.map(encode))
   const joined = prompts.map((_, i) =>
     joinEncodings(
       encoders.map(({ about }, encoder) => ({ about, ...encoded[encoder]![i]! })),

@@ -1,10 +1,11 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/open-pipeline.ts'
 import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
 import { readParameters } from '../../../gpu-fn/pipeline/image.ts'
 import { type Txt2ImgRequest, txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
-import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
+import type { Session, Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny, type TinyPackage } from '../../support/checkpoints/compile.ts'
 
@@ -244,6 +245,23 @@ describe('a tiny SD3.5 in float32', () => {
     await expect(run()).rejects.toBe(reason)
     expect(seen).toEqual(['encoded', 'step', 'step'])
     expect(await images(pipeline)).toHaveLength(1)
+  })
+
+  test('the error of the prompts is thrown once the encoding of the input image has ended', async () => {
+    let isEnded = false
+    const session = pipeline.vaeEncoder!
+    const run: Session['run'] = async (...given) => {
+      await sleep(50)
+      isEnded = true
+      return session.run(...given)
+    }
+    const vaeEncoder = { ...session, run }
+    const input = { pixels: new Uint8Array(REQUEST.width * REQUEST.height * 3), mask: null, soft: false }
+    const remember = () => Promise.reject(new Error('no prompts'))
+    const { signal } = new AbortController()
+    const events = txt2img({ ...pipeline, vaeEncoder }, REQUEST, signal, { input, remember })
+    await expect(events.next()).rejects.toThrow('no prompts')
+    expect(isEnded).toBe(true)
   })
 
   test('an aborted signal starts nothing', async () => {

@@ -1,4 +1,5 @@
 import path from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { describeText } from '../../../../gpu-fn/models/sd35/text-encoders.ts'
 import { encodePrompts, type TextEncoder } from '../../../../gpu-fn/pipeline/prompt/prompt.ts'
@@ -64,6 +65,23 @@ async function encode(names: EncoderName[], maxTokens?: number, text = 'a cat') 
 const BOTH = [1, 1, 2, 2, 2, 0, 0, 0]
 const T5 = new Array(8).fill(3)
 const NOTHING = new Array(8).fill(0)
+
+test('the error of an encoder is thrown once the others have ended, because they use what is then released', async () => {
+  const { opened, shape } = encoders('clip_l', 'clip_g')
+  const ended: string[] = []
+  const [first, second] = opened.map((encoder) => ({ ...encoder }))
+  first!.session = { ...first!.session, run: () => Promise.reject(new Error('no memory')) }
+  const { run } = second!.session
+  const late: Session['run'] = async (...given) => {
+    await sleep(50)
+    ended.push('clip_g')
+    return run(...given)
+  }
+  second!.session = { ...second!.session, run: late }
+  const prompts = [{ name: 'prompt', text: 'a cat' }]
+  await expect(encodePrompts([first!, second!], shape, prompts, { batched: true })).rejects.toThrow('no memory')
+  expect(ended).toEqual(['clip_g'])
+})
 
 describe('assembly', () => {
   test('puts CLIP-L beside CLIP-G, pads to the joint width, and T5 below', async () => {
