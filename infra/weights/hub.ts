@@ -1,6 +1,6 @@
 // Downloads the compiler's input files of a checkpoint from the Hugging Face hub, with resumption and verification of each file.
 import { createHash, type Hash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
+import { constants, createReadStream } from 'node:fs'
 import { mkdir, open, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -73,7 +73,7 @@ export async function downloadCheckpoint(directory: string, options: HubOptions)
   const digest = content.digest('hex')
   const sizes = files.map(({ path: name, size }) => ({ name, size }))
   const complete: Mark = { wanted, content: digest, files: sizes }
-  if (options.reuse) await writeFile(markOf(directory), JSON.stringify(complete))
+  if (options.reuse) await writeMark(directory, complete)
   return { content: digest }
 }
 
@@ -88,12 +88,21 @@ const markOf = (directory: string) => `${path.resolve(directory)}.complete.json`
 
 /** The digest of a complete download; null for an incomplete download or one of other files. */
 async function readMark(directory: string, wanted: Mark['wanted']): Promise<{ content: string } | null> {
-  const text = await readFile(markOf(directory), 'utf8').catch(() => 'null')
-  const found = mark.safeParse(JSON.parse(text)).data
+  const json: unknown = await readFile(markOf(directory), 'utf8')
+    .then(JSON.parse)
+    .catch(() => null)
+  const found = mark.safeParse(json).data
   if (!found || !isDeepStrictEqual(found.wanted, wanted)) return null
   for (const { name, size } of found.files)
     if ((await stat(path.join(directory, name)).catch(() => null))?.size !== size) return null
   return { content: found.content }
+}
+
+/** Replaces the mark by a rename, so that a killed process leaves no truncated one. */
+async function writeMark(directory: string, complete: Mark): Promise<void> {
+  const fresh = `${markOf(directory)}.${process.pid}`
+  await writeFile(fresh, JSON.stringify(complete))
+  await rename(fresh, markOf(directory))
 }
 
 /** Throws HubError if the missing files exceed the free space. */
@@ -143,29 +152,41 @@ async function fetchFile(
   progress: (bytes: number) => void,
 ) {
   const file = path.join(directory, entry.path)
-  const done = await stat(file).catch(() => null)
-  // A file has its final name only after verification.
-  if (done?.size === entry.size) return progress(entry.size)
+  if (await isComplete(file, entry)) return progress(entry.size)
   await mkdir(path.dirname(file), { recursive: true })
   const partial = `${file}.part`
   for (let tries = 1; ; tries++) {
     await fetchBytes(partial, entry, options, progress)
-    const hash = hashOf(entry)
-    for await (const chunk of createReadStream(partial)) hash.update(chunk)
-    if (hash.digest('hex') === digestOf(entry)) return rename(partial, file)
-    await rm(partial)
+    if ((await moveVerified(partial, file, entry)) || (await isComplete(file, entry))) return
     if (tries === 2) throw new HubError(`${entry.path} of ${options.repo} had a wrong checksum twice`)
   }
 }
 
-/** Appends the missing bytes to `partial`. */
+/** A file has its final name only after verification. */
+const isComplete = async (file: string, { size }: ListFileEntry) => (await stat(file).catch(() => null))?.size === size
+
+/** Gives `partial` its final name; removes it and returns false if its digest is wrong. False, too, if another process has done either. */
+async function moveVerified(partial: string, file: string, entry: ListFileEntry): Promise<boolean> {
+  try {
+    const hash = hashOf(entry)
+    for await (const chunk of createReadStream(partial)) hash.update(chunk)
+    const isVerified = hash.digest('hex') === digestOf(entry)
+    await (isVerified ? rename(partial, file) : rm(partial))
+    return isVerified
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
+    throw error
+  }
+}
+
+/** Writes the missing bytes at the end of `partial`. Another process that writes it at the same time writes the same bytes. */
 async function fetchBytes(
   partial: string,
   entry: ListFileEntry,
   options: HubOptions,
   progress: (bytes: number) => void,
 ) {
-  await using output = await open(partial, 'a')
+  await using output = await open(partial, constants.O_RDWR | constants.O_CREAT)
   const sizeNow = async () => (await output.stat()).size
   if ((await sizeNow()) > entry.size) await output.truncate(0)
   let at = await sizeNow()
@@ -178,8 +199,9 @@ async function fetchBytes(
       if (!blob) throw new HubError(`${entry.path} is listed by ${options.repo} but cannot be downloaded`)
       for await (const chunk of withoutStalls(blob.slice(at).stream(), options.stallMs ?? 30_000)) {
         if (at + chunk.length > entry.size) throw new Error(`${entry.path} is longer than listed`)
-        // Unlike `write`, appendFile completes short writes, which occur on an almost full disk.
-        await output.appendFile(chunk)
+        // A write is short on an almost full disk.
+        for (let written = 0; written < chunk.length; )
+          written += (await output.write(chunk, written, chunk.length - written, at + written)).bytesWritten
         at += chunk.length
         progress(at)
       }

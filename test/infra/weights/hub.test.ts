@@ -174,3 +174,33 @@ test('fails if the hub is unavailable, and rejects paths outside the directory',
   lying.close()
   expect(await readdir(scratch.directory)).toEqual(['inside'])
 })
+
+test('a truncated mark of completeness counts as none, and is replaced at once', async () => {
+  const change = { reuse: true }
+  const first = await fetchWith(undefined, change)
+  const mark = `${scratch.directory}.complete.json`
+  const whole = await readFile(mark, 'utf8')
+  await writeFile(mark, whole.slice(0, 100))
+  proxy!.close()
+  expect(await fetchWith(undefined, change)).toEqual(first)
+  expect(await readFile(mark, 'utf8')).toBe(whole)
+})
+
+test('two processes download a checkpoint to one directory', async () => {
+  const cutOnce = (bytes: number): Plan => {
+    let cut = false
+    return ({ path: asked, range }) => {
+      if (cut || !asked.endsWith(WEIGHTS) || range === 'bytes=0-0') return 'none'
+      cut = true
+      return { kind: 'cut', bytes }
+    }
+  }
+  const one = await startTroubleProxy(hub.url, cutOnce(150_000))
+  const other = await startTroubleProxy(hub.url, cutOnce(100_000))
+  const options = { repo: REPO, token: TOKEN, stallMs: 300, pauseMs: 50 }
+  const downloads = [one, other].map(({ url }) => downloadCheckpoint(scratch.directory, { ...options, hubUrl: url }))
+  const ends = await Promise.allSettled(downloads)
+  for (const each of [one, other]) each.close()
+  expect(ends.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled'])
+  await expectWhole()
+})
