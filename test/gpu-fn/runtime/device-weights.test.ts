@@ -142,6 +142,9 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
     expect(log.filter((call) => call === 'reserve')).toHaveLength(1)
     await session.release()
     await expect(embedding.run(inputs)).rejects.toThrow('the session was released')
+    await expect(session.another!(path.join(directory, 'control-transformer.onnx'))).rejects.toThrow(
+      'the session was released',
+    )
     expect(log.filter((call) => call === 'unreserve')).toHaveLength(1)
   })
 
