@@ -18,7 +18,7 @@ type HubOptions = {
   withoutT5?: boolean
   /** Uses a complete earlier download without a request, even if the hub has newer files. */
   reuse?: boolean
-  /** A transfer without data for this long is retried. */
+  /** A transfer without data for this long is retried; 30 s by default. */
   stallMs?: number
   pauseMs?: number
   onProgress?: (doneBytes: number, totalBytes: number, file: string) => void
@@ -30,6 +30,7 @@ export class HubError extends Error {
 }
 
 const TRIES = 6
+const STALL_MS = 30_000
 const FOLDERS =
   /^(transformer|text_encoder|text_encoder_2|text_encoder_3|vae|scheduler|tokenizer|tokenizer_2|tokenizer_3)\//
 const T5 = /^(text_encoder_3|tokenizer_3)\//
@@ -117,6 +118,17 @@ async function assertSpace(directory: string, files: readonly ListFileEntry[]): 
     throw new HubError(`${directory}: ${gigabytes(needed)} are to be downloaded, ${gigabytes(bavail * bsize)} are free`)
 }
 
+/** A `fetch` without the wait of minutes for a server that does not reply. `whole`: the body, too, must arrive within the time. */
+function boundedFetch({ stallMs = STALL_MS }: HubOptions, whole = false): typeof fetch {
+  return async (resource, init) => {
+    const late = new AbortController()
+    const timer = setTimeout(() => late.abort(new Error(`no reply within ${stallMs} ms`)), stallMs).unref()
+    const reply = await fetch(resource, { ...init, signal: late.signal })
+    if (!whole) clearTimeout(timer)
+    return reply
+  }
+}
+
 const source = ({ repo, revision, token, hubUrl }: HubOptions) => ({
   repo,
   ...(revision && { revision }),
@@ -130,7 +142,8 @@ async function list(options: HubOptions): Promise<ListFileEntry[]> {
     () => 0,
     async () => {
       const found: ListFileEntry[] = []
-      for await (const entry of listFiles({ ...source(options), recursive: true })) found.push(entry)
+      for await (const entry of listFiles({ ...source(options), recursive: true, fetch: boundedFetch(options, true) }))
+        found.push(entry)
       return found.filter(({ type, path: name }) => type === 'file' && isSafe(name))
     },
   )
@@ -195,9 +208,9 @@ async function fetchBytes(
     () => at,
     async () => {
       if (at === entry.size) return
-      const blob = await downloadFile({ ...source(options), path: entry.path })
+      const blob = await downloadFile({ ...source(options), path: entry.path, fetch: boundedFetch(options) })
       if (!blob) throw new HubError(`${entry.path} is listed by ${options.repo} but cannot be downloaded`)
-      for await (const chunk of withoutStalls(blob.slice(at).stream(), options.stallMs ?? 30_000)) {
+      for await (const chunk of withoutStalls(blob.slice(at).stream(), options.stallMs ?? STALL_MS)) {
         if (at + chunk.length > entry.size) throw new Error(`${entry.path} is longer than listed`)
         // A write is short on an almost full disk.
         for (let written = 0; written < chunk.length; )

@@ -94,6 +94,14 @@ test.each<Trouble>([
   expect(ranges.some((range) => range?.startsWith('bytes=1') && Number(range.slice(6, 12)) > 100_000)).toBe(true)
 })
 
+test('repeats a request for the list of files without a reply', async () => {
+  let replies = 0
+  await fetchWith(({ path: asked }) =>
+    asked.includes('/tree/main') && replies++ === 0 ? { kind: 'stall', bytes: 0 } : 'none',
+  )
+  await expectWhole()
+})
+
 test('resumes in another process with the bytes of the first one', async () => {
   await mkdir(path.join(scratch.directory, 'transformer'))
   const partial = path.join(scratch.directory, `${WEIGHTS}.part`)
