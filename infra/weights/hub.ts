@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { downloadFile, HubApiError, type ListFileEntry, listFiles } from '@huggingface/hub'
 import * as z from 'zod'
+import { MODEL_INDEX } from '../../gpu-fn/compile/checkpoint/layout/model-index.ts'
 
 type HubOptions = {
   repo: string
@@ -22,6 +23,8 @@ type HubOptions = {
   stallMs?: number
   pauseMs?: number
   onProgress?: (doneBytes: number, totalBytes: number, file: string) => void
+  /** Checks the directory once it has model_index.json and no other new file, so that another model is refused before gigabytes arrive. */
+  checkIndex?: (directory: string) => Promise<unknown>
 }
 
 /** A download failed permanently. The message includes advice. */
@@ -36,11 +39,13 @@ const FOLDERS =
 const T5 = /^(text_encoder_3|tokenizer_3)\//
 const FILES = /\.(safetensors|json|txt|model)$/
 
+const isIndex = (file: { path: string }) => file.path === MODEL_INDEX
+
 /** The compiler's input files in the listing of a diffusers repository. If weights exist in full and half precision, only the full ones. */
 export function selectFiles<F extends { path: string }>(listing: readonly F[], withoutT5 = false): F[] {
   const inside = listing.filter(
     ({ path: name }) =>
-      name === 'model_index.json' || (FOLDERS.test(name) && FILES.test(name) && !(withoutT5 && T5.test(name))),
+      name === MODEL_INDEX || (FOLDERS.test(name) && FILES.test(name) && !(withoutT5 && T5.test(name))),
   )
   const isHalf = ({ path: name }: F) => /\.fp16[.-]/.test(name)
   const folderOf = ({ path: name }: F) => path.dirname(name)
@@ -63,12 +68,13 @@ export async function downloadCheckpoint(directory: string, options: HubOptions)
   const total = files.reduce((sum, { size }) => sum + size, 0)
   await assertSpace(directory, files)
   let before = 0
-  for (const file of files) {
+  for (const file of files.toSorted((a, b) => Number(isIndex(b)) - Number(isIndex(a)))) {
     const onProgress = (bytes: number) => options.onProgress?.(before + bytes, total, file.path)
     await fetchFile(directory, file, options, onProgress).catch((error) => {
       throw isFull(error) ? new HubError(`${directory}: ${REMEDY}`, { cause: error }) : error
     })
     before += file.size
+    if (isIndex(file)) await options.checkIndex?.(directory)
   }
   const content = createHash('sha256').update(JSON.stringify(files.map((file) => [file.path, digestOf(file)])))
   const digest = content.digest('hex')
