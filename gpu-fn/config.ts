@@ -37,7 +37,8 @@ const models = z
   .pipe(z.array(z.tuple([z.string(), z.enum(TIERS)])))
 
 const GIB = 2 ** 30
-const gigabytes = z
+/** A limit of memory, in bytes. */
+export const gigabytes = z
   .string()
   .regex(/^\d{1,4}(\.\d{1,3})?$/, 'must be a number of gigabytes, such as 8 or 23.5')
   .transform((text) => Math.floor(Number(text) * GIB))

@@ -44,16 +44,33 @@ function siblingOf(out: string, kind: 'partial' | 'old'): string {
 /** Removes siblings that killed processes have left. Restores the old package if `out` is missing. */
 async function removeStale(out: string): Promise<void> {
   const { dir, base } = path.parse(path.resolve(out))
+  const prefix = `.${base}.`
   for (const name of await fs.readdir(dir).catch(() => [])) {
-    const [, kind, pid] = /^\..*\.(partial|old)-(\d+)$/.exec(name) ?? []
-    if (!name.startsWith(`.${base}.`) || !pid || isAlive(Number(pid))) continue
+    if (!name.startsWith(prefix)) continue
+    // The names of other packages may begin with this one, as `sd3.5` does with `sd3`.
+    const [, kind, pid] = /^(partial|old)-(\d+)$/.exec(name.slice(prefix.length)) ?? []
+    if (!pid || isAnotherProcess(Number(pid))) continue
     const found = path.join(dir, name)
     const orphaned = kind === 'old' && !(await fs.stat(out).catch(() => null))
-    await (orphaned ? fs.rename(found, out) : fs.rm(found, { recursive: true, force: true }))
+    await (orphaned ? fs.rename(found, out) : remove(found, out))
   }
 }
 
-function isAlive(pid: number): boolean {
+/** Removes a sibling. An old package gets the name of a partial one first, because it may be incomplete after an interruption. */
+async function remove(found: string, out: string): Promise<void> {
+  const partial = siblingOf(out, 'partial')
+  await fs.rm(partial, { recursive: true, force: true })
+  await fs.rename(found, partial).catch(ignoreAbsence)
+  await fs.rm(partial, { recursive: true, force: true })
+}
+
+function ignoreAbsence(error: NodeJS.ErrnoException): void {
+  if (error.code !== 'ENOENT') throw error
+}
+
+/** Whether a process other than this one runs. Processes in containers often have the ID of their predecessor. */
+export function isAnotherProcess(pid: number): boolean {
+  if (pid === process.pid) return false
   try {
     return process.kill(pid, 0)
   } catch (error) {
@@ -115,15 +132,12 @@ function explain(out: string, error: unknown): unknown {
 /** Directories cannot be exchanged in one call, so an old package is renamed first and removed last. */
 async function replace(partial: string, out: string): Promise<void> {
   const old = siblingOf(out, 'old')
-  const existed = await fs.rename(out, old).then(
-    () => true,
-    () => false,
-  )
+  await fs.rename(out, old).catch(ignoreAbsence)
   try {
     await fs.rename(partial, out)
   } catch (error) {
-    if (existed) await fs.rename(old, out)
+    await fs.rename(old, out).catch(ignoreAbsence)
     throw error
   }
-  await fs.rm(old, { recursive: true, force: true })
+  await remove(old, out)
 }

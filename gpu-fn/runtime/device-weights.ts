@@ -63,8 +63,7 @@ class ReservedWeights implements DeviceWeights {
   }
 
   load(): Promise<void> {
-    this.#loaded ??= this.#copy()
-    return this.#loaded
+    return this.#loaded ?? this.#keep(this.#copy())
   }
 
   unload(): void {
@@ -76,8 +75,17 @@ class ReservedWeights implements DeviceWeights {
   update(updates: WeightUpdates | undefined): Promise<void> {
     const before = this.#updates
     this.#updates = updates
-    if (this.#loaded && before?.key !== updates?.key) this.#loaded = this.#change(this.#loaded, before)
+    if (this.#loaded && before?.key !== updates?.key) return this.#keep(this.#change(this.#loaded, before))
     return this.#loaded ?? Promise.resolve()
+  }
+
+  /** Keeps the promise of the loaded weights, unless it fails: the next call then loads them again. */
+  #keep(loaded: Promise<void>): Promise<void> {
+    this.#loaded = loaded
+    loaded.catch(() => {
+      if (this.#loaded === loaded) this.#loaded = undefined
+    })
+    return loaded
   }
 
   async release(): Promise<void> {

@@ -151,7 +151,10 @@ class OpenSession implements Session, UpdateSession {
   }
 
   another(file: string): Promise<Session> {
-    const open = () => createSession(file, this.#settings, this.weights, false)
+    const open = async () => {
+      this.#assertOpen()
+      return createSession(file, this.#settings, this.weights, false)
+    }
     const opened = this.#others.get(file) ?? wrapErrors(`cannot open ${file}`, open)
     this.#others.set(file, opened)
     opened.catch(() => this.#others.delete(file))
@@ -167,10 +170,15 @@ class OpenSession implements Session, UpdateSession {
     if (this.#ownsWeights) await this.weights?.release()
   }
 
+  /** The memory of a released session's weights is no longer its own. */
+  #assertOpen(): void {
+    if (this.#released) throw new Error('the session was released')
+  }
+
   /** Tracks the run, so that `release` waits for it. An aborted run throws the signal's reason instead of onnxruntime's error. */
   async #track<T>(signal: AbortSignal | undefined, action: () => Promise<T>): Promise<T> {
     const run = wrapErrors(`${this.#file} failed`, async () => {
-      if (this.#released) throw new Error('the session was released')
+      this.#assertOpen()
       await this.weights?.load()
       return action()
     })

@@ -142,10 +142,14 @@ export class Jobs {
     return model
   }
 
-  /** Opens a model while no job has the device. Failures are logged. */
-  async open(model: Model): Promise<void> {
-    const { engine, log } = this.#options
-    await this.#dispatcher.exclusively(async () => {
+  /**
+   * Opens a model while no job has the device. Failures are logged. Throws a Refusal unless the server is ready, because the start itself loads
+   * models, and two loads at the same time would open a model twice.
+   */
+  open(model: Model): void {
+    const { engine, lifecycle, log } = this.#options
+    refuseUnlessReady(lifecycle)
+    void this.#dispatcher.exclusively(async () => {
       await engine
         .load(model)
         .catch((err: unknown) => log.error({ err, model: model.model }, 'a model could not be opened'))

@@ -133,7 +133,7 @@ function putModel({ id, body }: Signed, { jobs }: ServerOptions): Response {
   if (!parsed.success) throw new Refusal('invalid_request', describeIssues(parsed.error.issues))
   const model = jobs.prewarm({ model: id, tier: parsed.data.tier })
   if (!model) throw new Refusal('not_found', `model ${id}:${parsed.data.tier} is not on this server`)
-  void jobs.open(model)
+  jobs.open(model)
   return new Response(null, { status: 202 })
 }
 

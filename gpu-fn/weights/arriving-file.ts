@@ -72,6 +72,10 @@ export function createArrivingFile({ key, file, bytes, sha256 }: PackageFile, ha
       await (await opening!).close()
       await rename(partial, file)
     },
+    /** Shows other processes that the download continues. */
+    touch(): void {
+      opening?.then((handle) => handle.utimes(new Date(), new Date())).catch(() => {}) // it may be closed
+    },
     /** Removes an incomplete file. Not during a write. */
     async discard(): Promise<void> {
       await opening?.then((handle) => handle.close()).catch(() => {})

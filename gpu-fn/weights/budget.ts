@@ -11,8 +11,8 @@ export class CacheFull extends Error {
   override name = 'CacheFull' as const
 }
 
-/** A temporary file without writes for this long belongs to a process that has ended. */
-const STALE_MS = 30_000
+/** A temporary file unchanged for this long belongs to a process that has ended. */
+export const STALE_MS = 30_000
 const POLL_MS = 2_000
 const SHA256 = /^[0-9a-f]{64}$/
 
@@ -20,7 +20,8 @@ type Options = { directory: string; blobs: string; packages: string; bytes: numb
 type Entry = { file: string; name: string; bytes: number; links: number; modified: number }
 
 const isPartial = ({ name }: Entry) => name.startsWith('.')
-const isStale = ({ name, modified }: Entry) => isRemoved(name) || Date.now() - modified > STALE_MS
+/** A time in the future is from before a correction of the clock, because a write sets the present time. */
+const isStale = ({ name, modified }: Entry) => isRemoved(name) || Math.abs(Date.now() - modified) > STALE_MS
 const sumOf = (values: Iterable<number>) => [...values].reduce((sum, value) => sum + value, 0)
 
 export class CacheBudget {

@@ -1,6 +1,7 @@
 // Downloads objects of a bucket to files, by many concurrent ranges. A file has its final name only when it is complete and verified.
 import { type ArrivingFile, createArrivingFile, type PackageFile, type Range } from './arriving-file.ts'
 import type { Bucket } from './bucket.ts'
+import { STALE_MS } from './budget.ts'
 import { openHasher } from './hasher.ts'
 
 export type DownloadOptions = {
@@ -11,6 +12,8 @@ export type DownloadOptions = {
    * page cache.
    */
   spreadBytes?: number
+  /** Interval in which the files are marked as in progress, even while the bucket sends nothing. */
+  touchMs?: number
   onProgress?: (bytes: number) => void
 }
 
@@ -33,10 +36,15 @@ export async function download(
 ): Promise<void> {
   const hasher = openHasher()
   const arriving = files.map((each) => createArrivingFile(each, hasher))
-  const transfer = new Transfer(bucket, arriving, sizeOf(files), options)
+  const { touchMs = STALE_MS / 3, ...limits } = options
+  const transfer = new Transfer(bucket, arriving, sizeOf(files), limits)
+  const touching = setInterval(() => {
+    for (const file of arriving) file.touch()
+  }, touchMs).unref()
   try {
     await transfer.run()
   } finally {
+    clearInterval(touching)
     await hasher.close()
     await Promise.all(arriving.map((file) => file.discard()))
   }
@@ -44,11 +52,13 @@ export async function download(
 
 const sizeOf = (files: readonly PackageFile[]) => files.reduce((sum, { bytes }) => sum + bytes, 0)
 
+type TransferOptions = Omit<DownloadOptions, 'touchMs'>
+
 /** The concurrent requests of one download. */
 class Transfer {
   readonly #bucket: Bucket
   readonly #files: readonly ArrivingFile[]
-  readonly #options: Required<Omit<DownloadOptions, 'onProgress'>> & Pick<DownloadOptions, 'onProgress'>
+  readonly #options: Required<Omit<TransferOptions, 'onProgress'>> & Pick<TransferOptions, 'onProgress'>
   readonly #failed = new AbortController()
   readonly #readers: Promise<void>[] = []
   /** Number of concurrent requests. */
@@ -58,7 +68,7 @@ class Transfer {
   #bytesLeft: number
   #bytesDone = 0
 
-  constructor(bucket: Bucket, files: readonly ArrivingFile[], bytes: number, options: DownloadOptions) {
+  constructor(bucket: Bucket, files: readonly ArrivingFile[], bytes: number, options: TransferOptions) {
     this.#bucket = bucket
     this.#files = files
     this.#bytesLeft = bytes

@@ -20,6 +20,8 @@ export type WriteOptions = {
 /** Atomically writes a file with mode 0600. */
 export async function writePrivateFile(file: string, text: string, { exclusive = false }: WriteOptions = {}) {
   const fresh = `${file}.${process.pid}.new`
+  // A killed process with the same ID may have left one.
+  await rm(fresh, { force: true })
   try {
     await writeFile(fresh, text, { mode: 0o600, flag: 'wx' })
     if (exclusive) await link(fresh, file)

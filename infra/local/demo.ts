@@ -80,7 +80,7 @@ async function openPlayground(local: Local): Promise<never> {
   print(`The playground is at ${pageOf(local)} until Ctrl+C.`)
   // Without a desktop, the address on the terminal is enough.
   spawn(command!, [...args, pageOf(local)], { stdio: 'ignore' }).on('error', () => {})
-  return new Promise(() => {})
+  throw new Error(await local.gpuEnded)
 }
 
 const round = (seconds: number) => Number(seconds.toFixed(2))

@@ -14,6 +14,8 @@ export type Local = {
   adminToken: string
   /** Duration of each part of the start, in seconds; the GPU function and the worker start at the same time. */
   seconds: { compile: number; gpu: number; worker: number }
+  /** Resolves with the reason when the GPU function has ended. */
+  gpuEnded: Promise<string>
   stop: () => Promise<void>
 }
 
@@ -101,10 +103,10 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
     await state.discard()
   }
   try {
-    const [{ url, seconds }, { compile, seconds: gpuSeconds }] = await Promise.all([worker, gpu])
+    const [{ url, seconds }, { compile, seconds: gpuSeconds, ended: gpuEnded }] = await Promise.all([worker, gpu])
     const key = await openKey(state, url)
     const { OCTET_ADMIN_TOKEN: adminToken } = state.secrets
-    return { url, key, adminToken, seconds: { compile, gpu: gpuSeconds, worker: seconds }, stop }
+    return { url, key, adminToken, seconds: { compile, gpu: gpuSeconds, worker: seconds }, gpuEnded, stop }
   } catch (error) {
     await stop()
     throw error

@@ -1,7 +1,8 @@
 // `npm run serve -- --checkpoint PATH`: your own weights on this machine, from the checkpoint to the first image.
-import { writeFile } from 'node:fs/promises'
+import { mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { Command, Option } from 'commander'
+import { Command, InvalidArgumentError, Option } from 'commander'
+import { gigabytes } from '../../gpu-fn/config.ts'
 import { TIERS } from '../../gpu-fn/contract.ts'
 import { TARGETS, type Target, type Tier } from '../../gpu-fn/manifest.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
@@ -14,7 +15,14 @@ import { type Local, type LocalModels, startLocal } from './local.ts'
 import { ROOT } from './models/package-cache.ts'
 import { checkControlnets, serveControlnets } from './models/served-controlnets.ts'
 import { checkLoras, serveLoras } from './models/served-loras.ts'
-import { checkSources, type Route, type Source, serveModels, sourceOf } from './models/served-models.ts'
+import {
+  checkSources,
+  type Route,
+  type Source,
+  servedDirectory,
+  serveModels,
+  sourceOf,
+} from './models/served-models.ts'
 import { assertFree } from './servers/ports.ts'
 
 type Flags = {
@@ -35,6 +43,12 @@ type Flags = {
   out: string
 }
 
+function parseMemory(text: string): string {
+  const { error } = gigabytes.safeParse(text)
+  if (error) throw new InvalidArgumentError(`It ${error.issues[0]!.message}.`)
+  return text
+}
+
 const collect = (value: string, previous: string[]) => [...previous, value]
 
 const command = new Command('serve')
@@ -51,7 +65,7 @@ const command = new Command('serve')
   .addOption(new Option('--tier <tier>', 'precision').choices(TIERS).default('fp8'))
   .addOption(new Option('--target <target>', 'compilation target; by the GPU unless given').choices(TARGETS))
   .option('--port <number>', 'port of the worker', parseWholeNumber, 8787)
-  .option('--vram <gigabytes>', 'limit of GPU memory in GiB')
+  .option('--vram <gigabytes>', 'limit of GPU memory in GiB', parseMemory)
   .option('--provider <file>', "the wheel of onnxruntime's CUDA provider, for a host without network")
   .addOption(new Option('--hub-url <url>', 'address of another hub').env('HF_ENDPOINT'))
   .option(
@@ -96,8 +110,9 @@ async function main(): Promise<void> {
   await checkLoras(flags.lora)
   await checkControlnets(flags.controlnet)
   await assertFree(flags.port, 'choose another one with --port')
+  await mkdir(path.dirname(path.resolve(flags.out)), { recursive: true })
   const target = await prepareHardware(flags.target, flags.provider)
-  const served = await serveModels(sources, path.join(state, 'packages'), { tier: flags.tier, target, hub })
+  const served = await serveModels(sources, await servedDirectory(state), { tier: flags.tier, target, hub })
   const loras = await serveLoras(flags.lora, served.packages)
   const controlnets = await serveControlnets(flags.controlnet, served.packages, { tier: flags.tier, target })
   const models = { ...served, loras, controlnets }
@@ -106,6 +121,7 @@ async function main(): Promise<void> {
   for (const { id, models: fitting } of controlnets) console.error(`ControlNet ${id}, for ${fitting.join(', ')}`)
   const vram = flags.vram === undefined ? {} : { vram: flags.vram }
   const local = await startLocal({ models, port: flags.port, state, ...vram, onLog: reportProblem })
+  void local.gpuEnded.then((reason) => fail(new Error(`${reason}; start this command again`)))
   const { data } = await requestImage(local, { prompt: PROMPT, seed: 1 })
   await writeFile(flags.out, Buffer.from(data[0]!.b64_json, 'base64'))
   print(describeUse(local, models, flags.out, (performance.now() - started) / 1000))
@@ -118,7 +134,9 @@ function reportProblem(line: string): void {
   if (Number(/"level":(\d+)/.exec(line)?.[1] ?? 0) >= WARNING) console.error(line)
 }
 
-await main().catch((error: Error) => {
+function fail(error: Error): never {
   printError('serve', error)
   process.exit(1)
-})
+}
+
+await main().catch(fail)

@@ -1,12 +1,14 @@
 // A checkpoint to compile: local, or downloaded from the hub; and its package, compiled once and kept.
 import { stat } from 'node:fs/promises'
 import path from 'node:path'
+import { readModelIndex } from '../../gpu-fn/compile/checkpoint/layout/model-index.ts'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import { lowerings } from '../../gpu-fn/compile/lower/lowerings.ts'
 import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import { hasT5 } from '../../gpu-fn/contract.ts'
 import type { Target, Tier } from '../../gpu-fn/manifest.ts'
 import { FAMILIES } from '../../gpu-fn/models/families.ts'
+import { naming } from '../../gpu-fn/models/sd35/names/naming.ts'
 import { COMPILER } from '../local/models/built-in-model.ts'
 import { cacheDirectory, digestOf, makeOnce, ROOT, stampOf } from '../local/models/package-cache.ts'
 
@@ -62,6 +64,7 @@ export async function fetchCheckpoint({
     withoutT5: !hasT5(tier),
     reuse,
     onProgress: progress.update,
+    checkIndex: (directory) => readModelIndex(directory, naming.pipelines),
   }).finally(progress.stop)
   return { path: out, content: content.slice(0, 16) }
 }

@@ -1,12 +1,13 @@
 // Downloads the compiler's input files of a checkpoint from the Hugging Face hub, with resumption and verification of each file.
 import { createHash, type Hash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
+import { constants, createReadStream } from 'node:fs'
 import { mkdir, open, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { downloadFile, HubApiError, type ListFileEntry, listFiles } from '@huggingface/hub'
 import * as z from 'zod'
+import { MODEL_INDEX } from '../../gpu-fn/compile/checkpoint/layout/model-index.ts'
 
 type HubOptions = {
   repo: string
@@ -18,10 +19,12 @@ type HubOptions = {
   withoutT5?: boolean
   /** Uses a complete earlier download without a request, even if the hub has newer files. */
   reuse?: boolean
-  /** A transfer without data for this long is retried. */
+  /** A transfer without data for this long is retried; 30 s by default. */
   stallMs?: number
   pauseMs?: number
   onProgress?: (doneBytes: number, totalBytes: number, file: string) => void
+  /** Checks the directory once it has model_index.json and no other new file, so that another model is refused before gigabytes arrive. */
+  checkIndex?: (directory: string) => Promise<unknown>
 }
 
 /** A download failed permanently. The message includes advice. */
@@ -30,16 +33,19 @@ export class HubError extends Error {
 }
 
 const TRIES = 6
+const STALL_MS = 30_000
 const FOLDERS =
   /^(transformer|text_encoder|text_encoder_2|text_encoder_3|vae|scheduler|tokenizer|tokenizer_2|tokenizer_3)\//
 const T5 = /^(text_encoder_3|tokenizer_3)\//
 const FILES = /\.(safetensors|json|txt|model)$/
 
+const isIndex = (file: { path: string }) => file.path === MODEL_INDEX
+
 /** The compiler's input files in the listing of a diffusers repository. If weights exist in full and half precision, only the full ones. */
 export function selectFiles<F extends { path: string }>(listing: readonly F[], withoutT5 = false): F[] {
   const inside = listing.filter(
     ({ path: name }) =>
-      name === 'model_index.json' || (FOLDERS.test(name) && FILES.test(name) && !(withoutT5 && T5.test(name))),
+      name === MODEL_INDEX || (FOLDERS.test(name) && FILES.test(name) && !(withoutT5 && T5.test(name))),
   )
   const isHalf = ({ path: name }: F) => /\.fp16[.-]/.test(name)
   const folderOf = ({ path: name }: F) => path.dirname(name)
@@ -62,18 +68,19 @@ export async function downloadCheckpoint(directory: string, options: HubOptions)
   const total = files.reduce((sum, { size }) => sum + size, 0)
   await assertSpace(directory, files)
   let before = 0
-  for (const file of files) {
+  for (const file of files.toSorted((a, b) => Number(isIndex(b)) - Number(isIndex(a)))) {
     const onProgress = (bytes: number) => options.onProgress?.(before + bytes, total, file.path)
     await fetchFile(directory, file, options, onProgress).catch((error) => {
       throw isFull(error) ? new HubError(`${directory}: ${REMEDY}`, { cause: error }) : error
     })
     before += file.size
+    if (isIndex(file)) await options.checkIndex?.(directory)
   }
   const content = createHash('sha256').update(JSON.stringify(files.map((file) => [file.path, digestOf(file)])))
   const digest = content.digest('hex')
   const sizes = files.map(({ path: name, size }) => ({ name, size }))
   const complete: Mark = { wanted, content: digest, files: sizes }
-  if (options.reuse) await writeFile(markOf(directory), JSON.stringify(complete))
+  if (options.reuse) await writeMark(directory, complete)
   return { content: digest }
 }
 
@@ -88,12 +95,21 @@ const markOf = (directory: string) => `${path.resolve(directory)}.complete.json`
 
 /** The digest of a complete download; null for an incomplete download or one of other files. */
 async function readMark(directory: string, wanted: Mark['wanted']): Promise<{ content: string } | null> {
-  const text = await readFile(markOf(directory), 'utf8').catch(() => 'null')
-  const found = mark.safeParse(JSON.parse(text)).data
+  const json: unknown = await readFile(markOf(directory), 'utf8')
+    .then(JSON.parse)
+    .catch(() => null)
+  const found = mark.safeParse(json).data
   if (!found || !isDeepStrictEqual(found.wanted, wanted)) return null
   for (const { name, size } of found.files)
     if ((await stat(path.join(directory, name)).catch(() => null))?.size !== size) return null
   return { content: found.content }
+}
+
+/** Replaces the mark by a rename, so that a killed process leaves no truncated one. */
+async function writeMark(directory: string, complete: Mark): Promise<void> {
+  const fresh = `${markOf(directory)}.${process.pid}`
+  await writeFile(fresh, JSON.stringify(complete))
+  await rename(fresh, markOf(directory))
 }
 
 /** Throws HubError if the missing files exceed the free space. */
@@ -106,6 +122,17 @@ async function assertSpace(directory: string, files: readonly ListFileEntry[]): 
   const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`
   if (needed > bavail * bsize)
     throw new HubError(`${directory}: ${gigabytes(needed)} are to be downloaded, ${gigabytes(bavail * bsize)} are free`)
+}
+
+/** A `fetch` without the wait of minutes for a server that does not reply. `whole`: the body, too, must arrive within the time. */
+function boundedFetch({ stallMs = STALL_MS }: HubOptions, whole = false): typeof fetch {
+  return async (resource, init) => {
+    const late = new AbortController()
+    const timer = setTimeout(() => late.abort(new Error(`no reply within ${stallMs} ms`)), stallMs).unref()
+    const reply = await fetch(resource, { ...init, signal: late.signal })
+    if (!whole) clearTimeout(timer)
+    return reply
+  }
 }
 
 const source = ({ repo, revision, token, hubUrl }: HubOptions) => ({
@@ -121,7 +148,8 @@ async function list(options: HubOptions): Promise<ListFileEntry[]> {
     () => 0,
     async () => {
       const found: ListFileEntry[] = []
-      for await (const entry of listFiles({ ...source(options), recursive: true })) found.push(entry)
+      for await (const entry of listFiles({ ...source(options), recursive: true, fetch: boundedFetch(options, true) }))
+        found.push(entry)
       return found.filter(({ type, path: name }) => type === 'file' && isSafe(name))
     },
   )
@@ -143,29 +171,41 @@ async function fetchFile(
   progress: (bytes: number) => void,
 ) {
   const file = path.join(directory, entry.path)
-  const done = await stat(file).catch(() => null)
-  // A file has its final name only after verification.
-  if (done?.size === entry.size) return progress(entry.size)
+  if (await isComplete(file, entry)) return progress(entry.size)
   await mkdir(path.dirname(file), { recursive: true })
   const partial = `${file}.part`
   for (let tries = 1; ; tries++) {
     await fetchBytes(partial, entry, options, progress)
-    const hash = hashOf(entry)
-    for await (const chunk of createReadStream(partial)) hash.update(chunk)
-    if (hash.digest('hex') === digestOf(entry)) return rename(partial, file)
-    await rm(partial)
+    if ((await moveVerified(partial, file, entry)) || (await isComplete(file, entry))) return
     if (tries === 2) throw new HubError(`${entry.path} of ${options.repo} had a wrong checksum twice`)
   }
 }
 
-/** Appends the missing bytes to `partial`. */
+/** A file has its final name only after verification. */
+const isComplete = async (file: string, { size }: ListFileEntry) => (await stat(file).catch(() => null))?.size === size
+
+/** Gives `partial` its final name; removes it and returns false if its digest is wrong. False, too, if another process has done either. */
+async function moveVerified(partial: string, file: string, entry: ListFileEntry): Promise<boolean> {
+  try {
+    const hash = hashOf(entry)
+    for await (const chunk of createReadStream(partial)) hash.update(chunk)
+    const isVerified = hash.digest('hex') === digestOf(entry)
+    await (isVerified ? rename(partial, file) : rm(partial))
+    return isVerified
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
+    throw error
+  }
+}
+
+/** Writes the missing bytes at the end of `partial`. Another process that writes it at the same time writes the same bytes. */
 async function fetchBytes(
   partial: string,
   entry: ListFileEntry,
   options: HubOptions,
   progress: (bytes: number) => void,
 ) {
-  await using output = await open(partial, 'a')
+  await using output = await open(partial, constants.O_RDWR | constants.O_CREAT)
   const sizeNow = async () => (await output.stat()).size
   if ((await sizeNow()) > entry.size) await output.truncate(0)
   let at = await sizeNow()
@@ -174,12 +214,13 @@ async function fetchBytes(
     () => at,
     async () => {
       if (at === entry.size) return
-      const blob = await downloadFile({ ...source(options), path: entry.path })
+      const blob = await downloadFile({ ...source(options), path: entry.path, fetch: boundedFetch(options) })
       if (!blob) throw new HubError(`${entry.path} is listed by ${options.repo} but cannot be downloaded`)
-      for await (const chunk of withoutStalls(blob.slice(at).stream(), options.stallMs ?? 30_000)) {
+      for await (const chunk of withoutStalls(blob.slice(at).stream(), options.stallMs ?? STALL_MS)) {
         if (at + chunk.length > entry.size) throw new Error(`${entry.path} is longer than listed`)
-        // Unlike `write`, appendFile completes short writes, which occur on an almost full disk.
-        await output.appendFile(chunk)
+        // A write is short on an almost full disk.
+        for (let written = 0; written < chunk.length; )
+          written += (await output.write(chunk, written, chunk.length - written, at + written)).bytesWritten
         at += chunk.length
         progress(at)
       }

@@ -9,7 +9,7 @@ import { expect, test } from 'vitest'
 import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
 import { findFreePort } from '../../infra/local/servers/ports.ts'
 import { readPixels } from '../../infra/receipts/compare-images.ts'
-import { processesWith } from '../support/descendants.ts'
+import { pidsOf, processesWith } from '../support/descendants.ts'
 import { useScratch } from '../support/scratch.ts'
 
 const scratch = useScratch()
@@ -29,6 +29,7 @@ function start(name: string, args: readonly string[], env: Record<string, string
   const ended = once(child, 'exit').then(([code]) => code as number)
   return {
     child,
+    mark,
     ended,
     output: () => output,
     printed: (pattern: RegExp) =>
@@ -67,6 +68,30 @@ test('serve: from two checkpoints to an image on each route, and Ctrl-C stops ev
   expect(await serve.ended).toBe(130)
   await expect.poll(serve.running, { timeout: 10_000 }).toEqual([])
 })
+
+test('serve ends with a message when its GPU function ends', async () => {
+  const checkpoint = path.join(scratch.directory, 'tiny')
+  await writeTinyCheckpoint(checkpoint, { seed: 1 })
+  const options = [
+    '--target',
+    'cpu',
+    '--port',
+    `${await findFreePort()}`,
+    '--state',
+    path.join(scratch.directory, 'state'),
+  ]
+  const out = path.join(scratch.directory, 'new', 'first.png')
+  const serve = start('serve', ['--checkpoint', checkpoint, ...options, '--out', out])
+  await serve.printed(/Octet is at/)
+  expect(await readPixels(await readFile(out))).toMatchObject({ width: 256, height: 256 })
+  const [gpu] = await pidsOf(`COMMAND_UNDER_TEST=${serve.mark}`, 'gpu-fn/main.ts')
+  process.kill(gpu!, 'SIGKILL')
+  expect([await serve.ended, serve.output()]).toEqual([
+    1,
+    expect.stringContaining('the GPU function ended with SIGKILL'),
+  ])
+  await expect.poll(serve.running, { timeout: 10_000 }).toEqual([])
+}, 60_000)
 
 test('serve rejects a file that is not a checkpoint, with the reason', async () => {
   const missing = start('serve', ['--checkpoint', path.join(scratch.directory, 'none')])

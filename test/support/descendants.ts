@@ -1,14 +1,26 @@
 // All descendants of a program, identified by a variable in their environment. Reads Linux's /proc.
 import { glob, readFile } from 'node:fs/promises'
+import path from 'node:path'
 
-/** The command lines of the processes that run with `variable` in their environment. One that has ended has no environment. */
-export async function processesWith(variable: string): Promise<string[]> {
-  const found: string[] = []
+type Found = { pid: number; command: string }
+
+/** The processes that run with `variable` in their environment. One that has ended has no environment. */
+async function findProcesses(variable: string): Promise<Found[]> {
+  const found: Found[] = []
   for await (const directory of glob('/proc/[0-9]*')) {
     const [environment, command] = await Promise.all(
       ['environ', 'cmdline'].map((name) => readFile(`${directory}/${name}`, 'latin1').catch(() => '')),
     )
-    if (environment!.split('\0').includes(variable)) found.push(command!.replaceAll('\0', ' ').trim())
+    if (environment!.split('\0').includes(variable))
+      found.push({ pid: Number(path.basename(directory)), command: command!.replaceAll('\0', ' ').trim() })
   }
   return found
 }
+
+/** The command lines of the processes that run with `variable` in their environment. */
+export const processesWith = async (variable: string): Promise<string[]> =>
+  (await findProcesses(variable)).map(({ command }) => command)
+
+/** The IDs of those whose command line contains `part`. */
+export const pidsOf = async (variable: string, part: string): Promise<number[]> =>
+  (await findProcesses(variable)).filter(({ command }) => command.includes(part)).map(({ pid }) => pid)

@@ -38,17 +38,29 @@ export async function stampOf(globs: readonly string[]): Promise<string> {
   return hash.digest('hex').slice(0, 16)
 }
 
-/** Creates the directory of one digest and deletes directories of other digests that have not been used for an hour. */
+/**
+ * Creates the directory of one digest and deletes directories of other digests that no process has used for an hour. This process uses the
+ * directory until its end.
+ */
 export async function cacheDirectory(kind: string, digest: string): Promise<string> {
   const states = path.join(ROOT, '.octet', kind)
   const directory = path.join(states, digest)
-  if (!(await fs.mkdir(directory, { recursive: true }))) return directory
+  const isNew = await fs.mkdir(directory, { recursive: true })
+  await keepFresh(directory)
+  if (!isNew) return directory
   for (const name of await fs.readdir(states)) {
     const other = path.join(states, name)
     const { mtimeMs } = await fs.stat(other).catch(() => ({ mtimeMs: Date.now() })) // removed by another process
     if (name !== digest && Date.now() - mtimeMs > HOUR) await removeDirectory(other)
   }
   return directory
+}
+
+/** Sets the time of modification now and while this process runs, because servers open files of their packages at any time. */
+async function keepFresh(directory: string): Promise<void> {
+  const touch = () => fs.utimes(directory, new Date(), new Date()).catch(() => {})
+  await touch()
+  setInterval(touch, HOUR / 4).unref()
 }
 
 /** Removes temporary paths of killed processes, which may have gigabytes. */

@@ -1,10 +1,12 @@
 // The packages that `npm run serve` serves: named checkpoints, packages and repositories, compiled and offered.
-import { mkdir, rm, stat, symlink } from 'node:fs/promises'
+import { mkdir, readdir, rm, stat, symlink } from 'node:fs/promises'
 import path from 'node:path'
+import { isAnotherProcess } from '../../../gpu-fn/compile/place.ts'
 import { LIMITS } from '../../../gpu-fn/contract.ts'
 import type { Manifest, Package, Target, Tier } from '../../../gpu-fn/manifest.ts'
 import { samplerOf } from '../../../gpu-fn/pipeline/schedulers/schedulers.ts'
 import { MANIFEST, openPackage } from '../../../gpu-fn/weights/packages.ts'
+import { makePrivateDirectory } from '../../command/private-files.ts'
 import {
   assertAccess,
   fetchCheckpoint,
@@ -87,6 +89,16 @@ export function offerOf({ model, tier, defaults, position, latent, scheduler }: 
   }
 }
 
+/** This process's directory of served packages in a state, which other processes may use. Removes those of ended processes. */
+export async function servedDirectory(state: string): Promise<string> {
+  await makePrivateDirectory(state)
+  for (const name of await readdir(state)) {
+    const [, pid] = /^served-(\d+)$/.exec(name) ?? []
+    if (pid && !isAnotherProcess(Number(pid))) await rm(path.join(state, name), { recursive: true, force: true })
+  }
+  return path.join(state, `served-${process.pid}`)
+}
+
 /** Makes the packages of all sources, and links them into `directory`. */
 export async function serveModels(
   sources: readonly Source[],
@@ -98,7 +110,6 @@ export async function serveModels(
     const pkg = await openPackage(await makePackage(source, options))
     served.push({ pkg, route: source.route })
   }
-  await rm(directory, { recursive: true, force: true })
   await mkdir(directory, { recursive: true })
   const names = served.map(({ pkg: { manifest } }) => `${manifest.model}:${manifest.tier}`)
   const twice = names.find((name, k) => names.indexOf(name) !== k)

@@ -27,8 +27,8 @@ type LocalGpuOptions = {
   settings?: Readonly<Record<string, string>>
 }
 
-/** `pid`: of the leader of its process group. */
-type LocalGpu = { url: string; pid: number; stop: () => Promise<void> }
+/** `pid`: of the leader of its process group. `ended` resolves with the reason when the process has ended. */
+type LocalGpu = { url: string; pid: number; ended: Promise<string>; stop: () => Promise<void> }
 
 /** Starts the GPU function on loopback and waits until it is warm. `stop` lets it finish running jobs. */
 export async function startGpu(options: LocalGpuOptions): Promise<LocalGpu> {
@@ -58,6 +58,7 @@ export async function startGpu(options: LocalGpuOptions): Promise<LocalGpu> {
   )
   // Unlike `exit`, `close` follows the last line of the log.
   const exited = once(child, 'close')
+  const ended = exited.then(([code, signal]) => `the GPU function ended with ${code ?? signal}`)
   const url = new Promise<string>((resolve, reject) => {
     let address = ''
     createInterface(child.stdout).on('line', (line) => {
@@ -68,15 +69,13 @@ export async function startGpu(options: LocalGpuOptions): Promise<LocalGpu> {
       // With --watch, node waits for a change after the program has ended.
       if (msg === CANNOT_START) reject(new Error(`${CANNOT_START}: ${err?.message}`))
     })
-    exited.then(([code, signal]) => {
-      reject(new Error(`the GPU function ended with ${code ?? signal} before it was ready`))
-    }, reject)
+    ended.then((reason) => reject(new Error(`${reason} before it was ready`)), reject)
   })
   const stop = async () => {
     child.kill('SIGTERM')
     await exited
   }
-  return { url: await url, pid: child.pid!, stop }
+  return { url: await url, pid: child.pid!, ended, stop }
 }
 
 function parse(line: string): { msg?: string; port?: number; err?: { message?: string } } {

@@ -1,7 +1,8 @@
 // Migrations of the local D1 database, through wrangler's API instead of its command.
-import { cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { cp, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import type { D1Database } from '@cloudflare/workers-types'
+import { makeScratch } from '../../command/scratch.ts'
 import { cacheDirectory, digestOf, makeOnce, ROOT } from '../models/package-cache.ts'
 
 const MIGRATIONS = path.join(ROOT, 'edge/migrations')
@@ -28,7 +29,11 @@ async function copyMigrated(state: string, digest: string): Promise<void> {
     await mkdir(out)
     await apply(out)
   })
-  await cp(path.join(template, 'v3'), path.join(state, 'v3'), { recursive: true })
+  // A killed process would leave a truncated database under its name.
+  await using scratch = makeScratch('.migrated-', state)
+  const copy = path.join(scratch.directory, 'v3')
+  await cp(path.join(template, 'v3'), copy, { recursive: true })
+  await rename(copy, path.join(state, 'v3'))
 }
 
 async function apply(state: string): Promise<void> {

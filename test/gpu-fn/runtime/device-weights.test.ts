@@ -106,6 +106,20 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
     expect(await session.run(INPUTS)).toEqual(expected)
   })
 
+  test('are loaded after a run for which the device had no memory left', async () => {
+    const { memory } = hostMemory()
+    const session = await open(path.join(directory, 'clip_l.onnx'), memory)
+    onTestFinished(() => session.release())
+    session.weights!.unload()
+    const { map } = memory
+    memory.map = () => {
+      throw new Error('out of memory')
+    }
+    await expect(session.run(INPUTS)).rejects.toThrow('out of memory')
+    memory.map = map
+    expect(await session.run(INPUTS)).toEqual(expected)
+  })
+
   test('are shared by a second graph, which is released with the session', async () => {
     const { memory, log } = hostMemory()
     const [file, other] = ['transformer.onnx', 'control-embedding.onnx'].map((name) => path.join(directory, name))
@@ -128,6 +142,9 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
     expect(log.filter((call) => call === 'reserve')).toHaveLength(1)
     await session.release()
     await expect(embedding.run(inputs)).rejects.toThrow('the session was released')
+    await expect(session.another!(path.join(directory, 'control-transformer.onnx'))).rejects.toThrow(
+      'the session was released',
+    )
     expect(log.filter((call) => call === 'unreserve')).toHaveLength(1)
   })
 

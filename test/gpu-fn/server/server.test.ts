@@ -248,6 +248,11 @@ test('a model is preloaded with a token for its name', async () => {
   expect(await refusalOf(await put('tiny', 'other', tier))).toBe('403 token_mismatch')
   expect(await refusalOf(await put('tiny', 'tiny', '{"tier":"none"}'))).toBe('400 invalid_request')
   expect(loads).toHaveLength(1)
+  for (const status of ['loading', 'draining'] as const) {
+    server.lifecycle.status = status
+    expect(await refusalOf(await put('tiny', 'tiny', tier))).toBe(`503 ${status}`)
+  }
+  expect(loads).toHaveLength(1)
 })
 
 test('accepted jobs can still be followed and canceled during a drain', async () => {

@@ -1,5 +1,6 @@
 import { readdir, readFile, rename, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises'
 import path from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { PutObjectCommand } from '@aws-sdk/client-s3'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
@@ -52,7 +53,7 @@ async function openCache(
   const { origin, pathname } = new URL(server.address.url)
   proxy = await startTroubleProxy(origin, plan)
   const bucket = openBucket({ ...server.address, url: proxy.url + pathname }, { stallMs: 1500, tries: 5, pauseMs: 5 })
-  const download = { connections: 3, spreadBytes: 50_000 }
+  const download = { connections: 3, spreadBytes: 50_000, touchMs: 20 }
   const { directory } = scratch
   const verifier = new Verifier({ directory, log: log as never })
   const cache = new PackageCache({ directory, budgetBytes, bucket, verifier, log: log as never, download })
@@ -262,6 +263,37 @@ test('removes incomplete files of a killed process', async () => {
   await utimes(left, old, old)
   await ensure(LARGE)
   expect((await inCache('blobs')).filter((name) => name.startsWith('.'))).toEqual([])
+})
+
+test('removes incomplete files whose time a correction of the clock has put into the future', async () => {
+  const first = await openCache()
+  await first.ensure(TURBO)
+  proxy!.close()
+  const left = path.join(scratch.directory, 'blobs', '.0123456789abcdef.part')
+  await writeFile(left, noise(100_000))
+  const future = new Date(Date.now() + 86_400_000)
+  await utimes(left, future, future)
+  const { ensure } = await openCache(undefined, 300_000)
+  await ensure(LITE)
+  expect((await inCache('blobs')).filter((name) => name.startsWith('.'))).toEqual([])
+})
+
+test('keeps the incomplete files of a download that the bucket stalls', async () => {
+  const one = await openCache(({ path, count }) =>
+    path.includes('/blobs/') && count < 6 ? { kind: 'stall', bytes: 1_000 } : 'none',
+  )
+  const stalled = one.ensure(TURBO)
+  const partials = async () => (await inCache('blobs')).filter((name) => name.endsWith('.part'))
+  await expect.poll(async () => (await partials()).length).toBeGreaterThan(0)
+  await sleep(300) // the bucket has sent what it sends before the stall
+  const old = new Date(Date.now() - 60_000)
+  for (const name of await partials()) await utimes(path.join(scratch.directory, 'blobs', name), old, old)
+  await sleep(100)
+  const stalledProxy = proxy!
+  const other = await openCache()
+  await other.ensure(LARGE)
+  await openPackage((await stalled).directory, { verify: true })
+  stalledProxy.close()
 })
 
 test('makes room with what an interrupted eviction and an interrupted assembly have left', async () => {

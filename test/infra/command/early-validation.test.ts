@@ -73,3 +73,8 @@ test('an upload of weights checks its options, its destination and its access be
   expect(await refusal('infra/weights/main.ts', ['--variant', 'huge'])).toContain('Allowed choices are large,')
   expect(existsSync(directory)).toBe(false)
 })
+
+test('the local server checks the limit of memory', async () => {
+  const refused = await refusal('infra/local/serve.ts', ['--checkpoint', scratch.directory, '--vram', '8GB'])
+  expect(refused).toContain("argument '8GB' is invalid. It must be a number of gigabytes, such as 8 or 23.5.")
+})

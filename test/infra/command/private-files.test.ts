@@ -91,3 +91,9 @@ test('a failed write keeps the old file and leaves no temporary file', async () 
   expect(await readFile(at('kept'), 'utf8')).toBe('old')
   expect(await readdir(scratch.directory)).toEqual(['kept'])
 })
+
+test('a write succeeds although a killed process with the same ID has left its temporary file', async () => {
+  await writeFile(at(`again.${process.pid}.new`), 'half')
+  await writePrivateFile(at('again'), 'whole')
+  expect(await readFile(at('again'), 'utf8')).toBe('whole')
+})

@@ -94,6 +94,14 @@ test.each<Trouble>([
   expect(ranges.some((range) => range?.startsWith('bytes=1') && Number(range.slice(6, 12)) > 100_000)).toBe(true)
 })
 
+test('repeats a request for the list of files without a reply', async () => {
+  let replies = 0
+  await fetchWith(({ path: asked }) =>
+    asked.includes('/tree/main') && replies++ === 0 ? { kind: 'stall', bytes: 0 } : 'none',
+  )
+  await expectWhole()
+})
+
 test('resumes in another process with the bytes of the first one', async () => {
   await mkdir(path.join(scratch.directory, 'transformer'))
   const partial = path.join(scratch.directory, `${WEIGHTS}.part`)
@@ -173,4 +181,34 @@ test('fails if the hub is unavailable, and rejects paths outside the directory',
   await downloadCheckpoint(inside, { repo: REPO, token: TOKEN, hubUrl: lying.url })
   lying.close()
   expect(await readdir(scratch.directory)).toEqual(['inside'])
+})
+
+test('a truncated mark of completeness counts as none, and is replaced at once', async () => {
+  const change = { reuse: true }
+  const first = await fetchWith(undefined, change)
+  const mark = `${scratch.directory}.complete.json`
+  const whole = await readFile(mark, 'utf8')
+  await writeFile(mark, whole.slice(0, 100))
+  proxy!.close()
+  expect(await fetchWith(undefined, change)).toEqual(first)
+  expect(await readFile(mark, 'utf8')).toBe(whole)
+})
+
+test('two processes download a checkpoint to one directory', async () => {
+  const cutOnce = (bytes: number): Plan => {
+    let cut = false
+    return ({ path: asked, range }) => {
+      if (cut || !asked.endsWith(WEIGHTS) || range === 'bytes=0-0') return 'none'
+      cut = true
+      return { kind: 'cut', bytes }
+    }
+  }
+  const one = await startTroubleProxy(hub.url, cutOnce(150_000))
+  const other = await startTroubleProxy(hub.url, cutOnce(100_000))
+  const options = { repo: REPO, token: TOKEN, stallMs: 300, pauseMs: 50 }
+  const downloads = [one, other].map(({ url }) => downloadCheckpoint(scratch.directory, { ...options, hubUrl: url }))
+  const ends = await Promise.allSettled(downloads)
+  for (const each of [one, other]) each.close()
+  expect(ends.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled'])
+  await expectWhole()
 })

@@ -1,8 +1,8 @@
 import { mkdir, mkdtemp, open, readdir, readFile, rm, utimes, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import { afterAll, beforeAll, expect, test, vi } from 'vitest'
-import { digestOf, makeOnce, stampOf } from '../../../../infra/local/models/package-cache.ts'
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
+import { cacheDirectory, digestOf, makeOnce, stampOf } from '../../../../infra/local/models/package-cache.ts'
 
 let root: string
 beforeAll(async () => {
@@ -70,4 +70,15 @@ test('a stamp changes with the content of a file, without reading it', async () 
   expect(await stampOf([file])).toBe(first)
   await writeFile(file, '22')
   expect(await stampOf([file])).not.toBe(first)
+})
+
+test('directories of other digests are removed unless they are in use', async () => {
+  const kind = `test-${process.pid}`
+  const [used, unused] = [await cacheDirectory(kind, 'used'), await cacheDirectory(kind, 'unused')]
+  onTestFinished(() => rm(path.dirname(used), { recursive: true }))
+  const before = new Date(Date.now() - 2 * 3_600_000)
+  for (const each of [used, unused]) await utimes(each, before, before)
+  await cacheDirectory(kind, 'used')
+  await cacheDirectory(kind, 'new')
+  expect((await readdir(path.dirname(used))).sort()).toEqual(['new', 'used'])
 })
