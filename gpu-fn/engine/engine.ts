@@ -87,8 +87,8 @@ export interface Engine {
   /** Finds the packages and starts the thread. Throws if there are no packages. */
   start(): Promise<void>
   /**
-   * Opens the model, and the ControlNet of a job's `controls`. Calls must not overlap. Throws JobError; with `invalid_request`, before opening anything, if images of
-   * the size exceed the memory budget.
+   * Opens the model, and the ControlNet of a job's `controls`. Calls must not overlap. Throws JobError; with `invalid_request`, before
+   * opening anything, if images of the size exceed the memory budget.
    */
   load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<Loaded>
   /** Runs the model once for each supported size, or for its default size, because the first run of a shape is slow. */
