@@ -227,7 +227,7 @@ export class AccountDO extends DurableObject<Env> {
     const before = Date.now() - this.#recovery.reservationMs
     for (const job of ledger.openBefore(this.#sql, before)) {
       try {
-        if ((await objectOf(this.env.JOB, job).view()) === null) this.#releaseOrphan(job, before)
+        if (await objectOf(this.env.JOB, job).preclude(before)) this.#releaseOrphan(job, before)
       } catch (cause) {
         log('error', 'an old reservation could not be checked', { job, cause })
       }
