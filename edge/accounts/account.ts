@@ -10,7 +10,17 @@ import { ACCOUNT_DELETED } from '../http/errors.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import type { LedgerEntry } from '../usage/record.ts'
-import { type Admission, type AdmissionRequest, decide, dropOrphan, nextExpiry, prune } from './admission.ts'
+import {
+  type Admission,
+  type AdmissionRequest,
+  type Announced,
+  decide,
+  dropOrphan,
+  nextExpiry,
+  type Permission,
+  permit,
+  prune,
+} from './admission.ts'
 import { beginDeletion, continueDeletion, type Deletion, deletionOf, nextDeletion } from './deletion.ts'
 import { keepUndelivered } from './equal-jobs.ts'
 import { type ExportPage, type ExportSection, exportRows } from './export.ts'
@@ -110,6 +120,14 @@ export class AccountDO extends DurableObject<Env> {
     if (!hasScope(key, request.credential, 'generate')) return { kind: 'forbidden', scope: 'generate' }
     await this.#wakeWithin(this.#recovery.reservationMs)
     return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request))
+  }
+
+  /** Checks and counts a request before work that precedes its admission; see admission.ts. A repeated call counts again. */
+  async permit(request: Announced): Promise<Permission> {
+    const key = await authenticate(this.#sql, request.credential)
+    if (!key) return { kind: 'unauthorized' }
+    if (!hasScope(key, request.credential, 'generate')) return { kind: 'forbidden', scope: 'generate' }
+    return this.ctx.storage.transactionSync(() => permit(this.#sql, this.#settings(), request))
   }
 
   /** Keeps a job for a retry by its caller, who disconnected or whose response was aborted. */

@@ -29,6 +29,8 @@ export type Submission = {
   retried: boolean
   joins: boolean
   reuse: boolean
+  /** Whether the request already counts toward the rate limits. */
+  isCounted: boolean
 }
 /**
  * `reused`: the images of an earlier job are the result, free of charge. `joined`: the request joined the job of an equal request without

@@ -3,7 +3,7 @@
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { decide, dropOrphan, IDEMPOTENCY_MS, nextExpiry, prune } from '../../../edge/accounts/admission.ts'
+import { decide, dropOrphan, IDEMPOTENCY_MS, nextExpiry, permit, prune } from '../../../edge/accounts/admission.ts'
 import { foldRow, jobsBefore, openBefore, settleOnce } from '../../../edge/accounts/ledger.ts'
 import { settingsOf } from '../../../edge/accounts/settings.ts'
 import { openUsageOutbox, removeFromOutbox } from '../../../edge/accounts/usage-outbox.ts'
@@ -128,6 +128,7 @@ test('the SQL statements of the account use indexes', async ({ expect }) => {
     const settings = settingsOf(sql, () => UNLIMITED)
     for (const _ of ['admitted', 'repeated']) decide(sql, settings, next)
     const other = await request(caller, { fingerprint: 'same', retried: true, reuse: true })
+    permit(sql, settings, { ...other, name: null, price: 1 })
     decide(sql, settings, other)
     openBefore(sql, 0)
     jobsBefore(sql, 5, 'job_next')
