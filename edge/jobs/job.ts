@@ -183,6 +183,8 @@ export class JobDO extends DurableObject<Env> {
    * the files of failed attempts as well.
    */
   async eraseImages(indexes: readonly number[] | null): Promise<void> {
+    // A settlement in progress would store the list of the images as they were before.
+    await this.#jobEnd.settle()
     const isDeleted = ({ image }: { image: number }) => indexes === null || indexes.includes(image)
     const { images } = this.#log.job()
     // The record first: no view may link to a deleted file.
