@@ -45,6 +45,8 @@ export class AccountDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
   readonly #recovery: Recovery
   readonly #outbox: ReturnType<typeof openUsageOutbox>
+  /** Old reservations whose jobs exist. They are not checked again, because a job settles itself. */
+  readonly #claimed = new Set<string>()
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
@@ -139,6 +141,7 @@ export class AccountDO extends DurableObject<Env> {
   async settle(job: string, settlement: ledger.Settlement): Promise<LedgerEntry | null> {
     await this.#wakeWithin(OUTBOX_MS)
     this.ctx.storage.transactionSync(() => ledger.settleOnce(this.#sql, job, settlement))
+    this.#claimed.delete(job)
     const entry = this.entry(job)
     const { outcome } = settlement
     if (entry?.state !== outcome)
@@ -244,8 +247,10 @@ export class AccountDO extends DurableObject<Env> {
   async #releaseOrphans(): Promise<void> {
     const before = Date.now() - this.#recovery.reservationMs
     for (const job of ledger.openBefore(this.#sql, before)) {
+      if (this.#claimed.has(job)) continue
       try {
         if (await objectOf(this.env.JOB, job).preclude(before)) this.#releaseOrphan(job, before)
+        else this.#claimed.add(job)
       } catch (cause) {
         log('error', 'an old reservation could not be checked', { job, cause })
       }
