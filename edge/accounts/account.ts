@@ -10,7 +10,17 @@ import { ACCOUNT_DELETED } from '../http/errors.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import type { LedgerEntry } from '../usage/record.ts'
-import { type Admission, type AdmissionRequest, decide, dropOrphan, nextExpiry, prune } from './admission.ts'
+import {
+  type Admission,
+  type AdmissionRequest,
+  type Announced,
+  decide,
+  dropOrphan,
+  nextExpiry,
+  type Permission,
+  permit,
+  prune,
+} from './admission.ts'
 import { beginDeletion, continueDeletion, type Deletion, deletionOf, nextDeletion } from './deletion.ts'
 import { keepUndelivered } from './equal-jobs.ts'
 import { type ExportPage, type ExportSection, exportRows } from './export.ts'
@@ -35,6 +45,8 @@ export class AccountDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
   readonly #recovery: Recovery
   readonly #outbox: ReturnType<typeof openUsageOutbox>
+  /** Old reservations whose jobs exist. They are not checked again, because a job settles itself. */
+  readonly #claimed = new Set<string>()
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
@@ -112,6 +124,14 @@ export class AccountDO extends DurableObject<Env> {
     return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request))
   }
 
+  /** Checks and counts a request before work that precedes its admission; see admission.ts. A repeated call counts again. */
+  async permit(request: Announced): Promise<Permission> {
+    const key = await authenticate(this.#sql, request.credential)
+    if (!key) return { kind: 'unauthorized' }
+    if (!hasScope(key, request.credential, 'generate')) return { kind: 'forbidden', scope: 'generate' }
+    return this.ctx.storage.transactionSync(() => permit(this.#sql, this.#settings(), request))
+  }
+
   /** Keeps a job for a retry by its caller, who disconnected or whose response was aborted. */
   keepUndelivered(job: string): void {
     this.ctx.storage.transactionSync(() => keepUndelivered(this.#sql, job))
@@ -121,6 +141,7 @@ export class AccountDO extends DurableObject<Env> {
   async settle(job: string, settlement: ledger.Settlement): Promise<LedgerEntry | null> {
     await this.#wakeWithin(OUTBOX_MS)
     this.ctx.storage.transactionSync(() => ledger.settleOnce(this.#sql, job, settlement))
+    this.#claimed.delete(job)
     const entry = this.entry(job)
     const { outcome } = settlement
     if (entry?.state !== outcome)
@@ -226,8 +247,10 @@ export class AccountDO extends DurableObject<Env> {
   async #releaseOrphans(): Promise<void> {
     const before = Date.now() - this.#recovery.reservationMs
     for (const job of ledger.openBefore(this.#sql, before)) {
+      if (this.#claimed.has(job)) continue
       try {
-        if ((await objectOf(this.env.JOB, job).view()) === null) this.#releaseOrphan(job, before)
+        if (await objectOf(this.env.JOB, job).preclude(before)) this.#releaseOrphan(job, before)
+        else this.#claimed.add(job)
       } catch (cause) {
         log('error', 'an old reservation could not be checked', { job, cause })
       }

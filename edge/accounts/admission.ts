@@ -5,7 +5,7 @@ import type { Scope } from '../auth/scopes.ts'
 import { UNLIMITED } from '../config/limits.ts'
 import { DAY_MS } from '../platform/units.ts'
 import { FULL_BYTES } from '../results/retention.ts'
-import { findEqualJob, takeUndelivered } from './equal-jobs.ts'
+import { findEqualJob, hasFindableJob, takeUndelivered } from './equal-jobs.ts'
 import type { JobSpec } from './job-spec.ts'
 import type { KeyInfo } from './keys/key-info.ts'
 import { creatorsOf, findKey, isActive } from './keys/key-table.ts'
@@ -21,7 +21,7 @@ import {
   sumsOf,
   takeRateTokens,
 } from './ledger.ts'
-import { type Metered, type Refusal, rateState, refusalOf } from './meter.ts'
+import { type Metered, type Refusal, rateRefusalOf, rateState, refusalOf } from './meter.ts'
 import type { RateState } from './rate-limit-headers.ts'
 import type { AccountSettings } from './settings.ts'
 
@@ -50,7 +50,18 @@ export type AdmissionRequest = {
   reuse: boolean
   /** Whether the day's GPU time is used up, so that no new job can start. */
   exhausted?: boolean
+  /** Whether `permit` has counted the request. */
+  isCounted?: boolean
 }
+/** A request whose job is not specified yet. */
+export type Announced = Omit<AdmissionRequest, 'spec' | 'reuse' | 'exhausted' | 'isCounted'> &
+  Pick<JobSpec, 'name' | 'price'>
+/** Whether the worker may do the work that precedes an admission. */
+export type Permission =
+  | { kind: 'permitted' }
+  | { kind: 'unauthorized' }
+  | { kind: 'forbidden'; scope: Scope }
+  | (Refusal & { rates: RateState[] })
 /** `repeated`: the reservation of an earlier, equal request. `reused`: an earlier job with equal images. */
 export type Admission =
   | { kind: 'admitted'; reservation: Reservation; rates: RateState[] }
@@ -67,7 +78,7 @@ export type Admission =
  * Admits a request with a verified credential and reserves its price, or refuses it. Must run in a transaction.
  */
 export function decide(sql: SqlStorage, settings: AccountSettings, request: AdmissionRequest): Admission {
-  const { credential, idempotencyKey } = request
+  const { credential, idempotencyKey, isCounted = false } = request
   const spec = applySettings(request.spec, settings)
   const key = findKey(sql, credential.keyId)
   if (!key || !isActive(key)) return { kind: 'unauthorized' }
@@ -76,20 +87,48 @@ export function decide(sql: SqlStorage, settings: AccountSettings, request: Admi
   if (sql.databaseSize > FULL_BYTES) return { kind: 'full' }
   const now = Date.now()
   const metered = metersOf(sql, settings, key, credential)
-  const refusal = checkBalance(sql, settings, spec.price) ?? findRefusal(metered, spec.price, now)
+  const refusal =
+    checkBalance(sql, settings, spec.price) ??
+    findRefusal(metered, (each) => refusalOf(each, spec.price, now, isCounted))
   if (refusal) return { ...refusal, rates: ratesOf(metered, now) }
   const reused = request.reuse ? findReusableJob(sql, spec.digest) : null
   if (reused) {
-    takeRateTokens(sql, metered)
+    if (!isCounted) takeRateTokens(sql, metered)
     return { kind: 'reused', job: reused, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
   }
   if (request.exhausted) return { kind: 'exhausted', rates: ratesOf(metered, now) }
   if (earlier) releaseNames(sql, earlier.failed)
-  reserve(sql, spec, metered)
+  reserve(sql, spec, metered, isCounted)
   if (idempotencyKey !== null) rememberKey(sql, scopedKey(spec, idempotencyKey), spec, now)
   const { id: job, fingerprint, price } = spec
   const reservation = { job, fingerprint, price, reservedAt: now, spec }
   return { kind: 'admitted', reservation, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
+}
+
+/**
+ * Counts a request toward the rate limits before work that precedes its admission, such as the fetch of an image. Refuses what `decide` would
+ * refuse, except for the price of a possible repeat, which is free. Must run in a transaction.
+ */
+export function permit(sql: SqlStorage, settings: AccountSettings, request: Announced): Permission {
+  const { credential, price } = request
+  const key = findKey(sql, credential.keyId)
+  if (!key || !isActive(key)) return { kind: 'unauthorized' }
+  const now = Date.now()
+  const metered = metersOf(sql, settings, key, credential)
+  const refusal = mayRepeat(sql, request)
+    ? findRefusal(metered, (each) => rateRefusalOf(each, now))
+    : (checkBalance(sql, settings, price) ?? findRefusal(metered, (each) => refusalOf(each, price, now)))
+  if (refusal) return { ...refusal, rates: ratesOf(metered, now) }
+  takeRateTokens(sql, metered)
+  return { kind: 'permitted' }
+}
+
+/** Whether the request may repeat an earlier one, as far as this is known without its specification. */
+function mayRepeat(sql: SqlStorage, { credential, name, idempotencyKey, retried, joins }: Announced): boolean {
+  const token = 'token' in credential ? credential.token.id : null
+  if (idempotencyKey !== null && jobOfKey(sql, scopedKey({ token }, idempotencyKey)) !== null) return true
+  if (name !== null) return findJobByName(sql, name) !== null
+  return idempotencyKey === null && (retried || joins === true) && hasFindableJob(sql, { ...credential, token })
 }
 
 /** The specification with the account's settings. Files with and without prompts differ, and so do their digests. */
@@ -117,9 +156,9 @@ function metersOf(sql: SqlStorage, settings: AccountSettings, key: KeyInfo, cred
   return [...metered, { holder: 'token', limits, meter: meterOf(sql, `token:${key.id}:${id}`) }]
 }
 
-function findRefusal(metered: Metered[], price: number, now: number): Refusal | null {
+function findRefusal(metered: Metered[], refusalFor: (each: Metered) => Refusal | null): Refusal | null {
   for (const each of metered) {
-    const refusal = refusalOf(each, price, now)
+    const refusal = refusalFor(each)
     if (refusal) return refusal
   }
   return null
@@ -159,7 +198,7 @@ function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried, joins }: 
 }
 
 /** Idempotency-Keys are scoped to the browser token: one visitor's key must not find another visitor's job. */
-const scopedKey = ({ token }: JobSpec, key: string) => (token === null ? key : `${token}:${key}`)
+const scopedKey = ({ token }: Pick<JobSpec, 'token'>, key: string) => (token === null ? key : `${token}:${key}`)
 
 const jobOfKey = (sql: SqlStorage, name: string): string | null =>
   sql

@@ -33,6 +33,16 @@ const undeliveredJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobS
     )
     .toArray()[0]?.job ?? null
 
+/** Whether a key or token has a job that an equal request would find. */
+export const hasFindableJob = (sql: SqlStorage, { keyId, token }: Pick<JobSpec, 'keyId' | 'token'>): boolean =>
+  sql
+    .exec(
+      `SELECT 1 FROM ledger WHERE state = 'reserved' AND reserved > 0 AND key_id = ?1 AND token IS ?2
+       UNION ALL SELECT 1 FROM undelivered CROSS JOIN ledger USING (job) WHERE key_id = ?1 AND token IS ?2 LIMIT 1`,
+      ...[keyId, token],
+    )
+    .toArray().length > 0
+
 /** Whether the job's result is still due to a caller. True once for each of its callers, so that a second retry starts a new job. */
 export function takeUndelivered(sql: SqlStorage, job: string): boolean {
   const [row] = sql.exec<{ callers: number }>(

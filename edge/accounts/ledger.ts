@@ -89,7 +89,7 @@ export function reservationOf(sql: SqlStorage, job: string): (Reservation & { re
 }
 
 /** Reserves a job's price on all of its meters. Must run in the transaction that checked their limits. */
-export function reserve(sql: SqlStorage, spec: JobSpec, metered: Metered[]): void {
+export function reserve(sql: SqlStorage, spec: JobSpec, metered: Metered[], isCounted: boolean): void {
   const now = Date.now()
   const { id, name, keyId, token, decision, price, fingerprint, digest } = spec
   sql.exec(
@@ -98,10 +98,10 @@ export function reserve(sql: SqlStorage, spec: JobSpec, metered: Metered[]): voi
     ...[id, name, keyId, token, JSON.stringify(metered.map(({ meter }) => meter.id)), decision.tier, price, now],
     ...[fingerprint, digest, JSON.stringify(spec)],
   )
-  for (const each of metered) saveMeter(sql, reserveOn(each, price, now))
+  for (const each of metered) saveMeter(sql, reserveOn(each, price, now, isCounted))
 }
 
-/** Takes a token from every rate-limit bucket, without a reservation. */
+/** Takes a token from every rate-limit bucket. */
 export function takeRateTokens(sql: SqlStorage, metered: Metered[]): void {
   const now = Date.now()
   for (const each of metered) saveMeter(sql, countOn(each, now))

@@ -76,17 +76,26 @@ function findOverspending({ holder, limits, meter }: Metered, price: number, now
   return null
 }
 
-/** Returns the reason why a holder cannot start a job at this price now, or null. Reserved amounts count as spent. */
-export function refusalOf(metered: Metered, price: number, now: number): Refusal | null {
-  const { holder, limits, meter } = metered
-  const { requests_per_minute: rate, concurrent_jobs: jobs } = limits
+/** Returns the reason why a holder cannot send a request now, or null. */
+export function rateRefusalOf({ holder, limits, meter }: Metered, now: number): Refusal | null {
+  const rate = limits.requests_per_minute
+  if (rate === null) return null
   if (rate === 0) return { kind: 'barred', by: 'rate', holder }
+  const missing = 1 - bucketLevel(meter, rate, now)
+  const retryAfterSeconds = Math.ceil((missing * 60) / rate)
+  return missing > 0 ? { kind: 'limited', by: 'rate', holder, limit: rate, retryAfterSeconds } : null
+}
+
+/**
+ * Returns the reason why a holder cannot start a job at this price now, or null. Reserved amounts count as spent. `isCounted`: the request
+ * already counts toward the rate limit.
+ */
+export function refusalOf(metered: Metered, price: number, now: number, isCounted = false): Refusal | null {
+  const { holder, limits, meter } = metered
+  const jobs = limits.concurrent_jobs
   if (jobs === 0) return { kind: 'barred', by: 'concurrency', holder }
-  if (rate !== null) {
-    const missing = 1 - bucketLevel(meter, rate, now)
-    const retryAfterSeconds = Math.ceil((missing * 60) / rate)
-    if (missing > 0) return { kind: 'limited', by: 'rate', holder, limit: rate, retryAfterSeconds }
-  }
+  const refusal = isCounted ? null : rateRefusalOf(metered, now)
+  if (refusal) return refusal
   if (jobs !== null && meter.open >= jobs)
     return { kind: 'limited', by: 'concurrency', holder, limit: jobs, retryAfterSeconds: CONCURRENCY_RETRY_SECONDS }
   return findOverspending(metered, price, now)
@@ -101,17 +110,16 @@ export function rateState({ holder, limits, meter }: Metered, now: number): Rate
   return [{ holder, limit, remaining: Math.floor(held), resetSeconds }]
 }
 
-/** Returns the meter after a request without a reservation. */
+/** Returns the meter after a request. */
 export function countOn({ limits, meter }: Metered, now: number): Meter {
   const limit = limits.requests_per_minute
   return { ...meter, tokens: limit === null ? null : bucketLevel(meter, limit, now) - 1, refilled: now }
 }
 
-/** Returns the meter after a job is admitted: one request is consumed, one more job is open, and its price is reserved. */
-export function reserveOn({ limits, meter }: Metered, price: number, now: number): Meter {
-  const limit = limits.requests_per_minute
-  const tokens = limit === null ? null : bucketLevel(meter, limit, now) - 1
-  return { ...meter, tokens, refilled: now, open: meter.open + 1, reserved: meter.reserved + price }
+/** Returns the meter after a job is admitted: its request is counted unless it was already, one more job is open, and its price is reserved. */
+export function reserveOn(metered: Metered, price: number, now: number, isCounted = false): Meter {
+  const meter = isCounted ? metered.meter : countOn(metered, now)
+  return { ...meter, open: meter.open + 1, reserved: meter.reserved + price }
 }
 
 /** Returns the meter after a job is settled: `charged` is captured, and the rest of `reserved` is released. */

@@ -1,5 +1,5 @@
 // Enforces the access rules and body limits of routes before any handler runs. The order of checks: the credential's
-// tag, the outer rate limit, the request rate limit, the account (active key, scope), then the body.
+// tag, the request rate limit, the outer rate limit, the account (active key, scope), then the body.
 import type { Context } from 'hono'
 import { createMiddleware } from 'hono/factory'
 import { matchedRoutes } from 'hono/route'
@@ -7,7 +7,7 @@ import { METHOD_NAME_ALL } from 'hono/router'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { declaredBytes } from '../http/request-body.ts'
-import { hasKey, meterRequest, requireScope, verifyCredential } from './auth.ts'
+import { hasKey, limitKey, meterRequest, requireScope, verifyCredential } from './auth.ts'
 import { verifyLink } from './links.ts'
 import { verifyOperator } from './operator-auth.ts'
 import type { Scope } from './scopes.ts'
@@ -58,6 +58,7 @@ async function checkKey(c: Context<EdgeEnv>, { scope, tokens, admits }: Access):
   if ('token' in credential && !tokens)
     throw new ApiError('insufficient_scope', 'Browser tokens are not accepted here; use the API key.')
   await meterRequest(c, credential)
+  await limitKey(c, credential)
   if (admits && declaredBytes(c) <= SMALL_BODY_BYTES) return false
   await requireScope(c, scope ?? null)
   return true

@@ -68,18 +68,24 @@ async function readCredential(c: Context<EdgeEnv>): Promise<Credential> {
 }
 
 /**
- * Verifies the tag of the caller's key or browser token, applies the outer rate limit, and sets `credential`. It reads no storage, so a
- * call to `requireScope` or `admit` must follow. Errors: invalid_api_key, rate_limited.
+ * Verifies the tag of the caller's key or browser token, and sets `credential`. It reads no storage, so a call to `requireScope` or `admit`
+ * must follow. Errors: invalid_api_key.
  */
 export async function verifyCredential(c: Context<EdgeEnv>): Promise<Credential> {
   const credential = await readCredential(c)
-  const { success } = await c.env.OUTER_LIMIT.limit({ key: `${credential.account}/${credential.keyId}` })
-  if (!success) {
-    const message = `Too many requests; try again in ${OUTER_SECONDS} s.`
-    throw new ApiError('rate_limited', message, { headers: { 'retry-after': OUTER_SECONDS } })
-  }
   c.set('credential', credential)
   return credential
+}
+
+/**
+ * Applies the outer rate limit, which a key shares with its browser tokens. The request rate limit must precede it, so that a looping
+ * visitor does not use up the limit of the others. Errors: rate_limited.
+ */
+export async function limitKey(c: Context<EdgeEnv>, { account, keyId }: Credential): Promise<void> {
+  const { success } = await c.env.OUTER_LIMIT.limit({ key: `${account}/${keyId}` })
+  if (success) return
+  const message = `Too many requests; try again in ${OUTER_SECONDS} s.`
+  throw new ApiError('rate_limited', message, { headers: { 'retry-after': OUTER_SECONDS } })
 }
 
 /**

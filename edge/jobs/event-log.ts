@@ -17,7 +17,7 @@ export type JobLog = ReturnType<typeof openJobLog>
 const SCHEMA = `CREATE TABLE IF NOT EXISTS events (
   seq INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, at INTEGER NOT NULL, event TEXT NOT NULL) STRICT`
 
-/** Opens the log over a job object's storage. Before `create`, only `find`, `create`, `erase`, `isErased` and `after` (empty) may be called. */
+/** Opens the log over a job object's storage. Before `create`, only `find`, `create`, `erase`, `isErased`, `refuses` and `after` (empty) may be called. */
 export function openJobLog(storage: DurableObjectStorage) {
   let changed = Promise.withResolvers<void>()
   const find = (): JobRecord | null => {
@@ -38,6 +38,11 @@ export function openJobLog(storage: DurableObjectStorage) {
     save(updated)
     return updated
   }
+  /** The last time of reservations that must not create the job. Earlier releases stored `true`. */
+  const mark = (): number => {
+    const stored = storage.kv.get<number | true>('erased') ?? Number.NEGATIVE_INFINITY
+    return stored === true ? Number.POSITIVE_INFINITY : stored
+  }
   const wake = () => {
     changed.resolve()
     changed = Promise.withResolvers<void>()
@@ -51,6 +56,7 @@ export function openJobLog(storage: DurableObjectStorage) {
       const existing = find()
       if (existing) return existing
       return storage.transactionSync(() => {
+        storage.kv.delete('erased')
         storage.sql.exec(SCHEMA)
         return insert(newJob(spec), 0, { type: 'queued' })
       })
@@ -97,15 +103,20 @@ export function openJobLog(storage: DurableObjectStorage) {
         indexes && JSON.stringify(indexes),
       )
     },
-    /** Deletes record and log, and marks the id so that no late request creates the job again. */
-    erase(): void {
+    /**
+     * Deletes record and log, and marks the id so that no late request creates the job again with a reservation made until `reservedAt` (Unix
+     * milliseconds).
+     */
+    erase(reservedAt = Number.POSITIVE_INFINITY): void {
       storage.transactionSync(() => {
         storage.sql.exec('DROP TABLE IF EXISTS events')
         storage.kv.delete('job')
-        storage.kv.put('erased', true)
+        storage.kv.put('erased', Math.max(reservedAt, mark()))
       })
     },
-    isErased: () => storage.kv.get<boolean>('erased') === true,
+    isErased: () => mark() > Number.NEGATIVE_INFINITY,
+    /** Whether the id is marked for a reservation made at `reservedAt`. */
+    refuses: (reservedAt: number) => reservedAt <= mark(),
     /** Resolves at the next entry. */
     changed: () => changed.promise,
   }

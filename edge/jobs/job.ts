@@ -74,7 +74,7 @@ export class JobDO extends DurableObject<Env> {
 
   async #create({ spec, reservedAt }: Reservation, isCanceled: boolean): Promise<JobRecord | null> {
     const existing = this.#log.find()
-    if (existing || !spec || this.#log.isErased()) return existing
+    if (existing || !spec || this.#log.refuses(reservedAt)) return existing
     if (Date.now() - reservedAt > configOf(this.env).recovery.reservationMs / 2) return null
     const job = this.#log.create(spec)
     if (isCanceled) this.#log.append(0, { type: 'cancel_requested' })
@@ -183,6 +183,8 @@ export class JobDO extends DurableObject<Env> {
    * the files of failed attempts as well.
    */
   async eraseImages(indexes: readonly number[] | null): Promise<void> {
+    // A settlement in progress would store the list of the images as they were before.
+    await this.#jobEnd.settle()
     const isDeleted = ({ image }: { image: number }) => indexes === null || indexes.includes(image)
     const { images } = this.#log.job()
     // The record first: no view may link to a deleted file.
@@ -197,7 +199,23 @@ export class JobDO extends DurableObject<Env> {
    */
   async erase(): Promise<void> {
     if (this.#log.find()) await this.#stop()
-    this.#log.erase()
+    await this.#refuse()
+  }
+
+  /**
+   * Called before the account releases a reservation without a job that was made or renewed at `reservedAt` or earlier. A late request with
+   * that reservation cannot create the job any more. Both times are the account's, because the clocks of objects may differ. False if the job
+   * exists.
+   */
+  async preclude(reservedAt: number): Promise<boolean> {
+    if (this.#log.find()) return false
+    await this.#refuse(reservedAt)
+    return true
+  }
+
+  /** Deletes record and log, and prevents the creation of the job from reservations until `reservedAt`, by default from all. */
+  async #refuse(reservedAt?: number): Promise<void> {
+    this.#log.erase(reservedAt)
     // The alarm removes the mark once no request in flight can create the job any more.
     await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.reservationMs)
   }

@@ -29,6 +29,8 @@ export type Submission = {
   retried: boolean
   joins: boolean
   reuse: boolean
+  /** Whether the request already counts toward the rate limits. */
+  isCounted: boolean
 }
 /**
  * `reused`: the images of an earlier job are the result, free of charge. `joined`: the request joined the job of an equal request without
@@ -92,16 +94,28 @@ async function withVerdict(env: Env, submission: Submission): Promise<Submission
 
 type Begin = (reservation: Reservation, isRepeated: boolean) => Promise<JobRecord | null>
 
-/** Admits the request and begins its job, or returns an earlier job with the same images. */
-async function start(env: Env, submission: Submission, begin: Begin): Promise<Submitted> {
-  const admitted = await admit(env, await withVerdict(env, submission))
+/** Whether a job is being canceled, so that a request must not join it. */
+async function isEnding(env: Env, { job: id }: Reservation): Promise<boolean> {
+  const job = await objectOf(env.JOB, id).view()
+  return job?.cancelRequested === true && job.state !== 'succeeded'
+}
+
+/** Admits the checked request and begins its job, or returns an earlier job with the same images. */
+async function admitAndBegin(env: Env, submission: Submission, begin: Begin): Promise<Submitted> {
+  const admitted = await admit(env, submission)
   if ('reused' in admitted) return { job: admitted.reused, reused: true, rates: admitted.rates }
   const { reservation, isRepeated, rates } = admitted
+  const joined = isRepeated && submission.idempotencyKey === null && submission.spec.name === null
+  if (joined && (await isEnding(env, reservation)))
+    return admitAndBegin(env, { ...submission, retried: false, joins: false }, begin)
   // The job of a settled reservation has ended, and its inputs are deleted.
   if (reservation.spec) await storeInputs(env, reservation.spec, submission.inputs)
-  const joined = isRepeated && submission.idempotencyKey === null && submission.spec.name === null
   return { job: checkJob(await begin(reservation, isRepeated), reservation), reused: false, joined, rates }
 }
+
+/** The same for a request whose content is not checked yet. */
+const start = async (env: Env, submission: Submission, begin: Begin): Promise<Submitted> =>
+  admitAndBegin(env, await withVerdict(env, submission), begin)
 
 /** Admits the request and starts its job without waiting for the result. Repeating the request returns the same job. */
 export const submit = (env: Env, submission: Submission): Promise<Submitted> =>

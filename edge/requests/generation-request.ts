@@ -255,21 +255,28 @@ export type Addition = {
 }
 
 /** The worker's address in the request, the caller's name for the job, and the request's dialect. */
-type Origin = Addition & { origin: string; name: string | null; dialect: string | null; inputs: readonly InputFile[] }
+type Origin = Addition & {
+  origin: string
+  name: string | null
+  dialect: string | null
+  /** Opens the input files, which may cost more than a refusal of the price. */
+  openInputs: (price: number) => Promise<InputFile[]>
+}
 
-/** The job specification of a request: routed, seeded and priced. */
+/** The job specification of a request: routed, seeded and priced. Its input files are opened last. */
 export async function createJobSpec(
   fields: Generation,
   env: Env,
   credential: Credential,
-  { origin, name, dialect, wantedSize, warnings = [], webhookEvents, inputs }: Origin,
-): Promise<JobSpec> {
+  { origin, name, dialect, wantedSize, warnings = [], webhookEvents, openInputs }: Origin,
+): Promise<{ spec: JobSpec; inputs: InputFile[] }> {
   const { account, keyId } = credential
   const { prompt, negative_prompt, n, output_format } = fields
   if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
   if (fields.reuse) checkReuse(fields, name)
   const { decision, options, loras, price, basePrice } = await routeAndPrice(fields, env, account, wantedSize)
   const { model, tier, width, height, guidanceScale } = decision
+  const inputs = await openInputs(price)
   const request = {
     ...{
       model,
@@ -298,7 +305,7 @@ export async function createJobSpec(
   const oversize = describeOversize(request)
   if (oversize) throw new ApiError('invalid_request', `${capitalize(oversize)}.`, { param: 'output_format' })
   const created = Date.now()
-  return {
+  const spec = {
     id: newJobId(),
     name,
     fingerprint: await fingerprintOf(fields, inputs, wantedSize),
@@ -314,7 +321,8 @@ export async function createJobSpec(
     created,
     ...(fields.max_latency_ms && { deadline: created + fields.max_latency_ms }),
     retentionDays: DEFAULT_RETENTION_DAYS,
-  }
+  } satisfies JobSpec
+  return { spec, inputs }
 }
 
 /** The request's fields about its input image. */

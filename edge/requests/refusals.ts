@@ -1,6 +1,6 @@
 // Converts an account's refusal to an API error: its code, message, and retry headers.
 
-import type { Admission } from '../accounts/admission.ts'
+import type { Admission, Permission } from '../accounts/admission.ts'
 import type { Refusal } from '../accounts/meter.ts'
 import { type Holder, type RateState, rateHeaders } from '../accounts/rate-limit-headers.ts'
 import { forbiddenError, unauthorizedError } from '../auth/auth.ts'
@@ -60,8 +60,8 @@ function overBudgetError(
 /** The headers of `gpu_budget_exhausted`. */
 export const nextDayHeaders = () => ({ ...FINAL, 'retry-after': String(secondsToNextDay(Date.now())) })
 
-/** Returns the error of a refused admission, or null if the request was admitted. */
-export function admissionError(admission: Admission): ApiError | null {
+/** Returns the error of a refused admission or permission, or null if there is no refusal. */
+export function admissionError(admission: Admission | Permission): ApiError | null {
   switch (admission.kind) {
     case 'unauthorized':
       return unauthorizedError()
@@ -87,6 +87,7 @@ export function admissionError(admission: Admission): ApiError | null {
       return new ApiError('account_full', message, { headers: FINAL })
     }
     case 'admitted':
+    case 'permitted':
     case 'repeated':
     case 'reused':
       return null

@@ -1,6 +1,7 @@
 // Reads image requests, and handles callers that wait for the result.
 import type { Context } from 'hono'
 import { LIMITS } from '#contract'
+import type { Announced } from '../accounts/admission.ts'
 import { requireScope } from '../auth/auth.ts'
 import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
@@ -9,12 +10,12 @@ import { limitBody } from '../http/request-body.ts'
 import { isForm, readForm, readJson } from '../http/validation.ts'
 import { isFinal, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
-import type { InputFile } from '../results/inputs.ts'
 import { controlImageOf } from './controls.ts'
 import { generateNow, idempotencyKey, type Submission, type Submitted, submit } from './generate.ts'
 import { type Addition, createJobSpec, type Generation, parseGeneration } from './generation-request.ts'
 import { typedFields, withFilesAsText } from './inputs/form-fields.ts'
-import { readInputs } from './inputs/read-inputs.ts'
+import { isAddress, readInputs } from './inputs/read-inputs.ts'
+import { admissionError } from './refusals.ts'
 
 /** Removes null fields, which many clients send for unset ones. A body other than an object is unchanged. */
 export function withoutNulls(body: unknown): unknown {
@@ -44,24 +45,38 @@ export async function createSubmission(
   const fields = parseGeneration(isRecord(body) ? await withFilesAsText(body) : body)
   const credential = c.get('credential')
   if ('token' in credential) checkTokenFields(fields)
-  // The moderation service is paid for by the operator, and precedes the account's own check of the key.
-  if (configOf(c.env).contentPolicy.moderation) await requireScope(c, 'generate')
-  const { origin } = new URL(c.req.url)
-  const inputs = await openInputs(c, fields)
-  const spec = await createJobSpec(fields, c.env, credential, { origin, name, dialect, inputs, ...addition })
   const retried = fields.seed !== undefined || Number(c.req.header('x-stainless-retry-count') ?? 0) > 0
   const key = idempotencyKey(c.req.header('idempotency-key'))
+  const given = imagesOf(fields)
+  const isCounted = causesFetch(c.env, given)
+  const openInputs = async (price: number) => {
+    if (isCounted) await permit(c, { credential, name, price, idempotencyKey: key, retried, joins })
+    else if (given.length > 0) await requireScope(c, 'generate')
+    return readInputs({ env: c.env, credential, ownUrl: c.req.url }, Object.fromEntries(given))
+  }
+  const source = { origin: new URL(c.req.url).origin, name, dialect, openInputs, ...addition }
+  const { spec, inputs } = await createJobSpec(fields, c.env, credential, source)
   const reuse = fields.reuse ?? false
-  return { fields, submission: { credential, spec, inputs, idempotencyKey: key, retried, joins, reuse } }
+  return { fields, submission: { credential, spec, inputs, idempotencyKey: key, retried, joins, reuse, isCounted } }
 }
 
-/** The input files of a request. Checks the key before it fetches anything. Errors: those of requireScope and readInputs. */
-async function openInputs(c: Context<EdgeEnv>, fields: Generation): Promise<InputFile[]> {
-  const { image, mask } = fields
-  const control = controlImageOf(fields)
-  if (image === undefined && mask === undefined && control === undefined) return []
-  const credential = await requireScope(c, 'generate')
-  return readInputs({ env: c.env, credential, ownUrl: c.req.url }, { image, mask, control })
+/** The images of a request by the names of the contract. */
+const imagesOf = (fields: Generation): [string, string][] =>
+  Object.entries({ image: fields.image, mask: fields.mask, control: controlImageOf(fields) }).filter(
+    (each): each is [string, string] => each[1] !== undefined,
+  )
+
+/** Whether the worker sends requests to other services before the admission of the job: for moderation, or for an image. */
+const causesFetch = (env: Env, images: readonly [string, string][]): boolean =>
+  configOf(env).contentPolicy.moderation !== undefined || images.some(([, given]) => isAddress(given))
+
+/**
+ * Refuses a request before it causes work that is not charged: with an inactive key, over its rate limit, or over its budget. The admission
+ * remains authoritative. Errors: the account's refusals.
+ */
+async function permit(c: Context<EdgeEnv>, announced: Announced): Promise<void> {
+  const refusal = admissionError(await objectOf(c.env.ACCOUNT, announced.credential.account).permit(announced))
+  if (refusal) throw refusal
 }
 
 const isRecord = (body: unknown): body is Record<string, unknown> =>

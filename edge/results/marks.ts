@@ -14,6 +14,9 @@ export type Marks = {
 /** A part of a file: a PNG chunk, a JPEG segment or a RIFF chunk. */
 type Part = { type: string; data: Uint8Array }
 
+/** Maximum number of parts that are read, several times that of any real file: millions of empty parts would take seconds. */
+const MAX_PARTS = 20_000
+
 /** A few bytes as characters of the same number. TextDecoder has no such encoding. */
 const textOf = (bytes: Uint8Array, start: number, end: number) => String.fromCharCode(...bytes.subarray(start, end))
 
@@ -70,7 +73,7 @@ type Found = { xmp: Uint8Array | null; c2pa: number }
 
 function findInPng(file: Uint8Array): Found {
   const found: Found = { xmp: null, c2pa: 0 }
-  for (const { type, data } of pngChunks(file)) {
+  for (const { type, data } of pngChunks(file).take(MAX_PARTS)) {
     if (type === 'iTXt') found.xmp ??= after(data, PNG_XMP)
     if (type === 'caBX') found.c2pa += data.length
   }
@@ -79,7 +82,7 @@ function findInPng(file: Uint8Array): Found {
 
 function findInJpeg(file: Uint8Array): Found {
   const found: Found = { xmp: null, c2pa: 0 }
-  for (const { type, data } of jpegSegments(file)) {
+  for (const { type, data } of jpegSegments(file).take(MAX_PARTS)) {
     if (type === 'e1') found.xmp ??= after(data, JPEG_XMP)
     const box = type === 'eb' && textOf(data, 0, 2) === 'JP' && textOf(data, JPEG_BOX.at, JPEG_BOX.head)
     if (box === JPEG_BOX.type) found.c2pa += data.length - JPEG_BOX.head
@@ -89,7 +92,7 @@ function findInJpeg(file: Uint8Array): Found {
 
 function findInWebp(file: Uint8Array): Found {
   const found: Found = { xmp: null, c2pa: 0 }
-  for (const { type, data } of riffChunks(file)) {
+  for (const { type, data } of riffChunks(file).take(MAX_PARTS)) {
     if (type === 'XMP ') found.xmp ??= data
     if (type === 'C2PA') found.c2pa += data.length
   }

@@ -122,12 +122,16 @@ export function changeKey(sql: SqlStorage, id: string, given: KeyChange, by: str
   return done(updateKey(sql, target, changed))
 }
 
-/** Returns the reason why `by` may not rotate or revoke a key, or null. Every key may end keys of its own lineage. */
-function refuseEnd(sql: SqlStorage, target: KeyInfo, by: string | null): KeyRefusal | null {
+/**
+ * Returns the reason why `by` may not rotate or revoke a key, or null. Every key may revoke the keys of its own lineage. It may rotate only
+ * those that have no more rights: a replaced key must not outlive its expiry by rotating its successor.
+ */
+function refuseEnd(sql: SqlStorage, target: KeyInfo, by: string | null, isRotation: boolean): KeyRefusal | null {
   const manager = managerOf(sql, by)
   if (!manager) return { kind: 'unauthorized' }
-  if (manager === OPERATOR || target.lineage === manager.key.lineage) return null
-  return unmanageable(sql, target, manager)
+  if (manager === OPERATOR) return null
+  if (target.lineage !== manager.key.lineage) return unmanageable(sql, target, manager)
+  return isRotation ? exceeds(target, { ...manager, own: manager.key }) : null
 }
 
 /**
@@ -145,7 +149,7 @@ export function replaceKey(
   if (existing) return done(existing)
   const old = findKey(sql, id)
   if (!old) return { kind: 'absent' }
-  const refusal = refuseEnd(sql, old, by)
+  const refusal = refuseEnd(sql, old, by, true)
   if (refusal) return refusal
   if (!isActive(old)) return { kind: 'ended', revoked: old.revoked !== null }
   const isImmediate = until <= Date.now()
@@ -159,7 +163,7 @@ export function replaceKey(
 export function revokeKey(sql: SqlStorage, id: string, by: string | null): KeyOutcome {
   const target = findKey(sql, id)
   if (!target) return { kind: 'absent' }
-  const refusal = refuseEnd(sql, target, by)
+  const refusal = refuseEnd(sql, target, by, false)
   if (refusal) return refusal
   endKey(sql, id)
   return done(findKey(sql, id)!)

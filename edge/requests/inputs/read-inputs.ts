@@ -39,10 +39,13 @@ export async function readInputs(reader: Reader, given: Given): Promise<InputFil
   return files
 }
 
+/** Whether a given image is an address, which is fetched unless it is that of a result of this worker. */
+export const isAddress = (given: string): boolean => /^https?:/i.test(given)
+
 async function readInput(reader: Reader, name: Name, given: string): Promise<InputFile> {
   const result = findResult(given, reader.ownUrl)
   if (result) return openResult(reader, name, result)
-  const source = /^https?:/i.test(given)
+  const source = isAddress(given)
     ? await fetchImage(reader.env, reader.ownUrl, given, FIELDS[name])
     : decode(name, base64Of(given))
   const problem = describeKind(source)

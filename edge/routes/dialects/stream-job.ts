@@ -6,7 +6,7 @@ import type { JobStream, Preview, RenderedJob, StreamEvent } from '../../dialect
 import { piecesOf, streamOf } from '../../http/base64-response.ts'
 import type { EdgeEnv } from '../../http/context.ts'
 import { describeThrown } from '../../http/errors.ts'
-import { isFinal } from '../../jobs/record.ts'
+import { isFinal, type JobRecord } from '../../jobs/record.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
 import { followJob } from '../../requests/follow.ts'
 import { describeFailure, type Submission, type Submitted } from '../../requests/generate.ts'
@@ -62,6 +62,7 @@ async function* eventsOf(
   c: Context<EdgeEnv>,
   stream: JobStream,
   submitted: Submitted,
+  ended: Promise<JobRecord>,
 ): AsyncGenerator<Uint8Array, void> {
   const { id } = submitted.job
   const facts = factsOf(c, submitted)
@@ -70,7 +71,7 @@ async function* eventsOf(
       const isAllowed = () => isStillAuthorized(c.env, c.get('credential'), 'generate')
       yield* previewsOf(await followJob(c.env, id, 0, isAllowed), stream, { ...facts, files: [] })
     }
-    const job = await objectOf(c.env.JOB, id).ended()
+    const job = await ended
     if (job.state !== 'succeeded') throw describeFailure(job)
     yield* imagesOf(c.env, stream, factsOf(c, { ...submitted, job }))
   } catch (thrown) {
@@ -90,9 +91,12 @@ export async function streamJob(
   const submitted = await submitAndWait(c, fields, submission, 0)
   const caller = watchCaller(c, fields)
   caller.onJob(submitted.job.id)
+  // Registers the caller with the job, so that the disconnection of another one does not cancel it.
+  const ended = objectOf(c.env.JOB, submitted.job.id).ended(null, caller.id)
+  ended.catch(() => {})
   async function* untilDone() {
     try {
-      yield* eventsOf(c, stream, submitted)
+      yield* eventsOf(c, stream, submitted, ended)
       caller.done()
     } finally {
       // If not all events were sent, the reader has canceled the stream.

@@ -3,7 +3,7 @@
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { decide, dropOrphan, IDEMPOTENCY_MS, nextExpiry, prune } from '../../../edge/accounts/admission.ts'
+import { decide, dropOrphan, IDEMPOTENCY_MS, nextExpiry, permit, prune } from '../../../edge/accounts/admission.ts'
 import { foldRow, jobsBefore, openBefore, settleOnce } from '../../../edge/accounts/ledger.ts'
 import { settingsOf } from '../../../edge/accounts/settings.ts'
 import { openUsageOutbox, removeFromOutbox } from '../../../edge/accounts/usage-outbox.ts'
@@ -12,6 +12,7 @@ import { JobDO } from '../../../edge/jobs/job.ts'
 import { accountOf, admit, interceptStatements, request, rows } from '../support/admissions.ts'
 import { type Caller, generate, generatedOf, ledgerOf, newCaller } from '../support/client.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
+import { jobOf, reservationOf, reserveJob, waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -47,6 +48,7 @@ describe('a reservation without a job', () => {
 
   test('is kept if a repeated request claims it, even while the alarm checks for its job', async ({ expect }) => {
     const caller = await newCaller()
+    fakeGpu(works)
     const keyed = { fingerprint: 'f', idempotencyKey: 'order' }
     const retried = { fingerprint: 'same', retried: true }
     for (const asked of [keyed, retried]) {
@@ -54,16 +56,36 @@ describe('a reservation without a job', () => {
       const { id } = first.spec
       await accountOf(caller).admit(first)
       await rows(caller, `UPDATE ledger SET reserved = reserved - ${HOUR} WHERE job = '${id}'`)
-      const jobs: { view(): unknown } = JobDO.prototype
-      const view = vi.spyOn(jobs, 'view').mockImplementationOnce(async () => {
+      const jobs: { preclude(reservedAt: number): Promise<boolean> } = JobDO.prototype
+      const { preclude } = jobs
+      const check = vi.spyOn(jobs, 'preclude').mockImplementationOnce(async function (this: JobDO, reservedAt) {
         expect(await admit(caller, asked)).toMatchObject({ kind: 'repeated', reservation: { job: id } })
-        return null
+        return preclude.call(this, reservedAt)
       })
       await runDurableObjectAlarm(accountOf(caller))
-      expect(view).toHaveBeenCalledOnce()
-      view.mockRestore()
+      expect(check).toHaveBeenCalledOnce()
+      check.mockRestore()
       expect(await accountOf(caller).entry(id)).toMatchObject({ state: 'reserved' })
+      expect(await jobOf({ id }).create({ ...reservationOf(first.spec), reservedAt: Date.now() })).toMatchObject({ id })
+      await waitForEnd({ id })
     }
+  })
+
+  test('gets no job after its release, even if the clock of the account was ahead and the request is still in progress', async ({
+    expect,
+  }) => {
+    const caller = await newCaller()
+    const calls = fakeGpu(works)
+    const spec = await reserveJob(caller)
+    const clock = vi.spyOn(Date, 'now').mockReturnValue(Date.now() + HOUR)
+    await runDurableObjectAlarm(accountOf(caller))
+    clock.mockRestore()
+    expect(await accountOf(caller).entry(spec.id)).toBeNull()
+    expect(await jobOf(spec).create(reservationOf(spec))).toBeNull()
+    expect(await jobOf(spec).view()).toBeNull()
+    expect(calls).toEqual([])
+    // The mark is removed later.
+    expect(await runDurableObjectAlarm(jobOf(spec))).toBe(true)
   })
 })
 
@@ -106,6 +128,7 @@ test('the SQL statements of the account use indexes', async ({ expect }) => {
     const settings = settingsOf(sql, () => UNLIMITED)
     for (const _ of ['admitted', 'repeated']) decide(sql, settings, next)
     const other = await request(caller, { fingerprint: 'same', retried: true, reuse: true })
+    permit(sql, settings, { ...other, name: null, price: 1 })
     decide(sql, settings, other)
     openBefore(sql, 0)
     jobsBefore(sql, 5, 'job_next')

@@ -3,7 +3,16 @@ import { env } from 'cloudflare:workers'
 import OpenAI from 'openai'
 import { afterEach, describe, test, vi } from 'vitest'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
-import { type Caller, fetchWorker, generate, generatedOf, ledgerOf, newCaller, problemOf } from '../support/client.ts'
+import {
+  type Caller,
+  fetchWorker,
+  generate,
+  generatedOf,
+  ledgerOf,
+  newCaller,
+  problemOf,
+  send,
+} from '../support/client.ts'
 import { fakeGpu, refuses, works } from '../support/fake-gpu.ts'
 import { call, configure } from '../support/operator.ts'
 
@@ -135,7 +144,7 @@ test('the openai client throws the matching error class for a refusal', async ({
 })
 
 describe('the outer limit', () => {
-  const models = ({ headers }: Caller) => fetchWorker('/v1/models', { headers })
+  const models = ({ headers }: Pick<Caller, 'headers'>) => fetchWorker('/v1/models', { headers })
   test('refuses before any call to the account', async ({ expect }) => {
     const caller = await newCaller()
     const limit = vi.spyOn(env.OUTER_LIMIT, 'limit').mockResolvedValue({ success: false })
@@ -146,5 +155,18 @@ describe('the outer limit', () => {
       '10',
     ])
     expect(limit).toHaveBeenCalledWith({ key: `${caller.account}/${caller.keyId}` })
+  })
+
+  test('does not count requests of a browser token beyond its own limit, because the key shares it', async ({
+    expect,
+  }) => {
+    const caller = await newCaller()
+    const minted = await send('POST', '/v1/tokens', caller, { budget_microdollars: 1 })
+    const { token } = (await minted.json()) as { token: string }
+    const outer = vi.spyOn(env.OUTER_LIMIT, 'limit')
+    vi.spyOn(env.REQUEST_LIMIT, 'limit').mockResolvedValueOnce({ success: false })
+    expect((await models({ headers: { authorization: `Bearer ${token}` } })).status).toBe(429)
+    expect(outer).not.toHaveBeenCalled()
+    expect((await models(caller)).status).toBe(200)
   })
 })

@@ -4,6 +4,7 @@ import { env } from 'cloudflare:workers'
 import { decodeJwt } from 'jose'
 import { afterEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
+import { JobDO } from '../../../edge/jobs/job.ts'
 import type { ReceiptClaims } from '../../../edge/results/receipt.ts'
 import { filesOf, ledgerOf, newCaller } from '../support/client.ts'
 import { accepted, fakeGpu, image, line, started, stream, timings, works } from '../support/fake-gpu.ts'
@@ -118,7 +119,10 @@ describe('the ledger', () => {
     expect(await runDurableObjectAlarm(account)).toBe(true)
     expect(await account.entry(orphan.id)).toBeNull()
     expect((await account.entry(living.id))?.state).toBe('reserved')
+    // Each settlement sets the alarm, which must not call all jobs of a long queue each time.
+    const checked = vi.spyOn(JobDO.prototype, 'preclude')
     expect(await runDurableObjectAlarm(account)).toBe(true)
+    expect(checked).not.toHaveBeenCalled()
   })
 })
 

@@ -82,6 +82,51 @@ test('a job shared by several callers is canceled only after the last one discon
   await Promise.all([first.reply, second.reply])
 })
 
+test('a job shared with the reader of a stream is not canceled when the other caller disconnects', async ({
+  expect,
+}) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(untilCanceled(1))
+  const fields = { on_disconnect: 'cancel', seed: 7 }
+  const first = request(caller, fields)
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const job = { id: calls[0]!.job }
+  const second = request(caller, { ...fields, stream: true })
+  const { headers, body } = await second.reply
+  expect(headers.get('x-octet-job')).toBe(job.id)
+  await vi.waitFor(async () => expect(await jobOf(job).waiting()).toBe(2))
+  first.cut()
+  await first.ended()
+  expect(await jobOf(job).view()).toMatchObject({ cancelRequested: false })
+  second.cut()
+  await body!.cancel()
+  expect((await waitForEnd(job)).state).toBe('canceled')
+  await first.reply
+})
+
+test('a request does not join an equal one whose job is being canceled', async ({ expect }) => {
+  const caller = await newCaller()
+  const { behavior, send: feed } = createFeed()
+  const calls = fakeGpu(behavior, works)
+  const fields = { on_disconnect: 'cancel' }
+  const first = request(caller, fields)
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const [seen] = calls
+  // The step in progress goes on after the confirmation of the cancellation.
+  feed(accepted(seen!), started(seen!))
+  await vi.waitFor(async () => expect(await jobOf({ id: seen!.job }).view()).toMatchObject({ state: 'running' }))
+  first.cut()
+  await first.ended()
+  expect(await jobOf({ id: seen!.job }).view()).toMatchObject({ state: 'running', cancelRequested: true })
+  const second = request(caller, fields)
+  const account = env.ACCOUNT.getByName(caller.account)
+  await vi.waitFor(async () => expect(await account.recentJobs(9)).toHaveLength(2))
+  feed(line({ type: 'canceled', steps_done: 1, timings }))
+  const { status, headers } = await second.reply
+  expect([status, headers.get('x-octet-job') === seen!.job]).toEqual([200, false])
+  await first.reply
+})
+
 test('after a reset, a disconnect does not cancel the job before the other callers could repeat their calls', async ({
   expect,
 }) => {

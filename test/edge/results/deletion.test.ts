@@ -1,9 +1,10 @@
 // Deletion of images by their owner: nothing of them remains.
 import { env } from 'cloudflare:workers'
 import { afterEach, expect, test, vi } from 'vitest'
+import { AccountDO } from '../../../edge/accounts/account.ts'
 import { type Caller, fetchWorker, generate, generatedOf, jobIn, newCaller, send } from '../support/client.ts'
 import { accepted, fakeGpu, image, line, started, stream, timings, works } from '../support/fake-gpu.ts'
-import { waitForEnd } from '../support/jobs.ts'
+import { createRunningJob, jobOf, waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -34,6 +35,25 @@ test('a failed deletion is completed by its repetition', async () => {
   expect((await remove()).status).toBe(204)
   expect(await filesOf(caller)).toEqual([])
   expect((await remove()).status).toBe(404)
+})
+
+test('an image that is deleted while its job is being settled has no link in the list of jobs', async () => {
+  const caller = await newCaller()
+  fakeGpu(works)
+  const { settle } = AccountDO.prototype
+  let isReceived = false
+  vi.spyOn(AccountDO.prototype, 'settle').mockImplementationOnce(async function (this: AccountDO, ...settlement) {
+    isReceived = true
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    return settle.apply(this, settlement)
+  })
+  const job = await createRunningJob(caller)
+  await vi.waitFor(() => expect(isReceived).toBe(true))
+  expect((await jobOf(job).view())?.settled).toBe(false)
+  expect((await send('DELETE', `/v1/jobs/${job.id}/images`, caller)).status).toBe(204)
+  await waitForEnd(job)
+  const { data } = (await (await send('GET', '/v1/jobs', caller)).json()) as { data: { images: { url: null }[] }[] }
+  expect(data[0]!.images.map(({ url }) => url)).toEqual([null, null])
 })
 
 test.for([

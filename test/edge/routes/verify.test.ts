@@ -95,6 +95,14 @@ test('the reading of marks terminates for any bytes', () => {
   )
 })
 
+test('the reading of marks ends after thousands of parts, so that a file of millions of parts does not block the worker', () => {
+  const [parts, bytes] = [100_000, 2]
+  const part = webp('C2PA', new Uint8Array(bytes)).subarray(12)
+  const file = webp('C2PA', new Uint8Array(parts * part.length))
+  for (let k = 0; k < parts; k++) file.set(part, 12 + k * part.length)
+  expect(readMarks(file)?.c2pa_bytes).toBe(20_000 * bytes)
+})
+
 /** A WebP file of one chunk. */
 function webp(type: string, data: Uint8Array): Uint8Array<ArrayBuffer> {
   const file = new Uint8Array(20 + data.length)

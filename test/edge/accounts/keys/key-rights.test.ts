@@ -136,6 +136,15 @@ describe('any key of scope admin', () => {
     expect(await rotate(caller, body.id)).toMatchObject(insufficientScope('scopes'))
   })
 
+  test('cannot rotate its successor, which has a later expiry, but can revoke it', async ({ expect }) => {
+    const caller = await newAdmin()
+    const next = (await rotate(caller, caller.keyId)).body
+    expect(await rotate(caller, next.id)).toMatchObject(insufficientScope('expires_in'))
+    const last = (await rotate(bearer(next.key), next.id)).body
+    expect((await rotate(bearer(last.key), next.id)).status).toBe(201)
+    expect((await revoke(caller, last.id)).status).toBe(204)
+  })
+
   test('can change only its own label, even without limits', async ({ expect }) => {
     const caller = await newAdmin()
     for (const body of [{ limits: { concurrent_jobs: 5 } }, { scopes: ['admin'] }, { expires_in: HOUR }])
