@@ -78,8 +78,8 @@ export default defineConfig({
     sequence: { sequencer: EndToEndFirst },
     // The log of a passing test contains only messages that it provokes.
     silent: 'passed-only',
-    // Vitest's default is one worker fewer than cores, which leaves half of a machine with two cores idle.
-    maxWorkers: Math.max(2, availableParallelism() - 1),
+    // Vitest's default is one worker fewer than cores. Many tests wait, so two cores need three.
+    maxWorkers: Math.max(3, availableParallelism() - 1),
     projects: [
       {
         root,
