@@ -79,7 +79,7 @@ const environment = z.object({
   OCTET_RETAIN_BYTES: integer(0, Number.MAX_SAFE_INTEGER, 256 * 1024 * 1024),
   OCTET_UNREAD_SECONDS: integer(1, 3_600, 10),
   OCTET_STALL_SECONDS: integer(1, 86_400, 60),
-  OCTET_MEMORY_BYTES: integer(1, Number.MAX_SAFE_INTEGER, Math.floor(availableMemory() * 0.6)),
+  OCTET_MEMORY_BYTES: integer(1, Number.MAX_SAFE_INTEGER, Math.floor(measureAvailableMemory() * 0.6)),
   OCTET_VRAM_GB: gigabytes.optional(),
   OCTET_DEVICES: integer(1, 16, 1),
   OCTET_PRELOAD: models.optional(),
@@ -231,7 +231,7 @@ function parseKeys(text: string): KeyObject[] {
   }
 }
 
-function availableMemory(): number {
+function measureAvailableMemory(): number {
   const limit = process.constrainedMemory()
   return limit > 0 ? Math.min(limit, totalmem()) : totalmem()
 }

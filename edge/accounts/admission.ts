@@ -21,7 +21,7 @@ import {
   sumsOf,
   takeRateTokens,
 } from './ledger.ts'
-import { type Metered, type Refusal, rateState, refusalOf } from './meter.ts'
+import { computeRateState, type Metered, type Refusal, refusalOf } from './meter.ts'
 import type { RateState } from './rate-limit-headers.ts'
 import type { AccountSettings } from './settings.ts'
 
@@ -86,7 +86,7 @@ export function decide(sql: SqlStorage, settings: AccountSettings, request: Admi
   if (request.exhausted) return { kind: 'exhausted', rates: ratesOf(metered, now) }
   if (earlier) releaseNames(sql, earlier.failed)
   reserve(sql, spec, metered)
-  if (idempotencyKey !== null) rememberKey(sql, scopedKey(spec, idempotencyKey), spec, now)
+  if (idempotencyKey !== null) rememberKey(sql, scopeKey(spec, idempotencyKey), spec, now)
   const { id: job, fingerprint, price } = spec
   const reservation = { job, fingerprint, price, reservedAt: now, spec }
   return { kind: 'admitted', reservation, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
@@ -99,7 +99,7 @@ function applySettings(spec: JobSpec, { retention_days, prompt_metadata }: Accou
   return { ...kept, request: { ...spec.request, prompt_metadata: false }, digest: `${spec.digest} without prompts` }
 }
 
-const ratesOf = (metered: Metered[], now: number) => metered.flatMap((each) => rateState(each, now))
+const ratesOf = (metered: Metered[], now: number) => metered.flatMap((each) => computeRateState(each, now))
 
 function metersOf(sql: SqlStorage, settings: AccountSettings, key: KeyInfo, credential: Credential): Metered[] {
   const metered: Metered[] = [
@@ -140,7 +140,7 @@ type Earlier = { answer: Admission } | { failed: string } | null
  * request replaces. Null for a new request.
  */
 function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried, joins }: AdmissionRequest): Earlier {
-  const keyed = idempotencyKey === null ? null : jobOfKey(sql, scopedKey(spec, idempotencyKey))
+  const keyed = idempotencyKey === null ? null : jobOfKey(sql, scopeKey(spec, idempotencyKey))
   const named = spec.name === null ? null : findJobByName(sql, spec.name)
   if (keyed !== null && spec.name !== null && keyed !== named)
     return { answer: { kind: 'mismatch', by: 'Idempotency-Key' } }
@@ -159,7 +159,7 @@ function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried, joins }: 
 }
 
 /** Idempotency-Keys are scoped to the browser token: one visitor's key must not find another visitor's job. */
-const scopedKey = ({ token }: JobSpec, key: string) => (token === null ? key : `${token}:${key}`)
+const scopeKey = ({ token }: JobSpec, key: string) => (token === null ? key : `${token}:${key}`)
 
 const jobOfKey = (sql: SqlStorage, name: string): string | null =>
   sql
@@ -193,7 +193,7 @@ export function prune(sql: SqlStorage): void {
 }
 
 /** The next time `prune` has rows to delete, in Unix milliseconds; null if none expire. */
-export const nextExpiry = (sql: SqlStorage): number | null =>
+export const findNextExpiry = (sql: SqlStorage): number | null =>
   sql
     .exec<{ at: number | null }>(
       `SELECT min(at) AS at FROM (SELECT min(created) + ? AS at FROM idempotency

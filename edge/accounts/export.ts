@@ -27,7 +27,7 @@ function pageOf<Row, Shown>(rows: Numbered<Row>[], limit: number, show: (row: Nu
   return { rows: rows.map(show), next: rows.length < limit ? null : String(rows.at(-1)!.rowid) }
 }
 
-function creditsAfter(sql: SqlStorage, after: number): ExportPage {
+function selectCreditsAfter(sql: SqlStorage, after: number): ExportPage {
   const rows = sql.exec<Numbered<Credit>>(
     'SELECT rowid, id, amount, note, created FROM credits WHERE rowid > ? ORDER BY rowid LIMIT ?',
     ...[after, ROWS],
@@ -37,7 +37,7 @@ function creditsAfter(sql: SqlStorage, after: number): ExportPage {
 
 type JobRow = Omit<ExportedJob, 'spec'> & { spec: string | null }
 
-function jobsAfter(sql: SqlStorage, after: number): ExportPage {
+function selectJobsAfter(sql: SqlStorage, after: number): ExportPage {
   const rows = sql.exec<Numbered<JobRow>>(
     `SELECT rowid, job, name, key_id, tier, amount, charged, state, reserved, settled, spec FROM ledger
      WHERE rowid > ? ORDER BY rowid LIMIT ?`,
@@ -51,7 +51,7 @@ function jobsAfter(sql: SqlStorage, after: number): ExportPage {
 }
 
 /** The cursor is the last day, key and tier, separated by spaces; none of the values contains a space. */
-function usageAfter(sql: SqlStorage, after: string): ExportPage {
+function selectUsageAfter(sql: SqlStorage, after: string): ExportPage {
   const rows = sql
     .exec<UsageRow>(
       'SELECT * FROM usage WHERE (day, key_id, tier) > (?, ?, ?) ORDER BY day, key_id, tier LIMIT ?',
@@ -68,10 +68,10 @@ export function exportRows(sql: SqlStorage, section: ExportSection, after: strin
     case 'keys':
       return { rows: listKeys(sql), next: null }
     case 'credits':
-      return creditsAfter(sql, Number(after ?? 0))
+      return selectCreditsAfter(sql, Number(after ?? 0))
     case 'usage':
-      return usageAfter(sql, after ?? '')
+      return selectUsageAfter(sql, after ?? '')
     case 'jobs':
-      return jobsAfter(sql, Number(after ?? 0))
+      return selectJobsAfter(sql, Number(after ?? 0))
   }
 }

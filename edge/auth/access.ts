@@ -6,7 +6,7 @@ import { matchedRoutes } from 'hono/route'
 import { METHOD_NAME_ALL } from 'hono/router'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
-import { declaredBytes } from '../http/request-body.ts'
+import { readDeclaredBytes } from '../http/request-body.ts'
 import { hasKey, meterRequest, requireScope, verifyCredential } from './auth.ts'
 import { verifyLink } from './links.ts'
 import { verifyOperator } from './operator-auth.ts'
@@ -58,7 +58,7 @@ async function checkKey(c: Context<EdgeEnv>, { scope, tokens, admits }: Access):
   if ('token' in credential && !tokens)
     throw new ApiError('insufficient_scope', 'Browser tokens are not accepted here; use the API key.')
   await meterRequest(c, credential)
-  if (admits && declaredBytes(c) <= SMALL_BODY_BYTES) return false
+  if (admits && readDeclaredBytes(c) <= SMALL_BODY_BYTES) return false
   await requireScope(c, scope ?? null)
   return true
 }

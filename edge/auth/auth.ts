@@ -9,7 +9,7 @@ import { describePlace, findKeyText, type KeyPlace } from './key-place.ts'
 import type { Credential } from './keys.ts'
 import { hasScope } from './keys.ts'
 import type { Scope } from './scopes.ts'
-import { checkCredential, tokenExpired } from './tokens.ts'
+import { checkCredential, isTokenExpired } from './tokens.ts'
 
 declare module 'hono' {
   interface ContextVariableMap {
@@ -44,10 +44,10 @@ const DEFAULT_PLACES: readonly KeyPlace[] = ['Bearer']
 const OTHER_PLACES: readonly KeyPlace[] = ['Basic', 'Key', 'Token', 'api-key', 'x-api-key', 'x-key']
 
 /** The token of `Authorization: Bearer …`, or null. */
-export const bearerToken = (c: Context<EdgeEnv>) => findKeyText(DEFAULT_PLACES, (name) => c.req.header(name))
+export const readBearerToken = (c: Context<EdgeEnv>) => findKeyText(DEFAULT_PLACES, (name) => c.req.header(name))
 
 /** Whether the bearer token has the form of an API key or a browser token. */
-export const hasKey = (c: Context<EdgeEnv>) => /^o(ct|st)_/.test(bearerToken(c) ?? '')
+export const hasKey = (c: Context<EdgeEnv>) => /^o(ct|st)_/.test(readBearerToken(c) ?? '')
 
 /** Parses the caller's credential and verifies its tag, without reading storage. Errors: invalid_api_key. */
 async function readCredential(c: Context<EdgeEnv>): Promise<Credential> {
@@ -61,7 +61,7 @@ async function readCredential(c: Context<EdgeEnv>): Promise<Credential> {
   }
   const credential = await checkCredential(configOf(c.env).peppers, token)
   if (!credential) throw unauthorizedError()
-  if ('token' in credential && tokenExpired(credential.token)) {
+  if ('token' in credential && isTokenExpired(credential.token)) {
     throw new ApiError('invalid_api_key', 'This browser token has expired; create a new one.', { headers: CHALLENGE })
   }
   return credential
@@ -114,7 +114,7 @@ export async function requireScope(c: Context<EdgeEnv>, scope: Scope | null = 'r
 }
 
 /** Returns the account to manage. The operator must name it; for a key it is optional. Errors: invalid_request, insufficient_scope. */
-export function managedAccount(c: Context<EdgeEnv>, named: string | undefined): string {
+export function requireManagedAccount(c: Context<EdgeEnv>, named: string | undefined): string {
   const own = c.get('manages')?.account
   if (own !== undefined && (named === undefined || named === own)) return own
   if (own !== undefined) throw new ApiError('insufficient_scope', `This key manages only the account ${own}.`)
@@ -124,7 +124,7 @@ export function managedAccount(c: Context<EdgeEnv>, named: string | undefined): 
 
 /** Whether the credential of a long-running request is still valid: it has not expired, and its key is active and has the scope. */
 export async function isStillAuthorized(env: Env, credential: Credential, scope: Scope): Promise<boolean> {
-  if ('token' in credential && tokenExpired(credential.token)) return false
+  if ('token' in credential && isTokenExpired(credential.token)) return false
   const answer = await objectOf(env.ACCOUNT, credential.account).authenticate(credential)
   return answer.kind === 'authenticated' && hasScope(answer.key, credential, scope)
 }

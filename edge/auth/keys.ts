@@ -26,7 +26,7 @@ export function hasScope({ scopes }: { scopes: readonly Scope[] }, credential: C
 const utf8 = new TextEncoder()
 
 /** HMAC-SHA256 in hex. `purpose` separates the uses of the pepper, so that a tag for one purpose is not valid for another. */
-export async function mac(
+export async function computeMac(
   pepper: Pepper,
   purpose: 'address' | 'key' | 'link' | 'token',
   text: string,
@@ -48,7 +48,7 @@ export async function sha256(data: string | Uint8Array<ArrayBuffer>): Promise<st
 }
 
 const random = (bytes: number) => crypto.getRandomValues(new Uint8Array(bytes)).toHex()
-const tagOf = async (pepper: Pepper, body: string) => (await mac(pepper, 'key', body)).slice(0, 24)
+const tagOf = async (pepper: Pepper, body: string) => (await computeMac(pepper, 'key', body)).slice(0, 24)
 
 /** Creates a key for an account. The key is shown once; only `credential` is stored. */
 export async function issueKey(peppers: Peppers, account: string): Promise<{ key: string; credential: KeyCredential }> {

@@ -8,7 +8,7 @@ import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { hasKey } from './auth.ts'
-import { KEY_ID, mac } from './keys.ts'
+import { computeMac, KEY_ID } from './keys.ts'
 
 /** The signed content of a link. `key` is the id of the requesting key, or null for the key that created the job. */
 export type Link = { path: string; expires: number; key: string | null }
@@ -19,13 +19,13 @@ const textOf = ({ path, expires, key }: Link) => `${path}?exp=${expires}${key ==
 export async function signLink(peppers: Peppers, link: Link): Promise<string> {
   const [pepper] = peppers
   const text = textOf(link)
-  return `${text}&sig=${pepper.version}${await mac(pepper, 'link', text)}`
+  return `${text}&sig=${pepper.version}${await computeMac(pepper, 'link', text)}`
 }
 
 /** Verifies a signature by `signLink` under any configured pepper. */
 export async function checkLink(peppers: Peppers, link: Link, signature: string): Promise<boolean> {
   const pepper = peppers.find((each) => each.version === signature[0])
-  return pepper !== undefined && timingSafeEqual(signature.slice(1), await mac(pepper, 'link', textOf(link)))
+  return pepper !== undefined && timingSafeEqual(signature.slice(1), await computeMac(pepper, 'link', textOf(link)))
 }
 
 /** A verified link: its remaining lifetime in seconds, and the requesting key. */

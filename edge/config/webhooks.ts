@@ -44,7 +44,7 @@ export const webhooks = z
     }
   })
 
-const words = (given: string) => given.split(/[\s,]+/).filter(Boolean)
+const splitWords = (given: string) => given.split(/[\s,]+/).filter(Boolean)
 
 /** The allowed ports of webhook URLs, the blocked hosts including their subdomains, and whether http and localhost are allowed. */
 export const webhookAddresses = z
@@ -54,7 +54,7 @@ export const webhookAddresses = z
     WEBHOOK_LOCAL: z.string().optional(),
   })
   .transform((given) => ({
-    ports: new Set(words(given.WEBHOOK_PORTS)),
-    blocked: words(given.WEBHOOK_BLOCKED_HOSTS),
+    ports: new Set(splitWords(given.WEBHOOK_PORTS)),
+    blocked: splitWords(given.WEBHOOK_BLOCKED_HOSTS),
     local: given.WEBHOOK_LOCAL === 'true',
   }))

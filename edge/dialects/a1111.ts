@@ -14,7 +14,7 @@ import type {
   RenderedJob,
   Translation,
 } from './definition/dialect.ts'
-import { readImageInput, withoutEffect } from './definition/image-input.ts'
+import { createIgnoredWarning, readImageInput } from './definition/image-input.ts'
 import type { ListedJob } from './definition/public-job.ts'
 import { SAMPLER_NAMES, SCHEDULE_NAMES } from './definition/sampling-names.ts'
 
@@ -131,7 +131,9 @@ function parse({ body: given }: DialectRequest, names: readonly string[]): Trans
   const n = (parsed.batch_size ?? 1) * (parsed.n_iter ?? 1)
   const model = modelOf(parsed.override_settings ?? {})
   const ignored = NO_EFFECT.filter((name) => !isUsual(given[name]))
-  const scripts = control.others.slice(0, MAX_SCRIPTS).map((name) => withoutEffect(`alwayson_scripts.${name}`, {}))
+  const scripts = control.others
+    .slice(0, MAX_SCRIPTS)
+    .map((name) => createIgnoredWarning(`alwayson_scripts.${name}`, {}))
   return {
     // This API always reads weights in prompts.
     fields: {
@@ -143,7 +145,7 @@ function parse({ body: given }: DialectRequest, names: readonly string[]): Trans
     warnings: [
       ...adjusted.slice(0, LIMITS.loras.max),
       ...warnings,
-      ...ignored.map((name) => withoutEffect(name, given[name])),
+      ...ignored.map((name) => createIgnoredWarning(name, given[name])),
       ...scripts,
     ],
     wait: 'end',

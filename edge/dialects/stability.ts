@@ -5,7 +5,7 @@ import { ApiError, type Problem } from '../http/errors.ts'
 import { formatValue, parseFields } from '../http/validation.ts'
 import type { Dialect, DialectRequest, RenderedJob, Reply, Translation } from './definition/dialect.ts'
 import { readFiles } from './definition/input-files.ts'
-import { warningHeader } from './definition/warning-header.ts'
+import { createWarningHeader } from './definition/warning-header.ts'
 
 /** About one megapixel for each aspect ratio, in the sizes for which Stable Diffusion 3 was trained. */
 const SIZES = {
@@ -87,14 +87,14 @@ function parse(request: DialectRequest): Translation {
 }
 
 /** Headers that warn of parameters without an effect. */
-function warningHeaders({ warnings }: RenderedJob['job'], { body }: DialectRequest): Record<string, string> {
+function createWarningHeaders({ warnings }: RenderedJob['job'], { body }: DialectRequest): Record<string, string> {
   const style = { message: 'style_preset had no effect; describe the style in the prompt.' }
-  return warningHeader(body.style_preset === undefined ? warnings : [...warnings, style])
+  return createWarningHeader(body.style_preset === undefined ? warnings : [...warnings, style])
 }
 
 function render({ job, files }: RenderedJob, request: DialectRequest): Reply {
   const [{ seed, content_type }, file] = [job.images[0]!, files[0]!]
-  const headers = { 'finish-reason': 'SUCCESS', seed: String(seed), ...warningHeaders(job, request) }
+  const headers = { 'finish-reason': 'SUCCESS', seed: String(seed), ...createWarningHeaders(job, request) }
   if (!('b64_json' in file)) return { headers, image: 0 }
   const type = `application/json; type=${content_type}`
   return {

@@ -8,6 +8,7 @@ import { type NamedModel, openModel } from './client.ts'
 import { endpointOf } from './endpoints.ts'
 import { chooseWindow, type Gaps, NO_GAPS, recordGap } from './idle-window.ts'
 import {
+  countSpentToday,
   type EndpointReport,
   type GpuState,
   type Health,
@@ -19,7 +20,6 @@ import {
   pingCost,
   type Readiness,
   recordSpending,
-  spentToday,
   startSeconds,
   stateOf,
 } from './readiness.ts'
@@ -65,7 +65,7 @@ export class EndpointDO extends DurableObject<Env> {
   report(): EndpointReport {
     const policy = configOf(this.env).prewarm
     const readiness = this.#readiness()
-    const spent = spentToday(readiness, Date.now())
+    const spent = countSpentToday(readiness, Date.now())
     return {
       ...this.state(),
       down: isDown(readiness, Date.now()),

@@ -14,7 +14,7 @@ function compressionOf(c: Context<EdgeEnv>): 'gzip' | null {
 }
 
 /** Returns the size of the body, or Infinity if its Content-Length is missing or malformed, or if the body is compressed. */
-export function declaredBytes(c: Context<EdgeEnv>): number {
+export function readDeclaredBytes(c: Context<EdgeEnv>): number {
   if (c.req.header('content-encoding') !== undefined) return Number.POSITIVE_INFINITY
   const declared = c.req.header('content-length')
   return declared !== undefined && /^\d{1,15}$/.test(declared) ? Number(declared) : Number.POSITIVE_INFINITY
@@ -87,7 +87,7 @@ async function receive(c: Context<EdgeEnv>): Promise<ArrayBuffer> {
   const max = c.get('bodyBytes')
   if (max === undefined)
     throw new Error(`${c.req.method} ${c.req.path} read its body before its credential was checked`)
-  const declared = declaredBytes(c)
+  const declared = readDeclaredBytes(c)
   const isDeclared = declared !== Number.POSITIVE_INFINITY
   if (isDeclared && declared > max) throw tooLargeError(max)
   const { body } = c.req.raw

@@ -1,6 +1,6 @@
 // The record of a job and how events change it. Pure: JobDO stores the record and does the work.
 
-import { hasGuidance, type JobEvent, stepsRun, type Timings } from '#contract'
+import { countRunSteps, hasGuidance, type JobEvent, type Timings } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import type { JobState, Progress } from '../dialects/definition/public-job.ts'
 import type { ErrorCode } from '../http/error-codes.ts'
@@ -119,7 +119,7 @@ export function countSteps({ progress }: Pick<JobRecord, 'progress'>): number {
 
 /** The steps that a job runs, over all of its images. */
 const totalSteps = ({ request: { steps, strength, count } }: Pick<JobRecord, 'request'>) =>
-  stepsRun(steps, strength) * count
+  countRunSteps(steps, strength) * count
 
 /**
  * Minimum number of steps for the return of the slot before the last step. In shorter jobs, most of the GPU time would not count as usage.

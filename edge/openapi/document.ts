@@ -36,7 +36,7 @@ const FOREIGN_EXAMPLES: Readonly<Record<string, Record<string, object>>> = {
 const BODY_TYPES = { form: 'multipart/form-data', json: 'application/json' }
 
 /** A route of another provider's API, which documents its requests and replies. */
-function foreignOperation(dialect: Dialect, route: DialectRoute): Operation {
+function createForeignOperation(dialect: Dialect, route: DialectRoute): Operation {
   const examples = FOREIGN_EXAMPLES[`${route.method} ${route.path}`]
   return {
     ...{ tag: FOREIGN, summary: `${dialect.name}: ${ACTIONS[route.action]}` },
@@ -49,7 +49,7 @@ function foreignOperation(dialect: Dialect, route: DialectRoute): Operation {
 }
 const FOREIGN_OPERATIONS = Object.fromEntries(
   DIALECTS.flatMap((dialect) =>
-    dialect.routes.map((route) => [`${route.method} ${route.path}`, foreignOperation(dialect, route)] as const),
+    dialect.routes.map((route) => [`${route.method} ${route.path}`, createForeignOperation(dialect, route)] as const),
   ),
 )
 

@@ -80,7 +80,7 @@ export function controlImageOf({ controls, control_image }: Given): string | und
 }
 
 /** The fields without the control image: a fingerprint has a digest of its content instead. */
-export const withoutControlImage = <Fields extends Given>({ control_image: _, controls, ...fields }: Fields) => ({
+export const removeControlImage = <Fields extends Given>({ control_image: _, controls, ...fields }: Fields) => ({
   ...fields,
   ...(controls && { controls: controls.map(({ image: __, ...control }) => control) }),
 })

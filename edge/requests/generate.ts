@@ -14,7 +14,7 @@ import { log } from '../platform/log.ts'
 import { type InputFile, storeInputs } from '../results/inputs.ts'
 import { areStored } from '../results/results.ts'
 import { checkContent } from './content-policy.ts'
-import { admissionError, nextDayHeaders } from './refusals.ts'
+import { admissionError, createNextDayHeaders } from './refusals.ts'
 
 /**
  * A parsed request for a job. `retried`: possibly a client's retry of an earlier request. `joins`: without an Idempotency-Key, the request
@@ -41,7 +41,7 @@ type Admitted =
   | { reservation: Reservation; isRepeated: boolean; rates: RateState[] }
 
 /** Reads `Idempotency-Key`: a structured-field string or a bare one, 1 to 255 characters. Errors: invalid_request. */
-export function idempotencyKey(header: string | undefined): string | null {
+export function parseIdempotencyKey(header: string | undefined): string | null {
   if (header === undefined) return null
   const trimmed = header.trim()
   const isQuoted = trimmed.length >= 2 && trimmed.startsWith('"') && trimmed.endsWith('"')
@@ -108,7 +108,7 @@ export const submit = (env: Env, submission: Submission): Promise<Submitted> =>
   start(env, submission, (reservation) => objectOf(env.JOB, reservation.job).create(reservation))
 
 function retryHeaders(code: ErrorCode): Record<string, string> {
-  if (code === 'gpu_budget_exhausted') return nextDayHeaders()
+  if (code === 'gpu_budget_exhausted') return createNextDayHeaders()
   return code === 'gpu_unavailable' ? { 'retry-after': '30' } : {}
 }
 

@@ -2,6 +2,7 @@
 
 import * as z from 'zod'
 import {
+  countRunSteps,
   DEFAULT_STRENGTH,
   describeInputs,
   describeOversize,
@@ -14,7 +15,6 @@ import {
   REPAINTS,
   ROUTES,
   seed,
-  stepsRun,
   TIERS,
 } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
@@ -25,17 +25,17 @@ import type { WebhookEventKind } from '../dialects/definition/public-job.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
 import { newJobId } from '../jobs/job-id.ts'
-import { microdollarsWithin } from '../platform/units.ts'
+import { convertToMicrodollars } from '../platform/units.ts'
 import type { InputFile } from '../results/inputs.ts'
 import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
 import { resolveModel } from '../routing/alias.ts'
 import { type Decision, QUALITIES, type RouteRequest, type WantedSize, type Warning } from '../routing/decision.ts'
-import { latencyMs, observations } from '../routing/forecast.ts'
-import { basePrice, megapixelSteps, price, type Work } from '../routing/price.ts'
+import { forecastLatencyMs, selectObservations } from '../routing/forecast.ts'
+import { basePrice, countMegapixelSteps, price, type Work } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
 import { describeAdjustments } from './adjustments.ts'
-import { chooseControls, controlsOf, describeControls, withoutControlImage } from './controls.ts'
+import { chooseControls, controlsOf, describeControls, removeControlImage } from './controls.ts'
 import { chooseImageOptions, describeCache, fieldsOfGuidance, imageOptionFields, stepsOf } from './image-options.ts'
 import { chooseLoras, loras } from './loras.ts'
 
@@ -136,7 +136,7 @@ export function parseGeneration(body: unknown): Generation {
   return parseFields(hasImage ? generationFromImage : generation, generation.shape, body)
 }
 
-const unlessAuto = <T extends string>(value: T | 'auto') => (value === 'auto' ? undefined : value)
+const omitAuto = <T extends string>(value: T | 'auto') => (value === 'auto' ? undefined : value)
 
 function sizeOf({ size, width, height }: Generation): { width: number; height: number } | undefined {
   if (size !== 'auto') {
@@ -155,7 +155,7 @@ function sizeOf({ size, width, height }: Generation): { width: number; height: n
 }
 
 /** JPEG and WebP quality, OpenAI's `output_compression`: 100 is the best. */
-function outputQuality({ output_compression, output_format }: Generation): number {
+function readOutputQuality({ output_compression, output_format }: Generation): number {
   if (output_compression !== undefined && output_format === 'png') {
     const message = `output_compression is ${output_compression}, but png is lossless; leave it out or choose jpeg or webp.`
     throw new ApiError('invalid_request', message, { param: 'output_compression' })
@@ -179,13 +179,13 @@ function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedS
     guidanceFields: fieldsOfGuidance(fields),
     isCached: fields.cache === 'fast',
     additions: (['loras', 'controls'] as const).filter((name) => fields[name]),
-    route: unlessAuto(fields.route),
+    route: omitAuto(fields.route),
     model: fields.model === 'auto' ? undefined : resolveModel(catalog, fields.model),
     isQualityHint: fields.model !== 'auto',
-    tier: unlessAuto(fields.tier),
+    tier: omitAuto(fields.tier),
     size: wantedSize ? undefined : sizeOf(fields),
     wantedSize,
-    maxCost: max_cost === undefined ? undefined : microdollarsWithin(max_cost),
+    maxCost: max_cost === undefined ? undefined : convertToMicrodollars(max_cost),
     maxLatencyMs: max_latency_ms,
   }
 }
@@ -219,7 +219,7 @@ export async function routeAndPrice(
   const { controls, catalog } = fields.controls
     ? chooseControls(fields.controls, fields, fitting, account)
     : { controls: [], catalog: fitting }
-  const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
+  const seen = fields.max_latency_ms === undefined ? [] : await selectObservations(env.DB, catalog.offers)
   const strength = strengthOf(fields)
   const workOf = (decision: Decision) => ({
     ...decision,
@@ -231,7 +231,7 @@ export async function routeAndPrice(
   })
   const decision = chooseRoute(routeRequest(fields, catalog, wantedSize), catalog, (decision) => ({
     price: price(workOf(decision), prices),
-    latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision), gpuDevices)),
+    latencyMs: forecastLatencyMs(seen, decision, countMegapixelSteps(workOf(decision), gpuDevices)),
   }))
   const work = workOf(decision)
   const options = imageOptionsOf(work)
@@ -284,12 +284,12 @@ export async function createJobSpec(
     },
     seed: fields.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!,
     output_format,
-    output_quality: outputQuality(fields),
+    output_quality: readOutputQuality(fields),
     text_convention: 'diffusers' as const,
     ...(fields.prompt_2 && { prompt_2: fields.prompt_2 }),
     ...(fields.prompt_3 && { prompt_3: fields.prompt_3 }),
     ...options,
-    ...previewSteps(fields, stepsRun(decision.steps, options.strength)),
+    ...previewSteps(fields, countRunSteps(decision.steps, options.strength)),
     ...imageFields(fields, inputs),
     ...(loras.length > 0 && { loras }),
   }
@@ -331,7 +331,7 @@ function imageFields(fields: Generation, inputs: readonly InputFile[]): Partial<
 /** A hash of the fields, with the contents of files in place of their addresses. */
 function fingerprintOf(fields: Generation, inputs: readonly InputFile[], wantedSize?: WantedSize): Promise<string> {
   const files = Object.fromEntries(inputs.map(({ name, sha256 }) => [name, sha256]))
-  return sha256(JSON.stringify({ ...withoutControlImage(fields), ...files, ...(wantedSize && { wantedSize }) }))
+  return sha256(JSON.stringify({ ...removeControlImage(fields), ...files, ...(wantedSize && { wantedSize }) }))
 }
 
 const capitalize = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`

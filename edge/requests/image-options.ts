@@ -2,16 +2,16 @@
 import * as z from 'zod'
 import {
   CACHES,
+  countRunSteps,
+  findReusedSteps,
   guidanceInterval,
   type ImageOptions,
   LIMITS,
-  reusedSteps,
   SAMPLERS,
   SCHEDULES,
   SKIP_LAYER_DEFAULTS,
   sigmas,
   skipLayerGuidance,
-  stepsRun,
 } from '#contract'
 import { ApiError } from '../http/errors.ts'
 import type { Decision, Warning } from '../routing/decision.ts'
@@ -75,7 +75,7 @@ function skipOf({ scale, start, stop, layers }: Skip): NonNullable<ImageOptions[
 }
 
 /** The options of a job with guidance that have no effect without it. Errors: invalid_request. */
-function guidanceOptions({ guidance_interval: interval, skip_layer_guidance: skip }: Given): ImageOptions {
+function chooseGuidanceOptions({ guidance_interval: interval, skip_layer_guidance: skip }: Given): ImageOptions {
   const { start = 0, stop = 1 } = interval ?? {}
   if (start >= stop)
     throw refuse('guidance_interval', `guidance_interval is ${start} to ${stop}; it must begin before it ends.`)
@@ -94,10 +94,10 @@ function checkCache(steps: number, sampler: Decision['sampler']): void {
 }
 
 /** A warning that states the number of cached steps; none if step caching is off. */
-export function describeCache(request: Parameters<typeof reusedSteps>[0]): Warning[] {
+export function describeCache(request: Parameters<typeof findReusedSteps>[0]): Warning[] {
   if (!request.cache) return []
-  const { size } = reusedSteps(request)
-  const total = stepsRun(request.steps, request.strength)
+  const { size } = findReusedSteps(request)
+  const total = countRunSteps(request.steps, request.strength)
   if (size > 0) {
     const message = `cache "fast": ${size} of ${total} steps reused results of earlier steps; the image differs slightly from one without cache.`
     return [{ code: 'steps_cached', message }]
@@ -122,7 +122,7 @@ export function chooseImageOptions(
     ...(shift && { shift }),
     ...(prompt_weights && { prompt_weights }),
     ...(cache === 'fast' && { cache }),
-    ...(guidanceScale > 1 && guidanceOptions(fields)),
+    ...(guidanceScale > 1 && chooseGuidanceOptions(fields)),
   }
 }
 

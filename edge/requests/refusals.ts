@@ -2,7 +2,7 @@
 
 import type { Admission } from '../accounts/admission.ts'
 import type { Refusal } from '../accounts/meter.ts'
-import { type Holder, type RateState, rateHeaders } from '../accounts/rate-limit-headers.ts'
+import { createRateHeaders, type Holder, type RateState } from '../accounts/rate-limit-headers.ts'
 import { forbiddenError, unauthorizedError } from '../auth/auth.ts'
 import { GPU_BUDGET_EXHAUSTED, secondsToNextDay } from '../gpu/budget.ts'
 import { ApiError } from '../http/errors.ts'
@@ -20,7 +20,7 @@ const WHOSE: Record<Holder, string> = {
 function limitError(refusal: Extract<Refusal, { kind: 'limited' }>, rates: RateState[]): ApiError {
   const { by, holder, limit, retryAfterSeconds } = refusal
   const headers = {
-    ...rateHeaders(rates),
+    ...createRateHeaders(rates),
     'retry-after': String(retryAfterSeconds),
     'retry-after-ms': String(retryAfterSeconds * 1000),
   }
@@ -54,11 +54,11 @@ function overBudgetError(
   rates: RateState[],
 ) {
   const message = `The request costs ${formatDollars(price)}. ${WHOSE[holder]} ${BUDGETS[by]} ${formatDollars(available)} more.`
-  return new ApiError('over_budget', message, { headers: { ...rateHeaders(rates), ...FINAL } })
+  return new ApiError('over_budget', message, { headers: { ...createRateHeaders(rates), ...FINAL } })
 }
 
 /** The headers of `gpu_budget_exhausted`. */
-export const nextDayHeaders = () => ({ ...FINAL, 'retry-after': String(secondsToNextDay(Date.now())) })
+export const createNextDayHeaders = () => ({ ...FINAL, 'retry-after': String(secondsToNextDay(Date.now())) })
 
 /** Returns the error of a refused admission, or null if the request was admitted. */
 export function admissionError(admission: Admission): ApiError | null {
@@ -75,7 +75,7 @@ export function admissionError(admission: Admission): ApiError | null {
       return overBudgetError(admission, admission.rates)
     case 'exhausted':
       return new ApiError('gpu_budget_exhausted', GPU_BUDGET_EXHAUSTED, {
-        headers: { ...rateHeaders(admission.rates), ...nextDayHeaders() },
+        headers: { ...createRateHeaders(admission.rates), ...createNextDayHeaders() },
       })
     case 'mismatch': {
       const what = admission.by === 'name' ? 'This name belongs to the job of' : 'This Idempotency-Key was used with'

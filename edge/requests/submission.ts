@@ -11,13 +11,13 @@ import { isFinal, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import type { InputFile } from '../results/inputs.ts'
 import { controlImageOf } from './controls.ts'
-import { generateNow, idempotencyKey, type Submission, type Submitted, submit } from './generate.ts'
+import { generateNow, parseIdempotencyKey, type Submission, type Submitted, submit } from './generate.ts'
 import { type Addition, createJobSpec, type Generation, parseGeneration } from './generation-request.ts'
-import { typedFields, withFilesAsText } from './inputs/form-fields.ts'
+import { toTypedFields, withFilesAsText } from './inputs/form-fields.ts'
 import { readInputs } from './inputs/read-inputs.ts'
 
 /** Removes null fields, which many clients send for unset ones. A body other than an object is unchanged. */
-export function withoutNulls(body: unknown): unknown {
+export function removeNulls(body: unknown): unknown {
   if (typeof body !== 'object' || body === null || Array.isArray(body)) return body
   return Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null))
 }
@@ -50,7 +50,7 @@ export async function createSubmission(
   const inputs = await openInputs(c, fields)
   const spec = await createJobSpec(fields, c.env, credential, { origin, name, dialect, inputs, ...addition })
   const retried = fields.seed !== undefined || Number(c.req.header('x-stainless-retry-count') ?? 0) > 0
-  const key = idempotencyKey(c.req.header('idempotency-key'))
+  const key = parseIdempotencyKey(c.req.header('idempotency-key'))
   const reuse = fields.reuse ?? false
   return { fields, submission: { credential, spec, inputs, idempotencyKey: key, retried, joins, reuse } }
 }
@@ -78,7 +78,7 @@ export function limitBodyWithoutImage(c: Context<EdgeEnv>, body: unknown): void 
 
 /** Reads a native request. `name` is the caller's name for the job. */
 export async function readSubmission(c: Context<EdgeEnv>, name: string | null = null) {
-  const body = isForm(c) ? typedFields(await readForm(c)) : withoutNulls(await readJson(c))
+  const body = isForm(c) ? toTypedFields(await readForm(c)) : removeNulls(await readJson(c))
   limitBodyWithoutImage(c, body)
   return createSubmission(c, body, { name })
 }

@@ -21,7 +21,7 @@ const PNG_START = 8
 /** Length and type before the data of a chunk, and its checksum. */
 const PNG_CHUNK = { head: 8, tail: 4 }
 
-function* pngChunks(file: Uint8Array): Generator<Part> {
+function* readPngChunks(file: Uint8Array): Generator<Part> {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength)
   for (let at = PNG_START; at + PNG_CHUNK.head <= file.length; ) {
     const start = at + PNG_CHUNK.head
@@ -36,7 +36,7 @@ const MARKER = 0xff
 const START_OF_SCAN = 0xda
 
 /** The segments before the pixels. */
-function* jpegSegments(file: Uint8Array): Generator<Part> {
+function* readJpegSegments(file: Uint8Array): Generator<Part> {
   for (let at = 2; at + 4 <= file.length && file[at] === MARKER; ) {
     const marker = file[at + 1]!
     const end = at + 2 + ((file[at + 2]! << 8) | file[at + 3]!)
@@ -46,7 +46,7 @@ function* jpegSegments(file: Uint8Array): Generator<Part> {
   }
 }
 
-function* riffChunks(file: Uint8Array): Generator<Part> {
+function* readRiffChunks(file: Uint8Array): Generator<Part> {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength)
   for (let at = 12; at + 8 <= file.length; ) {
     const size = view.getUint32(at + 4, true)
@@ -70,7 +70,7 @@ type Found = { xmp: Uint8Array | null; c2pa: number }
 
 function findInPng(file: Uint8Array): Found {
   const found: Found = { xmp: null, c2pa: 0 }
-  for (const { type, data } of pngChunks(file)) {
+  for (const { type, data } of readPngChunks(file)) {
     if (type === 'iTXt') found.xmp ??= after(data, PNG_XMP)
     if (type === 'caBX') found.c2pa += data.length
   }
@@ -79,7 +79,7 @@ function findInPng(file: Uint8Array): Found {
 
 function findInJpeg(file: Uint8Array): Found {
   const found: Found = { xmp: null, c2pa: 0 }
-  for (const { type, data } of jpegSegments(file)) {
+  for (const { type, data } of readJpegSegments(file)) {
     if (type === 'e1') found.xmp ??= after(data, JPEG_XMP)
     const box = type === 'eb' && textOf(data, 0, 2) === 'JP' && textOf(data, JPEG_BOX.at, JPEG_BOX.head)
     if (box === JPEG_BOX.type) found.c2pa += data.length - JPEG_BOX.head
@@ -89,7 +89,7 @@ function findInJpeg(file: Uint8Array): Found {
 
 function findInWebp(file: Uint8Array): Found {
   const found: Found = { xmp: null, c2pa: 0 }
-  for (const { type, data } of riffChunks(file)) {
+  for (const { type, data } of readRiffChunks(file)) {
     if (type === 'XMP ') found.xmp ??= data
     if (type === 'C2PA') found.c2pa += data.length
   }

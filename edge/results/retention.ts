@@ -8,10 +8,10 @@ export const DEFAULT_RETENTION_DAYS = 30
 export type RetentionDays = (typeof RETENTION_DAYS)[number]
 
 /** Returns the R2 prefix of an account's images. infra/results-lifecycle.json has a rule for each retention period. */
-export const resultPrefix = (days: RetentionDays, account: string) => `results/${days}d/${account}/`
+export const resultPrefixOf = (days: RetentionDays, account: string) => `results/${days}d/${account}/`
 
 /** The R2 prefix of an account's input files. infra/results-lifecycle.json deletes them after a day, if a job's end did not. */
-export const inputPrefix = (account: string) => `inputs/${account}/`
+export const inputPrefixOf = (account: string) => `inputs/${account}/`
 
 /** Days for which a job is kept after its images expire. */
 export const RECORD_DAYS = 7
@@ -27,6 +27,6 @@ export const FULL_BYTES = 9.5e9
 type Ended = { finished: number | null; created: number; retentionDays: RetentionDays }
 
 /** Returns the deletion time of a finished job in Unix milliseconds: a week after its images expire or would have expired. */
-export function retentionEnd({ finished, created, retentionDays }: Ended): number {
+export function computeRetentionEnd({ finished, created, retentionDays }: Ended): number {
   return (finished ?? created) + (retentionDays + RECORD_DAYS) * DAY_MS
 }

@@ -10,7 +10,7 @@ import { isOwner } from '../jobs/ownership.ts'
 import { isFinal } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { findOwnJob } from '../requests/own-job.ts'
-import { isAvailable, resultPath } from '../results/results.ts'
+import { isAvailable, resultPathOf } from '../results/results.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 
 const notFoundError = (job: string, file: string) =>
@@ -20,7 +20,7 @@ const notFoundError = (job: string, file: string) =>
 async function findRecord(c: Context<EdgeEnv>, job: string, file: string, credential: Credential | null) {
   const record = JOB_ID.test(job) ? await objectOf(c.env.JOB, job).view() : null
   const isReadable = record && (credential === null || isOwner(credential, record))
-  const image = isReadable ? record.images.find((each) => resultPath(job, each).endsWith(`/${file}`)) : undefined
+  const image = isReadable ? record.images.find((each) => resultPathOf(job, each).endsWith(`/${file}`)) : undefined
   if (!image || record?.state !== 'succeeded') throw notFoundError(job, file)
   return { record, image }
 }

@@ -80,7 +80,7 @@ async function observationsOf(db: D1Database, { endpoint, model, tier }: Ran): P
 }
 
 /** The newest observations of each offer. */
-export async function observations(db: D1Database, offers: readonly Ran[]): Promise<Observation[]> {
+export async function selectObservations(db: D1Database, offers: readonly Ran[]): Promise<Observation[]> {
   const distinct = offers.filter((offer, k) => offers.findIndex(sameAs(offer)) === k)
   return (await Promise.all(distinct.map((offer) => observationsOf(db, offer)))).flat()
 }
@@ -89,11 +89,11 @@ export async function observations(db: D1Database, offers: readonly Ran[]): Prom
 export const clearObservations = (): void => cache.clear()
 
 /** The forecast for `work` megapixel-steps of one offer, from observations of any offers. */
-export const forecastFor = (seen: readonly Observation[], ran: Ran, work: number): Forecast =>
+export const forecastOffer = (seen: readonly Observation[], ran: Ran, work: number): Forecast =>
   forecast(seen.filter(sameAs(ran)), work, Date.now())
 
 /** The 95th percentile of the latency in milliseconds; null if there are no observations. */
-export function latencyMs(seen: readonly Observation[], ran: Ran, work: number): number | null {
-  const { seconds } = forecastFor(seen, ran, work)
+export function forecastLatencyMs(seen: readonly Observation[], ran: Ran, work: number): number | null {
+  const { seconds } = forecastOffer(seen, ran, work)
   return seconds && seconds.p95 * 1000
 }

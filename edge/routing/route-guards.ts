@@ -24,7 +24,7 @@ function maxLatencyError(estimated: Estimated[], maxLatencyMs: number): ApiError
   return new ApiError('max_latency_exceeded', message, { param: 'max_latency_ms', headers: FINAL })
 }
 
-function rejectionReason({ price, latencyMs }: Estimated, { maxCost }: Guards): string {
+function describeRejection({ price, latencyMs }: Estimated, { maxCost }: Guards): string {
   if (maxCost !== undefined && price > maxCost) return `costs ${formatDollars(price)}, more than max_cost`
   return latencyMs === null ? 'has not run here yet' : 'takes longer than max_latency_ms'
 }
@@ -33,7 +33,7 @@ function rejectionReason({ price, latencyMs }: Estimated, { maxCost }: Guards): 
 function explainGuards(first: Estimated, chosen: Estimated, guards: Guards): string {
   const sentences = []
   if (chosen !== first) {
-    const why = rejectionReason(first, guards)
+    const why = describeRejection(first, guards)
     sentences.push(` ${nameOf(first.decision)} ${why}, so ${nameOf(chosen.decision)} serves it.`)
   }
   if (guards.maxLatencyMs !== undefined && chosen.latencyMs === null)
@@ -48,11 +48,11 @@ export function applyGuards(decisions: Decision[], guards: Guards, estimate: Est
   const estimated = decisions.map((decision) => ({ decision, ...estimate(decision) }))
   const affordable = estimated.filter(({ price }) => price <= maxCost)
   if (affordable.length === 0) throw maxCostError(estimated, maxCost)
-  const chosen = maxLatencyMs === undefined ? affordable[0] : firstInTime(affordable, maxLatencyMs)
+  const chosen = maxLatencyMs === undefined ? affordable[0] : findFirstInTime(affordable, maxLatencyMs)
   if (!chosen) throw maxLatencyError(affordable, maxLatencyMs!)
   return { ...chosen.decision, reason: `${chosen.decision.reason}${explainGuards(estimated[0]!, chosen, guards)}` }
 }
 
-const firstInTime = (estimated: Estimated[], maxLatencyMs: number): Estimated | undefined =>
+const findFirstInTime = (estimated: Estimated[], maxLatencyMs: number): Estimated | undefined =>
   estimated.find(({ latencyMs }) => latencyMs !== null && latencyMs <= maxLatencyMs) ??
   estimated.find(({ latencyMs }) => latencyMs === null)

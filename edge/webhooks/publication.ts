@@ -2,12 +2,12 @@
 import { findDelivery, findEvent, insertDelivery, insertEvent } from './delivery/deliveries.ts'
 import type { Target, WebhookEvent } from './delivery/delivery.ts'
 import {
-  availableReplays,
-  eventsToReplay,
+  countAvailableReplays,
   type Limited,
   limitReplays,
   type Range,
   restartDelivery,
+  selectEventsToReplay,
   spendReplays,
 } from './delivery/replays.ts'
 import { DEFAULT_ENDPOINT, type Endpoint, findByAddress, findEndpoint, listEndpoints } from './endpoints/endpoints.ts'
@@ -78,8 +78,8 @@ export function replaySpan(
   perMinute: number,
 ): ReplayedRange {
   const types = findEndpoint(sql, endpoint)?.events ?? EVENT_TYPES
-  const limit = Math.floor(availableReplays(sql, perMinute))
-  const { ids, next, limited } = eventsToReplay(sql, endpoint, { ...span, types, limit })
+  const limit = Math.floor(countAvailableReplays(sql, perMinute))
+  const { ids, next, limited } = selectEventsToReplay(sql, endpoint, { ...span, types, limit })
   const refusal = limited && ids.length === 0 ? limitReplays(sql, perMinute) : null
   if (refusal) return refusal
   restart(sql, ids, endpoint, perMinute)

@@ -11,7 +11,7 @@ import { postWebhook } from './delivery/post.ts'
 import { type Range, REPLAY_SCHEMA } from './delivery/replays.ts'
 import { DEFAULT_ENDPOINT, ENDPOINT_SCHEMA, type EndpointFields } from './endpoints/endpoints.ts'
 import { ensureKey, findVerificationKey, KEY_SCHEMA, rotateKey, type VerificationKey } from './endpoints/keys.ts'
-import { nextAttemptAt, pruneReceivers, RECEIVER_SCHEMA } from './endpoints/receivers.ts'
+import { findNextAttempt, pruneReceivers, RECEIVER_SCHEMA } from './endpoints/receivers.ts'
 import type { Scheme, SigningKey } from './endpoints/signature.ts'
 import { openProgress, type ProgressOutcome } from './progress.ts'
 import { publishOnce, publishTo, type Replayed, type ReplayedRange, replayEvent, replaySpan } from './publication.ts'
@@ -28,9 +28,9 @@ import {
   deleteExpired,
   type ExportedEvent,
   exportEvents,
+  findNextExpiry,
+  findNextGivenUp,
   giveUpOverdue,
-  nextExpiry,
-  nextGivenUp,
 } from './retention.ts'
 
 /** The time limit of one alarm, below the platform limit of 15 minutes. The next alarm resumes the work. */
@@ -219,7 +219,7 @@ export class WebhookDO extends DurableObject<Env> {
 
   #nextAlarm(): number | null {
     const { lifetimeMs } = this.#settings
-    const times = [nextAttemptAt(this.#sql), nextGivenUp(this.#sql, lifetimeMs), nextExpiry(this.#sql)]
+    const times = [findNextAttempt(this.#sql), findNextGivenUp(this.#sql, lifetimeMs), findNextExpiry(this.#sql)]
     const next = Math.min(...times.map((time) => time ?? Number.POSITIVE_INFINITY))
     return next === Number.POSITIVE_INFINITY ? null : next
   }

@@ -12,9 +12,9 @@ import type { Lowering } from './graph/scope.ts'
 import type { WeightSource } from './graph/weight-source.ts'
 import { lowerings } from './lower/lowerings.ts'
 import { place } from './place.ts'
-import { PackageWriter, type Progress, type WeightsFile, weightsFile } from './write/package-writer.ts'
+import { createWeightsFile, PackageWriter, type Progress, type WeightsFile } from './write/package-writer.ts'
 import { readTokenizers, readWords, type TokenizerOptions, type Tokenizers, WORDS } from './write/tokenizers.ts'
-import { layoutBytes } from './write/weights.ts'
+import { sumLayoutBytes } from './write/weights.ts'
 
 export type CompileOptions = BuildOptions &
   TokenizerOptions & {
@@ -54,7 +54,7 @@ export async function compile(options: CompileOptions): Promise<Compiled> {
   const { encoders } = model.manifest.text
   const tokenizers = await readTokenizers(encoders, model.vocabularies, checkpoint, options)
   const files = weightsFilesOf(model)
-  const bytes = [...files.values()].reduce((sum, { layout }) => sum + layoutBytes(layout), 0)
+  const bytes = [...files.values()].reduce((sum, { layout }) => sum + sumLayoutBytes(layout), 0)
   return place(options.out, bytes, (directory) => writePackage(directory, model, files, tokenizers, options))
 }
 
@@ -119,13 +119,13 @@ const POSITION = 'position'
 /** The weights files by network, and that of the position table. */
 function weightsFilesOf({ graphs, positionTable, manifest: { position } }: Model): Map<string, WeightsFile> {
   const files = new Map(
-    [...graphs].map(([network, { weights }]) => [network, weightsFile(`${network}.weights`, network, weights)]),
+    [...graphs].map(([network, { weights }]) => [network, createWeightsFile(`${network}.weights`, network, weights)]),
   )
   if (!positionTable) return files
   const { shape } = positionTable
   const source = { kind: 'cast', tensor: positionTable, rows: [0, shape[0]!], storage: 'float32', channelsLast: false }
   const weight = { name: 'pos_embed', dtype: 'float32', shape, source: source as WeightSource } as const
-  return files.set(POSITION, weightsFile(position.file!, POSITION, [weight]))
+  return files.set(POSITION, createWeightsFile(position.file!, POSITION, [weight]))
 }
 
 async function writePackage(

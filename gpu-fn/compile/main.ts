@@ -171,7 +171,7 @@ function report({ manifest: about, sourceBytes, packageBytes, notes }: Compiled,
   const size = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`)
   print(`${model} (${variant}, ${tier}, ${target}) → ${out}`)
   print(
-    `${size(sourceBytes)} read, ${size(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${peakMegabytes()} MB peak memory`,
+    `${size(sourceBytes)} read, ${size(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${measurePeakMegabytes()} MB peak memory`,
   )
   for (const note of notes) print(note)
 }
@@ -179,6 +179,6 @@ function report({ manifest: about, sourceBytes, packageBytes, notes }: Compiled,
 /** Prints a line, which may have names from the checkpoint. */
 const print = (line: string) => console.log(escapeText(line))
 
-const peakMegabytes = () => Math.round(process.resourceUsage().maxRSS / 1024)
+const measurePeakMegabytes = () => Math.round(process.resourceUsage().maxRSS / 1024)
 
 await main()

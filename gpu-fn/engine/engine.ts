@@ -10,8 +10,8 @@ import { findControlnets } from '../weights/controlnet-packages.ts'
 import { findLoras } from '../weights/lora-packages.ts'
 import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
-import { checkDevices, deviceMemory, deviceName, listGpus } from './device.ts'
-import { JobError, jobFault } from './job-error.ts'
+import { checkDevices, listGpus, readDeviceMemory, readDeviceName } from './device.ts'
+import { createJobFault, JobError } from './job-error.ts'
 import type { Command, Message, Opened } from './messages.ts'
 import type { Adapter } from './package/adapters.ts'
 import { readAhead } from './read-ahead.ts'
@@ -144,7 +144,7 @@ export class PackageEngine implements Engine {
     for (const pkg of await (fetchPackages?.() ?? findPackages(packages))) {
       this.#packages.set(pkg.digest, pkg)
       const { target } = pkg.manifest
-      if (!this.#devices.has(target)) this.#devices.set(target, await deviceName(target))
+      if (!this.#devices.has(target)) this.#devices.set(target, await readDeviceName(target))
       this.models.push(describe(pkg))
     }
     checkOffer(this.models, packages)
@@ -160,7 +160,7 @@ export class PackageEngine implements Engine {
     }
     const onGpu = [...this.#devices.keys()].some((target) => target !== 'cpu')
     if (onGpu) checkDevices(this.#options.devices ?? 1, await listGpus())
-    const deviceBytes = this.#options.deviceBytes ?? (onGpu ? await deviceMemory() : undefined)
+    const deviceBytes = this.#options.deviceBytes ?? (onGpu ? await readDeviceMemory() : undefined)
     this.#thread = new EngineThread({ ...this.#options, deviceBytes })
     await this.#thread.start()
   }
@@ -177,7 +177,7 @@ export class PackageEngine implements Engine {
       ])
       if (verified.status === 'rejected') {
         await this.#close(pkg)
-        throw jobFault('model_not_available', verified.reason)
+        throw createJobFault('model_not_available', verified.reason)
       }
       if (opened.status === 'rejected') throw opened.reason
       return opened.value
@@ -239,7 +239,7 @@ export class PackageEngine implements Engine {
       const lora = this.#adapters.get(id)
       if (!lora) throw new JobError('invalid_request', describeUnknown('lora', id))
       await this.#options.verifier.verify(lora).catch((error) => {
-        throw jobFault('model_not_available', error)
+        throw createJobFault('model_not_available', error)
       })
       adapters.push({ lora, scale })
     }
@@ -253,7 +253,7 @@ export class PackageEngine implements Engine {
     const found = this.#controlnets.get(choice.id)
     if (!found) throw new JobError('invalid_request', describeUnknown('controlnet', choice.id))
     await this.#options.verifier.verify(found).catch((error) => {
-      throw jobFault('model_not_available', error)
+      throw createJobFault('model_not_available', error)
     })
     return found
   }

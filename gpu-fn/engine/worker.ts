@@ -9,8 +9,8 @@ import { type RememberPrompts, txt2img } from '../pipeline/txt2img.ts'
 import { failureOf, TooLarge } from './failure.ts'
 import type { Command, Message, Opened, Reply, Request, Settings } from './messages.ts'
 import { requireFitting } from './package/adapters.ts'
-import { firstPlan, type Planned } from './package/current-plan.ts'
-import { denoiserBytes, footprintOf, planOf } from './package/graphs.ts'
+import { createFirstPlan, type Planned } from './package/current-plan.ts'
+import { footprintOf, planOf, sumDenoiserBytes } from './package/graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './package/memory-plan.ts'
 import { type OpenPipeline, openPipeline } from './package/open-pipeline.ts'
 import { endsStep, StepBatches } from './step-batches.ts'
@@ -255,7 +255,7 @@ async function pipelineOf(
     await apply(found, needed)
     return found
   }
-  const memory = countMemory(pkg, firstPlan(pkg, { budget: deviceBytes, sharing }, size, controlnet))
+  const memory = countMemory(pkg, createFirstPlan(pkg, { budget: deviceBytes, sharing }, size, controlnet))
   if (!(await evictPipelines(memory.whole, send))) return null
   const pipeline = await openPipeline(pkg, { budget: deviceBytes, devices, sharing, onPlan, onOpen })
   if (pipeline.note) send({ type: 'note', note: pipeline.note })
@@ -277,7 +277,7 @@ function countMemory(pkg: Package, planned: ActivePlan): Peak & Pick<OpenPackage
 
 function memoryOf(pkg: Package, { plan: { peak, shared }, controlnet }: ActivePlan): Peak {
   // Further GPUs have their own memory; further sessions on the CPU do not.
-  const copies = pkg.manifest.target === 'cpu' ? (devices - 1) * denoiserBytes(pkg) : 0
+  const copies = pkg.manifest.target === 'cpu' ? (devices - 1) * sumDenoiserBytes(pkg) : 0
   if (deviceBytes === undefined)
     return { peak: footprintOf(pkg).bytes + copies + footprintOfControl(pkg, controlnet), shared: 0 }
   return { peak: peak + copies, shared }

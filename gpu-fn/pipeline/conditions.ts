@@ -8,7 +8,7 @@ import {
   type ConditionOptions,
   condition,
   conditionControl,
-  conditioningInputs,
+  createConditioningInputs,
   type Denoiser,
   releaseConditions,
 } from './denoise.ts'
@@ -96,7 +96,7 @@ function partOf(modes: readonly Mode[], run: number): [from: number, to: number]
 }
 
 /** The gates of the skipped blocks. Throws RangeError for a package without them; run-job.ts refuses such requests earlier. */
-function skippedGates({ blocks }: Manifest, layers: readonly number[] | undefined): number[] {
+function findSkippedGates({ blocks }: Manifest, layers: readonly number[] | undefined): number[] {
   const skipped = layers ?? blocks?.skipped
   const gates = skipped?.flatMap((layer) => blocks?.gates[layer] ?? [])
   if (!gates || gates.length === 0) throw new RangeError('the package does not state the blocks to skip')
@@ -110,7 +110,7 @@ async function conditionWithoutBlocks(
   timesteps: Float32Array,
   { gates, width, control, signal }: ConditionOptions & { gates: readonly number[]; width: number },
 ): Promise<Condition> {
-  const outputs = await conditioning.run(conditioningInputs([prompt], timesteps), { signal })
+  const outputs = await conditioning.run(createConditioningInputs([prompt], timesteps), { signal })
   const [modulation, context] = [outputs.modulation!, outputs.context!]
   const size = modulation.dims.at(-1)!
   for (let step = 0; step < timesteps.length; step++)
@@ -163,7 +163,7 @@ export const computeConditions =
         : spread(denoisers, prompts, timesteps, options)
     if (mode === 'guided') return guided()
     // Before the other conditions, because this one is copied to the host.
-    const gates = skippedGates(manifest, layers)
+    const gates = findSkippedGates(manifest, layers)
     const skipping = await conditionWithoutBlocks(denoiserOf(denoisers, prompts.length), positive, timesteps, {
       ...options,
       gates,

@@ -1,6 +1,6 @@
 // Text, and optionally an input image, to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
 import type { ImageOptions, JobRequest } from '../contract.ts'
-import { CONTENT_TYPES, imageOptionsOf, reusedSteps, seedOf } from '../contract.ts'
+import { CONTENT_TYPES, findReusedSteps, imageOptionsOf, seedOf } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 import { describeUnknown } from '../tokenizer/known-words.ts'
@@ -15,7 +15,7 @@ import { createStarts, type InputImage, type Start } from './input/start.ts'
 import { assertFinite } from './non-finite.ts'
 import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
-import { encodePreview, type PreviewFactors, withoutNoise } from './preview.ts'
+import { encodePreview, type PreviewFactors, removeNoise } from './preview.ts'
 import { type EncodedPrompts, encodePrompts, type NamedPrompt } from './prompt/prompt.ts'
 import { createScheduler, samplerOf } from './schedulers/schedulers.ts'
 import { VelocityCache } from './velocity-cache.ts'
@@ -66,7 +66,7 @@ export async function* txt2img(
 ): AsyncGenerator<PipelineEvent> {
   const timings = { encode: 0, denoise: 0, decode: 0 }
   const hasInput = options.input !== undefined
-  const encodeClock = stopwatch()
+  const encodeClock = startStopwatch()
   const { dims, start, starts, inputs, truncations } = await prepare(pipeline, request, signal, options)
   try {
     timings.encode = encodeClock()
@@ -112,7 +112,7 @@ async function prepare(
   { remember = (_, encode) => encode(), input, controlnet, parallel = false }: Options,
 ) {
   const { manifest } = pipeline.package
-  const { dims, rows, columns } = latentShape(pipeline.package, request)
+  const { dims, rows, columns } = computeLatentShape(pipeline.package, request)
   const { batched } = pipeline
   signal.throwIfAborted()
   await pipeline.fit(request)
@@ -166,7 +166,7 @@ async function* denoiseImage(
   const { guidance_scale: guidanceScale, skip_layer_guidance: skip } = request
   const { guidance } = inputs
   const options = { guidanceScale, ...(skip && { skipScale: skip.scale }), position: inputs.position, signal }
-  const reused = reusedSteps({ ...request, sampler: samplerOf(request, pkg.manifest.scheduler) }, start.first)
+  const reused = findReusedSteps({ ...request, sampler: samplerOf(request, pkg.manifest.scheduler) }, start.first)
   const cache = new VelocityCache(scheduler)
   const compute = async (run: number) => {
     const { conditions, row } = await inputs.conditions.at(run)
@@ -177,7 +177,7 @@ async function* denoiseImage(
   }
   for (let run = scheduler.steps.indexOf(start.first); run < scheduler.steps.length; run++) {
     signal.throwIfAborted()
-    const denoiseClock = stopwatch()
+    const denoiseClock = startStopwatch()
     const index = scheduler.steps[run]!
     const velocity = reused.has(index) ? cache.reuse(run) : await compute(run)
     await scheduler.step(velocity, run, latent.data)
@@ -188,7 +188,7 @@ async function* denoiseImage(
     yield { type: 'step', image, step, steps, ...(reused.has(index) && { reused: true }) }
     const factors = previewFactors(pkg, request.preview_steps, step, steps)
     if (factors) {
-      const data = withoutNoise(latent.data, velocity, scheduler.sigmas[index + 1]!)
+      const data = removeNoise(latent.data, velocity, scheduler.sigmas[index + 1]!)
       yield await renderPreview({ data, dims: latent.dims }, factors, image, step)
     }
   }
@@ -204,11 +204,11 @@ async function* decodeImage(
   { timings, signal, hasInput }: Work & { hasInput: boolean },
 ): AsyncGenerator<PipelineEvent> {
   signal.throwIfAborted()
-  const decodeClock = stopwatch()
+  const decodeClock = startStopwatch()
   const pixels = await decodeLatent(vaeDecoder, latent, plan.tile, signal)
   timings.decode += decodeClock()
   yield { type: 'decoded', image }
-  const fileClock = stopwatch()
+  const fileClock = startStopwatch()
   const finished = await writeImage(pkg, request, pixels, { image, hasInput })
   timings.decode += fileClock()
   yield finished
@@ -236,7 +236,7 @@ function promptsOf({ prompt, prompt_2, prompt_3, negative_prompt, guidance_scale
 }
 
 /** Dims of a latent [1, C, h, w] and its number of patches. */
-function latentShape({ manifest: { latent, position } }: Package, { width, height }: Txt2ImgRequest) {
+function computeLatentShape({ manifest: { latent, position } }: Package, { width, height }: Txt2ImgRequest) {
   const patch = latent.downsample * latent.patch_size
   for (const [name, pixels] of Object.entries({ width, height })) {
     if (pixels < patch || pixels % patch !== 0 || pixels / patch > position.max) {
@@ -274,7 +274,7 @@ async function writeImage(
   return { type: 'image', image, seed, width, height, content_type: CONTENT_TYPES[format], data }
 }
 
-function stopwatch(): () => number {
+function startStopwatch(): () => number {
   const start = performance.now()
   return () => (performance.now() - start) / 1000
 }

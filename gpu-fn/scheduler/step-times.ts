@@ -53,14 +53,14 @@ export class StepTimes {
 
   /** The nearest measurement: by number of ControlNets, then by image size, then by number of samples. */
   #nearest({ group, pixels, samples, controls }: Shape, phase: Phase): Recorded | undefined {
-    const distances = (each: Recorded) => [
+    const measureDistances = (each: Recorded) => [
       Math.abs(each.controls - controls),
       Math.abs(Math.log(each.pixels / pixels)),
       Math.abs(Math.log(each.samples / samples)),
     ]
     return [...this.#shapes.values()]
       .filter((each) => each.group === group && each.durations[phase].length > 0)
-      .map((each) => ({ each, own: distances(each) }))
+      .map((each) => ({ each, own: measureDistances(each) }))
       .sort((a, b) => a.own.map((value, i) => value - b.own[i]!).find((difference) => difference !== 0) ?? 0)[0]?.each
   }
 }

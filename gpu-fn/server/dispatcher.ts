@@ -4,7 +4,7 @@ import type { StepBatch } from '../engine/step-batches.ts'
 import { Admission, type Refused } from '../scheduler/admission.ts'
 import { Scheduler } from '../scheduler/scheduler.ts'
 import type { Task } from '../scheduler/task.ts'
-import { batchKeyOf, largestBatch } from './batch-limit.ts'
+import { batchKeyOf, computeLargestBatch } from './batch-limit.ts'
 import type { Estimates } from './estimates.ts'
 import type { Job } from './job.ts'
 import type { Observer } from './observer.ts'
@@ -201,7 +201,7 @@ export class Dispatcher {
    * that it shares the next steps or makes room for another.
    */
   #withOthers(entry: Entry): Entry[] {
-    const max = entry.job.parallel ? 1 : Math.min(this.#options.sharing ?? 1, largestBatch(entry.job.request))
+    const max = entry.job.parallel ? 1 : Math.min(this.#options.sharing ?? 1, computeLargestBatch(entry.job.request))
     if (max < 2 || !entry.beforeStep || this.#exclusive) return [entry]
     const key = batchKeyOf(entry.job.request)
     const isReady = this.#readiness()

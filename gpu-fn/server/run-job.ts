@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
 import type { JobEvent, JobRequest, Timings } from '../contract.ts'
 import { describeUnknown, type Engine, type Model, type RunOptions } from '../engine/engine.ts'
-import { JobError, jobFault } from '../engine/job-error.ts'
+import { createJobFault, JobError } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import { decodeControl, decodeInput, InputError } from '../pipeline/input/input-image.ts'
 import { describeWeightProblem } from '../pipeline/prompt/prompt.ts'
@@ -45,7 +45,7 @@ export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGener
     yield* generate(engine, { job, progress, log })
     append(job, { type: 'succeeded', images: progress.images, timings: close(job, progress) })
   } catch (thrown) {
-    const { code, message, cause } = thrown instanceof JobError ? thrown : jobFault('internal', thrown)
+    const { code, message, cause } = thrown instanceof JobError ? thrown : createJobFault('internal', thrown)
     fault = cause !== undefined && cause !== signal.reason
     if (fault) log.error({ err: cause, code }, 'job failed')
     append(job, signal.aborted ? canceledEvent(job, progress) : { type: 'failed', code, message })

@@ -21,7 +21,7 @@ import { type Claims, checkBody, checkJob, createTokenUse, verifyToken } from '.
 import { RequestBody } from './requests/body.ts'
 import { describeIssues, problem, Refusal } from './requests/refusal.ts'
 import { parseTraceparent, type TraceParent } from './requests/traceparent.ts'
-import { jobStream } from './stream.ts'
+import { streamJob } from './stream.ts'
 
 /** Below the contract's interval, so that strict readers receive every heartbeat in time. */
 const HEARTBEAT_MS = LIMITS.heartbeatMs - 1_000
@@ -42,9 +42,9 @@ export interface ServerOptions {
 export function createApp(options: ServerOptions): Hono {
   const useToken = createTokenUse()
   const app = new Hono()
-  app.get('/healthz', () => healthReply(options))
+  app.get('/healthz', () => createHealthReply(options))
   app.get('/readyz', () => new Response(null, { status: isReady(options) ? 200 : 503 }))
-  app.get('/metrics', (c) => metricsReply(c, options))
+  app.get('/metrics', (c) => createMetricsReply(c, options))
   app.get('/ping', () => new Response(null, { status: pingStatus(options.lifecycle) }))
   app.put('/jobs/:id', async (c) => putJob(await readSigned(c, options, useToken), options))
   app.delete('/jobs/:id', async (c) => deleteJob(await readSigned(c, options, useToken), options))
@@ -122,7 +122,7 @@ async function putJob({ id, attempt, body, files, trace }: Signed, options: Serv
   const { jobs, heartbeatMs = HEARTBEAT_MS } = options
   const job = jobs.submit(id, request, inputs, trace)
   const accepted = { type: 'accepted', job: id, attempt: request.attempt, position: jobs.position(job) } as const
-  return new Response(jobStream(job, accepted, heartbeatMs, jobs.attach(job)), {
+  return new Response(streamJob(job, accepted, heartbeatMs, jobs.attach(job)), {
     headers: { 'content-type': 'application/x-ndjson', 'cache-control': 'no-store' },
   })
 }
@@ -164,7 +164,7 @@ function parseJson(body: Uint8Array): unknown {
   }
 }
 
-function healthReply({ jobs, engine, lifecycle }: ServerOptions): Response {
+function createHealthReply({ jobs, engine, lifecycle }: ServerOptions): Response {
   const body: Health = {
     status: lifecycle.status,
     protocol: PROTOCOL_VERSION,
@@ -177,7 +177,7 @@ function healthReply({ jobs, engine, lifecycle }: ServerOptions): Response {
 /** Whether the process accepts jobs: its models are loaded, it is not ending, and the queue has room. */
 const isReady = ({ jobs, lifecycle }: ServerOptions): boolean => lifecycle.status === 'ready' && jobs.hasRoom()
 
-async function metricsReply(c: Context, { metrics }: ServerOptions): Promise<Response> {
+async function createMetricsReply(c: Context, { metrics }: ServerOptions): Promise<Response> {
   if (!metrics) return c.notFound()
   const given = /^Bearer +(\S+)$/i.exec(c.req.header('authorization') ?? '')?.[1] ?? ''
   if (metrics.token !== null && !isEqual(given, metrics.token))

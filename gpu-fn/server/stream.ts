@@ -9,13 +9,13 @@ const encoder = new TextEncoder()
  * the job nor other readers. `onClose` is called once: at the end of the stream, or when the reader cancels it, which the HTTP server
  * does when the connection closes.
  */
-export function jobStream(
+export function streamJob(
   job: Job,
   accepted: JobEvent,
   heartbeatMs: number,
   onClose: () => void,
 ): ReadableStream<Uint8Array> {
-  const parts = chunks(job, accepted, heartbeatMs)
+  const parts = encodeChunks(job, accepted, heartbeatMs)
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
@@ -34,7 +34,7 @@ export function jobStream(
   )
 }
 
-async function* chunks(job: Job, accepted: JobEvent, heartbeatMs: number): AsyncGenerator<Uint8Array, void> {
+async function* encodeChunks(job: Job, accepted: JobEvent, heartbeatMs: number): AsyncGenerator<Uint8Array, void> {
   yield line(accepted)
   for (let next = 0; ; ) {
     const entry = job.entries[next]

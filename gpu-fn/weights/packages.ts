@@ -52,12 +52,12 @@ export async function findPackages(root: string): Promise<Package[]> {
   if (entries.some(({ name }) => name === MANIFEST)) return [await openPackage(root)]
   const names = entries.map(({ name }) => name)
   const packages: Package[] = []
-  for await (const directory of directoriesWithManifest(root, names)) packages.push(await openPackage(directory))
+  for await (const directory of listDirectoriesWithManifest(root, names)) packages.push(await openPackage(directory))
   return packages
 }
 
 /** The directories with a manifest among the entries of `root`, ordered by name; without names that start with a dot. */
-export async function* directoriesWithManifest(root: string, entries: readonly string[]): AsyncGenerator<string> {
+export async function* listDirectoriesWithManifest(root: string, entries: readonly string[]): AsyncGenerator<string> {
   for (const name of entries.filter((entry) => !entry.startsWith('.')).sort()) {
     const directory = path.join(root, name)
     const found = await stat(path.join(directory, MANIFEST)).catch(() => undefined)

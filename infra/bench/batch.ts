@@ -7,7 +7,7 @@ import { Jobs } from '../../gpu-fn/server/jobs.ts'
 import { Verifier } from '../../gpu-fn/weights/verification.ts'
 import type { FullSize } from '../checkpoints/full-size.ts'
 import { makeScratch } from '../command/scratch.ts'
-import { builtInPackages } from '../local/models/built-in-model.ts'
+import { prepareBuiltInPackages } from '../local/models/built-in-model.ts'
 import { psnr, readPixels } from '../receipts/compare-images.ts'
 import { makeCheckpoint, makePackage } from './gpu/packages.ts'
 import { median, percentile } from './statistics.ts'
@@ -30,8 +30,8 @@ type Round = { seconds: number; latency: number; images: Uint8Array[] }
 export async function benchBatch(options: BatchBenchOptions): Promise<void> {
   await using cache = makeScratch('octet-batch-')
   const packages = options.random
-    ? await randomPackages(options.random, options.directory)
-    : (await builtInPackages(['fp8'])).directory
+    ? await createRandomPackages(options.random, options.directory)
+    : (await prepareBuiltInPackages(['fp8'])).directory
   const log = pino({ level: 'warn' }, pino.destination(2))
   const limits = { memoryBytes: Number.MAX_SAFE_INTEGER, stallSeconds: 600, onStall: () => process.exit(1) }
   const verifier = new Verifier({ directory: cache.directory, log })
@@ -103,7 +103,7 @@ async function print({ model, size, steps, jobs, sharing }: BatchBenchOptions, r
 }
 
 /** The package of a full-size variant with random weights for a GPU, made once in the directory. */
-async function randomPackages(variant: FullSize, directory: string): Promise<string> {
+async function createRandomPackages(variant: FullSize, directory: string): Promise<string> {
   await makeCheckpoint(variant, directory)
   return makePackage({ variant, target: 'cuda-fp8', tier: 'fp8' }, directory)
 }

@@ -2,7 +2,7 @@
 // is available in seconds and has its real size on the GPU.
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/formats/dtype.ts'
+import { convertFloat32ToFloat16 } from '../../gpu-fn/compile/checkpoint/formats/dtype.ts'
 import { encode } from '../../gpu-fn/compile/checkpoint/formats/fp8.ts'
 import type { Graph, Weight } from '../../gpu-fn/compile/graph/graph.ts'
 import type { BuildOptions } from '../../gpu-fn/compile/graph/model.ts'
@@ -12,9 +12,9 @@ import { tensorBytes } from '../../gpu-fn/dtype.ts'
 import type { StoredTensor, Target } from '../../gpu-fn/manifest.ts'
 import { buildModel } from '../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../gpu-fn/models/sd35/sd35.ts'
-import { singleFileShapes } from '../checkpoints/published.ts'
+import { readSingleFileShapes } from '../checkpoints/published.ts'
 import { drawPool } from '../checkpoints/random-weights.ts'
-import { safetensorsHeader } from '../checkpoints/safetensors-header.ts'
+import { encodeSafetensorsHeader } from '../checkpoints/safetensors-header.ts'
 
 const MIB = 2 ** 20
 const PAGE = 4096
@@ -30,8 +30,8 @@ export async function buildStep(
   blocks: number,
   { target, ...options }: BuildOptions & { target: Target },
 ) {
-  const shapes = await singleFileShapes(variant, blocks)
-  const { header, dataBytes } = safetensorsHeader(shapes.map((each) => ({ ...each, dtype: 'BF16' })))
+  const shapes = await readSingleFileShapes(variant, blocks)
+  const { header, dataBytes } = encodeSafetensorsHeader(shapes.map((each) => ({ ...each, dtype: 'BF16' })))
   const file = path.join(directory, `${variant}-${blocks}.safetensors`)
   await fs.writeFile(file, header)
   await fs.truncate(file, header.length + dataBytes)
@@ -50,7 +50,7 @@ export async function writeNumbers(directory: string): Promise<void> {
       REGIONS.codes,
     )
     const halves = new Uint16Array(pool.length)
-    float32ToFloat16(
+    convertFloat32ToFloat16(
       pool.map((value) => value * 0.03),
       halves,
     )

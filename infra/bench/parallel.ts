@@ -1,11 +1,11 @@
 // Guidance with its samples divided over several devices, against one device: milliseconds of a step and seconds of an image, measured in
 // turn in one process. Fails unless each sample has the same bytes on every device.
 import os from 'node:os'
-import { denoiserBytes } from '../../gpu-fn/engine/package/graphs.ts'
+import { sumDenoiserBytes } from '../../gpu-fn/engine/package/graphs.ts'
 import { type OpenPipeline, openPipeline } from '../../gpu-fn/engine/package/open-pipeline.ts'
 import { computeConditions } from '../../gpu-fn/pipeline/conditions.ts'
 import { type Condition, type Denoiser, predictVelocity, releaseConditions } from '../../gpu-fn/pipeline/denoise.ts'
-import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { readPosition } from '../../gpu-fn/pipeline/position.ts'
 import { encodePrompts } from '../../gpu-fn/pipeline/prompt/prompt.ts'
 import { type Txt2ImgRequest, txt2img } from '../../gpu-fn/pipeline/txt2img.ts'
@@ -52,7 +52,7 @@ export async function benchParallel(options: ParallelBenchOptions): Promise<void
   try {
     if (pipeline.note) console.log(pipeline.note)
     console.log(`${model}:${tier}, ${target}, ${options.size}², guidance with two samples, ${devices} devices`)
-    const gigabytes = (denoiserBytes(pkg) / 1e9).toFixed(2)
+    const gigabytes = (sumDenoiserBytes(pkg) / 1e9).toFixed(2)
     console.log(`opened in ${seconds.toFixed(2)} s; each further device has ${gigabytes} GB of weights`)
     if (pipeline.others.length < devices - 1) throw new Error('the denoiser does not fit on every device')
     await measureSteps(pipeline, options)
@@ -97,7 +97,7 @@ async function createForward({ package: pkg }: OpenPipeline, size: number) {
   const { channels, downsample, patch_size } = pkg.manifest.latent
   const side = size / downsample
   const position = await readPosition(pkg, side / patch_size, side / patch_size)
-  const latent = { data: gaussianNoise(1, channels * side * side), dims: [1, channels, side, side] }
+  const latent = { data: drawGaussianNoise(1, channels * side * side), dims: [1, channels, side, side] }
   const options = { guidanceScale: GUIDANCE, position, signal: new AbortController().signal }
   return (conditions: Condition[]) => predictVelocity(latent, conditions, 0, options)
 }

@@ -11,7 +11,7 @@ import { type Client, type Job, oneShot, persistent } from '../system/client.ts'
 import { readRuns } from '../system/programs/gpu-runs.ts'
 import type { Customer } from '../system/system.ts'
 import * as audit from './audit/audit.ts'
-import { bookProblems, reservationProblems } from './audit/books.ts'
+import { findBookProblems, findReservationProblems } from './audit/books.ts'
 import { nextAttemptAt, pollDeliveries } from './audit/deliveries.ts'
 import { type Books, readBooks } from './audit/records.ts'
 import { runCounts, runProblems } from './audit/runs.ts'
@@ -175,7 +175,7 @@ async function readStoppedBooks({ worker, persist }: World, jobs: readonly Job[]
   for (;;) {
     await worker.kill()
     const books = await readBooks(persist)
-    if (bookProblems(books, jobs).length === 0 || performance.now() > deadline) return books
+    if (findBookProblems(books, jobs).length === 0 || performance.now() > deadline) return books
     await worker.start()
     await sleep(EXPORT_MS)
   }
@@ -193,14 +193,14 @@ async function runAudits(
   const accounts = await Promise.all(own)
   const jobs = accounts.flatMap(([, each]) => each)
   const findWebhookProblems = () =>
-    accounts.flatMap(([account, each]) => audit.webhookProblems(receiver, account, each))
+    accounts.flatMap(([account, each]) => audit.findWebhookProblems(receiver, account, each))
   const undelivered = await pollDeliveries(deadline, findWebhookProblems, () => nextAttemptAt(target.url, customers))
   // The wait for deliveries does not shorten the waits below.
   const later = Math.max(deadline, performance.now() + IDLE_MS)
   const online = [
-    ...(await Promise.all(accounts.map(([account, each]) => audit.moneyProblems(target, account, each)))).flat(),
-    ...(await audit.imageProblems(jobs)),
-    ...audit.experienceProblems(experiences, jobs),
+    ...(await Promise.all(accounts.map(([account, each]) => audit.findMoneyProblems(target, account, each)))).flat(),
+    ...(await audit.findImageProblems(jobs)),
+    ...audit.findExperienceProblems(experiences, jobs),
     ...undelivered,
     ...(await receiver.complaints()),
     ...(await pollProblems(later, () => findBusyGpus(world))),
@@ -209,8 +209,8 @@ async function runAudits(
   const runs = await readRuns(directory)
   const problems = [
     ...online,
-    ...bookProblems(books, jobs),
-    ...reservationProblems(books, jobs),
+    ...findBookProblems(books, jobs),
+    ...findReservationProblems(books, jobs),
     ...runProblems(runs, books.jobs, GRACE_MS),
   ]
   return { problems, counts: { ...audit.countsOf(jobs, receiver), ...runCounts(runs, books.jobs) } }

@@ -20,7 +20,7 @@ export async function readHeaders(name: Published, layout: Layout): Promise<Head
   return JSON.parse((await promisify(gunzip)(packed)).toString())
 }
 
-export function shapesIn(header: Record<string, unknown>): NamedShape[] {
+export function readShapes(header: Record<string, unknown>): NamedShape[] {
   const { __metadata__, ...tensors } = header as Record<string, { shape: readonly number[] }>
   return Object.entries(tensors).map(([name, { shape }]) => ({ name, shape }))
 }
@@ -28,11 +28,11 @@ export function shapesIn(header: Record<string, unknown>): NamedShape[] {
 export const depthOf = (variant: Published) => VARIANTS.find(({ name }) => name === variant)!.depth
 
 /** The tensors of transformer and autoencoder in the single file. With fewer `blocks`, the last published block follows the first ones. */
-export async function singleFileShapes(variant: Published, blocks = depthOf(variant)): Promise<NamedShape[]> {
+export async function readSingleFileShapes(variant: Published, blocks = depthOf(variant)): Promise<NamedShape[]> {
   const files = Object.entries(await readHeaders(variant, 'single-file'))
   const [, header] = files.find(([file]) => !file.includes('/'))!
   const last = depthOf(variant) - 1
-  return shapesIn(header).flatMap(({ name, shape }) => {
+  return readShapes(header).flatMap(({ name, shape }) => {
     const [, before, block, after] = /^(model\.diffusion_model\.joint_blocks\.)(\d+)(\..*)$/.exec(name) ?? []
     if (block === undefined || Number(block) < blocks - 1) return [{ name, shape }]
     return Number(block) === last ? [{ name: `${before}${blocks - 1}${after}`, shape }] : []

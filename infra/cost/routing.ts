@@ -3,7 +3,7 @@
 import { percentile } from '../bench/statistics.ts'
 import { randomOf } from '../command/random.ts'
 import figures from './figures.json' with { type: 'json' }
-import { packageGigabytes, serviceSeconds } from './model.ts'
+import { estimateServiceSeconds, packageGigabytes } from './model.ts'
 import { drawArrivals, TRAFFIC, type Traffic } from './traffic.ts'
 
 /** `free`: the first container to become free. `hint`: a container of the job's model, unless another one would start it much earlier. */
@@ -26,7 +26,7 @@ const PATIENCE = 2
 /** Containers with room for one model each. A switch is one copy of the package from the page cache to the GPU. */
 export function simulateRouting(policy: Policy, options: RoutingOptions): RoutingOutcome {
   const { containers, models, load, traffic, jobs = JOBS } = options
-  const service = serviceSeconds('large-turbo', 'fp8', 'H100')
+  const service = estimateServiceSeconds('large-turbo', 'fp8', 'H100')
   const switching = packageGigabytes('large-turbo', 'fp8') / figures.cold_start.load_gigabytes_per_second
   const random = randomOf(1, `routing ${JSON.stringify(options)}`)
   const arrivals = drawArrivals(traffic, (load * containers) / service, jobs, random)

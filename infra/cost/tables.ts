@@ -5,16 +5,16 @@ import figures from './figures.json' with { type: 'json' }
 import {
   type Case,
   type Cost,
-  coldSeconds,
   costOf,
+  estimateColdSeconds,
+  estimateServiceSeconds,
   GPUS,
   packageGigabytes,
-  serviceSeconds,
   TIERS,
   VARIANTS,
   type Variant,
 } from './model.ts'
-import { LIMIT_BYTES, maxJobsPerDay, maxJobsPerDayOfDatabase, storageBytes } from './storage.ts'
+import { computeMaxJobsPerDay, computeStorageBytes, LIMIT_BYTES, maxJobsPerDayOfDatabase } from './storage.ts'
 import sizes from './storage-sizes.json' with { type: 'json' }
 
 const VOLUMES = [10, 10_000, 10_000_000]
@@ -22,19 +22,19 @@ const IDLE = [30, 120, 600]
 
 const formatDollars = (value: number) => `$${value < 0.01 ? value.toFixed(5) : value.toFixed(3)}`
 const seconds = (value: number) => `${value.toFixed(value < 10 ? 2 : 0)} s`
-const percent = (value: number) => `${(value * 100).toFixed(value < 0.1 ? 1 : 0)} %`
+const formatPercent = (value: number) => `${(value * 100).toFixed(value < 0.1 ? 1 : 0)} %`
 const count = (value: number) => value.toLocaleString('en-US')
 const table = (rows: readonly (readonly string[])[]) => {
   const [head, ...body] = rows.map((cells) => `| ${cells.join(' | ')} |`)
   return [head, `|${rows[0]!.map(() => '---').join('|')}|`, ...body].join('\n')
 }
 
-export const costRow = (cost: Cost) => [
+export const formatCostRow = (cost: Cost) => [
   formatDollars(cost.dollarsPerImage),
   seconds(cost.p50),
   seconds(cost.p95),
-  percent(cost.coldShare),
-  percent(cost.utilization),
+  formatPercent(cost.coldShare),
+  formatPercent(cost.utilization),
   count(cost.peakContainers),
 ]
 export const COST_HEAD = ['per image', 'p50', 'p95', 'cold starts', 'utilization', 'max containers']
@@ -56,17 +56,17 @@ function sweep(values: Values, fixed: Partial<Case> = {}, extra: string[][] = []
   )
   const rows = cases.map((given) => [
     ...fields.map((field) => COLUMNS[field]!.format(given[field] as never)),
-    ...costRow(costOf(given as Case)),
+    ...formatCostRow(costOf(given as Case)),
   ])
   return table([[...fields.map((field) => COLUMNS[field]!.head), ...COST_HEAD], ...rows, ...extra])
 }
 
 const BURSTY = { traffic: 'bursty' } as const
-const byVolume = () => sweep({ variant: VARIANTS, imagesPerDay: VOLUMES, traffic: ['poisson', 'bursty'] })
-const byTier = () => sweep({ tier: TIERS, imagesPerDay: VOLUMES }, BURSTY)
+const compareVolumes = () => sweep({ variant: VARIANTS, imagesPerDay: VOLUMES, traffic: ['poisson', 'bursty'] })
+const compareTiers = () => sweep({ tier: TIERS, imagesPerDay: VOLUMES }, BURSTY)
 
-function byIdle(): string {
-  const permanent = costRow(costOf({ ...BURSTY, imagesPerDay: 10_000, minContainers: 1 }))
+function compareIdleWindows(): string {
+  const permanent = formatCostRow(costOf({ ...BURSTY, imagesPerDay: 10_000, minContainers: 1 }))
   const extra = [count(10_000), 'one permanent container', ...permanent]
   return sweep({ imagesPerDay: VOLUMES, idleSeconds: IDLE }, BURSTY, [extra])
 }
@@ -75,16 +75,16 @@ function byIdle(): string {
 const pricesOf = (given: Omit<Case, 'imagesPerDay'>) =>
   VOLUMES.map((imagesPerDay) => formatDollars(costOf({ ...given, imagesPerDay }).dollarsPerImage))
 
-function byGpu(): string {
+function compareGpus(): string {
   const rows = GPUS.map((gpu) => [
-    ...[gpu, seconds(serviceSeconds('large-turbo', 'fp8', gpu)), ...pricesOf({ gpu })],
+    ...[gpu, seconds(estimateServiceSeconds('large-turbo', 'fp8', gpu)), ...pricesOf({ gpu })],
     figures.step_seconds[gpu].basis,
   ])
   const head = ['GPU', 'warm image', ...VOLUMES.map((volume) => `${count(volume)} per day`), 'basis of times']
   return table([head, ...rows])
 }
 
-function againstPublished(): string {
+function comparePublishedCosts(): string {
   const rows = figures.published.map(({ variant, who, dollars: price, date, source }) => {
     const ours = pricesOf({ ...BURSTY, variant: variant as Variant })
     return [variant, who, formatDollars(price), ...ours, date, source]
@@ -96,8 +96,8 @@ function againstPublished(): string {
 function inputs(): string {
   const rows = VARIANTS.flatMap((variant) =>
     TIERS.map((tier) => [
-      ...[variant, tier, seconds(serviceSeconds(variant, tier, 'H100'))],
-      ...[`${packageGigabytes(variant, tier)} GB`, seconds(coldSeconds(variant, tier))],
+      ...[variant, tier, seconds(estimateServiceSeconds(variant, tier, 'H100'))],
+      ...[`${packageGigabytes(variant, tier)} GB`, seconds(estimateColdSeconds(variant, tier))],
     ]),
   )
   return table([['variant', 'tier', 'warm H100, 1024²', 'package', 'cold start'], ...rows])
@@ -117,20 +117,20 @@ function bytes(value: number): string {
 
 const DAILY_JOBS = 50_000
 
-function storageByRetention(): string {
+function compareRetention(): string {
   const rows = RETENTION_DAYS.map((retentionDays) => {
-    const stored = storageBytes(retentionDays)
+    const stored = computeStorageBytes(retentionDays)
     return [
       ...[`${retentionDays}`, bytes(stored.account * DAILY_JOBS)],
-      ...[percent((stored.account * DAILY_JOBS) / LIMIT_BYTES), bytes(stored.jobs * DAILY_JOBS)],
-      ...[bytes(stored.images * DAILY_JOBS), count(maxJobsPerDay(retentionDays))],
+      ...[formatPercent((stored.account * DAILY_JOBS) / LIMIT_BYTES), bytes(stored.jobs * DAILY_JOBS)],
+      ...[bytes(stored.images * DAILY_JOBS), count(computeMaxJobsPerDay(retentionDays))],
     ]
   })
   const head = ['retention_days', 'AccountDO', 'of its limit', 'JobDOs', 'R2', 'max jobs per day']
   return table([head, ...rows])
 }
 
-function storageSizes(): string {
+function listStorageSizes(): string {
   const { account, job, database } = sizes
   const rows = [
     ...Object.entries(account).map(([name, size]) => [`AccountDO, \`${name}\``, count(size)]),
@@ -144,8 +144,15 @@ function storageSizes(): string {
 
 /** Sections of the page, by name of their marker. */
 export const SECTIONS: Record<string, () => string> = {
-  ...{ inputs, byVolume, byTier, byIdle, byGpu, againstPublished },
-  ...{ storageByRetention, storageSizes },
+  ...{
+    inputs,
+    byVolume: compareVolumes,
+    byTier: compareTiers,
+    byIdle: compareIdleWindows,
+    byGpu: compareGpus,
+    againstPublished: comparePublishedCosts,
+  },
+  ...{ storageByRetention: compareRetention, storageSizes: listStorageSizes },
 }
 
 /** The page with its generated sections replaced, each between two comments with its name. Throws if the page lacks one. */

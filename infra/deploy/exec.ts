@@ -5,7 +5,7 @@ import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { endWithThis } from '../command/child-process.ts'
 import { ROOT } from '../local/models/package-cache.ts'
-import { modalCommand } from '../modal/python.ts'
+import { findModalCommand } from '../modal/python.ts'
 import { CommandFailed, type CommandLine, commandText, type ExecOptions } from './plan.ts'
 
 const LAST_LINES = 12
@@ -14,7 +14,7 @@ const WRANGLER = path.join(ROOT, 'node_modules/wrangler/bin/wrangler.js')
 /** The program and first arguments of a command in a plan. */
 function createProgram([name, ...rest]: CommandLine): string[] {
   if (name === 'wrangler') return [process.execPath, WRANGLER, ...rest]
-  if (name === 'modal') return [...modalCommand(), ...rest]
+  if (name === 'modal') return [...findModalCommand(), ...rest]
   return [name!, ...rest]
 }
 

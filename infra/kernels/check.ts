@@ -31,10 +31,10 @@ async function compileAll(compiler: Compiler, sources: readonly string[]): Promi
 
 /** Throws if the check does not detect a source that spills, or one whose matrix instructions are serialized. */
 async function checkDetection(compiler: Compiler): Promise<void> {
-  const problemsIn = async (file: string, target: Target) =>
+  const findPlantedProblems = async (file: string, target: Target) =>
     findProblems(await compile(compiler, path.join(PLANTED, file), target))
   for (const [file, pattern] of [['spill.cu', /spills/] as const, ['serialized.cu', /C7511/] as const]) {
-    const problems = await problemsIn(file, 'sm_90a')
+    const problems = await findPlantedProblems(file, 'sm_90a')
     if (!problems.some((problem) => pattern.test(problem)))
       throw new Error(`infra/kernels/planted/${file} was not detected; the compiler's messages may have changed`)
     console.log(`planted/${file}: detected`)

@@ -6,7 +6,7 @@ import sharp, { type OverlayOptions } from 'sharp'
 import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/numbers.ts'
-import { type BUILT_IN_MODELS, builtInPackage } from './models/built-in-model.ts'
+import { type BUILT_IN_MODELS, prepareBuiltInPackage } from './models/built-in-model.ts'
 import { render, withPipeline } from './models/render.ts'
 
 const PROMPTS = [
@@ -36,7 +36,7 @@ async function drawRow(
   row: number,
   adapter?: string,
 ): Promise<OverlayOptions[]> {
-  const directory = await builtInPackage(model, 'fp8')
+  const directory = await prepareBuiltInPackage(model, 'fp8')
   return withPipeline(directory, async (pipeline) => {
     if (adapter !== undefined)
       await pipeline.adapt([{ lora: await openLora(path.join(directory, '../loras', adapter)), scale: 1 }])

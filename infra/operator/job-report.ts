@@ -15,26 +15,31 @@ const fieldsOf = (fields: object) =>
     .join(', ')
 const line = (name: string, text: string) => `${name.padEnd(10)}${text}`
 
-function eventLine(start: number, { seq: _, attempt, at, type, last, ...fields }: Entry): string {
+function formatEventLine(start: number, { seq: _, attempt, at, type, last, ...fields }: Entry): string {
   const when = since(start, at).padStart(12)
   const end = last ? ` to step ${last.step}, image ${last.image}, at ${since(start, last.at)}` : ''
   return `${when}  attempt ${attempt}  ${`${type} ${fieldsOf(fields)}`.trim()}${end}`
 }
 
-function deliveryLines({ endpoint, type, state, attempts }: NonNullable<JobReport['webhooks']>[number]): string[] {
+function formatDeliveryLines({
+  endpoint,
+  type,
+  state,
+  attempts,
+}: NonNullable<JobReport['webhooks']>[number]): string[] {
   const tries = attempts.map(({ at, status, error, milliseconds }) => {
     return `${iso(at)}  ${status ?? error} after ${milliseconds} ms`
   })
   return [line('webhook', `${type} to ${endpoint}: ${state}`), ...tries.map((text) => line('', text))]
 }
 
-function jobLines(found: NonNullable<JobReport['job']>, events: Entry[]): string[] {
+function readJobLines(found: NonNullable<JobReport['job']>, events: Entry[]): string[] {
   const { decision, asked, created, finished, timings, ran, error, settled, announced } = found
   return [
     line('created', `${iso(created)} with key ${found.keyId}${found.name === null ? '' : `, as ${found.name}`}`),
     line('request', fieldsOf(asked)),
     line('route', `${decision.route} at endpoint ${decision.endpoint}: ${decision.reason}`),
-    ...events.map((each) => eventLine(created, each)),
+    ...events.map((each) => formatEventLine(created, each)),
     line('finished', finished === null ? 'not yet' : `${iso(finished)}, ${since(created, finished)}`),
     ...(error ? [line('error', `${error.code}: ${error.message}`)] : []),
     ...(ran ? [line('ran', `on ${ran.device}, package ${ran.package}`)] : []),
@@ -57,12 +62,12 @@ export function formatReport({ id, account, job, ledger, events = [], images = [
     : 'no entry'
   return [
     `${id} of account ${account}: ${job?.state ?? 'reserved, but never created; its reservation will be released'}`,
-    ...(job ? jobLines(job, events) : []),
+    ...(job ? readJobLines(job, events) : []),
     line('ledger', money),
     ...images.map((each) =>
       line('image', `${each.key}, ${each.bytes} bytes, ${describeStorage(each)}, ${each.receipt ? '' : 'no '}receipt`),
     ),
-    ...(webhooks.length > 0 ? webhooks.flatMap(deliveryLines) : [line('webhook', 'none')]),
+    ...(webhooks.length > 0 ? webhooks.flatMap(formatDeliveryLines) : [line('webhook', 'none')]),
   ].join('\n')
 }
 

@@ -6,25 +6,25 @@ import { type Judged, SAME_PSNR, type Score } from './score.ts'
 
 export type Column = { score: Score; judged: readonly Judged[] }
 
-const percent = (share: number) => (Number.isNaN(share) ? '–' : `${(100 * share).toFixed(1)} %`)
-const decimals = (value: number | null, digits: number) => value?.toFixed(digits) ?? '–'
+const formatPercent = (share: number) => (Number.isNaN(share) ? '–' : `${(100 * share).toFixed(1)} %`)
+const formatDecimals = (value: number | null, digits: number) => value?.toFixed(digits) ?? '–'
 
 const HEADINGS =
   'configuration,main sprite,if simple,seen clearly,background,counts,color,relation,word,natural,PSNR dB,SSIM,s an image,peak MB'.split(
     ',',
   )
 
-const cells = ({ configuration, ...score }: Score) => [
+const formatCells = ({ configuration, ...score }: Score) => [
   configuration.name,
-  ...[score.sprite, score.simpleSprite, score.clear, score.background, score.count].map(percent),
-  ...[score.color, score.relation, score.word, score.natural].map(percent),
-  ...[score.psnr === SAME_PSNR ? 'same' : decimals(score.psnr, 1), decimals(score.ssim, 4)],
+  ...[score.sprite, score.simpleSprite, score.clear, score.background, score.count].map(formatPercent),
+  ...[score.color, score.relation, score.word, score.natural].map(formatPercent),
+  ...[score.psnr === SAME_PSNR ? 'same' : formatDecimals(score.psnr, 1), formatDecimals(score.ssim, 4)],
   ...[score.seconds.toFixed(2), score.peakMegabytes.toFixed(0)],
 ]
 
 /** A Markdown table with one row per configuration and aligned columns. */
 export function formatTable(scores: readonly Score[]): string {
-  const rows = [HEADINGS, ...scores.map(cells)]
+  const rows = [HEADINGS, ...scores.map(formatCells)]
   const widths = HEADINGS.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)))
   const line = (row: readonly string[]) => `| ${row.map((cell, i) => cell.padEnd(widths[i]!)).join(' | ')} |`
   const [headings, ...body] = rows.map(line)

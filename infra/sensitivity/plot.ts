@@ -35,8 +35,8 @@ export function plotSvg({ title, points, frontier, chosen }: Plot): string {
     `<title>${title}</title>`,
     `<rect width="${WIDTH}" height="${HEIGHT}" fill="white"/>`,
     text(WIDTH / 2, 24, title, 'middle', ' font-size="15"'),
-    ...x.ticks.map((value) => verticalGrid(round(x.place(value)), String(value))),
-    ...y.ticks.map((value) => horizontalGrid(round(y.place(value)), String(value))),
+    ...x.ticks.map((value) => drawVerticalGrid(round(x.place(value)), String(value))),
+    ...y.ticks.map((value) => drawHorizontalGrid(round(y.place(value)), String(value))),
     text(WIDTH / 2, HEIGHT - 12, 'weights of the step graph, MB', 'middle'),
     `<g transform="rotate(-90 18 ${HEIGHT / 2})">${text(18, HEIGHT / 2, 'relative error of the velocity, %', 'middle')}</g>`,
     `<polyline points="${line.join(' ')}" fill="none" stroke="${BLUE}"/>`,
@@ -53,9 +53,9 @@ const describe = ({ kept, bytes, error }: Point) =>
 
 const text = (x: number, y: number, content: string, anchor: 'start' | 'middle' | 'end', more = '') =>
   `<text x="${x}" y="${y}" text-anchor="${anchor}"${more}>${content}</text>`
-const verticalGrid = (x: number, label: string) =>
+const drawVerticalGrid = (x: number, label: string) =>
   `<path d="M${x} ${MARGIN.top}V${HEIGHT - MARGIN.bottom}" stroke="#ddd"/>${text(x, HEIGHT - MARGIN.bottom + 18, label, 'middle')}`
-const horizontalGrid = (y: number, label: string) =>
+const drawHorizontalGrid = (y: number, label: string) =>
   `<path d="M${MARGIN.left} ${y}H${WIDTH - MARGIN.right}" stroke="#ddd"/>${text(MARGIN.left - 8, y + 4, label, 'end')}`
 
 /** Ticks at round numbers that span the values, and the mapping from values to the pixel range [from, to]. */

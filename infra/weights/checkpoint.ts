@@ -36,8 +36,8 @@ type HubSource = {
 /** Throws HubError if the repository requires a token and none is set. */
 export async function assertAccess({ repo, hub }: Pick<HubSource, 'repo' | 'hub'>): Promise<void> {
   if (hub || process.env.HF_TOKEN || !Object.values(REPOSITORIES).includes(repo)) return
-  const { licenseRequired } = await import('./hub.ts')
-  throw licenseRequired(repo)
+  const { createLicenseError } = await import('./hub.ts')
+  throw createLicenseError(repo)
 }
 
 /** Downloads missing files of a checkpoint. Throws HubError. */

@@ -103,9 +103,11 @@ async function assertSpace(directory: string, files: readonly ListFileEntry[]): 
   let needed = 0
   for (const { path: name, size } of files) needed += size - (await present(name)) - (await present(`${name}.part`))
   const { bavail, bsize } = await statfs(directory)
-  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`
+  const formatGigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`
   if (needed > bavail * bsize)
-    throw new HubError(`${directory}: ${gigabytes(needed)} are to be downloaded, ${gigabytes(bavail * bsize)} are free`)
+    throw new HubError(
+      `${directory}: ${formatGigabytes(needed)} are to be downloaded, ${formatGigabytes(bavail * bsize)} are free`,
+    )
 }
 
 const source = ({ repo, revision, token, hubUrl }: HubOptions) => ({
@@ -166,9 +168,9 @@ async function fetchBytes(
   progress: (bytes: number) => void,
 ) {
   await using output = await open(partial, 'a')
-  const sizeNow = async () => (await output.stat()).size
-  if ((await sizeNow()) > entry.size) await output.truncate(0)
-  let at = await sizeNow()
+  const measureSize = async () => (await output.stat()).size
+  if ((await measureSize()) > entry.size) await output.truncate(0)
+  let at = await measureSize()
   await persist(
     options,
     () => at,
@@ -176,7 +178,7 @@ async function fetchBytes(
       if (at === entry.size) return
       const blob = await downloadFile({ ...source(options), path: entry.path })
       if (!blob) throw new HubError(`${entry.path} is listed by ${options.repo} but cannot be downloaded`)
-      for await (const chunk of withoutStalls(blob.slice(at).stream(), options.stallMs ?? 30_000)) {
+      for await (const chunk of failOnStall(blob.slice(at).stream(), options.stallMs ?? 30_000)) {
         if (at + chunk.length > entry.size) throw new Error(`${entry.path} is longer than listed`)
         // Unlike `write`, appendFile completes short writes, which occur on an almost full disk.
         await output.appendFile(chunk)
@@ -188,7 +190,7 @@ async function fetchBytes(
   )
 }
 
-async function* withoutStalls(stream: ReadableStream<Uint8Array>, stallMs: number): AsyncGenerator<Uint8Array> {
+async function* failOnStall(stream: ReadableStream<Uint8Array>, stallMs: number): AsyncGenerator<Uint8Array> {
   const reader = stream.getReader()
   try {
     for (;;) {
@@ -229,12 +231,12 @@ const REMEDY = 'the disk is full; free space on it, and repeat the command to re
 /** Whether a write failed for lack of disk space or quota. */
 const isFull = (error: unknown) => ['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException)?.code ?? '')
 
-const licensePage = (repo: string) => `accept the license at https://huggingface.co/${repo}`
+const licensePageOf = (repo: string) => `accept the license at https://huggingface.co/${repo}`
 
 /** The error for a repository that requires a token, if none is set. */
-export const licenseRequired = (repo: string, status = '', options: ErrorOptions = {}) =>
+export const createLicenseError = (repo: string, status = '', options: ErrorOptions = {}) =>
   new HubError(
-    `the hub refuses access to ${repo}${status && ` (${status})`}: ${licensePage(repo)}, create a token with read access, and set HF_TOKEN`,
+    `the hub refuses access to ${repo}${status && ` (${status})`}: ${licensePageOf(repo)}, create a token with read access, and set HF_TOKEN`,
     options,
   )
 
@@ -248,9 +250,9 @@ const unreachableError = (cause: unknown, { repo }: HubOptions) =>
 function refusalError(cause: HubApiError, { repo, token, revision = 'main' }: HubOptions): HubError {
   const { statusCode: status } = cause
   if (status === 401 || status === 403) {
-    if (!token) return licenseRequired(repo, `${status}`, { cause })
+    if (!token) return createLicenseError(repo, `${status}`, { cause })
     const problem = `the hub refuses access to ${repo} with this HF_TOKEN (${status})`
-    return new HubError(`${problem}: ${licensePage(repo)} with the account of the token`, { cause })
+    return new HubError(`${problem}: ${licensePageOf(repo)} with the account of the token`, { cause })
   }
   return new HubError(`the hub has no ${repo} at ${revision} (${status}); set --repo and --revision`, {
     cause,

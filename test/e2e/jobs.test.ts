@@ -23,20 +23,20 @@ const call = (path: string, init: RequestInit = {}) =>
     headers: { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' },
   })
 const jobAt = async (path: string) => (await (await call(path)).json()) as Job
-const newest = async () => ((await (await call('/v1/jobs?limit=1')).json()) as { data: Job[] }).data[0]
+const findNewest = async () => ((await (await call('/v1/jobs?limit=1')).json()) as { data: Job[] }).data[0]
 
 /** Of the job below: 200 and 300 for each megapixel-step, guided. */
 const PRICE = 200 + Math.ceil(((256 * 256) / 1e6) * 40 * 2 * 300)
 
 /** A job that runs for seconds, whose caller leaves in the middle; returns its id. An equal request would get the result of the earlier job. */
 async function leave(seed: number): Promise<string> {
-  const before = (await newest())?.id
+  const before = (await findNewest())?.id
   const caller = new AbortController()
   const body = JSON.stringify({ prompt: 'a red heart', size: '256x256', route: 'full', steps: 40, seed })
   const gone = call('/v1/images/generations', { method: 'POST', body, signal: caller.signal }).catch((error) => error)
   const job = await vi.waitFor(
     async () => {
-      const found = await newest()
+      const found = await findNewest()
       if (!found || found.id === before) throw new Error('there is no job yet')
       const job = await jobAt(`/v1/jobs/${found.id}`)
       if (!job.progress?.step) throw new Error('the job does not run yet')

@@ -9,7 +9,7 @@ import { expect, test } from 'vitest'
 import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
 import { findFreePort } from '../../infra/local/servers/ports.ts'
 import { readPixels } from '../../infra/receipts/compare-images.ts'
-import { processesWith } from '../support/descendants.ts'
+import { findProcesses } from '../support/descendants.ts'
 import { useScratch } from '../support/scratch.ts'
 
 const scratch = useScratch()
@@ -33,11 +33,11 @@ function start(name: string, args: readonly string[], env: Record<string, string
     output: () => output,
     printed: (pattern: RegExp) =>
       expect.poll(() => pattern.exec(output) ?? (child.exitCode !== null && output), { timeout: 110_000 }).toBeTruthy(),
-    running: () => processesWith(`COMMAND_UNDER_TEST=${mark}`),
+    running: () => findProcesses(`COMMAND_UNDER_TEST=${mark}`),
   }
 }
 
-const variableIn = (name: string, output: string) => new RegExp(`${name}=(\\S+)`).exec(output)![1]!
+const readVariable = (name: string, output: string) => new RegExp(`${name}=(\\S+)`).exec(output)![1]!
 
 test('serve: from two checkpoints to an image on each route, and Ctrl-C stops everything', async () => {
   const [turbo, full] = [path.join(scratch.directory, 'fast'), path.join(scratch.directory, 'slow')]
@@ -51,7 +51,7 @@ test('serve: from two checkpoints to an image on each route, and Ctrl-C stops ev
   const printed = serve.output()
   expect(printed).toContain(`Octet is at http://127.0.0.1:${port}/ until Ctrl-C`)
   expect(await readPixels(await readFile(out))).toMatchObject({ width: 256, height: 256 })
-  const [url, key] = [variableIn('URL', printed), variableIn('KEY', printed)]
+  const [url, key] = [readVariable('URL', printed), readVariable('KEY', printed)]
   for (const [route, model] of [
     ['turbo', 'fast'],
     ['full', 'slow'],
@@ -83,7 +83,7 @@ test('dev keeps its secrets and its key between starts, and the key manages webh
   for (const _ of ['first', 'second']) {
     const dev = start('dev', ['--port', `${port}`, '--state', state])
     await dev.printed(/Octet is at/)
-    keys.push(variableIn('KEY', dev.output()))
+    keys.push(readVariable('KEY', dev.output()))
     const headers = { authorization: `Bearer ${keys[0]}` }
     expect((await fetch(`http://127.0.0.1:${port}/v1/webhooks/default/secret`, { headers })).status).toBe(200)
     dev.child.kill('SIGINT')

@@ -225,7 +225,10 @@ describe('the worker with the GPU function behind it', () => {
     })
 
     /** Mean absolute difference between `file` and the input image within the rectangle `part`. */
-    async function differenceTo(file: Uint8Array, part: { left: number; top: number; width: number; height: number }) {
+    async function measureDifference(
+      file: Uint8Array,
+      part: { left: number; top: number; width: number; height: number },
+    ) {
       const [a, b] = await Promise.all([image, file].map((each) => sharp(each).extract(part).raw().toBuffer()))
       return a!.reduce((sum, value, i) => sum + Math.abs(value - b![i]!), 0) / a!.length
     }
@@ -236,7 +239,7 @@ describe('the worker with the GPU function behind it', () => {
         const file = new File([image], 'image.png', { type: 'image/png' })
         const fields = { image: file, prompt: 'a cat', size: '64x64', seed: 3, strength, response_format: 'b64_json' }
         const { data } = await client.images.edit(fields as unknown as OpenAI.ImageEditParamsNonStreaming)
-        return differenceTo(Buffer.from(data![0]!.b64_json!, 'base64'), WHOLE)
+        return measureDifference(Buffer.from(data![0]!.b64_json!, 'base64'), WHOLE)
       }
       const [slight, strong] = [await edit(0.25), await edit(1)]
       expect(slight).toBeLessThan(20)
@@ -259,7 +262,7 @@ describe('the worker with the GPU function behind it', () => {
       })
       const { images } = (await response.json()) as { images: string[] }
       const file = Buffer.from(images[0]!, 'base64')
-      expect(await differenceTo(file, kept!)).toBeLessThan(0.5 * (await differenceTo(file, painted!)))
+      expect(await measureDifference(file, kept!)).toBeLessThan(0.5 * (await measureDifference(file, painted!)))
     })
 
     test('that is damaged is refused with an explanation, and nothing is charged', async () => {

@@ -29,7 +29,7 @@ export async function compareKernels(): Promise<void> {
       const label = `${subject.name}${portable ? ', portable' : ''}`
       const options: SessionOptions = { target: 'cuda-fp8', kernels: library }
       const graph = buildCase(subject, kernelOperators, narrowed, cuda)
-      const given = await run(scratch, subject, portable ? withoutHopper(graph) : graph, options).catch(
+      const given = await run(scratch, subject, portable ? removeHopperOperators(graph) : graph, options).catch(
         (error: Error) => error,
       )
       const problem = given instanceof Error ? given.message : compare(subject, given, expected)
@@ -53,7 +53,7 @@ function buildCase(subject: Case, operators: Fp8Operators, half: Narrow, layout:
 }
 
 /** The graph with the portable kernels, which Hopper supports as well. */
-function withoutHopper(graph: Graph): Graph {
+function removeHopperOperators(graph: Graph): Graph {
   const specialized = ['Linear', 'Attention']
   for (const [i, node] of graph.nodes.entries())
     if (specialized.includes(node.op)) graph.nodes[i] = { ...node, attributes: { ...node.attributes, portable: 1 } }

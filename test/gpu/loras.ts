@@ -11,7 +11,7 @@ import { relativeError } from '../../infra/bench/statistics.ts'
 import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
 import { makeScratch } from '../../infra/command/scratch.ts'
 import type { FloatTensor } from '../support/checkpoints/tensors.ts'
-import { LORAS, networkOutputs } from '../support/lora-outputs.ts'
+import { computeNetworkOutputs, LORAS } from '../support/lora-outputs.ts'
 
 /** Allowed relative error of an output with adapters, and of their change of it. */
 const LIMITS = { output: 8e-2, change: 0.5 }
@@ -54,11 +54,11 @@ export async function compareLoras(target: 'cuda' | 'cuda-fp8'): Promise<void> {
 async function runSeries(directory: string, loras: readonly LoraPackage[]): Promise<Series> {
   const pipeline = await openPipeline(await openPackage(directory))
   try {
-    const base = await networkOutputs(pipeline)
+    const base = await computeNetworkOutputs(pipeline)
     await pipeline.adapt(loras.map((lora) => ({ lora, scale: SCALE })))
-    const changed = await networkOutputs(pipeline)
+    const changed = await computeNetworkOutputs(pipeline)
     await pipeline.adapt([])
-    return { base, changed, restored: await networkOutputs(pipeline) }
+    return { base, changed, restored: await computeNetworkOutputs(pipeline) }
   } finally {
     await pipeline.release()
   }

@@ -1,9 +1,9 @@
 // Compares the networks on CUDA with those on the CPU, with the same weights and inputs.
 import path from 'node:path'
 import { compile } from '../../gpu-fn/compile/compile.ts'
-import { chooseGraphs, providerOptions } from '../../gpu-fn/engine/package/graphs.ts'
+import { chooseGraphs, chooseProviderOptions } from '../../gpu-fn/engine/package/graphs.ts'
 import type { Manifest } from '../../gpu-fn/manifest.ts'
-import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { openSession, type SessionOptions } from '../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
@@ -110,7 +110,7 @@ async function compareNetworks(
     // A step takes the conditioning of its own target, because the scale of gates depends on the target.
     const inputs = (side: Side) => (name === 'transformer' ? { ...noise, ...conditions[side] } : noise)
     const expected = await runOnce(path.join(cpu.directory, `${name}.onnx`), { target: 'cpu' }, inputs('cpu'))
-    const options = { target, kernels, provider: providerOptions(name) }
+    const options = { target, kernels, provider: chooseProviderOptions(name) }
     const given = await runOnce(path.join(gpu.directory, file), options, inputs('gpu'))
     if (name === 'conditioning') {
       conditions.cpu = conditionOf(expected)
@@ -176,7 +176,7 @@ function inputsOf({ inputs }: NonNullable<Manifest['networks']['t5']>, { positio
       const size = dims.reduce((n, dim) => n * dim, 1)
       if (dtype === 'int64')
         return [name, { data: BigInt64Array.from({ length: size }, (_, i) => BigInt((i * 37) % 200)), dims }]
-      const data = name === 'timesteps' ? Float32Array.of(1000, 857.7, 602.2, 8.93) : gaussianNoise(3, size)
+      const data = name === 'timesteps' ? Float32Array.of(1000, 857.7, 602.2, 8.93) : drawGaussianNoise(3, size)
       return [name, { data, dims }]
     }),
   )

@@ -130,7 +130,7 @@ const importsOf = (file: string, source: string) =>
   [...source.matchAll(/\b(?:from|import\() ?'(\.[^']+)'/g)].map(([, name]) => path.join(path.dirname(file), name!))
 
 /** Pairs of folders that import each other. A file directly in edge/ counts as a folder of its own. */
-function folderCycles(sources: Record<string, string>): string[] {
+function findFolderCycles(sources: Record<string, string>): string[] {
   const folderOf = (file: string) => (path.dirname(file) === 'edge' ? file : path.dirname(file))
   const pairs = Object.entries(sources).flatMap(([file, source]) =>
     importsOf(file, source).map((imported) => [folderOf(file), folderOf(imported)] as const),
@@ -147,13 +147,13 @@ test('no two folders of the worker import each other, nested folders and types i
     'edge/webhooks/a.ts': "import type { B } from './delivery/b.ts'\n",
     'edge/webhooks/delivery/b.ts': "import { a } from '../a.ts'\n",
   }
-  expect(folderCycles(planted)).toEqual(['edge/webhooks edge/webhooks/delivery'])
+  expect(findFolderCycles(planted)).toEqual(['edge/webhooks edge/webhooks/delivery'])
   const sources: Record<string, string> = {}
   // The types of the bindings name every object's class.
   for await (const file of glob('edge/**/*.ts', { cwd: root }))
     if (file !== 'edge/env.ts') sources[file] = await readFile(path.join(root, file), 'utf8')
   expect(Object.keys(sources).length).toBeGreaterThan(100)
-  expect(folderCycles(sources)).toEqual([])
+  expect(findFolderCycles(sources)).toEqual([])
 })
 
 test.each([
@@ -178,19 +178,19 @@ test('the env of cloudflare:workers, which contains the variables, is not import
 })
 
 /** All imports of a file, as written. */
-async function namesImported(file: string): Promise<string[]> {
+async function readImportedNames(file: string): Promise<string[]> {
   const source = await readFile(path.join(root, file), 'utf8')
   return [...source.matchAll(/\bfrom '([^']+)'|import\('([^']+)'\)/g)].map(([, name, loaded]) => name ?? loaded!)
 }
 
 test('gpu-fn/compile/graph/graph.ts imports ../../dtype.ts and nothing else', async () => {
-  expect(await namesImported('gpu-fn/compile/graph/graph.ts')).toEqual(['../../dtype.ts'])
+  expect(await readImportedNames('gpu-fn/compile/graph/graph.ts')).toEqual(['../../dtype.ts'])
 })
 
 test('the files of the contract import only zod and each other', async () => {
   const parts = (await readdir(path.join(root, 'gpu-fn/contract'))).toSorted()
-  expect(await namesImported('gpu-fn/contract.ts')).toEqual(parts.map((part) => `./contract/${part}`))
-  const imported = await Promise.all(parts.map((part) => namesImported(`gpu-fn/contract/${part}`)))
+  expect(await readImportedNames('gpu-fn/contract.ts')).toEqual(parts.map((part) => `./contract/${part}`))
+  const imported = await Promise.all(parts.map((part) => readImportedNames(`gpu-fn/contract/${part}`)))
   expect(imported.flat().filter((name) => name !== 'zod' && !parts.includes(name.replace('./', '')))).toEqual([])
 })
 

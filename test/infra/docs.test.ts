@@ -26,7 +26,7 @@ const anchorOf = (heading: string) =>
 const anchorsOf = (page: string) =>
   proseOf(read(page)).flatMap((line) => (line.startsWith('#') ? [anchorOf(line.replace(/^#+ /, ''))] : []))
 
-function brokenLinks(page: string): string[] {
+function findBrokenLinks(page: string): string[] {
   const links = [
     ...proseOf(read(page))
       .join('\n')
@@ -52,7 +52,7 @@ const codeOf = (text: string): string[] => [
 ]
 
 /** Paths below the project's folders. A path with a placeholder in capitals, as in `edge/dialects/NAME/`, is skipped. */
-function missingPaths(page: string): string[] {
+function findMissingPaths(page: string): string[] {
   const pattern = new RegExp(
     `(?<![\\w/.~-])(?:${FOLDERS.map((name) => name.replace('.', '\\.')).join('|')})/[\\w./-]*`,
     'g',
@@ -71,8 +71,8 @@ const scriptsOf = (text: string) =>
   codeOf(text).flatMap((code) => [...code.matchAll(/npm run (?:-s )?([a-z][\w:-]*)/g)].map(([, name]) => name!))
 
 describe.each(PAGES)('%s', (page) => {
-  test('has no broken relative link', () => expect(brokenLinks(page)).toEqual([]))
-  test('names only paths that exist', () => expect(missingPaths(page)).toEqual([]))
+  test('has no broken relative link', () => expect(findBrokenLinks(page)).toEqual([]))
+  test('names only paths that exist', () => expect(findMissingPaths(page)).toEqual([]))
   test('names only scripts of package.json', () => {
     expect(scriptsOf(read(page)).filter((name) => !(name in packageJson.scripts))).toEqual([])
   })
@@ -84,7 +84,7 @@ describe.each(PAGES)('%s', (page) => {
 test('the README has under 150 lines', () => expect(read('README.md').trimEnd().split('\n').length).toBeLessThan(150))
 
 /** Folders of the map in docs/architecture.md, such as `edge/accounts`. */
-function mappedFolders(): string[] {
+function listMappedFolders(): string[] {
   const [, map] = /<!-- folders -->\s+```\n([\s\S]*?)```/.exec(read('docs/architecture.md')) ?? []
   const parents: string[] = []
   return map!
@@ -99,15 +99,15 @@ function mappedFolders(): string[] {
 }
 
 const GENERATED = ['__pycache__', 'dist', 'node_modules']
-const foldersIn = (folder: string) =>
+const listFolders = (folder: string) =>
   readdirSync(path.join(root, folder), { withFileTypes: true })
     .filter((entry) => entry.isDirectory() && !GENERATED.includes(entry.name))
     .map(({ name }) => `${folder}/${name}`)
 
 test('the map of folders is complete: it lists all or none of the subfolders of each folder', () => {
-  const mapped = mappedFolders()
+  const mapped = listMappedFolders()
   const opened = new Set([...ROOTS, ...mapped.map((folder) => path.dirname(folder)).filter((folder) => folder !== '.')])
-  expect(mapped.toSorted()).toEqual([...ROOTS, ...[...opened].flatMap(foldersIn)].toSorted())
+  expect(mapped.toSorted()).toEqual([...ROOTS, ...[...opened].flatMap(listFolders)].toSorted())
 })
 
 /** Layers of biome.json's rules, each with the layers that it may import. */
@@ -133,7 +133,7 @@ test('the layers of the GPU function are those of biome.json', () => {
 })
 
 /** First cells of the table rows of a page, without backticks, each split at commas. */
-const firstCells = (text: string) =>
+const readFirstCells = (text: string) =>
   [...text.matchAll(/^\| (`[^|]+) \|/gm)].flatMap(([, cell]) =>
     cell!.split(', ').map((name) => name.replaceAll('`', '')),
   )
@@ -155,7 +155,7 @@ test('docs/api.md has every field of a request', () => {
   const options = /export const imageOptionFields = \{\n([\s\S]*?)^\}/m.exec(
     read('edge/requests/image-options.ts'),
   )![1]!
-  expect(firstCells(section('docs/api.md', '## Generating', '\n### ')).toSorted()).toEqual(
+  expect(readFirstCells(section('docs/api.md', '## Generating', '\n### ')).toSorted()).toEqual(
     [schema!, options].flatMap((each) => keysOf(each, /^ {2}(\w+): /gm)).toSorted(),
   )
 })
@@ -179,17 +179,19 @@ test.each([
 
 test('docs/performance.md has every operator of the kernels', () => {
   const [, list] = /addAll<([\w, ]+)>\(api/.exec(read('gpu-fn/kernels/register.cu'))!
-  const operators = firstCells(section('docs/performance.md', '## FP8 operators'))
+  const operators = readFirstCells(section('docs/performance.md', '## FP8 operators'))
   expect(operators.toSorted()).toEqual(list!.split(', ').toSorted())
 })
 
 test('docs/deploy.md has every variable of both programs', () => {
   const gpu = keysOf(read('gpu-fn/config.ts'), /^ {2}([A-Z][A-Z0-9_]+): /gm)
-  expect(firstCells(section('docs/deploy.md', '<!-- gpu-variables -->')).toSorted()).toEqual(gpu.toSorted())
+  expect(readFirstCells(section('docs/deploy.md', '<!-- gpu-variables -->')).toSorted()).toEqual(gpu.toSorted())
   const [, simple] = /^\[vars\]\n([\s\S]*?)^\[/m.exec(read('wrangler.toml'))!
   const tables = keysOf(read('wrangler.toml'), /^(?:# )?\[+vars\.([A-Z_]+)/gm)
   const worker = new Set([...keysOf(simple!, /^([A-Z_]+) = /gm), ...tables])
-  expect(firstCells(section('docs/deploy.md', '<!-- worker-variables -->')).toSorted()).toEqual([...worker].toSorted())
+  expect(readFirstCells(section('docs/deploy.md', '<!-- worker-variables -->')).toSorted()).toEqual(
+    [...worker].toSorted(),
+  )
 })
 
 test("the README's GPU figures are those of docs/gpu.jsonl", () => {

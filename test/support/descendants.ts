@@ -2,7 +2,7 @@
 import { glob, readFile } from 'node:fs/promises'
 
 /** The command lines of the processes that run with `variable` in their environment. One that has ended has no environment. */
-export async function processesWith(variable: string): Promise<string[]> {
+export async function findProcesses(variable: string): Promise<string[]> {
   const found: string[] = []
   for await (const directory of glob('/proc/[0-9]*')) {
     const [environment, command] = await Promise.all(

@@ -5,7 +5,7 @@ import path from 'node:path'
 import { onTestFinished } from 'vitest'
 import { compileLora } from '../../gpu-fn/compile/lora/lora.ts'
 import type { LoraPackage } from '../../gpu-fn/manifest.ts'
-import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import { type StoredDtype, writeSafetensors } from '../../infra/checkpoints/write-safetensors.ts'
@@ -20,7 +20,7 @@ export async function writeRandomLora(
   { rank, blocks, dtype }: RandomLora = { rank: 4, blocks: 6, dtype: 'BF16' },
 ): Promise<void> {
   const matrix = (name: string, shape: [number, number], seed: number) => {
-    const data = gaussianNoise(seed, shape[0] * shape[1]).map((value) => value * STRENGTH)
+    const data = drawGaussianNoise(seed, shape[0] * shape[1]).map((value) => value * STRENGTH)
     return { name, shape, data }
   }
   const modules = Array.from({ length: blocks }, (_, i) =>

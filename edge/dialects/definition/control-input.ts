@@ -39,7 +39,7 @@ const isGiven = (value: unknown) =>
 /** `owner/canny`, `https://host/path/Canny.safetensors` and `canny` map to the ID `canny`. A name without letters or digits is unchanged. */
 export const additionId = (name: string): string => additionIdOf(name.split(/[?#]/, 1)[0]!) || name
 
-const withoutUndefined = (fields: Fields) =>
+const removeUndefined = (fields: Fields) =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
 
 /** The native fields for fal's `controlnets` and `controlnet`, or else those sent, which are validated later. Errors: invalid_request. */
@@ -55,7 +55,7 @@ export function readControls(given: Fields): Read {
   const value = given[name]
   const parsed = parseFields(z.object(shape), shape, { [name]: Array.isArray(value) ? value : [value] })
   const controls = parsed[name]!.map((control) =>
-    withoutUndefined({
+    removeUndefined({
       id: additionId(control.path),
       image: control.control_image_url,
       scale: control.conditioning_scale,
@@ -88,7 +88,7 @@ export function readUnits(given: Fields): Read & { others: string[] } {
         { param },
       )
     const file = typeof image === 'object' ? image?.image : image
-    return withoutUndefined({
+    return removeUndefined({
       // A title may end with the model's hash in brackets.
       id: additionId(model!.replace(/ \[[^\][]*\]$/, '')),
       image: file ?? input_image ?? undefined,

@@ -154,7 +154,7 @@ function formatOf({ output_format, output_quality }: Input): Record<string, unkn
 }
 
 /** Adapters of synonymous fields, without duplicates. */
-const synonyms = (names: readonly (string | undefined)[], scale: number | undefined) =>
+const toAdapters = (names: readonly (string | undefined)[], scale: number | undefined) =>
   [...new Set(names)].map((name) => ({ name, scale }))
 
 /** The adapters by their IDs: the last part of a path or an address, without the ending of a file. */
@@ -164,8 +164,8 @@ function lorasOf(parsed: Input): { id: string; scale?: number }[] | undefined {
     ...(parsed.loras ?? []).map(({ path, id, name, model, scale, weight }) => ({
       ...{ name: id || path || name || model, scale: scale ?? weight },
     })),
-    ...synonyms([lora, lora_weights, hf_lora], lora_scale),
-    ...synonyms([extra_lora, extra_lora_weights], extra_lora_scale),
+    ...toAdapters([lora, lora_weights, hf_lora], lora_scale),
+    ...toAdapters([extra_lora, extra_lora_weights], extra_lora_scale),
   ]
   const chosen = named.flatMap(({ name, scale }) =>
     name ? [{ id: additionId(name), ...(scale !== undefined && { scale }) }] : [],
@@ -190,7 +190,7 @@ export function readImageInput(
   const values = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null))
   const parsed = parseFields(files.fields.image === undefined ? input : inputWithImage, shape, values)
   const { sampler, sampler_name, sampler_index, scheduler, schedule, noise_schedule } = parsed
-  const ignored = (name: string) => withoutEffect(name, values[name])
+  const ignored = (name: string) => createIgnoredWarning(name, values[name])
   const sampling = readSampling({ sampler, sampler_name, sampler_index, scheduler, schedule, noise_schedule }, ignored)
   const fields = dropUndefined({
     ...Object.fromEntries(NATIVE.map((name) => [name, values[name]])),
@@ -219,7 +219,7 @@ export function readImageInput(
 const MAX_WARNINGS = 8
 
 /** The warning for a parameter without an effect. */
-export const withoutEffect = (name: string, value: unknown): Warning => ({
+export const createIgnoredWarning = (name: string, value: unknown): Warning => ({
   code: 'parameter_ignored',
   message: `${formatValue(name).slice(1, -1)} is ${formatValue(value)}, which has no effect here.`,
 })

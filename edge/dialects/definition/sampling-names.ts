@@ -74,7 +74,7 @@ function interpret(name: string): Meaning | null {
 const LABELS = [...Object.values(SAMPLER_NAMES), ...Object.values(SCHEDULE_NAMES)].map(({ label }) => label).join(', ')
 
 /** The message for a name of which only the sampler or only the schedule has a counterpart. */
-const partly = (param: string, value: string, used: string) =>
+const createSubstitutionWarning = (param: string, value: string, used: string) =>
   `${param} is ${formatValue(value)}, of which only the ${used.replace('_', ' ')} has an effect here.`
 
 /**
@@ -95,7 +95,9 @@ export function readSampling(given: Readonly<Record<string, string | undefined>>
     Object.assign(fields, { ...found, ...fields })
     const [used] = Object.keys(found)
     if (isOther)
-      warnings.push(used ? { code: 'parameter_ignored', message: partly(param, value, used) } : ignored(param))
+      warnings.push(
+        used ? { code: 'parameter_ignored', message: createSubstitutionWarning(param, value, used) } : ignored(param),
+      )
   }
   return { fields, warnings }
 }

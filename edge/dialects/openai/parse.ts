@@ -28,7 +28,7 @@ export const MAX_PROMPT = 32_000
 export const MAX_IMAGES = 10
 
 const isEmpty = (value: unknown) => value === '' || (Array.isArray(value) && value.length === 0)
-const noEffect = (field: string, message: string): Warning => ({ code: `${field}_ignored`, message })
+const createIgnoredWarning = (field: string, message: string): Warning => ({ code: `${field}_ignored`, message })
 
 /** The error of a field with the allowed values. */
 function refuse(param: string, value: unknown, allowed: string): never {
@@ -90,21 +90,21 @@ const readBackground: Adjust = ({ background }) => {
   if (!BACKGROUNDS.includes(background)) refuse('background', background, 'auto or opaque')
   return {
     change: { background: undefined },
-    warning: noEffect('background', 'background had no effect: images are opaque.'),
+    warning: createIgnoredWarning('background', 'background had no effect: images are opaque.'),
   }
 }
 
 const dropModeration: Adjust = ({ moderation }) =>
   moderation === undefined
     ? null
-    : { change: { moderation: undefined }, warning: noEffect('moderation', 'moderation had no effect.') }
+    : { change: { moderation: undefined }, warning: createIgnoredWarning('moderation', 'moderation had no effect.') }
 
 const dropStyle: Adjust = ({ style }) =>
   style === undefined
     ? null
     : {
         change: { style: undefined },
-        warning: noEffect('style', 'style had no effect; describe the style in the prompt.'),
+        warning: createIgnoredWarning('style', 'style had no effect; describe the style in the prompt.'),
       }
 
 const mapQuality: Adjust = ({ quality }) => {
@@ -117,7 +117,7 @@ const mapQuality: Adjust = ({ quality }) => {
 const dropCompression: Adjust = ({ output_compression, output_format = 'png' }) => {
   if (output_compression === undefined || output_format !== 'png') return null
   const message = 'output_compression had no effect: png is lossless.'
-  return { change: { output_compression: undefined }, warning: noEffect('output_compression', message) }
+  return { change: { output_compression: undefined }, warning: createIgnoredWarning('output_compression', message) }
 }
 
 const mapFormat: Adjust = ({ response_format }, nameOf) => {
@@ -141,13 +141,13 @@ const readFlag = (fields: Fields, name: string): boolean => {
   return typeof flag === 'boolean' ? flag : refuse(name, flag, 'true or false')
 }
 
-const without = (fields: Fields, names: readonly string[]): Fields =>
+const removeFields = (fields: Fields, names: readonly string[]): Fields =>
   Object.fromEntries(Object.entries(fields).filter(([name, value]) => value !== undefined && !names.includes(name)))
 
 /** The native request of an OpenAI image request. Errors: invalid_request, not_offered. */
 export function parse({ body }: DialectRequest): Translation {
   const files = readFiles(body)
-  const { fields: renamed, names } = renameFields(without(body, FILE_NAMES))
+  const { fields: renamed, names } = renameFields(removeFields(body, FILE_NAMES))
   const given: Fields = { ...renamed, ...files.fields }
   refuseUnsupported(given)
   const nameOf = (native: string) => names[native] ?? native
@@ -159,12 +159,12 @@ export function parse({ body }: DialectRequest): Translation {
   const size = readFlag(adjusted, 'strict') && found?.wanted && 'width' in found.wanted ? null : found
   const isBase64Model = typeof given.model === 'string' && BASE64_MODEL.test(given.model)
   return {
-    fields: without(adjusted, ['stream', 'strict', ...(size ? SIZE_FIELDS : [])]),
+    fields: removeFields(adjusted, ['stream', 'strict', ...(size ? SIZE_FIELDS : [])]),
     wait: isStream ? 'stream' : 'end',
     ...(size?.wanted && { wantedSize: size.wanted }),
     warnings: [
       ...files.warnings,
-      ...strengthWarning(body, files.fields),
+      ...createStrengthWarnings(body, files.fields),
       ...made.flatMap(({ warning }) => warning ?? []),
     ],
     names: { ...names, ...files.names },
@@ -173,10 +173,10 @@ export function parse({ body }: DialectRequest): Translation {
   }
 }
 
-const strengthWarning = ({ strength }: Fields, { image }: InputFields): Warning[] =>
+const createStrengthWarnings = ({ strength }: Fields, { image }: InputFields): Warning[] =>
   strength === undefined || image !== undefined
     ? []
-    : [noEffect('strength', 'strength had no effect without an image.')]
+    : [createIgnoredWarning('strength', 'strength had no effect without an image.')]
 
 /** An edit repaints the transparent part of the mask or, without a mask, of the image. */
 const EDIT = { repaint: 'transparent' } as const

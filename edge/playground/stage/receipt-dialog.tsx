@@ -1,5 +1,5 @@
 import { useEffect, useState } from 'preact/hooks'
-import { fileName } from '../api/format.ts'
+import { createFileName } from '../api/format.ts'
 import { isProblem } from '../api/http.ts'
 import type { Run } from '../state/history.ts'
 import { announce } from '../state/live.ts'
@@ -47,7 +47,7 @@ export function ReceiptDialog({ run, onClose }: { run: Run; onClose: () => void 
   }, [run, index])
 
   const image = run.images[index]!
-  const name = fileName(image.seed, image.content_type)
+  const name = createFileName(image.seed, image.content_type)
   const receiptName = name.replace(/\.\w+$/, '.receipt')
   const save = () => {
     saveBlob(new Blob([found!.bytes], { type: image.content_type }), name)

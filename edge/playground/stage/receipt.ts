@@ -1,7 +1,7 @@
 // Verifies an image against its receipt in the page, with the code of `npm run verify`.
 import './jitless.ts'
 import type { JSONWebKeySet } from 'jose'
-import { openReceipt, promptDigest, ReceiptError } from '../../results/receipt.ts'
+import { computePromptDigest, openReceipt, ReceiptError } from '../../results/receipt.ts'
 import { call } from '../api/http.ts'
 import type { Run } from '../state/history.ts'
 
@@ -17,9 +17,9 @@ async function checksOf(run: Run, index: number, receipt: string, bytes: ArrayBu
   const claims = await openReceipt(receipt, jwks)
   const sha256 = hex(await crypto.subtle.digest('SHA-256', bytes))
   const { prompt, negative_prompt = '' } = run.fields
-  const isPrompt = (await promptDigest(claims.salt, 'prompt', prompt)) === claims.prompt_digest
+  const isPrompt = (await computePromptDigest(claims.salt, 'prompt', prompt)) === claims.prompt_digest
   const isNegative =
-    (await promptDigest(claims.salt, 'negative_prompt', negative_prompt)) === claims.negative_prompt_digest
+    (await computePromptDigest(claims.salt, 'negative_prompt', negative_prompt)) === claims.negative_prompt_digest
   const { parameters, file } = claims
   const seed = run.images[index]!.seed
   return [

@@ -52,7 +52,8 @@ export function progressOf(run: Run, { state, waitBegan, waitMs, image, step, st
 }
 
 const seconds = (ms: number) => Math.max(0, Math.round(ms / 1000))
-const ordinal = (n: number) => `${n}${['th', 'st', 'nd', 'rd'][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10] ?? 'th'}`
+const formatOrdinal = (n: number) =>
+  `${n}${['th', 'st', 'nd', 'rd'][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10] ?? 'th'}`
 /** Minimum duration of a wait with an explanation. */
 const EXPLAINED_MS = 600
 
@@ -65,7 +66,7 @@ export function describeRun(run: Run, of: Live): { title: string; detail: string
     return { title: 'Generating', detail: of.steps > 0 ? `${several} ${of.step} of ${of.steps}` : 'First step' }
   }
   if (of.position !== null && of.position > 0)
-    return { title: 'In the queue', detail: `${ordinal(of.position + 1)} in line` }
+    return { title: 'In the queue', detail: `${formatOrdinal(of.position + 1)} in line` }
   const waited = now.value - of.waitBegan
   if (!of.gpu || of.gpu.state === 'warm' || of.waitBegan === 0 || waited < EXPLAINED_MS)
     return { title: 'Waiting for the GPU', detail: '' }

@@ -49,4 +49,4 @@ export const ADVICE = {
 } as const satisfies Record<ErrorCode | 'offline', string>
 
 /** The advice for a code; none for codes of other services. */
-export const adviceFor = (code: string): string | undefined => (ADVICE as Record<string, string>)[code]
+export const findAdvice = (code: string): string | undefined => (ADVICE as Record<string, string>)[code]

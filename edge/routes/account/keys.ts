@@ -2,7 +2,7 @@ import { type Context, Hono } from 'hono'
 import * as z from 'zod'
 import type { KeyInfo, ListedKey } from '../../accounts/keys/key-info.ts'
 import { type KeyOutcome, type KeyRefusal, MAX_ACTIVE_KEYS } from '../../accounts/keys/key-management.ts'
-import { managedAccount, unauthorizedError } from '../../auth/auth.ts'
+import { requireManagedAccount, unauthorizedError } from '../../auth/auth.ts'
 import { ACCOUNT_NAME, issueKey, KEY_ID } from '../../auth/keys.ts'
 import { SCOPES } from '../../auth/scopes.ts'
 import { limitsChange } from '../../config/limits.ts'
@@ -11,7 +11,7 @@ import type { EdgeEnv } from '../../http/context.ts'
 import { ApiError } from '../../http/errors.ts'
 import { formatValue, parseFields, readJson, readOptionalJson } from '../../http/validation.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
-import { unixSeconds } from '../../platform/units.ts'
+import { toUnixSeconds } from '../../platform/units.ts'
 import type { KeyUse } from '../replies.ts'
 
 const YEARS = 10 * 365 * 24 * 3600
@@ -38,9 +38,9 @@ export const query = z.strictObject({ account })
 
 const viewOf = <Key extends KeyInfo | ListedKey>({ created, expires, revoked, ...key }: Key) => ({
   ...key,
-  created: unixSeconds(created),
-  expires: unixSeconds(expires),
-  revoked: unixSeconds(revoked),
+  created: toUnixSeconds(created),
+  expires: toUnixSeconds(expires),
+  revoked: toUnixSeconds(revoked),
 })
 
 /** Returns the fields of a key that the request sets. */
@@ -51,7 +51,7 @@ function changeOf({ expires_in, ...given }: z.infer<typeof change>) {
 
 /** Returns the managed account, its object, and the id of the managing key, or null for the operator. */
 function managed(c: Context<EdgeEnv>) {
-  const account = managedAccount(c, parseFields(query, query.shape, c.req.query()).account)
+  const account = requireManagedAccount(c, parseFields(query, query.shape, c.req.query()).account)
   return { account, object: objectOf(c.env.ACCOUNT, account), by: c.get('manages')?.keyId ?? null }
 }
 
@@ -115,7 +115,7 @@ function keyOf(outcome: KeyOutcome, account: string, id: string): KeyInfo {
 export const keys = new Hono<EdgeEnv>()
   .post('/', async (c) => {
     const { account: named, ...given } = parseFields(newKey, newKey.shape, await readJson(c))
-    const account = managedAccount(c, named)
+    const account = requireManagedAccount(c, named)
     const { key, credential } = await issueKey(configOf(c.env).peppers, account)
     const by = c.get('manages')?.keyId ?? null
     const outcome = await objectOf(c.env.ACCOUNT, account).addKey(credential, changeOf(given), by)

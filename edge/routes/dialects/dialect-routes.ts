@@ -85,7 +85,7 @@ async function respond(c: Context<EdgeEnv>, dialect: Dialect, route: DialectRout
 }
 
 /** The routes of dialects. */
-export function dialectRoutes(dialects: readonly Dialect[]): Hono<EdgeEnv> {
+export function createDialectRoutes(dialects: readonly Dialect[]): Hono<EdgeEnv> {
   const routes = new Hono<EdgeEnv>()
   for (const dialect of dialects)
     for (const route of dialect.routes) routes.on(route.method, route.path, (c) => respond(c, dialect, route))
@@ -93,7 +93,7 @@ export function dialectRoutes(dialects: readonly Dialect[]): Hono<EdgeEnv> {
 }
 
 /** Middleware for the credentials, errors and CORS of dialects. It precedes all checks, so that every error has the dialect's format. */
-export function dialectSettings(dialects: readonly Dialect[]): Hono<EdgeEnv> {
+export function createDialectSettings(dialects: readonly Dialect[]): Hono<EdgeEnv> {
   const settings = new Hono<EdgeEnv>()
   for (const dialect of dialects)
     for (const path of new Set(dialect.routes.map((route) => route.path))) {

@@ -1,6 +1,6 @@
 // Submits a job and streams its server-sent events in the format of a dialect.
 import type { Context } from 'hono'
-import { rateHeaders } from '../../accounts/rate-limit-headers.ts'
+import { createRateHeaders } from '../../accounts/rate-limit-headers.ts'
 import { isStillAuthorized } from '../../auth/auth.ts'
 import type { JobStream, Preview, RenderedJob, StreamEvent } from '../../dialects/definition/dialect.ts'
 import { piecesOf, streamOf } from '../../http/base64-response.ts'
@@ -90,7 +90,7 @@ export async function streamJob(
   const submitted = await submitAndWait(c, fields, submission, 0)
   const caller = watchCaller(c, fields)
   caller.onJob(submitted.job.id)
-  async function* untilDone() {
+  async function* readUntilDone() {
     try {
       yield* eventsOf(c, stream, submitted)
       caller.done()
@@ -99,11 +99,11 @@ export async function streamJob(
       caller.leave(submitted.job.id)
     }
   }
-  return c.body(streamOf(untilDone()), 200, {
+  return c.body(streamOf(readUntilDone()), 200, {
     'content-type': 'text/event-stream',
     'cache-control': 'no-store, no-transform',
     'x-accel-buffering': 'no',
     'x-octet-job': submitted.job.id,
-    ...rateHeaders(submitted.rates),
+    ...createRateHeaders(submitted.rates),
   })
 }

@@ -41,7 +41,7 @@ async function waitFor(c: Context<EdgeEnv>, job: JobRecord, { _meta, notify }: P
   return current
 }
 
-const imageLine = ({ url, seed, width, height, expires_at }: JobView['images'][number], k: number) =>
+const formatImageLine = ({ url, seed, width, height, expires_at }: JobView['images'][number], k: number) =>
   `Image ${k + 1}: ${url ?? 'deleted or expired'} (${width}x${height}, seed ${seed}, kept until ${new Date(expires_at * 1000).toISOString()}; the link is valid for an hour, and get_job returns a new one)`
 
 /** Describes a job as text, with a link per image and a small preview of the first one. */
@@ -68,7 +68,7 @@ async function describeJob(
   )
   const preview = await previewOf(c.env, job)
   return {
-    content: [text([made, ...images.map(imageLine), ...warnings].join('\n')), ...preview, ...links],
+    content: [text([made, ...images.map(formatImageLine), ...warnings].join('\n')), ...preview, ...links],
     structuredContent: {
       ...{ id, state, price_microdollars },
       images: images.map(({ url, seed, width, height, content_type, expires_at }) => ({
@@ -79,7 +79,7 @@ async function describeJob(
 }
 
 /** Requests previews for large images, whose files are too large for a reply. */
-const withPreviews = (fields: Record<string, unknown>) => ({ ...fields, partial_images: 1 })
+const addPreviews = (fields: Record<string, unknown>) => ({ ...fields, partial_images: 1 })
 
 export async function generateImage(
   c: Context<EdgeEnv>,
@@ -87,7 +87,7 @@ export async function generateImage(
   { mcpReq }: { mcpReq: Progress },
 ): Promise<CallToolResult> {
   // A client that gave up repeats the same call, which joins the running job.
-  const { fields, submission } = await createSubmission(c, withPreviews(given), { joins: true })
+  const { fields, submission } = await createSubmission(c, addPreviews(given), { joins: true })
   const { job, joined } = await submitAndWait(c, fields, submission, 0)
   return describeJob(c, await waitFor(c, job, mcpReq), joined ? [JOINED.message] : [])
 }

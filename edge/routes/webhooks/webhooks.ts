@@ -6,7 +6,7 @@ import type { EdgeEnv } from '../../http/context.ts'
 import { ApiError } from '../../http/errors.ts'
 import { parseFields, readJson, readOptionalJson } from '../../http/validation.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
-import { unixSeconds } from '../../platform/units.ts'
+import { toUnixSeconds } from '../../platform/units.ts'
 import type { Limited } from '../../webhooks/delivery/replays.ts'
 import { checkAddress, hideQuery } from '../../webhooks/endpoints/address.ts'
 import {
@@ -57,15 +57,15 @@ export const rotation = z.strictObject({
 const describeKey = ({ scheme, publicKey, created, expires }: KeyView) => ({
   signature: scheme,
   ...(publicKey !== null && { public_key: publicKey }),
-  created: unixSeconds(created),
-  expires: expires === null ? null : unixSeconds(expires),
+  created: toUnixSeconds(created),
+  expires: expires === null ? null : toUnixSeconds(expires),
 })
 
 const describe = ({ id, url, events, description, disabled, created, keys }: EndpointView) => ({
   ...{ id, object: 'webhook_endpoint', url, events, description },
   disabled: disabled !== null,
   disabled_reason: disabled,
-  created: unixSeconds(created),
+  created: toUnixSeconds(created),
   keys: keys.map(describeKey),
 })
 
@@ -90,7 +90,7 @@ function refuse(conflict: AddressConflict, url: string): ApiError {
 }
 
 /** Returns the error for a rate-limited replay or test event. */
-export function limitedBy({ retryAfterSeconds }: Limited): ApiError {
+export function createRateLimitError({ retryAfterSeconds }: Limited): ApiError {
   const seconds = String(retryAfterSeconds)
   const message = `This account has requested too many replays and test events; try again in ${seconds} s.`
   return new ApiError('rate_limited', message, { headers: { 'retry-after': seconds } })
@@ -105,7 +105,7 @@ export async function outboxOf(c: Context<EdgeEnv>, scope: Scope): Promise<Durab
 const isForbidden = (error: unknown) => error instanceof ApiError && error.code === 'insufficient_scope'
 
 /** Returns the account's webhook object and a URL formatter: only `admin` keys see full URLs, other keys see them without the query. */
-export async function readableOutbox(c: Context<EdgeEnv>) {
+export async function openReadableOutbox(c: Context<EdgeEnv>) {
   const outbox = await outboxOf(c, 'read')
   try {
     await requireScope(c, 'admin')
@@ -149,7 +149,7 @@ export const webhooks = new Hono<EdgeEnv>()
     return c.json({ ...describe(endpoint!), ...showOnce(key!) }, 201)
   })
   .get('/', async (c) => {
-    const { outbox, show } = await readableOutbox(c)
+    const { outbox, show } = await openReadableOutbox(c)
     const data = (await outbox.endpoints()).map((endpoint) => describe({ ...endpoint, url: show(endpoint.url) }))
     return c.json({ object: 'list', data })
   })
@@ -159,7 +159,7 @@ export const webhooks = new Hono<EdgeEnv>()
     return c.json({ key: shown, keys: keys.map(describeKey) })
   })
   .get('/:id', async (c) => {
-    const { outbox, show } = await readableOutbox(c)
+    const { outbox, show } = await openReadableOutbox(c)
     const endpoint = await outbox.endpoint(c.req.param('id'))
     if (!endpoint) throw notFoundError(c.req.param('id'))
     return c.json(describe({ ...endpoint, url: show(endpoint.url) }))
@@ -181,6 +181,6 @@ export const webhooks = new Hono<EdgeEnv>()
     const event = testEvent(new URL(c.req.url).origin)
     const sent = await outbox.publishTo(id, event)
     if (sent.kind === 'unknown') throw notFoundError(id)
-    if (sent.kind === 'limited') throw limitedBy(sent)
+    if (sent.kind === 'limited') throw createRateLimitError(sent)
     return c.json({ object: 'webhook_event', id: event.id, type: event.type }, 202)
   })

@@ -6,7 +6,7 @@ import { identifyFormat } from './formats/file-kind.ts'
 import { readGguf } from './formats/gguf.ts'
 import { readHeader } from './formats/safetensors.ts'
 import { assembleNetwork } from './layout/assemble.ts'
-import { findTokenizers, folderName, isDirectory, readDiffusersDirectory } from './layout/diffusers-directory.ts'
+import { findTokenizers, isDirectory, nameFolder, readDiffusersDirectory } from './layout/diffusers-directory.ts'
 import { readOptional } from './layout/model-index.ts'
 import type { Naming } from './layout/naming.ts'
 import { describeFile, type Opened, type OpenedNetwork } from './layout/opened.ts'
@@ -80,7 +80,7 @@ async function openFile(file: string, naming: Naming, omitted: ReadonlySet<strin
   const recognized = found.map(([network, { tensors }]) => ({ title: naming.titles[network]!, tensors }))
   const folder = found.length === 1 && FOLDER_FILE.test(path.basename(file)) ? path.dirname(file) : undefined
   const config = folder ? await readOptional(path.join(folder, 'config.json')) : undefined
-  const source = { layout: 'single-file', name: folder ? folderName(folder, naming) : path.basename(file) } as const
+  const source = { layout: 'single-file', name: folder ? nameFolder(folder, naming) : path.basename(file) } as const
   const networks = found
     .filter(([network]) => !omitted.has(network))
     .map(([network, raw]): [string, OpenedNetwork] => [network, { ...raw, source, config }])

@@ -9,7 +9,7 @@ import * as ops from './ops.ts'
 export type Factors = { readonly up: Value; readonly factors: Value; readonly down: Value }
 
 /** Adds the inputs `up` and `down` of type `dtype`, and `factors`. */
-function factorInputs(graph: Graph, dtype: FactorDtype): Factors {
+function addFactorInputs(graph: Graph, dtype: FactorDtype): Factors {
   return {
     up: ops.cast(graph.input('up', dtype, ['R', 'N']), 'float32'),
     factors: graph.input('factors', 'float32', ['R', 1]),
@@ -28,7 +28,7 @@ function lowRankUpdate({ up, factors, down }: Factors): Value {
 export function denseUpdate(dtype: 'float16' | 'float32', factors: FactorDtype): Graph {
   const graph = new Graph(`lora_${dtype}`)
   const weight = graph.input('weight', dtype, ['N', 'K'])
-  const sum = ops.add(ops.cast(weight, 'float32'), lowRankUpdate(factorInputs(graph, factors)))
+  const sum = ops.add(ops.cast(weight, 'float32'), lowRankUpdate(addFactorInputs(graph, factors)))
   graph.output('updated', ops.cast(sum, dtype))
   return graph
 }
@@ -45,24 +45,24 @@ export function integerUpdate(dtype: 'float16' | 'float32', factors: FactorDtype
   const graph = new Graph(`lora_uint8_${dtype}`)
   const codes = graph.input('codes', 'uint8', ['N', 'K'])
   const scales = graph.input('scales', dtype, ['N', 'blocks'])
-  const inputs = factorInputs(graph, factors)
+  const inputs = addFactorInputs(graph, factors)
   const phases = phasesOf(
     graph.input('row_phases', 'float32', ['N', 1]),
     graph.input('column_phases', 'float32', [1, 'K']),
   )
   const lengths = ops.concat([ops.shapeOf(scales, 0, 2), ops.int64(scales, [-1])], 0, 3)
-  const inBlocks = (x: Value) => ops.reshapeTo(x, lengths, ['N', 'blocks', 'block'])
-  const perBlock = (x: Value) => ops.reshape(x, ['N', 'blocks', 1])
+  const reshapeToBlocks = (x: Value) => ops.reshapeTo(x, lengths, ['N', 'blocks', 'block'])
+  const reshapePerBlock = (x: Value) => ops.reshape(x, ['N', 'blocks', 1])
 
-  const old = perBlock(ops.cast(scales, 'float32')) // [N, blocks, 1]
-  const values = ops.subtract(inBlocks(ops.cast(codes, 'float32')), ops.scalar(old, MIDDLE))
-  const sum = ops.add(values, ops.divide(inBlocks(lowRankUpdate(inputs)), old)) // [N, blocks, block]
+  const old = reshapePerBlock(ops.cast(scales, 'float32')) // [N, blocks, 1]
+  const values = ops.subtract(reshapeToBlocks(ops.cast(codes, 'float32')), ops.scalar(old, MIDDLE))
+  const sum = ops.add(values, ops.divide(reshapeToBlocks(lowRankUpdate(inputs)), old)) // [N, blocks, block]
   const largest = largestOf(unary('Abs', sum), 2, ['N', 'blocks', 1])
   const growth = growthOf(ops.multiply(largest, ops.scalar(largest, 1 / MIDDLE)), INTEGER_GROWTH)
   const index = ops.add(growth, ops.scalar(growth, INTEGER_GROWTH))
   const count = 2 * INTEGER_GROWTH + 1
   const scaled = ops.multiply(sum, powerOf(index, INTEGER_GROWTH, count, -1)) // at most 128 in magnitude
-  const rounded = unary('Floor', ops.add(scaled, inBlocks(phases)))
+  const rounded = unary('Floor', ops.add(scaled, reshapeToBlocks(phases)))
   const code = ops.clip(ops.add(rounded, ops.scalar(rounded, MIDDLE)), 0, 2 * MIDDLE - 1)
   graph.output('updated', ops.cast(ops.reshapeTo(code, ops.shapeOf(codes, 0, 2), ['N', 'K']), 'uint8'))
   const grown = ops.reshape(ops.multiply(old, powerOf(index, INTEGER_GROWTH, count, 1)), ['N', 'blocks'])
@@ -100,7 +100,7 @@ export function fp8Update(addLowRank: AddLowRank, factors: FactorDtype): Graph {
   const sum = addLowRank({
     codes: graph.input('codes', 'uint8', ['N', 'K']),
     scales: graph.input('scales', 'float32', ['N', 1]),
-    ...factorInputs(graph, factors),
+    ...addFactorInputs(graph, factors),
     rowPhases: graph.input('row_phases', 'float32', ['N', 1]),
     columnPhases: graph.input('column_phases', 'float32', [1, 'K']),
   })

@@ -7,7 +7,7 @@ import { countElements } from '../../dtype.ts'
 import { FACTOR_DTYPES, LORA_FORMAT, type LoraManifest, loraManifest, type Manifest } from '../../manifest.ts'
 import { FAMILIES, type FamilyName } from '../../models/families.ts'
 import type { LoraNames, LoraTarget } from '../../models/family.ts'
-import { additionName } from '../addition-name.ts'
+import { chooseAdditionName } from '../addition-name.ts'
 import { CheckpointError, listNames, quote } from '../checkpoint/error.ts'
 import { type LoraPart, parseLoraKey } from '../checkpoint/formats/lora-keys.ts'
 import { closeFiles } from '../checkpoint/formats/read-tensor.ts'
@@ -18,7 +18,7 @@ import { place } from '../place.ts'
 import { encodeModel } from '../write/onnx.ts'
 import { PackageWriter } from '../write/package-writer.ts'
 import { FactorWriter } from './factors.ts'
-import { loraScales, refuseOtherBase } from './settings.ts'
+import { readLoraScales, refuseOtherBase } from './settings.ts'
 
 export type LoraOptions = {
   /** A safetensors file of a trainer. */
@@ -40,13 +40,13 @@ const MAX_RANK = 4096
  */
 export async function compileLora(options: LoraOptions): Promise<{ manifest: LoraManifest; notes: string[] }> {
   const { lora: file, base } = options
-  const name = additionName(file, options.name)
+  const name = chooseAdditionName(file, options.name)
   const header = await readHeader(file)
   refuseOtherBase(header, base)
   const names = FAMILIES[options.family ?? 'sd35'].loraNames(base)
   try {
     const { modules, notes } = joinModules(header, names, base)
-    const scales = await loraScales(header)
+    const scales = await readLoraScales(header)
     const bytes = [...header.tensors.values()].reduce((sum, info) => sum + 2 * info.bytes, 1 << 20)
     return await place(options.out, bytes, async (directory) => {
       const writer = new PackageWriter(directory)

@@ -20,7 +20,7 @@ const EXTERNAL = 1
 
 let modelType: protobuf.Type | undefined
 
-function modelProto(): protobuf.Type {
+function loadModelType(): protobuf.Type {
   modelType ??= protobuf.loadSync(path.join(import.meta.dirname, 'onnx.proto')).lookupType('onnx.ModelProto')
   return modelType
 }
@@ -33,7 +33,7 @@ export function encodeModel(graph: Graph, { location, layout }: ExternalData, pr
     const externalData = Object.entries(entries).map(([key, value]) => ({ key, value }))
     return { name, dims: shape, dataType: ONNX_DATA_TYPES[dtype], dataLocation: EXTERNAL, externalData }
   })
-  return modelProto()
+  return loadModelType()
     .encode({
       irVersion: IR_VERSION,
       producerName: 'octet',
@@ -41,10 +41,10 @@ export function encodeModel(graph: Graph, { location, layout }: ExternalData, pr
       opsetImport: opsetsOf(graph),
       graph: {
         name: graph.name,
-        node: sortForExecution(pairNodes(graph)).map(nodeProto),
-        initializer: [...graph.constants.map(constantProto), ...external],
-        input: graph.inputs.map(portProto),
-        output: graph.outputs.map(portProto),
+        node: sortForExecution(pairNodes(graph)).map(encodeNode),
+        initializer: [...graph.constants.map(encodeConstant), ...external],
+        input: graph.inputs.map(encodePort),
+        output: graph.outputs.map(encodePort),
       },
     })
     .finish()
@@ -75,33 +75,33 @@ function sortForExecution(nodes: readonly Node[]): Node[] {
   return [...first, ...nodes.filter((node) => !first.has(node))]
 }
 
-function nodeProto({ name, op, domain, inputs, outputs, attributes }: Node) {
+function encodeNode({ name, op, domain, inputs, outputs, attributes }: Node) {
   return {
     name,
     opType: op,
     domain,
     input: inputs,
     output: outputs,
-    attribute: Object.entries(attributes).map(([key, value]) => attributeProto(key, value)),
+    attribute: Object.entries(attributes).map(([key, value]) => encodeAttribute(key, value)),
   }
 }
 
 // AttributeProto.AttributeType: FLOAT 1, INT 2, STRING 3, INTS 7
-function attributeProto(name: string, value: Attribute) {
+function encodeAttribute(name: string, value: Attribute) {
   if (typeof value === 'number') return { name, type: 2, i: value }
   if (typeof value === 'string') return { name, type: 3, s: Buffer.from(value) }
   if ('float' in value) return { name, type: 1, f: value.float }
   return { name, type: 7, ints: value }
 }
 
-const constantProto = ({ name, dtype, shape, data }: Constant) => ({
+const encodeConstant = ({ name, dtype, shape, data }: Constant) => ({
   name,
   dims: shape,
   dataType: ONNX_DATA_TYPES[dtype],
   rawData: data,
 })
 
-function portProto({ name, dtype, shape }: Port) {
+function encodePort({ name, dtype, shape }: Port) {
   const dim = shape.map((length) => (typeof length === 'number' ? { dimValue: length } : { dimParam: length }))
   return { name, type: { tensorType: { elemType: ONNX_DATA_TYPES[dtype], shape: { dim } } } }
 }

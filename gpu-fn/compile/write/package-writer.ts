@@ -29,7 +29,7 @@ type WrittenWeights = {
   readonly blank: ReadonlySet<Tensor>
 }
 
-export function weightsFile(name: string, network: string, weights: readonly Weight[]): WeightsFile {
+export function createWeightsFile(name: string, network: string, weights: readonly Weight[]): WeightsFile {
   return { name, network, weights, layout: layOut(weights) }
 }
 

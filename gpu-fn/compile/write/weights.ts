@@ -31,7 +31,7 @@ const bitsOf = (source: WeightSource): Pick<StoredTensor, 'bits'> =>
   source.kind === 'integers' ? { bits: source.bits } : source.kind === 'packed' ? { bits: 4 } : {}
 
 /** Size of a file with this layout. */
-export function layoutBytes(layout: readonly StoredTensor[]): number {
+export function sumLayoutBytes(layout: readonly StoredTensor[]): number {
   const last = layout.at(-1)
   return last ? last.offset + tensorBytes(last.dtype, last.shape) : 0
 }

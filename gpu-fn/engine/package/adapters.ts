@@ -48,9 +48,9 @@ export function updatesOf(pkg: Package, adapters: readonly Adapter[]): ReadonlyM
 }
 
 function graphsOf({ directory, manifest: { graphs } }: LoraPackage): WeightUpdates['graphs'] {
-  const inDirectory = (files: Record<string, string>) =>
+  const resolveFiles = (files: Record<string, string>) =>
     Object.fromEntries(Object.entries(files).map(([dtype, file]) => [dtype, path.join(directory, file)]))
-  const entries = Object.entries(graphs).map(([factors, files]) => [factors, inDirectory(files)])
+  const entries = Object.entries(graphs).map(([factors, files]) => [factors, resolveFiles(files)])
   return Object.fromEntries(entries)
 }
 

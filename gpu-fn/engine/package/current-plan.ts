@@ -120,7 +120,7 @@ export class CurrentPlan {
 }
 
 /** The first plan of a package, for a job with images of this size. Throws BudgetError. */
-export const firstPlan = (
+export const createFirstPlan = (
   pkg: Package,
   limits: PlanLimits,
   size: Size,

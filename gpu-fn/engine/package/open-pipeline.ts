@@ -22,7 +22,7 @@ import { openTokenizer } from '../../tokenizer/tokenizer.ts'
 import { type Adapter, requireFitting, updatesOf } from './adapters.ts'
 import { chain } from './chain.ts'
 import { CurrentPlan, type Planned } from './current-plan.ts'
-import { chooseControlGraphs, chooseGraphs, DENOISER, footprintOf, providerOptions } from './graphs.ts'
+import { chooseControlGraphs, chooseGraphs, chooseProviderOptions, DENOISER, footprintOf } from './graphs.ts'
 import type { MemoryPlan } from './memory-plan.ts'
 import { Residency } from './residency.ts'
 
@@ -76,7 +76,7 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
   const { batched, note } = chooseGraphs(pkg.manifest)
   const current: Current = { controlnet: null }
   const placed = Array.from({ length: options.devices ?? 1 }, (_, device) => {
-    return new Residency(sessionOpener(pkg, current, options, device), options.onOpen)
+    return new Residency(createSessionOpener(pkg, current, options, device), options.onOpen)
   })
   const residency = placed[0]!
   const others = placed.slice(1).map(denoiserOf)
@@ -149,7 +149,7 @@ const denoiserOf = (residency: Residency): Denoiser => ({
 /** The ControlNet whose networks the sessions of `CONTROL_NETWORKS` open. */
 type Current = { controlnet: ControlnetPackage | null }
 
-function sessionOpener(pkg: Package, current: Current, options: PipelineOptions, device: number) {
+function createSessionOpener(pkg: Package, current: Current, options: PipelineOptions, device: number) {
   const { networks, kernels } = chooseGraphs(pkg.manifest)
   return (network: NetworkName, updates: WeightUpdates | undefined): Promise<Session> => {
     const { controlnet } = current
@@ -157,7 +157,7 @@ function sessionOpener(pkg: Package, current: Current, options: PipelineOptions,
     const { directory, manifest } = own ? pkg : controlnet!
     const { file, weights } = own ?? chooseControlGraphs(manifest as ControlnetManifest)[network as ControlNetwork]
     const { fold = footprintOf({ manifest }).fold, threads, binding } = options
-    const provider = providerOptions(network)
+    const provider = chooseProviderOptions(network)
     const stored = weights && { file: path.join(directory, weights), tensors: manifest.weights[weights] ?? [] }
     const settings = { target: manifest.target, fold, kernels, provider, weights: stored || undefined, updates }
     return openSession(path.join(directory, file), { ...settings, device, threads, binding })

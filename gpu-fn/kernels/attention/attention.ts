@@ -3,7 +3,7 @@ import type { Value } from '../../compile/graph/graph.ts'
 import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators, Projected } from '../../compile/lower/cuda-fp8.ts'
 import { constant, largest, maximum } from '../definition/quantize.ts'
-import { type Case, editTensor, noise } from '../definition/test-case.ts'
+import { type Case, createNoise, editTensor } from '../definition/test-case.ts'
 
 /** The code of a normalized value equal to its weight: a sum of 64 products of such values fits float16. */
 const LARGEST_CODE = 28
@@ -83,12 +83,12 @@ function caseOf(
     name: `QkNormQuantize, Attention ${name} ${batch} × (${image} + ${text}${textQueries ? '' : ' without queries'}) × ${heads} heads`,
     tolerance,
     inputs: {
-      image: editTensor(noise([batch, image, 3 * width], 7, scale), (data) => {
+      image: editTensor(createNoise([batch, image, 3 * width], 7, scale), (data) => {
         const projection = (token: number) => data.subarray(token * 3 * width, (token + 1) * 3 * width)
         for (let i = 0; edit && i < batch * image; i++) edit(projection(i), i, width)
       }),
-      ...(text > 0 && { text: noise([batch, text, parts * width], 8, scale) }),
-      norms: noise([4, 64], 9, 0.5),
+      ...(text > 0 && { text: createNoise([batch, text, parts * width], 8, scale) }),
+      norms: createNoise([4, 64], 9, 0.5),
     },
     build(inputs, operators, half) {
       const norm = (i: number) => {

@@ -104,7 +104,7 @@ export function bitsOf(tier: Tier, { adalnBits, t5Bits }: Options): Pick<Options
   return { adalnBits: adalnBits ?? SMALL.adalnBits, t5Bits: t5Bits ?? SMALL.t5Bits }
 }
 
-export function sd35Precision(tier: Tier, options: Options = {}): Precision {
+export function createSd35Precision(tier: Tier, options: Options = {}): Precision {
   const { precision } = TIER_TABLE[tier]
   const { sensitive } = options
   const { adalnBits, t5Bits } = bitsOf(tier, options)

@@ -7,7 +7,7 @@ import type { Sampling, SchedulerConfig } from './scheduler.ts'
 const { fround } = Math
 
 /** Falling noise levels of `steps` steps, and a final 0: one value more than steps. */
-export function noiseLevels(
+export function computeNoiseLevels(
   { steps, noise_schedule: schedule, sigmas, shift }: Sampling,
   config: SchedulerConfig,
 ): Float32Array {
@@ -28,7 +28,7 @@ function applyShift32(sigma: number, shift: number): number {
 }
 
 /** The noise level at `step` of the training schedule, from 1. */
-const trainedLevel = (step: number, { shift, num_train_timesteps }: SchedulerConfig): number =>
+const computeTrainedLevel = (step: number, { shift, num_train_timesteps }: SchedulerConfig): number =>
   applyShift32(fround(step / num_train_timesteps), shift)
 
 /**
@@ -38,7 +38,7 @@ const trainedLevel = (step: number, { shift, num_train_timesteps }: SchedulerCon
 function normal(steps: number, config: SchedulerConfig, sigmas?: readonly number[]): number[] {
   const { shift, num_train_timesteps: first } = config
   if (sigmas) return sigmas.map((sigma) => applyShift32(fround(sigma), shift))
-  const last = trainedLevel(1, config) * first
+  const last = computeTrainedLevel(1, config) * first
   const stride = steps > 1 ? (last - first) / (steps - 1) : 0
   return Array.from({ length: steps }, (_, i) => {
     const timestep = i > 0 && i === steps - 1 ? last : first + i * stride
@@ -87,12 +87,12 @@ const SCHEDULES: Record<'simple' | 'sgm_uniform' | 'beta', Levels> = {
   simple: (steps, config) =>
     Array.from({ length: steps }, (_, i) => {
       const skipped = Math.trunc(i * (config.num_train_timesteps / steps))
-      return trainedLevel(config.num_train_timesteps - skipped, config)
+      return computeTrainedLevel(config.num_train_timesteps - skipped, config)
     }),
   /** `normal_scheduler` with `sgm`: `steps` + 1 levels without the last. */
   sgm_uniform: (steps, config) => {
     const first = config.num_train_timesteps
-    const last = fround(trainedLevel(1, config) * first)
+    const last = fround(computeTrainedLevel(1, config) * first)
     const stride = fround(fround(last - first) / steps)
     const timestep = (i: number) =>
       fround(i < (steps + 1) >> 1 ? first + fround(stride * i) : last - fround(stride * (steps - i)))
@@ -102,6 +102,6 @@ const SCHEDULES: Record<'simple' | 'sgm_uniform' | 'beta', Levels> = {
   beta: (steps, config) => {
     const max = config.num_train_timesteps - 1
     const indices = Array.from({ length: steps }, (_, i) => roundEven(betaQuantile(1 - i / steps) * max))
-    return [...new Set(indices)].map((index) => trainedLevel(index + 1, config))
+    return [...new Set(indices)].map((index) => computeTrainedLevel(index + 1, config))
   },
 }

@@ -27,7 +27,7 @@ export async function updateFile(
   await using files = new FactorFiles()
   try {
     for (const update of updates.weights) {
-      const graph = graphOf(updates, 'float32', withoutHalves(update), false)
+      const graph = graphOf(updates, 'float32', widenHalves(update), false)
       const session = sessions.get(graph) ?? (await openGraph(graph))
       sessions.set(graph, session)
       for (const segment of segmentsOf(update)) await updateSegment({ session, content, files }, update, segment)
@@ -39,7 +39,7 @@ export async function updateFile(
 }
 
 /** Substitutes float32 for float16, which onnxruntime's Node binding does not support. */
-function withoutHalves({ weight, scales }: WeightUpdate): Pick<WeightUpdate, 'weight' | 'scales'> {
+function widenHalves({ weight, scales }: WeightUpdate): Pick<WeightUpdate, 'weight' | 'scales'> {
   const widen = (tensor: StoredTensor): StoredTensor =>
     tensor.dtype === 'float16' ? { ...tensor, dtype: 'float32' } : tensor
   return { weight: widen(weight), scales: scales && widen(scales) }

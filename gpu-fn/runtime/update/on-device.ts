@@ -149,7 +149,7 @@ async function updateSegment(placed: Placed, update: SegmentUpdate, address: Add
     const inputs: Record<string, NativeTensor> = {}
     for (const [name, { start, dtype, shape }] of Object.entries(update.inputs))
       inputs[name] = make(address + BigInt(start), dtype, shape)
-    const { stored, outputs } = storedValues(placed, update, make)
+    const { stored, outputs } = toStoredValues(placed, update, make)
     await session.runInto({ ...inputs, ...stored }, outputs)
   } finally {
     for (const view of made) view.release()
@@ -157,7 +157,7 @@ async function updateSegment(placed: Placed, update: SegmentUpdate, address: Add
 }
 
 /** The rows of a segment as inputs of its graph, and as outputs that alias them. */
-function storedValues(
+function toStoredValues(
   placed: Placed,
   { update: { weight, scales }, segment: { start, end, columns } }: SegmentUpdate,
   make: MakeView,

@@ -96,7 +96,7 @@ export function createMetrics(): Metrics {
       const kind = classOf(isInteractive(job.request))
       const end = outcome(job)!
       const result = end.type === 'failed' ? end.code : end.type
-      jobs.inc({ model: modelLabel(end, model), tier, class: kind, outcome: result })
+      jobs.inc({ model: chooseModelLabel(end, model), tier, class: kind, outcome: result })
       wait.observe({ class: kind }, waitedMs(job) / 1000)
       if (end.type === 'succeeded') duration.observe({ class: kind }, end.timings.total)
     },
@@ -123,5 +123,5 @@ export function createMetrics(): Metrics {
 }
 
 /** The model's name, unless the job failed because no model has it: labels must not come from requests. */
-const modelLabel = (end: NonNullable<ReturnType<typeof outcome>>, model: string) =>
+const chooseModelLabel = (end: NonNullable<ReturnType<typeof outcome>>, model: string) =>
   end.type === 'failed' && end.code === 'model_not_available' ? 'unknown' : model

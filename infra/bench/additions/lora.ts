@@ -9,7 +9,7 @@ import { makeScratch } from '../../command/scratch.ts'
 import { type GpuVariant, packageFor, type Target } from '../gpu/packages.ts'
 import { median } from '../statistics.ts'
 import { reportPsnr } from './lora-psnr.ts'
-import { randomLora } from './random-lora.ts'
+import { createRandomLora } from './random-lora.ts'
 
 export type LoraBenchOptions = {
   /** `nano`, or an architecture with random weights. */
@@ -40,8 +40,8 @@ export async function benchLora(options: LoraBenchOptions): Promise<void> {
   const pipeline = await openPipeline(pkg)
   try {
     const [a, b] = [
-      await randomLora(scratch.directory, pkg.manifest, options.rank, 1),
-      await randomLora(scratch.directory, pkg.manifest, options.rank, 2),
+      await createRandomLora(scratch.directory, pkg.manifest, options.rank, 1),
+      await createRandomLora(scratch.directory, pkg.manifest, options.rank, 2),
     ]
     const sets: Record<string, Adapter[]> = {
       none: [],

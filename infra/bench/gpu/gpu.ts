@@ -8,7 +8,7 @@ import { type GpuVariant, makeCheckpoint, makePackage, packageName } from './pac
 import type { OctetPlan, TorchPlan } from './plan.ts'
 import { Recorder } from './recorder.ts'
 import { measureStart } from './start.ts'
-import { type System, systemsFor } from './systems.ts'
+import { listSystems, type System } from './systems.ts'
 import { ARTICLE_SIZE, tableOf } from './table.ts'
 
 export type GpuBenchOptions = {
@@ -47,7 +47,7 @@ const DEFAULTS: Defaults = {
 export async function benchGpu(given: GivenGpuOptions): Promise<void> {
   const options: GpuBenchOptions = { ...DEFAULTS, ...given }
   const { variant, device, directory, out, seconds } = options
-  const all = systemsFor(device, variant)
+  const all = listSystems(device, variant)
   const names = options.systems ?? Object.keys(all)
   const unknown = names.filter((name) => !(name in all))
   if (unknown.length > 0)
@@ -102,7 +102,7 @@ async function measureTorch(run: Run, system: string, way: TorchPlan['way'], art
   const only = options.sizes.find((size) => size === ARTICLE_SIZE) ?? options.sizes[0]!
   const plan: TorchPlan = {
     ...commonPlan(run, system),
-    ...{ way, whole: options.whole, device: options.device, checkpoint, bytes: await weightBytes(checkpoint) },
+    ...{ way, whole: options.whole, device: options.device, checkpoint, bytes: await sumWeightBytes(checkpoint) },
     ...{ channels: in_channels, downsample: 2 ** (block_out_channels.length - 1), jointWidth: joint_attention_dim },
     ...(article && { imagesOnly: true, sizes: [only], fullSizes: [] }),
     started: Date.now(),
@@ -137,7 +137,7 @@ async function makeCold({ options: { coldDirectory } }: Run, packages: string): 
   return coldDirectory
 }
 
-async function weightBytes(checkpoint: string): Promise<number> {
+async function sumWeightBytes(checkpoint: string): Promise<number> {
   let bytes = 0
   for await (const file of fs.glob('*/*.safetensors', { cwd: checkpoint }))
     bytes += (await fs.stat(path.join(checkpoint, file))).size

@@ -7,7 +7,7 @@ import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import { type FullSize, writeFullSizeCheckpoint } from '../../checkpoints/full-size.ts'
 import { writeTinyCheckpoint } from '../../checkpoints/tiny/checkpoint.ts'
 import { TINY_VARIANTS, type TinyVariant } from '../../checkpoints/tiny/variants.ts'
-import { builtInPackage } from '../../local/models/built-in-model.ts'
+import { prepareBuiltInPackage } from '../../local/models/built-in-model.ts'
 import { makeOnce } from '../../local/models/package-cache.ts'
 
 /** Tiny variants are for dry runs, which need no GPU. */
@@ -36,7 +36,7 @@ export async function packageFor(about: {
   tier?: Tier
 }): Promise<string> {
   const { model, target, directory, tier = 'fp8' } = about
-  if (model === 'nano') return builtInPackage('nano', tier)
+  if (model === 'nano') return prepareBuiltInPackage('nano', tier)
   const own = path.join(directory, model)
   await makeCheckpoint(model, own)
   return makePackage({ variant: model, target, tier }, own)

@@ -71,7 +71,7 @@ export const tableOf = (figures: readonly Figure[]): string =>
       return [
         `**${variant}**, random weights, on ${own[0]!.device}`,
         ...[...sizes].map((size) =>
-          markdown(
+          formatMarkdown(
             size,
             BY_SIZE,
             cellsOf(
@@ -80,7 +80,7 @@ export const tableOf = (figures: readonly Figure[]): string =>
             ),
           ),
         ),
-        markdown('any size', BY_SYSTEM, cellsOf(own, null)),
+        formatMarkdown('any size', BY_SYSTEM, cellsOf(own, null)),
         failuresOf(own),
       ]
         .filter(Boolean)
@@ -106,7 +106,7 @@ export function articleOf(figures: readonly Figure[], nanoCard: string): string 
       ...[WEIGHTS, PEAK, TURBO, PSNR].map(
         ({ metric, digits }) => large.get(system)?.get(metric)?.toFixed(digits) ?? '–',
       ),
-      ...(name === 'Octet' && tier ? nanoQuality(nanoCard, `nano-turbo-${tier}`) : ['', '']),
+      ...(name === 'Octet' && tier ? readNanoQuality(nanoCard, `nano-turbo-${tier}`) : ['', '']),
     ]
     return [row('PyTorch', torch), ...(octet ? [row('Octet', octet)] : [])]
   })
@@ -115,7 +115,7 @@ export function articleOf(figures: readonly Figure[], nanoCard: string): string 
 }
 
 /** Main-sprite accuracy and PSNR in a row of the model card's table. */
-function nanoQuality(card: string, name: string): string[] {
+function readNanoQuality(card: string, name: string): string[] {
   const row = card.split('\n').find((line) => line.startsWith(`| ${name} `))
   const cells = row?.split('|').map((cell) => cell.trim())
   return [cells?.[2] ?? '–', cells?.[7] ?? '–']
@@ -126,7 +126,7 @@ function failuresOf(figures: readonly Figure[]): string {
   return failed.map(({ system, metric, size, error }) => `- ${system}, ${metric} ${size ?? ''}: ${error}`).join('\n')
 }
 
-function markdown(title: string, columns: readonly Column[], cells: Cells): string {
+function formatMarkdown(title: string, columns: readonly Column[], cells: Cells): string {
   const systems = [...cells.keys()].filter((system) => columns.some(({ metric }) => cells.get(system)!.has(metric)))
   const used = columns.filter(({ metric }) => systems.some((system) => cells.get(system)!.has(metric)))
   const rows = systems.map((system) => [system, ...used.map((column) => formatCell(cells, system, column))])

@@ -26,9 +26,9 @@ function groupOf(leader: number): number[] {
   return ids.filter((id) => group(id) === leader).map(Number)
 }
 
-const residentBytes = (id: number) => Number(read(`/proc/${id}/statm`).split(' ')[1] ?? 0) * PAGE_BYTES
+const readResidentBytes = (id: number) => Number(read(`/proc/${id}/statm`).split(' ')[1] ?? 0) * PAGE_BYTES
 
-const sumOf = (ids: readonly number[]) => ids.reduce((total, id) => total + residentBytes(id), 0)
+const sumOf = (ids: readonly number[]) => ids.reduce((total, id) => total + readResidentBytes(id), 0)
 
 /** Resident memory of all processes of the group; null on systems other than Linux. */
 export const groupBytes = (leader: number): number | null => (os.platform() === 'linux' ? sumOf(groupOf(leader)) : null)

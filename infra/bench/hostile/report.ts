@@ -29,7 +29,7 @@ export function judge({ alone, among, memory }: Report): Verdict {
 }
 
 const column = (value: string | number) => String(value).padStart(11)
-const megabytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`
+const formatMegabytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`
 const pairs = (counts: Record<string, number>) =>
   Object.entries(counts)
     .map(([name, count]) => `${count} ${name}`)
@@ -61,7 +61,7 @@ function printMemory({ alone, among }: Report['memory']): void {
   const columns = ['first third', 'last third', 'peak'].map((name) => name.padStart(12)).join('')
   console.log(`\n${'resident memory'.padEnd(28)}${columns}`)
   const printRow = (phase: string, { name, first, last, peak, flat }: Growth) => {
-    const cells = [first, last, peak].map((bytes) => megabytes(bytes).padStart(12)).join('')
+    const cells = [first, last, peak].map((bytes) => formatMegabytes(bytes).padStart(12)).join('')
     console.log(`${(name + phase).padEnd(28)}${cells}  ${flat ? 'flat' : 'grows'}`)
   }
   for (const growth of alone) printRow(', honest alone', growth)

@@ -8,7 +8,7 @@ export type TimedCall = { readonly call: CountedCall; readonly time: CallTime }
 /** Cells of a row. If the operator was not timed, the error replaces the rate. */
 export type RateColumns = [operator: string, layers: string, microseconds: string, rate: string, share: string]
 
-const percent = (share: number) => `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`
+const formatPercent = (share: number) => `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`
 const formatRow = (cells: readonly string[]) => `|${cells.map((cell) => (cell ? ` ${cell} |` : ' |')).join('')}`
 
 /** Operator name and the shapes that determine its time. */
@@ -37,12 +37,12 @@ export function columnsOf({ call, time }: TimedCall, peaks: Peaks | undefined): 
   const work = workOf(call)
   const { value, unit } = rateOf(work, microseconds)
   const rate = unit === 'TFLOP/s' ? Math.round(value).toLocaleString('en-US') : value.toFixed(2)
-  const share = peaks ? percent(peakShareOf(work, microseconds, peaks)) : ''
+  const share = peaks ? formatPercent(peakShareOf(work, microseconds, peaks)) : ''
   return [...about, microseconds.toFixed(1), `${rate} ${unit}`, share]
 }
 
 /** Markdown table of operator throughput. */
-export const ratesTable = (calls: readonly TimedCall[], peaks: Peaks | undefined): string =>
+export const formatRatesTable = (calls: readonly TimedCall[], peaks: Peaks | undefined): string =>
   [
     '| operator | layers | µs | rate | share of peak |',
     '|---|---|---:|---:|---:|',
@@ -51,18 +51,18 @@ export const ratesTable = (calls: readonly TimedCall[], peaks: Peaks | undefined
 
 /** Markdown table of each operator's share of a step of `stepMilliseconds`, largest first. */
 export function profileTable(calls: readonly TimedCall[], stepMilliseconds: number, peaks: Peaks | undefined): string {
-  const milliseconds = ({ call, time }: TimedCall) =>
+  const formatMilliseconds = ({ call, time }: TimedCall) =>
     'error' in time ? Number.NaN : (time.microseconds * call.count) / 1000
-  const share = (part: number) => percent(part / stepMilliseconds)
+  const share = (part: number) => formatPercent(part / stepMilliseconds)
   const rows = calls
-    .toSorted((a, b) => (milliseconds(b) || 0) - (milliseconds(a) || 0))
+    .toSorted((a, b) => (formatMilliseconds(b) || 0) - (formatMilliseconds(a) || 0))
     .map((each) => {
       const [operator, layers, microseconds, rate, ofPeak] = columnsOf(each, peaks)
-      const part = milliseconds(each)
+      const part = formatMilliseconds(each)
       const parts = Number.isNaN(part) ? ['', ''] : [part.toFixed(2), share(part)]
       return [operator, layers, `${each.call.count}`, microseconds, ...parts, rate, ofPeak]
     })
-  const sum = calls.reduce((total, each) => total + (milliseconds(each) || 0), 0)
+  const sum = calls.reduce((total, each) => total + (formatMilliseconds(each) || 0), 0)
   const count = calls.reduce((total, { call }) => total + call.count, 0)
   const rest = stepMilliseconds - sum
   const incomplete = calls.some(({ time }) => 'error' in time) ? ', without those that were not measured' : ''

@@ -3,7 +3,7 @@ import { mkdir, symlink } from 'node:fs/promises'
 import path from 'node:path'
 import { LORAS } from '../../../gpu-fn/weights/lora-packages.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import { randomLora } from '../additions/random-lora.ts'
+import { createRandomLora } from '../additions/random-lora.ts'
 import { type GpuVariant, packageFor, type Target, type Tier } from '../gpu/packages.ts'
 
 export type PackageOptions = {
@@ -39,6 +39,7 @@ export async function preparePackages(
   const adapters = path.join(root, LORAS)
   await mkdir(adapters)
   const ids: string[] = []
-  for (let seed = 1; seed <= loras; seed++) ids.push((await randomLora(adapters, manifest, RANK, seed)).manifest.name)
+  for (let seed = 1; seed <= loras; seed++)
+    ids.push((await createRandomLora(adapters, manifest, RANK, seed)).manifest.name)
   return { model: manifest.model, loras: ids }
 }

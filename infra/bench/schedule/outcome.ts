@@ -38,12 +38,12 @@ export function accuracyOf(refusals: readonly Refusal[], untilMs: number): Accur
   return counts
 }
 
-export const latencies = (served: readonly Served[]) => served.map(({ submitted, ended }) => ended - submitted)
-export const ofClass = (served: readonly Served[], kind: JobClass) => served.filter((each) => each.kind === kind)
-export const ofHonest = (served: readonly Served[]) => served.filter(({ account }) => account !== FLOODING)
-export const p95 = (served: readonly Served[]) => percentile(latencies(served), 0.95)
+export const computeLatencies = (served: readonly Served[]) => served.map(({ submitted, ended }) => ended - submitted)
+export const filterByClass = (served: readonly Served[], kind: JobClass) => served.filter((each) => each.kind === kind)
+export const filterHonest = (served: readonly Served[]) => served.filter(({ account }) => account !== FLOODING)
+export const computeP95 = (served: readonly Served[]) => percentile(computeLatencies(served), 0.95)
 /** Number of jobs that ended by `ms`. */
 export const countEndedBy = (served: readonly Served[], ms: number) => served.filter(({ ended }) => ended <= ms).length
 /** The longest time from acceptance to image, in milliseconds. */
-export const longestMs = (served: readonly Served[]) =>
+export const findLongestMs = (served: readonly Served[]) =>
   Math.max(...served.map(({ accepted, ended }) => ended - accepted))

@@ -1,11 +1,11 @@
 // Runs the loads on GPU functions: with the scheduler, and first come, first served.
 import path from 'node:path'
-import { builtInPackages } from '../../local/models/built-in-model.ts'
+import { prepareBuiltInPackages } from '../../local/models/built-in-model.ts'
 import { type GpuVariant, makeCheckpoint, makePackage, type Target } from '../gpu/packages.ts'
 import { type Watch, withFunction } from './gpu-function.ts'
 import { type Recipe, type Replayed, replay } from './replay.ts'
 import { printComparison, printMemory, printOverload } from './report.ts'
-import { type Arrival, CLASSES, type CostTable, drawLoad, type JobClass, OVERLOAD, withoutFlood } from './trace.ts'
+import { type Arrival, CLASSES, type CostTable, drawLoad, type JobClass, OVERLOAD, removeFlood } from './trace.ts'
 
 export type RealOptions = {
   /** Duration of each load of `loads`, and of the load of twice the capacity; 0 omits them. */
@@ -36,7 +36,7 @@ async function prepare(options: RealOptions): Promise<Setup> {
   const { model, target, directory } = options
   if (model === 'nano') {
     if (target !== 'cpu') throw new Error(`--model nano has packages for --target cpu only; given ${target}`)
-    const packages = (await builtInPackages(['fp8'])).directory
+    const packages = (await prepareBuiltInPackages(['fp8'])).directory
     return { packages, recipe: { turbo: { model: 'nano-turbo', ...TURBO }, full: { model, ...FULL } }, options }
   }
   const own = path.join(directory, model)
@@ -122,7 +122,7 @@ export async function benchReal(options: RealOptions): Promise<void> {
       runTrace({ ...setup, gpu }, `load ${load}, ${name}`, jobs, isFair)
     const [steps, alone, fcfs] = await onGpus(options.gpus, [
       (gpu) => run(gpu, 'scheduler', trace, true),
-      (gpu) => run(gpu, 'honest accounts alone', withoutFlood(trace), true),
+      (gpu) => run(gpu, 'honest accounts alone', removeFlood(trace), true),
       (gpu) => run(gpu, 'first come, first served', trace, false),
     ])
     printComparison({ fcfs, steps, alone }, { load, minutes, seed, aging })

@@ -3,7 +3,7 @@ import { Admission } from '../../../gpu-fn/scheduler/admission.ts'
 import { Scheduler } from '../../../gpu-fn/scheduler/scheduler.ts'
 import type { Task } from '../../../gpu-fn/scheduler/task.ts'
 import { type Outcome, pauseMs, type Refusal, type Served } from './outcome.ts'
-import { type Arrival, type CostTable, deviceMs } from './trace.ts'
+import { type Arrival, type CostTable, estimateDeviceMs } from './trace.ts'
 
 /** As in gpu-fn/server/dispatcher.ts. */
 const UNCLAIMED_MS = 10_000
@@ -17,7 +17,7 @@ type Policy = {
 }
 
 /** Accepts every job and runs each to its end in order of arrival. */
-export function firstComeFirstServed(): Policy {
+export function createFirstComeFirstServed(): Policy {
   const queue: Job[] = []
   return {
     add: (job) => {
@@ -61,7 +61,7 @@ const jobOf = (arrival: Arrival, costs: CostTable): Job => {
   const own = costs[arrival.kind]
   const task: Task = {
     ...{ id: arrival.id, tenant: arrival.account, weight: 1, interactive: arrival.kind === 'turbo', group: 'large' },
-    ...{ arrived: arrival.at, deadline: null, left: deviceMs(own), started: false },
+    ...{ arrived: arrival.at, deadline: null, left: estimateDeviceMs(own), started: false },
   }
   const turns = [own.encode, ...new Array<number>(own.steps).fill(own.step), own.decode]
   return { ...arrival, task, turns, file: own.file, accepted: arrival.at }

@@ -10,7 +10,7 @@ import { PackageEngine } from '../../../gpu-fn/engine/engine.ts'
 import { type Job, outcome, waitForChange } from '../../../gpu-fn/server/job.ts'
 import { Jobs } from '../../../gpu-fn/server/jobs.ts'
 import { Refusal } from '../../../gpu-fn/server/requests/refusal.ts'
-import { jobStream } from '../../../gpu-fn/server/stream.ts'
+import { streamJob } from '../../../gpu-fn/server/stream.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { writeTinyCheckpoint } from '../../checkpoints/tiny/checkpoint.ts'
 import { type Random, randomOf } from '../../command/random.ts'
@@ -179,7 +179,7 @@ function disturbReader(fault: Fault, jobs: Jobs, job: Job): void {
     }, 20)
   }
   // A stream without reads keeps the job's log in memory, and nothing else.
-  if (fault === 'reader is stuck') jobStream(job, { type: 'heartbeat' }, 5_000, jobs.attach(job))
+  if (fault === 'reader is stuck') streamJob(job, { type: 'heartbeat' }, 5_000, jobs.attach(job))
 }
 
 /** The system's clock jumps by up to a day and returns. Durations must not depend on it. */
@@ -240,8 +240,8 @@ export async function benchSoak(options: SoakOptions): Promise<void> {
   console.log(`${total} faults in ${options.minutes} minutes, seed ${options.seed}: ${pairs(faults)}`)
   console.log(pairs(counts))
   console.log(`wrong images ${wrong.length}, stuck jobs ${stuck.length}, lost jobs ${lost.length}`)
-  const megabytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`
-  console.log(`resident memory: ${megabytes(memory.first)} at first, ${megabytes(memory.last)} at the end`)
+  const formatMegabytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`
+  console.log(`resident memory: ${formatMegabytes(memory.first)} at first, ${formatMegabytes(memory.last)} at the end`)
   const bad = [...wrong, ...stuck, ...lost]
   if (bad.length > 0) {
     console.log(`seen in: ${bad.slice(0, 20).join(', ')}`)

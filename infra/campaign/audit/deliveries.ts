@@ -13,14 +13,14 @@ type Listed<Each> = { data: Each[] }
 export async function nextAttemptAt(url: string, customers: readonly Customer[]): Promise<number | null> {
   const read = async <Each>(path: string, key: string) =>
     (await callWorker<Listed<Each>>(persistent, `${url}${path}`, key)).data
-  const ofCustomer = async ({ key }: Customer) => {
+  const readCustomerDeliveries = async ({ key }: Customer) => {
     const endpoints = await read<{ id: string }>('/v1/webhooks', key)
     const pending = endpoints.map(({ id }) =>
       read<{ next_attempt: string }>(`/v1/webhooks/${id}/deliveries?state=pending&limit=100`, key),
     )
     return (await Promise.all(pending)).flat().map(({ next_attempt }) => Date.parse(next_attempt))
   }
-  const times = (await Promise.all(customers.map(ofCustomer))).flat()
+  const times = (await Promise.all(customers.map(readCustomerDeliveries))).flat()
   return times.length === 0 ? null : Math.min(...times)
 }
 

@@ -5,11 +5,18 @@ import path from 'node:path'
 import { Command, Option } from 'commander'
 import { parseWholeNumber } from '../../command/numbers.ts'
 import { type NamedTensor, type StoredDtype, writeSafetensors } from '../write-safetensors.ts'
-import { clipConfig, modelIndex, schedulerConfig, t5Config, transformerConfig, vaeConfig } from './configs.ts'
-import { transformerToDiffusers, vaeToDiffusers } from './diffusers-layout.ts'
-import { clipParameters, t5Parameters, transformerParameters } from './networks.ts'
+import {
+  createClipConfig,
+  createModelIndex,
+  createSchedulerConfig,
+  createT5Config,
+  createTransformerConfig,
+  createVaeConfig,
+} from './configs.ts'
+import { convertTransformerToDiffusers, convertVaeToDiffusers } from './diffusers-layout.ts'
+import { createClipParameters, createT5Parameters, createTransformerParameters } from './networks.ts'
 import { draw, type Parameter } from './parameters.ts'
-import { vaeParameters } from './vae.ts'
+import { createVaeParameters } from './vae.ts'
 import { TINY_VARIANTS, type TinyShape, type TinyVariant } from './variants.ts'
 
 export type TinyOptions = {
@@ -57,11 +64,11 @@ function drawNetworks(shape: TinyShape, seed: string): Networks {
   const values = (network: string, parameters: Parameter[]) =>
     parameters.map((parameter) => draw(parameter, `${seed}/${network}`))
   return {
-    transformer: values('transformer', transformerParameters(shape.transformer, shape.t5.width, pooled)),
-    clip_l: values('clip_l', clipParameters(shape.clipL)),
-    clip_g: values('clip_g', clipParameters(shape.clipG)),
-    t5: values('t5', t5Parameters(shape.t5)),
-    vae: values('vae', vaeParameters(shape.vae, shape.transformer.channels)),
+    transformer: values('transformer', createTransformerParameters(shape.transformer, shape.t5.width, pooled)),
+    clip_l: values('clip_l', createClipParameters(shape.clipL)),
+    clip_g: values('clip_g', createClipParameters(shape.clipG)),
+    t5: values('t5', createT5Parameters(shape.t5)),
+    vae: values('vae', createVaeParameters(shape.vae, shape.transformer.channels)),
   }
 }
 
@@ -90,16 +97,16 @@ async function writeDiffusers(
     await writeSafetensors(path.join(directory, name, file), tensors, dtype)
   }
   const weights = { diffusers: 'diffusion_pytorch_model.safetensors', transformers: 'model.safetensors' }
-  const transformer = transformerToDiffusers(networks.transformer, shape.transformer.depth)
-  const vae = vaeToDiffusers(networks.vae, shape.vae.blocks.length)
-  await writeJson(path.join(directory, 'model_index.json'), modelIndex(t5))
-  await component('transformer', transformerConfig(shape), weights.diffusers, transformer)
-  await component('vae', vaeConfig(shape), weights.diffusers, vae)
-  await component('text_encoder', clipConfig(shape.clipL), weights.transformers, networks.clip_l)
-  await component('text_encoder_2', clipConfig(shape.clipG), weights.transformers, networks.clip_g)
-  if (t5) await component('text_encoder_3', t5Config(shape.t5), weights.transformers, networks.t5)
+  const transformer = convertTransformerToDiffusers(networks.transformer, shape.transformer.depth)
+  const vae = convertVaeToDiffusers(networks.vae, shape.vae.blocks.length)
+  await writeJson(path.join(directory, 'model_index.json'), createModelIndex(t5))
+  await component('transformer', createTransformerConfig(shape), weights.diffusers, transformer)
+  await component('vae', createVaeConfig(shape), weights.diffusers, vae)
+  await component('text_encoder', createClipConfig(shape.clipL), weights.transformers, networks.clip_l)
+  await component('text_encoder_2', createClipConfig(shape.clipG), weights.transformers, networks.clip_g)
+  if (t5) await component('text_encoder_3', createT5Config(shape.t5), weights.transformers, networks.t5)
   await mkdir(path.join(directory, 'scheduler'), { recursive: true })
-  await writeJson(path.join(directory, 'scheduler', 'scheduler_config.json'), schedulerConfig(shape))
+  await writeJson(path.join(directory, 'scheduler', 'scheduler_config.json'), createSchedulerConfig(shape))
 }
 
 const writeJson = (file: string, value: unknown) => writeFile(file, `${JSON.stringify(value, null, 2)}\n`)

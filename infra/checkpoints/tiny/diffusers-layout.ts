@@ -41,7 +41,7 @@ const swapHalves: Rows = (tensor) => {
 
 const dropTrailingOnes: Rows = (tensor) => [{ ...tensor, shape: tensor.shape.slice(0, 2) }]
 
-const transformerRules = (last: number): Rule[] => [
+const createTransformerRules = (last: number): Rule[] => [
   [/^pos_embed$/, 'pos_embed.pos_embed'],
   [/^x_embedder\.proj/, 'pos_embed.proj'],
   [/^t_embedder\.mlp\.0/, 'time_text_embed.timestep_embedder.linear_1'],
@@ -73,12 +73,12 @@ function block(rest: string): string {
   return `transformer_blocks.$1.${rest}`
 }
 
-export function transformerToDiffusers(tensors: readonly NamedTensor[], depth: number): NamedTensor[] {
-  const rules = transformerRules(depth - 1)
+export function convertTransformerToDiffusers(tensors: readonly NamedTensor[], depth: number): NamedTensor[] {
+  const rules = createTransformerRules(depth - 1)
   return tensors.flatMap((tensor) => rename(tensor, rules))
 }
 
-const vaeRules = (levels: number): Rule[] => [
+const createVaeRules = (levels: number): Rule[] => [
   ...Array.from({ length: levels }, (_, i): Rule[] => [
     [new RegExp(`^decoder\\.up\\.${i}\\.block\\.(\\d+)\\.`), `decoder.up_blocks.${levels - 1 - i}.resnets.$1.`],
     [new RegExp(`^decoder\\.up\\.${i}\\.upsample\\.`), `decoder.up_blocks.${levels - 1 - i}.upsamplers.0.`],
@@ -95,8 +95,8 @@ const vaeRules = (levels: number): Rule[] => [
   [/^(encoder|decoder)\.norm_out\./, '$1.conv_norm_out.'],
 ]
 
-export function vaeToDiffusers(tensors: readonly NamedTensor[], levels: number): NamedTensor[] {
-  const rules = vaeRules(levels)
+export function convertVaeToDiffusers(tensors: readonly NamedTensor[], levels: number): NamedTensor[] {
+  const rules = createVaeRules(levels)
   const shortcut: Rule[] = [[/\.nin_shortcut\./, '.conv_shortcut.']]
   return tensors.flatMap((tensor) => rename(tensor, rules)).flatMap((tensor) => rename(tensor, shortcut))
 }

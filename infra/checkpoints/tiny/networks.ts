@@ -7,11 +7,11 @@ const TIMESTEP_WIDTH = 256
 const MLP_RATIO = 4
 
 /** MMDiT: mmditx.py of Stability-AI/sd3.5. `joint` and `pooled` are the widths of the text inputs. */
-export function transformerParameters(shape: TransformerShape, joint: number, pooled: number): Parameter[] {
+export function createTransformerParameters(shape: TransformerShape, joint: number, pooled: number): Parameter[] {
   const width = shape.heads * shape.headDim
   const patchArea = shape.patch ** 2
   return [
-    positionTable(shape, width),
+    createPositionTable(shape, width),
     ...scaleDeviations(convolution('x_embedder.proj', shape.channels, width, shape.patch), shape.inputScale),
     ...linear('t_embedder.mlp.0', TIMESTEP_WIDTH, width),
     ...linear('t_embedder.mlp.2', width, width),
@@ -55,14 +55,14 @@ const mlp = (at: string, width: number) => [
 const scaleDeviations = (parameters: Parameter[], scale: number) =>
   parameters.map((p) => ({ ...p, deviation: p.deviation * scale }))
 
-function positionTable({ positions, positionTable, inputScale }: TransformerShape, width: number): Parameter {
+function createPositionTable({ positions, positionTable, inputScale }: TransformerShape, width: number): Parameter {
   const shape = [1, positions ** 2, width]
   const random = { name: 'pos_embed', shape, mean: 0, deviation: 0.7 * inputScale }
-  return positionTable === 'random' ? random : { ...random, table: sincosTable(positions, width) }
+  return positionTable === 'random' ? random : { ...random, table: createSincosTable(positions, width) }
 }
 
 /** diffusers' `get_2d_sincos_pos_embed` with base size 64: [sin x | cos x | sin y | cos y], a quarter of `width` each. */
-function sincosTable(side: number, width: number): Float32Array {
+function createSincosTable(side: number, width: number): Float32Array {
   const quarter = width / 4
   const table = new Float32Array(side * side * width)
   const axis = Float32Array.from({ length: side }, (_, i) => i / Math.fround(side / 64))
@@ -82,7 +82,7 @@ function sincosTable(side: number, width: number): Float32Array {
 }
 
 /** transformers' `CLIPTextModelWithProjection`. */
-export function clipParameters(shape: ClipShape): Parameter[] {
+export function createClipParameters(shape: ClipShape): Parameter[] {
   const { width } = shape
   return [
     ...embedding('text_model.embeddings.token_embedding.weight', shape.vocabulary, width, shape.inputScale),
@@ -105,7 +105,7 @@ export function clipParameters(shape: ClipShape): Parameter[] {
 }
 
 /** transformers' `T5EncoderModel` with gated GELU. T5 does not divide its scores by √headDim, so the queries are small. */
-export function t5Parameters(shape: T5Shape): Parameter[] {
+export function createT5Parameters(shape: T5Shape): Parameter[] {
   const inner = shape.heads * shape.headDim
   const blocks = Array.from({ length: shape.depth }, (_, index) => {
     const [self, dense] = [0, 1].map((layer) => `encoder.block.${index}.layer.${layer}`)

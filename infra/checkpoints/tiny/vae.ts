@@ -5,7 +5,7 @@ import type { VaeShape } from './variants.ts'
 const COLORS = 3
 
 /** diffusers' `AutoencoderKL`; the encoder is there because published files carry it too. */
-export function vaeParameters(shape: VaeShape, channels: number): Parameter[] {
+export function createVaeParameters(shape: VaeShape, channels: number): Parameter[] {
   return [...encoder(shape, channels), ...decoder(shape, channels), ...postQuantConv(shape, channels)]
 }
 
@@ -35,12 +35,12 @@ function decoder(shape: VaeShape, channels: number): Parameter[] {
       ...(level > 0 ? convolution(`decoder.up.${level}.upsample.conv`, width, width, 3, true) : []),
     ]),
     ...norm('decoder.norm_out', blocks[0]!, true),
-    ...colorParameters(blocks[0]!),
+    ...createColorParameters(blocks[0]!),
   ]
 }
 
 /** A small gain keeps most colors unclipped. */
-const colorParameters = (width: number) =>
+const createColorParameters = (width: number) =>
   convolution('decoder.conv_out', width, COLORS, 3, true).map((p) => ({ ...p, deviation: p.deviation / 2 }))
 
 function postQuantConv(shape: VaeShape, channels: number): Parameter[] {

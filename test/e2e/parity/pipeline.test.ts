@@ -3,7 +3,7 @@ import path from 'node:path'
 import { describe, expect, it } from 'vitest'
 import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import type { TinyVariant } from '../../../infra/checkpoints/tiny/variants.ts'
-import { type BuiltInModel, builtInPackage } from '../../../infra/local/models/built-in-model.ts'
+import { type BuiltInModel, prepareBuiltInPackage } from '../../../infra/local/models/built-in-model.ts'
 import { type RenderRequest, render, withPipeline } from '../../../infra/local/models/render.ts'
 import { differences, readPixels } from '../../../infra/receipts/compare-images.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
@@ -60,6 +60,6 @@ describe('StableDiffusion3Pipeline', () => {
   })
 
   it.each(nano)('gives the image of $name', async ({ name, checkpoint, ...request }) => {
-    await expectGolden(await builtInPackage(MODELS[checkpoint], 'fp32'), `nano/${name}.png`, request)
+    await expectGolden(await prepareBuiltInPackage(MODELS[checkpoint], 'fp32'), `nano/${name}.png`, request)
   })
 })

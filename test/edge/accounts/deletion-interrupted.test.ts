@@ -12,10 +12,10 @@ import {
   deletion,
   fillAccount,
   findRemains,
+  listTablesWithRows,
   requestDeletion,
   resultsOf,
   select,
-  tablesWithRows,
 } from '../support/deletion.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { jobOf, reset, stopsHalfWay, waitForEnd } from '../support/jobs.ts'
@@ -78,7 +78,7 @@ describe('a deletion', () => {
     await requestDeletion(owner)
     await advanceDeletion(owner, 'usage')
     await vi.mocked(WebhookDO.prototype.publish).mock.results.at(-1)!.value
-    expect(await tablesWithRows(outboxOf(owner))).toEqual([])
+    expect(await listTablesWithRows(outboxOf(owner))).toEqual([])
   })
 
   test('erases all other jobs while one job fails to erase, and completes once that job succeeds', async ({
@@ -158,7 +158,7 @@ function strike(n: number, blow: Blow) {
 }
 
 /** Creates an account with a finished job and its image, a reservation without a job, a webhook endpoint and a credit. */
-async function small(): Promise<{ caller: Caller; jobs: string[] }> {
+async function createSmallAccount(): Promise<{ caller: Caller; jobs: string[] }> {
   const caller = await newManager()
   fakeGpu(works)
   receiver()
@@ -178,7 +178,7 @@ describe('an interrupted deletion is completed by later alarms', () => {
     async (blow, { expect }) => {
       const struckAt = new Set<string>()
       for (let [n, whole] = [1, 0]; whole < 2; n++) {
-        const { caller, jobs } = await small()
+        const { caller, jobs } = await createSmallAccount()
         vi.spyOn(console, 'error').mockImplementation(() => {})
         await requestDeletion(caller)
         const state = strike(n, blow)
@@ -210,7 +210,7 @@ describe('an interrupted deletion is completed by later alarms', () => {
     const steps = ['request', 'jobs', 'files', 'webhooks', 'export', 'account', 'usage', 'done']
     // Statements are counted per step, because the time of the export decides how often its step is repeated.
     for (let [step, n] = [0, 1]; step < steps.length; n++) {
-      const { caller, jobs } = await small()
+      const { caller, jobs } = await createSmallAccount()
       vi.spyOn(console, 'error').mockImplementation(() => {})
       let left = n
       /** Runs the next part of the deletion directly instead of through the alarm. */

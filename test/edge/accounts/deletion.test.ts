@@ -11,11 +11,11 @@ import {
   deletion,
   fillAccount,
   findRemains,
+  listStored,
+  listTablesWithRows,
   requestDeletion,
   resultsOf,
   select,
-  storedIn,
-  tablesWithRows,
 } from '../support/deletion.ts'
 import { cancellations, fakeGpu, works } from '../support/fake-gpu.ts'
 import { jobOf, reservationOf } from '../support/jobs.ts'
@@ -172,7 +172,7 @@ describe('a deletion', () => {
     vi.spyOn(console, 'error').mockImplementation(() => {})
     expect(await accountOf(owner).settle('job_1', { outcome: 'captured', amount: 100 })).toBeNull()
     expect((await admit(owner)).kind).toBe('unauthorized')
-    expect(await tablesWithRows(accountOf(owner))).toEqual(['deletion'])
+    expect(await listTablesWithRows(accountOf(owner))).toEqual(['deletion'])
   })
 
   test('does not affect other accounts', async ({ expect }) => {
@@ -195,7 +195,7 @@ describe('a deletion', () => {
     await requestDeletion(owner)
     await advanceDeletion(owner, 'usage')
     expect(await jobOf(spec).create(reservationOf(spec))).toBeNull()
-    expect([await storedIn(spec.id), gpu.length]).toEqual([['erased'], 0])
+    expect([await listStored(spec.id), gpu.length]).toEqual([['erased'], 0])
     await advanceDeletion(owner, 'done')
     expect(await findRemains(owner, [spec.id])).toEqual([])
   })

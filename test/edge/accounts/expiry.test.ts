@@ -3,8 +3,8 @@
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { decide, dropOrphan, IDEMPOTENCY_MS, nextExpiry, prune } from '../../../edge/accounts/admission.ts'
-import { foldRow, jobsBefore, openBefore, settleOnce } from '../../../edge/accounts/ledger.ts'
+import { decide, dropOrphan, findNextExpiry, IDEMPOTENCY_MS, prune } from '../../../edge/accounts/admission.ts'
+import { foldRow, openBefore, selectJobsBefore, settleOnce } from '../../../edge/accounts/ledger.ts'
 import { settingsOf } from '../../../edge/accounts/settings.ts'
 import { openUsageOutbox, removeFromOutbox } from '../../../edge/accounts/usage-outbox.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
@@ -21,7 +21,7 @@ const body = { prompt: 'a cat' }
 const once = { 'idempotency-key': 'order-1' }
 
 /** Reserves a price and simulates a worker crash before the job is created; returns the job id. */
-async function orphaned(caller: Caller): Promise<string> {
+async function createOrphan(caller: Caller): Promise<string> {
   const create = vi.spyOn(JobDO.prototype, 'run').mockRejectedValue(new Error('the worker dies'))
   await generate(caller, body, once)
   create.mockRestore()
@@ -35,7 +35,7 @@ describe('a reservation without a job', () => {
   }) => {
     const caller = await newCaller()
     fakeGpu(works)
-    const job = await orphaned(caller)
+    const job = await createOrphan(caller)
     await rows(caller, `UPDATE ledger SET reserved = reserved - ${HOUR}`)
     await runDurableObjectAlarm(accountOf(caller))
     expect(await accountOf(caller).entry(job)).toBeNull()
@@ -108,7 +108,7 @@ test('the SQL statements of the account use indexes', async ({ expect }) => {
     const other = await request(caller, { fingerprint: 'same', retried: true, reuse: true })
     decide(sql, settings, other)
     openBefore(sql, 0)
-    jobsBefore(sql, 5, 'job_next')
+    selectJobsBefore(sql, 5, 'job_next')
     settleOnce(sql, 'job_next', { outcome: 'released' })
     dropOrphan(sql, other.spec.id)
     foldRow(sql, 'job_next')
@@ -117,7 +117,7 @@ test('the SQL statements of the account use indexes', async ({ expect }) => {
     outbox.nextRun()
     removeFromOutbox(sql, ['job_next'])
     prune(sql)
-    nextExpiry(sql)
+    findNextExpiry(sql)
   })
   expect(plans.length).toBeGreaterThan(10)
   expect(

@@ -16,8 +16,8 @@ import {
   problemOf,
   send,
 } from '../support/client.ts'
-import { fakeGpu, imageBytes, works } from '../support/fake-gpu.ts'
-import { finalJob, waitForEnd } from '../support/jobs.ts'
+import { createImageBytes, fakeGpu, works } from '../support/fake-gpu.ts'
+import { createFinalJob, waitForEnd } from '../support/jobs.ts'
 import { addEndpoint, newManager, outboxOf, waitForDeliveries } from '../support/manager.ts'
 import { configure, operator } from '../support/operator.ts'
 import { RECEIVER, receiver } from '../support/receiver.ts'
@@ -31,15 +31,15 @@ beforeEach(async () => {
 afterEach(() => vi.restoreAllMocks())
 
 type Line = { type: string; id: string } & Record<string, unknown>
-const linesIn = (text: string): Line[] =>
+const parseLines = (text: string): Line[] =>
   text
     .trimEnd()
     .split('\n')
     .map((line) => JSON.parse(line))
 const fetchExport = (query = '', path = '/v1/account/export', headers = owner.headers) =>
   fetchWorker(`${path}${query}`, { headers })
-const exported = async (query = '') => linesIn(await (await fetchExport(query)).text())
-const ofType = (lines: Line[], type: string) => lines.filter((line) => line.type === type)
+const exported = async (query = '') => parseLines(await (await fetchExport(query)).text())
+const filterByType = (lines: Line[], type: string) => lines.filter((line) => line.type === type)
 
 describe('GET /v1/account/export', () => {
   test('contains settings, keys, credits, usage, jobs with prompts and images, and webhooks, then an end line', async ({
@@ -60,7 +60,7 @@ describe('GET /v1/account/export', () => {
       'cache-control': 'no-store',
     })
     const text = await reply.text()
-    const lines = linesIn(text)
+    const lines = parseLines(text)
     expect(lines.map(({ type }) => type)).toEqual([
       ...['account', 'key', 'credit', 'usage', 'job', 'job', 'webhook_endpoint', 'webhook_event', 'end'],
     ])
@@ -72,7 +72,7 @@ describe('GET /v1/account/export', () => {
     expect(lines[1]).toMatchObject({ id: owner.keyId, scopes: ['generate', 'read', 'admin'], revoked: null })
     expect(lines[2]).toMatchObject({ id: 'invoice-1', amount_microdollars: 5000, note: 'thanks' })
     expect(lines[3]).toMatchObject({ key_id: owner.keyId, tier: 'fp8', jobs: 1, price_microdollars: captured })
-    const [made, waiting] = ofType(lines, 'job')
+    const [made, waiting] = filterByType(lines, 'job')
     expect(made).toMatchObject({
       ...{ id: octet.job, key_id: owner.keyId, request: { prompt: 'a secret wish', seed: 3, count: 2 } },
       ledger: { state: 'captured', charged_microdollars: captured },
@@ -81,7 +81,7 @@ describe('GET /v1/account/export', () => {
     const { images } = made!.job as { images: { url: string }[] }
     for (const [k, { url }] of images.entries()) {
       const response = await fetchWorker(url)
-      expect(new Uint8Array(await response.arrayBuffer())).toEqual(imageBytes(3 + k))
+      expect(new Uint8Array(await response.arrayBuffer())).toEqual(createImageBytes(3 + k))
     }
     expect(waiting).toMatchObject({
       name: 'waiting',
@@ -89,8 +89,8 @@ describe('GET /v1/account/export', () => {
       ledger: { state: 'reserved' },
       job: null,
     })
-    expect(ofType(lines, 'webhook_endpoint')).toMatchObject([{ id: endpoint.id, url: `${RECEIVER}/in` }])
-    expect(ofType(lines, 'webhook_event')).toMatchObject([
+    expect(filterByType(lines, 'webhook_endpoint')).toMatchObject([{ id: endpoint.id, url: `${RECEIVER}/in` }])
+    expect(filterByType(lines, 'webhook_event')).toMatchObject([
       {
         event_type: 'job.succeeded',
         data: { id: octet.job },
@@ -131,7 +131,7 @@ describe('GET /v1/account/export', () => {
     expect(await status('/v1/account/export', {})).toBe(401)
     expect(await status(`/v1/accounts/${owner.account}/export`, owner.headers)).toBe(401)
     const reply = await fetchExport('', `/v1/accounts/${owner.account}/export`, operator)
-    expect(linesIn(await reply.text()).map(({ type }) => type)).toEqual(['account', 'key', 'end'])
+    expect(parseLines(await reply.text()).map(({ type }) => type)).toEqual(['account', 'key', 'end'])
   })
 
   test.for(['nonsense', 'jobs', 'jobs:x;y', 'secrets:1', `jobs:${'1'.repeat(99)}`])(
@@ -177,23 +177,23 @@ describe('a large export', () => {
       position = last!.type === 'end' ? null : parsePosition(last!.after as string)!
     }
     expect(parts).toBeGreaterThan(3)
-    const distinct = (type: string, name: (line: Line) => unknown) => new Set(ofType(lines, type).map(name)).size
-    expect([ofType(lines, 'credit').length, distinct('credit', ({ id }) => id)]).toEqual([1000, 1000])
+    const distinct = (type: string, name: (line: Line) => unknown) => new Set(filterByType(lines, type).map(name)).size
+    expect([filterByType(lines, 'credit').length, distinct('credit', ({ id }) => id)]).toEqual([1000, 1000])
     const day = ({ day, key_id, tier }: Line) => `${day} ${key_id} ${tier}`
-    expect([ofType(lines, 'usage').length, distinct('usage', day)]).toEqual([usage, usage])
-    expect([ofType(lines, 'job').length, distinct('job', ({ id }) => id)]).toEqual([230, 230])
-    expect(ofType(lines, 'end')).toHaveLength(1)
+    expect([filterByType(lines, 'usage').length, distinct('usage', day)]).toEqual([usage, usage])
+    expect([filterByType(lines, 'job').length, distinct('job', ({ id }) => id)]).toEqual([230, 230])
+    expect(filterByType(lines, 'end')).toHaveLength(1)
   })
 
   test('contains each webhook event once, even for events published in the same millisecond', async ({ expect }) => {
     await addEndpoint(owner)
-    const events = Array.from({ length: 230 }, () => eventOf(finalJob(owner)))
+    const events = Array.from({ length: 230 }, () => eventOf(createFinalJob(owner)))
     const now = Date.now()
     const clock = vi.spyOn(Date, 'now').mockReturnValue(now)
     for (const event of events) await outboxOf(owner).publish(event, null)
     clock.mockRestore()
     await waitForDeliveries(owner)
-    const exportedEvents = ofType(await exported('?after=webhooks:'), 'webhook_event').map(({ id }) => id)
+    const exportedEvents = filterByType(await exported('?after=webhooks:'), 'webhook_event').map(({ id }) => id)
     expect(exportedEvents.toSorted()).toEqual(events.map(({ id }) => id).toSorted())
   })
 

@@ -10,12 +10,12 @@ import { call, configure } from '../support/operator.ts'
 afterEach(() => vi.restoreAllMocks())
 
 const body = { prompt: 'a cat' }
-const limited = (limits: Partial<typeof UNLIMITED>) => newCaller({ limits: { ...UNLIMITED, ...limits } })
+const newLimitedCaller = (limits: Partial<typeof UNLIMITED>) => newCaller({ limits: { ...UNLIMITED, ...limits } })
 const code = async (response: Response) => (await problemOf(response)).error.code
 
 describe('requests per minute', () => {
   test('are reported with every image, and exceeding them is a 429 with Retry-After', async ({ expect }) => {
-    const caller = await limited({ requests_per_minute: 2 })
+    const caller = await newLimitedCaller({ requests_per_minute: 2 })
     fakeGpu(works)
     const first = await generate(caller, body)
     expect(Object.fromEntries(first.headers)).toMatchObject({
@@ -48,7 +48,7 @@ describe('requests per minute', () => {
   })
 
   test('do not count the replay of an Idempotency-Key', async ({ expect }) => {
-    const caller = await limited({ requests_per_minute: 1 })
+    const caller = await newLimitedCaller({ requests_per_minute: 1 })
     fakeGpu(works)
     const once = { 'idempotency-key': 'order-1' }
     const answers = [await generate(caller, body, once), await generate(caller, body, once)]
@@ -59,7 +59,7 @@ describe('requests per minute', () => {
 test('concurrent jobs: a second job is refused while the first runs, and admitted after it has failed', async ({
   expect,
 }) => {
-  const caller = await limited({ concurrent_jobs: 1 })
+  const caller = await newLimitedCaller({ concurrent_jobs: 1 })
   let second: unknown
   fakeGpu(async (seen) => {
     const refused = await generate(caller, { prompt: 'another cat' })
@@ -75,7 +75,7 @@ test.for([
   ['requests_per_minute', { requests_per_minute: 0 }],
   ['concurrent_jobs', { concurrent_jobs: 0 }],
 ] as const)('the error of a %s of 0 suggests no retry', async ([name, limits], { expect }) => {
-  const refused = await generate(await limited(limits), body)
+  const refused = await generate(await newLimitedCaller(limits), body)
   const { detail, error } = await problemOf(refused)
   expect([refused.status, error.code]).toEqual([403, 'jobs_not_allowed'])
   expect(detail).toBe(`This API key may not start jobs: its ${name} limit is 0. Ask for a higher limit.`)
@@ -86,7 +86,7 @@ describe('money', () => {
   test('a key at its cap is refused, with the remaining budget and without a suggested retry', async ({ expect }) => {
     fakeGpu(works)
     const price = (await generatedOf(await generate(await newCaller(), body))).octet.price_microdollars
-    const caller = await limited({ daily_microdollars: price + 1 })
+    const caller = await newLimitedCaller({ daily_microdollars: price + 1 })
     expect((await generate(caller, body)).status).toBe(200)
     const refused = await generate(caller, body)
     expect([refused.status, refused.headers.get('x-should-retry')]).toEqual([402, 'false'])
@@ -97,7 +97,7 @@ describe('money', () => {
   })
 
   test('a failed job does not count toward the cap', async ({ expect }) => {
-    const caller = await limited({ total_microdollars: 1000 })
+    const caller = await newLimitedCaller({ total_microdollars: 1000 })
     fakeGpu(refuses(400, 'invalid_request'), works)
     expect((await generate(caller, body)).status).toBe(500)
     expect((await generate(caller, body)).status).toBe(200)
@@ -120,7 +120,7 @@ describe('money', () => {
 })
 
 test('the openai client throws the matching error class for a refusal', async ({ expect }) => {
-  const caller = await limited({ requests_per_minute: 1 })
+  const caller = await newLimitedCaller({ requests_per_minute: 1 })
   fakeGpu(works)
   const client = new OpenAI({
     apiKey: caller.key,

@@ -54,7 +54,7 @@ const linkFrom = async (headers: Record<string, string>) => {
 }
 const account = () => env.ACCOUNT.getByName(owner.account)
 /** Another key of the account. */
-async function secondKey() {
+async function createSecondKey() {
   const { key, credential } = await issueKey(peppers, owner.account)
   await account().addKey(credential)
   return { id: credential.keyId, headers: { authorization: `Bearer ${key}` } }
@@ -102,7 +102,7 @@ describe('a link', () => {
   test('signed for another key stays valid when the job’s key is revoked, and ends with its own key', async ({
     expect,
   }) => {
-    const second = await secondKey()
+    const second = await createSecondKey()
     const theirs = await linkFrom(second.headers)
     expect(theirs).toContain(`key=${second.id}`)
     await account().revokeKey(owner.keyId)

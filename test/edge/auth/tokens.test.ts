@@ -107,7 +107,7 @@ describe('two visitors of one page', () => {
   type Job = { id: string; state: string; images: { url: string }[] }
 
   /** Two tokens of one key, and a finished job of the first one and of the key. */
-  async function visitors() {
+  async function createVisitors() {
     const caller = await newCaller({ scopes: ['generate', 'read', 'admin'] })
     fakeGpu(works)
     const minted = await Promise.all([
@@ -125,7 +125,7 @@ describe('two visitors of one page', () => {
   const fileOf = ({ images }: Job) => new URL(images[0]!.url).pathname
 
   test('see, follow and delete only their own jobs', async ({ expect }) => {
-    const { first, second, mine, keys } = await visitors()
+    const { first, second, mine, keys } = await createVisitors()
     const paths = (job: Job) => [
       ['GET', `/v1/jobs/${job.id}`],
       ['GET', `/v1/jobs/${job.id}/events`],
@@ -148,7 +148,7 @@ describe('two visitors of one page', () => {
   })
 
   test('cannot name jobs or webhooks, or reuse images', async ({ expect }) => {
-    const { first, make, caller } = await visitors()
+    const { first, make, caller } = await createVisitors()
     await make(caller.headers, { seed: 7 })
     for (const [param, value] of [
       ['webhook', 'https://receiver.example.com/hook'],
@@ -161,7 +161,7 @@ describe('two visitors of one page', () => {
   })
 
   test('have Idempotency-Keys and retries of their own', async ({ expect }) => {
-    const { first, second, make } = await visitors()
+    const { first, second, make } = await createVisitors()
     const once = { 'idempotency-key': 'order-1' }
     const [one, again, other] = [
       await make({ ...first, ...once }),

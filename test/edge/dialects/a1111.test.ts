@@ -4,7 +4,7 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { issueKey } from '../../../edge/auth/keys.ts'
 import { type Caller, jobIn, newCaller, send } from '../support/client.ts'
 import { peppers } from '../support/config.ts'
-import { fakeGpu, imageBytes, untilCanceled, works } from '../support/fake-gpu.ts'
+import { createImageBytes, fakeGpu, untilCanceled, works } from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -26,7 +26,7 @@ describe('txt2img', () => {
     }
     const response = await post(await newCaller(), body)
     const { images, parameters, info } = (await response.json()) as Made
-    expect(images.map((each) => Uint8Array.fromBase64(each))).toEqual([imageBytes(7), imageBytes(8)])
+    expect(images.map((each) => Uint8Array.fromBase64(each))).toEqual([createImageBytes(7), createImageBytes(8)])
     expect(parameters).toEqual(body)
     expect(JSON.parse(info)).toMatchObject({
       ...{ prompt: 'a lighthouse', seed: 7, all_seeds: [7, 8], width: 512, height: 256, steps: 20, cfg_scale: 7 },

@@ -7,8 +7,8 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { announce } from '../../../edge/jobs/announcement.ts'
 import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN, send } from '../support/client.ts'
-import { fakeGpu, imageBytes, refuses, untilCanceled, works } from '../support/fake-gpu.ts'
-import { finalJob, waitForEnd } from '../support/jobs.ts'
+import { createImageBytes, fakeGpu, refuses, untilCanceled, works } from '../support/fake-gpu.ts'
+import { createFinalJob, waitForEnd } from '../support/jobs.ts'
 import { newManager } from '../support/manager.ts'
 import { RECEIVER, receiver } from '../support/receiver.ts'
 
@@ -66,7 +66,7 @@ describe('the official client', () => {
     expect(rest).toMatchObject({ seed: 7, has_nsfw_concepts: [false, false], prompt: 'a lighthouse' })
     expect(images[0]).toMatchObject({ width: 1024, height: 768, content_type: 'image/png' })
     const files = await Promise.all(images.map(async ({ url }) => (await fetchWorker(url)).bytes()))
-    expect(files).toEqual([imageBytes(7), imageBytes(8)])
+    expect(files).toEqual([createImageBytes(7), createImageBytes(8)])
     expect([requestId, seen.at(-1)]).toEqual([expect.stringMatching(/^job_/), 'COMPLETED'])
     expect(calls[0]!.request).toMatchObject({ model: 'tiny', count: 2, steps: 6 })
   })
@@ -75,7 +75,7 @@ describe('the official client', () => {
     fakeGpu(works)
     const run = clientOf(await newCaller()).run('fal-ai/tiny', { input: { ...input, sync_mode: true } })
     const { images } = (await run).data as Output
-    expect(images[0]!.url).toBe(`data:image/png;base64,${imageBytes(7).toBase64()}`)
+    expect(images[0]!.url).toBe(`data:image/png;base64,${createImageBytes(7).toBase64()}`)
   })
 
   test('submits, follows and cancels a request', async ({ expect }) => {
@@ -114,7 +114,7 @@ describe('the official client', () => {
     const steps: unknown[] = []
     stream.on('data', (data) => steps.push((data as { step?: number }).step))
     const { images } = (await stream.done()) as Output
-    expect(await (await fetchWorker(images[0]!.url)).bytes()).toEqual(imageBytes(7))
+    expect(await (await fetchWorker(images[0]!.url)).bytes()).toEqual(createImageBytes(7))
     expect(steps).toEqual([1, 2, 3, 4, undefined])
   })
 
@@ -191,7 +191,7 @@ describe('errors', () => {
 test('a webhook receives the output', async ({ expect }) => {
   const calls = receiver()
   const caller = await newManager()
-  const job = finalJob(caller, { dialect: 'fal', webhook: `${RECEIVER}/hook` })
+  const job = createFinalJob(caller, { dialect: 'fal', webhook: `${RECEIVER}/hook` })
   await announce(env, job)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   expect(JSON.parse(calls[0]!.body)).toMatchObject({
@@ -208,7 +208,7 @@ describe('the AI SDK', () => {
     const { image } = await generateImage({
       ...{ model: model(await newCaller()), prompt: 'a lighthouse', seed: 9, size: '256x128' },
     })
-    expect(image.uint8Array).toEqual(imageBytes(9))
+    expect(image.uint8Array).toEqual(createImageBytes(9))
     expect(calls[0]!.request).toMatchObject({ width: 256, height: 128 })
   })
 

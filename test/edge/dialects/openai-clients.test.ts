@@ -10,10 +10,10 @@ import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN } from '../support/client.ts'
 import {
   accepted,
+  createImageBytes,
   fakeGpu,
   holdUntil,
   image,
-  imageBytes,
   line,
   refuses,
   started,
@@ -73,7 +73,7 @@ describe('openai', () => {
       'image_generation.completed',
     ])
     expect(events[1]).toMatchObject({ partial_image_index: 1, output_format: 'jpeg', b64_json: 'AgID' })
-    expect(Uint8Array.fromBase64(events[2]!.b64_json)).toEqual(imageBytes(7))
+    expect(Uint8Array.fromBase64(events[2]!.b64_json)).toEqual(createImageBytes(7))
     expect(events[2]).toMatchObject({ usage: { total_tokens: 589 }, output_format: 'png', size: '256x256' })
     expect(calls[0]!.request.preview_steps).toBe(2)
   })

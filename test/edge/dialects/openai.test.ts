@@ -11,7 +11,7 @@ import {
   ORIGIN,
   problemOf,
 } from '../support/client.ts'
-import { fakeGpu, imageBytes, works } from '../support/fake-gpu.ts'
+import { createImageBytes, fakeGpu, works } from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -61,7 +61,7 @@ describe('POST /v1/images/generations', () => {
       },
     ])
     const file = await fetchWorker(data[0]!.url!)
-    expect(new Uint8Array(await file.arrayBuffer())).toEqual(imageBytes(7))
+    expect(new Uint8Array(await file.arrayBuffer())).toEqual(createImageBytes(7))
     expect(await filesOf(caller)).toEqual([`results/30d/${caller.account}/${octet.job}/0.png`])
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
   })
@@ -92,7 +92,7 @@ describe('POST /v1/images/generations', () => {
     expect(octet.route).toBe('full')
     const seeds = [4294967295, 4294967296, 4294967297]
     expect(data.map(({ seed }) => seed)).toEqual(seeds)
-    expect(data.map(({ b64_json }) => Uint8Array.fromBase64(b64_json!))).toEqual(seeds.map(imageBytes))
+    expect(data.map(({ b64_json }) => Uint8Array.fromBase64(b64_json!))).toEqual(seeds.map(createImageBytes))
     expect(await filesOf(caller)).toHaveLength(3)
   })
 
@@ -195,7 +195,7 @@ describe('the official openai client', () => {
 })
 
 describe('access', () => {
-  const revoked = async () => {
+  const createRevokedKey = async () => {
     const caller = await newCaller()
     await env.ACCOUNT.getByName(caller.account).revokeKey(caller.keyId)
     return caller.headers
@@ -213,7 +213,7 @@ describe('access', () => {
     ['another scheme', async () => ({ authorization: 'Basic abc' })],
     ['a forged tag', forged],
     ['another account’s name on a key', elsewhere],
-    ['a revoked key', revoked],
+    ['a revoked key', createRevokedKey],
   ]
   test.for(cases)('%s is refused with 401', async ([, headers], { expect }) => {
     const calls = fakeGpu(works)

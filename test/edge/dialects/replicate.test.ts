@@ -10,9 +10,9 @@ import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN, send } from '../
 import {
   accepted,
   createFeed,
+  createImageBytes,
   fakeGpu,
   image,
-  imageBytes,
   line,
   refuses,
   started,
@@ -21,7 +21,7 @@ import {
   untilCanceled,
   works,
 } from '../support/fake-gpu.ts'
-import { finalJob, waitForEnd } from '../support/jobs.ts'
+import { createFinalJob, waitForEnd } from '../support/jobs.ts'
 import { newManager } from '../support/manager.ts'
 import { RECEIVER, type Received, receiver, waitForRequests } from '../support/receiver.ts'
 
@@ -51,7 +51,7 @@ describe('the official client', () => {
       input: { ...parameters, output_format: 'webp', output_quality: 80, go_fast: true },
     })) as ReadableStream[]
     const files = await Promise.all(output.map((file) => new Response(file).bytes()))
-    expect(files).toEqual([imageBytes(7), imageBytes(8)])
+    expect(files).toEqual([createImageBytes(7), createImageBytes(8)])
     expect(calls[0]!.request).toMatchObject({
       ...{ model: 'tiny', prompt: 'a lighthouse', seed: 7, count: 2, steps: 6, guidance_scale: 3.5 },
       ...{ width: 512, height: 128, output_format: 'webp', output_quality: 80 },
@@ -114,7 +114,7 @@ describe('the official client', () => {
     expect(events.map(({ event }) => event)).toEqual([...Array(4).fill('logs'), 'output', 'done'])
     expect(events[3]!.data).toBe('100%|██████████| 4/4 [image 0]')
     const file = await fetchWorker(events[4]!.data)
-    expect(await file.bytes()).toEqual(imageBytes(7))
+    expect(await file.bytes()).toEqual(createImageBytes(7))
     expect(new Set(events.map(({ id }) => id)).size).toBe(5)
   })
 
@@ -221,7 +221,7 @@ test('a webhook receives the completed prediction', async ({ expect }) => {
   const calls = receiver()
   const caller = await newManager()
   const webhook = `${RECEIVER}/hook`
-  const job = finalJob(caller, { dialect: 'replicate', webhook })
+  const job = createFinalJob(caller, { dialect: 'replicate', webhook })
   await announce(env, job)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   expect(JSON.parse(calls[0]!.body)).toMatchObject({
@@ -297,7 +297,7 @@ describe('the AI SDK', () => {
       model: model(await newCaller()),
       ...{ prompt: 'a lighthouse', seed: 9, size: '256x128' },
     })
-    expect(image.uint8Array).toEqual(imageBytes(9))
+    expect(image.uint8Array).toEqual(createImageBytes(9))
     expect(calls[0]!.request).toMatchObject({ width: 256, height: 128 })
   })
 

@@ -1,7 +1,7 @@
 // Offers with several endpoints: the order of requests, and that one job runs on one endpoint.
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, test, vi } from 'vitest'
-import { endpointOrder, reportHealth } from '../../../edge/gpu/health.ts'
+import { orderEndpoints, reportHealth } from '../../../edge/gpu/health.ts'
 import { generate, generatedOf, ledgerOf, newCaller } from '../support/client.ts'
 import {
   accepted,
@@ -126,11 +126,11 @@ test('a job refused by all endpoints fails like a job refused by a single endpoi
 
 test('an endpoint that was down is tried last for some time, and its object stores this state', async ({ expect }) => {
   const now = Date.now()
-  expect(endpointOrder(['default', 'spare'], 1)).toEqual(['default', 'spare'])
-  expect(endpointOrder(['default', 'spare'], 2)).toEqual(['spare', 'default'])
+  expect(orderEndpoints(['default', 'spare'], 1)).toEqual(['default', 'spare'])
+  expect(orderEndpoints(['default', 'spare'], 2)).toEqual(['spare', 'default'])
   await reportHealth(env, 'default', 'down')
-  expect(endpointOrder(['default', 'spare'], 1, now + 29_000)).toEqual(['spare', 'default'])
-  expect(endpointOrder(['default', 'spare'], 1, now + 31_000)).toEqual(['default', 'spare'])
+  expect(orderEndpoints(['default', 'spare'], 1, now + 29_000)).toEqual(['spare', 'default'])
+  expect(orderEndpoints(['default', 'spare'], 1, now + 31_000)).toEqual(['default', 'spare'])
   expect(await env.ENDPOINT.getByName('default').report()).toMatchObject({ down: true })
   await reportHealth(env, 'default', 'ready')
   expect(await env.ENDPOINT.getByName('default').report()).toMatchObject({ down: false })

@@ -1,12 +1,12 @@
 import { describe, test } from 'vitest'
 import {
+  countSpentToday,
   isScheduled,
   markReady,
   markStarting,
   NO_READINESS,
   pingCost,
   recordSpending,
-  spentToday,
   startSeconds,
   stateOf,
 } from '../../../edge/gpu/readiness.ts'
@@ -38,7 +38,7 @@ test('a clock that moves backward over midnight loses no spending on prewarming'
   const midnight = Date.parse('2026-11-22T00:00:00Z')
   const spent = recordSpending(NO_READINESS, 30, midnight + 1_000)
   const later = recordSpending(spent, 5, midnight - 1_000)
-  expect([spentToday(spent, midnight - 1_000), spentToday(later, midnight + 2_000)]).toEqual([30, 35])
+  expect([countSpentToday(spent, midnight - 1_000), countSpentToday(later, midnight + 2_000)]).toEqual([30, 35])
 })
 
 test('a start that never completes is discarded', ({ expect }) => {
@@ -62,7 +62,7 @@ describe('a ping', () => {
     const spent = recordSpending(NO_READINESS, 900, NOW)
     expect(pingCost(spent, policy, NOW)).toBeNull()
     expect(pingCost(spent, policy, Date.parse('2026-11-27T00:00:00Z'))).toBe(160)
-    expect(spentToday(recordSpending(spent, 50, NOW), NOW)).toBe(950)
+    expect(countSpentToday(recordSpending(spent, 50, NOW), NOW)).toBe(950)
   })
 
   test('is never sent without a budget', ({ expect }) => {

@@ -3,7 +3,7 @@
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { configOf } from '../../../edge/config.ts'
-import { afterLossMs } from '../../../edge/jobs/attempt.ts'
+import { computePauseAfterLossMs } from '../../../edge/jobs/attempt.ts'
 import type { JobRecord } from '../../../edge/jobs/record.ts'
 import { generate, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
 import { configWith } from '../support/config.ts'
@@ -124,7 +124,7 @@ test('time in the queue of the GPU function does not count as run time', async (
 
 test('the pause after the second lost attempt is four times as long as after the first', ({ expect }) => {
   const times = configOf(env).gpuTimes
-  const pauses = [1, 2, 3].map((faults) => afterLossMs({ faults } as JobRecord, times))
+  const pauses = [1, 2, 3].map((faults) => computePauseAfterLossMs({ faults } as JobRecord, times))
   expect(pauses[0]).toSatisfy((ms: number) => ms >= 7 && ms <= 13)
   expect(pauses[1]).toSatisfy((ms: number) => ms >= 30 && ms <= 50)
   expect(pauses[2]).toBe(0)

@@ -14,7 +14,7 @@ const bytesOf = (length: number, seed = 0) =>
   Uint8Array.from({ length }, (_, i) => (i * 31 + (i >> 8) * 7 + seed) & 255)
 
 /** Returns a file stream of `length` bytes, with a count of the bytes read from it. */
-function countedFile(length: number, piece = 64 * 1024) {
+function createCountedFile(length: number, piece = 64 * 1024) {
   const seen = { read: 0, canceled: false }
   const stream = new ReadableStream({
     type: 'bytes',
@@ -58,7 +58,7 @@ describe('a base64 response', () => {
   })
 
   test('reads files only as fast as the caller reads the response, for files of any size', async ({ expect }) => {
-    const files = [countedFile(48 * MB), countedFile(48 * MB)]
+    const files = [createCountedFile(48 * MB), createCountedFile(48 * MB)]
     const reader = streamJson(body(2), async (index) => files[index]!.stream).getReader()
     let told = 0
     for (let done = false; !done; ) {
@@ -72,7 +72,7 @@ describe('a base64 response', () => {
   })
 
   test('stops reading the file when the caller cancels', async ({ expect }) => {
-    const { stream, seen } = countedFile(48 * MB)
+    const { stream, seen } = createCountedFile(48 * MB)
     const reader = streamJson(body(1), async () => stream).getReader()
     await reader.read()
     await reader.read()

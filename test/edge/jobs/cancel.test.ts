@@ -117,7 +117,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     await reaches(job.id, 'running')
     await send('DELETE', `/v1/jobs/${job.id}`, caller)
     const finished = await works(calls[0]!)
-    feed(...(await lateParts(finished)))
+    feed(...(await readLateParts(finished)))
     expect(await waitForEnd(job)).toMatchObject({ state: 'succeeded', cancelRequested: true })
     expect((await ledgerOf(caller)).captured).toBe(await priceOf(job))
   })
@@ -129,7 +129,7 @@ describe('DELETE /v1/jobs/{id}', () => {
 })
 
 /** Returns the part of the `works` response after the `accepted` and `started` lines. */
-async function lateParts(response: Response): Promise<Uint8Array[]> {
+async function readLateParts(response: Response): Promise<Uint8Array[]> {
   const bytes = new Uint8Array(await response.arrayBuffer())
   const at = new TextDecoder('latin1').decode(bytes).indexOf('{"type":"step"')
   return [bytes.slice(at)]

@@ -1,7 +1,7 @@
 // GET /v1/jobs/{id}/events: replays past events, streams new ones, and resumes after Last-Event-ID.
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { eventStream } from '../../../edge/jobs/events.ts'
+import { streamEvents } from '../../../edge/jobs/events.ts'
 import { MAX_READERS } from '../../../edge/jobs/job.ts'
 import type { JobRecord } from '../../../edge/jobs/record.ts'
 import { type Caller, jobIn, newCaller, problemOf, send } from '../support/client.ts'
@@ -178,7 +178,7 @@ test('an idle stream is kept open by comments', async ({ expect }) => {
   const { promise: never } = Promise.withResolvers<void>()
   const job = { state: 'starting' } as JobRecord
   const quiet = { after: () => [], job: () => job, changed: () => never }
-  const reader = eventStream(
+  const reader = streamEvents(
     quiet,
     0,
     async () => null,

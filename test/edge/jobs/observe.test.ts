@@ -18,7 +18,7 @@ function watchLog(): string[] {
   return lines
 }
 
-async function finishedJob() {
+async function createFinishedJob() {
   const caller = await newCaller()
   fakeGpu(works)
   const { octet } = await generatedOf(await generate(caller, flower))
@@ -28,7 +28,7 @@ async function finishedJob() {
 describe('a finished job', () => {
   test('is one line of the log, with its id and timings', async ({ expect }) => {
     const lines = watchLog()
-    const { id, account, price } = await finishedJob()
+    const { id, account, price } = await createFinishedJob()
     const logged = lines.map((text) => JSON.parse(text)).filter(({ message }) => message === 'a job finished')
     expect(logged).toHaveLength(1)
     expect(logged[0]).toMatchObject({ level: 'info', job: id, account, state: 'succeeded', denoise: 0.5 })
@@ -36,7 +36,7 @@ describe('a finished job', () => {
   })
 
   test('is one data point of Analytics Engine, within its size limits', async ({ expect }) => {
-    const job = await finishedJob()
+    const job = await createFinishedJob()
     const points: AnalyticsEngineDataPoint[] = []
     const ANALYTICS = { writeDataPoint: (point?: AnalyticsEngineDataPoint) => void points.push(point!) }
     observeJob(envWith({ ANALYTICS, OCTET_LOG_PROMPTS: 'false' }), job)
@@ -77,7 +77,7 @@ describe('prompts in the log', () => {
   })
 
   test('are in the line of a finished job if OCTET_LOG_PROMPTS is "true"', async ({ expect }) => {
-    const job = await finishedJob()
+    const job = await createFinishedJob()
     const lines = watchLog()
     observeJob(envWith({ OCTET_LOG_PROMPTS: 'true' }), job)
     expect(JSON.parse(lines[0]!)).toMatchObject({ prompt: SECRET, negative_prompt: `${SECRET} at night` })

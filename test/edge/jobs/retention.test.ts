@@ -4,7 +4,7 @@ import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
 import type { JobRecord } from '../../../edge/jobs/record.ts'
-import { RECORD_DAYS, RETENTION_DAYS, retentionEnd } from '../../../edge/results/retention.ts'
+import { computeRetentionEnd, RECORD_DAYS, RETENTION_DAYS } from '../../../edge/results/retention.ts'
 import { WebhookDO } from '../../../edge/webhooks/webhook-object.ts'
 import { accountOf, rows } from '../support/admissions.ts'
 import { type Caller, fetchWorker, filesOf, jobIn, send } from '../support/client.ts'
@@ -95,7 +95,7 @@ describe.for(['succeeded', 'failed', 'canceled'] as const)('a job that has %s', 
   }) => {
     const job = await createEndedJob(state)
     expect(job.state).toBe(state)
-    expect(await alarmOf(job)).toBe(retentionEnd(job))
+    expect(await alarmOf(job)).toBe(computeRetentionEnd(job))
     expect(await events()).toEqual([1, 1, 1])
     // A file of another attempt, without a record.
     await env.RESULTS.put(`results/30d/${owner.account}/${job.id}/7.png`, 'stray')
@@ -215,5 +215,5 @@ describe('a job whose retention is over', () => {
 
 test('a job is kept longer than its images, for every retention period', ({ expect }) => {
   for (const retentionDays of RETENTION_DAYS)
-    expect(retentionEnd({ finished: 0, created: 0, retentionDays })).toBe((retentionDays + 7) * DAY_MS)
+    expect(computeRetentionEnd({ finished: 0, created: 0, retentionDays })).toBe((retentionDays + 7) * DAY_MS)
 })

@@ -27,7 +27,7 @@ const report = async (path: string) => (await (await ask(path)).json()) as Repor
 
 const flower = { prompt: 'a heron in the reeds', route: 'full', size: '64x64' }
 
-async function madeBy(caller: Caller) {
+async function createdByOf(caller: Caller) {
   const { octet } = await generatedOf(await generate(caller, flower))
   return octet
 }
@@ -45,7 +45,7 @@ describe('GET /v1/operator/jobs/{id}', () => {
     fakeGpu(works)
     const received = receiver()
     const endpoint = await addEndpoint(caller)
-    const { job, price_microdollars } = await madeBy(caller)
+    const { job, price_microdollars } = await createdByOf(caller)
     await vi.waitFor(() => expect(received).toHaveLength(1))
     const found = await vi.waitFor(async () => {
       const found = await report(job)
@@ -65,7 +65,7 @@ describe('GET /v1/operator/jobs/{id}', () => {
   test('contains neither prompts nor receipts, even if an event quotes one', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(warns)
-    const { job } = await madeBy(caller)
+    const { job } = await createdByOf(caller)
     const text = JSON.stringify(await report(job))
     expect(text).toContain('prompt_truncated')
     expect(text).not.toContain('heron')
@@ -91,7 +91,7 @@ describe('GET /v1/operator/jobs/{id}', () => {
   test('reports an image that is missing in the store', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
-    const { job } = await madeBy(caller)
+    const { job } = await createdByOf(caller)
     await env.RESULTS.delete((await report(job)).images[0]!.key)
     expect((await report(job)).images).toMatchObject([{ in_store: false }])
   })

@@ -10,14 +10,14 @@ import { accepted, fakeGpu, line, type Seen, stream, works } from '../support/fa
 
 const variables = env as unknown as Record<string, unknown>
 const before = variables.OCTET_CATALOG
-const catalogWith = (controlnets: unknown) =>
+const createCatalog = (controlnets: unknown) =>
   JSON.stringify({ ...JSON.parse(String(before)), loras: [{ id: 'ink', models: ['paired'] }], controlnets })
 
 let caller: Caller
 let gpu: Seen[]
 beforeEach(async () => {
   caller = await newCaller()
-  variables.OCTET_CATALOG = catalogWith([
+  variables.OCTET_CATALOG = createCatalog([
     { id: 'canny', models: ['tiny', 'paired'], scale: 0.8 },
     { id: 'depth', models: ['tiny'] },
     { id: 'hidden', models: ['tiny'], accounts: ['another'] },
@@ -190,7 +190,7 @@ test.for([
   ],
   [[{ id: 'canny', models: ['tiny'], scale: -1 }], /controlnets/],
 ] as const)('the catalog refuses %j', ([controlnets, message], { expect }) => {
-  const problems = findProblems({ ...env, OCTET_CATALOG: catalogWith(controlnets) } as unknown as Parameters<
+  const problems = findProblems({ ...env, OCTET_CATALOG: createCatalog(controlnets) } as unknown as Parameters<
     typeof findProblems
   >[0])
   expect(JSON.stringify(problems)).toMatch(message)

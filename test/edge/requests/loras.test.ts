@@ -11,13 +11,13 @@ import { accepted, fakeGpu, line, type Seen, stream, works } from '../support/fa
 
 const variables = env as unknown as Record<string, unknown>
 const before = variables.OCTET_CATALOG
-const catalogWith = (loras: unknown) => JSON.stringify({ ...JSON.parse(String(before)), loras })
+const createCatalog = (loras: unknown) => JSON.stringify({ ...JSON.parse(String(before)), loras })
 
 let caller: Caller
 let gpu: Seen[]
 beforeEach(async () => {
   caller = await newCaller()
-  variables.OCTET_CATALOG = catalogWith([
+  variables.OCTET_CATALOG = createCatalog([
     { id: 'ink', models: ['tiny', 'paired'], scale: 0.8, trigger_words: ['ink drawing'] },
     { id: 'mine', models: ['tiny'], accounts: [caller.account] },
     { id: 'pair', models: ['paired'] },
@@ -226,7 +226,7 @@ describe('dialects', () => {
   })
 
   test.for(['ink--v2', 'ink-', 'a'.repeat(64)])('accept every ID of the catalog: %s', async (id, { expect }) => {
-    variables.OCTET_CATALOG = catalogWith([{ id, models: ['tiny'] }])
+    variables.OCTET_CATALOG = createCatalog([{ id, models: ['tiny'] }])
     for (const [path, fields] of [
       [fal, { loras: [{ path: `https://host/${id}.safetensors` }] }],
       [a1111, { prompt: `a cat <lora:${id}:1>` }],
@@ -256,7 +256,7 @@ test.for([
   [[{ id: 'Ink', models: ['tiny'] }], /loras/],
   [[{ id: 'ink', models: [] }], /loras/],
 ] as const)('the catalog refuses %j', ([loras, message], { expect }) => {
-  const problems = findProblems({ ...env, OCTET_CATALOG: catalogWith(loras) } as unknown as Parameters<
+  const problems = findProblems({ ...env, OCTET_CATALOG: createCatalog(loras) } as unknown as Parameters<
     typeof findProblems
   >[0])
   expect(JSON.stringify(problems)).toMatch(message)

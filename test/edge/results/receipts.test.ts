@@ -2,8 +2,8 @@ import { env } from 'cloudflare:workers'
 import type { JSONWebKeySet } from 'jose'
 import { afterEach, describe, test, vi } from 'vitest'
 import { configOf } from '../../../edge/config.ts'
-import { openReceipt, promptDigest, ReceiptError } from '../../../edge/results/receipt.ts'
-import { publicReceiptKeys, receiptFor } from '../../../edge/results/receipts.ts'
+import { computePromptDigest, openReceipt, ReceiptError } from '../../../edge/results/receipt.ts'
+import { createReceipt, exportPublicKeys } from '../../../edge/results/receipts.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller } from '../support/client.ts'
 import { configWith, envWith } from '../support/config.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
@@ -42,8 +42,8 @@ describe('GET /v1/jobs/{id}/receipts', () => {
       ...{ route: 'full', model: 'tiny', tier: 'fp8', width: 64, height: 128, steps: 28, guidance_scale: 4.5, seed: 9 },
       ...{ output_format: 'png', output_quality: 90, text_convention: 'diffusers', sampler: 'euler' },
     })
-    expect(claims.prompt_digest).toBe(await promptDigest(claims.salt, 'prompt', 'a cat'))
-    expect(claims.negative_prompt_digest).toBe(await promptDigest(claims.salt, 'negative_prompt', 'blurry'))
+    expect(claims.prompt_digest).toBe(await computePromptDigest(claims.salt, 'prompt', 'a cat'))
+    expect(claims.negative_prompt_digest).toBe(await computePromptDigest(claims.salt, 'negative_prompt', 'blurry'))
     expect(claims.kid).toBe(configOf(env).receiptKeys[0].kid)
   })
 
@@ -60,8 +60,8 @@ describe('GET /v1/jobs/{id}/receipts', () => {
     const { octet } = await generateImages(caller, own)
     const [first, second] = await receiptsOf(caller, octet.job)
     const claims = await openReceipt(first!.receipt, await jwks())
-    expect(claims.prompt_2_digest).toBe(await promptDigest(claims.salt, 'prompt_2', 'a cup'))
-    expect(claims.prompt_3_digest).toBe(await promptDigest(claims.salt, 'prompt_3', 'two birds'))
+    expect(claims.prompt_2_digest).toBe(await computePromptDigest(claims.salt, 'prompt_2', 'a cup'))
+    expect(claims.prompt_3_digest).toBe(await computePromptDigest(claims.salt, 'prompt_3', 'two birds'))
     expect(claims.parameters).toMatchObject({ ...SAMPLING, max_sequence_length: 128, seed: '18446744073709551615' })
     expect((await openReceipt(second!.receipt, await jwks())).parameters.seed).toBe(0)
   })
@@ -98,15 +98,15 @@ describe('the keys that sign receipts', () => {
     const caller = await newCaller()
     const { octet } = await generateImages(caller)
     const job = (await env.JOB.getByName(octet.job).view())!
-    const before = await receiptFor(envWith({ RECEIPT_SIGNING_KEYS: JSON.stringify([old]) }), job, job.images[0]!)
-    const after = await receiptFor(env, job, job.images[0]!)
+    const before = await createReceipt(envWith({ RECEIPT_SIGNING_KEYS: JSON.stringify([old]) }), job, job.images[0]!)
+    const after = await createReceipt(env, job, job.images[0]!)
 
     const { d: _, ...retired } = old!
     for (const rotated of [configOf(env).receiptKeys, [fresh, retired] as const]) {
-      expect((await openReceipt(before, publicReceiptKeys(rotated))).kid).toBe(old!.kid)
-      expect((await openReceipt(after, publicReceiptKeys(rotated))).kid).toBe(fresh.kid)
+      expect((await openReceipt(before, exportPublicKeys(rotated))).kid).toBe(old!.kid)
+      expect((await openReceipt(after, exportPublicKeys(rotated))).kid).toBe(fresh.kid)
     }
-    const dropped = publicReceiptKeys([fresh])
+    const dropped = exportPublicKeys([fresh])
     await expect(openReceipt(before, dropped)).rejects.toBeInstanceOf(ReceiptError)
   })
 
@@ -119,6 +119,8 @@ describe('the keys that sign receipts', () => {
       )
     const { octet } = await generateImages(await newCaller())
     const job = (await env.JOB.getByName(octet.job).view())!
-    await expect(receiptFor(env, { ...job, timings: null }, job.images[0]!)).rejects.toThrow(/before it has finished/)
+    await expect(createReceipt(env, { ...job, timings: null }, job.images[0]!)).rejects.toThrow(
+      /before it has finished/,
+    )
   })
 })

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { signLink } from '../../../edge/auth/links.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf } from '../support/client.ts'
 import { peppers } from '../support/config.ts'
-import { fakeGpu, imageBytes, works } from '../support/fake-gpu.ts'
+import { createImageBytes, fakeGpu, works } from '../support/fake-gpu.ts'
 
 let owner: Caller
 let path: string
@@ -40,7 +40,7 @@ describe('GET /v1/results/{job}/{file}', () => {
       'x-request-id': expect.any(String),
       etag,
     })
-    expect(await bytes(response)).toEqual(imageBytes(3))
+    expect(await bytes(response)).toEqual(createImageBytes(3))
   })
 
   test('HEAD has the same headers without a body', async ({ expect }) => {
@@ -63,7 +63,7 @@ describe('GET /v1/results/{job}/{file}', () => {
     expect(response.status).toBe(206)
     expect(response.headers.get('content-range')).toBe(`bytes ${from}-${to - 1}/5000`)
     expect(response.headers.get('content-length')).toBe(String(to - from))
-    expect(await bytes(response)).toEqual(imageBytes(3).slice(from, to))
+    expect(await bytes(response)).toEqual(createImageBytes(3).slice(from, to))
   })
 
   test.for(['bytes=5000-', 'bytes=9999-10000', 'bytes=-0'])('%s is 416', async (range, { expect }) => {
@@ -117,7 +117,7 @@ describe('access to results', () => {
     const response = await fetchWorker(link)
     expect(response.status).toBe(200)
     expect(Number(/max-age=(\d+)/.exec(response.headers.get('cache-control')!)![1])).toBeLessThanOrEqual(3600)
-    expect(await bytes(response)).toEqual(imageBytes(3))
+    expect(await bytes(response)).toEqual(createImageBytes(3))
   })
 
   test('is refused without a key or link (401) and for another account (404)', async ({ expect }) => {
@@ -152,7 +152,7 @@ describe('GET /v1/jobs/{id}', () => {
       error: null,
       price_microdollars: expect.any(Number),
     })
-    expect(await bytes(await fetchWorker(body.images[0]!.url))).toEqual(imageBytes(3))
+    expect(await bytes(await fetchWorker(body.images[0]!.url))).toEqual(createImageBytes(3))
     expect(JSON.stringify(body)).not.toContain('results/30d')
   })
 

@@ -6,9 +6,9 @@ import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN, send } from '../
 import {
   accepted,
   createFeed,
+  createImageBytes,
   fakeGpu,
   image,
-  imageBytes,
   line,
   refuses,
   started,
@@ -54,8 +54,8 @@ describe.for<Mode>(['auto', 'legacy'])('a client of the protocol version %s', (m
     expect(tools[0]!.inputSchema).toMatchObject({ required: ['prompt'] })
     const { content, structuredContent } = await call(client, 'generate_image', { prompt, seed: 7, n: 2 })
     expect(content.map(({ type }) => type)).toEqual(['text', 'image', 'resource_link', 'resource_link'])
-    expect(Uint8Array.fromBase64(content[1]!.data!)).toEqual(imageBytes(7))
-    expect(await (await fetchWorker(content[3]!.uri!)).bytes()).toEqual(imageBytes(8))
+    expect(Uint8Array.fromBase64(content[1]!.data!)).toEqual(createImageBytes(7))
+    expect(await (await fetchWorker(content[3]!.uri!)).bytes()).toEqual(createImageBytes(8))
     expect(structuredContent!.images.map(({ seed }) => seed)).toEqual([7, 8])
     expect(content[0]!.text).toContain(structuredContent!.images[0]!.url)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: structuredContent!.price_microdollars })

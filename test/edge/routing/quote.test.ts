@@ -11,7 +11,7 @@ import { call, operator } from '../support/operator.ts'
 
 const MINUTE = 60_000
 const NOW = Date.UTC(2026, 10, 22, 12)
-const observed = (finished: number, more: Partial<Observation> = {}): Observation => ({
+const createObservation = (finished: number, more: Partial<Observation> = {}): Observation => ({
   ...{ endpoint: 'default', model: 'tiny', tier: 'fp8', created: finished - 2000, finished },
   ...{ megapixel_steps: 4, waited: 0.5, load: 0, run: 1.5, ...more },
 })
@@ -23,16 +23,18 @@ describe('a forecast', () => {
   })
 
   test('scales the run with the work, but neither the wait nor the load', ({ expect }) => {
-    const warm = [observed(NOW - 9000), observed(NOW - 6000), observed(NOW - 3000)]
+    const warm = [createObservation(NOW - 9000), createObservation(NOW - 6000), createObservation(NOW - 3000)]
     expect(forecast(warm, 4, NOW)).toMatchObject({ seconds: { p50: 2, p95: 2 }, cold: { probability: 0 } })
     expect(forecast(warm, 8, NOW).seconds).toEqual({ p50: 3.5, p95: 3.5 })
-    const cold = [observed(NOW - 3000, { load: 10 })]
+    const cold = [createObservation(NOW - 3000, { load: 10 })]
     expect(forecast(cold, 8, NOW).seconds).toEqual({ p50: 13.5, p95: 13.5 })
   })
 
   test('uses runs of comparable work, if available', ({ expect }) => {
-    const tiny = Array.from({ length: 50 }, (_, k) => observed(NOW - k * 1000, { megapixel_steps: 0.0003, run: 0.5 }))
-    const usual = [9000, 6000, 3000].map((before) => observed(NOW - before))
+    const tiny = Array.from({ length: 50 }, (_, k) =>
+      createObservation(NOW - k * 1000, { megapixel_steps: 0.0003, run: 0.5 }),
+    )
+    const usual = [9000, 6000, 3000].map((before) => createObservation(NOW - before))
     expect(forecast([...tiny, ...usual], 4, NOW).seconds).toEqual({ p50: 2, p95: 2 })
     expect(forecast(tiny, 0.0003, NOW).seconds).toEqual({ p50: 1, p95: 1 })
   })
@@ -41,7 +43,7 @@ describe('a forecast', () => {
     // In each hour one cold start after 50 minutes of quiet, and nine warm ones a minute apart.
     const hours = Array.from({ length: 5 }, (_, h) =>
       Array.from({ length: 10 }, (_, k) =>
-        observed(NOW - (5 - h) * 60 * MINUTE + k * MINUTE, { load: k === 0 ? 20 : 0 }),
+        createObservation(NOW - (5 - h) * 60 * MINUTE + k * MINUTE, { load: k === 0 ? 20 : 0 }),
       ),
     ).flat()
     const last = Math.max(...hours.map(({ finished }) => finished))
@@ -54,7 +56,7 @@ describe('a forecast', () => {
   })
 
   test('is based on all observations if none is similar', ({ expect }) => {
-    const few = [observed(NOW - 4000, { load: 20 }), observed(NOW - 1000)]
+    const few = [createObservation(NOW - 4000, { load: 20 }), createObservation(NOW - 1000)]
     expect(forecast(few, 4, NOW + 600 * MINUTE).cold).toEqual({ probability: 0.5, observations: 2 })
   })
 })
@@ -122,7 +124,7 @@ describe('POST /v1/quote', () => {
     const { headers } = await newCaller()
     const megapixel_steps = 0.065536 * 4
     for (const k of [1, 2, 3, 4])
-      await insertObservation(`seen-${k}`, observed(Date.now() - k * 5000, { megapixel_steps }))
+      await insertObservation(`seen-${k}`, createObservation(Date.now() - k * 5000, { megapixel_steps }))
     clearObservations()
     const quote = (more: unknown) => call('POST', '/v1/quote', headers, { ...body, ...(more as object) })
     expect((await quote({})).body).toMatchObject({

@@ -38,13 +38,15 @@ export const resultsOf = async ({ account }: Caller) => {
   return objects.filter(({ key }) => key.includes(account)).map(({ key }) => key)
 }
 export const select = async (sql: string) => (await env.DB.prepare(sql).all()).results
-export const storedIn = (job: string) =>
+export const listStored = (job: string) =>
   runInDurableObject(jobOf({ id: job }), (_, { storage }) => [
     ...[...storage.kv.list()].map(([name]) => name),
     ...storage.sql.exec("SELECT name FROM sqlite_schema WHERE name NOT LIKE '\\_cf%' ESCAPE '\\'").toArray(),
   ])
 /** Lists the nonempty tables of an object. */
-export const tablesWithRows = <T extends Rpc.DurableObjectBranded>(object: DurableObjectStub<T>): Promise<string[]> =>
+export const listTablesWithRows = <T extends Rpc.DurableObjectBranded>(
+  object: DurableObjectStub<T>,
+): Promise<string[]> =>
   runInDurableObject(
     object as never,
     ((_: unknown, { storage }: DurableObjectState) =>
@@ -80,10 +82,10 @@ export async function fillAccount(caller: Caller) {
 /** Lists all remaining data of an account except its deletion record. */
 export async function findRemains(caller: Caller, jobs: readonly string[]): Promise<unknown[]> {
   const { account } = caller
-  const own = await tablesWithRows(accountOf(caller))
+  const own = await listTablesWithRows(accountOf(caller))
   // Each erased job leaves a mark against late requests; the job's alarm deletes it.
   for (const job of jobs) await runDurableObjectAlarm(jobOf({ id: job }))
-  const objects = await Promise.all(jobs.map(storedIn))
+  const objects = await Promise.all(jobs.map(listStored))
   const inDatabase = await select(
     `SELECT id FROM usage_ledger WHERE account = '${account}' UNION ALL SELECT id FROM observations WHERE id LIKE '${account}/%'
      UNION ALL SELECT account FROM usage_daily WHERE account = '${account}'`,
@@ -92,7 +94,7 @@ export async function findRemains(caller: Caller, jobs: readonly string[]): Prom
     ...own.filter((table) => table !== 'deletion'),
     ...objects.flat(),
     ...(await resultsOf(caller)),
-    ...(await tablesWithRows(outboxOf(caller))),
+    ...(await listTablesWithRows(outboxOf(caller))),
     ...inDatabase,
   ]
 }

@@ -3,6 +3,7 @@ import { env } from 'cloudflare:workers'
 import { errors, importJWK, jwtVerify } from 'jose'
 import { vi } from 'vitest'
 import {
+  countRunSteps,
   GPU_TOKEN,
   gpuTokenClaims,
   type JobEvent,
@@ -11,7 +12,6 @@ import {
   jobRequest,
   type Seed,
   seedOf,
-  stepsRun,
 } from '#contract'
 import { sha256 } from '../../../edge/auth/keys.ts'
 
@@ -32,7 +32,7 @@ const utf8 = new TextEncoder()
 export const line = (event: JobEvent | Record<string, unknown>) => utf8.encode(`${JSON.stringify(event)}\n`)
 
 /** Returns fake image bytes, distinct for each seed and long enough to span several chunks. */
-export function imageBytes(seed: Seed): Uint8Array<ArrayBuffer> {
+export function createImageBytes(seed: Seed): Uint8Array<ArrayBuffer> {
   return Uint8Array.from({ length: 5000 }, (_, i) => (Number(seed) * 31 + i * 7) % 251)
 }
 
@@ -69,7 +69,7 @@ export const started = ({ request: { model, tier, loras, controls } }: Seen) => 
 /** Returns the two parts of image k: its line, with `change` applied, and its bytes. */
 export async function image({ request }: Seen, k: number, change: Record<string, unknown> = {}): Promise<Uint8Array[]> {
   const seed = seedOf(request.seed, k)
-  const data = imageBytes(seed)
+  const data = createImageBytes(seed)
   const facts = {
     image: k,
     seed,
@@ -83,7 +83,7 @@ export async function image({ request }: Seen, k: number, change: Record<string,
 /** Runs the job successfully, as the contract specifies. */
 export const works: Behavior = async (seen) => {
   const { count, strength } = seen.request
-  const each = stepsRun(seen.request.steps, strength)
+  const each = countRunSteps(seen.request.steps, strength)
   const images = Array.from({ length: count }, async (_, k) => [...steps(each, each, k), ...(await image(seen, k))])
   const end = line({ type: 'succeeded', images: count, timings })
   return stream([
@@ -186,7 +186,7 @@ class Refused extends Error {
 }
 
 /** Verifies the token of a request and returns its job and attempt. */
-async function authorized(request: Request, body: string): Promise<{ job: string; attempt: number }> {
+async function readAuthorized(request: Request, body: string): Promise<{ job: string; attempt: number }> {
   const given = request.headers.get(GPU_TOKEN.header) ?? request.headers.get('authorization')
   const token = given?.replace('Bearer ', '')
   if (!token) throw new Refused(401, 'token_missing')
@@ -206,7 +206,7 @@ async function authorized(request: Request, body: string): Promise<{ job: string
   return { job, attempt: Number(attempt) }
 }
 
-function parsed(body: string): JobRequest {
+function parseJob(body: string): JobRequest {
   try {
     return jobRequest.parse(JSON.parse(body))
   } catch {
@@ -236,8 +236,8 @@ async function see(request: Request, calls: readonly Seen[]): Promise<Seen> {
   const isFramed = request.headers.get('content-type') === 'application/x-ndjson'
   const end = isFramed ? bytes.indexOf(10) : bytes.length
   const body = new TextDecoder().decode(bytes.subarray(0, end))
-  const { job, attempt } = await authorized(request, body)
-  const asked = parsed(body)
+  const { job, attempt } = await readAuthorized(request, body)
+  const asked = parseJob(body)
   const files = await split(bytes.subarray(end + 1), asked.inputs ?? [])
   if (asked.attempt !== attempt) throw new Refused(403, 'token_mismatch')
   const known = calls.find((seen) => seen.job === job)
@@ -254,7 +254,7 @@ async function see(request: Request, calls: readonly Seen[]): Promise<Seen> {
 
 /** Handles DELETE: cancels a known job at its next step; rejects an unknown job with 404 and cancels it when it arrives. */
 async function cancel(request: Request, calls: readonly Seen[]): Promise<Response> {
-  const asked = await authorized(request, '')
+  const asked = await readAuthorized(request, '')
   if (!calls.some((seen) => seen.job === asked.job)) {
     earlyCancellations.push(asked)
     throw new Refused(404, 'job_not_found')

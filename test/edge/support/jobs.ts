@@ -85,7 +85,7 @@ export const waitForEnd = (spec: Pick<JobSpec, 'id'>, timeout = 10_000): Promise
   )
 
 /** A job of the caller that has ended, as JobDO would announce it. */
-export function finalJob({ account, keyId }: Caller, change: Partial<JobRecord> = {}): JobRecord {
+export function createFinalJob({ account, keyId }: Caller, change: Partial<JobRecord> = {}): JobRecord {
   const id = newJobId()
   const key = `results/30d/${account}/${id}/0.png`
   const expires_at = Math.floor(Date.now() / 1000) + 3600

@@ -23,7 +23,7 @@ afterEach(async () => {
 })
 
 /** Prepares each test of a file with a new manager and a receiver that accepts every webhook, and removes all mocks afterward. */
-export function eachWithReceiver(set: (caller: Caller, calls: Received[]) => void): void {
+export function testWithReceiver(set: (caller: Caller, calls: Received[]) => void): void {
   beforeEach(async () => set(await newManager(), receiver()))
   afterEach(() => vi.restoreAllMocks())
 }

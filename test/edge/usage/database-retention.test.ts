@@ -5,7 +5,7 @@ import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import worker from '../../../edge/index.ts'
-import { operatorStatus } from '../../../edge/operations/status.ts'
+import { readOperatorStatus } from '../../../edge/operations/status.ts'
 import { OBSERVATION_DAYS, USAGE_DAYS } from '../../../edge/results/retention.ts'
 import { applyRetention, DELETED_ACCOUNT, eraseUsage } from '../../../edge/usage/database-retention.ts'
 import { envWith } from '../support/config.ts'
@@ -53,7 +53,7 @@ const sums = () => query('SELECT day, tier, sum(jobs), sum(captured), sum(charge
 const OLD = USAGE_DAYS + 1
 
 describe('the cron handler', () => {
-  const cron = async (variables: Record<string, unknown> = {}) => {
+  const runCron = async (variables: Record<string, unknown> = {}) => {
     const ctx = createExecutionContext()
     const controller = createScheduledController({ scheduledTime: new Date() })
     await worker.scheduled(controller, envWith(variables), ctx).finally(() => waitOnExecutionContext(ctx))
@@ -61,7 +61,7 @@ describe('the cron handler', () => {
 
   test('deletes old rows even when OCTET_PREWARM is malformed', async ({ expect }) => {
     await observe('acme', OBSERVATION_DAYS + 1)
-    await expect(cron({ OCTET_PREWARM: { idle_seconds: 'many' } })).rejects.toThrow(
+    await expect(runCron({ OCTET_PREWARM: { idle_seconds: 'many' } })).rejects.toThrow(
       'OCTET_PREWARM.idle_seconds is "many"',
     )
     expect(await count('observations')).toBe(0)
@@ -69,7 +69,7 @@ describe('the cron handler', () => {
 
   test('deletes observations after 30 days, when forecasts no longer use them', async ({ expect }) => {
     await observe('acme', 0, 7, OBSERVATION_DAYS - 1, OBSERVATION_DAYS + 1, 1000)
-    await cron()
+    await runCron()
     expect(await query('SELECT id FROM observations ORDER BY id')).toEqual([
       { id: 'acme/job_0' },
       { id: 'acme/job_1' },
@@ -83,16 +83,16 @@ describe('the cron handler', () => {
       days.flatMap((daysAgo) => [10, 0].map((charged) => ({ account: 'acme', tier: 'fp8', daysAgo, charged }))),
     )
     await insertUsage([{ account: 'other', tier: 'fp16', daysAgo: OLD, charged: 7 }], 100)
-    const before = { totals: await totals(), status: await operatorStatus(env) }
-    await cron()
-    expect({ totals: await totals(), status: await operatorStatus(env) }).toEqual(before)
+    const before = { totals: await totals(), status: await readOperatorStatus(env) }
+    await runCron()
+    expect({ totals: await totals(), status: await readOperatorStatus(env) }).toEqual(before)
     expect(before.status.today).toMatchObject({ jobs: 2, captured: 1, microdollars: 10 })
     expect(await count('usage_ledger')).toBe(6)
     expect(await query("SELECT jobs, captured, charged FROM usage_daily WHERE account = 'acme' ORDER BY day")).toEqual([
       { jobs: 2, captured: 1, charged: 10 },
       { jobs: 4, captured: 2, charged: 20 },
     ])
-    await cron()
+    await runCron()
     expect(await totals()).toEqual(before.totals)
   })
 
@@ -102,7 +102,7 @@ describe('the cron handler', () => {
        INSERT INTO usage_ledger SELECT 'acme/' || n, 'acme', n, 'k', 'fp8', 'captured', 9, 3, 0, n * 1000, NULL, NULL FROM counter`,
     ).run()
     const batch = vi.spyOn(env.DB, 'batch')
-    await cron()
+    await runCron()
     expect(batch).toHaveBeenCalledTimes(3)
     expect([await count('usage_ledger'), await sums()]).toEqual([
       0,
@@ -120,10 +120,10 @@ describe('the cron handler', () => {
     await env.DB.prepare(
       "CREATE TRIGGER broken BEFORE DELETE ON usage_ledger BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
     ).run()
-    await cron()
+    await runCron()
     expect([await count('usage_ledger'), await count('usage_daily'), await totals()]).toEqual([1, 0, before])
     await env.DB.prepare('DROP TRIGGER broken').run()
-    await cron()
+    await runCron()
     expect([await count('usage_ledger'), await count('usage_daily'), await totals()]).toEqual([0, 1, before])
   })
 })

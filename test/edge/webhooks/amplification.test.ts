@@ -9,14 +9,14 @@ import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
 import { normalizeAddress } from '../../../edge/webhooks/endpoints/address.ts'
 import { FAILURES_TO_OPEN } from '../../../edge/webhooks/endpoints/breaker.ts'
 import { type Caller, problemOf } from '../support/client.ts'
-import { finalJob } from '../support/jobs.ts'
+import { createFinalJob } from '../support/jobs.ts'
 import {
   addEndpoint,
   api,
   deliveriesOf,
-  eachWithReceiver,
   outboxOf,
   receiversOf,
+  testWithReceiver,
   waitForDeliveries,
 } from '../support/manager.ts'
 import { RECEIVER, type Received, receiver, waitForRequests } from '../support/receiver.ts'
@@ -26,7 +26,7 @@ const since = new Date(0).toISOString()
 
 let caller: Caller
 let calls: Received[]
-eachWithReceiver((...fresh) => {
+testWithReceiver((...fresh) => {
   ;[caller, calls] = fresh
 })
 afterEach(() => {
@@ -43,7 +43,7 @@ async function replay(id: string, span: Record<string, string>): Promise<{ count
 
 /** Delivers this number of events to the caller's endpoints. */
 async function deliver(count: number): Promise<string[]> {
-  const jobs = Array.from({ length: count }, () => finalJob(caller))
+  const jobs = Array.from({ length: count }, () => createFinalJob(caller))
   for (const job of jobs) await announce(env, job)
   await waitForDeliveries(caller)
   return jobs.map((job) => eventOf(job).id)
@@ -106,7 +106,7 @@ describe('one event to one address is one POST', () => {
 
   test('a request with the URL of an endpoint causes one POST, which either secret verifies', async ({ expect }) => {
     const { id, secret } = await addEndpoint(caller)
-    const job = finalJob(caller, { webhook: `${RECEIVER}/in#mine` })
+    const job = createFinalJob(caller, { webhook: `${RECEIVER}/in#mine` })
     await announce(env, job)
     await waitForDeliveries(caller)
     const { key } = await json<{ key: string }>(api(caller, 'GET', '/default/secret'))
@@ -122,7 +122,7 @@ describe('one event to one address is one POST', () => {
     expect,
   }) => {
     await addEndpoint(caller, { events: ['job.failed'] })
-    await announce(env, finalJob(caller, { webhook: `${RECEIVER}/in` }))
+    await announce(env, createFinalJob(caller, { webhook: `${RECEIVER}/in` }))
     await waitForDeliveries(caller)
     expect(calls).toHaveLength(1)
     expect(await deliveriesOf(caller, 'default')).toMatchObject([{ state: 'delivered' }])
@@ -237,7 +237,7 @@ describe('a receiver that fails', () => {
     env.WEBHOOK_BREAKER_SECONDS = '3600'
     vi.restoreAllMocks()
     calls = receiver(() => 404)
-    const jobs = Array.from({ length: 60 }, (_, k) => finalJob(caller, { webhook: `${RECEIVER}/${k}?victim` }))
+    const jobs = Array.from({ length: 60 }, (_, k) => createFinalJob(caller, { webhook: `${RECEIVER}/${k}?victim` }))
     await Promise.all(jobs.map((job) => announce(env, job)))
     await vi.waitFor(async () => expect((await receiversOf(caller))[0]!.open_until).toBeGreaterThan(Date.now()))
     await waitForRequests(calls, FAILURES_TO_OPEN)
@@ -251,7 +251,7 @@ describe('a receiver that fails', () => {
     vi.restoreAllMocks()
     calls = receiver(() => 404)
     const { id } = await addEndpoint(caller)
-    for (const job of Array.from({ length: 10 }, () => finalJob(caller))) await announce(env, job)
+    for (const job of Array.from({ length: 10 }, () => createFinalJob(caller))) await announce(env, job)
     const opened = async (openings: number) =>
       vi.waitFor(async () => expect(await receiversOf(caller)).toMatchObject([{ openings }]))
     await opened(1)

@@ -7,7 +7,7 @@ import { afterEach, test, vi } from 'vitest'
 import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
 import type { JobRecord } from '../../../edge/jobs/record.ts'
 import type { Caller } from '../support/client.ts'
-import { finalJob } from '../support/jobs.ts'
+import { createFinalJob } from '../support/jobs.ts'
 import { addEndpoint, api, newManager, outboxOf, passTime } from '../support/manager.ts'
 import { RECEIVER, type Received, receiver } from '../support/receiver.ts'
 
@@ -48,7 +48,7 @@ async function announceAtLast(job: JobRecord, random: () => number): Promise<num
 }
 
 /** Fails for half of the requests, in every possible way, and counts its concurrent requests. */
-function unreliableReceiver(random: () => number) {
+function createUnreliableReceiver(random: () => number) {
   const got = new Map<string, Received[]>()
   const load = { now: 0, max: 0 }
   const calls = receiver(async (received) => {
@@ -90,11 +90,11 @@ test('every event arrives at each address under one id, correctly signed, within
 }) => {
   const caller = await newManager()
   const random = randomOf(4)
-  const { got, calls, load } = unreliableReceiver(random)
+  const { got, calls, load } = createUnreliableReceiver(random)
   const { id, secret } = await addEndpoint(caller, { url: OWN })
   const { key } = (await (await api(caller, 'GET', '/default/secret')).json()) as { key: string }
   // A third of the requests name a URL of their own, another third the registered one.
-  const jobs = Array.from({ length: JOBS }, (_, k) => finalJob(caller, { webhook: [null, SHARED, OWN][k % 3]! }))
+  const jobs = Array.from({ length: JOBS }, (_, k) => createFinalJob(caller, { webhook: [null, SHARED, OWN][k % 3]! }))
   const announcing = Promise.all(jobs.map((job) => announceAtLast(job, random)))
   let aborts = 0
   for (let round = 0; round < ROUNDS; round++) {

@@ -10,28 +10,28 @@ import { EVENT_TYPES } from '../../../edge/webhooks/endpoints/event-types.ts'
 import { newSigningKey, newSigningKeys } from '../../../edge/webhooks/endpoints/signature.ts'
 import { type Caller, fetchWorker, newCaller, problemOf } from '../support/client.ts'
 import { peppers } from '../support/config.ts'
-import { finalJob } from '../support/jobs.ts'
+import { createFinalJob } from '../support/jobs.ts'
 import {
   addEndpoint,
   api,
   deliveriesOf,
-  eachWithReceiver,
   newManager,
   outboxOf,
+  testWithReceiver,
   waitForDeliveries,
 } from '../support/manager.ts'
 import { RECEIVER, type Received, waitForRequests } from '../support/receiver.ts'
 
 let caller: Caller
 let calls: Received[]
-eachWithReceiver((...fresh) => {
+testWithReceiver((...fresh) => {
   ;[caller, calls] = fresh
 })
 
 const json = async (response: Response | Promise<Response>) => (await response).json()
 
 /** Verifies `v1a` as a receiver would, from the public key alone. The library standardwebhooks (1.1.1) skips all but `v1`. */
-async function verifiesEd25519({ headers, body }: Received, publicKey: string): Promise<boolean> {
+async function verifyEd25519({ headers, body }: Received, publicKey: string): Promise<boolean> {
   const raw = Uint8Array.fromBase64(publicKey.replace('whpk_', ''))
   const key = await crypto.subtle.importKey('raw', raw, 'Ed25519', false, ['verify'])
   const content = new TextEncoder().encode(`${headers['webhook-id']}.${headers['webhook-timestamp']}.${body}`)
@@ -113,7 +113,7 @@ describe('an endpoint', () => {
   test('shows its query, which may contain a secret, only to keys that manage it', async ({ expect }) => {
     const url = `${RECEIVER}/in?token=secret`
     const { id, secret } = await addEndpoint(caller, { url })
-    await announce(env, finalJob(caller, { webhook: `${RECEIVER}/mine?token=secret` }))
+    await announce(env, createFinalJob(caller, { webhook: `${RECEIVER}/mine?token=secret` }))
     await waitForDeliveries(caller)
     const { key, credential } = await issueKey(peppers, caller.account)
     await env.ACCOUNT.getByName(caller.account).addKey(credential, { label: 'reader', scopes: ['read'] })
@@ -157,11 +157,11 @@ describe('keys', () => {
   test('an ed25519 endpoint shows its public key, which verifies its deliveries', async ({ expect }) => {
     const { public_key } = await addEndpoint(caller, { signature: 'ed25519' })
     expect(public_key).toMatch(/^whpk_[A-Za-z0-9+/]{43}=$/)
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForRequests(calls, 1)
     expect(calls[0]!.headers['webhook-signature']).toMatch(/^v1a,\S{86}==$/)
-    expect(await verifiesEd25519(calls[0]!, public_key)).toBe(true)
-    expect(await verifiesEd25519({ ...calls[0]!, body: `${calls[0]!.body} ` }, public_key)).toBe(false)
+    expect(await verifyEd25519(calls[0]!, public_key)).toBe(true)
+    expect(await verifyEd25519({ ...calls[0]!, body: `${calls[0]!.body} ` }, public_key)).toBe(false)
   })
 
   test('the old and the new key sign during a rotation, and never a third', async ({ expect }) => {
@@ -171,15 +171,15 @@ describe('keys', () => {
       keys: { expires: number | null }[]
     }
     expect(second.keys.map(({ expires }) => expires === null)).toEqual([true, false])
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForRequests(calls, 1)
     for (const key of [secret, second.secret]) new Webhook(key).verify(calls[0]!.body, calls[0]!.headers)
     const third = (await json(api(caller, 'POST', `/${id}/rotate`, { signature: 'ed25519' }))) as { public_key: string }
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForRequests(calls, 2)
     expect(() => new Webhook(secret).verify(calls[1]!.body, calls[1]!.headers)).toThrow('No matching')
     new Webhook(second.secret).verify(calls[1]!.body, calls[1]!.headers)
-    expect(await verifiesEd25519(calls[1]!, third.public_key)).toBe(true)
+    expect(await verifyEd25519(calls[1]!, third.public_key)).toBe(true)
   })
 
   test('the old key ends with the overlap', async ({ expect }) => {
@@ -187,7 +187,7 @@ describe('keys', () => {
     const { secret: next } = (await json(api(caller, 'POST', `/${id}/rotate`, { overlap_seconds: 0 }))) as {
       secret: string
     }
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForRequests(calls, 1)
     expect(() => new Webhook(secret).verify(calls[0]!.body, calls[0]!.headers)).toThrow('No matching')
     expect(new Webhook(next).verify(calls[0]!.body, calls[0]!.headers)).toMatchObject({ type: 'job.succeeded' })
@@ -215,7 +215,7 @@ describe('the delivery log', () => {
   test('lists each attempt with its status, newest event first, by page and state', async ({ expect }) => {
     const { id } = await addEndpoint(caller)
     for (const state of ['failed', 'canceled', 'succeeded'] as const) {
-      await announce(env, finalJob(caller, { state }))
+      await announce(env, createFinalJob(caller, { state }))
       await waitForDeliveries(caller)
     }
     const log = await deliveriesOf(caller, id)
@@ -237,10 +237,10 @@ describe('replay', () => {
     expect,
   }) => {
     const { id } = await addEndpoint(caller)
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForDeliveries(caller)
     await api(caller, 'PATCH', `/${id}`, { disabled: true })
-    const missed = [finalJob(caller), finalJob(caller)]
+    const missed = [createFinalJob(caller), createFinalJob(caller)]
     for (const job of missed) await announce(env, job)
     await api(caller, 'PATCH', `/${id}`, { disabled: false })
     const since = new Date(Date.now() - 60_000).toISOString()
@@ -257,8 +257,9 @@ describe('replay', () => {
 
   test('is limited to its range and to the filter', async ({ expect }) => {
     const { id } = await addEndpoint(caller, { events: ['job.failed'] })
-    const old = finalJob(caller, { state: 'failed' })
-    for (const job of [old, finalJob(caller), finalJob(caller, { state: 'failed' })]) await announce(env, job)
+    const old = createFinalJob(caller, { state: 'failed' })
+    for (const job of [old, createFinalJob(caller), createFinalJob(caller, { state: 'failed' })])
+      await announce(env, job)
     await waitForDeliveries(caller)
     await runInDurableObject(outboxOf(caller), (_, { storage }) => {
       storage.sql.exec('UPDATE events SET created = created - 86400000 WHERE id = ?', eventOf(old).id)
@@ -276,7 +277,7 @@ describe('replay', () => {
   test('of an unknown event is 404', async ({ expect }) => {
     const { id } = await addEndpoint(caller)
     expect((await api(caller, 'POST', `/${id}/deliveries/evt_none/replay`)).status).toBe(404)
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     const event = (await deliveriesOf(caller, id))[0]!.event
     expect((await api(caller, 'POST', `/default/deliveries/${event}/replay`)).status).toBe(404)
   })

@@ -6,7 +6,7 @@ import { announce } from '../../../edge/jobs/announcement.ts'
 import { FAILURES_TO_OPEN } from '../../../edge/webhooks/endpoints/breaker.ts'
 import { openMs } from '../../../edge/webhooks/endpoints/receivers.ts'
 import type { Caller } from '../support/client.ts'
-import { finalJob } from '../support/jobs.ts'
+import { createFinalJob } from '../support/jobs.ts'
 import {
   addEndpoint,
   api,
@@ -27,7 +27,7 @@ afterEach(() => {
 const HANGING = `${RECEIVER}/hangs`
 const to = (calls: Received[], url: string) => calls.filter((call) => call.url === url)
 const announceMany = async (caller: Caller, count: number, change = {}) => {
-  for (let k = 0; k < count; k++) await announce(env, finalJob(caller, change))
+  for (let k = 0; k < count; k++) await announce(env, createFinalJob(caller, change))
 }
 
 describe('a receiver that hangs', () => {

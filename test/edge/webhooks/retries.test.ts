@@ -8,9 +8,9 @@ import { configOf } from '../../../edge/config.ts'
 import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
 import { settleAttempt, takeAttempt } from '../../../edge/webhooks/delivery/attempts.ts'
 import { findDelivery } from '../../../edge/webhooks/delivery/deliveries.ts'
-import { nextAttemptAt } from '../../../edge/webhooks/endpoints/receivers.ts'
+import { findNextAttempt } from '../../../edge/webhooks/endpoints/receivers.ts'
 import type { Caller } from '../support/client.ts'
-import { finalJob } from '../support/jobs.ts'
+import { createFinalJob } from '../support/jobs.ts'
 import {
   addEndpoint,
   api,
@@ -31,9 +31,9 @@ const states = async (caller: Caller, endpoint: string) =>
 const settings = configOf(env).webhooks
 
 /** An endpoint with this number of events. The test makes the attempts itself, because the alarm of the outbox is removed. */
-async function idleEndpoint(caller: Caller, count: number) {
+async function createIdleEndpoint(caller: Caller, count: number) {
   const { id } = await addEndpoint(caller)
-  const jobs = Array.from({ length: count }, () => finalJob(caller))
+  const jobs = Array.from({ length: count }, () => createFinalJob(caller))
   await runInDurableObject(outboxOf(caller), async (outbox, { storage }) => {
     vi.spyOn(storage, 'setAlarm').mockResolvedValue()
     for (const job of jobs) await outbox.publish(eventOf(job), null)
@@ -51,7 +51,7 @@ test('a receiver that fails half of the requests gets all events, each signed an
     return failures < Number.parseInt(message.at(-1)!, 16) % 4 ? [500, 404, 301][failures]! : 200
   })
   const { id, secret } = await addEndpoint(caller)
-  const jobs = Array.from({ length: 40 }, () => finalJob(caller))
+  const jobs = Array.from({ length: 40 }, () => createFinalJob(caller))
   await Promise.all(jobs.map((job) => announce(env, job)))
   await waitForDeliveries(caller)
   for (const { body, headers } of calls) new Webhook(secret).verify(body, headers)
@@ -70,7 +70,7 @@ test('after ten attempts a delivery is given up, with a log line, and can be rep
   let healthy = false
   const calls = receiver(() => (healthy ? 200 : 500))
   const { id } = await addEndpoint(caller)
-  const job = finalJob(caller)
+  const job = createFinalJob(caller)
   await announce(env, job)
   await waitForDeliveries(caller)
   expect(await states(caller, id)).toEqual([['exhausted', Array(10).fill(500)]])
@@ -89,9 +89,9 @@ test('410 disables the endpoint and drops its pending deliveries', async ({ expe
   const caller = await newManager()
   const calls = receiver(() => 410)
   const { id } = await addEndpoint(caller)
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   await waitForDeliveries(caller)
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   expect(calls).toHaveLength(1)
   expect(await states(caller, id)).toEqual([['refused', [410]]])
   expect(await (await api(caller, 'GET', `/${id}`)).json()).toMatchObject({ disabled: true, disabled_reason: 'gone' })
@@ -104,16 +104,16 @@ test('Retry-After delays every delivery of the endpoint, and counts as one failu
     call === 1 ? new Response(null, { status: 429, headers: { 'retry-after': '3600' } }) : 200,
   )
   const { id } = await addEndpoint(caller)
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   await vi.waitFor(async () => expect((await receiversOf(caller))[0]!.paused_until).toBeGreaterThan(Date.now()))
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   await runDurableObjectAlarm(outboxOf(caller))
   expect(calls).toHaveLength(1)
   expect((await states(caller, id)).toSorted()).toEqual([
     ['pending', []],
     ['pending', [429]],
   ])
-  const next = await runInDurableObject(outboxOf(caller), (_, { storage }) => nextAttemptAt(storage.sql))
+  const next = await runInDurableObject(outboxOf(caller), (_, { storage }) => findNextAttempt(storage.sql))
   expect(next).toBeGreaterThan(Date.now() + 1_800_000)
   await passTime(caller)
   await waitForDeliveries(caller)
@@ -129,7 +129,7 @@ describe('an unusual response', () => {
     const location = `${RECEIVER}/elsewhere`
     const calls = receiver((_, call) => (call === 1 ? new Response(null, { status: 302, headers: { location } }) : 200))
     const { id } = await addEndpoint(caller)
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForDeliveries(caller)
     expect(calls.map(({ url }) => url)).toEqual([`${RECEIVER}/in`, `${RECEIVER}/in`])
     expect(await states(caller, id)).toEqual([['delivered', [302, 200]]])
@@ -147,7 +147,7 @@ describe('an unusual response', () => {
       })
     receiver(() => new Response(endless(), { status: 200 }))
     const { id } = await addEndpoint(caller)
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForDeliveries(caller)
     expect(await states(caller, id)).toEqual([['delivered', [200]]])
     expect(pulled).toBeLessThan(10)
@@ -161,7 +161,7 @@ describe('an unusual response', () => {
         how === 'throws' ? Promise.reject(new Error('the connection was reset')) : new Promise<void>(() => {})
       const calls = receiver(() => new Response(new ReadableStream({ cancel }), { status: 200 }))
       const { id } = await addEndpoint(caller)
-      await announce(env, finalJob(caller))
+      await announce(env, createFinalJob(caller))
       await waitForDeliveries(caller)
       expect(await states(caller, id)).toEqual([['delivered', [200]]])
       expect(calls).toHaveLength(1)
@@ -176,7 +176,7 @@ describe('an unusual response', () => {
       return 200
     })
     const { id } = await addEndpoint(caller)
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForDeliveries(caller)
     const [delivery] = await deliveriesOf(caller, id)
     expect(delivery!.attempts.map(({ status, error }) => status ?? error)).toEqual(['unreachable', 'timeout', 200])
@@ -189,9 +189,9 @@ test('a webhook with an internal error uses its attempts and delays no other', a
   const calls = receiver()
   const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
   const { id } = await addEndpoint(caller)
-  const broken = eventOf(finalJob(caller))
+  const broken = eventOf(createFinalJob(caller))
   await outboxOf(caller).publish({ ...broken, body: '{"data": {"images": 7' }, null)
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   await waitForDeliveries(caller)
   expect(calls).toHaveLength(1)
   const log = await deliveriesOf(caller, id)
@@ -205,7 +205,7 @@ test('a webhook with an internal error uses its attempts and delays no other', a
 test('an address that has become forbidden is neither called nor retried', async ({ expect }) => {
   const caller = await newManager()
   const calls = receiver()
-  await announce(env, finalJob(caller, { webhook: 'https://169.254.169.254/latest/meta-data' }))
+  await announce(env, createFinalJob(caller, { webhook: 'https://169.254.169.254/latest/meta-data' }))
   await waitForDeliveries(caller)
   expect(calls).toEqual([])
   const [delivery] = await deliveriesOf(caller, 'default')
@@ -218,7 +218,7 @@ test('an announcement fails if the outbox cannot set its alarm, and succeeds whe
   const caller = await newManager()
   const calls = receiver()
   await addEndpoint(caller)
-  const event = eventOf(finalJob(caller))
+  const event = eventOf(createFinalJob(caller))
   await runInDurableObject(outboxOf(caller), async (outbox, { storage }) => {
     vi.spyOn(storage, 'setAlarm').mockRejectedValueOnce(new Error('storage is overloaded'))
     await expect(outbox.publish(event, null)).rejects.toThrow('overloaded')
@@ -232,7 +232,7 @@ test('an announcement fails if the outbox cannot set its alarm, and succeeds whe
 
 test('a stale attempt cannot undo a later one, but its success counts', async ({ expect }) => {
   const caller = await newManager()
-  const { id, events } = await idleEndpoint(caller, 2)
+  const { id, events } = await createIdleEndpoint(caller, 2)
   await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
     const stateOf = (event: string) => findDelivery(sql, event, id)!.state
     for (const status of [500, 200]) {
@@ -256,7 +256,7 @@ test('a replay during an attempt does not start a concurrent attempt', async ({ 
   const stuck = createHangingReceiver()
   const calls = receiver(stuck.answer)
   const { id } = await addEndpoint(caller)
-  const event = eventOf(finalJob(caller))
+  const event = eventOf(createFinalJob(caller))
   await outboxOf(caller).publish(event, null)
   await waitForRequests(calls, 1)
   expect((await api(caller, 'POST', `/${id}/deliveries/${event.id}/replay`)).status).toBe(202)
@@ -270,14 +270,14 @@ test('continuous requests of an account do not postpone the alarm', async ({ exp
   const calls = receiver(() => new Response(null, { status: 503, headers: { 'retry-after': '3600' } }))
   await addEndpoint(caller)
   const alarmOf = () => runInDurableObject(outboxOf(caller), (_, { storage }) => storage.getAlarm())
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   await waitForRequests(calls, 1)
   const first = await vi.waitFor(async () => {
     const alarm = await alarmOf()
     expect(alarm).toBeGreaterThan(Date.now() + 1_800_000)
     return alarm
   })
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   expect(await alarmOf()).toBeLessThanOrEqual(first!)
 })
 
@@ -285,7 +285,7 @@ test('Retry-After of any length or as a date is respected: failures count, and t
   expect,
 }) => {
   const caller = await newManager()
-  const { id, events } = await idleEndpoint(caller, 1)
+  const { id, events } = await createIdleEndpoint(caller, 1)
   await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
     const inASecond = new Date(Date.now() + 1000).toUTCString()
     for (const [index, retryAfter] of [null, inASecond, null].entries()) {

@@ -6,8 +6,8 @@ import { Webhook } from 'standardwebhooks'
 import { afterEach, describe, test, vi } from 'vitest'
 import { announce } from '../../../edge/jobs/announcement.ts'
 import { fetchWorker, generate, generatedOf } from '../support/client.ts'
-import { fakeGpu, imageBytes, works } from '../support/fake-gpu.ts'
-import { finalJob } from '../support/jobs.ts'
+import { createImageBytes, fakeGpu, works } from '../support/fake-gpu.ts'
+import { createFinalJob } from '../support/jobs.ts'
 import {
   addEndpoint,
   api,
@@ -26,7 +26,7 @@ describe('a delivery', () => {
     const caller = await newManager()
     const calls = receiver()
     const { secret } = await addEndpoint(caller)
-    const job = finalJob(caller)
+    const job = createFinalJob(caller)
     await announce(env, job)
     await waitForRequests(calls, 1)
     const { headers, body, redirect } = calls[0]!
@@ -58,17 +58,17 @@ describe('a delivery', () => {
     await addEndpoint(caller)
     const { octet } = await generatedOf(await generate(caller, { prompt: 'a cat', seed: 3 }))
     await waitForRequests(calls, 1)
-    await vi.waitFor(() => expect(fetched).toEqual([200, imageBytes(3)]))
+    await vi.waitFor(() => expect(fetched).toEqual([200, createImageBytes(3)]))
     expect(payloadOf(calls[0]!).data.id).toBe(octet.job)
     expect(calls[0]!.body).not.toContain('b64_json')
   })
 
   test('has less than 20 kB for any job', async ({ expect }) => {
     const caller = await newManager()
-    const [image] = finalJob(caller).images
+    const [image] = createFinalJob(caller).images
     const images = Array.from({ length: 8 }, (_, k) => ({ ...image!, image: k, receipt: 'x'.repeat(2000) }))
     const long = { code: 'generation_failed' as const, message: 'm'.repeat(50_000) }
-    const job = finalJob(caller, { images, error: long, warnings: Array(50).fill(long) })
+    const job = createFinalJob(caller, { images, error: long, warnings: Array(50).fill(long) })
     const calls = receiver()
     await addEndpoint(caller)
     await announce(env, job)
@@ -80,7 +80,7 @@ describe('a delivery', () => {
   test('is also sent to the URL of the request, signed with the default secret', async ({ expect }) => {
     const caller = await newManager()
     const calls = receiver()
-    await announce(env, finalJob(caller, { webhook: `${RECEIVER}/mine` }))
+    await announce(env, createFinalJob(caller, { webhook: `${RECEIVER}/mine` }))
     await waitForRequests(calls, 1)
     const { key } = (await (await api(caller, 'GET', '/default/secret')).json()) as { key: string }
     expect(calls[0]!.url).toBe(`${RECEIVER}/mine`)
@@ -95,9 +95,9 @@ describe('payloads', () => {
     const calls = receiver()
     await addEndpoint(caller)
     const error = { code: 'generation_failed' as const, message: 'It failed.' }
-    await announce(env, finalJob(caller, { state: 'failed', error }))
-    await announce(env, finalJob(caller, { state: 'canceled' }))
-    await expect(announce(env, finalJob(caller, { state: 'running' }))).rejects.toThrow('nothing to announce')
+    await announce(env, createFinalJob(caller, { state: 'failed', error }))
+    await announce(env, createFinalJob(caller, { state: 'canceled' }))
+    await expect(announce(env, createFinalJob(caller, { state: 'running' }))).rejects.toThrow('nothing to announce')
     await waitForRequests(calls, 2)
     const told = calls.map(payloadOf).toSorted((a, b) => a.type.localeCompare(b.type))
     expect(told.map(({ type, data }) => [type, data.images, data.error?.code])).toEqual([
@@ -113,8 +113,8 @@ describe('payloads', () => {
     const { id } = await addEndpoint(caller, { url: `${RECEIVER}/disabled` })
     await api(caller, 'PATCH', `/${id}`, { disabled: true })
     await addEndpoint(caller, { url: `${RECEIVER}/all` })
-    await announce(env, finalJob(caller))
-    await announce(env, finalJob(caller, { state: 'failed' }))
+    await announce(env, createFinalJob(caller))
+    await announce(env, createFinalJob(caller, { state: 'failed' }))
     await waitForRequests(calls, 3)
     await waitForDeliveries(caller)
     expect(calls.map(({ url }) => url.slice(RECEIVER.length)).toSorted()).toEqual(['/all', '/all', '/failures'])
@@ -122,7 +122,7 @@ describe('payloads', () => {
 
   test('nothing is stored for an account without a receiver', async ({ expect }) => {
     const caller = await newManager()
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     expect(await outboxOf(caller).deliveries('default', { limit: 10 })).toEqual([])
     const { id } = await addEndpoint(caller)
     const since = new Date(0).toISOString()
@@ -135,7 +135,7 @@ describe('delivery at least once, without unnecessary repetitions', () => {
     const caller = await newManager()
     const calls = receiver()
     const { id } = await addEndpoint(caller)
-    const job = finalJob(caller)
+    const job = createFinalJob(caller)
     await Promise.all([announce(env, job), announce(env, job), announce(env, job)])
     await waitForRequests(calls, 1)
     await waitForDeliveries(caller)
@@ -151,7 +151,7 @@ describe('delivery at least once, without unnecessary repetitions', () => {
     const stuck = createHangingReceiver()
     const calls = receiver((_, call) => (call === 1 ? stuck.answer() : 204))
     const { id } = await addEndpoint(caller)
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForRequests(calls, 1)
     await abortAllDurableObjects()
     await runDurableObjectAlarm(outboxOf(caller))
@@ -168,7 +168,7 @@ describe('delivery at least once, without unnecessary repetitions', () => {
     const stuck = createHangingReceiver()
     const calls = receiver(stuck.answer)
     await addEndpoint(caller)
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForRequests(calls, 1)
     await runInDurableObject(outboxOf(caller), (outbox) => Promise.race([outbox.alarm(), Promise.resolve()]))
     stuck.release()

@@ -3,7 +3,7 @@ import path from 'node:path'
 import { expect, test } from 'vitest'
 import { compileControlnet } from '../../../gpu-fn/compile/controlnet.ts'
 import { findControlnets, openControlnet } from '../../../gpu-fn/weights/controlnet-packages.ts'
-import { tinyControlnet, writeTinyControlnet } from '../../../infra/checkpoints/tiny/controlnet.ts'
+import { createTinyControlnet, writeTinyControlnet } from '../../../infra/checkpoints/tiny/controlnet.ts'
 import { refusal } from '../../support/checkpoints/refusal.ts'
 import type { Stored } from '../../support/checkpoints/safetensors-file.ts'
 import { useScratch } from '../../support/scratch.ts'
@@ -14,7 +14,7 @@ const variant = 'tiny-medium'
 
 /** Stability's file, with changes; an undefined tensor is left out. */
 async function writeStability(changes: Record<string, Stored | undefined> = {}, name = 'net.safetensors') {
-  const tensors = tinyControlnet({ variant }).tensors.map(({ name, shape, data }): [string, Stored] => [
+  const tensors = createTinyControlnet({ variant }).tensors.map(({ name, shape, data }): [string, Stored] => [
     name,
     { dtype: 'F32', shape, data: new Uint8Array(data.buffer) },
   ])

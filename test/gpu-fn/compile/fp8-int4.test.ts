@@ -21,7 +21,7 @@ import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { writeSparseCheckpoint } from '../../support/checkpoints/real-headers.ts'
-import { type FloatTensor, pseudoRandom, relativeError } from '../../support/checkpoints/tensors.ts'
+import { createPseudoRandom, type FloatTensor, relativeError } from '../../support/checkpoints/tensors.ts'
 import { compiledLora, writeRandomLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
@@ -73,7 +73,7 @@ describe('the step graph of Large', () => {
 })
 
 describe.each(['tiny-medium', 'tiny-large'] as const)('one step of %s', (variant) => {
-  const [context, latent] = [pseudoRandom([2, 40, 256], 1), pseudoRandom([2, 16, 16, 12], 2)]
+  const [context, latent] = [createPseudoRandom([2, 40, 256], 1), createPseudoRandom([2, 16, 16, 12], 2)]
   let exact: FloatTensor
   let fp8: FloatTensor
   beforeAll(async () => {
@@ -100,10 +100,10 @@ describe.each(['tiny-medium', 'tiny-large'] as const)('one step of %s', (variant
     const { position, text } = (await openPackage(directory)).manifest
     const { modulation, context: tokens } = await conditioning.runOnDevice({
       timesteps: { dims: [1], data: Float32Array.of(700) },
-      pooled: pseudoRandom([2, text.pooled_width], 5),
+      pooled: createPseudoRandom([2, text.pooled_width], 5),
       prompt_embeds: context,
     })
-    const table = position.file !== undefined && { position: pseudoRandom([8 * 6, position.width], 6) }
+    const table = position.file !== undefined && { position: createPseudoRandom([8 * 6, position.width], 6) }
     const inputs = { latent: latent as Tensor, modulation: modulation!.row(0), context: tokens!, ...table }
     const { velocity } = await transformer.run(inputs)
     await Promise.all([conditioning.release(), transformer.release()])
@@ -113,7 +113,7 @@ describe.each(['tiny-medium', 'tiny-large'] as const)('one step of %s', (variant
 
 test('the CPU decodes a small matrix to the same E4M3 values as a GPU', async () => {
   const [rows, columns] = [24, 64]
-  const { data } = pseudoRandom([rows, columns], 3)
+  const { data } = createPseudoRandom([rows, columns], 3)
   const packed = new Uint8Array((rows * columns) / 2)
   const groupScales = new Uint8Array((rows * columns) / GROUP)
   const scales = new Float32Array(rows)
@@ -144,8 +144,8 @@ test('the CPU decodes a small matrix to the same E4M3 values as a GPU', async ()
     const [column, row] = [Math.floor(i / rows), i % rows]
     return decodeTable[codes[row * columns + column]!]! * scales[row]!
   })
-  const withoutSign = (values: Float32Array) => values.map((value) => value || 0)
-  expect(withoutSign(y!.data as Float32Array)).toEqual(withoutSign(transposed))
+  const removeSign = (values: Float32Array) => values.map((value) => value || 0)
+  expect(removeSign(y!.data as Float32Array)).toEqual(removeSign(transposed))
 })
 
 describe('an adapter', () => {

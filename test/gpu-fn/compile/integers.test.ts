@@ -11,7 +11,7 @@ import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { roundPackage } from '../../../infra/bench/precision/rounded-package.ts'
 import { toFloat16, toIntegers } from '../../../infra/bench/precision/roundings.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { type FloatTensor, pseudoRandom, relativeError } from '../../support/checkpoints/tensors.ts'
+import { createPseudoRandom, type FloatTensor, relativeError } from '../../support/checkpoints/tensors.ts'
 import { compiledLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
@@ -33,12 +33,12 @@ async function run(directory: string, network: string, inputs: Record<string, Te
   }
 }
 
-async function conditioningInputs(): Promise<Record<string, Tensor>> {
+async function createConditioningInputs(): Promise<Record<string, Tensor>> {
   const { inputs } = (await openPackage(reference)).manifest.networks.conditioning!
   const lengths: Record<string, number> = { T: 3, B: 2, L: 5 }
   const shaped = inputs.map(({ name, shape }, seed) => {
     const dims = shape.map((dim) => (typeof dim === 'number' ? dim : lengths[dim]!))
-    const tensor = pseudoRandom(dims, seed)
+    const tensor = createPseudoRandom(dims, seed)
     return [name, name === 'timesteps' ? { ...tensor, data: Float32Array.of(1000, 500, 20) } : tensor]
   })
   return Object.fromEntries(shaped)
@@ -46,7 +46,7 @@ async function conditioningInputs(): Promise<Record<string, Tensor>> {
 
 describe('the modulation with adaLN in 8 bits', () => {
   test('equals that of float32 with dequantized weights', async () => {
-    const inputs = await conditioningInputs()
+    const inputs = await createConditioningInputs()
     const rounded = await roundPackage(
       reference,
       path.join(scratch.directory, 'rounded'),
@@ -69,7 +69,7 @@ describe('the modulation with adaLN in 8 bits', () => {
   test.each(['cuda', 'cuda-fp8'] as const)(
     'is equal in the graph of target %s, up to the unit of the gates',
     async (target) => {
-      const inputs = await conditioningInputs()
+      const inputs = await createConditioningInputs()
       const expected = await run(
         await compileTiny({ ...VARIANT, tier: 'fp8', adalnBits: 8 }),
         'conditioning',
@@ -95,7 +95,7 @@ describe('the modulation with adaLN in 8 bits', () => {
 })
 
 test('an adapter has the same effect on the modulation with 8-bit adaLN as in float32', async () => {
-  const inputs = await conditioningInputs()
+  const inputs = await createConditioningInputs()
   const changeIn = async (tier: 'fp8' | 'fp32') => {
     const pkg = await openPackage(await compileTiny({ tier, ...(tier === 'fp8' && { adalnBits: 8 }) }))
     const lora = await compiledLora(path.join(LORAS, 'everything.safetensors'), pkg.directory)

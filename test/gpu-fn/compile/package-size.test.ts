@@ -4,7 +4,7 @@ import { expect, test } from 'vitest'
 import type { Graph } from '../../../gpu-fn/compile/graph/graph.ts'
 import type { BuildOptions, Model } from '../../../gpu-fn/compile/graph/model.ts'
 import { lowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
-import { layOut, layoutBytes } from '../../../gpu-fn/compile/write/weights.ts'
+import { layOut, sumLayoutBytes } from '../../../gpu-fn/compile/write/weights.ts'
 import type { Tier } from '../../../gpu-fn/contract.ts'
 import { planMemory } from '../../../gpu-fn/engine/package/memory-plan.ts'
 import { buildModel } from '../../../gpu-fn/models/sd35/build.ts'
@@ -29,7 +29,7 @@ async function sizesOf(name: Published, tier: Tier, options: Options): Promise<R
   const sizes: Record<string, number> = { all: 0 }
   for (const [graph, { weights }] of graphs) {
     const network = graph.replace(/^t5_\d$/, 't5')
-    const bytes = layoutBytes(layOut(weights))
+    const bytes = sumLayoutBytes(layOut(weights))
     sizes[network] = (sizes[network] ?? 0) + bytes
     sizes.all! += bytes
   }
@@ -54,7 +54,7 @@ test.each([
 
 test('the step weights of Large in tier fp8-int4 take at most 3.9 GB', async () => {
   const { graphs } = await build('large', 'fp8-int4', {})
-  expect(layoutBytes(layOut(graphs.get('transformer')!.weights))).toBeLessThanOrEqual(3.9e9)
+  expect(sumLayoutBytes(layOut(graphs.get('transformer')!.weights))).toBeLessThanOrEqual(3.9e9)
 })
 
 test.each([
@@ -74,7 +74,7 @@ test.each([
     files: Object.fromEntries(
       [...graphs].map(([name, { weights }]) => [
         `${name}.weights`,
-        { bytes: layoutBytes(layOut(weights)), sha256: '' },
+        { bytes: sumLayoutBytes(layOut(weights)), sha256: '' },
       ]),
     ),
   }

@@ -6,15 +6,15 @@ import sharp from 'sharp'
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import type { JobRequest } from '../../../gpu-fn/contract.ts'
 import { type EngineOptions, PackageEngine } from '../../../gpu-fn/engine/engine.ts'
-import { denoiserBytes, footprintOf } from '../../../gpu-fn/engine/package/graphs.ts'
+import { footprintOf, sumDenoiserBytes } from '../../../gpu-fn/engine/package/graphs.ts'
 import type { Stall } from '../../../gpu-fn/engine/watchdog.ts'
 import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
 import { findPackages, openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { minimumBudget } from '../../support/checkpoints/minimum-budget.ts'
+import { findMinimumBudget } from '../../support/checkpoints/minimum-budget.ts'
 import { collect, typesOf } from '../../support/engine/collect.ts'
-import { jobBody } from '../../support/gpu/client.ts'
+import { createJobBody } from '../../support/gpu/client.ts'
 
 const CRASHING = new URL('../../support/engine/crashing-worker.ts', import.meta.url)
 const HANGING = new URL('../../support/engine/hanging-worker.ts', import.meta.url)
@@ -42,7 +42,7 @@ async function startEngine(options: Partial<EngineOptions> = {}) {
   return { engine, logs, stalls }
 }
 
-const request = (overrides: Partial<JobRequest> = {}) => jobBody({ model: 'custom', steps: 2, ...overrides })
+const request = (overrides: Partial<JobRequest> = {}) => createJobBody({ model: 'custom', steps: 2, ...overrides })
 
 test('lists the packages of its directory with their image sizes', async () => {
   const { engine } = await startEngine()
@@ -70,7 +70,7 @@ test('splits the samples of guidance between two sessions of the denoiser, and c
   const loaded = await two.engine.load(model)
   expect([alone.devices, loaded.devices]).toEqual([1, 2])
   const { manifest } = (await findPackages(packages)).find(({ digest }) => digest === model.package)!
-  expect(loaded.bytes! - alone.bytes!).toBe(denoiserBytes({ manifest }))
+  expect(loaded.bytes! - alone.bytes!).toBe(sumDenoiserBytes({ manifest }))
   const job = request({ guidance_scale: 3, steps: 4 })
   const pixelsOf = async ({ engine }: typeof two, parallel: boolean) => {
     let file: Uint8Array | undefined
@@ -161,7 +161,7 @@ test('a repeated prompt of a tenant is not encoded again, and results in the sam
   const own = path.join(scratch, 'repeated')
   const directory = path.join(own, 'custom-fp8')
   await cp(await compileTiny({ tier: 'fp8' }), directory, { recursive: true })
-  const deviceBytes = minimumBudget(await openPackage(directory))
+  const deviceBytes = findMinimumBudget(await openPackage(directory))
   const { engine } = await startEngine({ packages: own, deviceBytes, promptCacheBytes: 1e8 })
   // With the minimum memory budget, the encoders are opened for each prompt.
   const { networks } = await engine.load(engine.models[0]!)

@@ -11,7 +11,7 @@ import { readParameters } from '../../../gpu-fn/pipeline/image.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { jobBody } from '../../support/gpu/client.ts'
+import { createJobBody } from '../../support/gpu/client.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 
 let scratch: string
@@ -47,7 +47,7 @@ afterAll(async () => {
 })
 
 async function imagesOf(overrides: Partial<JobRequest>, signal = new AbortController().signal, tier = 'fp8') {
-  const job = jobBody({
+  const job = createJobBody({
     model: 'custom',
     tier: 'fp8',
     steps: 2,
@@ -83,7 +83,15 @@ test('every image of a job has the job’s adapters, and later jobs have their o
 })
 
 test('alternating jobs have their own adapters', async () => {
-  const job = jobBody({ model: 'custom', tier: 'fp8', steps: 3, count: 2, width: 64, height: 64, ...adapters('kohya') })
+  const job = createJobBody({
+    model: 'custom',
+    tier: 'fp8',
+    steps: 3,
+    count: 2,
+    width: 64,
+    height: 64,
+    ...adapters('kohya'),
+  })
   const alone = await imagesOf({ steps: 3, count: 2, guidance_scale: job.guidance_scale, ...adapters('kohya') })
   const base = await imagesOf({})
   const model = engine.models.find(({ tier }) => tier === 'fp8')!
@@ -109,7 +117,7 @@ test('a canceled job and a refused one leave the base weights unchanged', async 
   const base = await imagesOf({})
   const abort = new AbortController()
   const run = async () => {
-    const job = jobBody({ model: 'custom', tier: 'fp8', steps: 50, width: 64, height: 64, ...adapters('kohya') })
+    const job = createJobBody({ model: 'custom', tier: 'fp8', steps: 50, width: 64, height: 64, ...adapters('kohya') })
     for await (const event of engine.run(engine.models.find(({ tier }) => tier === 'fp8')!, job, abort.signal))
       if (event.type === 'step') abort.abort(new Error('enough'))
   }

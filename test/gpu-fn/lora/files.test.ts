@@ -10,7 +10,7 @@ import { updateFile } from '../../../gpu-fn/runtime/update/in-file.ts'
 import { findLoras, openLora } from '../../../gpu-fn/weights/lora-packages.ts'
 import { openPackage, PackageError } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { type Header, mutate, mutateBytes, seededRandom } from '../../support/checkpoints/mutate.ts'
+import { createSeededRandom, type Header, mutate, mutateBytes } from '../../support/checkpoints/mutate.ts'
 import { refusal } from '../../support/checkpoints/refusal.ts'
 import { packHeader, type Stored } from '../../support/checkpoints/safetensors-file.ts'
 import { compiledLora } from '../../support/lora.ts'
@@ -156,7 +156,7 @@ test('parts without effect are noted', async () => {
 })
 
 test('damaged files are refused or compiled, and never crash', async () => {
-  const random = seededRandom(19)
+  const random = createSeededRandom(19)
   const honest = await readFile(path.join(LORAS, 'onetrainer.safetensors'))
   const length = Number(honest.readBigUInt64LE())
   const header = JSON.parse(honest.toString('utf8', 8, 8 + length)) as Header

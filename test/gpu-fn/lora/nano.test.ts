@@ -3,15 +3,15 @@ import path from 'node:path'
 import { expect, test } from 'vitest'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { relativeError } from '../../../infra/bench/statistics.ts'
-import { builtInPackage } from '../../../infra/local/models/built-in-model.ts'
+import { prepareBuiltInPackage } from '../../../infra/local/models/built-in-model.ts'
 import { withPipeline } from '../../../infra/local/models/render.ts'
 import { compiledLora, writeRandomLora } from '../../support/lora.ts'
-import { networkOutputs } from '../../support/lora-outputs.ts'
+import { computeNetworkOutputs } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
 async function writeLora(): Promise<string> {
-  const { manifest } = await openPackage(await builtInPackage('nano', 'fp8'))
+  const { manifest } = await openPackage(await prepareBuiltInPackage('nano', 'fp8'))
   const file = path.join(scratch.directory, 'style.safetensors')
   await writeRandomLora(file, manifest.position.width)
   return file
@@ -19,12 +19,12 @@ async function writeLora(): Promise<string> {
 
 /** The velocity without and with the adapter, and the difference. */
 async function velocitiesOf(tier: 'fp8' | 'fp32', file: string) {
-  const directory = await builtInPackage('nano', tier)
+  const directory = await prepareBuiltInPackage('nano', tier)
   const lora = await compiledLora(file, directory)
   return withPipeline(directory, async (pipeline) => {
-    const base = (await networkOutputs(pipeline)).velocity!.data
+    const base = (await computeNetworkOutputs(pipeline)).velocity!.data
     await pipeline.adapt([{ lora, scale: 1 }])
-    const adapted = (await networkOutputs(pipeline)).velocity!.data
+    const adapted = (await computeNetworkOutputs(pipeline)).velocity!.data
     return { base, adapted, change: adapted.map((value, i) => value - base[i]!) }
   })
 }

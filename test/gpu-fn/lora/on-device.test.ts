@@ -12,8 +12,8 @@ import { updateFile } from '../../../gpu-fn/runtime/update/in-file.ts'
 import type { WeightUpdates } from '../../../gpu-fn/runtime/update/weight-update.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { pseudoRandom } from '../../support/checkpoints/tensors.ts'
-import { hostMemory, readMemory } from '../../support/gpu/host-memory.ts'
+import { createPseudoRandom } from '../../support/checkpoints/tensors.ts'
+import { createHostMemory, readMemory } from '../../support/gpu/host-memory.ts'
 import { compiledLora, writeRandomLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 import { hasAddon } from '../../support/native/addon.ts'
@@ -56,7 +56,7 @@ async function updates(pkg: Package, network: string, scale: number): Promise<We
 
 /** Weights in host memory, and a copy of their bytes. */
 async function placed(pkg: Package, network: string) {
-  const { memory } = hostMemory()
+  const { memory } = createHostMemory()
   let address: Address = 0n
   const reserve = (bytes: number) => {
     address = memory.reserve(bytes)
@@ -124,7 +124,7 @@ test.skipIf(!hasAddon())(
 
 test.skipIf(!hasAddon())('a session computes with the updated weights', async () => {
   const pkg = packages.fp8
-  const { memory } = hostMemory()
+  const { memory } = createHostMemory()
   const [graph, weights] = [path.join(pkg.directory, 'transformer.onnx'), weightsOf(pkg, 'transformer')]
   const lora = await compiledLora(path.join(LORAS, 'kohya.safetensors'), pkg.directory)
   const changed = updatesOf(pkg, [{ lora, scale: 1 }]).get('transformer')
@@ -142,7 +142,7 @@ test.skipIf(!hasAddon())('a session computes with the updated weights', async ()
 
 test.skipIf(!hasAddon())('a failed update leaves no weights in memory', async () => {
   const pkg = packages.fp8
-  const { memory } = hostMemory()
+  const { memory } = createHostMemory()
   const { copyFromHost, upload } = memory
   const fail = () => Promise.reject(new Error('the device is gone'))
   const weights = await reserveWeights(weightsOf(pkg, 'transformer'), { device: memory, place: null }, graphs)
@@ -165,7 +165,7 @@ function inputsOf({ manifest }: Package): Record<string, Tensor> {
   return Object.fromEntries(
     manifest.networks.transformer!.inputs.map(({ name, shape }, i) => [
       name,
-      pseudoRandom(
+      createPseudoRandom(
         shape.map((dim) => lengths[dim] ?? Number(dim)),
         i,
       ),

@@ -5,7 +5,7 @@ import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { type FloatTensor, relativeError } from '../../support/checkpoints/tensors.ts'
 import { compiledLora } from '../../support/lora.ts'
-import { LORAS, loraGoldens, networkOutputs } from '../../support/lora-outputs.ts'
+import { computeNetworkOutputs, LORAS, readLoraGoldens } from '../../support/lora-outputs.ts'
 
 /** Relative, and so stricter than absolute: the outputs have magnitudes of about 1. */
 const TOLERANCE = 1e-5
@@ -17,8 +17,8 @@ let untouched: Record<string, FloatTensor>
 beforeAll(async () => {
   base = await compileTiny({ variant: 'tiny-medium', tier: 'fp32' })
   pipeline = await openPipeline(await openPackage(base))
-  goldens = await loraGoldens()
-  untouched = await networkOutputs(pipeline)
+  goldens = await readLoraGoldens()
+  untouched = await computeNetworkOutputs(pipeline)
 })
 afterAll(() => pipeline.release())
 
@@ -50,7 +50,7 @@ describe('a LoRA in float32 equals PEFT', () => {
     ['encoders', 'kohya-encoders'],
   ])('%s under the names of %s', async (name, file) => {
     await pipeline.adapt([{ lora: await lora(file), scale: 1 }])
-    expectGolden(await networkOutputs(pipeline), name)
+    expectGolden(await computeNetworkOutputs(pipeline), name)
   })
 
   test('of two at strengths 0.7 and -0.4', async () => {
@@ -59,14 +59,14 @@ describe('a LoRA in float32 equals PEFT', () => {
       { lora: first, scale: 0.7 },
       { lora: second, scale: -0.4 },
     ])
-    expectGolden(await networkOutputs(pipeline), 'two')
+    expectGolden(await computeNetworkOutputs(pipeline), 'two')
   })
 
   test('restores the outputs exactly when it is removed', async () => {
     await pipeline.adapt([{ lora: await lora('everything'), scale: 1 }])
-    await networkOutputs(pipeline)
+    await computeNetworkOutputs(pipeline)
     await pipeline.adapt([])
-    expect(await networkOutputs(pipeline)).toEqual(untouched)
+    expect(await computeNetworkOutputs(pipeline)).toEqual(untouched)
   })
 })
 
@@ -75,7 +75,7 @@ test("a directory in PEFT's format can set ranks, alphas and rank-stabilized sca
   const own = await openPipeline(await openPackage(large))
   try {
     await own.adapt([{ lora: await compiledLora(path.join(LORAS, 'peft/adapter_model.safetensors'), large), scale: 1 }])
-    const { velocity } = await networkOutputs(own)
+    const { velocity } = await computeNetworkOutputs(own)
     expect(relativeError(velocity!, goldens.get('peft.velocity')!)).toBeLessThan(TOLERANCE)
   } finally {
     await own.release()

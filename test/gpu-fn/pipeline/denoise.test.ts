@@ -82,9 +82,9 @@ test('a failure releases the conditions of the prompts before it', async () => {
     return { run: () => Promise.reject(new Error('not used')), runOnDevice, release: async () => {} }
   }
   const prompts = [1, 2].map((rows) => ({ rows, embeds: new Float32Array(rows), pooled: new Float32Array(1) }))
-  const conditionsWith = (conditioning: Session, control?: Session) =>
+  const createConditions = (conditioning: Session, control?: Session) =>
     condition({ conditioning, transformer: conditioning }, prompts, Float32Array.of(1), { batched: true, control })
-  await expect(conditionsWith(failingIn(1))).rejects.toThrow('no memory')
-  await expect(conditionsWith(failingIn(2), failingIn(0))).rejects.toThrow('no memory')
+  await expect(createConditions(failingIn(1))).rejects.toThrow('no memory')
+  await expect(createConditions(failingIn(2), failingIn(0))).rejects.toThrow('no memory')
   expect([...live]).toEqual([])
 })

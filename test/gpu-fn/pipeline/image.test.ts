@@ -1,7 +1,7 @@
 import { createCipheriv } from 'node:crypto'
 import sharp from 'sharp'
 import { describe, expect, test } from 'vitest'
-import { describeOversize, LIMITS, largestImageBytes } from '../../../gpu-fn/contract.ts'
+import { computeLargestImageBytes, describeOversize, LIMITS } from '../../../gpu-fn/contract.ts'
 import { encodeImage, type GenerationParameters, readParameters, toPixels } from '../../../gpu-fn/pipeline/image.ts'
 
 const FORMATS = ['png', 'jpeg', 'webp'] as const
@@ -140,7 +140,7 @@ describe('file size', () => {
     [4704, 4704],
   ])('a %ix%i PNG of noise is within the upper bound on its size', async (width, height) => {
     const { pixels, parameters } = worst(width, height)
-    const bound = largestImageBytes({ width, height, output_format: 'png' })
+    const bound = computeLargestImageBytes({ width, height, output_format: 'png' })
     expect(describeOversize({ width, height, output_format: 'png' })).toBeNull()
     expect(bound).toBeLessThanOrEqual(LIMITS.imageBytes)
     const file = await encodeImage(pixels, { format: 'png', quality: 90 }, parameters)
@@ -158,7 +158,7 @@ describe('file size', () => {
     expect(smaller.byteLength).toBeLessThanOrEqual(limit)
     expect(await sharp(smaller).metadata()).toMatchObject({ format, width: 512, height: 512 })
     await expect(encodeImage(pixels, output, parameters, 1_000)).rejects.toThrow('at quality 1; at most 1000')
-    expect(largestImageBytes({ width: 6144, height: 6144, output_format: format })).toBe(LIMITS.imageBytes)
+    expect(computeLargestImageBytes({ width: 6144, height: 6144, output_format: format })).toBe(LIMITS.imageBytes)
   })
 })
 

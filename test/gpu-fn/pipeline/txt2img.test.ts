@@ -46,7 +46,7 @@ async function images(pipeline: OpenPipeline, request: Partial<Txt2ImgRequest> =
   return (await collect(pipeline, request)).filter((event) => event.type === 'image')
 }
 
-async function largestDifference(a: ImageEvent, b: ImageEvent): Promise<number> {
+async function measureLargestDifference(a: ImageEvent, b: ImageEvent): Promise<number> {
   const [x, y] = await Promise.all([a, b].map(({ data }) => sharp(data).raw().toBuffer()))
   expect(x!.length).toBe(y!.length)
   return x!.reduce((max, value, i) => Math.max(max, Math.abs(value - y![i]!)), 0)
@@ -102,7 +102,7 @@ describe('a tiny SD3.5 in float32', () => {
     ]
     for (const change of changes) {
       const [other] = await images(pipeline, change)
-      expect(await largestDifference(image!, other!), JSON.stringify(change)).toBeGreaterThan(2)
+      expect(await measureLargestDifference(image!, other!), JSON.stringify(change)).toBeGreaterThan(2)
     }
   })
 
@@ -114,7 +114,7 @@ describe('a tiny SD3.5 in float32', () => {
       [2, 0],
     ])
     const [alone] = await images(pipeline, { seed: 0 })
-    expect(await largestDifference(several[2]!, alone!)).toBe(0)
+    expect(await measureLargestDifference(several[2]!, alone!)).toBe(0)
   })
 
   test('runs more steps than the modulation is precomputed for', async () => {
@@ -142,7 +142,7 @@ describe('a tiny SD3.5 in float32', () => {
     const [image] = await images(pipeline, { guidance_scale: 1, negative_prompt: 'blurry' })
     for (const change of [{ negative_prompt: 'a cat' }, { guidance_scale: 0, negative_prompt: '' }]) {
       const [other] = await images(pipeline, { guidance_scale: 1, ...change })
-      expect(await largestDifference(image!, other!)).toBe(0)
+      expect(await measureLargestDifference(image!, other!)).toBe(0)
     }
   })
 
@@ -151,7 +151,7 @@ describe('a tiny SD3.5 in float32', () => {
     const oneByOne = { ...pipeline, package: { ...pipeline.package, manifest } }
     const [together] = await images(pipeline)
     const [apart] = await images(oneByOne)
-    expect(await largestDifference(together!, apart!)).toBeLessThanOrEqual(1)
+    expect(await measureLargestDifference(together!, apart!)).toBeLessThanOrEqual(1)
   })
 
   test('warns of truncated prompts, by prompt and encoder', async () => {
@@ -205,7 +205,7 @@ describe('a tiny SD3.5 in float32', () => {
     samples = 0
     const cached = await images(counted, { ...request, cache: 'fast' })
     expect(samples).toBe(some)
-    expect((await largestDifference(plain[0]!, cached[0]!)) > 0).toBe(some < all)
+    expect((await measureLargestDifference(plain[0]!, cached[0]!)) > 0).toBe(some < all)
     expect(await readParameters(cached[0]!.data)).toMatchObject({ cache: 'fast' })
     expect(await readParameters(plain[0]!.data)).not.toHaveProperty('cache')
     if (cached.length === 1) return
@@ -273,7 +273,7 @@ describe('other packages', () => {
   ] satisfies [string, TinyPackage][])('%s: an image that depends on its seed', async (_, tiny) => {
     const pipeline = await open(tiny)
     const [first, second] = await images(pipeline, { count: 2 })
-    expect(await largestDifference(first!, second!)).toBeGreaterThan(8)
+    expect(await measureLargestDifference(first!, second!)).toBeGreaterThan(8)
   })
 
   test('an unreadable graph is named in the error, and nothing stays open', async () => {

@@ -11,7 +11,7 @@ import { concatenate, type Session, type Tensor } from '../../../gpu-fn/runtime/
 import { openNativeSession } from '../../../gpu-fn/runtime/session-native.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { hostMemory } from '../../support/gpu/host-memory.ts'
+import { createHostMemory } from '../../support/gpu/host-memory.ts'
 import { hasAddon } from '../../support/native/addon.ts'
 
 const PROTO = path.join(import.meta.dirname, '../../../gpu-fn/compile/write/onnx.proto')
@@ -41,7 +41,7 @@ beforeAll(async () => {
   await session.release()
 })
 
-const open = (file: string, memory: ReturnType<typeof hostMemory>['memory']) => {
+const open = (file: string, memory: ReturnType<typeof createHostMemory>['memory']) => {
   const weights = { file: file.replace('.onnx', '.weights'), tensors }
   return openNativeSession(file, { entries: {}, memoryPattern: false, offload: { weights, memory: () => memory } })
 }
@@ -49,7 +49,7 @@ const open = (file: string, memory: ReturnType<typeof hostMemory>['memory']) => 
 test.skipIf(!hasAddon()).each(['reserved memory', 'host memory'])(
   'tensors on the device are joined in %s',
   async (where) => {
-    const { memory, log } = hostMemory()
+    const { memory, log } = createHostMemory()
     const file = path.join(directory, 'clip_l.onnx')
     const session = await (where === 'host memory'
       ? openSession(file, { target: 'cpu', binding: 'native' })
@@ -70,7 +70,7 @@ test.skipIf(!hasAddon()).each(['reserved memory', 'host memory'])(
 )
 
 test.skipIf(!hasAddon())('a failed copy leaves no memory mapped for the joined tensor', async () => {
-  const { memory, log } = hostMemory()
+  const { memory, log } = createHostMemory()
   const session = await open(path.join(directory, 'clip_l.onnx'), memory)
   onTestFinished(() => session.release())
   const one = (await session.runOnDevice(INPUTS)).hidden!
@@ -83,7 +83,7 @@ test.skipIf(!hasAddon())('a failed copy leaves no memory mapped for the joined t
 
 describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   test("have the same results as onnxruntime's own weights, and are read from the file once", async () => {
-    const { memory, log } = hostMemory()
+    const { memory, log } = createHostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     expect(await session.run(INPUTS)).toEqual(expected)
     expect(await session.run(INPUTS)).toEqual(expected)
@@ -93,7 +93,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   })
 
   test('are the weights of the session', async () => {
-    const { memory } = hostMemory()
+    const { memory } = createHostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     onTestFinished(() => session.release())
     session.weights!.unload()
@@ -107,7 +107,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   })
 
   test('are shared by a second graph, which is released with the session', async () => {
-    const { memory, log } = hostMemory()
+    const { memory, log } = createHostMemory()
     const [file, other] = ['transformer.onnx', 'control-embedding.onnx'].map((name) => path.join(directory, name))
     const { manifest } = await openPackage(directory)
     const weights = {
@@ -132,7 +132,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   })
 
   test('are unloaded and reloaded while the session stays open; a file read repeatedly stays mapped', async () => {
-    const { memory, log } = hostMemory()
+    const { memory, log } = createHostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     for (let i = 0; i < 3; i++) {
       session.weights!.unload()
@@ -146,7 +146,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   })
 
   test('are reloaded for a run if they are unloaded', async () => {
-    const { memory, log } = hostMemory()
+    const { memory, log } = createHostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     onTestFinished(() => session.release())
     session.weights!.unload()
@@ -157,7 +157,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   })
 
   test('can be loaded again after an attempt without enough memory, which leaks nothing', async () => {
-    const { memory, log } = hostMemory(1)
+    const { memory, log } = createHostMemory(1)
     await expect(open(path.join(directory, 'clip_l.onnx'), memory)).rejects.toMatchObject({
       name: 'SessionError',
       message: expect.stringMatching(/cannot open .*clip_l\.onnx: CUDA: out of memory/),
@@ -166,7 +166,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   })
 
   test('do not count as loaded after a failed copy', async () => {
-    const { memory, log } = hostMemory()
+    const { memory, log } = createHostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     onTestFinished(() => session.release())
     session.weights!.unload()
@@ -191,19 +191,19 @@ describe.skipIf(!hasAddon())('a weights file that does not fit its layout', () =
 
   test('is refused if it is truncated', async () => {
     await truncate(path.join(scratch, 'clip_l.weights'), 1000)
-    const { memory, log } = hostMemory()
+    const { memory, log } = createHostMemory()
     await expect(open(file, memory)).rejects.toThrow(/cannot open .*: .* extends beyond the end of .*clip_l\.weights/)
     expect(log).toEqual([])
   })
 
   test('is refused if it is missing', async () => {
     await rm(path.join(scratch, 'clip_l.weights'))
-    await expect(open(file, hostMemory().memory)).rejects.toThrow(/cannot open .*ENOENT.*clip_l\.weights/)
+    await expect(open(file, createHostMemory().memory)).rejects.toThrow(/cannot open .*ENOENT.*clip_l\.weights/)
   })
 
   test('is refused if its graph is malformed', async () => {
     await writeFile(file, Buffer.alloc(64, 0xff))
-    await expect(open(file, hostMemory().memory)).rejects.toThrow(/cannot open .*clip_l\.onnx: /)
+    await expect(open(file, createHostMemory().memory)).rejects.toThrow(/cannot open .*clip_l\.onnx: /)
   })
 })
 

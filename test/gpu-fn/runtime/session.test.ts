@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
 import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
 import type { Session, Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
@@ -14,7 +14,7 @@ const ids = (batch: number, tokens: number): Tensor => ({
   dims: [batch, tokens],
 })
 const noise = (dims: number[], seed: number): Tensor => ({
-  data: gaussianNoise(
+  data: drawGaussianNoise(
     seed,
     dims.reduce((n, dim) => n * dim),
   ),

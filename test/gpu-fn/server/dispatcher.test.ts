@@ -7,7 +7,7 @@ import type { Engine } from '../../../gpu-fn/engine/engine.ts'
 import { type Job, outcome } from '../../../gpu-fn/server/job.ts'
 import { Jobs, type JobsOptions } from '../../../gpu-fn/server/jobs.ts'
 import { createPacedEngine, type PacedEngine, pacedModel } from '../../support/engine/paced-engine.ts'
-import { jobBody } from '../../support/gpu/client.ts'
+import { createJobBody } from '../../support/gpu/client.ts'
 
 /** Polls with a long timeout, for events that are immediate on an idle machine. */
 const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
@@ -19,7 +19,10 @@ function start(engine: Engine, options: Partial<JobsOptions> = {}) {
   const jobs = new Jobs({ engine, lifecycle: { status: 'ready' }, log, onBroken: () => {}, ...limits, ...options })
   const ended: string[] = []
   const submit = (id: string, { interactive = false, tenant = id, ...body }: Submitted = {}) => {
-    const job = jobs.submit(id, jobBody({ ...body, schedule: { tenant, weight: 1, interactive, ...body.schedule } }))
+    const job = jobs.submit(
+      id,
+      createJobBody({ ...body, schedule: { tenant, weight: 1, interactive, ...body.schedule } }),
+    )
     jobs.attach(job)
     job.changes.on('entry', () => {
       if (outcome(job)) ended.push(id)

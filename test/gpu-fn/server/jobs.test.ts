@@ -3,11 +3,11 @@ import { runInNewContext } from 'node:vm'
 import { pino } from 'pino'
 import { describe, expect, test } from 'vitest'
 import type { Engine } from '../../../gpu-fn/engine/engine.ts'
-import { JobError, jobFault } from '../../../gpu-fn/engine/job-error.ts'
+import { createJobFault, JobError } from '../../../gpu-fn/engine/job-error.ts'
 import { outcome } from '../../../gpu-fn/server/job.ts'
 import { Jobs, type JobsOptions, type Lifecycle } from '../../../gpu-fn/server/jobs.ts'
 import { createPacedEngine, pacedModel } from '../../support/engine/paced-engine.ts'
-import { jobBody } from '../../support/gpu/client.ts'
+import { createJobBody } from '../../support/gpu/client.ts'
 
 setFlagsFromString('--expose-gc')
 const collectGarbage: () => void = runInNewContext('gc')
@@ -23,8 +23,8 @@ function start(engine: Engine, options: Partial<JobsOptions> = {}) {
   const limits = { queue: 2, retainSeconds: 3_600, retainBytes: 1 << 28, unreadSeconds: 10 }
   const onBroken = () => broken.push('broken')
   const jobs = new Jobs({ engine, lifecycle: { status: 'ready' }, log, onBroken, ...limits, ...options })
-  const run = async (id: string, overrides: Parameters<typeof jobBody>[0] = {}) => {
-    const job = jobs.submit(id, jobBody(overrides))
+  const run = async (id: string, overrides: Parameters<typeof createJobBody>[0] = {}) => {
+    const job = jobs.submit(id, createJobBody(overrides))
     const detach = jobs.attach(job)
     await jobs.waitUntilIdle()
     detach()
@@ -51,7 +51,8 @@ test('consecutive job failures trigger the engine test, and onBroken is called o
   const working = createPacedEngine()
   const engine: Engine = {
     ...working,
-    warm: (...given) => (isGpuLost ? Promise.reject(jobFault('internal', new Error('lost'))) : working.warm(...given)),
+    warm: (...given) =>
+      isGpuLost ? Promise.reject(createJobFault('internal', new Error('lost'))) : working.warm(...given),
   }
   const { run, broken, faults } = start(engine)
   const prompts = ['throw up', 'throw out of memory', 'throw up']
@@ -77,7 +78,9 @@ test('a model that fails to load does not end the process if another model works
     ...working,
     models: [other, pacedModel],
     load: (model) =>
-      model === other ? Promise.reject(jobFault('model_not_available', new Error('corrupt'))) : working.load(model),
+      model === other
+        ? Promise.reject(createJobFault('model_not_available', new Error('corrupt')))
+        : working.load(model),
   }
   const { run, broken } = start(engine)
   for (const id of ['a', 'b', 'c', 'd', 'e', 'f']) await run(id, { model: 'other' })
@@ -117,7 +120,7 @@ test('prompts count toward the limit on retained bytes', async () => {
 test('the loss of the GPU, after which no model opens, ends the process', async () => {
   const lost = {
     ...createPacedEngine(),
-    load: () => Promise.reject(jobFault('model_not_available', new Error('no GPU'))),
+    load: () => Promise.reject(createJobFault('model_not_available', new Error('no GPU'))),
   }
   const { run, broken } = start(lost)
   for (const id of ['a', 'b']) expect(outcome(await run(id))).toMatchObject({ code: 'model_not_available' })
@@ -210,9 +213,9 @@ describe('a job without readers', () => {
   test('is canceled, whether queued or running, but not while any reader remains', async () => {
     const engine = createPacedEngine(0)
     const { jobs } = unread(engine)
-    const running = jobs.submit('running', jobBody())
+    const running = jobs.submit('running', createJobBody())
     const detach = jobs.attach(running)
-    const waiting = jobs.submit('waiting', jobBody({ seed: 1 }))
+    const waiting = jobs.submit('waiting', createJobBody({ seed: 1 }))
     await eventually(() => outcome(waiting)).toMatchObject({ type: 'canceled', steps_done: 0 })
     const detachOther = jobs.attach(running)
     detach()
@@ -228,27 +231,27 @@ describe('a job without readers', () => {
   test('is run again for the same or a later attempt, even before the canceled run has ended', async () => {
     const engine = createPacedEngine(0)
     const { jobs } = unread(engine)
-    const first = jobs.submit('a', jobBody({ attempt: 2 }))
+    const first = jobs.submit('a', createJobBody({ attempt: 2 }))
     await eventually(() => first.cancellation.signal.aborted).toBe(true)
-    const again = jobs.submit('a', jobBody({ attempt: 2 }))
+    const again = jobs.submit('a', createJobBody({ attempt: 2 }))
     const detach = jobs.attach(again)
     expect(again).not.toBe(first)
-    expect(jobs.submit('a', jobBody({ attempt: 3 }))).toBe(again)
+    expect(jobs.submit('a', createJobBody({ attempt: 3 }))).toBe(again)
     engine.allow(4)
     await jobs.waitUntilIdle()
     expect([outcome(first)?.type, outcome(again)?.type]).toEqual(['canceled', 'succeeded'])
     detach()
-    expect(jobs.submit('a', jobBody({ attempt: 4 }))).toBe(again)
+    expect(jobs.submit('a', createJobBody({ attempt: 4 }))).toBe(again)
   })
 
   test('is not run again for an attempt that was canceled by request, or for an earlier one', async () => {
     const { jobs } = unread(createPacedEngine(0))
-    const job = jobs.submit('a', jobBody({ attempt: 2 }))
+    const job = jobs.submit('a', createJobBody({ attempt: 2 }))
     await eventually(() => outcome(job)?.type).toBe('canceled')
-    expect(jobs.submit('a', jobBody({ attempt: 1 }))).toBe(job)
+    expect(jobs.submit('a', createJobBody({ attempt: 1 }))).toBe(job)
     jobs.cancel('a', 2)
-    expect(jobs.submit('a', jobBody({ attempt: 2 }))).toBe(job)
-    const later = jobs.submit('a', jobBody({ attempt: 3 }))
+    expect(jobs.submit('a', createJobBody({ attempt: 2 }))).toBe(job)
+    const later = jobs.submit('a', createJobBody({ attempt: 3 }))
     expect(later).not.toBe(job)
     jobs.cancel('a', 3)
     await jobs.waitUntilIdle()

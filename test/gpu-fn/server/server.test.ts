@@ -3,7 +3,7 @@ import { connect, type Socket } from 'node:net'
 import { expect, test } from 'vitest'
 import type { Model } from '../../../gpu-fn/engine/engine.ts'
 import { createPacedEngine } from '../../support/engine/paced-engine.ts'
-import { deleteJob, jobBody, putJob, refusalOf, signToken } from '../../support/gpu/client.ts'
+import { createJobBody, deleteJob, putJob, refusalOf, signToken } from '../../support/gpu/client.ts'
 import { readUntil, readWholeStream, typesOf } from '../../support/gpu/job-stream.ts'
 import { startServer } from '../../support/gpu/server.ts'
 
@@ -11,8 +11,8 @@ import { startServer } from '../../support/gpu/server.ts'
 const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
 
 /** A connection that submits a job and does not read the reply. */
-async function stalledReader(port: number, job: string, prompt: string): Promise<Socket> {
-  const text = JSON.stringify(jobBody({ prompt }))
+async function openStalledReader(port: number, job: string, prompt: string): Promise<Socket> {
+  const text = JSON.stringify(createJobBody({ prompt }))
   const socket = connect(port, '127.0.0.1').pause()
   socket.write(
     `PUT /jobs/${job} HTTP/1.1\r\nhost: gpu\r\ncontent-type: application/json\r\ncontent-length: ${text.length}\r\n` +
@@ -194,7 +194,7 @@ test('stalled readers delay neither the job nor other readers, and require no co
   const bytes = 16 * 1024 * 1024
   const prompt = `bytes ${bytes}`
   const before = process.memoryUsage().arrayBuffers
-  const stalled = await Promise.all(Array.from({ length: 8 }, () => stalledReader(server.port, 'big', prompt)))
+  const stalled = await Promise.all(Array.from({ length: 8 }, () => openStalledReader(server.port, 'big', prompt)))
   await expect.poll(() => server.logs.some(({ msg }) => msg === 'job ended')).toBe(true)
   const image = (await readUntil(await putJob(server.url, 'big', { prompt }), 'image')).at(-1)
   expect(image?.data?.byteLength).toBe(bytes)
@@ -205,7 +205,7 @@ test('stalled readers delay neither the job nor other readers, and require no co
 
 test('an error that depends on the model is a failed event that names the field', async () => {
   await using server = await startServer(createPacedEngine())
-  const end = async (job: string, overrides: Parameters<typeof jobBody>[0]) =>
+  const end = async (job: string, overrides: Parameters<typeof createJobBody>[0]) =>
     (await readWholeStream(await putJob(server.url, job, overrides))).at(-1)?.event
   expect(await end('a', { model: 'large' })).toEqual({
     type: 'failed',

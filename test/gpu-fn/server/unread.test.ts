@@ -4,7 +4,7 @@ import { connect } from 'node:net'
 import { expect, test } from 'vitest'
 import { readJobStream } from '../../../infra/system/job-stream.ts'
 import { createPacedEngine } from '../../support/engine/paced-engine.ts'
-import { deleteJob, jobBody, putJob, refusalOf, signToken } from '../../support/gpu/client.ts'
+import { createJobBody, deleteJob, putJob, refusalOf, signToken } from '../../support/gpu/client.ts'
 import { readUntil, readWholeStream, typesOf } from '../../support/gpu/job-stream.ts'
 import { startRoundRobin } from '../../support/gpu/round-robin.ts'
 import { startServer } from '../../support/gpu/server.ts'
@@ -22,7 +22,7 @@ const ends = ({ logs }: Server) => logs.filter(({ msg }) => msg === 'job ended')
 
 /** Submits a job over a new socket and waits for the start of the response. */
 async function openSocket({ port }: Server, job: string) {
-  const text = JSON.stringify(jobBody(LONG))
+  const text = JSON.stringify(createJobBody(LONG))
   const socket = connect(port, '127.0.0.1')
   socket.write(
     `PUT /jobs/${job} HTTP/1.1\r\nhost: gpu\r\ncontent-type: application/json\r\ncontent-length: ${text.length}\r\n` +
@@ -50,7 +50,7 @@ test('a connection closed before the start of the response leaves no reader atta
   const engine = createPacedEngine(0)
   await using server = await startServer(engine, UNREAD)
   for (let i = 0; i < 20; i++) {
-    const text = JSON.stringify(jobBody({ ...LONG, seed: i }))
+    const text = JSON.stringify(createJobBody({ ...LONG, seed: i }))
     const token = await signToken(`job-${i}`, text)
     const socket = connect(server.port, '127.0.0.1')
     socket.on('error', () => {})

@@ -4,7 +4,7 @@ import protobuf from 'protobufjs'
 import { expect, test } from 'vitest'
 import { TokenizerError, type TokenizerFileName } from '../../../gpu-fn/tokenizer/sources.ts'
 import { parseTokenizer, tokenize } from '../../../gpu-fn/tokenizer/tokenizer.ts'
-import { mutateBytes, mutateJson, type Random, seededRandom } from '../../support/checkpoints/mutate.ts'
+import { createSeededRandom, mutateBytes, mutateJson, type Random } from '../../support/checkpoints/mutate.ts'
 import { FUZZ_FILES } from '../../support/fuzz-files.ts'
 
 const MEMORY_LIMIT = 64e6
@@ -76,7 +76,7 @@ const KINDS: [name: string, Damage][] = [
 ]
 
 test.each(KINDS)(`${FUZZ_FILES} damaged %s are refused with a TokenizerError, or usable`, (_, damage) => {
-  const random = seededRandom(12)
+  const random = createSeededRandom(12)
   let [usable, memory] = [0, 0]
   for (let i = 0; i < FUZZ_FILES; i++) {
     const sources = damage(random)

@@ -277,7 +277,7 @@ describe('directories that cannot be used', () => {
       'broken character map',
       'tokenizer_3',
       'tokenizer.json',
-      brokenMap(),
+      createBrokenMap(),
       /precompiled_charsmap is empty or truncated/,
     ],
     [
@@ -310,7 +310,7 @@ function definition(normalizer: object): string {
   return JSON.stringify({ added_tokens: [], normalizer, model: { type: 'Unigram', unk_id: 0, vocab } })
 }
 
-function brokenMap(): string {
+function createBrokenMap(): string {
   return definition({ type: 'Precompiled', precompiled_charsmap: '/////w==' })
 }
 

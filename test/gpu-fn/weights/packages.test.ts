@@ -18,7 +18,7 @@ beforeEach(async () => {
 })
 afterEach(() => rm(scratch, { recursive: true }))
 
-function sound(): Manifest {
+function createValidManifest(): Manifest {
   const network = (file: string) => ({ file, inputs: [], outputs: [] })
   return {
     format: MANIFEST_FORMAT,
@@ -50,7 +50,7 @@ function sound(): Manifest {
 }
 
 /** Writes a package whose files contain their own names. */
-async function write(name: string, manifest: unknown = sound()): Promise<string> {
+async function write(name: string, manifest: unknown = createValidManifest()): Promise<string> {
   const directory = path.join(scratch, name)
   await mkdir(path.join(directory, 'tokenizer'), { recursive: true })
   for (const file of FILES) await writeFile(path.join(directory, file), file)
@@ -63,8 +63,8 @@ async function write(name: string, manifest: unknown = sound()): Promise<string>
 
 test('opens a valid package and identifies it by the digest of its manifest', async () => {
   const pkg = await openPackage(await write('a'), { verify: true })
-  expect(pkg.manifest).toEqual(sound())
-  expect(pkg.digest).toBe(sha256(JSON.stringify(sound())))
+  expect(pkg.manifest).toEqual(createValidManifest())
+  expect(pkg.digest).toBe(sha256(JSON.stringify(createValidManifest())))
 })
 
 describe('refuses', () => {
@@ -132,7 +132,7 @@ describe('refuses', () => {
   ]
 
   test.each(changes)('%s', async (_, message, change) => {
-    const manifest = sound()
+    const manifest = createValidManifest()
     change(manifest)
     await expect(openPackage(await write('a', manifest))).rejects.toThrow(refusal(message))
   })
@@ -168,7 +168,7 @@ describe('refuses', () => {
 
   test.each([
     ['nothing', ''],
-    ['half a manifest', JSON.stringify(sound()).slice(0, 400)],
+    ['half a manifest', JSON.stringify(createValidManifest()).slice(0, 400)],
     ['another kind of JSON', '[1, 2, 3]'],
     ['null', 'null'],
     ['deep nesting', '['.repeat(100_000)],
@@ -179,7 +179,7 @@ describe('refuses', () => {
   })
 
   test('manifests with a changed byte, always with a PackageError', async () => {
-    const bytes = Buffer.from(JSON.stringify(sound()))
+    const bytes = Buffer.from(JSON.stringify(createValidManifest()))
     const directory = await write('a')
     const outcomes = { opened: 0, PackageError: 0 }
     for (let i = 0; i < bytes.length; i += 3) {

@@ -6,7 +6,7 @@ import * as ops from '../../../gpu-fn/compile/graph/ops.ts'
 import { encodeModel } from '../../../gpu-fn/compile/write/onnx.ts'
 import { tensorBytes } from '../../../gpu-fn/dtype.ts'
 import type { StoredTensor } from '../../../gpu-fn/manifest.ts'
-import { randomWords } from '../../../infra/checkpoints/random-weights.ts'
+import { createRandomWords } from '../../../infra/checkpoints/random-weights.ts'
 
 type Stored = 'float32' | 'float16'
 /** A weight of each layer. Its absolute values are from 2 ^ `exponent` (inclusive) to 2 ^ (`exponent` + 1). */
@@ -80,10 +80,10 @@ export async function writeNetwork(directory: string, network: Network) {
   const [file, weights] = ['onnx', 'weights'].map((type) => path.join(directory, `${network.name}.${type}`))
   const external = { location: path.basename(weights!), layout: tensors }
   await fs.writeFile(file!, encodeModel(buildGraph(network), external, '0'))
-  const random = randomWords(network.layers)
+  const random = createRandomWords(network.layers)
   await using output = await fs.open(weights!, 'w')
   for (let layer = 0; layer < network.layers; layer++)
-    for (const parameter of network.parameters) await output.write(randomBytes(parameter, random))
+    for (const parameter of network.parameters) await output.write(createRandomBytes(parameter, random))
   return { file: file!, weights: { file: weights!, tensors } }
 }
 
@@ -117,7 +117,7 @@ const FORMATS: Record<Stored, readonly [mask: number, bias: number, unit: number
   float16: [0x83ff_83ff, 15, 0x0400_0400],
 }
 
-function randomBytes({ dtype, shape, exponent }: Parameter, random: () => number): Uint8Array {
+function createRandomBytes({ dtype, shape, exponent }: Parameter, random: () => number): Uint8Array {
   const words = new Uint32Array(tensorBytes(dtype, shape) / 4)
   const [mask, bias, unit] = FORMATS[dtype]
   for (let i = 0; i < words.length; i++) words[i] = (random() & mask) | ((exponent + bias) * unit)

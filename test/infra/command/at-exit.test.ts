@@ -8,7 +8,7 @@ import path from 'node:path'
 import { expect, test } from 'vitest'
 import { outputOf } from '../../../infra/command/child-process.ts'
 import { makeScratch } from '../../../infra/command/scratch.ts'
-import { processesWith } from '../../support/descendants.ts'
+import { findProcesses } from '../../support/descendants.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
@@ -49,10 +49,10 @@ test.each(['SIGTERM', 'SIGINT', 'SIGHUP'] as const)('%s, even twice, leaves noth
   const ended = once(child, 'exit')
   await once(child.stdout, 'data')
   // The command, the child, and the group of a shell and its own child.
-  await expect.poll(async () => (await processesWith(mark)).length, LIMIT).toBeGreaterThanOrEqual(4)
+  await expect.poll(async () => (await findProcesses(mark)).length, LIMIT).toBeGreaterThanOrEqual(4)
   child.kill(signal)
   expect(await ended).toEqual([128 + os.constants.signals[signal], null])
-  await expect.poll(() => processesWith(mark), LIMIT).toEqual([])
+  await expect.poll(() => findProcesses(mark), LIMIT).toEqual([])
   expect((await readdir(parent)).map((each) => each.slice(0, 5))).toEqual(['kept-'])
 })
 

@@ -11,7 +11,7 @@ const check = (label: string, simulated: number, theory: number): Check => ({
 })
 
 /** Mean wait in an M/M/c queue, in seconds: Erlang's C formula. `rate` is arrivals per second, `service` the mean in seconds. */
-function meanWaitMMc(rate: number, service: number, servers: number): number {
+function computeMeanWaitMMc(rate: number, service: number, servers: number): number {
   const load = rate * service
   if (load >= servers) return Number.POSITIVE_INFINITY
   // Erlang B by its recursion, which does not overflow.
@@ -41,7 +41,11 @@ function mmc(servers: number, load: number, count: number): Check {
     ...{ service: () => drawExponential(random, 1), coldSeconds: 0, idleSeconds: 1e12 },
     ...{ minContainers: servers, maxContainers: servers },
   })
-  return check(`M/M/${servers} at ${load * 100} % load: mean wait in seconds`, meanWait, meanWaitMMc(rate, 1, servers))
+  return check(
+    `M/M/${servers} at ${load * 100} % load: mean wait in seconds`,
+    meanWait,
+    computeMeanWaitMMc(rate, 1, servers),
+  )
 }
 
 /** Single images, with an idle window of `idle` mean gaps. */

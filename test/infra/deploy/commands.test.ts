@@ -12,7 +12,7 @@ import { deploySteps } from '../../../infra/deploy/deploy-steps.ts'
 import { destroySteps } from '../../../infra/deploy/destroy.ts'
 import { type CommandLine, commandText } from '../../../infra/deploy/plan.ts'
 import { writeWorkerConfig } from '../../../infra/deploy/worker-config.ts'
-import { modalCommand, modalPython } from '../../../infra/modal/python.ts'
+import { findModalCommand, findModalPython } from '../../../infra/modal/python.ts'
 
 const ROOT = path.join(import.meta.dirname, '../../..')
 const home = mkdtempSync(path.join(tmpdir(), 'octet-home-'))
@@ -76,10 +76,12 @@ test.each(of('wrangler').map((command) => [commandText(command).slice(0, 70), co
   },
 )
 
-test.skipIf(!modalPython()).each(of('modal').map((command) => [commandText(command).slice(0, 70), command] as const))(
+test
+  .skipIf(!findModalPython())
+  .each(of('modal').map((command) => [commandText(command).slice(0, 70), command] as const))(
   'modal takes: %s',
   async (_, [, ...parts]: CommandLine) => {
-    const [program, ...before] = modalCommand()
+    const [program, ...before] = findModalCommand()
     const output = await outputOf(program!, [...before, ...parts])
     expect(output).not.toMatch(/No such option|Missing argument|unexpected extra argument|No such command/i)
     expect(output).toMatch(/Token missing/)

@@ -6,7 +6,7 @@ import { destroySteps } from '../../../infra/deploy/destroy.ts'
 import { MEASURED } from '../../../infra/deploy/gpu-types.ts'
 import { commandText, planText, runPlan, type Step, UNKNOWN } from '../../../infra/deploy/plan.ts'
 import { checkEnvironment } from '../../../infra/deploy/secrets-file.ts'
-import { credentialFiles } from '../../support/credentials.ts'
+import { readCredentialFiles } from '../../support/credentials.ts'
 import { useScratch } from '../../support/scratch.ts'
 import { createVendors, type Vendors } from '../../support/vendors.ts'
 
@@ -242,7 +242,7 @@ test('prompts for the keys of a packages bucket, or reads them from the environm
 })
 
 test('the certificate of content credentials is passed to the GPU function and kept for later deployments', async () => {
-  const { certificates, key } = await credentialFiles('es256')
+  const { certificates, key } = await readCredentialFiles('es256')
   const files = { OCTET_C2PA_CERTIFICATES: path.join(scratch.directory, 'chain.pem'), OCTET_C2PA_KEY: key }
   await writeFile(files.OCTET_C2PA_CERTIFICATES, certificates)
   for (const env of [files, {}]) {
@@ -255,7 +255,7 @@ test('the certificate of content credentials is passed to the GPU function and k
   expect(() => checkEnvironment({ ...files, OCTET_C2PA_KEY: 'damaged' })).toThrow(
     /OCTET_C2PA_KEY must be PEM or the path/,
   )
-  const others = await credentialFiles('es384')
+  const others = await readCredentialFiles('es384')
   expect(() => checkEnvironment({ ...files, OCTET_C2PA_KEY: others.key })).toThrow(/is not the private key of/)
 })
 

@@ -6,7 +6,7 @@ import { type Rotation, rotateDeployed } from '../../../infra/deploy/rotate.ts'
 import type { SecretsFile } from '../../../infra/deploy/secrets-file.ts'
 import { createSecrets } from '../../../infra/operator/secrets.ts'
 
-async function deployed(): Promise<SecretsFile> {
+async function createDeployment(): Promise<SecretsFile> {
   const { secrets, gpuPublicKey } = await createSecrets()
   const bucket = { OCTET_BUCKET: 'https://s3.test/b', OCTET_BUCKET_KEY_ID: 'id', OCTET_BUCKET_SECRET: 'secret' }
   return { worker: secrets, gpuPublicKey, proxyHeaders: { default: { 'modal-key': 'wk' }, spare: { a: 'b' } }, bucket }
@@ -23,7 +23,7 @@ async function takes(gpu: SecretsFile, worker: SecretsFile): Promise<boolean> {
 }
 
 test('the key between worker and GPU function is rotated without an interruption', async () => {
-  const old = await deployed()
+  const old = await createDeployment()
   const both = await rotateDeployed(old, 'gpu')
   expect(await takes(both, old)).toBe(true)
   expect(await takes(both, both)).toBe(true)
@@ -41,7 +41,7 @@ test.each<[Rotation, string[]]>([
   ['proxy', []],
   ['bucket', []],
 ])('%s changes %j of the worker and nothing else of it', async (which, names) => {
-  const before = await deployed()
+  const before = await createDeployment()
   const after = await rotateDeployed(before, which)
   const changed = Object.keys(before.worker).filter(
     (name) => before.worker[name as never] !== after.worker[name as never],
@@ -50,7 +50,7 @@ test.each<[Rotation, string[]]>([
 })
 
 test('a proxy token and the keys of the bucket are rotated by the next deployment', async () => {
-  const before = await deployed()
+  const before = await createDeployment()
   expect((await rotateDeployed(before, 'proxy')).proxyHeaders).toEqual({ spare: { a: 'b' } })
   expect((await rotateDeployed(before, 'bucket')).bucket).toBeUndefined()
 })

@@ -120,12 +120,12 @@ describe('npm run images', () => {
     promisify(execFile)(process.execPath, ['infra/docker/images.ts', ...args, '--file', file, '--registry', registry], {
       cwd: ROOT,
     })
-  const rejected = (error: { stdout: string; stderr: string }) => error.stdout + error.stderr
+  const joinOutput = (error: { stdout: string; stderr: string }) => error.stdout + error.stderr
 
   test('pins each base image to the current digest of its tag, and leaves the rest of the file unchanged', async () => {
     await writeFile(file, 'ARG A_BASE=node:24\nARG B_BASE=nvidia/cuda:13\nARG RUN_AS=octet\nUSER nobody\n')
     const [a, b] = [push('library/node', '24', index('amd64')), push('nvidia/cuda', '13', index('amd64', 'cuda'))]
-    expect(await images('check').catch(rejected)).toContain('A_BASE: node:24 is not pinned')
+    expect(await images('check').catch(joinOutput)).toContain('A_BASE: node:24 is not pinned')
     await images('pin')
     const text = `ARG A_BASE=node:24@${a}\nARG B_BASE=nvidia/cuda:13@${b}\nARG RUN_AS=octet\nUSER nobody\n`
     expect(await readFile(file, 'utf8')).toBe(text)
@@ -146,11 +146,11 @@ describe('npm run images', () => {
     const absent = `sha256:${'a'.repeat(64)}`
     push('library/node', '24', index('amd64'))
     await writeFile(file, `ARG A_BASE=node:24@${absent}\n`)
-    expect(await images('check').catch(rejected)).toContain(`the registry has no node ${absent}: 404`)
+    expect(await images('check').catch(joinOutput)).toContain(`the registry has no node ${absent}: 404`)
     manifests.set(`library/node ${absent}`, index('amd64', 'forged'))
-    expect(await images('check').catch(rejected)).toContain(`has the digest ${digestOf(index('amd64', 'forged'))}`)
+    expect(await images('check').catch(joinOutput)).toContain(`has the digest ${digestOf(index('amd64', 'forged'))}`)
     push('library/node', '24', index('arm64'))
-    expect(await images('pin').catch(rejected)).toContain('has no image for linux/amd64')
+    expect(await images('pin').catch(joinOutput)).toContain('has no image for linux/amd64')
     expect(await readFile(file, 'utf8')).toBe(`ARG A_BASE=node:24@${absent}\n`)
   })
 

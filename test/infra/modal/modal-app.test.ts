@@ -3,9 +3,9 @@ import path from 'node:path'
 import { promisify } from 'node:util'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { type DeployConfig, readDeployConfig } from '../../../infra/config.ts'
-import { modalPython } from '../../../infra/modal/python.ts'
+import { findModalPython } from '../../../infra/modal/python.ts'
 
-const python = modalPython()
+const python = findModalPython()
 if (!python)
   console.warn('There is no Python with Modal: infra/modal_app.py is not checked. npm run modal:setup brings it.')
 

@@ -8,7 +8,7 @@ const plain = (width: number, level: number): Pixels => ({
   ...{ width, height: width, channels: 3 },
 })
 /** A ramp from left to right with `noise` on every other value. */
-function ramp(noise: number): Pixels {
+function createRamp(noise: number): Pixels {
   const pixels = plain(32, 0)
   pixels.data.forEach((_, i) => {
     pixels.data[i] = (Math.floor(i / 3) % 32) * 6 + (i % 2) * noise
@@ -30,8 +30,8 @@ test('differences have a maximum and a share of values', () => {
 })
 
 test('ssim is 1 for the same pixels and falls with noise', () => {
-  expect(ssim(ramp(0), ramp(0))).toBeCloseTo(1)
-  const [some, more] = [ssim(ramp(0), ramp(20)), ssim(ramp(0), ramp(60))]
+  expect(ssim(createRamp(0), createRamp(0))).toBeCloseTo(1)
+  const [some, more] = [ssim(createRamp(0), createRamp(20)), ssim(createRamp(0), createRamp(60))]
   expect(some).toBeLessThan(0.99)
   expect(more).toBeLessThan(some)
 })

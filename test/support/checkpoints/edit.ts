@@ -44,7 +44,7 @@ export async function editJson(file: string, changes: Record<string, unknown>): 
 }
 
 /** The tensors in two parts, as two shards store them. */
-export function halves(tensors: Tensors): [Tensors, Tensors] {
+export function createHalves(tensors: Tensors): [Tensors, Tensors] {
   const entries = Object.entries(tensors)
   const middle = Math.ceil(entries.length / 2)
   return [Object.fromEntries(entries.slice(0, middle)), Object.fromEntries(entries.slice(middle))]

@@ -4,7 +4,7 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { HEADERS, type HeaderFiles, type Layout, type Published } from '../../../infra/checkpoints/published.ts'
-import { safetensorsHeader, type TensorShape } from '../../../infra/checkpoints/safetensors-header.ts'
+import { encodeSafetensorsHeader, type TensorShape } from '../../../infra/checkpoints/safetensors-header.ts'
 import * as published from './published-shapes.ts'
 import { diffusersVae, stabilityVae } from './published-vae-shapes.ts'
 
@@ -17,11 +17,11 @@ const clipL = (projection: boolean) => published.clipText(768, 12, projection)
 const clipG = () => published.clipText(1280, 32, true)
 
 function singleFile(name: Published): HeaderFiles {
-  const prefixed = (prefix: string, shapes: published.Shapes) =>
+  const addPrefix = (prefix: string, shapes: published.Shapes) =>
     [...shapes].map(([key, shape]) => [`${prefix}${key}`, shape] as const)
   const main = [
-    ...prefixed('model.diffusion_model.', published.stabilityTransformer(published.VARIANTS[name])),
-    ...prefixed('first_stage_model.', stabilityVae()),
+    ...addPrefix('model.diffusion_model.', published.stabilityTransformer(published.VARIANTS[name])),
+    ...addPrefix('first_stage_model.', stabilityVae()),
   ]
   const file = `sd3.5_${name.replace('-', '_')}.safetensors`
   return {
@@ -35,7 +35,7 @@ function singleFile(name: Published): HeaderFiles {
 function diffusers(name: Published): HeaderFiles {
   const variant = published.VARIANTS[name]
   const shards = (folder: keyof typeof SHARD_BYTES, stem: string, shapes: published.Shapes) =>
-    sharded(`${folder}/${stem}`, shapes, SHARD_BYTES[folder])
+    createShards(`${folder}/${stem}`, shapes, SHARD_BYTES[folder])
   return {
     'transformer/config.json': transformerConfig(variant),
     ...shards('transformer', 'diffusion_pytorch_model', published.diffusersTransformer(variant)),
@@ -55,11 +55,11 @@ type Entries = Iterable<readonly [name: string, shape: readonly number[]]>
 
 function weights(file: string, shapes: Entries, layout: Layout): HeaderFiles {
   const sorted = [...shapes].sort(([a], [b]) => (a < b ? -1 : 1))
-  const { header } = safetensorsHeader(sorted.map(([name, shape]) => ({ name, shape, dtype: DTYPE[layout] })))
+  const { header } = encodeSafetensorsHeader(sorted.map(([name, shape]) => ({ name, shape, dtype: DTYPE[layout] })))
   return { [file]: JSON.parse(header.subarray(8).toString()) }
 }
 
-function sharded(stem: string, shapes: published.Shapes, limit: number): HeaderFiles {
+function createShards(stem: string, shapes: published.Shapes, limit: number): HeaderFiles {
   const shards: [string, readonly number[]][][] = [[]]
   let filled = 0
   for (const entry of shapes) {

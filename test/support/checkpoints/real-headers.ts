@@ -24,10 +24,10 @@ async function writeSparse(file: string, header: Record<string, unknown>): Promi
   length.writeBigUInt64LE(BigInt(json.length))
   await using handle = await open(file, 'w')
   await handle.write(Buffer.concat([length, json]))
-  await handle.truncate(8 + json.length + dataBytes(header))
+  await handle.truncate(8 + json.length + sumDataBytes(header))
 }
 
-function dataBytes(header: Record<string, unknown>): number {
+function sumDataBytes(header: Record<string, unknown>): number {
   const entries = Object.entries(header).filter(([name]) => name !== '__metadata__')
   return Math.max(...entries.map(([, entry]) => (entry as { data_offsets: [number, number] }).data_offsets[1]))
 }

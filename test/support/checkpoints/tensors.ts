@@ -18,7 +18,7 @@ export function hashes(count: number, seed: number): Uint32Array {
 }
 
 /** Values in [−√3, √3), of deviation 1. */
-export function pseudoRandom(dims: readonly number[], seed: number): FloatTensor {
+export function createPseudoRandom(dims: readonly number[], seed: number): FloatTensor {
   return { dims, data: Float32Array.from(hashes(size(dims), seed), (hash) => (hash / 2 ** 31 - 1) * Math.sqrt(3)) }
 }
 
@@ -34,7 +34,7 @@ export function clipIds(lengths: readonly number[], seed: number, pad: number, a
   return { dims: [lengths.length, TOKENS], data: BigInt64Array.from(rows.flat(), BigInt) }
 }
 
-export function t5Ids(batch: number, tokens: number, seed: number) {
+export function createT5Ids(batch: number, tokens: number, seed: number) {
   return {
     dims: [batch, tokens],
     data: BigInt64Array.from(hashes(batch * tokens, seed), (hash) => BigInt(hash % 1000)),
@@ -54,7 +54,7 @@ export async function readTensors(file: string): Promise<Map<string, FloatTensor
 }
 
 /** Every `step`-th row of axis 1 of a [B, L, D] tensor. */
-export function everyRow({ data, dims }: FloatTensor, step: number): FloatTensor {
+export function sampleRows({ data, dims }: FloatTensor, step: number): FloatTensor {
   const [batch, length, width] = dims as [number, number, number]
   const rows = Array.from({ length: Math.ceil(length / step) }, (_, i) => i * step)
   const out = new Float32Array(batch * rows.length * width)

@@ -3,8 +3,8 @@
 import { base64url, exportJWK, generateKeyPair, importJWK, SignJWT } from 'jose'
 import { afterAll, beforeAll, describe, test } from 'vitest'
 import {
+  createGpuTokenId,
   GPU_TOKEN,
-  gpuTokenId,
   type JobEvent,
   type JobRequest,
   jobEvent,
@@ -38,7 +38,7 @@ async function sign(key: string, { job = '', body = '', attempt = 1, ...token }:
     .setIssuer(GPU_TOKEN.issuer)
     .setAudience(token.audience ?? GPU_TOKEN.audience)
     .setSubject(job)
-    .setJti(gpuTokenId(job, attempt))
+    .setJti(createGpuTokenId(job, attempt))
     .setIssuedAt()
     .setExpirationTime(token.expires ?? inFiveMinutes())
     .sign(await importJWK(JSON.parse(token.key ?? key), GPU_TOKEN.algorithm))
@@ -194,7 +194,7 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
     })
 
     test.for([
-      ['signed by another key', 401, 'token_invalid', async () => ({ key: await strangerKey() })],
+      ['signed by another key', 401, 'token_invalid', async () => ({ key: await createStrangerKey() })],
       ['that has expired', 401, 'token_expired', async () => ({ expires: Math.floor(Date.now() / 1000) - 60 })],
       ['for another service', 401, 'token_invalid', async () => ({ audience: 'another' })],
       ['with an excessive lifetime', 401, 'token_invalid', async () => ({ expires: inFiveMinutes() + 600 })],
@@ -221,7 +221,7 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
   })
 }
 
-async function strangerKey(): Promise<string> {
+async function createStrangerKey(): Promise<string> {
   const { privateKey } = await generateKeyPair('EdDSA', { extractable: true })
   return JSON.stringify(await exportJWK(privateKey))
 }

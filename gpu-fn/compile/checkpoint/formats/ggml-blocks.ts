@@ -72,7 +72,7 @@ function decodeFiveBits(
 }
 
 /** The 6-bit scale or minimum (`second`: 0 or 4) of sub-block `j` in the twelve packed bytes of Q4_K and Q5_K. */
-function packedScale(bytes: Uint8Array, at: number, j: number, second: 0 | 4): number {
+function unpackScale(bytes: Uint8Array, at: number, j: number, second: 0 | 4): number {
   if (j < 4) return bytes[at + j + second]! & 63
   const low = second === 0 ? bytes[at + j + 4]! & 15 : bytes[at + j + 4]! >> 4
   return low | ((bytes[at + j - 4 + second]! >> 6) << 4)
@@ -91,8 +91,8 @@ function decodeWithMinima(
   const d = halves[at >> 1]!
   const minimum = halves[(at >> 1) + 1]!
   for (let j = 0; j < 8; j++) {
-    const scale = d * packedScale(bytes, at + 4, j, 0)
-    const min = minimum * packedScale(bytes, at + 4, j, 4)
+    const scale = d * unpackScale(bytes, at + 4, j, 0)
+    const min = minimum * unpackScale(bytes, at + 4, j, 4)
     const shift = (j & 1) * 4
     for (let l = 0; l < 32; l++) {
       const fifth = high === null ? 0 : ((bytes[high + l]! >> j) & 1) << 4

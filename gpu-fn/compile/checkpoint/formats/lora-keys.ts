@@ -40,7 +40,7 @@ export function parseLoraKey(file: string, key: string): LoraKey {
     )
   for (const [suffix, part] of PARTS) {
     const match = suffix.exec(key)
-    if (match) return { module: moduleName(key.slice(0, match.index), match[0]), part }
+    if (match) return { module: parseModuleName(key.slice(0, match.index), match[0]), part }
   }
   throw new CheckpointError(
     file,
@@ -49,7 +49,7 @@ export function parseLoraKey(file: string, key: string): LoraKey {
 }
 
 /** diffusers before PEFT kept the matrices in attention processors, and its `to_out` was a list. */
-function moduleName(name: string, suffix: string): string {
+function parseModuleName(name: string, suffix: string): string {
   const module = name.replace('.processor.', '.')
   return suffix.startsWith('_lora') && module.endsWith('.to_out') ? `${module}.0` : module
 }

@@ -53,7 +53,7 @@ function foldScales(file: string, tensors: ReadonlyMap<string, TensorInfo>): Map
     const scaled = CONVENTIONS.find(({ scale }) => name.endsWith(scale))
     if (scaled) addScale(scales, tensors, name, info, scaled)
     else {
-      const parameter = parameterName(name)
+      const parameter = parseParameterName(name)
       if (parameters.has(parameter)) throw new CheckpointError(file, `two tensors are ${quote(parameter)}`)
       parameters.set(parameter, toTensor(parameter, info, formatOf(name, info, tensors)))
     }
@@ -69,7 +69,7 @@ function foldScales(file: string, tensors: ReadonlyMap<string, TensorInfo>): Map
 }
 
 /** `layer.weight` for the codes of every convention. */
-function parameterName(name: string): string {
+function parseParameterName(name: string): string {
   const found = CONVENTIONS.find(({ codes }) => codes !== '.weight' && name.endsWith(codes))
   return found ? `${name.slice(0, -found.codes.length)}.weight` : name
 }

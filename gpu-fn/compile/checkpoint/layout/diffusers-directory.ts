@@ -5,7 +5,7 @@ import { CheckpointError, listNames } from '../error.ts'
 import type { Checkpoint } from '../tensor.ts'
 import { folderExists, MODEL_INDEX, readModelIndex, readOptional } from './model-index.ts'
 import type { Naming } from './naming.ts'
-import { describeFile, directoryName, type Opened, type OpenedNetwork } from './opened.ts'
+import { deriveDirectoryName, describeFile, type Opened, type OpenedNetwork } from './opened.ts'
 import { hasWeights, readWeights } from './weights-folder.ts'
 
 /**
@@ -27,7 +27,7 @@ export async function readDiffusersDirectory(
       opened.declined.add(network)
       opened.notes.push(`${path.join(directory, MODEL_INDEX)} lists ${folder} as null: it is not read.`)
     } else if (await folderExists(at)) {
-      const source = { layout: 'diffusers', name: directoryName(directory) } as const
+      const source = { layout: 'diffusers', name: deriveDirectoryName(directory) } as const
       opened.networks.set(network, { ...(await openFolder(at, naming, opened, stem, network)).opened, source })
     } else if (status === 'listed') {
       opened.absent.set(network, `${path.join(directory, MODEL_INDEX)} lists ${folder}, but there is no ${at}`)
@@ -55,15 +55,15 @@ async function openLoneFolder(directory: string, naming: Naming, opened: Opened)
   }
   const { stem, network: expected } = componentOf(directory, naming) ?? {}
   const { network, opened: found } = await openFolder(directory, naming, opened, stem, expected)
-  opened.networks.set(network, { ...found, source: { layout: 'diffusers', name: folderName(directory, naming) } })
+  opened.networks.set(network, { ...found, source: { layout: 'diffusers', name: nameFolder(directory, naming) } })
 }
 
 const componentOf = (directory: string, { folders }: Naming) =>
   folders.find(({ folder }) => folder === path.basename(path.resolve(directory)))
 
 /** The name of a network's folder, or of its checkpoint's directory if the folder has a name of the diffusers layout. */
-export const folderName = (directory: string, naming: Naming): string =>
-  directoryName(componentOf(directory, naming) ? path.join(directory, '..') : directory)
+export const nameFolder = (directory: string, naming: Naming): string =>
+  deriveDirectoryName(componentOf(directory, naming) ? path.join(directory, '..') : directory)
 
 async function openFolder(
   at: string,

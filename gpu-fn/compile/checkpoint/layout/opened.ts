@@ -30,7 +30,7 @@ export function describeFile(file: string, layout: Layout, networks: readonly Re
 type Recognized = { title: string; tensors: ReadonlyMap<string, TensorInfo> }
 
 /** The name of a checkpoint's directory, or of its repository in a Hugging Face cache, whose directories are named by commits. */
-export function directoryName(directory: string): string {
+export function deriveDirectoryName(directory: string): string {
   const [name, snapshots, repository] = path.resolve(directory).split(path.sep).reverse()
   const isCached = snapshots === 'snapshots' && repository?.startsWith('models--')
   return isCached ? repository!.split('--').at(-1)! : name!

@@ -82,7 +82,7 @@ export function placeTransformer(name: string, depth: number): Placement | undef
 }
 
 /** The names of all matrices of a transformer with this many blocks. */
-export function transformerModules(depth: number): string[] {
+export function listTransformerModules(depth: number): string[] {
   const inBlock = [...Object.keys(IN_BLOCK), ...Object.values(QKV_IN_BLOCK).flat()].filter(
     (name) => !/norm_/.test(name),
   )

@@ -78,20 +78,24 @@ describe('the number of keys', () => {
       if (!(object instanceof AccountDO)) throw new Error('not an account')
       work(storage.sql)
     })
-  const credential = (i: number) => ({ account: 'x', keyId: i.toString(16).padStart(12, '0'), secretHash: `${i}` })
+  const createCredential = (i: number) => ({
+    account: 'x',
+    keyId: i.toString(16).padStart(12, '0'),
+    secretHash: `${i}`,
+  })
   const count = (sql: SqlStorage) => sql.exec<{ n: number }>('SELECT count(*) AS n FROM keys').one().n
 
   test('is limited for active keys; the end of one permits another', async ({ expect }) => {
     const caller = await newAdmin()
     await within(caller, (sql) => {
-      for (let i = 1; i < MAX_ACTIVE_KEYS; i++) createKey(sql, credential(i), {}, null)
+      for (let i = 1; i < MAX_ACTIVE_KEYS; i++) createKey(sql, createCredential(i), {}, null)
     })
     const full = { status: 409, body: { error: { code: 'too_many_keys' } } }
     expect(await create(caller)).toMatchObject(full)
-    expect(await rotate(caller, credential(1).keyId)).toMatchObject(full)
-    expect((await rotate(caller, credential(1).keyId, { overlap_seconds: 0 })).status).toBe(201)
+    expect(await rotate(caller, createCredential(1).keyId)).toMatchObject(full)
+    expect((await rotate(caller, createCredential(1).keyId, { overlap_seconds: 0 })).status).toBe(201)
     expect(await create(caller)).toMatchObject(full)
-    await revoke(caller, credential(2).keyId)
+    await revoke(caller, createCredential(2).keyId)
     expect((await create(caller)).status).toBe(201)
   })
 
@@ -102,21 +106,21 @@ describe('the number of keys', () => {
     await within(caller, (sql) => {
       const now = Date.now()
       vi.spyOn(Date, 'now').mockImplementation(() => now)
-      createKey(sql, credential(1), { scopes: [...ALL] }, null)
-      createKey(sql, credential(2), {}, credential(1).keyId)
+      createKey(sql, createCredential(1), { scopes: [...ALL] }, null)
+      createKey(sql, createCredential(2), {}, createCredential(1).keyId)
       for (let i = 3; i < 1100; i++) {
-        createKey(sql, credential(i), {}, null)
+        createKey(sql, createCredential(i), {}, null)
         vi.spyOn(Date, 'now').mockImplementation(() => now + i)
-        sql.exec('UPDATE keys SET revoked = ? WHERE id = ?', now + i, credential(i).keyId)
-        if (i === 3) sql.exec('UPDATE keys SET revoked = ? WHERE id = ?', now, credential(1).keyId)
+        sql.exec('UPDATE keys SET revoked = ? WHERE id = ?', now + i, createCredential(i).keyId)
+        if (i === 3) sql.exec('UPDATE keys SET revoked = ? WHERE id = ?', now, createCredential(1).keyId)
       }
       expect(count(sql)).toBe(1000)
       const kept = sql.exec<{ id: string }>('SELECT id FROM keys ORDER BY created, rowid LIMIT 4').toArray()
       expect(kept.map(({ id }) => id)).toEqual([
         caller.keyId,
-        credential(1).keyId,
-        credential(2).keyId,
-        credential(103).keyId,
+        createCredential(1).keyId,
+        createCredential(2).keyId,
+        createCredential(103).keyId,
       ])
     })
   })
@@ -126,8 +130,8 @@ describe('the number of keys', () => {
     await within(caller, (sql) => {
       let latest = caller.keyId
       for (let i = 1; i < 1200; i++) {
-        expect(replaceKey(sql, latest, credential(i), 0, latest).kind).toBe('done')
-        latest = credential(i).keyId
+        expect(replaceKey(sql, latest, createCredential(i), 0, latest).kind).toBe('done')
+        latest = createCredential(i).keyId
       }
       expect(count(sql)).toBe(1000)
       expect(changeKey(sql, latest, { label: 'still' }, latest)).toMatchObject({

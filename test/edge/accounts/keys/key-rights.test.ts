@@ -5,7 +5,7 @@ import fc from 'fast-check'
 import { afterEach, describe, test, vi } from 'vitest'
 import type { KeyChange } from '../../../../edge/accounts/keys/key-info.ts'
 import { changeKey, createKey, replaceKey } from '../../../../edge/accounts/keys/key-management.ts'
-import { excessOf, lowestLimits } from '../../../../edge/accounts/keys/key-rights.ts'
+import { combineLimits, excessOf } from '../../../../edge/accounts/keys/key-rights.ts'
 import { SCOPES } from '../../../../edge/auth/scopes.ts'
 import { UNLIMITED } from '../../../../edge/config/limits.ts'
 import { newCaller } from '../../support/client.ts'
@@ -253,8 +253,8 @@ test('the lowest of several limits applies; null is no limit', ({ expect }) => {
     { ...UNLIMITED, concurrent_jobs: 5 },
     { ...UNLIMITED, concurrent_jobs: 3, daily_microdollars: 9 },
   ]
-  expect(lowestLimits([a, b])).toEqual({ ...UNLIMITED, concurrent_jobs: 3, daily_microdollars: 9 })
-  expect(lowestLimits([UNLIMITED])).toEqual(UNLIMITED)
+  expect(combineLimits([a, b])).toEqual({ ...UNLIMITED, concurrent_jobs: 3, daily_microdollars: 9 })
+  expect(combineLimits([UNLIMITED])).toEqual(UNLIMITED)
 })
 
 test('a limited admin key can neither revoke its ancestors nor delete or export the account', async ({ expect }) => {

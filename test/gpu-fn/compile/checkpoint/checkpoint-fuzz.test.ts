@@ -7,7 +7,7 @@ import { bytesOf } from '../../../../gpu-fn/compile/checkpoint/formats/dtype.ts'
 import { readHeader, type SafetensorsFile } from '../../../../gpu-fn/compile/checkpoint/formats/safetensors.ts'
 import type { Checkpoint } from '../../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
-import { type Header, mutate, seededRandom } from '../../../support/checkpoints/mutate.ts'
+import { createSeededRandom, type Header, mutate } from '../../../support/checkpoints/mutate.ts'
 import { packHeader, packTensors, type Stored } from '../../../support/checkpoints/safetensors-file.ts'
 import { FUZZ_FILES } from '../../../support/fuzz-files.ts'
 
@@ -86,7 +86,7 @@ function expectReadable(checkpoint: Checkpoint, fileBytes: number): void {
 
 describe('damaged checkpoints', () => {
   it(`${FUZZ_FILES} of them are valid or refused with a CheckpointError`, async () => {
-    const random = seededRandom(35)
+    const random = createSeededRandom(35)
     const bases = BASES.map((tensors) => unpack(packTensors(tensors)))
     const file = path.join(scratch, 'x.safetensors')
     let sound = 0

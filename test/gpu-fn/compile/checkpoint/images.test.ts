@@ -7,8 +7,8 @@ import { writeTinyCheckpoint } from '../../../../infra/checkpoints/tiny/checkpoi
 import { type RenderRequest, render, withPipeline } from '../../../../infra/local/models/render.ts'
 import { differences, readPixels } from '../../../../infra/receipts/compare-images.ts'
 import {
+  createHalves,
   editJson,
-  halves,
   readStoredTensors,
   renameAll,
   rewriteTensors,
@@ -63,7 +63,7 @@ async function expectImage(
 /** Two shards of a folder's weights, without an index. */
 async function shard(folder: string, stem: string, variant: string): Promise<string[]> {
   const file = path.join(folder, `${stem}.safetensors`)
-  const parts = halves(await readStoredTensors(file))
+  const parts = createHalves(await readStoredTensors(file))
   await rm(file)
   return Promise.all(
     parts.map((tensors, i) =>

@@ -10,7 +10,7 @@ import { compile } from '../../../../gpu-fn/compile/compile.ts'
 import type { Manifest } from '../../../../gpu-fn/manifest.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
 import { writeTinyCheckpoint } from '../../../../infra/checkpoints/tiny/checkpoint.ts'
-import { transformerToDiffusers } from '../../../../infra/checkpoints/tiny/diffusers-layout.ts'
+import { convertTransformerToDiffusers } from '../../../../infra/checkpoints/tiny/diffusers-layout.ts'
 import { type RenderRequest, render, withPipeline } from '../../../../infra/local/models/render.ts'
 import { differences, readPixels } from '../../../../infra/receipts/compare-images.ts'
 import { editJson } from '../../../support/checkpoints/edit.ts'
@@ -30,7 +30,7 @@ const FOLDERS = { transformer: 'transformer', t5: 'text_encoder_3' } as const
 const networkOf = (file: string) => (file.startsWith('t5') ? 't5' : 'transformer')
 
 /** The paths of tiny-small with one network from a quantized file. */
-async function withQuantized(file: string): Promise<string[]> {
+async function quantizeFile(file: string): Promise<string[]> {
   const base = await writeTinyCheckpoint(at('base'), { variant: 'tiny-small' })
   const folder = FOLDERS[networkOf(file)]
   if (/^(torchao|quanto|modelopt)/.test(file)) {
@@ -58,7 +58,8 @@ async function digestsOf(file: string): Promise<Record<string, string>> {
   const { networks } = await openCheckpoint([golden(file)])
   const tensors = [...networks[network]!.values()].map((tensor) => ({ ...tensor, data: readValues(tensor) }))
   closeFiles()
-  const named = network === 'transformer' && file !== 'blocks.gguf' ? transformerToDiffusers(tensors, 2) : tensors
+  const named =
+    network === 'transformer' && file !== 'blocks.gguf' ? convertTransformerToDiffusers(tensors, 2) : tensors
   return Object.fromEntries(named.map(({ name, data }) => [name, sha256(data)]).sort(([a], [b]) => (a! < b! ? -1 : 1)))
 }
 
@@ -73,7 +74,7 @@ describe('quantized files', () => {
 
   it.each(CHECKPOINTS)('produce the same image as diffusers with these values: %s', async (file) => {
     const out = at('package')
-    await compile({ checkpoint: await withQuantized(file), out, tier: 'fp32', target: 'cpu', variant: 'custom' })
+    await compile({ checkpoint: await quantizeFile(file), out, tier: 'fp32', target: 'cpu', variant: 'custom' })
     const image = await withPipeline(out, (pipeline) => render(pipeline, REQUEST))
     const { largest, share } = differences(
       await readPixels(image),
@@ -100,7 +101,7 @@ describe('the codes of an FP8 checkpoint', () => {
     ['modelopt-export.safetensors', '.weight', '.weight_scale'],
   ])('are stored unchanged, with their scales: %s', async (file, codes, scale) => {
     const out = at('package')
-    await compile({ checkpoint: await withQuantized(file), out, tier: 'fp8', target: 'cpu', variant: 'custom' })
+    await compile({ checkpoint: await quantizeFile(file), out, tier: 'fp8', target: 'cpu', variant: 'custom' })
     const { tensors } = await readHeader(golden(file))
     const bytes = await readFile(golden(file))
     const bytesOf = (name: string) => {

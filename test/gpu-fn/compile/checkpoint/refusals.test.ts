@@ -5,8 +5,8 @@ import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { type CompileOptions, compile } from '../../../../gpu-fn/compile/compile.ts'
 import { writeTinyCheckpoint } from '../../../../infra/checkpoints/tiny/checkpoint.ts'
 import {
+  createHalves,
   editJson,
-  halves,
   readStoredTensors,
   rewriteTensors,
   writeStoredTensors,
@@ -141,7 +141,7 @@ describe('incomplete or ambiguous weights are refused:', () => {
 
   it('one shard of two, by itself and in its folder', async () => {
     const file = at('transformer/diffusion_pytorch_model.safetensors')
-    const [first] = halves(await readStoredTensors(file))
+    const [first] = createHalves(await readStoredTensors(file))
     await rm(file)
     const shard = await writeStoredTensors(at('transformer/diffusion_pytorch_model-00001-of-00002.safetensors'), first)
     await expectRefusal(/is one of 2 shards; give its folder or its \.safetensors\.index\.json/, [shard])
@@ -152,7 +152,7 @@ describe('incomplete or ambiguous weights are refused:', () => {
 
   it('shards with two different totals and no index', async () => {
     const file = at('vae/diffusion_pytorch_model.safetensors')
-    const parts = halves(await readStoredTensors(file))
+    const parts = createHalves(await readStoredTensors(file))
     await rm(file)
     await writeStoredTensors(at('vae/diffusion_pytorch_model-00001-of-00002.safetensors'), parts[0])
     await writeStoredTensors(at('vae/diffusion_pytorch_model-00002-of-00003.safetensors'), parts[1])
@@ -167,7 +167,7 @@ describe('incomplete or ambiguous weights are refused:', () => {
   })
 
   it('a single file and its shards, because diffusers and transformers would read different ones', async () => {
-    const parts = halves(await readStoredTensors(at('transformer/diffusion_pytorch_model.safetensors')))
+    const parts = createHalves(await readStoredTensors(at('transformer/diffusion_pytorch_model.safetensors')))
     const shardOf = (i: number) => at(`transformer/diffusion_pytorch_model-0000${i}-of-00002.safetensors`)
     await writeStoredTensors(shardOf(1), parts[0])
     await writeStoredTensors(shardOf(2), parts[1])

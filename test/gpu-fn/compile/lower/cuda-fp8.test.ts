@@ -13,7 +13,7 @@ import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { writeTinyControlnet } from '../../../../infra/checkpoints/tiny/controlnet.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
 import { writeSparseCheckpoint } from '../../../support/checkpoints/real-headers.ts'
-import { type FloatTensor, pseudoRandom, relativeError } from '../../../support/checkpoints/tensors.ts'
+import { createPseudoRandom, type FloatTensor, relativeError } from '../../../support/checkpoints/tensors.ts'
 import { useScratch } from '../../../support/scratch.ts'
 
 const scratch = useScratch()
@@ -116,7 +116,7 @@ describe('the autoencoder of target cuda-fp8', () => {
   test.each(['tiny-medium', 'tiny-large'] as const)('of %s decodes like the one for the CPU', async (variant) => {
     const decode = async (directory: string) => {
       const session = await openSession(path.join(directory, 'vae_decoder.onnx'), { target: 'cpu' })
-      return (await session.run({ latent: pseudoRandom([2, 16, 6, 10], 7) })).image as FloatTensor
+      return (await session.run({ latent: createPseudoRandom([2, 16, 6, 10], 7) })).image as FloatTensor
     }
     const expected = await decode(await compileTiny({ variant, tier: 'fp8' }))
     expect(
@@ -163,14 +163,14 @@ describe.each(['tiny-medium', 'tiny-large'] as const)(
     })
 
     test('change a step by less than 5 %, but change it', async () => {
-      const [context, latent] = [pseudoRandom([2, 40, 256], 1), pseudoRandom([2, 16, 16, 12], 2)]
+      const [context, latent] = [createPseudoRandom([2, 40, 256], 1), createPseudoRandom([2, 16, 16, 12], 2)]
       const error = relativeError(await rounded(context, latent), await exact(context, latent))
       expect(error).toBeGreaterThan(1e-3)
       expect(error).toBeLessThan(5e-2)
     })
 
     test('give each sample of a batch the same result as alone', async () => {
-      const [context, latent] = [pseudoRandom([2, 7, 256], 3), pseudoRandom([2, 16, 8, 12], 4)]
+      const [context, latent] = [createPseudoRandom([2, 7, 256], 3), createPseudoRandom([2, 16, 8, 12], 4)]
       const both = await rounded(context, latent)
       const second = ({ data, dims }: FloatTensor): FloatTensor => ({
         data: data.slice(data.length / 2),
@@ -186,7 +186,7 @@ describe.each(['tiny-medium', 'tiny-large'] as const)(
       const { position, text } = (await openPackage(directory)).manifest
       return async (prompts, latent) => {
         const [batch, , height, width] = latent.dims as [number, number, number, number]
-        const pooled = pseudoRandom([2, text.pooled_width], 5)
+        const pooled = createPseudoRandom([2, text.pooled_width], 5)
         const { modulation, context } = await conditioning.runOnDevice({
           timesteps: { dims: [1], data: Float32Array.of(700) },
           pooled: {
@@ -196,7 +196,7 @@ describe.each(['tiny-medium', 'tiny-large'] as const)(
           prompt_embeds: prompts,
         })
         const table = position.file !== undefined && {
-          position: pseudoRandom([(height / 2) * (width / 2), position.width], 6),
+          position: createPseudoRandom([(height / 2) * (width / 2), position.width], 6),
         }
         const inputs = { latent: latent as Tensor, modulation: modulation!.row(0), context: context!, ...table }
         return (await transformer.run(inputs)).velocity as FloatTensor

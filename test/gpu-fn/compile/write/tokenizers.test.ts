@@ -18,7 +18,7 @@ const { encoders } = describeText(
   { clip_l: clip, clip_g: clip, t5: { graphs: ['t5'] } },
   { contextWidth: 8, pooledWidth: 4 },
 )
-const vocabularies = (rows: number) =>
+const createVocabularies = (rows: number) =>
   new Map(Object.entries(TOKENS).map(([name, tokens]) => [name, { rows, ...tokens }] as const))
 
 let directory: string
@@ -29,7 +29,7 @@ beforeEach(async () => {
 
 const at = (...names: string[]) => path.join(directory, ...names)
 const read = (options: TokenizerOptions = { tokenizers: directory }, rows = 1000) =>
-  readTokenizers(encoders, vocabularies(rows), { tokenizers: {} }, options)
+  readTokenizers(encoders, createVocabularies(rows), { tokenizers: {} }, options)
 
 test('a package contains only the tokenizer files that define its tokenizers', async () => {
   await writeFile(at('tokenizer', 'id_rsa'), 'a secret')

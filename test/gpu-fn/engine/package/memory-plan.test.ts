@@ -60,16 +60,16 @@ const planMemory = (
 ) => planFor(manifest, size, budget, how)
 
 test('two packages of Large share one arena, so that both stay open on a 40 GB GPU', () => {
-  const plan = planMemory(about('large fp8'), square(1024), 40 * GIB, NATIVE)
+  const plan = planMemory(about('large fp8'), createSquare(1024), 40 * GIB, NATIVE)
   expect(plan.offloaded).toEqual([])
   expect(memoryOfAll([plan, plan])).toBeLessThan(40 * GIB * 0.97)
   expect(memoryOfAll([plan, plan])).toBeGreaterThan(2 * 17e9)
 })
 
-const square = (side: number) => ({ width: side, height: side })
+const createSquare = (side: number) => ({ width: side, height: side })
 
 test('without a budget, all networks are resident and nothing is reloaded', () => {
-  expect(planMemory(about('large fp16'), square(1024), null)).toMatchObject({
+  expect(planMemory(about('large fp16'), createSquare(1024), null)).toMatchObject({
     resident: [...NETWORKS],
     offloaded: [],
     tile: null,
@@ -78,13 +78,13 @@ test('without a budget, all networks are resident and nothing is reloaded', () =
 })
 
 test.each<[Name, number, { width: number; height: number }, number | null]>([
-  ['large fp8', 8, square(1024), 64],
+  ['large fp8', 8, createSquare(1024), 64],
   ['large fp8', 8, { width: 1024, height: 768 }, 64],
-  ['large fp8', 15, square(1024), null],
-  ['medium fp8', 4, square(1024), 64],
-  ['medium fp8', 6, square(1024), null],
-  ['medium fp8', 4, square(1440), 48],
-  ['large fp16', 24, square(1024), null],
+  ['large fp8', 15, createSquare(1024), null],
+  ['medium fp8', 4, createSquare(1024), 64],
+  ['medium fp8', 6, createSquare(1024), null],
+  ['medium fp8', 4, createSquare(1440), 48],
+  ['large fp16', 24, createSquare(1024), null],
 ])('%s fits in %d GB at %o, decoded in tiles of %s latents', (name, gigabytes, size, tile) => {
   for (const how of [WEIGHT_ONLY, NATIVE]) {
     const plan = planMemory(about(name), size, gigabytes * GIB, how)
@@ -96,14 +96,14 @@ test.each<[Name, number, { width: number; height: number }, number | null]>([
 })
 
 test('the denoiser is resident if possible, and the networks that are cheapest to reload are reloaded', () => {
-  const plan = planMemory(about('large fp16'), square(1024), 24 * GIB)
+  const plan = planMemory(about('large fp16'), createSquare(1024), 24 * GIB)
   expect(plan.resident).toContain('transformer')
   expect(plan.reread).toBeLessThan(9e9)
 })
 
 test('the decoder uses tiles only if the whole image does not fit', () => {
-  expect(planMemory(about('medium fp8'), square(1440), 8 * GIB).tile).toBeNull()
-  const plan = planMemory(about('medium fp8'), square(1440), 5 * GIB)
+  expect(planMemory(about('medium fp8'), createSquare(1440), 8 * GIB).tile).toBeNull()
+  const plan = planMemory(about('medium fp8'), createSquare(1440), 5 * GIB)
   expect(plan.tile).toBeGreaterThanOrEqual(64)
   expect(plan.peak).toBeLessThanOrEqual(5 * GIB)
 })
@@ -112,7 +112,7 @@ test('on a GPU, loaded networks reuse the memory of unloaded ones, and the decod
   const bytesOf = (networks: readonly string[]) =>
     networks.map((network) => WEIGHTS['large fp8'][NETWORKS.indexOf(network)]! * 1e9)
   for (const gigabytes of [8, 9, 11, 13, 15, 18]) {
-    const plan = planMemory(about('large fp8'), square(1024), gigabytes * GIB, NATIVE)
+    const plan = planMemory(about('large fp8'), createSquare(1024), gigabytes * GIB, NATIVE)
     const kept = bytesOf(plan.resident).reduce((sum, bytes) => sum + bytes)
     expect(plan.resident).toContain('vae_decoder')
     expect(plan.peak).toBeGreaterThan(kept + Math.max(...bytesOf(plan.offloaded)))
@@ -122,15 +122,15 @@ test('on a GPU, loaded networks reuse the memory of unloaded ones, and the decod
 
 test('on the CPU, each session has its own scratch memory, which is freed with the session', () => {
   const onCpu: Execution = { target: 'cpu', samples: 2, widening: 1 }
-  const roomy = planMemory(about('medium fp8'), square(1024), null, onCpu)
-  const tight = planMemory(about('medium fp8'), square(1024), 8 * GIB, onCpu)
-  expect(roomy.peak).toBeGreaterThan(planMemory(about('medium fp8'), square(1024), null, NATIVE).peak)
+  const roomy = planMemory(about('medium fp8'), createSquare(1024), null, onCpu)
+  const tight = planMemory(about('medium fp8'), createSquare(1024), 8 * GIB, onCpu)
+  expect(roomy.peak).toBeGreaterThan(planMemory(about('medium fp8'), createSquare(1024), null, NATIVE).peak)
   expect(tight.offloaded).toContain('vae_decoder')
 })
 
 test('a budget below the minimum is refused with the required amount', () => {
-  expect(() => planMemory(about('large fp8'), square(1024), 2 * GIB)).toThrow(BudgetError)
-  expect(() => planMemory(about('large fp8'), square(1024), 2 * GIB)).toThrow(
+  expect(() => planMemory(about('large fp8'), createSquare(1024), 2 * GIB)).toThrow(BudgetError)
+  expect(() => planMemory(about('large fp8'), createSquare(1024), 2 * GIB)).toThrow(
     /^1024x1024 needs \d\.\d\d GB of device memory at least; the budget is 2\.15 GB$/,
   )
 })
@@ -141,7 +141,7 @@ test('more memory never increases reloads, and no plan exceeds its budget', () =
     fc.property(fc.constantFrom<Name>('large fp8', 'large fp16', 'medium fp8'), budget, budget, (name, a, b) => {
       const [less, more] = [Math.min(a, b), Math.max(a, b)].map((mib) => {
         try {
-          return planMemory(about(name), square(1024), mib * 2 ** 20)
+          return planMemory(about(name), createSquare(1024), mib * 2 ** 20)
         } catch (error) {
           expect(error).toBeInstanceOf(BudgetError)
           return null

@@ -27,7 +27,7 @@ test.each<[Manifest['target'], Manifest['tier'], fileBytes: number, fold: boolea
 const graph = (file: string) => ({ file, inputs: [], outputs: [] })
 const NETWORKS = { t5: graph('t5'), transformer: graph('transformer'), vae_decoder: graph('vae_decoder') }
 const OTHERS = { transformer: graph('other transformer'), vae_decoder: graph('other vae_decoder') }
-const manifestFor = (target: Manifest['target']) =>
+const createManifest = (target: Manifest['target']) =>
   ({
     ...{ model: 'large', tier: 'fp8', target, transformer_batch: target === 'cuda' ? 1 : null, networks: NETWORKS },
     ...(target === 'cuda-fp8' && { without_kernels: OTHERS }),
@@ -35,14 +35,14 @@ const manifestFor = (target: Manifest['target']) =>
 
 test('the graphs with kernels are opened if the GPU supports them and they are built', () => {
   const kernels = () => ({ library: '/kernels.so', reason: null })
-  expect(chooseGraphs(manifestFor('cuda-fp8'), kernels)).toEqual({
+  expect(chooseGraphs(createManifest('cuda-fp8'), kernels)).toEqual({
     ...{ networks: NETWORKS, batched: true, kernels: '/kernels.so', note: null },
   })
 })
 
 test('otherwise the other graphs are opened, one sample at a time, with a note of the reason', () => {
   const kernels = () => ({ library: null, reason: 'the GPU has no FP8 tensor cores' })
-  expect(chooseGraphs(manifestFor('cuda-fp8'), kernels)).toEqual({
+  expect(chooseGraphs(createManifest('cuda-fp8'), kernels)).toEqual({
     ...{ networks: { t5: NETWORKS.t5, ...OTHERS }, batched: false },
     note: expect.stringMatching(/large:fp8 .*16-bit products: the GPU has no FP8 tensor cores/),
   })
@@ -60,6 +60,6 @@ test.each(['cpu', 'cuda'] as const)('a package for %s has one graph per network 
   const kernels = () => {
     throw new Error('not to be asked')
   }
-  const chosen = chooseGraphs(manifestFor(target), kernels)
+  const chosen = chooseGraphs(createManifest(target), kernels)
   expect(chosen).toEqual({ networks: NETWORKS, batched: target === 'cpu', note: null })
 })

@@ -10,14 +10,14 @@ import {
 } from '../../../../gpu-fn/engine/package/open-pipeline.ts'
 import { Residency } from '../../../../gpu-fn/engine/package/residency.ts'
 import { IMAGE_ENCODER, type NetworkName, type Package } from '../../../../gpu-fn/manifest.ts'
-import { gaussianNoise } from '../../../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../../../gpu-fn/pipeline/noise.ts'
 import { txt2img } from '../../../../gpu-fn/pipeline/txt2img.ts'
 import { openSession } from '../../../../gpu-fn/runtime/open-session.ts'
 import { type DeviceTensor, HostTensor, type Session, type Tensor } from '../../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { render } from '../../../../infra/local/models/render.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
-import { minimumBudget } from '../../../support/checkpoints/minimum-budget.ts'
+import { findMinimumBudget } from '../../../support/checkpoints/minimum-budget.ts'
 import { BINDING } from '../../../support/native/addon.ts'
 
 let pkg: Package
@@ -32,7 +32,7 @@ async function open(options: PipelineOptions): Promise<OpenPipeline> {
 }
 
 const REQUEST = { prompt: 'a red heart', seed: 1, width: 64, height: 64, steps: 2, guidance_scale: 3 }
-const min = () => minimumBudget(pkg)
+const min = () => findMinimumBudget(pkg)
 
 describe('a package within a budget', () => {
   test('produces the same image with all graphs open and with one at a time', async () => {
@@ -131,7 +131,7 @@ describe('residency', () => {
       openSession(path.join(pkg.directory, pkg.manifest.networks[network]!.file), { target: 'cpu', binding: BINDING })
     const { text, position } = pkg.manifest
     const noise = (...dims: number[]) => ({
-      data: gaussianNoise(
+      data: drawGaussianNoise(
         1,
         dims.reduce((n, dim) => n * dim),
       ),

@@ -143,7 +143,7 @@ describe('the mask', () => {
 })
 
 /** A small PNG file with these dimensions in its header. */
-function bomb(width: number, height: number): Uint8Array {
+function createDecompressionBomb(width: number, height: number): Uint8Array {
   const chunk = (type: string, data: Uint8Array) => {
     const head = Buffer.alloc(8)
     head.writeUInt32BE(data.length)
@@ -185,7 +185,7 @@ describe('refuses', () => {
       [6145, 6145],
     ] as const) {
       const before = process.memoryUsage().rss
-      await expect(decode(bomb(width, height))).rejects.toBeInstanceOf(InputError)
+      await expect(decode(createDecompressionBomb(width, height))).rejects.toBeInstanceOf(InputError)
       expect(process.memoryUsage().rss - before).toBeLessThan(64 * 2 ** 20)
     }
     const thin = await plain(16_000, 1).png().toBuffer()

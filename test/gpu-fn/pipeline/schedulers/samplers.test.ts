@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { type JobRequest, SCHEDULES, stepsOfRuns } from '../../../../gpu-fn/contract.ts'
 import { createNoise } from '../../../../gpu-fn/pipeline/noise.ts'
 import { betaQuantile } from '../../../../gpu-fn/pipeline/schedulers/beta-quantile.ts'
-import { noiseLevels } from '../../../../gpu-fn/pipeline/schedulers/noise-levels.ts'
+import { computeNoiseLevels } from '../../../../gpu-fn/pipeline/schedulers/noise-levels.ts'
 import { createScheduler } from '../../../../gpu-fn/pipeline/schedulers/schedulers.ts'
 import golden from '../../../golden/samplers.json' with { type: 'json' }
 
@@ -18,7 +18,7 @@ function distance(a: ArrayLike<number>, b: readonly number[]): number {
 
 test('the noise levels of every schedule equal ComfyUI’s', () => {
   for (const { schedule, steps, shift, sigmas } of golden.schedules) {
-    const levels = noiseLevels({ steps, shift, noise_schedule: schedule } as Choice & { steps: number }, SD35)
+    const levels = computeNoiseLevels({ steps, shift, noise_schedule: schedule } as Choice & { steps: number }, SD35)
     expect(distance(levels, sigmas), `${schedule}, ${steps} steps, shift ${shift}`).toBeLessThan(3e-7)
   }
 })
@@ -26,14 +26,14 @@ test('the noise levels of every schedule equal ComfyUI’s', () => {
 test('custom noise levels are shifted and stretched as diffusers does', () => {
   for (const { given, shift_terminal, sigmas } of golden.custom) {
     const config = { ...SD35, ...(shift_terminal !== undefined && { shift_terminal }) }
-    expect(distance(noiseLevels({ steps: given.length, sigmas: given }, config), sigmas)).toBeLessThan(3e-7)
+    expect(distance(computeNoiseLevels({ steps: given.length, sigmas: given }, config), sigmas)).toBeLessThan(3e-7)
   }
 })
 
 test('spacings of a checkpoint equal diffusers’', () => {
   for (const { spacing, steps, sigmas } of golden.spacings) {
     const config = { ...SD35, spacing: spacing as 'karras' | 'exponential' | 'beta' }
-    expect(distance(noiseLevels({ steps }, config), sigmas), `${spacing}, ${steps} steps`).toBeLessThan(3e-7)
+    expect(distance(computeNoiseLevels({ steps }, config), sigmas), `${spacing}, ${steps} steps`).toBeLessThan(3e-7)
   }
 })
 
@@ -89,7 +89,7 @@ test('a package’s scheduler is the default sampler', async () => {
 test('up to 100 steps, no schedule has equal noise levels', () => {
   for (const schedule of SCHEDULES) {
     for (const steps of [1, 2, 3, 5, 8, 20, 28, 50, 77, 99, 100]) {
-      const levels = [...noiseLevels({ steps, noise_schedule: schedule }, SD35)]
+      const levels = [...computeNoiseLevels({ steps, noise_schedule: schedule }, SD35)]
       expect(levels).toHaveLength(steps + 1)
       expect(levels.every((level, i) => i === 0 || level < levels[i - 1]!)).toBe(true)
     }

@@ -8,7 +8,7 @@ import { createTracing } from '../../../../gpu-fn/server/observability/tracing.t
 import { observeWith } from '../../../../gpu-fn/server/observer.ts'
 import { parseTraceparent } from '../../../../gpu-fn/server/requests/traceparent.ts'
 import { createPacedEngine, pacedModel } from '../../../support/engine/paced-engine.ts'
-import { inputOf, jobBody, putFiles, putJob, putRaw } from '../../../support/gpu/client.ts'
+import { createJobBody, inputOf, putFiles, putJob, putRaw } from '../../../support/gpu/client.ts'
 import { readWholeStream } from '../../../support/gpu/job-stream.ts'
 import { startServer } from '../../../support/gpu/server.ts'
 
@@ -65,7 +65,7 @@ test('counts the steps of a ControlNet separately', async () => {
     .png()
     .toBuffer()
   const controls = [{ id: 'canny', scale: 1, stop: 0.5 }]
-  const request = jobBody({ guidance_scale: 4, controls, inputs: [inputOf('control', image)] })
+  const request = createJobBody({ guidance_scale: 4, controls, inputs: [inputOf('control', image)] })
   await readWholeStream(await putFiles(server.url, 'a', request, image))
   await readWholeStream(await putJob(server.url, 'b', { guidance_scale: 4 }))
   const text = await (await fetch(`${server.url}/metrics`)).text()

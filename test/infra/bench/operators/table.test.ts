@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import type { CountedCall } from '../../../../infra/bench/operators/calls.ts'
-import { profileTable, ratesTable, type TimedCall } from '../../../../infra/bench/operators/table.ts'
+import { formatRatesTable, profileTable, type TimedCall } from '../../../../infra/bench/operators/table.ts'
 import { ORT_HEADER } from '../../../../infra/bench/operators/timing.ts'
 import { peakShareOf, peaksOf, rateOf, workOf } from '../../../../infra/bench/operators/work.ts'
 
@@ -72,7 +72,7 @@ test('the profile multiplies times by call counts and lists the rest of the step
 })
 
 test('the description of a paired call contains the shapes of both streams', () => {
-  const [, , row] = ratesTable([{ call: PAIR, time: { microseconds: 110 } }], H200).split('\n')
+  const [, , row] = formatRatesTable([{ call: PAIR, time: { microseconds: 110 } }], H200).split('\n')
   expect(row).toBe(
     '| Linear [4096, 2432] and [333, 2432] · [7296, 2432] | x_block.attn.qkv | 110.0 | 1,429 TFLOP/s | 72 % |',
   )
@@ -81,7 +81,9 @@ test('the description of a paired call contains the shapes of both streams', () 
 test('the table contains the error of an operator that was not timed', () => {
   const failed: TimedCall = { call: GELU, time: { error: 'no kernel image | for the device' } }
   const reason = 'not measured: no kernel image \\| for the device'
-  expect(ratesTable([failed], undefined)).toContain(`| GeluQuantize [4096, 9728] | x_block.mlp.fc1 | | ${reason} | |`)
+  expect(formatRatesTable([failed], undefined)).toContain(
+    `| GeluQuantize [4096, 9728] | x_block.mlp.fc1 | | ${reason} | |`,
+  )
   const table = profileTable([failed, TIMED[1]!], 10, undefined)
   expect(table).toContain('| all FP8 operators, without those that were not measured | | 75 | | 3.80 |')
   expect(table).toContain(

@@ -1,7 +1,7 @@
 // The audits of the crash campaign, on records with one deliberate inconsistency per test.
 import { expect, test } from 'vitest'
-import { experienceProblems, webhookProblems } from '../../../../infra/campaign/audit/audit.ts'
-import { bookProblems, reservationProblems } from '../../../../infra/campaign/audit/books.ts'
+import { findExperienceProblems, findWebhookProblems } from '../../../../infra/campaign/audit/audit.ts'
+import { findBookProblems, findReservationProblems } from '../../../../infra/campaign/audit/books.ts'
 import type { Books, JobRow } from '../../../../infra/campaign/audit/records.ts'
 import { runCounts, runProblems } from '../../../../infra/campaign/audit/runs.ts'
 import { judgeClaims } from '../../../../infra/campaign/callers.ts'
@@ -33,8 +33,8 @@ const books = (change: Partial<Books> = {}): Books => ({
 const jobs = [listed('a'), listed('b')]
 
 test('ledgers and reservations consistent with the jobs cause no reports', () => {
-  expect(bookProblems(books(), jobs)).toEqual([])
-  expect(reservationProblems(books(), jobs)).toEqual([])
+  expect(findBookProblems(books(), jobs)).toEqual([])
+  expect(findReservationProblems(books(), jobs)).toEqual([])
 })
 
 test.each([
@@ -48,11 +48,11 @@ test.each([
   ['a row without a fingerprint', { ledger: [row('a', { fingerprint: null }), row('b')] }, /a .* fingerprints/],
   ['an unreadable record', { jobs: [record('b')] }, /record of a could not be read/],
 ])('a job with %s is reported', (_, change, problem) => {
-  expect(reservationProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
+  expect(findReservationProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
 })
 
 test('a job missing from the list of jobs is checked by its record', () => {
-  expect(reservationProblems(books({ jobs: [record('a'), record('b'), record('c')] }), jobs)).toEqual([
+  expect(findReservationProblems(books({ jobs: [record('a'), record('b'), record('c')] }), jobs)).toEqual([
     'c has no row in the ledger',
   ])
 })
@@ -64,7 +64,7 @@ test.each([
   ['exported in another state', { usage: [row('a', { state: 'released' }), row('b')] }, /a cost 201/],
   ['charged without a job', { ledger: [row('a'), row('b'), row('c')] }, /charges c, which does not exist/],
 ])('a ledger row that is %s is reported', (_, change, problem) => {
-  expect(bookProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
+  expect(findBookProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
 })
 
 test.each([
@@ -73,8 +73,8 @@ test.each([
   ['a success for a failed job', { job: 'b', saw: 'succeeded' as const }, /b was succeeded and is now failed/],
 ])('a caller with %s is reported', (_, observed, problem) => {
   const all = [listed('a'), { ...listed('b'), state: 'failed' as const }]
-  expect(experienceProblems([{ behavior: 'waits', job: 'a', saw: 'succeeded' }], all)).toEqual([])
-  expect(experienceProblems([{ behavior: 'waits', ...observed }], all)).toEqual([expect.stringMatching(problem)])
+  expect(findExperienceProblems([{ behavior: 'waits', job: 'a', saw: 'succeeded' }], all)).toEqual([])
+  expect(findExperienceProblems([{ behavior: 'waits', ...observed }], all)).toEqual([expect.stringMatching(problem)])
 })
 
 const events = (change: Partial<Events> = {}): Events => ({
@@ -91,8 +91,8 @@ test.each([
   ['sent with another state', { a: events({ states: new Set(['failed']) }) }, /which is succeeded/],
   ['sent for an unknown job', { a: events(), x: events() }, /received an event of x/],
 ])('a webhook that is %s is reported', (_, received, problem) => {
-  expect(webhookProblems(receiverOf({ a: events() }), 'acme', [listed('a')])).toEqual([])
-  const problems = webhookProblems(receiverOf(received as Record<string, Events>), 'acme', [listed('a')])
+  expect(findWebhookProblems(receiverOf({ a: events() }), 'acme', [listed('a')])).toEqual([])
+  const problems = findWebhookProblems(receiverOf(received as Record<string, Events>), 'acme', [listed('a')])
   expect(problems).toEqual([expect.stringMatching(problem)])
 })
 

@@ -52,7 +52,7 @@ const call = (key: string, address: string, init: RequestInit = {}) =>
 const body = JSON.stringify({ prompt: 'a cat' })
 
 /** Addresses of the built files, as `[assets]` serves them. Cloudflare reads `_headers`, and ignores names with a dot. */
-async function assetAddresses(): Promise<string[]> {
+async function listAssetAddresses(): Promise<string[]> {
   const entries = await readdir(path.join(root, 'edge/dist'), { recursive: true, withFileTypes: true })
   const files = entries.filter((entry) => entry.isFile() && !/^[._]/.test(entry.name))
   return files.map(
@@ -62,7 +62,7 @@ async function assetAddresses(): Promise<string[]> {
 }
 
 test('every file of the page is served, and other addresses reach the worker', async ({ expect }) => {
-  const addresses = await assetAddresses()
+  const addresses = await listAssetAddresses()
   expect(addresses).toContain('/')
   expect(addresses.length).toBeGreaterThan(15)
   for (const address of [...addresses, '/docs/', '/?account']) {

@@ -9,7 +9,7 @@ import {
   unpackCodes,
   unpackTable,
 } from '../../../../../gpu-fn/compile/checkpoint/formats/fp8-int4.ts'
-import { gaussianNoise } from '../../../../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../../../../gpu-fn/pipeline/noise.ts'
 import { toFp8Int4, toFp8Rows, toIntegers } from '../../../../../infra/bench/precision/roundings.ts'
 
 function quantize(src: Float32Array, rows: number): PackedRows {
@@ -41,16 +41,16 @@ test('scale bytes encode signed floats with magnitudes from 0.25 to 62', () => {
 })
 
 test('codes are products of integer and scale, rounded to E4M3', () => {
-  const decoded = (byte: number, integer: number) => decodeTable[unpackTable[byte * 16 + integer + 8]!]!
-  expect(decoded(0x7c, -8)).toBe(-448)
-  expect(decoded(0x7f, -8)).toBe(-448) // saturated
-  expect(decoded(0x11, 3)).toBe(1.625) // 3 × 17 ÷ 32 = 1.59375; E4M3 has steps of an eighth there
-  expect(decoded(0x91, 3)).toBe(-1.625)
+  const decodeByte = (byte: number, integer: number) => decodeTable[unpackTable[byte * 16 + integer + 8]!]!
+  expect(decodeByte(0x7c, -8)).toBe(-448)
+  expect(decodeByte(0x7f, -8)).toBe(-448) // saturated
+  expect(decodeByte(0x11, 3)).toBe(1.625) // 3 × 17 ÷ 32 = 1.59375; E4M3 has steps of an eighth there
+  expect(decodeByte(0x91, 3)).toBe(-1.625)
 })
 
 describe('quantization', () => {
   test('has a smaller error for Gaussian weights than block-quantized integers with 16-bit scales', () => {
-    const exact = gaussianNoise(1, 64 * 2432)
+    const exact = drawGaussianNoise(1, 64 * 2432)
     const given = exact.slice()
     toFp8Int4(given, 64, 2432)
     const integers = exact.slice()
@@ -60,7 +60,7 @@ describe('quantization', () => {
   })
 
   test('has an error within 3 % of that with optimal scales', () => {
-    const exact = gaussianNoise(2, 100 * GROUP)
+    const exact = drawGaussianNoise(2, 100 * GROUP)
     const given = quantize(exact, 100)
     const best = exact.slice()
     for (let row = 0; row < 100; row++) {
@@ -75,7 +75,7 @@ describe('quantization', () => {
   })
 
   test('preserves a group far below the largest magnitude of its row', () => {
-    const exact = gaussianNoise(3, 2 * GROUP).map((value, i) => (i < GROUP ? value : value / 100))
+    const exact = drawGaussianNoise(3, 2 * GROUP).map((value, i) => (i < GROUP ? value : value / 100))
     const given = unpack(quantize(exact, 1))
     expect(errorOf(given.subarray(GROUP), exact.subarray(GROUP))).toBeLessThan(0.12)
   })
@@ -83,11 +83,11 @@ describe('quantization', () => {
   test('preserves zeros and rows of extreme magnitude', () => {
     const exact = new Float32Array(4 * GROUP)
     exact.set(
-      gaussianNoise(4, GROUP).map((value) => value * 1e-30),
+      drawGaussianNoise(4, GROUP).map((value) => value * 1e-30),
       GROUP,
     )
     exact.set(
-      gaussianNoise(5, GROUP).map((value) => value * 1e30),
+      drawGaussianNoise(5, GROUP).map((value) => value * 1e30),
       2 * GROUP,
     )
     const given = quantize(exact, 4)
@@ -108,7 +108,7 @@ describe('quantization', () => {
   })
 
   test('has three to four times the error of FP8', () => {
-    const exact = gaussianNoise(6, 32 * 1536)
+    const exact = drawGaussianNoise(6, 32 * 1536)
     const [four, eight] = [exact.slice(), exact.slice()]
     toFp8Int4(four, 32, 1536)
     toFp8Rows(eight, 32, 1536)

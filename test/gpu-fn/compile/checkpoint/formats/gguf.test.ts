@@ -6,7 +6,7 @@ import { readGguf } from '../../../../../gpu-fn/compile/checkpoint/formats/gguf.
 import type { Checkpoint } from '../../../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { openCheckpoint } from '../../../../../gpu-fn/models/sd35/sd35.ts'
 import { GGUF_TYPES, type GgufTensor, packGguf } from '../../../../support/checkpoints/gguf-file.ts'
-import { type Random, seededRandom } from '../../../../support/checkpoints/mutate.ts'
+import { createSeededRandom, type Random } from '../../../../support/checkpoints/mutate.ts'
 import { refusal } from '../../../../support/checkpoints/refusal.ts'
 import { FUZZ_FILES } from '../../../../support/fuzz-files.ts'
 import { useScratch } from '../../../../support/scratch.ts'
@@ -205,7 +205,7 @@ describe('damaged GGUF files', () => {
   it.each(Object.entries(DAMAGES))(
     `with %s: all ${FILES} are valid or refused with a CheckpointError`,
     async (name, damage) => {
-      const random = seededRandom(name.length)
+      const random = createSeededRandom(name.length)
       const { header, data } = packGguf(...BASE)
       const file = path.join(scratch.directory, 'fuzz.gguf')
       let [opened, memory] = [0, 0]

@@ -16,12 +16,12 @@ const floats = (shape: number[], ...values: number[]): Stored => ({
   shape,
   data: new Uint8Array(Float32Array.from(values).buffer),
 })
-const halves = (shape: number[], ...values: number[]): Stored => ({
+const createHalves = (shape: number[], ...values: number[]): Stored => ({
   dtype: 'F16',
   shape,
   data: new Uint8Array(Float16Array.from(values).buffer),
 })
-const bfloats = (shape: number[], ...values: number[]): Stored => ({
+const createBfloats = (shape: number[], ...values: number[]): Stored => ({
   dtype: 'BF16',
   shape,
   data: new Uint8Array(Uint16Array.from(new Uint32Array(Float32Array.from(values).buffer), (v) => v >>> 16).buffer),
@@ -73,18 +73,18 @@ describe('FP8 with scales', () => {
       [2, 4, -8, 2 ** -15],
     ],
     ['a plain cast', { '.weight': codes }, [1, 2, 3, 4]],
-    ['a scale in F16', { '.weight': codes, '.weight_scale': halves([1], 0.25) }, [0.25, 0.5, 0.75, 1]],
-    ['a scale in BF16', { '.weight': codes, '.weight_scale': bfloats([1, 1], 0.25) }, [0.25, 0.5, 0.75, 1]],
+    ['a scale in F16', { '.weight': codes, '.weight_scale': createHalves([1], 0.25) }, [0.25, 0.5, 0.75, 1]],
+    ['a scale in BF16', { '.weight': codes, '.weight_scale': createBfloats([1, 1], 0.25) }, [0.25, 0.5, 0.75, 1]],
     ['a scale per row', { '.weight': codes, '.weight_scale': floats([2], 2, 0.5) }, [2, 4, 1.5, 2]],
-    ['a column of scales', { '.weight': codes, '.weight_scale': halves([2, 1], 2, 0.5) }, [2, 4, 1.5, 2]],
+    ['a column of scales', { '.weight': codes, '.weight_scale': createHalves([2, 1], 2, 0.5) }, [2, 4, 1.5, 2]],
     ['torchao', { '._weight_qdata': codes, '._weight_scale': floats([2, 1], 2, 0.5) }, [2, 4, 1.5, 2]],
     [
       'quanto',
       {
         '.weight._data': codes,
-        '.weight._scale': bfloats([2, 1], 2, 0.5),
-        '.input_scale': bfloats([], 1),
-        '.output_scale': bfloats([], 1),
+        '.weight._scale': createBfloats([2, 1], 2, 0.5),
+        '.input_scale': createBfloats([], 1),
+        '.output_scale': createBfloats([], 1),
       },
       [2, 4, 1.5, 2],
     ],

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { type FloatTensor, pseudoRandom, relativeError } from '../../../../support/checkpoints/tensors.ts'
+import { createPseudoRandom, type FloatTensor, relativeError } from '../../../../support/checkpoints/tensors.ts'
 import {
   CASES,
   goldenOf,
@@ -21,10 +21,10 @@ describe.each(subjects('transformer'))('MMDiT of $variant, $layout, $tier', (sub
     const { joint_width, pooled_width } = networks().manifest.text
     const { modulation, context } = await networks().run('conditioning', {
       timesteps: { dims: [size.timesteps.length], data: Float32Array.from(size.timesteps) },
-      prompt_embeds: pseudoRandom([size.batch, size.tokens, joint_width], 2),
-      pooled: pseudoRandom([size.batch, pooled_width], 3),
+      prompt_embeds: createPseudoRandom([size.batch, size.tokens, joint_width], 2),
+      pooled: createPseudoRandom([size.batch, pooled_width], 3),
     })
-    const latent = pseudoRandom([size.batch, channels, size.height, size.width], 1)
+    const latent = createPseudoRandom([size.batch, channels, size.height, size.width], 1)
     const position = await positions(networks(), size.height / patch, size.width / patch)
     for (const step of size.timesteps.keys()) {
       const vectors = nth(modulation!, step)

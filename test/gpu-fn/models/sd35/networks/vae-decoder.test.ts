@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { pseudoRandom, relativeError } from '../../../../support/checkpoints/tensors.ts'
+import { createPseudoRandom, relativeError } from '../../../../support/checkpoints/tensors.ts'
 import { CASES, goldenOf, shapeOf, subjects, TOLERANCE, useNetworks } from '../../../../support/checkpoints/tiny.ts'
 
 describe.each(subjects('vae_decoder'))('VAE decoder of $variant, $layout, $tier', (subject) => {
@@ -9,7 +9,7 @@ describe.each(subjects('vae_decoder'))('VAE decoder of $variant, $layout, $tier'
     'equals diffusers on $batch × $height × $width',
     async ({ name, batch, height, width }) => {
       const golden = await goldenOf(subject)
-      const latent = pseudoRandom([batch, shapeOf(subject).transformer.channels, height, width], 6)
+      const latent = createPseudoRandom([batch, shapeOf(subject).transformer.channels, height, width], 6)
       const { image } = await networks().run('vae_decoder', { latent })
       expect(relativeError(image!, golden(`vae_decoder.${name}.image`))).toBeLessThan(TOLERANCE)
     },

@@ -6,7 +6,7 @@ import type { Figure } from '../../../../../infra/bench/gpu/plan.ts'
 import { parseCard } from '../../../../../infra/bench/gpu/short/card.ts'
 import { describeSending, issueAddress, TEMPLATE } from '../../../../../infra/bench/gpu/short/issue.ts'
 import { parseCase } from '../../../../../infra/bench/gpu/short/kernel-cases.ts'
-import { type Report, reportOf, withoutPaths } from '../../../../../infra/bench/gpu/short/report.ts'
+import { type Report, removePaths, reportOf } from '../../../../../infra/bench/gpu/short/report.ts'
 import { chooseImages, chooseStep } from '../../../../../infra/bench/gpu/short/short.ts'
 import { ROOT } from '../../../../../infra/local/models/package-cache.ts'
 
@@ -84,7 +84,7 @@ test('the report contains the error of a failed part', () => {
 
 test('absolute paths are removed from the report', () => {
   const file = path.join(ROOT, 'gpu-fn/kernels/dist/liboctet-kernels.so')
-  expect(withoutPaths(`${file} is missing; ${os.homedir()}/packages`)).toBe(
+  expect(removePaths(`${file} is missing; ${os.homedir()}/packages`)).toBe(
     'gpu-fn/kernels/dist/liboctet-kernels.so is missing; ~/packages',
   )
 })
