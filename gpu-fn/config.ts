@@ -172,7 +172,7 @@ function readBucket(env: z.infer<typeof environment>) {
 
 type CredentialVariable = 'OCTET_C2PA_CERTIFICATES' | 'OCTET_C2PA_KEY'
 
-/** The PEM of content credentials, given as such or as paths; null if there are none. Throws ConfigError. */
+/** The PEM of content credentials, given inline or as paths; null if there are none. Throws ConfigError. */
 export function readCredentials(variables: Partial<Record<CredentialVariable, string | undefined>>) {
   const { OCTET_C2PA_CERTIFICATES: certificates, OCTET_C2PA_KEY: key } = variables
   if (certificates === undefined && key === undefined) return null

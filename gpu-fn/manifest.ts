@@ -142,7 +142,7 @@ export const manifest = z.strictObject({
   }),
   /** Batch size of the step graph; null if it is variable. */
   transformer_batch: z.literal(1).nullable(),
-  /** In the order in which a job runs them. */
+  /** In execution order. */
   networks: z.record(z.string(), network),
   /** Target cuda-fp8: graphs with the same weights for GPUs without support for the kernels. Their step graph has batch size 1. */
   without_kernels: z
@@ -258,7 +258,7 @@ export const controlnetManifest = z.strictObject({
   tool: z.string(),
   /** SHA-256 of the checkpoint's tensors in the order of compilation. */
   source: sha256Hex,
-  /** `layers`: its blocks, each of which gives a residual. */
+  /** `layers`: its blocks, each of which outputs a residual. */
   shape: z.strictObject({
     layers: z.int().min(1),
     width: count,

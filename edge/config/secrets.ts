@@ -69,7 +69,7 @@ function parseReceiptKeys(given: string): ReceiptKeys | null {
 }
 
 const receiptKeysText =
-  'a JSON array of Ed25519 JWKs with a kid of their own, newest first; the newest has its private part d'
+  'a JSON array of Ed25519 JWKs, each with its own kid, newest first; the newest has its private part d'
 export const receiptKeys = z
   .object({ RECEIPT_SIGNING_KEYS: text(receiptKeysText, parseReceiptKeys) })
   .transform(({ RECEIPT_SIGNING_KEYS }) => RECEIPT_SIGNING_KEYS)

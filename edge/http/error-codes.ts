@@ -45,9 +45,9 @@ export const ERRORS = {
   generation_failed: [500, 'server_error', 'The image could not be made'],
   internal: [500, 'server_error', 'Something went wrong on our side'],
   account_full: [503, 'server_error', 'The account has reached its storage limit'],
-  gpu_budget_exhausted: [503, 'server_error', 'The GPU time of today is used up'],
-  gpu_unavailable: [503, 'server_error', 'No GPU took the job in time'],
-  moderation_unavailable: [503, 'server_error', 'The check of the prompt is unavailable'],
+  gpu_budget_exhausted: [503, 'server_error', "Today's GPU time is used up"],
+  gpu_unavailable: [503, 'server_error', 'No GPU accepted the job in time'],
+  moderation_unavailable: [503, 'server_error', 'The moderation of the prompt is unavailable'],
   overloaded: [503, 'server_error', 'The service is busy'],
 } as const satisfies Record<string, readonly [status: number, kind: ErrorKind, title: string]>
 

@@ -28,7 +28,7 @@ const tooLargeError = (max: number) => new ApiError('body_too_large', `The body 
  */
 const DISCARDED_BYTES = 32 * 1024 * 1024
 
-/** Reads a body of at most `most` bytes. Of a larger body, up to `discarded` excess bytes are read. */
+/** Reads a body of at most `max` bytes. Of a larger body, up to `discarded` excess bytes are read. */
 async function collect(body: ReadableStream<Uint8Array>, max: number, discarded: number): Promise<Blob> {
   const chunks: Uint8Array<ArrayBuffer>[] = []
   let size = 0
@@ -63,7 +63,7 @@ export async function readBytes(c: Context<EdgeEnv>): Promise<ArrayBuffer> {
   return bytes
 }
 
-/** Refuses a body that was read with more than `most` bytes. Errors: body_too_large. */
+/** Refuses a body that was read with more than `max` bytes. Errors: body_too_large. */
 export function limitBody(c: Context<EdgeEnv>, max: number): void {
   if ((c.get('bodyLength') ?? 0) > max) throw tooLargeError(max)
 }

@@ -36,7 +36,7 @@ import {
   MAX_FAULTS,
 } from './record.ts'
 
-const NO_GPU = 'No GPU took the job in time. Nothing was charged; please try again in a minute.'
+const NO_GPU = 'No GPU accepted the job in time. Nothing was charged; please try again in a minute.'
 
 /** `onLastStep` is called, at least once, when the attempt reaches its last step. */
 type AttemptOptions = { n: number; abort: AbortController; onLastStep: () => void }

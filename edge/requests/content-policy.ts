@@ -45,7 +45,7 @@ async function checkModeration(env: Env, checked: Checked): Promise<ContentVerdi
     const cause = thrown instanceof Error ? thrown.message : String(thrown)
     log('warn', 'a prompt could not be moderated', { account, key: keyId, on_error: moderation.on_error, cause })
     if (moderation.on_error === 'allow') return 'unavailable'
-    const message = 'The check of the prompt is unavailable. Nothing was charged; please try again in a moment.'
+    const message = 'The moderation of the prompt is unavailable. Nothing was charged; please try again in a moment.'
     throw new ApiError('moderation_unavailable', message, { headers: { 'retry-after': '5' } })
   }
 }

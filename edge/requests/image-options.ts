@@ -31,7 +31,7 @@ export const imageOptionFields = {
   noise_schedule: choice(SCHEDULES).optional(),
   /** One noise level per step, before the shift, as in diffusers. */
   sigmas: sigmas
-    .describe(`a list of ${steps.min} to ${steps.max} falling numbers, above 0 and at most 1, one for each step`)
+    .describe(`a list of ${steps.min} to ${steps.max} decreasing numbers, above 0 and at most 1, one for each step`)
     .optional(),
   guidance_interval: guidanceInterval
     .partial()

@@ -38,7 +38,7 @@ const command = new Command('compile')
   )
   .requiredOption(
     '--out <directory>',
-    'directory of the package; of a LoRA or a ControlNet, a directory in `loras` or `controlnets` beside the packages',
+    'output directory; for a LoRA or a ControlNet, a directory in `loras` or `controlnets` beside the packages',
   )
   .option(
     '--lora <file>',
@@ -50,9 +50,10 @@ const command = new Command('compile')
     "a ControlNet of SD3.5 Large instead of a checkpoint: a diffusers directory, or Stability's safetensors file",
   )
   .addOption(
-    new Option('--control-type <type>', 'with --controlnet, if neither the file nor its name states the type').choices(
-      CONTROL_TYPES,
-    ),
+    new Option(
+      '--control-type <type>',
+      'required with --controlnet if neither the file nor its name states the type',
+    ).choices(CONTROL_TYPES),
   )
   .addOption(new Option('--family <family>', 'network family of the checkpoint').choices(FAMILY_NAMES).default('sd35'))
   .addOption(new Option('--tier <tier>', 'precision of the weights').choices(TIERS).default('fp8'))

@@ -67,7 +67,7 @@ export type Loaded = {
 
 /**
  * `control`: the image of the request's ControlNet. `parallel`: divide the samples of guidance over the devices, which may round differently
- * from a batch on one device; a run with a ControlNet is not divided. `batch`: the batch of the run's next step; null alone.
+ * from a batch on one device; a run with a ControlNet is not divided. `batch`: the batch of the run's next step; null for a run on its own.
  */
 export type RunOptions = {
   input?: InputImage | undefined
@@ -76,7 +76,7 @@ export type RunOptions = {
   batch?: () => StepBatch | null
 }
 
-/** The server's interface to the engine. Runs may overlap: each makes a step only when its next event is requested. */
+/** The server's interface to the engine. Runs may overlap: each takes a step only when its next event is requested. */
 export interface Engine {
   /** Empty until `start` has resolved. */
   readonly models: readonly Model[]
@@ -329,7 +329,7 @@ export const describeUnknown = (kind: 'lora' | 'controlnet', id: string): string
 const sizeOf = ({ width, height }: Size): Size => ({ width, height })
 
 function checkOffer(models: readonly Model[], directory: string): void {
-  if (models.length === 0) throw new Error(`no package in ${directory}: make one with \`npm run compile\``)
+  if (models.length === 0) throw new Error(`no package in ${directory}: compile one with \`npm run compile\``)
   const names = models.map(({ model, tier }) => `${model}:${tier}`)
   const duplicate = names.find((name, index) => names.indexOf(name) !== index)
   if (duplicate) throw new Error(`${directory} has more than one package of ${duplicate}: keep one`)

@@ -181,7 +181,7 @@ async function run(
       await resumed
       // The pipeline checks its signal before every step.
       if (Atomics.load(cancel, 0) === 1) abort.abort()
-      // Jobs with other adapters or ControlNets may have had turns in the meantime.
+      // Jobs with other adapters or ControlNets may have run in the meantime.
       else if (needsDevice(event, request)) await prepare()
     }
   } finally {

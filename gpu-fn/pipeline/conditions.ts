@@ -30,7 +30,7 @@ type Runs = { timesteps: Float32Array; modes: readonly Mode[] }
 type Compute = (timesteps: Float32Array, mode: Mode) => Promise<Condition[]>
 
 /**
- * The conditions on the device, least recently used first. Conditions of another run replace those of an interrupted run, which are computed
+ * The conditions on the device, least recently used first. Conditions of another run replace those of a preempted run, which are computed
  * again when it continues: they take hundreds of megabytes, and their computation takes less time than a step.
  */
 const onDevice = new Set<Conditions>()
@@ -45,7 +45,7 @@ export class Conditions {
   #to = 0
   #current: Condition[] = []
 
-  /** `most`: the number of requests whose conditions may be on the device at a time. */
+  /** `max`: the maximum number of requests whose conditions may be on the device at a time. */
   constructor(runs: Runs, compute: Compute, max = 1) {
     this.#runs = runs
     this.#compute = compute
@@ -84,7 +84,7 @@ export class Conditions {
 
 /**
  * Batch [from, to) of runs for the computation of the conditions of `run`. Its bounds do not depend on the first run requested: a product with
- * another number of rows may round differently, and an interruption must not change an image.
+ * another number of rows may round differently, and preemption must not change an image.
  */
 function partOf(modes: readonly Mode[], run: number): [from: number, to: number] {
   let from = run

@@ -80,7 +80,7 @@ export async function* txt2img(
     for (let image = 0; image < request.count; image++) {
       const own = image === 0 ? start : await starts(image)
       undecoded.push(yield* denoiseImage(pipeline, request, { image, start: own, dims, inputs, timings, signal }))
-      // If denoiser and decoder share the device's memory in turns, all images are denoised before the first is decoded.
+      // If denoiser and decoder take turns in the device's memory, all images are denoised before the first is decoded.
       if (sharesMemory(pipeline) && image < request.count - 1) continue
       for (const each of undecoded.splice(0)) yield* decodeImage(pipeline, request, each, { timings, signal, hasInput })
     }

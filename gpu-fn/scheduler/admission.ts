@@ -7,7 +7,7 @@ import type { Task } from './task.ts'
 const BACKLOG = 0.8
 /**
  * The maximum share of the backlog for one tenant's jobs of one class, so that room remains for its other class and for other tenants. It
- * is the whole backlog if no other tenant used the device recently; `others` times their share of the device reduces it, down to `least`.
+ * is the whole backlog if no other tenant used the device recently; `others` times their share of the device reduces it, down to `min`.
  */
 const TENANT = { min: 0.15, others: 4 }
 /** The maximum share of the backlog, times the share of the device that is left to the tenant, so that its work is not overdue. */

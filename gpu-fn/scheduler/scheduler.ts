@@ -28,7 +28,7 @@ export type SchedulerOptions = {
 /**
  * Orders jobs by lane, then by start-time fair queuing over tenants (Goyal, Vin and Cheng, 1996) with device time as the cost. Lanes are:
  * overdue jobs, oldest first; urgent, interactive and standard jobs of light tenants; urgent, interactive and standard jobs of heavy ones.
- * Jobs of one lane run to their end, because sharing the device would only delay the first. A job of an earlier lane preempts others
+ * Jobs of one lane run to completion, because sharing the device would only delay the first. A job of an earlier lane preempts others
  * before their next step.
  */
 export class Scheduler {
@@ -54,7 +54,7 @@ export class Scheduler {
 
   remove(id: string, now: number): void {
     this.#entries.delete(id)
-    // At the end of a busy period all tenants are level again.
+    // At the end of a busy period all tenants are equal again.
     if (this.#entries.size === 0) this.#virtual = Math.max(this.#virtual, ...this.#finish.values())
     const active = new Set(this.tasks().map(({ tenant }) => tenant))
     for (const [tenant, finish] of this.#finish)

@@ -10,7 +10,7 @@ import type { Job } from './job.ts'
 import type { Observer } from './observer.ts'
 import type { Turn } from './run-job.ts'
 
-/** Maximum number of started, unfinished jobs. Each interrupted one keeps its latent and its prompt embeddings in host memory. */
+/** Maximum number of started, unfinished jobs. Each preempted one keeps its latent and its prompt embeddings in host memory. */
 const MAX_STARTED = 8
 /** Twice the longest pause of the edge between two offers of a job (edge/gpu/client.ts). */
 const UNCLAIMED_MS = 10_000
@@ -56,7 +56,7 @@ export class Dispatcher {
   readonly #chores: (() => Promise<void>)[] = []
   /** The jobs of the current turn. */
   #working: readonly Entry[] = []
-  /** The job whose networks take turns on the device; it is not interrupted. */
+  /** The job whose networks take turns on the device; it is not preempted. */
   #exclusive: Entry | undefined
   #isBusy = false
   #reruns = 0
@@ -188,7 +188,7 @@ export class Dispatcher {
   #readiness(): (task: Task) => boolean {
     const started = this.counts().running
     const isWaitingForRoom = [...this.#entries.values()].some(({ occupied }) => occupied)
-    // A waiting model gets memory when started jobs end.
+    // Memory for a waiting model becomes free when started jobs end.
     const mayStart = started < MAX_STARTED && !isWaitingForRoom && !this.#exclusive
     return ({ id, started: hasStarted }) => {
       const { hosting, occupied } = this.#entries.get(id)!

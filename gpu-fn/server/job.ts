@@ -11,7 +11,7 @@ export type Entry = { event: JobEvent; data?: Uint8Array }
 export interface Job {
   readonly id: string
   readonly request: JobRequest
-  /** The request without its attempt and schedule: two jobs with equal parameters make the same images. */
+  /** The request without its attempt and schedule: two jobs with equal parameters produce the same images. */
   readonly parameters: string
   /** The highest attempt of this job. */
   attempt: number
@@ -26,7 +26,7 @@ export interface Job {
   /** `performance.now()` */
   readonly acceptedAt: number
   readonly wait: Wait
-  /** The batch of its next step; null alone. */
+  /** The batch of its next step; null for a run on its own. */
   batch: StepBatch | null
   /** The caller's span; null starts a trace. */
   readonly trace: TraceParent | null

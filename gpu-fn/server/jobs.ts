@@ -203,7 +203,7 @@ function refusalOf(rejected: Rejection, queue: number): Refusal {
   const takes = `the job would end in ${Math.ceil(rejected.takesMs)} ms`
   if (rejected.reason === 'deadline')
     return new Refusal('deadline_unmet', `${takes}, after its max_latency_ms`, options)
-  return new Refusal('queue_full', `the accepted jobs take too long already; ${takes}`, options)
+  return new Refusal('queue_full', `the accepted jobs already take too long; ${takes}`, options)
 }
 
 /**

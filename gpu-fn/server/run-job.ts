@@ -33,9 +33,9 @@ export type Turn = {
 }
 
 /**
- * Runs the job to its end and yields after each turn; between turns, other jobs may have the device. The turn after `decode` needs the host
- * only. Never throws: the job's log ends with `succeeded`, `failed` or `canceled`. `fault`: the service failed, even in a canceled job; the
- * error is logged.
+ * Runs the job to completion and yields after each turn; between turns, other jobs may have the device. The turn after `decode` needs the
+ * host only. Never throws: the job's log ends with `succeeded`, `failed` or `canceled`. `fault`: the service failed, even in a canceled
+ * job; the error is logged.
  */
 export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGenerator<Turn, { fault: boolean }> {
   const progress = { timings: emptyTimings(), stepsDone: 0, images: 0 }
@@ -98,7 +98,7 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   }
   const { seconds, devices = 1 } = loaded
   const device = job.parallel && devices > 1 ? `${devices} x ${loaded.device}` : loaded.device
-  // A change of adapters or of the ControlNet takes as long as several steps, so that a job with one is not interrupted either.
+  // A change of adapters or of the ControlNet takes as long as several steps, so that a job with one is not preempted either.
   const inTurns = loaded.inTurns === true || request.loras !== undefined || request.controls !== undefined
   progress.timings.load = seconds
   // A job canceled during the load has not started.

@@ -53,7 +53,7 @@ export function createApp(options: ServerOptions): Hono {
     problem(
       new Refusal(
         'not_found',
-        'there is GET /healthz, /readyz, /metrics and /ping, PUT or DELETE /jobs/{id}, and PUT /models/{model}',
+        'the routes are GET /healthz, /readyz, /metrics and /ping, PUT or DELETE /jobs/{id}, and PUT /models/{model}',
       ),
     ),
   )

@@ -15,7 +15,7 @@ export async function readKnownWords(directory: string): Promise<KnownWords | nu
   const file = path.join(directory, WORDS)
   const { size } = await stat(file).catch(() => ({ size: 0 }))
   if (size === 0) return null
-  if (size > MAX_BYTES) throw new Error(`${file} has ${size} bytes; at most ${MAX_BYTES} are read`)
+  if (size > MAX_BYTES) throw new Error(`${file} has ${size} bytes; at most ${MAX_BYTES} are allowed`)
   const words = z.array(z.string()).safeParse(JSON.parse(await readFile(file, 'utf8')))
   if (!words.success) throw new Error(`${file} is not a list of words`)
   return new Set(words.data)

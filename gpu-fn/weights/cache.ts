@@ -116,7 +116,7 @@ export class PackageCache {
     await verifier.trust(wanted)
   }
 
-  /** The error of a full disk with a remedy; any other error unchanged. */
+  /** For a full disk, an error with a remedy; otherwise the error unchanged. */
   #explain(error: NodeJS.ErrnoException, bytes: number): Error {
     if (error.code !== 'ENOSPC' && error.code !== 'EDQUOT') return error
     const { directory } = this.#options

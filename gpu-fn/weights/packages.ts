@@ -74,7 +74,7 @@ export async function readManifest(directory: string): Promise<Uint8Array> {
   try {
     const file = path.join(directory, MANIFEST)
     const { size } = await stat(file)
-    if (size > MANIFEST_BYTES) fail(directory, `${MANIFEST} has ${size} bytes; at most ${MANIFEST_BYTES} are read`)
+    if (size > MANIFEST_BYTES) fail(directory, `${MANIFEST} has ${size} bytes; at most ${MANIFEST_BYTES} are allowed`)
     return await readFile(file)
   } catch (cause) {
     if (cause instanceof PackageError) throw cause

@@ -92,7 +92,7 @@ async function print({ model, size, steps, jobs, sharing }: BatchBenchOptions, r
   )
   console.log(`images per second: ${ratioOf(({ seconds }) => seconds)} x`)
   console.log(`median time to image: ${ratioOf(({ latency }) => 1 / latency)} x`)
-  console.log(`byte-equal images: ${equal} of ${jobs}`)
+  console.log(`byte-identical images: ${equal} of ${jobs}`)
   const psnrs: number[] = []
   for (const [alone, shared] of rounds)
     for (const [i, image] of shared!.images.entries())

@@ -1,5 +1,5 @@
 // Guidance with its samples divided over several devices, against one device: milliseconds of a step and seconds of an image, measured in
-// turn in one process. Fails unless each sample has the same bytes on every device.
+// turn in one process. Fails unless each sample is bit-identical on every device.
 import os from 'node:os'
 import { sumDenoiserBytes } from '../../gpu-fn/engine/package/graphs.ts'
 import { type OpenPipeline, openPipeline } from '../../gpu-fn/engine/package/open-pipeline.ts'
@@ -29,7 +29,7 @@ type Way = { name: string; conditions: Condition[]; times: number[]; velocity: F
 
 const GUIDANCE = 3.5
 const TIMESTEP = 857.7
-/** Steps of each way are timed in this many groups, in turn. */
+/** The steps of each method are timed in this many groups, alternately. */
 const ROUNDS = 3
 /** Untimed steps of each group: the first step with a new batch size takes about 25 ms longer. */
 const WARM_UPS = 2

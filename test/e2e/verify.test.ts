@@ -117,7 +117,7 @@ describe('npm run verify', () => {
 })
 
 describe('an image generated on another device', () => {
-  /** The image with each value moved by up to `most`, and a receipt for it under a key of ours. */
+  /** The image with each value moved by up to `max`, and a receipt for it under a key of ours. */
   async function made(max: number, changes: object = {}): Promise<[file: string, receipt: string, jwks: string]> {
     const { data, info } = await sharp(at('image.png')).raw().toBuffer({ resolveWithObject: true })
     const moved = data.map((value, i) => Math.min(255, Math.max(0, value + (i % (2 * max + 1)) - max)))

@@ -49,7 +49,7 @@ function parse(encoded: string): Fields | null {
   }
 }
 
-/** Fills the form from the address and removes the fields from there. Nothing runs. */
+/** Fills the form from the address, and removes the fields from the address. Nothing runs. */
 export function takeLink(ratioOf: (size: string) => string): void {
   const encoded = new URLSearchParams(location.hash.slice(1)).get('p')
   if (encoded === null || encoded.length > MAX_CHARACTERS) return

@@ -148,7 +148,7 @@ function largestOf(x: Value, axis: number, shape: Value['shape']): Value {
   return x.graph.node('ReduceMax', inputs, [{ dtype: 'float32', shape }], { keepdims: 1 })[0]!
 }
 
-/** Exponent of the smallest power of two ≥ x, clipped to ±`most`. */
+/** Exponent of the smallest power of two ≥ x, clipped to ±`max`. */
 const growthOf = (x: Value, max: number) => ops.clip(unary('Ceil', log2(x)), -max, max)
 
 const unary = (op: string, x: Value): Value => x.graph.node(op, [x], [{ dtype: x.dtype, shape: x.shape }])[0]!

@@ -53,7 +53,7 @@ export const kernelOperators: Fp8Operators = {
   unpack(weight, x) {
     const { packed, groupScales, scales } = weight
     const codes: Result = { dtype: 'float8e4m3fn', shape: shapeOfCodes(weight) }
-    // x is not read; it delays the node. Without it, onnxruntime could schedule the unpacking of all layers at the start of a run.
+    // x only orders execution. Without it, onnxruntime could schedule the unpacking of all layers at the start of a run.
     return { codes: node('UnpackFp8', [packed, groupScales, x], [codes])[0]!, scales }
   },
   linear(x, { codes, scales }, bias, factor) {

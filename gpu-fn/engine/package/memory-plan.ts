@@ -82,7 +82,7 @@ export function planMemory(manifest: PlannedManifest, size: Size, budget: number
     if (best) return { budget, tile, ...best, resident: namesOf(best.resident), offloaded: namesOf(best.offloaded) }
   }
   throw new BudgetError(
-    `${size.width}x${size.height} needs ${formatGigabytes(min)} of device memory at least; the budget is ${formatGigabytes(budget!)}`,
+    `${size.width}x${size.height} needs at least ${formatGigabytes(min)} of device memory; the budget is ${formatGigabytes(budget!)}`,
   )
 }
 

@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(THREADS, 3) qkNormQuantize(const Arguments a) 
 #pragma unroll
   for (int i = 0; i < THREADS / WARP; i++) most = max(most, largest[i]);
   const int exponent = scaleExponent(most);
-  // Infinity has no code. A scale of NaN spoils the head's result, so that it is not mistaken for an image.
+  // Infinity has no code. A scale of NaN propagates to the head's result, so that it is not mistaken for an image.
   const bool isFinite = most < INFINITE;
   if (threadIdx.x == 0) a.valueScales[group * a.tiles + tile] = isFinite ? __int_as_float(127 + exponent << 23) : nanf("");
   uint32_t codes[PACK];

@@ -31,7 +31,7 @@ type Tensors = ReadonlyMap<string, Tensor>
 type Denoiser = { readonly tensors: Tensors; readonly config: MMDiTConfig; readonly positions: PositionTables }
 type Autoencoder = { readonly tensors: Tensors; readonly config: VaeConfig }
 
-/** Builds the graphs of all networks in the checkpoint. Throws CheckpointError for tensors that are missing, left over or contradictory. */
+/** Builds the graphs of all networks in the checkpoint. Throws CheckpointError for tensors that are missing, unexpected or contradictory. */
 export function buildModel(
   checkpoint: Checkpoint,
   paths: readonly string[],

@@ -11,7 +11,7 @@ export type Box = {
   border?: { left: number; top: number; right: number; bottom: number }
 }
 
-/** `crop` fills the result and cuts the rest, `pad` shows the whole image with borders, both centered; `stretch` changes its shape. */
+/** `crop` fills the result and crops the excess, `pad` shows the whole image with borders, both centered; `stretch` changes its shape. */
 export function fitBox(image: Size, result: Size, fit: NonNullable<JobRequest['image_fit']>): Box {
   const { width, height } = result
   const sameShape = image.width * height === image.height * width

@@ -24,7 +24,7 @@ sharp.unblock({
 })
 
 const DECODE_SECONDS = 20
-/** Truncated and damaged files are errors; remarks of a decoder are not. */
+/** Truncated and damaged files are errors; decoder warnings are not. */
 const OPTIONS = { failOn: 'error', limitInputPixels: LIMITS.inputPixels, pages: 1, sequentialRead: true } as const
 const WHITE = '#ffffff'
 const BLACK = '#000000'
@@ -81,7 +81,7 @@ async function openFile(name: string, file: Uint8Array): Promise<Opened> {
   } = await attempt(name, () => sharp(file, OPTIONS).metadata())
   if (width * height > LIMITS.inputPixels)
     throw new InputError(
-      `${name}: the image has ${width}x${height} pixels; at most ${LIMITS.inputPixels} are allowed, as in 6144x6144`,
+      `${name}: the image has ${width}x${height} pixels; at most ${LIMITS.inputPixels} are allowed, such as 6144x6144`,
     )
   const size = orientation >= 5 ? { width: height, height: width } : { width, height }
   return { name, ...size, frames, read: () => sharp(file, OPTIONS).autoOrient().timeout({ seconds: DECODE_SECONDS }) }

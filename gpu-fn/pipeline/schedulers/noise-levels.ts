@@ -6,7 +6,7 @@ import type { Sampling, SchedulerConfig } from './scheduler.ts'
 
 const { fround } = Math
 
-/** Falling noise levels of `steps` steps, and a final 0: one value more than steps. */
+/** Decreasing noise levels of `steps` steps, and a final 0: one value more than steps. */
 export function computeNoiseLevels(
   { steps, noise_schedule: schedule, sigmas, shift }: Sampling,
   config: SchedulerConfig,

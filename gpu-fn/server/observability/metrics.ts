@@ -39,7 +39,7 @@ export function createMetrics(): Metrics {
     labelNames: [...model, 'class', 'outcome'] as const,
   })
   const wait = new Histogram({
-    ...{ name: 'octet_wait_seconds', help: 'Time that jobs waited for the device, interruptions included.', registers },
+    ...{ name: 'octet_wait_seconds', help: 'Time that jobs waited for the device, including preemption.', registers },
     ...{ labelNames: ['class'] as const, buckets: JOB_SECONDS },
   })
   const duration = new Histogram({

@@ -6,7 +6,7 @@ export type ExpiringMap<Value> = {
   set(key: string, value: Value): void
 }
 
-/** Keeps up to `most` entries for `seconds` each; the oldest are evicted first. */
+/** Keeps up to `max` entries for `seconds` each; the oldest are evicted first. */
 export function createExpiringMap<Value>({ seconds, max }: { seconds: number; max: number }): ExpiringMap<Value> {
   // The insertion order, in which a Map iterates, is the order of expiry.
   const entries = new Map<string, { value: Value; expires: number }>()

@@ -32,7 +32,7 @@ const EXAMPLES = [
   { prompt: 'a green car in a city', seed: 11 },
 ]
 
-/** Prints the median step without and with two adapters, measured in turn, and the seconds of each kind of change. */
+/** Prints the median step without and with two adapters, measured alternately, and the seconds of each kind of change. */
 export async function benchLora(options: LoraBenchOptions): Promise<void> {
   await using scratch = makeScratch('octet-lora-')
   const directory = await packageFor(options)

@@ -31,7 +31,7 @@ const FULL = { tier: 'fp8', steps: 28, guidance_scale: 4 } as const
 const MEASURED: Record<JobClass, number> = { turbo: 12, full: 3 }
 const NO_AGING_SECONDS = 86_400
 
-/** Makes the packages: nano has one of each class, and the weights of the others serve both. */
+/** Creates the packages: one per class for nano; for the other models, one package serves both classes. */
 async function prepare(options: RealOptions): Promise<Setup> {
   const { model, target, directory } = options
   if (model === 'nano') {

@@ -16,7 +16,7 @@ type Policy = {
   end(job: Job, now: number): void
 }
 
-/** Accepts every job and runs each to its end in order of arrival. */
+/** Accepts every job and runs each to completion in order of arrival. */
 export function createFirstComeFirstServed(): Policy {
   const queue: Job[] = []
   return {

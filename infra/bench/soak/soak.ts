@@ -45,7 +45,7 @@ type Tally = {
   wrong: string[]
   stuck: string[]
   lost: string[]
-  /** Number of faults that also met the test of the engine, after which the process would have been replaced. */
+  /** Number of faults that also affected the engine's self-test, after which the process would have been replaced. */
   givenUp: number
 }
 

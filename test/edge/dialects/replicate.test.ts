@@ -234,7 +234,7 @@ describe('webhook_events_filter', () => {
   type Prediction = { id: string; status: string; logs: string; output: string[] | null }
   const webhook = `${RECEIVER}/hook`
 
-  /** The webhooks of a prediction that makes two steps, waits for `isSeen` and then succeeds. */
+  /** The webhooks of a prediction that runs two steps, waits for `isSeen` and then succeeds. */
   async function received(filter: WebhookEventType[], isSeen: (got: Received[]) => boolean, status = 204) {
     const { behavior, send, close } = createFeed()
     fakeGpu((seen) => {

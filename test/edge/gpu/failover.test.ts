@@ -98,7 +98,7 @@ test('the next attempt begins with the other endpoint', async ({ expect }) => {
   expect(job).toMatchObject({ state: 'succeeded', attempt: 2, endpoint: 'spare' })
 })
 
-test('the run of a lost attempt is canceled also if the next attempt has to search for a GPU', async ({ expect }) => {
+test('the run of a lost attempt is also canceled if the next attempt has to search for a GPU', async ({ expect }) => {
   const cut: Behavior = (seen) => stream([accepted(seen)], 'cut')
   const { job, asked } = await run(gpus([cut], [refuses(503, 'loading'), works]))
   expect(asked).toEqual([DEFAULT, SPARE, SPARE])
@@ -106,7 +106,7 @@ test('the run of a lost attempt is canceled also if the next attempt has to sear
   await vi.waitFor(() => expect(cancellations).toEqual([{ job: job.id, attempt: 1 }]))
 })
 
-test('the run of a lost attempt is canceled also if no GPU takes the next one', async ({ expect }) => {
+test('the run of a lost attempt is also canceled if no GPU accepts the next one', async ({ expect }) => {
   const cut: Behavior = (seen) => stream([accepted(seen)], 'cut')
   const gone = refuses(400, 'invalid_request')
   const calls = gpus([cut, gone], [gone])

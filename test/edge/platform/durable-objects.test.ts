@@ -15,7 +15,7 @@ afterEach(() => {
 
 type Greeter = Rpc.DurableObjectBranded & { greet(name: string): string }
 
-/** A namespace whose stubs fail in turn with these errors, and then work. Counts the stubs. */
+/** A namespace whose stubs fail with these errors, one after another, and then work. Counts the stubs. */
 function failing(...errors: object[]) {
   let stubs = 0
   const getByName = () => {

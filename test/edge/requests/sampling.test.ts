@@ -143,10 +143,10 @@ describe('the native fields', () => {
     [{ sampler: 'ddim' }, 'sampler is "ddim"; it must be one of euler, dpmpp_2m, heun, lcm.'],
     [{ noise_schedule: 'karras' }, 'noise_schedule is "karras"; it must be one of normal, simple, sgm_uniform, beta.'],
     [{ shift: 0 }, 'shift is 0; it must be a number from 0.01 to 100.'],
-    [{ sigmas: [0.5, 0.5] }, 'sigmas must fall at every step.'],
+    [{ sigmas: [0.5, 0.5] }, 'sigmas must decrease at every step.'],
     [
       { sigmas: [1, 0] },
-      'sigmas is [1,0]; it must be a list of 1 to 200 falling numbers, above 0 and at most 1, one for each step.',
+      'sigmas is [1,0]; it must be a list of 1 to 200 decreasing numbers, above 0 and at most 1, one for each step.',
     ],
     [{ cache: true }, 'cache is true; it must be one of off, fast.'],
     [

@@ -65,7 +65,7 @@ async function finish(run: AsyncIterable<PipelineEvent>): Promise<Buffer> {
 
 const imageOf = async (engine: PackageEngine, overrides: Partial<JobRequest>) => finish(await begin(engine, overrides))
 
-test('a small image with a ControlNet runs after a large one without, and during its interruption', async () => {
+test('a small image with a ControlNet runs after a large one without, and while it is preempted', async () => {
   const controlled = { ...SMALL, controls: CONTROLS }
   const expected = await imageOf(await startEngine({ deviceBytes: budget }), controlled)
   const engine = await startEngine({ deviceBytes: budget })

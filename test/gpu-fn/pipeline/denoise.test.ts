@@ -35,7 +35,7 @@ function deviceOf(work: () => Promise<void>): Session & { max: number } {
   return device
 }
 
-test('devices run concurrently, and the conditions of one device in turn', async () => {
+test('devices run concurrently, and the conditions of one device sequentially', async () => {
   const begun = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
   const devices = begun.map(({ resolve }) =>
     deviceOf(async () => {

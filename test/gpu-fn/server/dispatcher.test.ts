@@ -40,14 +40,14 @@ type Submitted = Partial<Omit<JobRequest, 'schedule'>> & {
 const stepsOf = ({ entries }: Job) => entries.filter(({ event }) => event.type === 'step').length
 const typesOf = ({ entries }: Job) => entries.map(({ event }) => event.type)
 
-/** Lets the engine make one step and waits for it. */
+/** Lets the engine run one step and waits for it. */
 async function step(engine: PacedEngine, job: Job): Promise<void> {
   const before = stepsOf(job)
   engine.allow(1)
   await eventually(() => stepsOf(job)).toBe(before + 1)
 }
 
-test('an interactive job interrupts another at its next step, which then continues', async () => {
+test('an interactive job preempts another at its next step, which then continues', async () => {
   const engine = createPacedEngine(0)
   const { jobs, submit, ended } = start(engine)
   const full = submit('full', { steps: 28 })
@@ -67,7 +67,7 @@ test('an interactive job interrupts another at its next step, which then continu
   expect(end.timings.queue).toBeLessThan(end.timings.total)
 })
 
-test('an interrupted job is canceled before the running one continues', async () => {
+test('a preempted job is canceled before the running one continues', async () => {
   const engine = createPacedEngine(0)
   const { jobs, submit } = start(engine)
   const full = submit('full', { steps: 28 })
@@ -240,7 +240,7 @@ test('a model that does not fit beside an unfinished job is loaded after that jo
   expect(ended).toEqual(['first', 'other', 'younger'])
 })
 
-test('a job whose networks take turns on the device is not interrupted', async () => {
+test('a job whose networks take turns on the device is not preempted', async () => {
   const paced = createPacedEngine(0)
   const engine: Engine = { ...paced, load: () => Promise.resolve({ device: 'paced', seconds: 0, inTurns: true }) }
   const { jobs, submit, ended } = start(engine)

@@ -15,7 +15,7 @@ const collectGarbage: () => void = runInNewContext('gc')
 /** Polls with a long timeout, for events that are immediate on an idle machine. */
 const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
 
-/** The registry over an engine; `run` takes a job to its end, `broken` counts how often it was given up. */
+/** The registry over an engine; `run` runs a job to completion, `broken` counts how often it was given up. */
 function start(engine: Engine, options: Partial<JobsOptions> = {}) {
   const broken: string[] = []
   const faults: { msg: string; job: string; err: { message: string } }[] = []

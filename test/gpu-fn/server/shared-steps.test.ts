@@ -54,7 +54,7 @@ async function measureLargestDifference(one: Uint8Array, other: Uint8Array): Pro
   return a!.reduce((largest, value, i) => Math.max(largest, Math.abs(value - b![i]!)), 0)
 }
 const imageOf = ({ entries }: Job) => entries.find(({ event }) => event.type === 'image')?.data
-/** The number of steps of jobs whose run had at least `least` jobs. */
+/** The number of steps of jobs whose run had at least `min` jobs. */
 async function readSharedSteps({ metrics }: Awaited<ReturnType<typeof start>>, min: number): Promise<number> {
   const { body } = await metrics.text()
   const read = (name: string) =>

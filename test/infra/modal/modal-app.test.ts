@@ -7,7 +7,7 @@ import { findModalPython } from '../../../infra/modal/python.ts'
 
 const python = findModalPython()
 if (!python)
-  console.warn('There is no Python with Modal: infra/modal_app.py is not checked. npm run modal:setup brings it.')
+  console.warn('Python has no Modal package, so infra/modal_app.py is not checked; npm run modal:setup installs it.')
 
 type Call = [name: string, request: Record<string, never>]
 let calls: Call[]

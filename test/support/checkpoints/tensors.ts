@@ -24,7 +24,7 @@ export function createPseudoRandom(dims: readonly number[], seed: number): Float
 
 const [BOS, EOS, TOKENS] = [998, 999, 77]
 
-/** A row a length: BOS, so many words, EOS, padding. `aboveEos` is a word whose id is higher than that of EOS. */
+/** One row per length: BOS, that number of words, EOS, padding. `aboveEos` is a word whose id is higher than that of EOS. */
 export function clipIds(lengths: readonly number[], seed: number, pad: number, aboveEos?: number) {
   const rows = lengths.map((length, row) => {
     const words = Array.from(hashes(length, seed + row), (hash) => 1 + (hash % 997))

@@ -36,7 +36,7 @@ export function parseLoraKey(file: string, key: string): LoraKey {
   if (unsupported)
     throw new CheckpointError(
       file,
-      `${quote(key)} is of ${unsupported[1]}. Only plain LoRAs are supported: two low-rank matrices per module`,
+      `${quote(key)} belongs to ${unsupported[1]}. Only plain LoRAs are supported: two low-rank matrices per module`,
     )
   for (const [suffix, part] of PARTS) {
     const match = suffix.exec(key)

@@ -32,7 +32,7 @@ export function rename(
     stacks.set(placement.name, stack)
   }
   if (leftOver.length > 0)
-    throw new CheckpointError(file, `left over: ${listNames(leftOver)}; the model has no such parameters`)
+    throw new CheckpointError(file, `unexpected tensors: ${listNames(leftOver)}; the model has no such parameters`)
   return new Map([...stacks].map(([name, { placement, pieces }]) => [name, stackRows(file, placement, pieces)]))
 }
 

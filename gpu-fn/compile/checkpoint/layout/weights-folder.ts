@@ -81,7 +81,7 @@ async function candidateOf(folder: string, variant: string, found: Found): Promi
   if (index) {
     const present = new Set(await readdir(folder))
     const absent = [...(await shardsOf(at(index)))].filter((shard) => !present.has(shard))
-    const incomplete = absent.length > 0 ? `${quote(index)} lists ${listNames(absent)}, which are absent` : null
+    const incomplete = absent.length > 0 ? `${quote(index)} lists ${listNames(absent)}, which are missing` : null
     if (!incomplete || counts.size === 0) return { variant, read: () => readSharded(at(index)), incomplete }
   }
   const files = [...shards].toSorted(([a], [b]) => a - b).map(([, name]) => name)
@@ -106,7 +106,7 @@ async function readOnlyFile(folder: string, file: string, { shards, counts }: Fo
 function problemOfShards(shards: ReadonlyMap<number, string>, [count, other]: readonly number[]): string | null {
   if (other !== undefined) return `of ${count}, and there are shards of ${other}`
   const absent = Array.from({ length: count! }, (_, i) => i + 1).filter((number) => !shards.has(number))
-  return absent.length > 0 ? `of ${count}, and of these are absent: ${absent.slice(0, 5).join(', ')}` : null
+  return absent.length > 0 ? `of ${count}, of which these are missing: ${absent.slice(0, 5).join(', ')}` : null
 }
 
 function rankOf({ variant }: Candidate): number {

@@ -92,7 +92,8 @@ export const naming: Naming = {
 function identify(file: string, tensors: ReadonlyMap<string, TensorInfo>, expected?: string): string {
   const names = [...tensors.keys()]
   const found = networkOf(file, names, tensors, expected) ?? expected
-  if (!found) throw new CheckpointError(file, `left over: ${listNames(names)}; no network of SD3.5 has these names`)
+  if (!found)
+    throw new CheckpointError(file, `unexpected tensors: ${listNames(names)}; no network of SD3.5 has these names`)
   if (expected === undefined || found === expected) return found
   throw new CheckpointError(
     file,

@@ -115,8 +115,12 @@ describe('single files', () => {
   })
 
   it.each<[what: string, tensors: Record<string, Stored>, message: string | RegExp]>([
-    ['names of no network', { 'lora.a': half, 'lora.b': half }, /left over: "lora.a", "lora.b"; no network of SD3.5/],
-    ['a stray tensor', { 'first_stage_model.decoder.conv_in.bias': half, stray: half }, /left over: "stray"/],
+    [
+      'names of no network',
+      { 'lora.a': half, 'lora.b': half },
+      /unexpected tensors: "lora.a", "lora.b"; no network of SD3.5/,
+    ],
+    ['a stray tensor', { 'first_stage_model.decoder.conv_in.bias': half, stray: half }, /unexpected tensors: "stray"/],
     [
       'integers for weights',
       { pos_embed: { dtype: 'I64', shape: [1] }, 'joint_blocks.0.a': half },

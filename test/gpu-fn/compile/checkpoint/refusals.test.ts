@@ -146,7 +146,7 @@ describe('incomplete or ambiguous weights are refused:', () => {
     const shard = await writeStoredTensors(at('transformer/diffusion_pytorch_model-00001-of-00002.safetensors'), first)
     await expectRefusal(/is one of 2 shards; give its folder or its \.safetensors\.index\.json/, [shard])
     await expectRefusal(
-      /its weights are incomplete: ".*-00001-of-00002\.safetensors" is a shard of 2, and of these are absent: 2/,
+      /its weights are incomplete: ".*-00001-of-00002\.safetensors" is a shard of 2, of which these are missing: 2/,
     )
   })
 

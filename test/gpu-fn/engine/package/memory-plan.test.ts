@@ -131,7 +131,7 @@ test('on the CPU, each session has its own scratch memory, which is freed with t
 test('a budget below the minimum is refused with the required amount', () => {
   expect(() => planMemory(about('large fp8'), createSquare(1024), 2 * GIB)).toThrow(BudgetError)
   expect(() => planMemory(about('large fp8'), createSquare(1024), 2 * GIB)).toThrow(
-    /^1024x1024 needs \d\.\d\d GB of device memory at least; the budget is 2\.15 GB$/,
+    /^1024x1024 needs at least \d\.\d\d GB of device memory; the budget is 2\.15 GB$/,
   )
 })
 

@@ -45,7 +45,7 @@ describe('readGguf', () => {
     [
       'a type that is not read',
       [[['a', { type: IQ1_S, shape: [256] }]]],
-      /type IQ1_S is not read; use .* F32, F16, Q4_0/,
+      /type IQ1_S is not supported; use .* F32, F16, Q4_0/,
     ],
     ['an unknown type', [[['a', { type: I64, shape: [2] }]]], /type I64 is not read/],
     [
@@ -53,7 +53,11 @@ describe('readGguf', () => {
       [[['a', { type: Q4_0, shape: [32, 16] }]]],
       'rows of 16 values are not whole blocks of 32',
     ],
-    ['rows of partial K-blocks', [[['a', { type: Q6_K, shape: [8, 32] }]]], 'not whole blocks of 256, as Q6_K takes'],
+    [
+      'rows of partial K-blocks',
+      [[['a', { type: Q6_K, shape: [8, 32] }]]],
+      'not whole blocks of 256, as Q6_K requires',
+    ],
     [
       'two tensors of one name',
       [

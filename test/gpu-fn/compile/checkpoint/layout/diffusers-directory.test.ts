@@ -62,7 +62,7 @@ describe('the diffusers layout', () => {
     [
       'a name that SD3.5 does not have',
       { to_q: q, to_k: k, to_v: v, constructor: v },
-      /left over: ".*attn.constructor.weight"/,
+      /unexpected tensors: ".*attn.constructor.weight"/,
     ],
   ])('is refused with %s', async (_, projections, message) => {
     await writeTransformer(
