@@ -73,7 +73,7 @@ const config = z.strictObject({
     /** The Modal volume of packages (npm run weights -- --volume), and the secret with the rest of the GPU function's environment. */
     volume: name,
     secret: name,
-    /** Name of the proxy token with which the worker is authenticated at Modal. */
+    /** Name of the proxy token that authenticates the worker at Modal. */
     proxy_token: name,
   }),
 })

@@ -68,7 +68,7 @@ export function limitBody(c: Context<EdgeEnv>, max: number): void {
   if ((c.get('bodyLength') ?? 0) > max) throw tooLargeError(max)
 }
 
-/** The characters of JSON of which each value, member or nesting level needs at least one. Base64 contains none of them. */
+/** JSON characters: each value, member or nesting level needs at least one of them. Base64 contains none of them. */
 const STRUCTURE = [',', ':', '[', '{']
 
 /**

@@ -34,7 +34,7 @@ type Source = Addition & { name?: string | null; dialect?: string | null; joins?
 
 /**
  * Validates a native request and creates its submission. An SDK's retry without an Idempotency-Key is recognized by its retry count. A
- * request with an explicit seed always gives the same images, so it may share a job too.
+ * request with an explicit seed always produces the same images, so it may share a job too.
  */
 export async function createSubmission(
   c: Context<EdgeEnv>,

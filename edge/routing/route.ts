@@ -1,4 +1,4 @@
-// Chooses the offer for a request and the reason. Pure: the same request and catalog give the same decision.
+// Chooses the offer for a request and the reason. Pure: the same request and catalog produce the same decision.
 import { hasT5, type Route } from '#contract'
 import type { Catalog, Offer } from '../config/catalog.ts'
 import { ApiError } from '../http/errors.ts'

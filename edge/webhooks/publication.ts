@@ -70,7 +70,7 @@ export function replayEvent(
   return { kind: 'replayed' }
 }
 
-/** Replays a range of events, up to the replay limit. `next` is the start of the next call, or null at the end. */
+/** Replays a range of events, up to the replay limit. `next` is the cursor for the next call, or null at the end. */
 export function replaySpan(
   sql: SqlStorage,
   endpoint: string,

@@ -148,7 +148,7 @@ export class WebhookDO extends DurableObject<Env> {
     return replayed
   }
 
-  /** Replays a range of events, up to the replay limit. `next` is the start of the next call, or null at the end. */
+  /** Replays a range of events, up to the replay limit. `next` is the cursor for the next call, or null at the end. */
   async replayRange(endpoint: string, span: Omit<Range, 'types' | 'limit'>): Promise<ReplayedRange> {
     const replayed = this.#transact(() => replaySpan(this.#sql, endpoint, span, this.#settings.replaysPerMinute))
     await this.#schedule()

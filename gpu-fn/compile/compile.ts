@@ -28,7 +28,7 @@ export type CompileOptions = BuildOptions &
     readonly out: string
     /** Path of a scheduler_config.json, which replaces the checkpoint's. */
     readonly scheduler?: string | undefined
-    /** The name that a job requests; the variant's by default. */
+    /** Model name in requests; by default that of the variant. */
     readonly name?: string | undefined
     readonly onProgress?: Progress
     /** Called with each remark about the checkpoint once it is open. */

@@ -28,7 +28,7 @@ export type ControlnetOptions = Pick<BuildOptions, 'tier'> & {
   readonly controlnet: string
   readonly out: string
   readonly target: Target
-  /** The ID that requests name; that of the file or directory by default. */
+  /** ID for requests; by default that of the file or directory. */
   readonly name?: string | undefined
   /** By default that of Stability's file, or the one in the name of the file or directory. */
   readonly type?: ControlType | undefined

@@ -69,7 +69,7 @@ const command = new Command('compile')
   )
   .option('--steps <count>', "default steps of the package; the variant's by default", Number)
   .option('--guidance-scale <scale>', "default guidance scale of the package; the variant's by default", Number)
-  .option('--name <name>', 'the name that a job requests; the variant by default')
+  .option('--name <name>', 'model name in requests; the variant by default')
   .option(
     '--tokenizers <directory>',
     "directory with the tokenizers' directories, or hub for the published tokenizers, for checkpoints without them",
@@ -95,7 +95,7 @@ const command = new Command('compile')
   .option('--allow-missing-encoders', 'compile a checkpoint without CLIP or T5: prompts then have little or no effect')
 
 async function main(): Promise<void> {
-  // Paths are relative to the directory in which npm was called, even with `npm --prefix`.
+  // Paths are relative to the directory from which npm was called, even with `npm --prefix`.
   if (process.env.npm_lifecycle_event === 'compile' && process.env.INIT_CWD) process.chdir(process.env.INIT_CWD)
   const flags = command.parse().opts<Flags>()
   const started = performance.now()

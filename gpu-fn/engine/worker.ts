@@ -215,7 +215,7 @@ async function apply(opened: OpenPackage, { size, controlnet }: Requirements) {
   try {
     return await pipeline.useControlnet(controlnet, size)
   } finally {
-    // Also after an error, with which the plan may have changed.
+    // Also after an error, because the plan may have changed.
     if (pipeline.plan !== before) Object.assign(opened, countMemory(pipeline.package, pipeline))
   }
 }

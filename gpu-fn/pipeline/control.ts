@@ -8,7 +8,7 @@ import type { Pipeline } from './pipeline.ts'
 /** An open ControlNet, and the graphs of the denoiser for it. */
 export type Controlnet = {
   type: ControlType
-  /** The number of its blocks, each of which outputs a residual. */
+  /** The number of its blocks; each outputs a residual. */
   layers: number
   /** The number of the denoiser's residual inputs: one for each block but the last. */
   residuals: number

@@ -172,7 +172,9 @@ const workOf = ({ tenant, interactive, left }: Task): Work => ({ tenant, interac
 const isSameClass = (a: Work, b: Omit<Task, 'ms'>) => a.tenant === b.tenant && a.interactive === b.interactive
 const sum = (tasks: readonly Task[]) => tasks.reduce((total, { left }) => total + left, 0)
 
-/** Milliseconds by which a job and the work before it exceed the limit. A job that exceeds it alone only waits for the work before it. */
+/**
+ * Excess of a job and the work before it over the limit, in milliseconds. A job that exceeds it alone only waits for the work before it.
+ */
 function excessOf(before: readonly Work[], ms: number, limit: number): number {
   const work = before.reduce((total, each) => total + each.ms, 0)
   return Math.min(work + ms - limit, work)

@@ -33,7 +33,7 @@ export interface ServerOptions {
   /** Null disables authentication. */
   edgePublicKeys: readonly KeyObject[] | null
   log: Logger
-  /** Null serves no metrics. `token`: the bearer token for reading them; null requires none. */
+  /** Null disables the metrics. `token`: the bearer token for reading them; null requires none. */
   metrics?: { text(): Promise<{ body: string; contentType: string }>; token: string | null }
   observer?: Pick<Required<Observer>, 'refused'>
   heartbeatMs?: number

@@ -31,7 +31,10 @@ type CampaignOptions = {
 export type Outcome = { counts: Counts; problems: string[]; directory: string | null }
 
 const CALLERS_AT_A_TIME = 12
-/** Unfinished jobs of an account at which its next caller waits. Many callers do not wait for their job, so a slow machine would fall behind. */
+/**
+ * Number of unfinished jobs of an account above which its next caller waits. Many callers do not wait for their job, so a slow machine
+ * would fall behind.
+ */
 const MAX_OPEN_JOBS = 8
 /** Fraction of callers in the phase that kills processes; the others call while objects are reset. */
 const KILLED_SHARE = 0.7

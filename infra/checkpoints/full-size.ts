@@ -29,7 +29,7 @@ export function spreadOf(name: string, shape: readonly number[]): Spread {
   return { mean: 0, deviation: name.endsWith('decoder.conv_out.weight') ? deviation / 2 : deviation }
 }
 
-/** Writes the checkpoint into `out` in bfloat16; the same seed gives the same bytes. Returns the bytes of all weights. */
+/** Writes the checkpoint into `out` in bfloat16; the same seed produces the same bytes. Returns the bytes of all weights. */
 export async function writeFullSizeCheckpoint(variant: FullSize, out: string, seed = 0): Promise<number> {
   const pool = drawPool(seed)
   await writeTokenizers(out)

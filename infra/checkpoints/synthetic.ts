@@ -20,7 +20,7 @@ type SyntheticOptions = {
 /** Weights are uniform in [-RANGE, RANGE]. */
 const RANGE = 0.05
 
-/** Writes the checkpoint to `out`; the same options give the same bytes. Returns its size in bytes. */
+/** Writes the checkpoint to `out`; the same options produce the same bytes. Returns its size in bytes. */
 export async function writeSyntheticCheckpoint(options: SyntheticOptions): Promise<number> {
   const { variant, out, dtype = 'BF16', blocks, seed = 0 } = options
   return writeRandomTensors(out, await readSingleFileShapes(variant, blocks), dtype, seed)

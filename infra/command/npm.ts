@@ -14,7 +14,7 @@ export function takenOptions(command: Command, env: Environment = process.env): 
 }
 
 /**
- * Prepares a program that npm started: relative paths are those of the directory in which npm was called, even with `npm --prefix`. Ends
+ * Prepares a program that npm started: relative paths start at the directory from which npm was called, even with `npm --prefix`. Ends
  * the process if npm took options of the command.
  */
 export function prepareCommand(command: Command, env: Environment = process.env): Command {

@@ -35,7 +35,7 @@ async function main(): Promise<void> {
       ]),
     )
     .option('--size <WxH>', "such as 256x256; the model's default otherwise")
-    .option('--seed <number>', 'the same seed gives the same image', parseWholeNumber)
+    .option('--seed <number>', 'the same seed produces the same image', parseWholeNumber)
     .option('--out <file>', 'png, jpg or webp; octet-SEED.png by default', chooseOutputPath)
     .option('--json', 'print one JSON object instead of text')
     .option('--open', 'open the playground in a browser, and serve it until Ctrl+C')

@@ -98,7 +98,7 @@ export async function publish(built: string, dist: string = DIST): Promise<void>
     if (!wanted.has(file) && !KEPT.has(file)) await fs.rm(path.join(dist, file), { force: true })
 }
 
-/** Builds edge/dist unless it is up to date. Concurrent builds of the same sources give the same files. */
+/** Builds edge/dist unless it is up to date. Concurrent builds of the same sources produce the same files. */
 async function buildPlayground(): Promise<void> {
   const digest = await digestOfSources()
   if ((await fs.readFile(STAMP, 'utf8').catch(() => '')) === digest) return

@@ -47,7 +47,7 @@ describe('npm run demo', () => {
     expect(await sharp(out).metadata()).toMatchObject({ format: 'webp', width: 64, height: 96 })
   })
 
-  test('prints JSON, and the same seed gives the same image', async () => {
+  test('prints JSON, and the same seed produces the same image', async () => {
     const files = [path.join(scratch, 'a.png'), path.join(scratch, 'b.png')]
     for (const file of files) {
       const { stdout } = await demo('a red heart', '--json', '--size', '64x64', '--seed', '7', '--out', file)

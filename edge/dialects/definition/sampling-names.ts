@@ -73,7 +73,7 @@ function interpret(name: string): Meaning | null {
 
 const LABELS = [...Object.values(SAMPLER_NAMES), ...Object.values(SCHEDULE_NAMES)].map(({ label }) => label).join(', ')
 
-/** The message for a name of which only the sampler or only the schedule has a counterpart. */
+/** The message for a name with a counterpart for only the sampler or only the schedule. */
 const createSubstitutionWarning = (param: string, value: string, used: string) =>
   `${param} is ${formatValue(value)}, of which only the ${used.replace('_', ' ')} has an effect here.`
 

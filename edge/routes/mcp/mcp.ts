@@ -15,7 +15,7 @@ const imageFields = z.object({
   model: z.string().optional().describe('A model of the deployment; auto by default'),
   n: z.number().optional().describe('The number of images, 1 to 8'),
   size: z.string().optional().describe('auto or WIDTHxHEIGHT, such as 256x256'),
-  seed: z.number().optional().describe('A whole number; the same seed and fields give the same image'),
+  seed: z.number().optional().describe('A whole number; the same seed and fields produce the same image'),
   quality: z.string().optional().describe('auto, low, medium or high'),
   output_format: z.string().optional().describe('png, jpeg or webp'),
   max_cost: z.number().optional().describe('The most US dollars for the request; otherwise it is refused'),

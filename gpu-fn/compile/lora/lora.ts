@@ -26,7 +26,7 @@ export type LoraOptions = {
   /** Manifest of a package of the base. */
   readonly base: Manifest
   readonly out: string
-  /** The ID that requests name; that of the file by default. */
+  /** ID for requests; by default that of the file. */
   readonly name?: string | undefined
   readonly family?: FamilyName | undefined
 }

@@ -33,7 +33,7 @@ export function footprintOf({ manifest: { files, target, tier } }: Stored) {
 /** The networks that each further device has. */
 export const DENOISER: readonly NetworkName[] = ['conditioning', 'transformer']
 
-/** The memory of the denoiser's weights, of which each device has a copy. */
+/** The memory of the denoiser's weights; each device has a copy of them. */
 export function sumDenoiserBytes(pkg: Pick<Package, 'manifest'>): number {
   const { networks, files } = pkg.manifest
   const bytes = DENOISER.reduce((sum, name) => sum + (files[networks[name]?.weights ?? '']?.bytes ?? 0), 0)

@@ -128,7 +128,7 @@ const ACTIVATIONS: Record<string, Activation> = {
   gelu_pytorch_tanh: 'gelu_tanh',
 }
 
-/** The rows of SD3.5's prompts; longer encoders such as Long-CLIP give other prompt embeddings. */
+/** The rows of SD3.5's prompts; longer encoders such as Long-CLIP produce different prompt embeddings. */
 const CLIP_TOKENS = 77
 
 /** As published: heads of 64, quick GELU for CLIP-L and erf GELU for bigG. transformers configuration_clip.py `CLIPTextConfig`. */

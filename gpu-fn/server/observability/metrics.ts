@@ -62,7 +62,7 @@ export function createMetrics(): Metrics {
   })
   const busy = new Counter({
     name: 'octet_device_seconds_total',
-    help: 'Time in which a job had the device.',
+    help: 'Time that a job used the device.',
     registers,
   })
   const loads = new Counter({

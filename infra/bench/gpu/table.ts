@@ -44,7 +44,7 @@ const BY_SYSTEM: readonly Column[] = [
   { title: 'most GPU memory, loading included, MiB', metric: 'peak_mib', digits: 0, ratio: true },
 ]
 const BASELINE = 'torch-bf16'
-/** The image size in the article on which this project is based. */
+/** The image size in the article behind this project. */
 export const ARTICLE_SIZE = '1024x768'
 
 /** The last value by system and metric; a `null` size selects figures of any size. */

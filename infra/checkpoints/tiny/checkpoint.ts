@@ -38,7 +38,7 @@ const TOKENIZERS = path.join(import.meta.dirname, 'tokenizers')
 
 /**
  * Writes a tiny checkpoint into `directory` and returns the path to compile: the directory itself, or the single file in it.
- * Both layouts carry the same values; the same options give the same bytes on every machine.
+ * Both layouts carry the same values; the same options produce the same bytes on every machine.
  */
 export async function writeTinyCheckpoint(directory: string, options: TinyOptions = {}): Promise<string> {
   const { variant = 'tiny-medium', layout = 'diffusers', seed = 0, dtype = 'F32', t5 = true, t5Gain = 1 } = options
@@ -118,7 +118,7 @@ if (import.meta.main) {
     .addOption(new Option('--variant <name>').choices(variants).default('tiny-medium'))
     .addOption(new Option('--layout <layout>').choices(['diffusers', 'single-file']).default('diffusers'))
     .addOption(new Option('--dtype <dtype>').choices(['F32', 'F16', 'BF16']).default('F32'))
-    .option('--seed <integer>', 'another seed gives other weights', parseWholeNumber, 0)
+    .option('--seed <integer>', 'another seed produces different weights', parseWholeNumber, 0)
     .option('--no-t5', 'leave the third text encoder out')
     .parse()
     .opts<TinyOptions & { out: string }>()

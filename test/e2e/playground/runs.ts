@@ -103,7 +103,7 @@ describe('a run', () => {
     await close()
   })
 
-  test('starts from an input image, and repaints what a mask states', async () => {
+  test('starts from an input image, and repaints the masked part', async () => {
     const { page, problems, close } = await open()
     await describePrompt(page, 'a red heart on a blue background')
     const [, whole] = (await page.locator('.run').innerText()).match(/\$([\d.]+)/)!

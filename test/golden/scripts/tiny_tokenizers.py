@@ -5,7 +5,7 @@
 `tokenizer` and `tokenizer_2`: CLIP byte-pair encoding of 1,000 entries. 256 bytes, 256 bytes that end a word, 486 merges,
 start and end of text; CLIP-L pads with its end token, CLIP-G with id 0, "!". `tokenizer_3`: a T5 Unigram model whose character
 map is SentencePiece's nmt_nfkc reduced to the characters of prompts. The words are Unicode's names of pictographs and the list below.
-The files in the repository were made with Python 3.11 (Unicode 14) and sentencepiece 0.2.3; the same versions give the same bytes.
+The files in the repository were made with Python 3.11 (Unicode 14) and sentencepiece 0.2.3; the same versions produce the same bytes.
 """
 
 import base64

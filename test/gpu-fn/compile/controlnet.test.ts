@@ -88,7 +88,7 @@ test.each<[string, Record<string, Stored | undefined>, object, RegExp]>([
     'a tensor without a use',
     { 'extra.weight': square, ...typed(0) },
     {},
-    /tensors that the model does not have: .*extra\.weight/,
+    /unexpected tensors .*extra\.weight/,
   ],
   [
     'a text stream',

@@ -85,6 +85,6 @@ test('a tensor that no model reads is refused with its name', async () => {
     name: 'decoder.up.0.block.2.conv3.weight',
   })
   expect(() => build(checkpoint, paths)).toThrow(
-    'vae: 1 tensors that the model does not have: decoder.up.0.block.2.conv3.weight',
+    'vae: unexpected tensors (1): decoder.up.0.block.2.conv3.weight',
   )
 })

@@ -183,7 +183,7 @@ describe('files of weights', () => {
     await writeFile(path.join(folder, 'model.safetensors.index.json'), JSON.stringify({ weight_map: weightMap }))
     await shard(folder, 'model', '.fp16')
     expect(await expectImage([base])).toContain(
-      `${folder}: variant fp16 is read, because "model.safetensors.index.json" lists "model-00001-of-00001.safetensors", which are absent.`,
+      `${folder}: variant fp16 is read, because "model.safetensors.index.json" lists "model-00001-of-00001.safetensors", which are missing.`,
     )
   })
 

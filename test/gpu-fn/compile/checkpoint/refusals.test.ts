@@ -1,4 +1,4 @@
-// Checkpoints that would give another image without an error: each is refused, with the file and what to do.
+// Checkpoints that would produce a different image without an error: each is refused, with the file and what to do.
 import { cp, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { beforeAll, beforeEach, describe, expect, it } from 'vitest'

@@ -43,11 +43,11 @@ describe('readGguf', () => {
 
   it.each<[what: string, content: Parameters<typeof packGguf>, message: string | RegExp]>([
     [
-      'a type that is not read',
+      'an unsupported type',
       [[['a', { type: IQ1_S, shape: [256] }]]],
       /type IQ1_S is not supported; use .* F32, F16, Q4_0/,
     ],
-    ['an unknown type', [[['a', { type: I64, shape: [2] }]]], /type I64 is not read/],
+    ['an unknown type', [[['a', { type: I64, shape: [2] }]]], /type I64 is not supported/],
     [
       'rows of partial blocks',
       [[['a', { type: Q4_0, shape: [32, 16] }]]],

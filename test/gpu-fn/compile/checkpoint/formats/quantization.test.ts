@@ -176,7 +176,7 @@ describe('other quantized formats', () => {
     ],
   ])('are named in the refusal: %s', async (name, tensors) => {
     const message = await refuse(tensors)
-    expect(message).toContain(`belongs to weights in ${name}, which the compiler does not read`)
+    expect(message).toContain(`belongs to weights in ${name}, which the compiler does not support`)
     expect(message).toContain('use a file with BF16, F16 or FP8 weights')
   })
 
