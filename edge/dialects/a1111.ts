@@ -66,10 +66,10 @@ const numberOf = (text: string) => (text.trim() === '' || Number.isNaN(Number(te
 /** Strengths of the text encoders and the denoiser: `0.8`, `0.8:0.5` or `te=0.8:unet=0.5`. The second defaults to the first. */
 function strengthsOf(settings = ''): { encoders?: string | undefined; denoiser?: string | undefined } {
   const parts = settings.split(':')
-  const named = (name: string) => parts.find((part) => part.startsWith(`${name}=`))?.slice(name.length + 1)
+  const readNamed = (name: string) => parts.find((part) => part.startsWith(`${name}=`))?.slice(name.length + 1)
   const [first, second] = parts.filter((part) => part !== '' && !part.includes('='))
-  const encoders = named('te') ?? first
-  return { encoders, denoiser: named('unet') ?? second ?? encoders }
+  const encoders = readNamed('te') ?? first
+  return { encoders, denoiser: readNamed('unet') ?? second ?? encoders }
 }
 
 type Tags = { prompt: unknown; loras: { id: string; scale?: unknown }[]; warnings: Warning[] }
@@ -94,7 +94,7 @@ const FITS = ['stretch', 'crop', 'pad', 'stretch'] as const
 const BLUR = 4
 
 /** The native fields of img2img's own parameters. */
-const imageFields = ({ resize_mode = 0, ...parsed }: z.infer<typeof body>, hasMask: boolean) => ({
+const readImageFields = ({ resize_mode = 0, ...parsed }: z.infer<typeof body>, hasMask: boolean) => ({
   image_fit: FITS[resize_mode],
   ...(hasMask && {
     repaint: parsed.inpainting_mask_invert ? 'black' : 'white',
@@ -126,7 +126,7 @@ function parse({ body: given }: DialectRequest, names: readonly string[]): Trans
   const { fields: read, wantedSize, warnings, names: sent } = readImageInput(sameFields, STRENGTH)
   const fields = {
     ...{ ...read, ...control.fields },
-    ...(read.image !== undefined && imageFields(parsed, read.mask !== undefined)),
+    ...(read.image !== undefined && readImageFields(parsed, read.mask !== undefined)),
   }
   const n = (parsed.batch_size ?? 1) * (parsed.n_iter ?? 1)
   const model = modelOf(parsed.override_settings ?? {})
@@ -246,7 +246,7 @@ const describeRoutes = Object.entries(FACTS).map(([route, describe]): DialectRou
   }
 })
 
-const error = ({ title, detail, errors = [] }: Problem) => ({
+const renderError = ({ title, detail, errors = [] }: Problem) => ({
   json: { error: title, detail, body: '', errors: errors.map(({ message }) => message).join(' ') || detail },
 })
 
@@ -278,5 +278,5 @@ export const a1111: Dialect = {
     ...describeRoutes,
   ],
   keyPlaces: ['Basic', 'Bearer'],
-  error,
+  error: renderError,
 }

@@ -106,8 +106,8 @@ export class EndpointDO extends DurableObject<Env> {
   }
 
   async #start(job: string): Promise<void> {
-    const failed = (cause: unknown) => log('warn', 'a job could not be started in its slot', { job, cause })
-    if (!(await objectOf(this.env.JOB, job).proceed().catch(failed))) this.releaseSlot(job)
+    const logFailure = (cause: unknown) => log('warn', 'a job could not be started in its slot', { job, cause })
+    if (!(await objectOf(this.env.JOB, job).proceed().catch(logFailure))) this.releaseSlot(job)
   }
 
   /** Records the health that a job observed. */

@@ -58,10 +58,10 @@ export function chooseAdditions<Each extends Addition>(
   const offers = catalog.offers.filter((offer) => models.includes(offer.model))
   if (offers.length === 0)
     throw refuse(field, `are for ${list(models)}, which do not fit the other additions of the request`)
-  const fitting = (each: Each) => offers.filter((offer) => fits(each.models, offer))
-  const remaining = intersect(chosen.map(fitting))
+  const filterFitting = (each: Each) => offers.filter((offer) => fits(each.models, offer))
+  const remaining = intersect(chosen.map(filterFitting))
   if (remaining.length === 0)
-    throw refuse(field, `have no tier in common: ${describe((each) => packagesOf(fitting(each)))}`)
+    throw refuse(field, `have no tier in common: ${describe((each) => packagesOf(filterFitting(each)))}`)
   const isRequested = (offer: Offer) =>
     (model === undefined || offer.model === model) && (requested.tier === 'auto' || offer.tier === requested.tier)
   if (offers.some(isRequested) && !remaining.some(isRequested)) {

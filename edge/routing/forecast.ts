@@ -52,7 +52,7 @@ const MAX_OBSERVATIONS = 200
 
 type Ran = Pick<Observation, 'endpoint' | 'model' | 'tier'>
 
-const sameAs = (ran: Ran) => (each: Ran) =>
+const isSameAs = (ran: Ran) => (each: Ran) =>
   each.endpoint === ran.endpoint && each.model === ran.model && each.tier === ran.tier
 
 /** Lifetime of an isolate's cached observations. Without the cache each quote would read hundreds of rows. */
@@ -81,7 +81,7 @@ async function observationsOf(db: D1Database, { endpoint, model, tier }: Ran): P
 
 /** The newest observations of each offer. */
 export async function selectObservations(db: D1Database, offers: readonly Ran[]): Promise<Observation[]> {
-  const distinct = offers.filter((offer, k) => offers.findIndex(sameAs(offer)) === k)
+  const distinct = offers.filter((offer, k) => offers.findIndex(isSameAs(offer)) === k)
   return (await Promise.all(distinct.map((offer) => observationsOf(db, offer)))).flat()
 }
 
@@ -90,7 +90,7 @@ export const clearObservations = (): void => cache.clear()
 
 /** The forecast for `work` megapixel-steps of one offer, from observations of any offers. */
 export const forecastOffer = (seen: readonly Observation[], ran: Ran, work: number): Forecast =>
-  forecast(seen.filter(sameAs(ran)), work, Date.now())
+  forecast(seen.filter(isSameAs(ran)), work, Date.now())
 
 /** The 95th percentile of the latency in milliseconds; null if there are no observations. */
 export function forecastLatencyMs(seen: readonly Observation[], ran: Ran, work: number): number | null {

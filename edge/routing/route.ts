@@ -105,12 +105,12 @@ function filterOffers({ prompt, model, tier, size, isCached }: RouteRequest, { o
 }
 
 const formatSize = ({ width, height }: { width: number; height: number }) => `${width}x${height}`
-const distinct = (values: readonly string[]) => [...new Set(values)].join(', ')
+const listDistinct = (values: readonly string[]) => [...new Set(values)].join(', ')
 
 function notOfferedError(request: RouteRequest, preference: Preference, catalog: Catalog): ApiError {
   const { offers } = catalog
   const { model, tier, size, isCached, additions = [] } = request
-  const models = distinct(offers.map((offer) => offer.model))
+  const models = listDistinct(offers.map((offer) => offer.model))
   if (model !== undefined && !offers.some((offer) => offer.model === model))
     return new ApiError('not_offered', `model is "${model}"; this deployment serves auto, ${models}.`, {
       param: 'model',
@@ -127,7 +127,7 @@ function notOfferedError(request: RouteRequest, preference: Preference, catalog:
       `${route}/${model}/${tier} up to ${max_pixels} pixels and a side of ${max_side}`,
   )
   const fitting = additions.length > 0 ? ` with these ${additions.join(' and ')}` : ''
-  const message = `Nothing here serves ${requested.filter(Boolean).join(', ')}${fitting}; there is ${distinct(served)}.`
+  const message = `Nothing here serves ${requested.filter(Boolean).join(', ')}${fitting}; there is ${listDistinct(served)}.`
   const other = size && filterOffers({ ...request, size: undefined }, catalog)[0]
   if (!other) return new ApiError('not_offered', message)
   const valid = ` A valid size is ${formatSize(findNearestSize(other, size))}.`

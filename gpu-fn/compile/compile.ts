@@ -10,7 +10,7 @@ import type { Graph } from './graph/graph.ts'
 import type { BuildOptions, ControlGraphs, Model } from './graph/model.ts'
 import type { Lowering } from './graph/scope.ts'
 import type { WeightSource } from './graph/weight-source.ts'
-import { lowerings } from './lower/lowerings.ts'
+import { chooseLowerings } from './lower/lowerings.ts'
 import { place } from './place.ts'
 import { createWeightsFile, PackageWriter, type Progress, type WeightsFile } from './write/package-writer.ts'
 import { readTokenizers, readWords, type TokenizerOptions, type Tokenizers, WORDS } from './write/tokenizers.ts'
@@ -50,7 +50,7 @@ export async function compile(options: CompileOptions): Promise<Compiled> {
   const checkpoint = await openCheckpoint(options.checkpoint, options)
   for (const note of checkpoint.notes) options.onNote?.(escapeText(note))
   if (options.scheduler !== undefined) checkpoint.config.scheduler = await readScheduler(options.scheduler)
-  const model = buildModel(checkpoint, options.checkpoint, options, lowerings(options.target, options.lowering))
+  const model = buildModel(checkpoint, options.checkpoint, options, chooseLowerings(options.target, options.lowering))
   const { encoders } = model.manifest.text
   const tokenizers = await readTokenizers(encoders, model.vocabularies, checkpoint, options)
   const files = weightsFilesOf(model)

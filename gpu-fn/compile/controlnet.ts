@@ -18,7 +18,7 @@ import { closeFiles, readBytes } from './checkpoint/formats/read-tensor.ts'
 import { readHeader } from './checkpoint/formats/safetensors.ts'
 import { assertTarget } from './compile.ts'
 import type { BuildOptions } from './graph/model.ts'
-import { lowerings } from './lower/lowerings.ts'
+import { chooseLowerings } from './lower/lowerings.ts'
 import { place } from './place.ts'
 import { createWeightsFile, PackageWriter, type Progress } from './write/package-writer.ts'
 import { sumLayoutBytes } from './write/weights.ts'
@@ -46,7 +46,7 @@ export async function compileControlnet(options: ControlnetOptions): Promise<Com
   const { openControlnet, buildControlnet } = FAMILIES[options.family ?? 'sd35']
   const checkpoint = await openControlnet(given)
   const { type, note } = await typeOf(given, options.type)
-  const { graphs, withoutKernels, shape } = buildControlnet(checkpoint, [given], { tier }, lowerings(target))
+  const { graphs, withoutKernels, shape } = buildControlnet(checkpoint, [given], { tier }, chooseLowerings(target))
   const networks = Object.entries(graphs).map(([network, graph]) => ({
     ...{ network, graph, file: createWeightsFile(`${network}.weights`, network, graph.weights) },
   }))

@@ -169,10 +169,11 @@ function describeError(error: unknown): string {
 function report({ manifest: about, sourceBytes, packageBytes, notes }: Compiled, out: string, seconds: number) {
   const { model, variant, tier, target } = about
   const rate = (sourceBytes / 1e6 / seconds).toFixed(0)
-  const size = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`)
+  const formatSize = (bytes: number) =>
+    bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`
   print(`${model} (${variant}, ${tier}, ${target}) → ${out}`)
   print(
-    `${size(sourceBytes)} read, ${size(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${measurePeakMegabytes()} MB peak memory`,
+    `${formatSize(sourceBytes)} read, ${formatSize(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${measurePeakMegabytes()} MB peak memory`,
   )
   for (const note of notes) print(note)
 }

@@ -86,9 +86,9 @@ export function findReusedSteps(sampling: Sampling, first = findFirstReused(samp
   if (cache !== 'fast' || sampler === 'lcm' || steps < LIMITS.cacheSteps) return reused
   const start = Math.max(first + 1, Math.ceil(CACHED.start * steps))
   const { pairs } = CACHED
-  const networksIn = (step: number) => `${samplesOf(sampling, step)} ${controlsIn(sampling, step)}`
+  const describeNetworks = (step: number) => `${samplesOf(sampling, step)} ${controlsIn(sampling, step)}`
   for (let step = start; step < Math.trunc(CACHED.stop * steps); step++) {
-    const [before, own, after] = [step - 1, step, step + 1].map(networksIn)
+    const [before, own, after] = [step - 1, step, step + 1].map(describeNetworks)
     const isPaired = step >= pairs.start * steps && step < pairs.stop * steps && !reused.has(step - 2)
     if (before === own && own === after && (isPaired || !reused.has(step - 1))) reused.add(step)
   }

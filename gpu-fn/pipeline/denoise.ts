@@ -117,7 +117,7 @@ export async function predictVelocity(
             { signal },
           )
         : await transformer.run(inputs, { signal })
-    return samples(velocity!.data as Float32Array, batch)
+    return splitSamples(velocity!.data as Float32Array, batch)
   }
   const velocities: Float32Array[][] = []
   const devices = Map.groupBy(conditions.keys(), (index) => conditions[index]!.transformer)
@@ -165,7 +165,7 @@ function repeat({ data, dims }: Tensor, batch: number): Tensor {
   return stack(new Array<Float32Array>(batch).fill(data as Float32Array), dims.slice(1))
 }
 
-function samples(data: Float32Array, batch: number): Float32Array[] {
+function splitSamples(data: Float32Array, batch: number): Float32Array[] {
   const size = data.length / batch
   return Array.from({ length: batch }, (_, i) => data.subarray(i * size, (i + 1) * size))
 }

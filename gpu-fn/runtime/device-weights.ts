@@ -1,7 +1,7 @@
 // The weights of a graph in memory that this process manages, at fixed addresses. They can be unloaded and loaded again, by direct reads
 // from the page cache, while the session stays open: opening a session takes longer, and onnxruntime copies at a tenth of the speed.
 import fs from 'node:fs/promises'
-import { tensorBytes } from '../dtype.ts'
+import { computeTensorBytes } from '../dtype.ts'
 import type { StoredTensor } from '../manifest.ts'
 import type { DeviceMemory, Mapping } from './device-memory.ts'
 import { type Address, loadNative, type MappedFile, type NativeTensor, type Place, viewMemory } from './native.ts'
@@ -36,7 +36,7 @@ export async function reserveWeights(
   updateGraphs: UpdateGraphs,
 ): Promise<DeviceWeights> {
   const { size } = await fs.stat(file)
-  const beyond = tensors.find(({ dtype, shape, offset }) => offset + tensorBytes(dtype, shape) > size)
+  const beyond = tensors.find(({ dtype, shape, offset }) => offset + computeTensorBytes(dtype, shape) > size)
   if (beyond) throw new Error(`${beyond.name} extends beyond the end of ${file}`)
   return new ReservedWeights(new HostFile(file, size, device), tensors, { device, place, updateGraphs })
 }
@@ -127,7 +127,7 @@ type FileRange = { readonly offset: number; readonly bytes: number }
 const rangesOf = ({ weight, scales }: WeightUpdate): FileRange[] =>
   [weight, ...(scales ? [scales] : [])].map(({ dtype, shape, offset }) => ({
     offset,
-    bytes: tensorBytes(dtype, shape),
+    bytes: computeTensorBytes(dtype, shape),
   }))
 
 /** A mapped weights file. From the second copy on, or for the restoration of updated weights, it stays mapped and thus in memory. */

@@ -88,7 +88,7 @@ export function append(job: Job, event: JobEvent, data?: Uint8Array): void {
 }
 
 /** The event that ended the job; undefined while it waits or runs. */
-export function outcome(job: Job): JobEvent | undefined {
+export function outcomeOf(job: Job): JobEvent | undefined {
   const last = job.entries.at(-1)?.event
   return last && TERMINAL.includes(last.type) ? last : undefined
 }

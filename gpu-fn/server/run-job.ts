@@ -48,7 +48,7 @@ export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGener
     const { code, message, cause } = thrown instanceof JobError ? thrown : createJobFault('internal', thrown)
     fault = cause !== undefined && cause !== signal.reason
     if (fault) log.error({ err: cause, code }, 'job failed')
-    append(job, signal.aborted ? canceledEvent(job, progress) : { type: 'failed', code, message })
+    append(job, signal.aborted ? createCanceledEvent(job, progress) : { type: 'failed', code, message })
   }
   log.info(summaryOf(job), 'job ended')
   return { fault }
@@ -72,7 +72,7 @@ function summaryOf({ request, entries, trace, acceptedAt, parallel }: Job) {
 }
 
 /** The final event of a job that was canceled before its run or between two steps. */
-export function canceledEvent(
+export function createCanceledEvent(
   job: Job,
   progress: Progress = { timings: emptyTimings(), stepsDone: 0, images: 0 },
 ): JobEvent {

@@ -19,7 +19,7 @@ import type { Jobs, Lifecycle } from './jobs.ts'
 import type { Observer } from './observer.ts'
 import { type Claims, checkBody, checkJob, createTokenUse, verifyToken } from './requests/auth.ts'
 import { RequestBody } from './requests/body.ts'
-import { describeIssues, problem, Refusal } from './requests/refusal.ts'
+import { createProblemReply, describeIssues, Refusal } from './requests/refusal.ts'
 import { parseTraceparent, type TraceParent } from './requests/traceparent.ts'
 import { streamJob } from './stream.ts'
 
@@ -50,7 +50,7 @@ export function createApp(options: ServerOptions): Hono {
   app.delete('/jobs/:id', async (c) => deleteJob(await readSigned(c, options, useToken), options))
   app.put('/models/:id', async (c) => putModel(await readSigned(c, options, useToken), options))
   app.notFound(() =>
-    problem(
+    createProblemReply(
       new Refusal(
         'not_found',
         'the routes are GET /healthz, /readyz, /metrics and /ping, PUT or DELETE /jobs/{id}, and PUT /models/{model}',
@@ -60,10 +60,10 @@ export function createApp(options: ServerOptions): Hono {
   app.onError((error) => {
     if (error instanceof Refusal) {
       options.observer?.refused(error.code)
-      return problem(error)
+      return createProblemReply(error)
     }
     options.log.error({ err: error }, 'request failed')
-    return problem(new Refusal('internal', 'the request failed because of a fault in the service'))
+    return createProblemReply(new Refusal('internal', 'the request failed because of a fault in the service'))
   })
   return app
 }

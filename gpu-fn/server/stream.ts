@@ -1,6 +1,6 @@
 // The reply of `PUT /jobs/{id}`: JSON lines; a line with `bytes: n` is followed by n raw bytes.
 import type { JobEvent } from '../contract.ts'
-import { type Job, outcome, waitForChange } from './job.ts'
+import { type Job, outcomeOf, waitForChange } from './job.ts'
 
 const encoder = new TextEncoder()
 
@@ -43,7 +43,7 @@ async function* encodeChunks(job: Job, accepted: JobEvent, heartbeatMs: number):
       if (entry.data) yield entry.data
       next += 1
     } else {
-      if (outcome(job)) return
+      if (outcomeOf(job)) return
       if (!(await waitForChange(job, heartbeatMs))) yield line({ type: 'heartbeat' })
     }
   }

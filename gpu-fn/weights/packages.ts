@@ -5,7 +5,7 @@ import { readdir, readFile, realpath, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import * as z from 'zod'
-import { tensorBytes } from '../dtype.ts'
+import { computeTensorBytes } from '../dtype.ts'
 import {
   IMAGE_NETWORKS,
   type Manifest,
@@ -130,7 +130,7 @@ export function assertLayout(directory: string, file: string, tensors: readonly 
   let end = 0
   for (const { name, dtype, shape, offset } of tensors) {
     if (offset < end) fail(directory, `${MANIFEST}: ${name} overlaps the tensor before it in ${file}`)
-    end = offset + tensorBytes(dtype, shape)
+    end = offset + computeTensorBytes(dtype, shape)
     if (end > bytes) fail(directory, `${MANIFEST}: ${name} extends beyond the end of ${file}`)
   }
 }

@@ -2,7 +2,7 @@
 import { pino } from 'pino'
 import { type JobRequest, PROTOCOL_VERSION } from '../../gpu-fn/contract.ts'
 import { PackageEngine } from '../../gpu-fn/engine/engine.ts'
-import { type Job, outcome } from '../../gpu-fn/server/job.ts'
+import { type Job, outcomeOf } from '../../gpu-fn/server/job.ts'
 import { Jobs } from '../../gpu-fn/server/jobs.ts'
 import { Verifier } from '../../gpu-fn/weights/verification.ts'
 import type { FullSize } from '../checkpoints/full-size.ts'
@@ -62,12 +62,12 @@ async function runRound(engine: PackageEngine, options: BatchBenchOptions, shari
   const ends: number[] = []
   const submit = (_: unknown, seed: number): Job => {
     const job = jobs.submit(`job-${seed}`, requestOf(options, seed))
-    job.changes.on('entry', () => outcome(job) && ends.push((performance.now() - start) / 1000))
+    job.changes.on('entry', () => outcomeOf(job) && ends.push((performance.now() - start) / 1000))
     return job
   }
   const submitted = Array.from({ length: options.jobs }, submit)
   await jobs.waitUntilIdle()
-  const failed = submitted.map(outcome).find((end) => end?.type !== 'succeeded')
+  const failed = submitted.map(outcomeOf).find((end) => end?.type !== 'succeeded')
   if (failed) throw new Error(JSON.stringify(failed))
   const images = submitted.map(({ entries }) => entries.find(({ data }) => data)!.data!)
   return { seconds: (performance.now() - start) / 1000, latency: percentile(ends, 0.5), images }

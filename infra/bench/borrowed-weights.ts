@@ -6,9 +6,9 @@ import { convertFloat32ToFloat16 } from '../../gpu-fn/compile/checkpoint/formats
 import { encode } from '../../gpu-fn/compile/checkpoint/formats/fp8.ts'
 import type { Graph, Weight } from '../../gpu-fn/compile/graph/graph.ts'
 import type { BuildOptions } from '../../gpu-fn/compile/graph/model.ts'
-import { lowerings } from '../../gpu-fn/compile/lower/lowerings.ts'
+import { chooseLowerings } from '../../gpu-fn/compile/lower/lowerings.ts'
 import { encodeModel } from '../../gpu-fn/compile/write/onnx.ts'
-import { tensorBytes } from '../../gpu-fn/dtype.ts'
+import { computeTensorBytes } from '../../gpu-fn/dtype.ts'
 import type { StoredTensor, Target } from '../../gpu-fn/manifest.ts'
 import { buildModel } from '../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../gpu-fn/models/sd35/sd35.ts'
@@ -36,7 +36,7 @@ export async function buildStep(
   await fs.writeFile(file, header)
   await fs.truncate(file, header.length + dataBytes)
   const settings = { ...options, variant: 'custom', allowMissingEncoders: true }
-  return buildModel(await openCheckpoint([file]), [file], settings, lowerings(target))
+  return buildModel(await openCheckpoint([file]), [file], settings, chooseLowerings(target))
 }
 
 /** Writes the file of random numbers for `writeGraph`. */
@@ -87,7 +87,7 @@ function borrow(weights: readonly Weight[]): StoredTensor[] {
   )
   const used = new Map<Kind, number>()
   return weights.map(({ name, dtype, shape }) => {
-    const bytes = tensorBytes(dtype, shape)
+    const bytes = computeTensorBytes(dtype, shape)
     const kind = kindOf(name, dtype)
     const free = used.get(kind) ?? 0
     const at = free + bytes > REGIONS[kind] ? 0 : free

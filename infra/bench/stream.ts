@@ -8,7 +8,7 @@ import { AwsClient } from 'aws4fetch'
 import { pino } from 'pino'
 import { type BucketAddress, openBucket } from '../../gpu-fn/weights/bucket.ts'
 import { PackageCache } from '../../gpu-fn/weights/cache.ts'
-import { blobKey } from '../../gpu-fn/weights/layout.ts'
+import { blobKeyOf } from '../../gpu-fn/weights/layout.ts'
 import { Verifier } from '../../gpu-fn/weights/verification.ts'
 import { completeFakePackage } from '../checkpoints/fake-package.ts'
 import { endWithThis, outputOf } from '../command/child-process.ts'
@@ -36,7 +36,7 @@ export async function benchStream({ gigabytes, runs, directory = tmpdir() }: Str
     })
     await uploadPackage(uploadTarget(address), source)
     await rm(source, { recursive: true })
-    const key = blobKey(manifest.files['transformer.bin']!.sha256)
+    const key = blobKeyOf(manifest.files['transformer.bin']!.sha256)
     const rates = { curl: [] as number[], octet: [] as number[] }
     console.log(`${gigabytes} GB from a local S3 server to ${scratch}, MB/s`)
     for (let run = 0; run <= runs; run++) {
@@ -58,9 +58,9 @@ export async function benchStream({ gigabytes, runs, directory = tmpdir() }: Str
         `${name}   curl ${of(rates.curl).toFixed(0).padStart(5)}   octet, with SHA-256 ${of(rates.octet).toFixed(0).padStart(5)}   ${ratio.toFixed(2)} ×`,
       )
     line('median', median, ratio)
-    const best = (values: number[]) => Math.max(...values)
+    const findBest = (values: number[]) => Math.max(...values)
     // The fastest run is the least disturbed by other load of the machine.
-    line('best  ', best, best(rates.octet) / best(rates.curl))
+    line('best  ', findBest, findBest(rates.octet) / findBest(rates.curl))
   } finally {
     server.kill()
   }

@@ -12,7 +12,7 @@ import { readRuns } from '../system/programs/gpu-runs.ts'
 import type { Customer } from '../system/system.ts'
 import * as audit from './audit/audit.ts'
 import { findBookProblems, findReservationProblems } from './audit/books.ts'
-import { nextAttemptAt, pollDeliveries } from './audit/deliveries.ts'
+import { fetchNextAttempt, pollDeliveries } from './audit/deliveries.ts'
 import { type Books, readBooks } from './audit/records.ts'
 import { runCounts, runProblems } from './audit/runs.ts'
 import { call, type Experience } from './callers.ts'
@@ -197,7 +197,7 @@ async function runAudits(
   const jobs = accounts.flatMap(([, each]) => each)
   const findWebhookProblems = () =>
     accounts.flatMap(([account, each]) => audit.findWebhookProblems(receiver, account, each))
-  const undelivered = await pollDeliveries(deadline, findWebhookProblems, () => nextAttemptAt(target.url, customers))
+  const undelivered = await pollDeliveries(deadline, findWebhookProblems, () => fetchNextAttempt(target.url, customers))
   // The wait for deliveries does not shorten the waits below.
   const later = Math.max(deadline, performance.now() + IDLE_MS)
   const online = [

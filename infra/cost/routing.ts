@@ -35,10 +35,10 @@ export function simulateRouting(policy: Policy, options: RoutingOptions): Routin
   let switches = 0
   for (const now of arrivals) {
     const model = random.between(0, models - 1)
-    const first = (among: typeof fleet) => among.reduce((a, b) => (b.free < a.free ? b : a))
-    const anywhere = first(fleet)
+    const findFirstFree = (among: typeof fleet) => among.reduce((a, b) => (b.free < a.free ? b : a))
+    const anywhere = findFirstFree(fleet)
     const own = fleet.filter(({ home }) => home === model)
-    const home = own.length > 0 ? first(own) : anywhere
+    const home = own.length > 0 ? findFirstFree(own) : anywhere
     const isWorthwhile = Math.max(home.free, now) <= Math.max(anywhere.free, now) + PATIENCE * switching
     const chosen = policy === 'hint' && isWorthwhile ? home : anywhere
     const isSwitched = chosen.model !== model

@@ -6,7 +6,7 @@ import type { Readable } from 'node:stream'
 import { endWithThis } from '../command/child-process.ts'
 import { ROOT } from '../local/models/package-cache.ts'
 import { findModalCommand } from '../modal/python.ts'
-import { CommandFailed, type CommandLine, commandText, type ExecOptions } from './plan.ts'
+import { CommandFailed, type CommandLine, type ExecOptions, formatCommand } from './plan.ts'
 
 const LAST_LINES = 12
 const WRANGLER = path.join(ROOT, 'node_modules/wrangler/bin/wrangler.js')
@@ -49,7 +49,7 @@ export function exec(command: CommandLine, { env = {}, onLine }: ExecOptions = {
   child.on('close', (code) => {
     if (code === 0) return resolve(output)
     const lastLines = all.trim().split('\n').slice(-LAST_LINES).join('\n')
-    reject(new CommandFailed(`\`${commandText(command)}\` ended with ${code}:\n${lastLines}`))
+    reject(new CommandFailed(`\`${formatCommand(command)}\` ended with ${code}:\n${lastLines}`))
   })
   return promise
 }

@@ -31,7 +31,7 @@ export function formatTable(scores: readonly Score[]): string {
   return [headings, line(widths.map((width) => '-'.repeat(width))), ...body].join('\n')
 }
 
-const webp = async (file: string) =>
+const encodeWebp = async (file: string) =>
   `data:image/webp;base64,${(await sharp(file).webp({ quality: 85 }).toBuffer()).toString('base64')}`
 
 const CRITERIA = ['sprite', 'clear', 'background', 'count', 'color', 'relation', 'word'] as const
@@ -56,7 +56,7 @@ export async function renderPage(prompts: readonly QualityPrompt[], columns: rea
     prompts.slice(0, sample).map(async ({ prompt }, i) => {
       const pictures = columns.map(
         async ({ judged }) =>
-          html`<td><img alt="" src="${await webp(judged[i]!.file)}"><small>${formatCaption(judged[i]!)}</small></td>`,
+          html`<td><img alt="" src="${await encodeWebp(judged[i]!.file)}"><small>${formatCaption(judged[i]!)}</small></td>`,
       )
       return html`<tr><th>${prompt}</th>${await Promise.all(pictures)}</tr>`
     }),

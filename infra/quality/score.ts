@@ -65,7 +65,7 @@ export async function judgeNatural(
 }
 
 const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
-const fraction = (verdicts: readonly (boolean | null)[]) =>
+const computeFraction = (verdicts: readonly (boolean | null)[]) =>
   mean(verdicts.filter((verdict) => verdict !== null).map(Number))
 
 export function score(
@@ -75,7 +75,7 @@ export function score(
   natural: readonly (boolean | null)[],
   runs: readonly Run[],
 ): Score {
-  const share = (criterion: keyof Verdict, of = judged) => fraction(of.map((each) => each[criterion]))
+  const share = (criterion: keyof Verdict, of = judged) => computeFraction(of.map((each) => each[criterion]))
   const meanOf = (what: 'psnr' | 'ssim') => {
     const values = judged.flatMap((each) => each[what] ?? [])
     return values.length > 0 ? mean(values) : null
@@ -84,7 +84,7 @@ export function score(
     configuration,
     images: judged.length,
     ...{ sprite: share('sprite'), clear: share('clear'), background: share('background'), count: share('count') },
-    ...{ color: share('color'), relation: share('relation'), word: share('word'), natural: fraction(natural) },
+    ...{ color: share('color'), relation: share('relation'), word: share('word'), natural: computeFraction(natural) },
     simpleSprite: share(
       'sprite',
       judged.filter((_, i) => prompts[i]!.simple),

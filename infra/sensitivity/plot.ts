@@ -15,11 +15,11 @@ export type Plot = {
 
 /** Draws all points as circles, the Pareto frontier as a line, and the chosen point filled and labeled. */
 export function plotSvg({ title, points, frontier, chosen }: Plot): string {
-  const x = axis(
+  const x = createAxis(
     points.map(({ bytes }) => bytes / 1e6),
     [MARGIN.left, WIDTH - MARGIN.right],
   )
-  const y = axis([0, ...points.map(({ error }) => error * 100)], [HEIGHT - MARGIN.bottom, MARGIN.top])
+  const y = createAxis([0, ...points.map(({ error }) => error * 100)], [HEIGHT - MARGIN.bottom, MARGIN.top])
   const at = ({ bytes, error }: Point) => [round(x.place(bytes / 1e6)), round(y.place(error * 100))] as const
   const line = frontier.toSorted((a, b) => a.bytes - b.bytes).map((point) => at(point).join(','))
   const circles = points.map((point) => {
@@ -59,7 +59,7 @@ const drawHorizontalGrid = (y: number, label: string) =>
   `<path d="M${MARGIN.left} ${y}H${WIDTH - MARGIN.right}" stroke="#ddd"/>${text(MARGIN.left - 8, y + 4, label, 'end')}`
 
 /** Ticks at round numbers that span the values, and the mapping from values to the pixel range [from, to]. */
-function axis(values: readonly number[], [from, to]: readonly [number, number]) {
+function createAxis(values: readonly number[], [from, to]: readonly [number, number]) {
   const [min, max] = [Math.min(...values), Math.max(...values)]
   const step = roundStep((max - min || 1) / TICKS)
   const [first, last] = [Math.floor(min / step), Math.ceil(max / step)]

@@ -1,7 +1,7 @@
 // Velocity error of a float32 step graph with rounded weights, on recorded runs.
 import { copyFile, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { tensorBytes } from '../../gpu-fn/dtype.ts'
+import { computeTensorBytes } from '../../gpu-fn/dtype.ts'
 import type { Package, StoredTensor } from '../../gpu-fn/manifest.ts'
 import { openSession } from '../../gpu-fn/runtime/open-session.ts'
 import type { Rounding } from '../bench/precision/roundings.ts'
@@ -63,7 +63,7 @@ export class Trials {
     for (const { name, dtype, shape, offset } of this.#subject.layout) {
       const rounding = roundingOf(name, shape)
       if (!rounding) continue
-      const values = new Float32Array(copy.buffer, offset, tensorBytes(dtype, shape) / 4)
+      const values = new Float32Array(copy.buffer, offset, computeTensorBytes(dtype, shape) / 4)
       rounding(values, shape[0]!, values.length / shape[0]!)
     }
     return copy

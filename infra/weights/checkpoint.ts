@@ -2,7 +2,7 @@
 import { stat } from 'node:fs/promises'
 import path from 'node:path'
 import { compile } from '../../gpu-fn/compile/compile.ts'
-import { lowerings } from '../../gpu-fn/compile/lower/lowerings.ts'
+import { chooseLowerings } from '../../gpu-fn/compile/lower/lowerings.ts'
 import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import { hasT5 } from '../../gpu-fn/contract.ts'
 import type { Target, Tier } from '../../gpu-fn/manifest.ts'
@@ -73,7 +73,7 @@ export async function fetchCheckpoint({
 export async function openLocalCheckpoint(given: string, options: Omit<PackageOptions, 'name'>): Promise<Checkpoint> {
   const at = path.resolve(given)
   const { openCheckpoint, buildModel } = FAMILIES.sd35
-  buildModel(await openCheckpoint([at]), [at], options, lowerings(options.target))
+  buildModel(await openCheckpoint([at]), [at], options, chooseLowerings(options.target))
   const files = (await stat(at)).isDirectory() ? path.join(at, '**/*.{safetensors,gguf,json,txt,model}') : at
   return { path: at, content: await stampOf([files]) }
 }

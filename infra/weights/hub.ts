@@ -110,7 +110,7 @@ async function assertSpace(directory: string, files: readonly ListFileEntry[]): 
     )
 }
 
-const source = ({ repo, revision, token, hubUrl }: HubOptions) => ({
+const sourceOf = ({ repo, revision, token, hubUrl }: HubOptions) => ({
   repo,
   ...(revision && { revision }),
   ...(token && { accessToken: token }),
@@ -123,7 +123,7 @@ async function list(options: HubOptions): Promise<ListFileEntry[]> {
     () => 0,
     async () => {
       const found: ListFileEntry[] = []
-      for await (const entry of listFiles({ ...source(options), recursive: true })) found.push(entry)
+      for await (const entry of listFiles({ ...sourceOf(options), recursive: true })) found.push(entry)
       return found.filter(({ type, path: name }) => type === 'file' && isSafe(name))
     },
   )
@@ -176,7 +176,7 @@ async function fetchBytes(
     () => at,
     async () => {
       if (at === entry.size) return
-      const blob = await downloadFile({ ...source(options), path: entry.path })
+      const blob = await downloadFile({ ...sourceOf(options), path: entry.path })
       if (!blob) throw new HubError(`${entry.path} is listed by ${options.repo} but cannot be downloaded`)
       for await (const chunk of failOnStall(blob.slice(at).stream(), options.stallMs ?? 30_000)) {
         if (at + chunk.length > entry.size) throw new Error(`${entry.path} is longer than listed`)

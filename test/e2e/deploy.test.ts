@@ -58,11 +58,11 @@ async function createRealVendors(
   return vendors
 }
 
-const steps = () => deploySteps({ file: path.join(scratch.directory, 'secrets.json'), onModal: true, env: {} })
+const createSteps = () => deploySteps({ file: path.join(scratch.directory, 'secrets.json'), onModal: true, env: {} })
 
 test('generates an image on the GPU function, then one through the worker', async () => {
   const { world, said } = await createRealVendors()
-  await runPlan(steps(), world)
+  await runPlan(createSteps(), world)
   expect(said.filter((line) => /image of \d{3,} bytes/.test(line))).toHaveLength(2)
 })
 
@@ -72,7 +72,7 @@ test('a worker whose key the GPU function rejects fails the smoke test with advi
     const other = JSON.parse(JSON.parse(JSON.stringify(secrets.RECEIPT_SIGNING_KEYS!)))[0]
     return { ...secrets, GPU_SIGNING_KEY: JSON.stringify({ ...key, d: other.d ?? d, x: other.x }) }
   })
-  await expect(runPlan(steps(), world)).rejects.toMatchObject({
+  await expect(runPlan(createSteps(), world)).rejects.toMatchObject({
     ...{ step: 'smoke-worker', message: expect.stringMatching(/it returned 500[\s\S]*npx wrangler rollback/) },
   })
 })

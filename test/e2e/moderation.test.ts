@@ -17,16 +17,16 @@ type Seen = { method: string; path: string; headers: IncomingHttpHeaders; body: 
 type Mode = 'allow' | 'refuse'
 type Worker = { url: string; client: OpenAI; operator: Record<string, string> }
 
-const result = (flagged: boolean, categories = {}) => JSON.stringify({ results: [{ flagged, categories }] })
+const createResult = (flagged: boolean, categories = {}) => JSON.stringify({ results: [{ flagged, categories }] })
 /** Replies by the first word of the prompt. */
 const REPLIES: Record<string, (response: ServerResponse) => unknown> = {
-  allowed: (response) => response.end(result(false, { violence: false, illicit: null })),
-  flagged: (response) => response.end(result(true, { violence: true, hate: false })),
+  allowed: (response) => response.end(createResult(false, { violence: false, illicit: null })),
+  flagged: (response) => response.end(createResult(true, { violence: true, hate: false })),
   silent: () => 'no reply',
   stalled: (response) => response.write('{"results": ['),
-  oversized: (response) => response.end(`${' '.repeat(70_000)}${result(false)}`),
+  oversized: (response) => response.end(`${' '.repeat(70_000)}${createResult(false)}`),
   malformed: (response) => response.end('{"results": []}'),
-  failing: (response) => response.writeHead(500).end(result(false)),
+  failing: (response) => response.writeHead(500).end(createResult(false)),
   moved: (response) => response.writeHead(307, { location: '/elsewhere' }).end(),
 }
 const FAULTS = ['silent', 'stalled', 'oversized', 'malformed', 'failing', 'moved']

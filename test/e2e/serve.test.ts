@@ -107,14 +107,14 @@ test('dev names a port that is taken, and its help starts nothing', async () => 
 })
 
 test('Ctrl-C while the worker of the demo starts leaves no state behind', async () => {
-  const states = async () => (await readdir(path.join(ROOT, '.octet'))).filter((name) => name.startsWith('state-'))
-  const before = await states()
+  const listStates = async () => (await readdir(path.join(ROOT, '.octet'))).filter((name) => name.startsWith('state-'))
+  const before = await listStates()
   const demo = start('demo', ['a heart', '--out', path.join(scratch.directory, 'x.png')])
-  await expect.poll(async () => (await states()).length, { timeout: 60_000 }).toBeGreaterThan(before.length)
+  await expect.poll(async () => (await listStates()).length, { timeout: 60_000 }).toBeGreaterThan(before.length)
   demo.child.kill('SIGINT')
   expect(await demo.ended).toBe(130)
   await expect.poll(demo.running, { timeout: 10_000 }).toEqual([])
-  expect((await states()).filter((name) => !before.includes(name))).toEqual([])
+  expect((await listStates()).filter((name) => !before.includes(name))).toEqual([])
 })
 
 test('npm --prefix: the demo writes into the directory in which npm was called, from several words', async () => {

@@ -66,12 +66,12 @@ test('one trace contains the spans of encoding, steps, decoding and storage of a
   })
   expect(response.status).toBe(200)
   const { octet } = (await response.json()) as { octet: { job: string } }
-  const stored = () => receiver.spans.find(({ name }) => name === 'store')
-  await expect.poll(stored, { timeout: 30_000 }).toBeDefined()
+  const findStored = () => receiver.spans.find(({ name }) => name === 'store')
+  await expect.poll(findStored, { timeout: 30_000 }).toBeDefined()
   // Flushes its remaining spans.
   await gpu.stop()
   const named = (name: string) => receiver.spans.filter((span) => span.name === name)
-  const [job, store] = [named('job')[0]!, stored()!]
+  const [job, store] = [named('job')[0]!, findStored()!]
   expect([job.service, store.service]).toEqual(['octet-gpu', 'octet-worker'])
   expect(receiver.spans.every(({ traceId }) => traceId === job.traceId)).toBe(true)
   // Spans of both services have the parent from the worker's `traceparent`.

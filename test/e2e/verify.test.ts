@@ -118,7 +118,10 @@ describe('npm run verify', () => {
 
 describe('an image generated on another device', () => {
   /** The image with each value moved by up to `max`, and a receipt for it under a key of ours. */
-  async function made(max: number, changes: object = {}): Promise<[file: string, receipt: string, jwks: string]> {
+  async function writeChanged(
+    max: number,
+    changes: object = {},
+  ): Promise<[file: string, receipt: string, jwks: string]> {
     const { data, info } = await sharp(at('image.png')).raw().toBuffer({ resolveWithObject: true })
     const moved = data.map((value, i) => Math.min(255, Math.max(0, value + (i % (2 * max + 1)) - max)))
     const file = await sharp(moved, { raw: info }).png().toBuffer()
@@ -136,32 +139,32 @@ describe('an image generated on another device', () => {
     return [await save(`moved-${max}.png`, file), signed, await save(`moved-${max}.json`, jwks)]
   }
   test('passes if it is similar enough, and fails otherwise', async () => {
-    const near = await verify(...(await made(1)), '--reproduce', ...prompts)
+    const near = await verify(...(await writeChanged(1)), '--reproduce', ...prompts)
     expect(near.stdout).toMatch(/^ok +reproduction +other bytes, PSNR [45]\d\.\d dB/m)
     expect(near.code).toBe(0)
-    const far = await verify(...(await made(40)), '--reproduce', ...prompts)
+    const far = await verify(...(await writeChanged(40)), '--reproduce', ...prompts)
     expect(far.stdout).toMatch(/^FAIL +reproduction +other bytes, PSNR 2\d\.\d dB/m)
     expect(far.code).toBe(1)
   })
 
   test('cannot be reproduced without its prompt or its package', async () => {
-    const nameless = await verify(...(await made(1)), '--reproduce')
+    const nameless = await verify(...(await writeChanged(1)), '--reproduce')
     expect(nameless.stdout).toMatch(/^FAIL +reproduction +the prompt is unknown; set --prompt/m)
-    const homeless = await verify(...(await made(1)), '--reproduce', ...prompts, '--packages', scratch)
+    const homeless = await verify(...(await writeChanged(1)), '--reproduce', ...prompts, '--packages', scratch)
     expect(homeless.stdout).toMatch(/^FAIL +reproduction +package [0-9a-f]{64} of the receipt is not in/m)
     expect([nameless.code, homeless.code]).toEqual([1, 1])
   })
 
   test('is not reproduced from an input image or with adapters', async () => {
     const inputs = ['image', 'mask'].map((name) => ({ name, sha256: '0'.repeat(64) }))
-    const drawn = await verify(...(await made(1, { inputs })), '--reproduce', ...prompts)
+    const drawn = await verify(...(await writeChanged(1, { inputs })), '--reproduce', ...prompts)
     expect(drawn.stdout).toMatch(
       /^FAIL +reproduction +not possible for images with an input image \(image and mask\)$/m,
     )
     const { parameters } = decodeJwt<ReceiptClaims>(receipt)
     const loras = [{ id: 'ink', scale: 1, package: '0'.repeat(64) }]
     const adapted = await verify(
-      ...(await made(1, { parameters: { ...parameters, loras } })),
+      ...(await writeChanged(1, { parameters: { ...parameters, loras } })),
       '--reproduce',
       ...prompts,
     )

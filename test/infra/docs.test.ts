@@ -213,13 +213,13 @@ test("the README's GPU figures are those of docs/gpu.jsonl", () => {
       .replace(/\B(?=(\d{3})+$)/, ',')
   }
   const readme = read('README.md')
-  const compared = (metric: string) =>
+  const formatComparison = (metric: string) =>
     `${value('octet-fp8', metric, 2)} s; PyTorch ${value('torch-bf16', metric, 2)} s, compiled ${value('torch-bf16-compile', metric, 2)} s`
-  expect(readme).toContain(`| ${compared('turbo_s')} |`)
-  expect(readme).toContain(`| ${compared('full_s')} |`)
-  const memory = (system: string) => value(system, 'peak_mib_turbo', 0)
-  expect(readme).toContain(`| ${memory('octet-fp8')} MiB; PyTorch ${memory('torch-bf16')} MiB |`)
-  expect(readme).toContain(`| ${memory('octet-fp8-in-8gb')} MiB, ${value('octet-fp8-in-8gb', 'turbo_s', 2)} s |`)
+  expect(readme).toContain(`| ${formatComparison('turbo_s')} |`)
+  expect(readme).toContain(`| ${formatComparison('full_s')} |`)
+  const formatMemory = (system: string) => value(system, 'peak_mib_turbo', 0)
+  expect(readme).toContain(`| ${formatMemory('octet-fp8')} MiB; PyTorch ${formatMemory('torch-bf16')} MiB |`)
+  expect(readme).toContain(`| ${formatMemory('octet-fp8-in-8gb')} MiB, ${value('octet-fp8-in-8gb', 'turbo_s', 2)} s |`)
   const first = (system: string) => value(system, 'first_image_s', 1)
   expect(readme).toContain(`| ${first('start-fp8')} s; PyTorch ${first('torch-bf16')} s |`)
 })

@@ -19,7 +19,7 @@ export async function writeRandomLora(
   width: number,
   { rank, blocks, dtype }: RandomLora = { rank: 4, blocks: 6, dtype: 'BF16' },
 ): Promise<void> {
-  const matrix = (name: string, shape: [number, number], seed: number) => {
+  const createMatrix = (name: string, shape: [number, number], seed: number) => {
     const data = drawGaussianNoise(seed, shape[0] * shape[1]).map((value) => value * STRENGTH)
     return { name, shape, data }
   }
@@ -29,14 +29,14 @@ export async function writeRandomLora(
     ),
   ).flat()
   const tensors = modules.flatMap((module, i) => [
-    matrix(`${module}.lora_A.weight`, [rank, width], 2 * i),
-    matrix(`${module}.lora_B.weight`, [width, rank], 2 * i + 1),
+    createMatrix(`${module}.lora_A.weight`, [rank, width], 2 * i),
+    createMatrix(`${module}.lora_B.weight`, [width, rank], 2 * i + 1),
   ])
   await writeSafetensors(file, tensors, dtype)
 }
 
 /** Compiles a LoRA file for the package in `base`, in a directory that the test removes. */
-export async function compiledLora(file: string, base: string, name = 'tested'): Promise<LoraPackage> {
+export async function compileTestLora(file: string, base: string, name = 'tested'): Promise<LoraPackage> {
   const directory = await mkdtemp(path.join(tmpdir(), 'octet-lora-'))
   onTestFinished(() => rm(directory, { recursive: true }))
   const { manifest } = await openPackage(base)

@@ -190,8 +190,11 @@ export function readImageInput(
   const values = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null))
   const parsed = parseFields(files.fields.image === undefined ? input : inputWithImage, shape, values)
   const { sampler, sampler_name, sampler_index, scheduler, schedule, noise_schedule } = parsed
-  const ignored = (name: string) => createIgnoredWarning(name, values[name])
-  const sampling = readSampling({ sampler, sampler_name, sampler_index, scheduler, schedule, noise_schedule }, ignored)
+  const warnIgnored = (name: string) => createIgnoredWarning(name, values[name])
+  const sampling = readSampling(
+    { sampler, sampler_name, sampler_index, scheduler, schedule, noise_schedule },
+    warnIgnored,
+  )
   const fields = dropUndefined({
     ...Object.fromEntries(NATIVE.map((name) => [name, values[name]])),
     ...sampling.fields,
@@ -212,7 +215,7 @@ export function readImageInput(
     name in shape || NATIVE.includes(name) || FILE_NAMES.includes(name) || isControl(name)
   const unused = Object.keys(values).filter((name) => !isUsed(name) && !SILENT.has(name))
   const wantedSize = wantedSizeOf(parsed)
-  const warnings = [...files.warnings, ...sampling.warnings, ...unused.slice(0, MAX_WARNINGS).map(ignored)]
+  const warnings = [...files.warnings, ...sampling.warnings, ...unused.slice(0, MAX_WARNINGS).map(warnIgnored)]
   return { fields, ...(wantedSize && { wantedSize }), warnings, names: { ...files.names, ...control.names } }
 }
 

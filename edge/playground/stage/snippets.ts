@@ -18,7 +18,7 @@ function fieldsOf({ fields: { route, output_format, n, image, mask, ...fields },
   }
 }
 
-const json = (value: unknown) => JSON.stringify(value, null, 2)
+const formatJson = (value: unknown) => JSON.stringify(value, null, 2)
 const indent = (text: string, spaces: number) => text.replaceAll('\n', `\n${' '.repeat(spaces)}`)
 const quoteForShell = (text: string) => `'${text.replaceAll("'", `'\\''`)}'`
 /** Members of an object literal of JavaScript, without quotes around names. */
@@ -31,7 +31,7 @@ function writeCurl(run: Run): string {
   return `curl -s ${location.origin}/v1/images/generations \\
   -H "authorization: Bearer $OCTET_KEY" \\
   -H 'content-type: application/json' \\
-  -d ${quoteForShell(json(fieldsOf(run)))}`
+  -d ${quoteForShell(formatJson(fieldsOf(run)))}`
 }
 
 /** Fields of OpenAI's own client. It passes others in `extra_body`. */
@@ -47,7 +47,7 @@ from openai import OpenAI
 client = OpenAI(base_url="${location.origin}/v1", api_key=os.environ["OCTET_KEY"])
 result = client.images.generate(
 ${own.map(([name, value]) => `    ${name}=${JSON.stringify(value)},`).join('\n')}
-    extra_body=${indent(json(extra), 4)},
+    extra_body=${indent(formatJson(extra), 4)},
 )
 print(result.data[0].url)`
 }

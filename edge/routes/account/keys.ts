@@ -50,7 +50,7 @@ function changeOf({ expires_in, ...given }: z.infer<typeof change>) {
 }
 
 /** Returns the managed account, its object, and the id of the managing key, or null for the operator. */
-function managed(c: Context<EdgeEnv>) {
+function findManaged(c: Context<EdgeEnv>) {
   const account = requireManagedAccount(c, parseFields(query, query.shape, c.req.query()).account)
   return { account, object: objectOf(c.env.ACCOUNT, account), by: c.get('manages')?.keyId ?? null }
 }
@@ -122,11 +122,11 @@ export const keys = new Hono<EdgeEnv>()
     return c.json({ ...viewOf(keyOf(outcome, account, credential.keyId)), account, key }, 201)
   })
   .get('/', async (c) => {
-    const { object } = managed(c)
+    const { object } = findManaged(c)
     return c.json({ object: 'list', data: (await object.keys()).map(viewOf) })
   })
   .get('/:id', async (c) => {
-    const { account, object } = managed(c)
+    const { account, object } = findManaged(c)
     const found = await object.key(idOf(c, account))
     if (!found) throw notFoundError(account, idOf(c, account))
     const { captured, reserved, open, ...key } = found
@@ -134,13 +134,13 @@ export const keys = new Hono<EdgeEnv>()
     return c.json({ ...viewOf(key), account, used })
   })
   .patch('/:id', async (c) => {
-    const { account, object, by } = managed(c)
+    const { account, object, by } = findManaged(c)
     const id = idOf(c, account)
     const given = changeOf(parseFields(change, change.shape, await readJson(c)))
     return c.json({ ...viewOf(keyOf(await object.changeKey(id, given, by), account, id)), account })
   })
   .post('/:id/rotate', async (c) => {
-    const { account, object, by } = managed(c)
+    const { account, object, by } = findManaged(c)
     const id = idOf(c, account)
     const { overlap_seconds } = parseFields(rotation, rotation.shape, await readOptionalJson(c))
     const { key, credential } = await issueKey(configOf(c.env).peppers, account)
@@ -148,7 +148,7 @@ export const keys = new Hono<EdgeEnv>()
     return c.json({ ...viewOf(keyOf(outcome, account, id)), account, key, replaces: id }, 201)
   })
   .delete('/:id', async (c) => {
-    const { account, object, by } = managed(c)
+    const { account, object, by } = findManaged(c)
     const id = idOf(c, account)
     keyOf(await object.revokeKey(id, by), account, id)
     return c.body(null, 204)

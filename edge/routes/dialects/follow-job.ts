@@ -39,8 +39,8 @@ const ENDS: ReadonlySet<string> = new Set(['succeeded', 'failed', 'canceled'])
 /** A block of the native stream: an event with its id, or null for a comment. */
 function parseBlock(block: string): { id: string; event: StreamedEvent } | null {
   const lines = block.split('\n')
-  const field = (name: string) => lines.find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2)
-  const [id, data] = [field('id'), field('data')]
+  const readField = (name: string) => lines.find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2)
+  const [id, data] = [readField('id'), readField('data')]
   return id === undefined || data === undefined ? null : { id, event: JSON.parse(data) }
 }
 

@@ -25,7 +25,7 @@ const only = z
 export const single = z.strictObject({ only })
 export const span = z.strictObject({ since: moment, until: moment.optional(), only })
 
-const iso = (milliseconds: number) => new Date(milliseconds).toISOString()
+const formatTime = (milliseconds: number) => new Date(milliseconds).toISOString()
 
 const describe = (
   { event, type, url, state, created, due, attempts }: DeliveryView,
@@ -33,9 +33,9 @@ const describe = (
 ) => ({
   ...{ event, object: 'webhook_delivery', type, state },
   ...(url !== null && { url: show(url) }),
-  created: iso(created),
-  next_attempt: state === 'pending' ? iso(due) : null,
-  attempts: attempts.map(({ at, ...attempt }) => ({ at: iso(at), ...attempt })),
+  created: formatTime(created),
+  next_attempt: state === 'pending' ? formatTime(due) : null,
+  attempts: attempts.map(({ at, ...attempt }) => ({ at: formatTime(at), ...attempt })),
 })
 
 /** Checks that the endpoint exists. Errors: not_found. */
@@ -82,5 +82,5 @@ export const webhookDeliveries = new Hono<EdgeEnv>()
     const replayed = await outbox.replayRange(id, { ...range, all: only === 'all' })
     if (replayed.kind === 'limited') throw createRateLimitError(replayed)
     const { count, next } = replayed
-    return c.json({ object: 'webhook_replay', count, next: next === null ? null : iso(next) }, 202)
+    return c.json({ object: 'webhook_replay', count, next: next === null ? null : formatTime(next) }, 202)
   })

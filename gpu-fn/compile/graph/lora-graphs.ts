@@ -18,17 +18,17 @@ function addFactorInputs(graph: Graph, dtype: FactorDtype): Factors {
 }
 
 /** Update [N, K] in float32. */
-function lowRankUpdate({ up, factors, down }: Factors): Value {
+function addLowRankUpdate({ up, factors, down }: Factors): Value {
   const update = { dtype: 'float32', shape: [up.shape[1]!, down.shape[1]!] } as const
   const inputs = [up, ops.multiply(down, factors)]
   return up.graph.node('FusedMatMul', inputs, [update], { transA: 1 }, 'com.microsoft')[0]!
 }
 
 /** Low-rank update of a dense weight. Inputs: weight [N, K] and factors. Output: updated [N, K] in `dtype`, rounded once. */
-export function denseUpdate(dtype: 'float16' | 'float32', factors: FactorDtype): Graph {
+export function createDenseUpdate(dtype: 'float16' | 'float32', factors: FactorDtype): Graph {
   const graph = new Graph(`lora_${dtype}`)
   const weight = graph.input('weight', dtype, ['N', 'K'])
-  const sum = ops.add(ops.cast(weight, 'float32'), lowRankUpdate(addFactorInputs(graph, factors)))
+  const sum = ops.add(ops.cast(weight, 'float32'), addLowRankUpdate(addFactorInputs(graph, factors)))
   graph.output('updated', ops.cast(sum, dtype))
   return graph
 }
@@ -38,10 +38,10 @@ const MIDDLE = 128
 const INTEGER_GROWTH = 24
 
 /**
- * `fp8Update` for block-quantized 8-bit integers (checkpoint/formats/integer-blocks.ts): inputs codes uint8 [N, K] and scales [N, K ÷ block] of
+ * `createFp8Update` for block-quantized 8-bit integers (checkpoint/formats/integer-blocks.ts): inputs codes uint8 [N, K] and scales [N, K ÷ block] of
  * type `dtype`. A new scale is the old one times a power of two, which depends on the unrounded block; the sum is dithered.
  */
-export function integerUpdate(dtype: 'float16' | 'float32', factors: FactorDtype): Graph {
+export function createIntegerUpdate(dtype: 'float16' | 'float32', factors: FactorDtype): Graph {
   const graph = new Graph(`lora_uint8_${dtype}`)
   const codes = graph.input('codes', 'uint8', ['N', 'K'])
   const scales = graph.input('scales', dtype, ['N', 'blocks'])
@@ -56,7 +56,7 @@ export function integerUpdate(dtype: 'float16' | 'float32', factors: FactorDtype
 
   const old = reshapePerBlock(ops.cast(scales, 'float32')) // [N, blocks, 1]
   const values = ops.subtract(reshapeToBlocks(ops.cast(codes, 'float32')), ops.scalar(old, MIDDLE))
-  const sum = ops.add(values, ops.divide(reshapeToBlocks(lowRankUpdate(inputs)), old)) // [N, blocks, block]
+  const sum = ops.add(values, ops.divide(reshapeToBlocks(addLowRankUpdate(inputs)), old)) // [N, blocks, block]
   const largest = largestOf(unary('Abs', sum), 2, ['N', 'blocks', 1])
   const growth = growthOf(ops.multiply(largest, ops.scalar(largest, 1 / MIDDLE)), INTEGER_GROWTH)
   const index = ops.add(growth, ops.scalar(growth, INTEGER_GROWTH))
@@ -95,7 +95,7 @@ export type AddLowRank = (weight: Fp8Weight) => { readonly codes: Value; readonl
  * Low-rank update of an FP8 weight. Inputs: codes, scales, factors and phases. Outputs: `updated` and `updated_scales`. In every update graph,
  * outputs may alias the weight: except in elementwise nodes, all reads precede all writes.
  */
-export function fp8Update(addLowRank: AddLowRank, factors: FactorDtype): Graph {
+export function createFp8Update(addLowRank: AddLowRank, factors: FactorDtype): Graph {
   const graph = new Graph('lora_float8e4m3fn')
   const sum = addLowRank({
     codes: graph.input('codes', 'uint8', ['N', 'K']),
@@ -118,8 +118,8 @@ export function fp8Update(addLowRank: AddLowRank, factors: FactorDtype): Graph {
  */
 export const addLowRank: AddLowRank = ({ codes, scales, rowPhases, columnPhases, ...factors }) => {
   const [rows, columns] = codes.shape as [string | number, string | number]
-  const values = ops.gather(ops.float32(codes, finite(decodeTable)), ops.cast(codes, 'int64')) // [N, K]
-  const sum = ops.add(values, ops.divide(lowRankUpdate(factors), scales)) // [N, K]
+  const values = ops.gather(ops.float32(codes, replaceNaN(decodeTable)), ops.cast(codes, 'int64')) // [N, K]
+  const sum = ops.add(values, ops.divide(addLowRankUpdate(factors), scales)) // [N, K]
 
   const magnitude = unary('Abs', sum)
   const largest = largestOf(magnitude, 1, [rows, 1])
@@ -173,4 +173,4 @@ function phasesOf(rows: Value, columns: Value): Value {
 }
 
 /** The two codes of NaN do not occur in weights. */
-const finite = (table: Float32Array) => [...table].map((value) => (Number.isNaN(value) ? 0 : value))
+const replaceNaN = (table: Float32Array) => [...table].map((value) => (Number.isNaN(value) ? 0 : value))

@@ -12,7 +12,7 @@ import { CheckpointError, listNames, quote } from '../checkpoint/error.ts'
 import { type LoraPart, parseLoraKey } from '../checkpoint/formats/lora-keys.ts'
 import { closeFiles } from '../checkpoint/formats/read-tensor.ts'
 import { readHeader, type SafetensorsFile, type TensorInfo } from '../checkpoint/formats/safetensors.ts'
-import { addLowRank, denseUpdate, fp8Update, integerUpdate } from '../graph/lora-graphs.ts'
+import { addLowRank, createDenseUpdate, createFp8Update, createIntegerUpdate } from '../graph/lora-graphs.ts'
 import { kernelOperators } from '../lower/kernels.ts'
 import { place } from '../place.ts'
 import { encodeModel } from '../write/onnx.ts'
@@ -80,11 +80,11 @@ async function writeGraphs(writer: PackageWriter): Promise<LoraManifest['graphs'
   const files: Record<string, Record<string, string>> = {}
   for (const factors of FACTOR_DTYPES) {
     const graphs = {
-      float8e4m3fn: fp8Update(addLowRank, factors),
-      'float8e4m3fn-kernel': fp8Update(kernelOperators.addLowRank, factors),
-      'uint8-float32': integerUpdate('float32', factors),
-      'uint8-float16': integerUpdate('float16', factors),
-      ...{ float16: denseUpdate('float16', factors), float32: denseUpdate('float32', factors) },
+      float8e4m3fn: createFp8Update(addLowRank, factors),
+      'float8e4m3fn-kernel': createFp8Update(kernelOperators.addLowRank, factors),
+      'uint8-float32': createIntegerUpdate('float32', factors),
+      'uint8-float16': createIntegerUpdate('float16', factors),
+      ...{ float16: createDenseUpdate('float16', factors), float32: createDenseUpdate('float32', factors) },
     }
     files[factors] = {}
     for (const [dtype, graph] of Object.entries(graphs)) {

@@ -65,7 +65,7 @@ const HEAD_DEPTH = 64
 const CHANNELS = 8
 
 /** A lowering over FP8 operators; all other layers are those of `base`. */
-export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
+export function createFp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
   const attend: Lowering['attend'] = (parts, options) => {
     const [image, text] = parts
     if (!image.x.rowScales) return base.attend(parts, options)
@@ -100,11 +100,11 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
       if (!x.rowScales) return base.linear(s, x, weight, bias, activation)
       const codes = quantize(s, x, weight)
       if (activation !== 'gelu_tanh') return operators.linear(x, codes, bias!, 1)
-      return operators.geluQuantize(operators.linear(x, codes, inUnits(bias!), 1 / UNIT), UNIT)
+      return operators.geluQuantize(operators.linear(x, codes, scaleToUnits(bias!), 1 / UNIT), UNIT)
     },
     branch(s, x, weight, bias, gate) {
       if (!gate) return base.branch(s, x, weight, bias, null)
-      return { value: operators.linear(x, quantize(s, x, weight), inUnits(bias), 1 / UNIT), gate }
+      return { value: operators.linear(x, quantize(s, x, weight), scaleToUnits(bias), 1 / UNIT), gate }
     },
     modulationVectors(modulation, width) {
       const count = Number(modulation.shape[1]) / width
@@ -133,7 +133,7 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
 }
 
 /** In float32, so that onnxruntime folds the product when it opens the graph: its CPU provider has no 16-bit product. */
-function inUnits(bias: Value): Value {
+function scaleToUnits(bias: Value): Value {
   const wide = ops.cast(bias, 'float32')
   return ops.cast(ops.multiply(wide, ops.scalar(wide, 1 / UNIT)), bias.dtype)
 }

@@ -47,7 +47,7 @@ export function convert(block: Block): Converted {
   const { storage, columns, start, end } = block
   const rowBytes = columns * STORAGE_BYTES[storage]
   const output = new Uint8Array((end - start) * rowBytes)
-  const rowScales = scalesPerRow(storage, columns)
+  const rowScales = countScalesPerRow(storage, columns)
   const scales = rowScales === 0 ? null : new Float32Array((end - start) * rowScales)
   const rowGroups = storage === 'fp8-int4' ? columns / GROUP : 0
   const groupScales = rowGroups === 0 ? null : new Uint8Array((end - start) * rowGroups)
@@ -85,7 +85,7 @@ function store(run: Run, storage: Storage, { out, scales, groupScales }: Results
   return toFloat32(run.source, run.dtype, run.scale, new Float32Array(out.buffer, out.byteOffset, count))
 }
 
-function scalesPerRow(storage: Storage, columns: number): number {
+function countScalesPerRow(storage: Storage, columns: number): number {
   if (storage === 'float8e4m3fn' || storage === 'fp8-int4') return 1
   return storage === 'int8' || storage === 'int4' ? columns / blockOf(columns, storage === 'int8' ? 8 : 4)! : 0
 }

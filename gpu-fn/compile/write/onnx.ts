@@ -1,7 +1,7 @@
 // Encodes a graph as ONNX. `onnx.proto` is from the specification, onnx 1.18.
 import path from 'node:path'
 import protobuf from 'protobufjs'
-import { ONNX_DATA_TYPES, tensorBytes } from '../../dtype.ts'
+import { computeTensorBytes, ONNX_DATA_TYPES } from '../../dtype.ts'
 import type { StoredTensor } from '../../manifest.ts'
 import type { Attribute, Constant, Graph, Node, Port } from '../graph/graph.ts'
 import { pairNodes } from './pair-nodes.ts'
@@ -29,7 +29,7 @@ function loadModelType(): protobuf.Type {
 export function encodeModel(graph: Graph, { location, layout }: ExternalData, producerVersion: string): Uint8Array {
   const offsets = new Map(layout.map(({ name, offset }) => [name, offset]))
   const external = graph.weights.map(({ name, dtype, shape }) => {
-    const entries = { location, offset: String(offsets.get(name)!), length: String(tensorBytes(dtype, shape)) }
+    const entries = { location, offset: String(offsets.get(name)!), length: String(computeTensorBytes(dtype, shape)) }
     const externalData = Object.entries(entries).map(([key, value]) => ({ key, value }))
     return { name, dims: shape, dataType: ONNX_DATA_TYPES[dtype], dataLocation: EXTERNAL, externalData }
   })

@@ -3,7 +3,7 @@ import { createHash, type Hash } from 'node:crypto'
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import { Piscina } from 'piscina'
-import { countElements, tensorBytes } from '../../dtype.ts'
+import { computeTensorBytes, countElements } from '../../dtype.ts'
 import type { StoredTensor } from '../../manifest.ts'
 import { CheckpointError } from '../checkpoint/error.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
@@ -22,7 +22,7 @@ export function layOut(weights: readonly Weight[]): StoredTensor[] {
   let end = 0
   return (weights as readonly Weight<WeightSource>[]).map(({ name, dtype, shape, source }) => {
     const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT
-    end = offset + tensorBytes(dtype, shape)
+    end = offset + computeTensorBytes(dtype, shape)
     return { name, dtype, shape: [...shape], offset, ...bitsOf(source) }
   })
 }
@@ -33,7 +33,7 @@ const bitsOf = (source: WeightSource): Pick<StoredTensor, 'bits'> =>
 /** Size of a file with this layout. */
 export function sumLayoutBytes(layout: readonly StoredTensor[]): number {
   const last = layout.at(-1)
-  return last ? last.offset + tensorBytes(last.dtype, last.shape) : 0
+  return last ? last.offset + computeTensorBytes(last.dtype, last.shape) : 0
 }
 
 type Converter = {
@@ -80,7 +80,7 @@ export async function writeWeights(
     await handle.writeFile(data)
     position += data.byteLength
   }
-  const inFlight = blocksInFlight(weights, options.converter)
+  const inFlight = convertBlocks(weights, options.converter)
   const scales: Scales = { ofRows: [], ofGroups: [] }
   try {
     for (const [i, { source }] of (weights as readonly Weight<WeightSource>[]).entries()) {
@@ -136,7 +136,7 @@ function describe({ tensor: { name, shape, parts }, rows }: Converting): string 
 }
 
 /** Converted blocks in order, while the next ones are being converted. */
-async function* blocksInFlight(
+async function* convertBlocks(
   weights: readonly Weight[],
   { run, threads }: Converter,
 ): AsyncGenerator<Converted, undefined> {

@@ -44,7 +44,7 @@ __device__ inline float largestWeight(const float* norm, const float (&weights)[
 }
 
 /** The factor from normalized values to codes, which both streams share. */
-__device__ inline float codeFactor(const float* image, const float* text, int lane) {
+__device__ inline float computeCodeFactor(const float* image, const float* text, int lane) {
   float a[PACK] = {}, b[PACK] = {};
   if (image) loadFloats(image + lane * PACK, a);
   if (text) loadFloats(text + lane * PACK, b);
@@ -154,8 +154,8 @@ __global__ void __launch_bounds__(THREADS, 3) qkNormQuantize(const Arguments a) 
     tokens[i] = load(a, tile * TILE + at[i], head, sample, lane);
   }
 
-  const float queryFactor = codeFactor(a.image.queryNorm, a.text.queryNorm, lane);
-  const float keyFactor = codeFactor(a.image.keyNorm, a.text.keyNorm, lane);
+  const float queryFactor = computeCodeFactor(a.image.queryNorm, a.text.queryNorm, lane);
+  const float keyFactor = computeCodeFactor(a.image.keyNorm, a.text.keyNorm, lane);
   if (head == 0 && sample == 0 && tile == 0 && threadIdx.x == 0) *a.logitFactor = 1.f / (queryFactor * keyFactor);
   float queryNorm[PACK], keyNorm[PACK];
   const bool beginsAsText = tokens[0].isText;

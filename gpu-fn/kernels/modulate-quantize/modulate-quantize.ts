@@ -13,9 +13,9 @@ export const definition: Pick<Fp8Operators, 'modulateQuantize'> = {
       const [start, end] = [at, at + width].map((value) => ops.int64(modulation, [value])) as [Value, Value]
       return ops.reshape(ops.slice(modulation, start, end, 1, width), [modulation.shape[0]!, 1, width])
     }
-    const gated = ({ value, gate }: (typeof branches)[number]) =>
+    const applyGate = ({ value, gate }: (typeof branches)[number]) =>
       ops.multiply(ops.multiply(value, vector(gate)), constant(value, factor))
-    const sum = branches.reduce((x, branch) => ops.add(x, gated(branch)), stream)
+    const sum = branches.reduce((x, branch) => ops.add(x, applyGate(branch)), stream)
     const normed = modulations.map(({ shift, scale }) =>
       quantize(ops.layerNormalization(sum, vector(scale), vector(shift), epsilon)),
     )

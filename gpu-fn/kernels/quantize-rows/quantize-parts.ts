@@ -25,9 +25,9 @@ function caseOf(batch: number, first: number, second: number, width: number): Ca
     },
     build(inputs, operators, half) {
       const width = inputs.joint!.shape[2]!
-      const shaped = (x: Value) => ({ ...x, shape: x.shape.with(2, width) })
-      const like = shaped(ops.cast(inputs.like!, 'float8e4m3fn'))
-      return named(operators.quantizeParts(half(inputs.joint!), like, second > 0 ? shaped(inputs.rest!) : null))
+      const reshapeRow = (x: Value) => ({ ...x, shape: x.shape.with(2, width) })
+      const like = reshapeRow(ops.cast(inputs.like!, 'float8e4m3fn'))
+      return named(operators.quantizeParts(half(inputs.joint!), like, second > 0 ? reshapeRow(inputs.rest!) : null))
     },
   }
 }

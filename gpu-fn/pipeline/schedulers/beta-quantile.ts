@@ -17,10 +17,10 @@ function computeIncompleteBeta(x: number): number {
 }
 
 /** The quantile at `probability`, from 0 to 1. */
-export function betaQuantile(probability: number): number {
+export function computeBetaQuantile(probability: number): number {
   // The distribution is symmetric. The middle must be exact: the schedule `beta` rounds half an index there.
   if (probability === 0.5) return 0.5
-  if (probability > 0.5) return 1 - betaQuantile(1 - probability)
+  if (probability > 0.5) return 1 - computeBetaQuantile(1 - probability)
   const target = 2 * computeIncompleteBeta(0.5) * probability
   let [low, high] = [0, 0.5]
   for (let middle = 0.25; middle > low && middle < high; middle = (low + high) / 2) {

@@ -1,7 +1,7 @@
 // The noise levels of the steps, rounded to float32 where diffusers and ComfyUI round.
 // diffusers scheduling_flow_match_euler_discrete.py `set_timesteps`; ComfyUI comfy/samplers.py and comfy/model_sampling.py
 // `ModelSamplingDiscreteFlow`.
-import { betaQuantile } from './beta-quantile.ts'
+import { computeBetaQuantile } from './beta-quantile.ts'
 import type { Sampling, SchedulerConfig } from './scheduler.ts'
 
 const { fround } = Math
@@ -14,7 +14,7 @@ export function computeNoiseLevels(
   const shifted = { ...config, ...(shift !== undefined && { shift }) }
   if (schedule && schedule !== 'normal' && !sigmas)
     return Float32Array.from([...SCHEDULES[schedule](steps, shifted), 0])
-  return Float32Array.from([...spread(stretch(normal(steps, shifted, sigmas), shifted), shifted), 0])
+  return Float32Array.from([...spread(stretch(spaceNormally(steps, shifted, sigmas), shifted), shifted), 0])
 }
 
 /** Moves a noise level toward 1: the larger `shift`, the more steps are spent on high noise. Shift 1 changes nothing. */
@@ -35,7 +35,7 @@ const computeTrainedLevel = (step: number, { shift, num_train_timesteps }: Sched
  * diffusers' levels: `sigmas`, or steps that are evenly spaced between the ends of a schedule that is already shifted, and then shifted
  * again; diffusers' images depend on it.
  */
-function normal(steps: number, config: SchedulerConfig, sigmas?: readonly number[]): number[] {
+function spaceNormally(steps: number, config: SchedulerConfig, sigmas?: readonly number[]): number[] {
   const { shift, num_train_timesteps: first } = config
   if (sigmas) return sigmas.map((sigma) => applyShift32(fround(sigma), shift))
   const last = computeTrainedLevel(1, config) * first
@@ -66,7 +66,7 @@ function spread(levels: number[], { spacing }: SchedulerConfig): number[] {
     case 'exponential':
       return mix(Math.log(max), Math.log(min)).map(Math.exp)
     case 'beta':
-      return mix(1, 0).map((share) => min + betaQuantile(share) * (max - min))
+      return mix(1, 0).map((share) => min + computeBetaQuantile(share) * (max - min))
     default:
       return levels
   }
@@ -101,7 +101,7 @@ const SCHEDULES: Record<'simple' | 'sgm_uniform' | 'beta', Levels> = {
   /** `beta_scheduler`, which leaves out repeated levels. */
   beta: (steps, config) => {
     const max = config.num_train_timesteps - 1
-    const indices = Array.from({ length: steps }, (_, i) => roundEven(betaQuantile(1 - i / steps) * max))
+    const indices = Array.from({ length: steps }, (_, i) => roundEven(computeBetaQuantile(1 - i / steps) * max))
     return [...new Set(indices)].map((index) => computeTrainedLevel(index + 1, config))
   },
 }

@@ -1,7 +1,7 @@
 // In-place weight updates on the device, pipelined: updating a batch overlaps with reading and uploading the factors of the next batch and
 // with restoring the weights of later batches.
 import { channel } from 'node:diagnostics_channel'
-import { type Dtype, tensorBytes } from '../../dtype.ts'
+import { computeTensorBytes, type Dtype } from '../../dtype.ts'
 import type { StoredTensor } from '../../manifest.ts'
 import type { DeviceMemory } from '../device-memory.ts'
 import { type Address, type NativeAllocation, type NativeTensor, type Place, viewMemory } from '../native.ts'
@@ -164,7 +164,7 @@ function toStoredValues(
 ) {
   const rows = end - start
   const addressOf = ({ dtype, shape, offset }: StoredTensor) =>
-    placed.address + BigInt(offset + start * tensorBytes(dtype, shape.slice(1)))
+    placed.address + BigInt(offset + start * computeTensorBytes(dtype, shape.slice(1)))
   if (!scales) {
     const values = make(addressOf(weight), weight.dtype, [rows, columns])
     return { stored: { weight: values }, outputs: { updated: values } }

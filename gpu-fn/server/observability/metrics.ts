@@ -1,7 +1,7 @@
 // Metrics in Prometheus' format. Labels have few values: tenants, prompts and exact sizes are not among them.
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import { controlsIn, type JobRequest, samplesOf } from '../../contract.ts'
-import { isInteractive, outcome, waitedMs } from '../job.ts'
+import { isInteractive, outcomeOf, waitedMs } from '../job.ts'
 import type { Jobs, Lifecycle } from '../jobs.ts'
 import type { Observer } from '../observer.ts'
 
@@ -94,7 +94,7 @@ export function createMetrics(): Metrics {
     end(job) {
       const { model, tier } = job.request
       const kind = classOf(isInteractive(job.request))
-      const end = outcome(job)!
+      const end = outcomeOf(job)!
       const result = end.type === 'failed' ? end.code : end.type
       jobs.inc({ model: chooseModelLabel(end, model), tier, class: kind, outcome: result })
       wait.observe({ class: kind }, waitedMs(job) / 1000)
@@ -123,5 +123,5 @@ export function createMetrics(): Metrics {
 }
 
 /** The model's name, unless the job failed because no model has it: labels must not come from requests. */
-const chooseModelLabel = (end: NonNullable<ReturnType<typeof outcome>>, model: string) =>
+const chooseModelLabel = (end: NonNullable<ReturnType<typeof outcomeOf>>, model: string) =>
   end.type === 'failed' && end.code === 'model_not_available' ? 'unknown' : model

@@ -89,7 +89,7 @@ async function measure(run: Run, name: string, system: System): Promise<void> {
   else await measureStarting(run, name, system.cold ? await makeCold(run, directory) : directory, tier)
 }
 
-const commonPlan = ({ options, work }: Run, system: string) => ({
+const createCommonPlan = ({ options, work }: Run, system: string) => ({
   ...{ system, reference: path.join(work, 'reference'), sizes: options.sizes, fullSizes: options.fullSizes },
   ...{ steps: options.steps, runs: options.runs, prompt: PROMPT, seed: 1, timestep: 857.7 },
 })
@@ -101,7 +101,7 @@ async function measureTorch(run: Run, system: string, way: TorchPlan['way'], art
   const { block_out_channels } = await readJson(path.join(checkpoint, 'vae', 'config.json'))
   const only = options.sizes.find((size) => size === ARTICLE_SIZE) ?? options.sizes[0]!
   const plan: TorchPlan = {
-    ...commonPlan(run, system),
+    ...createCommonPlan(run, system),
     ...{ way, whole: options.whole, device: options.device, checkpoint, bytes: await sumWeightBytes(checkpoint) },
     ...{ channels: in_channels, downsample: 2 ** (block_out_channels.length - 1), jointWidth: joint_attention_dim },
     ...(article && { imagesOnly: true, sizes: [only], fullSizes: [] }),
@@ -111,7 +111,7 @@ async function measureTorch(run: Run, system: string, way: TorchPlan['way'], art
 }
 
 async function measureOctet(run: Run, system: string, directory: string, gigabytes?: number): Promise<void> {
-  const plan: OctetPlan = { ...commonPlan(run, system), package: directory }
+  const plan: OctetPlan = { ...createCommonPlan(run, system), package: directory }
   // A budget does not affect the speed of single networks.
   const within = (budget: number) => ({ budget, imagesOnly: true })
   await run.recorder.runProgram(system, [process.execPath, OCTET], {

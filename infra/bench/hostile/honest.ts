@@ -89,10 +89,10 @@ export async function measureCapacity(worker: Worker, random: Random, seconds: n
   const experience: Experience = { times: [], failures: new Map() }
   const end = performance.now() + seconds * 1000
   const start = performance.now()
-  const caller = async () => {
+  const runCaller = async () => {
     while (performance.now() < end) await sendRequest(worker, random, performance.now(), experience)
   }
-  await Promise.all(Array.from({ length: callers }, caller))
+  await Promise.all(Array.from({ length: callers }, runCaller))
   if (experience.failures.size > 0) throw new Error(`without load: ${[...experience.failures.keys()].join(', ')}`)
   return experience.times.length / ((performance.now() - start) / 1000)
 }

@@ -30,7 +30,7 @@ export function judge({ alone, among, memory }: Report): Verdict {
 
 const column = (value: string | number) => String(value).padStart(11)
 const formatMegabytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`
-const pairs = (counts: Record<string, number>) =>
+const formatPairs = (counts: Record<string, number>) =>
   Object.entries(counts)
     .map(([name, count]) => `${count} ${name}`)
     .join(', ')
@@ -48,13 +48,13 @@ function printPhases({ alone, among }: Report): void {
   }
   for (const phase of [alone, among])
     if (phase.failed > 0)
-      console.log(`failed${phase === among ? ' with hostile callers' : ''}: ${pairs(phase.failures)}`)
+      console.log(`failed${phase === among ? ' with hostile callers' : ''}: ${formatPairs(phase.failures)}`)
 }
 
 function printTallies(tallies: Report['tallies']): void {
   console.log(`\n${'hostile callers'.padEnd(28)}${column('sent')}${column('skipped')}  replies`)
   for (const [name, { sent, skipped, replies }] of Object.entries(tallies))
-    console.log(`${name.padEnd(28)}${column(sent)}${column(skipped)}  ${pairs(replies)}`)
+    console.log(`${name.padEnd(28)}${column(sent)}${column(skipped)}  ${formatPairs(replies)}`)
 }
 
 function printMemory({ alone, among }: Report['memory']): void {
@@ -74,9 +74,9 @@ export function printReport(report: Report): boolean {
   printPhases(report)
   printTallies(report.tallies)
   printMemory(report.memory)
-  const verdict = (good: boolean) => (good ? 'met' : 'NOT MET')
-  console.log(`\np95 with hostile callers / alone: ${ratio.toFixed(2)}, at most ${MAX_RATIO}: ${verdict(fast)}`)
-  console.log(`no honest request fails: ${verdict(answered)}`)
-  console.log(`memory is flat: ${verdict(flat)}`)
+  const formatVerdict = (good: boolean) => (good ? 'met' : 'NOT MET')
+  console.log(`\np95 with hostile callers / alone: ${ratio.toFixed(2)}, at most ${MAX_RATIO}: ${formatVerdict(fast)}`)
+  console.log(`no honest request fails: ${formatVerdict(answered)}`)
+  console.log(`memory is flat: ${formatVerdict(flat)}`)
   return met
 }

@@ -15,19 +15,19 @@ const formatRow = (cells: readonly string[]) => `|${cells.map((cell) => (cell ? 
 function describeCall({ op, inputs, outputs }: CountedCall): string {
   const shape = (tensor: (typeof inputs)[number]) => `[${tensor!.shape.slice(1).join(', ')}]`
   /** Shapes of the first input and of its counterpart in the second stream, `distance` inputs later. */
-  const shapes = (distance: number) =>
+  const formatShapes = (distance: number) =>
     [inputs[0], inputs[distance]].flatMap((each) => (each ? [shape(each)] : [])).join(' and ')
-  if (op === 'Linear') return `${op} ${shapes(5)} · [${inputs[2]!.shape.join(', ')}]`
+  if (op === 'Linear') return `${op} ${formatShapes(5)} · [${inputs[2]!.shape.join(', ')}]`
   if (op === 'QkNormQuantize') return `${op} ${shape(inputs[0]!)}${inputs[1] ? ` + ${shape(inputs[1])}` : ''}`
   if (op === 'Attention') {
     const keys = inputs[4]!.shape[1]! + (inputs[5]?.shape[1] ?? 0)
     return `${op} ${shape(outputs[0]!)}, ${keys} keys`
   }
-  if (op === 'GeluQuantize') return `${op} ${shapes(1)}`
+  if (op === 'GeluQuantize') return `${op} ${formatShapes(1)}`
   if (op !== 'ModulateQuantize') return `${op} ${shape(inputs[0]!)}`
   const branches = inputs.slice(2, 4).filter((tensor) => tensor !== null).length
   const norms = outputs.slice(1, 5).filter((tensor) => tensor !== null).length / 2
-  return `${op} ${shapes(4)}, residuals: ${branches}, norms: ${norms}`
+  return `${op} ${formatShapes(4)}, residuals: ${branches}, norms: ${norms}`
 }
 
 export function columnsOf({ call, time }: TimedCall, peaks: Peaks | undefined): RateColumns {

@@ -19,7 +19,7 @@ export type Cancel = { by: Cancellation['by']; ms: number }
 /** Timeout of a job, from submission. */
 export const MAX_MS = 600_000
 
-const failure = (message: string): Ended => ({ kind: 'failed', message })
+const createFailure = (message: string): Ended => ({ kind: 'failed', message })
 
 /** Submits the job to `url` and resolves with its outcome. Retries a refused job after its Retry-After. Never rejects. */
 export async function submit(url: string, request: JobRequest, cancel: Cancel | null): Promise<Ended> {
@@ -30,14 +30,14 @@ export async function submit(url: string, request: JobRequest, cancel: Cancel | 
     for (;;) {
       const offer = await offerJob(url, request, signal)
       if ('accepted' in offer) return await follow(offer.accepted, cancel && { ...cancel, url, hangUp })
-      if ('refusal' in offer) return failure(offer.refusal)
+      if ('refusal' in offer) return createFailure(offer.refusal)
       await sleep(pauseMs(offer.retryAfterMs))
     }
   } catch (error) {
     if (hangUp.signal.aborted) return { kind: 'hung up' }
-    if (limit.aborted) return failure(`the job did not end within ${MAX_MS / 1000} s`)
+    if (limit.aborted) return createFailure(`the job did not end within ${MAX_MS / 1000} s`)
     const { message, cause } = error as Error & { cause?: { code?: string } }
-    return failure(cause?.code ? `${message}: ${cause.code}` : message)
+    return createFailure(cause?.code ? `${message}: ${cause.code}` : message)
   }
 }
 
@@ -52,13 +52,14 @@ async function follow({ body }: Response, cancel: Armed | null): Promise<Ended> 
       if (event.type === 'image') {
         file = data!
         if (createHash('sha256').update(file).digest('hex') !== event.sha256)
-          return failure('an image does not match its SHA-256')
-      } else if (event.type === 'failed') return failure(`${event.code}: ${event.message}`)
+          return createFailure('an image does not match its SHA-256')
+      } else if (event.type === 'failed') return createFailure(`${event.code}: ${event.message}`)
       else if (event.type === 'canceled')
-        return canceling?.isDeleted() ? { kind: 'canceled' } : failure('canceled without a request')
-      else if (event.type === 'succeeded') return file ? { kind: 'succeeded', file } : failure('the job has no image')
+        return canceling?.isDeleted() ? { kind: 'canceled' } : createFailure('canceled without a request')
+      else if (event.type === 'succeeded')
+        return file ? { kind: 'succeeded', file } : createFailure('the job has no image')
     }
-    return failure('the stream ended before the job')
+    return createFailure('the stream ended before the job')
   } finally {
     await canceling?.stop()
   }

@@ -33,11 +33,11 @@ const estimateMeanMs = (costs: CostTable) =>
 /** Poisson arrivals whose work is on average `load` times the capacity: 30 % from three honest accounts, the rest in bursts from one. */
 function drawTrace(costs: CostTable, load: number, durationMs: number, random: Random): Arrival[] {
   const perSecond = (load * 1000) / estimateMeanMs(costs)
-  const kind = () => (random.chance(TURBO_SHARE) ? 'turbo' : 'full')
+  const drawKind = () => (random.chance(TURBO_SHARE) ? 'turbo' : 'full')
   const trace: Arrival[] = []
   const draw = (account: string, rate: number, burst: number) => {
     for (let at = drawNextArrivalMs(rate, random); at < durationMs; at += drawNextArrivalMs(rate, random))
-      for (let i = 0; i < burst; i++) trace.push({ id: `${account}-${trace.length}`, account, kind: kind(), at })
+      for (let i = 0; i < burst; i++) trace.push({ id: `${account}-${trace.length}`, account, kind: drawKind(), at })
   }
   for (const account of HONEST) draw(account, perSecond * HONEST_SHARE, 1)
   draw(FLOODING, (perSecond * FLOODING_SHARE) / BURST, BURST)

@@ -7,7 +7,7 @@ import { pino } from 'pino'
 import { compile } from '../../../gpu-fn/compile/compile.ts'
 import { type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
 import { PackageEngine } from '../../../gpu-fn/engine/engine.ts'
-import { type Job, outcome, waitForChange } from '../../../gpu-fn/server/job.ts'
+import { type Job, outcomeOf, waitForChange } from '../../../gpu-fn/server/job.ts'
 import { Jobs } from '../../../gpu-fn/server/jobs.ts'
 import { Refusal } from '../../../gpu-fn/server/requests/refusal.ts'
 import { streamJob } from '../../../gpu-fn/server/stream.ts'
@@ -131,9 +131,9 @@ class Soak {
       if (fault) disturbReader(fault, this.#jobs, job)
       const detach = fault === 'reader leaves' ? () => {} : this.#jobs.attach(job)
       const limit = performance.now() + STUCK_MS
-      while (!outcome(job) && performance.now() < limit) await waitForChange(job, 1_000)
+      while (!outcomeOf(job) && performance.now() < limit) await waitForChange(job, 1_000)
       detach()
-      const ended = outcome(job)
+      const ended = outcomeOf(job)
       if (!ended) return void this.tally.stuck.push(id)
       if (ended.type === 'canceled' && fault === 'canceled') {
         this.tally.canceled += 1

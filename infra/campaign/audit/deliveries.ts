@@ -10,7 +10,7 @@ const POLL_MS = 500
 type Listed<Each> = { data: Each[] }
 
 /** Time of the next delivery attempt to any of these customers, in Unix milliseconds; null if there are no pending deliveries. */
-export async function nextAttemptAt(url: string, customers: readonly Customer[]): Promise<number | null> {
+export async function fetchNextAttempt(url: string, customers: readonly Customer[]): Promise<number | null> {
   const read = async <Each>(path: string, key: string) =>
     (await callWorker<Listed<Each>>(persistent, `${url}${path}`, key)).data
   const readCustomerDeliveries = async ({ key }: Customer) => {

@@ -55,24 +55,24 @@ export async function writeTinyCheckpoint(directory: string, options: TinyOption
     return directory
   }
   const file = path.join(directory, `${variant}.safetensors`)
-  await writeSafetensors(file, singleFile(networks, t5), dtype)
+  await writeSafetensors(file, listSingleFile(networks, t5), dtype)
   return file
 }
 
 function drawNetworks(shape: TinyShape, seed: string): Networks {
   const pooled = shape.clipL.projection + shape.clipG.projection
-  const values = (network: string, parameters: Parameter[]) =>
+  const drawValues = (network: string, parameters: Parameter[]) =>
     parameters.map((parameter) => draw(parameter, `${seed}/${network}`))
   return {
-    transformer: values('transformer', createTransformerParameters(shape.transformer, shape.t5.width, pooled)),
-    clip_l: values('clip_l', createClipParameters(shape.clipL)),
-    clip_g: values('clip_g', createClipParameters(shape.clipG)),
-    t5: values('t5', createT5Parameters(shape.t5)),
-    vae: values('vae', createVaeParameters(shape.vae, shape.transformer.channels)),
+    transformer: drawValues('transformer', createTransformerParameters(shape.transformer, shape.t5.width, pooled)),
+    clip_l: drawValues('clip_l', createClipParameters(shape.clipL)),
+    clip_g: drawValues('clip_g', createClipParameters(shape.clipG)),
+    t5: drawValues('t5', createT5Parameters(shape.t5)),
+    vae: drawValues('vae', createVaeParameters(shape.vae, shape.transformer.channels)),
   }
 }
 
-function singleFile(networks: Networks, t5: boolean): NamedTensor[] {
+function listSingleFile(networks: Networks, t5: boolean): NamedTensor[] {
   const addPrefix = (prefix: string, tensors: NamedTensor[]) =>
     tensors.map((tensor) => ({ ...tensor, name: prefix + tensor.name }))
   return [
@@ -91,7 +91,12 @@ async function writeDiffusers(
   dtype: StoredDtype,
   t5: boolean,
 ): Promise<void> {
-  const component = async (name: string, config: Record<string, unknown>, file: string, tensors: NamedTensor[]) => {
+  const writeComponent = async (
+    name: string,
+    config: Record<string, unknown>,
+    file: string,
+    tensors: NamedTensor[],
+  ) => {
     await mkdir(path.join(directory, name), { recursive: true })
     await writeJson(path.join(directory, name, 'config.json'), config)
     await writeSafetensors(path.join(directory, name, file), tensors, dtype)
@@ -100,11 +105,11 @@ async function writeDiffusers(
   const transformer = convertTransformerToDiffusers(networks.transformer, shape.transformer.depth)
   const vae = convertVaeToDiffusers(networks.vae, shape.vae.blocks.length)
   await writeJson(path.join(directory, 'model_index.json'), createModelIndex(t5))
-  await component('transformer', createTransformerConfig(shape), weights.diffusers, transformer)
-  await component('vae', createVaeConfig(shape), weights.diffusers, vae)
-  await component('text_encoder', createClipConfig(shape.clipL), weights.transformers, networks.clip_l)
-  await component('text_encoder_2', createClipConfig(shape.clipG), weights.transformers, networks.clip_g)
-  if (t5) await component('text_encoder_3', createT5Config(shape.t5), weights.transformers, networks.t5)
+  await writeComponent('transformer', createTransformerConfig(shape), weights.diffusers, transformer)
+  await writeComponent('vae', createVaeConfig(shape), weights.diffusers, vae)
+  await writeComponent('text_encoder', createClipConfig(shape.clipL), weights.transformers, networks.clip_l)
+  await writeComponent('text_encoder_2', createClipConfig(shape.clipG), weights.transformers, networks.clip_g)
+  if (t5) await writeComponent('text_encoder_3', createT5Config(shape.t5), weights.transformers, networks.t5)
   await mkdir(path.join(directory, 'scheduler'), { recursive: true })
   await writeJson(path.join(directory, 'scheduler', 'scheduler_config.json'), createSchedulerConfig(shape))
 }

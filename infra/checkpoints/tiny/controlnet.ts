@@ -4,7 +4,7 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, Option } from 'commander'
 import { type NamedTensor, writeSafetensors } from '../write-safetensors.ts'
-import { convolution, draw, linear, type Parameter } from './parameters.ts'
+import { createConvolution, draw, linear, type Parameter } from './parameters.ts'
 import { TINY_VARIANTS, type TinyVariant } from './variants.ts'
 
 /** Blocks of a ControlNet. */
@@ -23,7 +23,7 @@ export const createControlnetParameters = ({
   patch,
   layers,
 }: ControlnetShape): Parameter[] => [
-  ...convolution('pos_embed_input.proj', channels, width, patch),
+  ...createConvolution('pos_embed_input.proj', channels, width, patch),
   ...linear('time_text_embed.timestep_embedder.linear_1', TIMESTEP_WIDTH, width),
   ...linear('time_text_embed.timestep_embedder.linear_2', width, width),
   ...linear('time_text_embed.text_embedder.linear_1', pooled, width),

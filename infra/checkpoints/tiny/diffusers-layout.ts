@@ -24,7 +24,7 @@ const split = (tensor: NamedTensor, parts: number) => {
 }
 
 /** `to_q/to_k/to_v.weight` names three tensors: the thirds of the fused projection. */
-const threeProjections: Rows = (tensor) => {
+const splitProjections: Rows = (tensor) => {
   const parts = tensor.name.split('.')
   const nameOf = (i: number) => parts.map((part) => (part.includes('/') ? part.split('/')[i] : part)).join('.')
   return split(tensor, 3).map((part, i) => ({ ...part, name: nameOf(i) }))
@@ -57,10 +57,10 @@ const createTransformerRules = (last: number): Rule[] => [
   ],
   [/^joint_blocks\.(\d+)\.context_block\.adaLN_modulation\.1/, block('norm1_context.linear')],
   [/^joint_blocks\.(\d+)\.x_block\.adaLN_modulation\.1/, block('norm1.linear')],
-  [/^joint_blocks\.(\d+)\.x_block\.(attn2?)\.qkv/, block('$2.to_q/to_k/to_v'), threeProjections],
+  [/^joint_blocks\.(\d+)\.x_block\.(attn2?)\.qkv/, block('$2.to_q/to_k/to_v'), splitProjections],
   [/^joint_blocks\.(\d+)\.x_block\.(attn2?)\.ln_([qk])/, block('$2.norm_$3')],
   [/^joint_blocks\.(\d+)\.x_block\.(attn2?)\.proj/, block('$2.to_out.0')],
-  [/^joint_blocks\.(\d+)\.context_block\.attn\.qkv/, block('attn.add_q_proj/add_k_proj/add_v_proj'), threeProjections],
+  [/^joint_blocks\.(\d+)\.context_block\.attn\.qkv/, block('attn.add_q_proj/add_k_proj/add_v_proj'), splitProjections],
   [/^joint_blocks\.(\d+)\.context_block\.attn\.ln_([qk])/, block('attn.norm_added_$2')],
   [/^joint_blocks\.(\d+)\.context_block\.attn\.proj/, block('attn.to_add_out')],
   [/^joint_blocks\.(\d+)\.x_block\.mlp\.fc1/, block('ff.net.0.proj')],

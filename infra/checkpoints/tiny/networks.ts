@@ -1,5 +1,5 @@
 // Every parameter of the networks under Stability's names. Gains keep activations near 1, so that no output is degenerate.
-import { convolution, embedding, linear, norm, type Parameter } from './parameters.ts'
+import { createConvolution, embedding, linear, norm, type Parameter } from './parameters.ts'
 import type { ClipShape, T5Shape, TransformerShape } from './variants.ts'
 
 const CLIP_TOKENS = 77
@@ -12,7 +12,7 @@ export function createTransformerParameters(shape: TransformerShape, joint: numb
   const patchArea = shape.patch ** 2
   return [
     createPositionTable(shape, width),
-    ...scaleDeviations(convolution('x_embedder.proj', shape.channels, width, shape.patch), shape.inputScale),
+    ...scaleDeviations(createConvolution('x_embedder.proj', shape.channels, width, shape.patch), shape.inputScale),
     ...linear('t_embedder.mlp.0', TIMESTEP_WIDTH, width),
     ...linear('t_embedder.mlp.2', width, width),
     ...linear('y_embedder.mlp.0', pooled, width),

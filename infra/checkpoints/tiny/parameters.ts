@@ -21,7 +21,13 @@ export function linear(name: string, columns: number, rows: number, gain = 1, bi
 }
 
 /** A convolution's weight [outputs, inputs, side, side] and bias. */
-export function convolution(name: string, inputs: number, outputs: number, side: number, blur = false): Parameter[] {
+export function createConvolution(
+  name: string,
+  inputs: number,
+  outputs: number,
+  side: number,
+  blur = false,
+): Parameter[] {
   const deviation = blur ? 1 / Math.sqrt(inputs) : 1 / Math.sqrt(inputs * side * side)
   return [
     { name: `${name}.weight`, shape: [outputs, inputs, side, side], mean: 0, deviation, blur },

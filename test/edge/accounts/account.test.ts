@@ -66,7 +66,7 @@ describe('repeated calls', () => {
 })
 
 /** Returns a database that fails after `n` successful statements. */
-function failingAt(sql: SqlStorage, n: number): SqlStorage {
+function createFailingDatabase(sql: SqlStorage, n: number): SqlStorage {
   let left = n
   return interceptStatements(sql, () => {
     if (left-- === 0) throw new Error('stopped')
@@ -94,7 +94,7 @@ describe('interruptions', () => {
       for (const work of works) {
         const before = all()
         let stops = 0
-        const attempt = () => storage.transactionSync(() => work(failingAt(storage.sql, stops)))
+        const attempt = () => storage.transactionSync(() => work(createFailingDatabase(storage.sql, stops)))
         for (let done = false; !done; stops++) {
           try {
             attempt()
@@ -171,11 +171,11 @@ describe('a name or an Idempotency-Key', () => {
     'as %s: can be reused after its job fails with a retryable error',
     async (by, { expect }) => {
       const caller = await newCaller()
-      const again = () => admit(caller, { [by]: 'x', fingerprint: 'f' })
+      const repeatAdmission = () => admit(caller, { [by]: 'x', fingerprint: 'f' })
       await admit(caller, { [by]: 'x', fingerprint: 'f', job: 'job_1' })
       await accountOf(caller).settle('job_1', { outcome: 'released', retryable: true })
-      expect(await again()).toMatchObject({ kind: 'admitted' })
-      expect(await again()).toMatchObject({ kind: 'repeated' })
+      expect(await repeatAdmission()).toMatchObject({ kind: 'admitted' })
+      expect(await repeatAdmission()).toMatchObject({ kind: 'repeated' })
     },
   )
 })

@@ -9,10 +9,10 @@ import { accountOf, interceptStatements, request, rows } from '../support/admiss
 import { type Caller, fetchWorker, generate, generatedOf, send } from '../support/client.ts'
 import {
   advanceDeletion,
-  deletion,
   fillAccount,
   findRemains,
   listTablesWithRows,
+  readDeletion,
   requestDeletion,
   resultsOf,
   select,
@@ -100,11 +100,11 @@ describe('a deletion', () => {
     await requestDeletion(owner)
     await runDurableObjectAlarm(accountOf(owner))
     expect(await rows(owner, 'SELECT job FROM ledger')).toEqual([{ job: 'job_3' }])
-    expect(await deletion(owner)).toMatchObject({ step: 'jobs', erased: 49 })
+    expect(await readDeletion(owner)).toMatchObject({ step: 'jobs', erased: 49 })
     expect(logged.mock.calls.join()).toContain('its object is broken')
     erase.mockRestore()
     await advanceDeletion(owner, 'done')
-    expect(await deletion(owner)).toMatchObject({ erased: 50, jobs: 50 })
+    expect(await readDeletion(owner)).toMatchObject({ erased: 50, jobs: 50 })
   })
 
   test('waits for the usage export; the waiting ledger rows contain no personal data', async ({ expect }) => {
@@ -185,7 +185,7 @@ describe('an interrupted deletion is completed by later alarms', () => {
         if (blow === 'finds the account reset') {
           const resetting = vi.waitFor(
             async () => {
-              if (!state.struck && (await deletion(caller))?.step !== 'done') throw new Error('not struck yet')
+              if (!state.struck && (await readDeletion(caller))?.step !== 'done') throw new Error('not struck yet')
               if (state.struck) await reset(accountOf(caller))
               state.released = true
             },
@@ -197,7 +197,7 @@ describe('an interrupted deletion is completed by later alarms', () => {
         await advanceDeletion(caller, 'done')
         vi.restoreAllMocks()
         expect(await findRemains(caller, jobs), `call ${n}`).toEqual([])
-        expect(await deletion(caller), `call ${n}`).toMatchObject({ erased: 2, jobs: 1, credited: 900 })
+        expect(await readDeletion(caller), `call ${n}`).toMatchObject({ erased: 2, jobs: 1, credited: 900 })
         if (state.struck) struckAt.add(state.struck)
         else whole += 1
       }
@@ -237,13 +237,13 @@ describe('an interrupted deletion is completed by later alarms', () => {
         async () => {
           await proceed()
           await runDurableObjectAlarm(accountOf(caller))
-          if ((await deletion(caller))?.step !== 'done') throw new Error('not done yet')
+          if ((await readDeletion(caller))?.step !== 'done') throw new Error('not done yet')
         },
         { timeout: 60_000, interval: 20 },
       )
       vi.restoreAllMocks()
       expect(await findRemains(caller, jobs), `${steps[step]}, statement ${n}`).toEqual([])
-      expect(await deletion(caller), `${steps[step]}, statement ${n}`).toMatchObject({
+      expect(await readDeletion(caller), `${steps[step]}, statement ${n}`).toMatchObject({
         erased: 2,
         jobs: 1,
         credited: 900,

@@ -8,11 +8,11 @@ import { accountOf, admit, request } from '../support/admissions.ts'
 import { type Caller, fetchWorker, generate, newCaller, problemOf, send } from '../support/client.ts'
 import {
   advanceDeletion,
-  deletion,
   fillAccount,
   findRemains,
   listStored,
   listTablesWithRows,
+  readDeletion,
   requestDeletion,
   resultsOf,
   select,
@@ -94,9 +94,9 @@ test('usage stays in the operator’s totals anonymously, and duplicate Queue de
   await fillAccount(owner)
   await requestDeletion(owner)
   await advanceDeletion(owner, 'usage')
-  const wait = (await deletion(owner))!.due - Date.now()
+  const wait = (await readDeletion(owner))!.due - Date.now()
   expect(wait > 4 * DAY_MS && wait <= 5 * DAY_MS).toBe(true)
-  const { captured } = (await deletion(owner))!
+  const { captured } = (await readDeletion(owner))!
   const after = { jobs: Number(before.jobs) + 2, charged: Number(before.charged) + captured! }
   expect(await total()).toEqual(after)
   const message = { id: 'again', timestamp: new Date(), attempts: 2, ack: () => {}, retry: () => {} }
@@ -126,7 +126,7 @@ describe('a deletion', () => {
         expect.stringContaining(detail.replace('NAME', owner.account)),
       ])
     }
-    expect(await deletion(owner)).toBeNull()
+    expect(await readDeletion(owner)).toBeNull()
   })
 
   test('requires the operator token or a key of this account with scope admin', async ({ expect }) => {
@@ -141,10 +141,10 @@ describe('a deletion', () => {
     expect(await remove(`/v1/account?confirm=${owner.account}`, stranger.headers)).toBe(400)
     expect(await remove(`/v1/account?confirm=${owner.account}`, {})).toBe(401)
     expect(await remove(`/v1/accounts/${owner.account}?confirm=${owner.account}`, owner.headers)).toBe(401)
-    expect(await deletion(owner)).toBeNull()
+    expect(await readDeletion(owner)).toBeNull()
     expect(await remove(`/v1/accounts/${owner.account}?confirm=${owner.account}`, operator)).toBe(202)
     expect(await remove(`/v1/accounts/${owner.account}?confirm=${owner.account}`, operator)).toBe(202)
-    expect(await deletion(owner)).toMatchObject({ completed: null })
+    expect(await readDeletion(owner)).toMatchObject({ completed: null })
   })
 
   test('of a nonexistent account is rejected, so that a typo does not block an account name', async ({ expect }) => {

@@ -87,10 +87,10 @@ describe('the alarm', () => {
     fakeGpu(works)
     await generate(caller, body, once)
     await runDurableObjectAlarm(accountOf(caller))
-    const alarm = () => runInDurableObject(accountOf(caller), (_, { storage }) => storage.getAlarm())
-    const far = (await alarm())!
+    const readAlarm = () => runInDurableObject(accountOf(caller), (_, { storage }) => storage.getAlarm())
+    const far = (await readAlarm())!
     await admit(caller)
-    expect(await alarm()).toBeLessThan(far)
+    expect(await readAlarm()).toBeLessThan(far)
   })
 })
 

@@ -124,12 +124,12 @@ describe('GET /v1/account/export', () => {
     const { token } = (await (
       await send('POST', '/v1/tokens', await newCaller(), { budget_microdollars: 1 })
     ).json()) as { token: string }
-    const status = async (path: string, headers: Record<string, string>) =>
+    const fetchStatus = async (path: string, headers: Record<string, string>) =>
       (await fetchExport('', path, headers)).status
-    expect(await status('/v1/account/export', reader.headers)).toBe(403)
-    expect(await status('/v1/account/export', { authorization: `Bearer ${token}` })).toBe(403)
-    expect(await status('/v1/account/export', {})).toBe(401)
-    expect(await status(`/v1/accounts/${owner.account}/export`, owner.headers)).toBe(401)
+    expect(await fetchStatus('/v1/account/export', reader.headers)).toBe(403)
+    expect(await fetchStatus('/v1/account/export', { authorization: `Bearer ${token}` })).toBe(403)
+    expect(await fetchStatus('/v1/account/export', {})).toBe(401)
+    expect(await fetchStatus(`/v1/accounts/${owner.account}/export`, owner.headers)).toBe(401)
     const reply = await fetchExport('', `/v1/accounts/${owner.account}/export`, operator)
     expect(parseLines(await reply.text()).map(({ type }) => type)).toEqual(['account', 'key', 'end'])
   })

@@ -167,7 +167,7 @@ describe('usage', () => {
 })
 
 describe('a nearly full account', () => {
-  const sized = (sql: SqlStorage, databaseSize: number): SqlStorage =>
+  const reportSize = (sql: SqlStorage, databaseSize: number): SqlStorage =>
     new Proxy(sql, {
       get: (_, name) => {
         if (name === 'databaseSize') return databaseSize
@@ -182,7 +182,7 @@ describe('a nearly full account', () => {
     await runInDurableObject(accountOf(caller), (_, { storage }) => {
       const ask = (asked: typeof next, bytes: number) =>
         decide(
-          sized(storage.sql, bytes),
+          reportSize(storage.sql, bytes),
           settingsOf(storage.sql, () => UNLIMITED),
           asked,
         )

@@ -4,7 +4,7 @@ import { env } from 'cloudflare:workers'
 import { decodeJwt } from 'jose'
 import { afterEach, beforeEach, test, vi } from 'vitest'
 import { accountOf } from '../support/admissions.ts'
-import { type Caller, generate, generatedOf, jobIn, newCaller, problemOf, send } from '../support/client.ts'
+import { type Caller, generate, generatedOf, newCaller, problemOf, readJob, send } from '../support/client.ts'
 import { fakeGpu, type Seen, works } from '../support/fake-gpu.ts'
 import { reset } from '../support/jobs.ts'
 
@@ -46,7 +46,7 @@ test('a file with prompts is not reused for a request without them', async ({ ex
 
 test('the receipt states that the file has no prompts, so that the file can be reproduced', async ({ expect }) => {
   const parametersOf = async (job: string) => {
-    const { images } = await jobIn(await send('GET', `/v1/jobs/${job}`, caller))
+    const { images } = await readJob(await send('GET', `/v1/jobs/${job}`, caller))
     return decodeJwt<{ parameters: object }>(images[0]!.receipt).parameters
   }
   expect(await parametersOf((await run()).job)).not.toHaveProperty('prompt_metadata')

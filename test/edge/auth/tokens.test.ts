@@ -220,7 +220,7 @@ test('the meter of a token is deleted once the token is unusable', async ({ expe
   const caller = await newCaller()
   const { body } = await mint(caller)
   const { job, account } = await admit(body.token, 10)
-  const meters = () =>
+  const readMeters = () =>
     runInDurableObject(account, (object, { storage }) => {
       expect(object).toBeInstanceOf(AccountDO)
       return storage.sql
@@ -229,10 +229,10 @@ test('the meter of a token is deleted once the token is unusable', async ({ expe
         .map(({ id }) => id)
     })
   const [kept, token] = [['account', `key:${caller.keyId}`], `token:${caller.keyId}:${body.id}`]
-  expect(await meters()).toEqual([...kept, token])
+  expect(await readMeters()).toEqual([...kept, token])
   await account.settle(job, { outcome: 'released' })
   const later = Date.now() + 3 * 3600_000
   vi.spyOn(Date, 'now').mockReturnValue(later)
   await runDurableObjectAlarm(account)
-  expect(await meters()).toEqual(kept)
+  expect(await readMeters()).toEqual(kept)
 })

@@ -2,7 +2,7 @@
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { issueKey } from '../../../edge/auth/keys.ts'
-import { type Caller, jobIn, newCaller, send } from '../support/client.ts'
+import { type Caller, newCaller, readJob, send } from '../support/client.ts'
 import { peppers } from '../support/config.ts'
 import { createImageBytes, fakeGpu, untilCanceled, works } from '../support/fake-gpu.ts'
 
@@ -128,12 +128,12 @@ describe('the facts that clients read when they connect', () => {
     const ended = await own
     expect([ended.status, JSON.stringify(await ended.json())]).toEqual([409, expect.stringContaining('was canceled')])
     await vi.waitFor(async () => expect(await get(caller, 'progress')).toMatchObject(idle))
-    expect(await env.JOB.getByName((await jobIn(native)).id).view()).toMatchObject({ cancelRequested: false })
+    expect(await env.JOB.getByName((await readJob(native)).id).view()).toMatchObject({ cancelRequested: false })
   })
 })
 
 describe('the model', () => {
-  const chosen = async (caller: Caller) =>
+  const readChosenModel = async (caller: Caller) =>
     ((await get(caller, 'options')) as { sd_model_checkpoint: string }).sd_model_checkpoint
 
   test('of requests without a model is the one chosen in the options of the key', async ({ expect }) => {
@@ -148,16 +148,16 @@ describe('the model', () => {
     await post(caller, { ...body, override_settings: { sd_model_checkpoint: 'tiny' } })
     await post(other, body)
     expect(calls.map(({ request }) => request.model)).toEqual(['tiny', 'paired', 'tiny', 'tiny'])
-    expect([await chosen(caller), await chosen(other)]).toEqual(['paired', 'auto'])
+    expect([await readChosenModel(caller), await readChosenModel(other)]).toEqual(['paired', 'auto'])
     await post(caller, { sd_model_checkpoint: 'auto' }, 'options')
-    expect(await chosen(caller)).toBe('auto')
+    expect(await readChosenModel(caller)).toBe('auto')
   })
 
   test('is unchanged by options without a model, and is inherited by a successor of the key', async ({ expect }) => {
     const caller = await newCaller()
     await post(caller, { sd_model_checkpoint: 'paired [0123abcd]' }, 'options')
     await post(caller, { samples_format: 'jpg' }, 'options')
-    expect(await chosen(caller)).toBe('paired')
+    expect(await readChosenModel(caller)).toBe('paired')
     const account = env.ACCOUNT.getByName(caller.account)
     const next = await issueKey(peppers, caller.account)
     await account.rotateKey(caller.keyId, next.credential, Date.now() + 1000)

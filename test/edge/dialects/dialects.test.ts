@@ -182,14 +182,14 @@ describe('a dialect', () => {
   })
 
   test('applies its own CORS policy', async ({ expect }) => {
-    const preflight = (origin: string) =>
+    const sendPreflight = (origin: string) =>
       call('OPTIONS', '/queue/runs', { headers: { origin, 'access-control-request-method': 'GET' } })
-    const allowed = async (origin: string) => (await preflight(origin)).headers.get('access-control-allow-origin')
+    const allowed = async (origin: string) => (await sendPreflight(origin)).headers.get('access-control-allow-origin')
     expect([await allowed('https://app.example'), await allowed('https://other.example')]).toEqual([
       'https://app.example',
       null,
     ])
-    expect((await preflight('https://app.example')).headers.get('access-control-max-age')).toBe('7200')
+    expect((await sendPreflight('https://app.example')).headers.get('access-control-max-age')).toBe('7200')
     const response = await call('GET', '/queue/models', { headers: { origin: 'https://app.example' } })
     expect(response.headers.get('access-control-expose-headers')).toContain('x-state')
   })

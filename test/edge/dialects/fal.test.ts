@@ -201,12 +201,13 @@ test('a webhook receives the output', async ({ expect }) => {
 })
 
 describe('the AI SDK', () => {
-  const model = ({ key }: Caller) => createFal({ apiKey: key, baseURL: `${ORIGIN}/fal/run`, fetch }).image('octet/tiny')
+  const createModel = ({ key }: Caller) =>
+    createFal({ apiKey: key, baseURL: `${ORIGIN}/fal/run`, fetch }).image('octet/tiny')
 
   test('generates an image', async ({ expect }) => {
     const calls = fakeGpu(works)
     const { image } = await generateImage({
-      ...{ model: model(await newCaller()), prompt: 'a lighthouse', seed: 9, size: '256x128' },
+      ...{ model: createModel(await newCaller()), prompt: 'a lighthouse', seed: 9, size: '256x128' },
     })
     expect(image.uint8Array).toEqual(createImageBytes(9))
     expect(calls[0]!.request).toMatchObject({ width: 256, height: 128 })
@@ -214,7 +215,7 @@ describe('the AI SDK', () => {
 
   test('throws an error with a message', async ({ expect }) => {
     const failure = generateImage({
-      ...{ model: model(await newCaller()), prompt: 'a lighthouse', maxRetries: 0, seed: -5 },
+      ...{ model: createModel(await newCaller()), prompt: 'a lighthouse', maxRetries: 0, seed: -5 },
     })
     await expect(failure).rejects.toThrow('seed is -5; it must be an integer from -1 to ')
   })

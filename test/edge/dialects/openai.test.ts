@@ -200,7 +200,7 @@ describe('access', () => {
     await env.ACCOUNT.getByName(caller.account).revokeKey(caller.keyId)
     return caller.headers
   }
-  const forged = async () => {
+  const requestWithForgedKey = async () => {
     const { key } = await newCaller()
     return { authorization: `Bearer ${key.slice(0, -1)}${key.endsWith('0') ? '1' : '0'}` }
   }
@@ -211,7 +211,7 @@ describe('access', () => {
   const cases: [string, () => Promise<Record<string, string>>][] = [
     ['no key', async () => ({})],
     ['another scheme', async () => ({ authorization: 'Basic abc' })],
-    ['a forged tag', forged],
+    ['a forged tag', requestWithForgedKey],
     ['another account’s name on a key', elsewhere],
     ['a revoked key', createRevokedKey],
   ]

@@ -175,14 +175,14 @@ describe('errors', () => {
     }, works)
     const caller = await newCaller({ limits: { ...UNLIMITED, concurrent_jobs: 1 } })
     const statuses: number[] = []
-    const counting = async (url: string | URL | Request, init?: RequestInit) => {
+    const countRequests = async (url: string | URL | Request, init?: RequestInit) => {
       const response = await fetch(url, init)
       statuses.push(response.status)
       // The client retries at once.
       if (response.status === 429) await finish()
       return response
     }
-    const client = new Replicate({ auth: caller.key, baseUrl, fetch: counting })
+    const client = new Replicate({ auth: caller.key, baseUrl, fetch: countRequests })
     await client.predictions.create({ input, model: 'octet/tiny' })
     const second = await client.predictions.create({ input: { ...input, seed: 8 }, model: 'octet/tiny', wait: true })
     expect([statuses, second.status]).toEqual([[201, 429, 201], 'succeeded'])
@@ -235,7 +235,7 @@ describe('webhook_events_filter', () => {
   const webhook = `${RECEIVER}/hook`
 
   /** The webhooks of a prediction that runs two steps, waits for `isSeen` and then succeeds. */
-  async function received(filter: WebhookEventType[], isSeen: (got: Received[]) => boolean, status = 204) {
+  async function runWithWebhooks(filter: WebhookEventType[], isSeen: (got: Received[]) => boolean, status = 204) {
     const { behavior, send, close } = createFeed()
     fakeGpu((seen) => {
       send(accepted(seen), started(seen), ...steps(2, 4))
@@ -258,7 +258,7 @@ describe('webhook_events_filter', () => {
   }
 
   test('selects events of the start, the steps and the end', async ({ expect }) => {
-    const { id, calls, bodies } = await received(['start', 'logs', 'completed'], ({ length }) => length > 0)
+    const { id, calls, bodies } = await runWithWebhooks(['start', 'logs', 'completed'], ({ length }) => length > 0)
     await waitForRequests(calls, 2)
     const all = bodies()
     expect(all.every((each) => each.id === id)).toBe(true)
@@ -270,19 +270,19 @@ describe('webhook_events_filter', () => {
   })
 
   test('sends the steps with a progress bar', async ({ expect }) => {
-    const { bodies } = await received(['logs'], (got) => got.some(({ body }) => body.includes('50%')))
+    const { bodies } = await runWithWebhooks(['logs'], (got) => got.some(({ body }) => body.includes('50%')))
     expect(bodies().map(({ status }) => status)).not.toContain('succeeded')
     expect(bodies().at(-1)!.logs).toContain(' 50%|█████     | 2/4')
   })
 
   test('sends the output when the job succeeds', async ({ expect }) => {
-    const { calls, bodies } = await received(['output'], () => true)
+    const { calls, bodies } = await runWithWebhooks(['output'], () => true)
     await waitForRequests(calls, 1)
     expect(bodies().map(({ status, output }) => [status, output?.length])).toEqual([['succeeded', 1]])
   })
 
   test('stops after the first failure of the receiver, and retries only the end', async ({ expect }) => {
-    const { calls, bodies } = await received(['start', 'logs', 'completed'], ({ length }) => length > 0, 500)
+    const { calls, bodies } = await runWithWebhooks(['start', 'logs', 'completed'], ({ length }) => length > 0, 500)
     await waitForRequests(calls, 3)
     expect(bodies().filter(({ status }) => status === 'processing')).toHaveLength(1)
   })

@@ -97,8 +97,9 @@ describe('a request is refused', () => {
     const html = await errorOf(await post(caller, { prompt: 'a cat' }, 'text/html'))
     expect(html.errors).toEqual(['accept is "text/html"; it must be image/* or application/json.'])
     const init = { method: 'POST', body: '{"prompt":"a cat"}' }
-    const typed = (type: string) => fetchWorker(PATH, { ...init, headers: { ...caller.headers, 'content-type': type } })
-    const [json, broken] = [await typed('application/json'), await typed('multipart/form-data; boundary=x')]
+    const requestType = (type: string) =>
+      fetchWorker(PATH, { ...init, headers: { ...caller.headers, 'content-type': type } })
+    const [json, broken] = [await requestType('application/json'), await requestType('multipart/form-data; boundary=x')]
     expect([json.status, (await errorOf(json)).name]).toEqual([415, 'unsupported_media_type'])
     expect([broken.status, (await errorOf(broken)).errors[0]]).toEqual([
       400,

@@ -3,7 +3,7 @@ import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { configOf, findProblems } from '../../../edge/config.ts'
-import { type Caller, generate, jobIn, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
+import { type Caller, generate, ledgerOf, newCaller, problemOf, readJob, send } from '../support/client.ts'
 import { envWith } from '../support/config.ts'
 import {
   accepted,
@@ -63,11 +63,11 @@ test('a clock that moves backward over midnight loses nothing of the day that ha
   expect((await report()).spent_seconds).toBe(70)
 })
 
-const submit = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
+const submit = async (caller: Caller) => readJob(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
 const report = async () => (await budget().report())!
 
 /** A GPU whose jobs start, and end one by one when the test calls `finishNext`. */
-function heldGpu() {
+function fakeHeldGpu() {
   const held: (() => Promise<void>)[] = []
   const behavior: Behavior = (seen) => {
     const { behavior: respond, send: feed } = createFeed()
@@ -196,7 +196,7 @@ describe('requests', () => {
   test('two at once, with time for one: the second starts after the first has returned its unused time', async ({
     expect,
   }) => {
-    const { behavior, finishNext } = heldGpu()
+    const { behavior, finishNext } = fakeHeldGpu()
     const gpu = fakeGpu(behavior)
     setCeiling(3.9)
     const [first, second] = await Promise.all([submit(await newCaller()), submit(await newCaller())])
@@ -212,7 +212,7 @@ describe('requests', () => {
   test('two at once, with time for one: the second fails free of charge when the first has used it', async ({
     expect,
   }) => {
-    const { behavior, finishNext } = heldGpu()
+    const { behavior, finishNext } = fakeHeldGpu()
     const gpu = fakeGpu(behavior)
     setCeiling(2)
     const callers = [await newCaller(), await newCaller()]
@@ -264,7 +264,7 @@ describe('requests', () => {
 })
 
 test('a canceled job returns its reservation', async ({ expect }) => {
-  const { behavior } = heldGpu()
+  const { behavior } = fakeHeldGpu()
   const gpu = fakeGpu(behavior)
   setCeiling(3)
   const job = await submit(await newCaller())

@@ -34,7 +34,7 @@ function host(...statuses: number[]) {
   })
   return pings
 }
-const pinged = (pings: Request[], count: number) =>
+const waitForPings = (pings: Request[], count: number) =>
   vi.waitFor(() => pings.length >= count || Promise.reject(new Error('none')))
 
 test('pings have the proxy headers of the host, start a cold GPU, and are repeated until it is ready', async ({
@@ -42,7 +42,7 @@ test('pings have the proxy headers of the host, start a cold GPU, and are repeat
 }) => {
   const pings = host(503, 204, 200)
   expect(await warm().prewarm('default', 'quote')).toEqual({ state: 'starting', ready_in_seconds: 60 })
-  await pinged(pings, 1)
+  await waitForPings(pings, 1)
   expect(pings[0]!.url).toBe(`${env.GPU_URL}/ping`)
   expect(pings[0]!.headers.get('modal-key')).toBe('wk-1')
   expect(pings[0]!.redirect).toBe('manual')
@@ -56,11 +56,11 @@ test('a named model is opened once the GPU is ready, and immediately on a warm o
   const pings = host(204, 200)
   const model = { model: 'tiny', tier: 'fp8' } as const
   await warm().prewarm('default', 'visit', model)
-  await pinged(pings, 1)
+  await waitForPings(pings, 1)
   await vi.waitFor(async () => expect(await runDurableObjectAlarm(warm())).toBe(true))
-  await pinged(pings, 3)
+  await waitForPings(pings, 3)
   await warm().prewarm('default', 'visit', model)
-  await pinged(pings, 4)
+  await waitForPings(pings, 4)
   const calls = pings.map(({ method, url }) => `${method} ${url.replace(env.GPU_URL, '')}`)
   expect(calls).toEqual(['GET /ping', 'GET /ping', 'PUT /models/tiny', 'PUT /models/tiny'])
   expect(pings[2]!.headers.get('authorization')).toMatch(/^Bearer ey/)
@@ -69,7 +69,7 @@ test('a named model is opened once the GPU is ready, and immediately on a warm o
 test('concurrent requests cause a single start', async ({ expect }) => {
   const pings = host(200)
   await Promise.all(Array.from({ length: 20 }, () => warm().prewarm('default', 'visit')))
-  await pinged(pings, 1)
+  await waitForPings(pings, 1)
   expect(pings).toHaveLength(1)
 })
 
@@ -102,7 +102,7 @@ test('the schedule keeps the GPU warm only in its hours', async ({ expect }) => 
   await prewarmOnSchedule(scheduled, Date.parse('2026-11-26T07:59:00Z'))
   expect(pings).toHaveLength(0)
   await prewarmOnSchedule(scheduled, Date.parse('2026-11-26T08:00:00Z'))
-  await pinged(pings, 1)
+  await waitForPings(pings, 1)
   expect((await warm().state()).state).toBe('warm')
 })
 
@@ -124,13 +124,13 @@ test('POST /v1/prewarm returns the state of each GPU, and requires a key', async
 
 test('a quote contains the state of the GPU before and after a job', async ({ expect }) => {
   const caller = await newCaller()
-  const quoted = async () =>
+  const quoteState = async () =>
     ((await (await post('/v1/quote', caller.key, { prompt: 'a cat' })).json()) as { gpu: object }).gpu
-  expect(await quoted()).toEqual({ state: 'cold', ready_in_seconds: 60 })
+  expect(await quoteState()).toEqual({ state: 'cold', ready_in_seconds: 60 })
   fakeGpu(works)
   await generatedOf(await generate(caller, { prompt: 'a cat', seed: 1 }))
   clearGpuStates()
-  expect(await quoted()).toEqual({ state: 'warm', ready_in_seconds: 0 })
+  expect(await quoteState()).toEqual({ state: 'warm', ready_in_seconds: 0 })
 })
 
 test('a job that waits for a GPU contains the expected wait', async ({ expect }) => {
@@ -172,7 +172,7 @@ test('an idle GPU is kept while recent gaps make that worthwhile, by pings withi
   await vi.waitFor(async () => expect(await alarm()).toBe(time + 45_000))
   time += 45_000
   await runDurableObjectAlarm(warm())
-  await pinged(pings, 1)
+  await waitForPings(pings, 1)
   expect(await alarm()).toBe(time + 45_000)
   time += 136_000
   await runDurableObjectAlarm(warm())

@@ -88,7 +88,7 @@ describe('a refusal', () => {
 
 test('a job that only sends heartbeats is canceled at its time limit, free of charge', async ({ expect }) => {
   const caller = await newCaller()
-  const beats = (seen: Seen) => {
+  const sendHeartbeats = (seen: Seen) => {
     const begin = [accepted(seen), started(seen)]
     const body = new ReadableStream<Uint8Array>({
       async pull(controller) {
@@ -98,7 +98,7 @@ test('a job that only sends heartbeats is canceled at its time limit, free of ch
     })
     return new Response(body)
   }
-  const calls = fakeGpu(beats)
+  const calls = fakeGpu(sendHeartbeats)
   const response = await generate(caller, body)
   expect([response.status, (await problemOf(response)).error.code]).toEqual([500, 'generation_failed'])
   await vi.waitFor(() => expect(cancellations).toEqual([{ job: calls[0]!.job, attempt: 1 }]))

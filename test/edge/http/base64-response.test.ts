@@ -105,7 +105,7 @@ describe('POST /v1/images/generations with b64_json', () => {
       for (const [i, { b64_json }] of data.entries()) {
         const bytes = Uint8Array.fromBase64(b64_json!)
         expect(bytes.length).toBe(large[i]!.length)
-        expect(await digest(bytes)).toBe(await digest(large[i]!))
+        expect(await computeDigest(bytes)).toBe(await computeDigest(large[i]!))
       }
     }
   })
@@ -120,5 +120,5 @@ describe('POST /v1/images/generations with b64_json', () => {
   })
 })
 
-const digest = async (bytes: Uint8Array<ArrayBuffer>) =>
+const computeDigest = async (bytes: Uint8Array<ArrayBuffer>) =>
   new Uint8Array(await crypto.subtle.digest('SHA-256', bytes)).toHex()

@@ -72,10 +72,10 @@ describe('a long reply', () => {
     ],
   ]
   test.for(clients)('is parsed by %s, which throws after a late failure', async ([, generateWith], { expect }) => {
-    const succeeding = () => later(60).then(() => Response.json({ data: [{ b64_json: 'AAAA' }] }))
-    expect(await generateWith(() => replyTo(succeeding()))).toBe('AAAA')
-    const failing = () => later(60).then(() => Promise.reject(new Error('late')))
-    expect(await errorOf(generateWith(() => replyTo(failing())))).toBeInstanceOf(Error)
+    const succeedLate = () => later(60).then(() => Response.json({ data: [{ b64_json: 'AAAA' }] }))
+    expect(await generateWith(() => replyTo(succeedLate()))).toBe('AAAA')
+    const failLate = () => later(60).then(() => Promise.reject(new Error('late')))
+    expect(await errorOf(generateWith(() => replyTo(failLate())))).toBeInstanceOf(Error)
   })
 
   test('that is ready early is the plain response', async ({ expect }) => {

@@ -14,7 +14,7 @@ async function readProblem(response: Response): Promise<Problem & { bytes: numbe
 
 const many = (n: number, name = (i: number) => `x${i}`) =>
   Object.fromEntries(Array.from({ length: n }, (_, i) => [name(i), 1]))
-const nested = (depth: number, open: string, close: string) => `${open.repeat(depth)}1${close.repeat(depth)}`
+const createNested = (depth: number, open: string, close: string) => `${open.repeat(depth)}1${close.repeat(depth)}`
 const prompt = 'a cat'
 
 const bodies: [string, string][] = [
@@ -24,9 +24,9 @@ const bodies: [string, string][] = [
   ['a long text of control characters', JSON.stringify({ prompt, size: '\u0000'.repeat(40_000) })],
   ['a long list in place of a number', JSON.stringify({ prompt, n: Array(100_000).fill(1) })],
   ['a field with many nested fields', JSON.stringify({ prompt, n: many(20_000) })],
-  ['a list 100,000 deep', `{"prompt":"a cat","n":${nested(100_000, '[', ']')}}`],
-  ['an object 30,000 deep', `{"prompt":"a cat","n":${nested(30_000, '{"a":', '}')}}`],
-  ['a list 100,000 deep as the body', nested(100_000, '[', ']')],
+  ['a list 100,000 deep', `{"prompt":"a cat","n":${createNested(100_000, '[', ']')}}`],
+  ['an object 30,000 deep', `{"prompt":"a cat","n":${createNested(30_000, '{"a":', '}')}}`],
+  ['a list 100,000 deep as the body', createNested(100_000, '[', ']')],
   ['a long model', JSON.stringify({ prompt, model: 'm'.repeat(200_000) })],
   ['a long webhook', JSON.stringify({ prompt, webhook: `https://a.com/${'w'.repeat(200_000)}` })],
   ['a long text that is not JSON', `{"prompt": ${'x'.repeat(200_000)}`],
@@ -98,7 +98,7 @@ test.for([
 })
 
 test('zod rejects deeply nested input without recursion', ({ expect }) => {
-  const deep = JSON.parse(nested(200_000, '[', ']')) as unknown
+  const deep = JSON.parse(createNested(200_000, '[', ']')) as unknown
   expect(z.strictObject({ n: z.int() }).safeParse({ n: deep }).success).toBe(false)
   expect(formatValue(deep)).toBe('[[["…"]]]')
 })

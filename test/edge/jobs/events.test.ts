@@ -4,7 +4,7 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { streamEvents } from '../../../edge/jobs/events.ts'
 import { MAX_READERS } from '../../../edge/jobs/job.ts'
 import type { JobRecord } from '../../../edge/jobs/record.ts'
-import { type Caller, jobIn, newCaller, problemOf, send } from '../support/client.ts'
+import { type Caller, newCaller, problemOf, readJob, send } from '../support/client.ts'
 import {
   accepted,
   createFeed,
@@ -25,7 +25,7 @@ afterEach(() => vi.restoreAllMocks())
 type Message = { id: string; event: string; data: Record<string, unknown> }
 
 /** Reads messages from a response until it ends or `enough` messages have arrived. */
-async function messages(response: Response, enough = Number.POSITIVE_INFINITY): Promise<Message[]> {
+async function readMessages(response: Response, enough = Number.POSITIVE_INFINITY): Promise<Message[]> {
   const found: Message[] = []
   let text = ''
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader()
@@ -49,7 +49,7 @@ async function messages(response: Response, enough = Number.POSITIVE_INFINITY): 
 const follow = (caller: Caller, id: string, headers: Record<string, string> = {}) =>
   send('GET', `/v1/jobs/${id}/events`, caller, undefined, headers)
 const submitted = async (caller: Caller, fields: object = {}) =>
-  (await jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', ...fields }))).id
+  (await readJob(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', ...fields }))).id
 
 describe('the events of a job', () => {
   test('are streamed as they occur, and the terminal event ends the stream', async ({ expect }) => {
@@ -59,7 +59,7 @@ describe('the events of a job', () => {
     const id = await submitted(caller)
     const response = await follow(caller, id)
     expect(response.headers.get('content-type')).toBe('text/event-stream')
-    const all = messages(response)
+    const all = readMessages(response)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
     const [seen] = calls
     feed(accepted(seen!), started(seen!), ...steps(2, 4), ...(await image(seen!, 0)))
@@ -91,15 +91,15 @@ describe('the events of a job', () => {
     await vi.waitFor(() => expect(calls).toHaveLength(1))
     const [seen] = calls
     feed(accepted(seen!), started(seen!), ...steps(1, 4))
-    const before = await messages(await follow(caller, id), 5)
-    const rest = messages(await follow(caller, id, { 'last-event-id': before[2]!.id }))
+    const before = await readMessages(await follow(caller, id), 5)
+    const rest = readMessages(await follow(caller, id, { 'last-event-id': before[2]!.id }))
     feed(...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
     const after = await rest
-    const whole = await messages(await follow(caller, id))
+    const whole = await readMessages(await follow(caller, id))
     expect(whole.slice(0, 5)).toEqual(before)
     expect(whole.slice(3)).toEqual(after)
     for (const { id: last } of whole.slice(0, -1)) {
-      const part = await messages(await follow(caller, id, { 'last-event-id': last }))
+      const part = await readMessages(await follow(caller, id, { 'last-event-id': last }))
       expect(part).toEqual(whole.slice(Number(last)))
     }
     const nothing = await follow(caller, id, { 'last-event-id': whole.at(-1)!.id })
@@ -110,7 +110,7 @@ describe('the events of a job', () => {
     const caller = await newCaller()
     fakeGpu((seen) => stream([accepted(seen), started(seen)]), works)
     const id = await submitted(caller)
-    const events = (await messages(await follow(caller, id))).map(({ event }) => event)
+    const events = (await readMessages(await follow(caller, id))).map(({ event }) => event)
     expect(events).toEqual([
       ...['queued', 'starting', 'starting', 'running', 'retrying'],
       ...['starting', 'starting', 'running', 'step', 'step', 'step', 'step', 'image', 'succeeded'],
@@ -127,7 +127,7 @@ describe('the events of a job', () => {
         line({ type: 'failed', code: 'internal', message: 'secret: cudaMalloc' }),
       ]),
     )
-    const received = await messages(await follow(caller, await submitted(caller)))
+    const received = await readMessages(await follow(caller, await submitted(caller)))
     expect(received.at(-1)).toMatchObject({ event: 'failed', data: { error: { code: 'generation_failed' } } })
     expect(JSON.stringify(received)).not.toContain('secret')
   })
@@ -142,7 +142,7 @@ describe('the events of a job', () => {
         ...[...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings })],
       ]),
     )
-    const received = await messages(await follow(caller, await submitted(caller, { preview: true })))
+    const received = await readMessages(await follow(caller, await submitted(caller, { preview: true })))
     expect(calls[0]!.request.preview_steps).toBe(1)
     expect(received.find(({ event }) => event === 'preview')!.data).toMatchObject({
       ...{ image: 0, step: 1, content_type: 'image/jpeg', b64_json: 'AQID' },
@@ -195,7 +195,7 @@ test('a reader that disconnects does not affect the job', async ({ expect }) => 
   const calls = fakeGpu(behavior)
   const id = await submitted(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
-  await messages(await follow(caller, id), 1)
+  await readMessages(await follow(caller, id), 1)
   feed(accepted(calls[0]!), started(calls[0]!), ...(await image(calls[0]!, 0)))
   feed(line({ type: 'succeeded', images: 1, timings }))
   expect((await waitForEnd({ id })).state).toBe('succeeded')
@@ -208,7 +208,7 @@ test('a stream continues across a reset of the job and contains each event once'
   const second = createFeed()
   const calls = fakeGpu(first.behavior, second.behavior)
   const id = await submitted(caller)
-  const all = messages(await follow(caller, id))
+  const all = readMessages(await follow(caller, id))
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   first.send(accepted(calls[0]!), started(calls[0]!), ...steps(2, 4))
   await vi.waitFor(async () => expect((await jobOf({ id }).view())?.progress).toMatchObject({ step: 2 }))
@@ -230,7 +230,7 @@ test('a job rejects streams above its maximum, and closing a stream frees its pl
   expect(open.every(({ status }) => status === 200)).toBe(true)
   const refused = await follow(caller, id)
   expect([refused.status, (await problemOf(refused)).error.code]).toEqual([429, 'rate_limited'])
-  await messages(open[0]!, 1)
+  await readMessages(open[0]!, 1)
   await vi.waitFor(async () => {
     const again = await follow(caller, id)
     await again.body?.cancel()
@@ -245,7 +245,7 @@ test('a stream ends within 30 seconds after its key is revoked', async ({ expect
   const { behavior, send: feed } = createFeed()
   const calls = fakeGpu(behavior)
   const id = await submitted(caller)
-  const all = messages(await follow(caller, id))
+  const all = readMessages(await follow(caller, id))
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   await env.ACCOUNT.getByName(caller.account).revokeKey(caller.keyId)
   const later = Date.now() + 31_000
@@ -261,7 +261,7 @@ test('an idle stream survives many consecutive resets', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(refuses(503, 'loading'), works)
   const id = await submitted(caller)
-  const all = messages(await follow(caller, id))
+  const all = readMessages(await follow(caller, id))
   for (let resets = 0; resets < 8; resets++) {
     await new Promise((resolve) => setTimeout(resolve, 120))
     await reset(jobOf({ id }))

@@ -7,7 +7,7 @@ import type { JobRecord } from '../../../edge/jobs/record.ts'
 import { computeRetentionEnd, RECORD_DAYS, RETENTION_DAYS } from '../../../edge/results/retention.ts'
 import { WebhookDO } from '../../../edge/webhooks/webhook-object.ts'
 import { accountOf, rows } from '../support/admissions.ts'
-import { type Caller, fetchWorker, filesOf, jobIn, send } from '../support/client.ts'
+import { type Caller, fetchWorker, filesOf, readJob, send } from '../support/client.ts'
 import {
   accepted,
   type Behavior,
@@ -51,7 +51,7 @@ const put = (name: string) =>
 async function createEndedJob(state: 'succeeded' | 'failed' | 'canceled', name = 'order'): Promise<JobRecord> {
   fakeGpu({ succeeded: works, failed: failsHalfWay, canceled: untilCanceled(2) }[state])
   receiver()
-  const { id } = await jobIn(await put(name))
+  const { id } = await readJob(await put(name))
   if (state === 'canceled') {
     await vi.waitFor(async () => {
       if ((await jobOf({ id }).view())?.state !== 'running') throw new Error('not running yet')
@@ -66,12 +66,12 @@ async function createEndedJob(state: 'succeeded' | 'failed' | 'canceled', name =
 const markExported = (job: JobRecord) => accountOf(owner).exported([job.id])
 
 /** Moves a job back in time. */
-const age = (job: JobRecord, days: number) =>
+const moveBack = (job: JobRecord, days: number) =>
   runInDurableObject(jobOf(job), (_, { storage }) => {
     const record = storage.kv.get<JobRecord>('job')!
     storage.kv.put('job', { ...record, finished: record.finished! - days * DAY_MS })
   })
-const expire = (job: JobRecord) => age(job, job.retentionDays + RECORD_DAYS)
+const expire = (job: JobRecord) => moveBack(job, job.retentionDays + RECORD_DAYS)
 
 const alarmOf = (job: JobRecord) => runInDurableObject(jobOf(job), (_, { storage }) => storage.getAlarm())
 
@@ -101,11 +101,11 @@ describe.for(['succeeded', 'failed', 'canceled'] as const)('a job that has %s', 
     await env.RESULTS.put(`results/30d/${owner.account}/${job.id}/7.png`, 'stray')
     await markExported(job)
     const before = await accountOf(owner).audit()
-    await age(job, job.retentionDays + RECORD_DAYS - 1)
+    await moveBack(job, job.retentionDays + RECORD_DAYS - 1)
     await runDurableObjectAlarm(jobOf(job))
     expect(await jobOf(job).view()).toMatchObject({ state })
 
-    await age(job, 1)
+    await moveBack(job, 1)
     expect(await runDurableObjectAlarm(jobOf(job))).toBe(true)
     expect(await stored(job)).toEqual(NOTHING)
     expect(await filesOf(owner)).toEqual([])
@@ -149,7 +149,7 @@ describe('a job whose retention is over', () => {
     const settle = vi.spyOn(AccountDO.prototype, 'settle').mockRejectedValue(new Error('the account is unreachable'))
     fakeGpu(works)
     receiver()
-    const { id } = await jobIn(await put('order'))
+    const { id } = await readJob(await put('order'))
     const job = await vi.waitFor(async () => {
       const found = await jobOf({ id }).view()
       if (found?.state !== 'succeeded') throw new Error('not ended yet')

@@ -4,7 +4,7 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { EndpointDO } from '../../../edge/gpu/endpoint-object.ts'
 import { clearGpuStates } from '../../../edge/gpu/health.ts'
 import { objectOf } from '../../../edge/platform/durable-objects.ts'
-import { fetchWorker, jobIn, newCaller, send } from '../support/client.ts'
+import { fetchWorker, newCaller, readJob, send } from '../support/client.ts'
 import { fakeGpu, refuses } from '../support/fake-gpu.ts'
 import { jobOf } from '../support/jobs.ts'
 
@@ -61,7 +61,7 @@ describe('a call to an object', () => {
 test('a failing endpoint object affects neither jobs nor quotes', async ({ expect }) => {
   const caller = await newCaller()
   fakeGpu(refuses(503, 'loading'))
-  const { id } = await jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
+  const { id } = await readJob(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
   await vi.waitFor(async () => expect((await jobOf({ id }).view())?.waiting).not.toBeNull())
   const state = vi.spyOn(EndpointDO.prototype, 'state').mockRejectedValue(failure({ overloaded: true }) as never)
   clearGpuStates()

@@ -60,11 +60,11 @@ test('a step with a ControlNet costs one and a half times as much', async ({ exp
     return ((await quoted.json()) as { price_microdollars: number }).price_microdollars
   }
   const work = { width: 256, height: 256, steps: 4, count: 1, tier: 'fp8', guidanceScale: 1 } as const
-  const stepsFor = (more: object) =>
+  const quoteSteps = (more: object) =>
     price({ ...work, controls: [{ id: 'canny', scale: 1, ...more }] }) - DEFAULT_PRICES.addition
-  expect(stepsFor({})).toBe(price({ ...work, steps: 6 }))
-  expect(stepsFor({ stop: 0.5 })).toBe(price({ ...work, steps: 5 }))
-  expect(stepsFor({ start: 0.9 })).toBe(price(work))
+  expect(quoteSteps({})).toBe(price({ ...work, steps: 6 }))
+  expect(quoteSteps({ stop: 0.5 })).toBe(price({ ...work, steps: 5 }))
+  expect(quoteSteps({ start: 0.9 })).toBe(price(work))
   // A quote does not need the image.
   expect(await chargeOf({ controls: [{ id: 'canny' }] })).toBeGreaterThan(await chargeOf({}))
 })
@@ -153,13 +153,13 @@ describe('dialects', () => {
   }
   const fal = { path: 'owner/canny', control_image_url: `data:image/png;base64,${image}`, conditioning_scale: 0.4 }
   const unit = { model: 'canny [1f2e]', image, weight: 0.4, guidance_start: 0.1 }
-  const units = (...args: object[]) => ({ alwayson_scripts: { controlnet: { args } } })
+  const createUnits = (...args: object[]) => ({ alwayson_scripts: { controlnet: { args } } })
 
   test.for([
     ['/fal/run/octet/tiny', { controlnets: [{ ...fal, start_percentage: 0.1 }] }],
     ['/fal/run/octet/tiny', { controlnet: { ...fal, start_percentage: 0.1 } }],
-    ['/sdapi/v1/txt2img', units({ enabled: false }, unit, { model: 'None' })],
-    ['/sdapi/v1/txt2img', units({ ...unit, module: 'none', image: { image, mask: '' } })],
+    ['/sdapi/v1/txt2img', createUnits({ enabled: false }, unit, { model: 'None' })],
+    ['/sdapi/v1/txt2img', createUnits({ ...unit, module: 'none', image: { image, mask: '' } })],
   ] as const)('%s %j', async ([path, body], { expect }) => {
     const response = await post(path, { prompt: 'a cat', ...body })
     expect(response.status, await response.clone().text()).toBe(200)
@@ -170,8 +170,8 @@ describe('dialects', () => {
   test.for([
     ['/fal/run/octet/tiny', { controlnets: [fal, fal] }, 400, 'has 2 entries; a request can have 1 ControlNet'],
     ['/fal/run/octet/tiny', { controlnets: [{ path: 'canny' }] }, 422, 'controlnets'],
-    ['/sdapi/v1/txt2img', units({ ...unit, module: 'canny' }), 400, 'so it must be'],
-    ['/sdapi/v1/txt2img', units({ ...unit, weight: -1 }), 400, 'alwayson_scripts'],
+    ['/sdapi/v1/txt2img', createUnits({ ...unit, module: 'canny' }), 400, 'so it must be'],
+    ['/sdapi/v1/txt2img', createUnits({ ...unit, weight: -1 }), 400, 'alwayson_scripts'],
   ] as const)('%s refuses %j', async ([path, body, status, message], { expect }) => {
     const response = await post(path, { prompt: 'a cat', ...body })
     expect([response.status, await response.text()]).toEqual([status, expect.stringContaining(message)])

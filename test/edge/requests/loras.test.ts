@@ -31,7 +31,7 @@ afterEach(() => {
 })
 
 const LIST = /a list of 1 to 8 objects/
-const sent = () => gpu.map(({ request }) => request.loras)
+const listSent = () => gpu.map(({ request }) => request.loras)
 
 describe('the native API', () => {
   test('sends adapters with their strengths, by default those of the catalog', async ({ expect }) => {
@@ -42,7 +42,7 @@ describe('the native API', () => {
       { id: 'ink', scale: 0.8 },
       { id: 'mine', scale: -0.5 },
     ]
-    expect(sent()).toEqual([chosen])
+    expect(listSent()).toEqual([chosen])
     const { octet } = await generatedOf(response)
     const { data } = (await (await send('GET', `/v1/jobs/${octet.job}/receipts`, caller)).json()) as {
       data: { receipt: string }[]
@@ -121,14 +121,14 @@ describe('the native API', () => {
   })
 
   test('lists the adapters of an account with its models', async ({ expect }) => {
-    const loras = async (by: Caller) => {
+    const listLoras = async (by: Caller) => {
       const { data } = (await (await send('GET', '/v1/models', by)).json()) as {
         data: { id: string; octet_loras: { id: string }[] }[]
       }
       return Object.fromEntries(data.map(({ id, octet_loras }) => [id, octet_loras.map((lora) => lora.id)]))
     }
-    expect(await loras(caller)).toEqual({ tiny: ['ink', 'mine'], paired: ['ink', 'pair'] })
-    expect(await loras(await newCaller())).toEqual({ tiny: ['ink'], paired: ['ink', 'pair'] })
+    expect(await listLoras(caller)).toEqual({ tiny: ['ink', 'mine'], paired: ['ink', 'pair'] })
+    expect(await listLoras(await newCaller())).toEqual({ tiny: ['ink'], paired: ['ink', 'pair'] })
     expect(await (await send('GET', '/v1/models/tiny', caller)).json()).toMatchObject({
       octet_loras: [
         { id: 'ink', models: ['tiny', 'paired'], scale: 0.8, trigger_words: ['ink drawing'] },
@@ -164,7 +164,7 @@ describe('dialects', () => {
     const headers = { ...caller.headers, prefer: 'wait', 'content-type': 'application/json' }
     const response = await fetchWorker(path, { method: 'POST', headers, body: JSON.stringify(body) })
     expect(response.status, `${name} ${await response.clone().text()}`).toBeLessThan(300)
-    expect(sent()).toEqual([[{ id: 'ink', scale: 0.4 }]])
+    expect(listSent()).toEqual([[{ id: 'ink', scale: 0.4 }]])
     expect(gpu[0]!.request.prompt).toBe('a cat')
   })
 
@@ -172,7 +172,7 @@ describe('dialects', () => {
     const input = { prompt: 'a cat', lora_weights: 'ink', extra_lora: 'owner/mine', extra_lora_scale: 0.3 }
     await send('POST', '/v1/predictions', caller, { version: 'octet/tiny', input })
     await vi.waitFor(() =>
-      expect(sent()).toEqual([
+      expect(listSent()).toEqual([
         [
           { id: 'ink', scale: 0.8 },
           { id: 'mine', scale: 0.3 },
@@ -200,7 +200,7 @@ describe('dialects', () => {
   ] as const)('%s has the strengths of %j', async ([path, fields, scales, warning = ''], { expect }) => {
     const response = await post(path, { prompt: 'a cat', ...fields })
     expect([response.status, await response.text()]).toEqual([200, expect.stringContaining(warning)])
-    expect(sent()).toEqual([scales.map((scale) => ({ id: 'ink', scale }))])
+    expect(listSent()).toEqual([scales.map((scale) => ({ id: 'ink', scale }))])
   })
 
   test.for([
@@ -222,7 +222,7 @@ describe('dialects', () => {
     const input = { prompt: 'a cat', lora: 'ink', hf_lora: 'owner/mine', lora_weights: 'ink', lora_scale: 0.5 }
     const headers = { ...caller, headers: { ...caller.headers, prefer: 'wait' } }
     expect((await send('POST', '/v1/predictions', headers, { version: 'octet/tiny', input })).status).toBe(201)
-    expect(sent()).toEqual([['ink', 'mine'].map((id) => ({ id, scale: 0.5 }))])
+    expect(listSent()).toEqual([['ink', 'mine'].map((id) => ({ id, scale: 0.5 }))])
   })
 
   test.for(['ink--v2', 'ink-', 'a'.repeat(64)])('accept every ID of the catalog: %s', async (id, { expect }) => {
@@ -232,7 +232,7 @@ describe('dialects', () => {
       [a1111, { prompt: `a cat <lora:${id}:1>` }],
     ] as const)
       expect((await post(path, { prompt: 'a cat', ...fields })).status).toBe(200)
-    expect(sent().flat()).toEqual([id, id].map((each) => ({ id: each, scale: 1 })))
+    expect(listSent().flat()).toEqual([id, id].map((each) => ({ id: each, scale: 1 })))
   })
 
   test('an unknown adapter is refused with the field of the dialect', async ({ expect }) => {

@@ -4,7 +4,7 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { imageOptionFields } from '#contract'
 import { app } from '../../../edge/app.ts'
 import { generation } from '../../../edge/requests/generation-request.ts'
-import { jobIn, ledgerOf, newCaller, ORIGIN, problemOf, send } from '../support/client.ts'
+import { ledgerOf, newCaller, ORIGIN, problemOf, readJob, send } from '../support/client.ts'
 import { envWith } from '../support/config.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { waitForEnd } from '../support/jobs.ts'
@@ -20,7 +20,7 @@ describe('the native fields', () => {
     const choice = { sampler: 'heun', noise_schedule: 'sgm_uniform', shift: 5 }
     const body = { ...cat, ...choice, size: '256x256', steps: 10, guidance_scale: 4 }
     const quoted = await send('POST', '/v1/quote', caller, body)
-    const job = await jobIn(await send('POST', '/v1/jobs', caller, body))
+    const job = await readJob(await send('POST', '/v1/jobs', caller, body))
     await waitForEnd(job)
     expect(calls[0]!.request).toMatchObject({ ...choice, steps: 10 })
     // 2 evaluations for each of 19 runs.
@@ -31,7 +31,7 @@ describe('the native fields', () => {
 
   test('are absent from the request to the GPU function unless given, except the sampler', async ({ expect }) => {
     const calls = fakeGpu(works)
-    await waitForEnd(await jobIn(await send('POST', '/v1/jobs', await newCaller(), cat)))
+    await waitForEnd(await readJob(await send('POST', '/v1/jobs', await newCaller(), cat)))
     for (const name of Object.keys(imageOptionFields))
       if (name !== 'sampler') expect(calls[0]!.request).not.toHaveProperty(name)
     // The GPU function must run the sampler on which the price is based.
@@ -41,7 +41,7 @@ describe('the native fields', () => {
   test('custom noise levels state the number of steps', async ({ expect }) => {
     const calls = fakeGpu(works)
     const body = { ...cat, sigmas: [1, 0.6, 0.2] }
-    const job = await jobIn(await send('POST', '/v1/jobs', await newCaller(), body))
+    const job = await readJob(await send('POST', '/v1/jobs', await newCaller(), body))
     await waitForEnd(job)
     expect(calls[0]!.request).toMatchObject({ sigmas: [1, 0.6, 0.2], steps: 3 })
   })
@@ -60,7 +60,7 @@ describe('the native fields', () => {
     expect(await price({ skip_layer_guidance: true })).toBeCloseTo(43, 1)
     const both = { guidance_interval: { start: 0.1 }, skip_layer_guidance: { start: 0, stop: 0.3, layers: [1] } }
     expect(await price(both)).toBeCloseTo(20 + 18 + 4, 1)
-    await waitForEnd(await jobIn(await send('POST', '/v1/jobs', caller, { ...cat, guidance_scale: 4, ...both })))
+    await waitForEnd(await readJob(await send('POST', '/v1/jobs', caller, { ...cat, guidance_scale: 4, ...both })))
     expect(calls[0]!.request).toMatchObject({
       guidance_interval: { start: 0.1, stop: 1 },
       skip_layer_guidance: { scale: 2.5, start: 0, stop: 0.3, layers: [1] },
@@ -74,7 +74,7 @@ describe('the native fields', () => {
     const quote = await send('POST', '/v1/quote', caller, fields)
     const reason = 'The full route has guidance, required for guidance_interval and skip_layer_guidance.'
     expect(await quote.json()).toMatchObject({ route: 'full', reason })
-    const job = await jobIn(
+    const job = await readJob(
       await send('POST', '/v1/jobs', caller, { ...fields, route: 'turbo', negative_prompt: 'fog' }),
     )
     await waitForEnd(job)
@@ -99,7 +99,7 @@ describe('the native fields', () => {
     expect(await price({ cache: 'off' })).toBeCloseTo(56, 1)
     expect(await price({ cache: 'fast' })).toBeCloseTo(34, 1)
     expect(await price({ cache: 'fast', guidance_interval: { stop: 0.5 } })).toBeLessThan(34)
-    const job = await jobIn(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'fast' }))
+    const job = await readJob(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'fast' }))
     await waitForEnd(job)
     const read = (await (await send('GET', `/v1/jobs/${job.id}`, caller)).json()) as Record<string, unknown>
     expect(read).toMatchObject({
@@ -108,7 +108,7 @@ describe('the native fields', () => {
       warnings: [{ code: 'steps_cached', message: expect.stringContaining('11 of 28 steps') }],
     })
     expect(calls[0]!.request).toMatchObject({ cache: 'fast', steps: 28 })
-    await waitForEnd(await jobIn(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'off' })))
+    await waitForEnd(await readJob(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'off' })))
     expect(calls[1]!.request).not.toHaveProperty('cache')
   })
 
@@ -117,7 +117,7 @@ describe('the native fields', () => {
     const caller = await newCaller()
     const image = `data:image/png;base64,${'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='}`
     const fields = { ...cat, steps: 28, image, strength: 0.1, cache: 'fast' }
-    const job = await jobIn(await send('POST', '/v1/jobs', caller, fields))
+    const job = await readJob(await send('POST', '/v1/jobs', caller, fields))
     const { warnings } = (await (await send('GET', `/v1/jobs/${job.id}`, caller)).json()) as { warnings: unknown[] }
     const message = 'cache had no effect: none of the 3 steps of this request can be reused.'
     expect(warnings).toEqual([{ code: 'cache_ignored', message }])

@@ -1,7 +1,7 @@
 // Deletion of images by their owner: nothing of them remains.
 import { env } from 'cloudflare:workers'
 import { afterEach, expect, test, vi } from 'vitest'
-import { type Caller, fetchWorker, generate, generatedOf, jobIn, newCaller, send } from '../support/client.ts'
+import { type Caller, fetchWorker, generate, generatedOf, newCaller, readJob, send } from '../support/client.ts'
 import { accepted, fakeGpu, image, line, started, stream, timings, works } from '../support/fake-gpu.ts'
 import { waitForEnd } from '../support/jobs.ts'
 
@@ -17,7 +17,7 @@ test('DELETE /v1/jobs/{id}/images deletes the files of failed attempts as well',
     async (seen) => stream([accepted(seen), started(seen), ...(await image(seen, 0))], 'cut'),
     (seen) => stream([accepted(seen), started(seen), failed]),
   )
-  const job = await jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', n: 2 }))
+  const job = await readJob(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', n: 2 }))
   expect(await waitForEnd(job)).toMatchObject({ state: 'failed', attempt: 2 })
   expect(await filesOf(caller)).toHaveLength(1)
   expect((await send('DELETE', `/v1/jobs/${job.id}/images`, caller)).status).toBe(204)
@@ -50,13 +50,13 @@ test.for([
     const ended = line({ type: 'succeeded', images: 2, timings })
     return stream([accepted(seen), started(seen), ...preview(0), ...preview(1), ...images.flat(), ended])
   })
-  const job = await jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', n: 2, preview: true }))
+  const job = await readJob(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', n: 2, preview: true }))
   await waitForEnd(job)
-  const previews = async () => {
+  const readPreviews = async () => {
     const events = await (await fetchWorker(`/v1/jobs/${job.id}/events`, { headers: caller.headers })).text()
     return [...events.matchAll(/^data: (.*"type":"preview".*)$/gm)].map(([, data]) => JSON.parse(data!).image)
   }
-  expect(await previews()).toEqual([0, 1])
+  expect(await readPreviews()).toEqual([0, 1])
   expect((await send('DELETE', path(job.id), caller)).status).toBe(204)
-  expect(await previews()).toEqual(left)
+  expect(await readPreviews()).toEqual(left)
 })

@@ -16,7 +16,7 @@ async function receiptsOf(caller: Caller, job: string): Promise<Listed[]> {
   const response = await fetchWorker(`/v1/jobs/${job}/receipts`, { headers: caller.headers })
   return ((await response.json()) as { data: Listed[] }).data
 }
-const jwks = async () => (await (await fetchWorker('/.well-known/jwks.json')).json()) as JSONWebKeySet
+const fetchJwks = async () => (await (await fetchWorker('/.well-known/jwks.json')).json()) as JSONWebKeySet
 
 async function generateImages(caller: Caller, fields: object = {}) {
   fakeGpu(works)
@@ -32,7 +32,7 @@ describe('GET /v1/jobs/{id}/receipts', () => {
     const receipts = await receiptsOf(caller, octet.job)
     expect(receipts.map(({ image, sha256 }) => [image, sha256])).toEqual(data.map(({ sha256 }, k) => [k, sha256]))
 
-    const claims = await openReceipt(receipts[1]!.receipt, await jwks())
+    const claims = await openReceipt(receipts[1]!.receipt, await fetchJwks())
     expect(claims).toMatchObject({
       ...{ job: octet.job, image: 1, images: 2, package: 'a'.repeat(64), device: 'fake' },
       ...{ steps_run: 28, gpu_milliseconds: 700, price_microdollars: octet.price_microdollars },
@@ -59,18 +59,18 @@ describe('GET /v1/jobs/{id}/receipts', () => {
     }
     const { octet } = await generateImages(caller, own)
     const [first, second] = await receiptsOf(caller, octet.job)
-    const claims = await openReceipt(first!.receipt, await jwks())
+    const claims = await openReceipt(first!.receipt, await fetchJwks())
     expect(claims.prompt_2_digest).toBe(await computePromptDigest(claims.salt, 'prompt_2', 'a cup'))
     expect(claims.prompt_3_digest).toBe(await computePromptDigest(claims.salt, 'prompt_3', 'two birds'))
     expect(claims.parameters).toMatchObject({ ...SAMPLING, max_sequence_length: 128, seed: '18446744073709551615' })
-    expect((await openReceipt(second!.receipt, await jwks())).parameters.seed).toBe(0)
+    expect((await openReceipt(second!.receipt, await fetchJwks())).parameters.seed).toBe(0)
   })
 
   test('contains no prompt, and two receipts of one prompt differ', async ({ expect }) => {
     const caller = await newCaller()
     const { octet } = await generateImages(caller, { prompt: 'a secret cat' })
     const [one, other] = await Promise.all(
-      (await receiptsOf(caller, octet.job)).map(async ({ receipt }) => openReceipt(receipt, await jwks())),
+      (await receiptsOf(caller, octet.job)).map(async ({ receipt }) => openReceipt(receipt, await fetchJwks())),
     )
     expect(JSON.stringify(one)).not.toContain('secret')
     expect(one!.prompt_digest).not.toBe(other!.prompt_digest)

@@ -4,7 +4,7 @@ import { afterEach, test, vi } from 'vitest'
 import page from '../../../docs/object-calls.md?raw'
 import { clearGpuStates } from '../../../edge/gpu/health.ts'
 import { clearObservations } from '../../../edge/routing/forecast.ts'
-import { type Caller, fetchWorker, jobIn, newCaller, problemOf, send } from '../support/client.ts'
+import { type Caller, fetchWorker, newCaller, problemOf, readJob, send } from '../support/client.ts'
 import { accepted, createFeed, fakeGpu, image, line, started, timings, works } from '../support/fake-gpu.ts'
 import { waitForEnd } from '../support/jobs.ts'
 import { call } from '../support/operator.ts'
@@ -61,12 +61,12 @@ test('every documented route is measured', ({ expect }) => {
 async function prepare(): Promise<World> {
   const caller = await newCaller({ scopes: ['generate', 'read', 'admin'] })
   fakeGpu(works)
-  const { id } = await jobIn(await send('PUT', '/v1/jobs/mine', caller, body))
+  const { id } = await readJob(await send('PUT', '/v1/jobs/mine', caller, body))
   await Promise.all(
-    Array.from({ length: 10 }, async () => waitForEnd(await jobIn(await send('POST', '/v1/jobs', caller, body)))),
+    Array.from({ length: 10 }, async () => waitForEnd(await readJob(await send('POST', '/v1/jobs', caller, body)))),
   )
   await waitForEnd({ id })
-  const { images } = await jobIn(await send('GET', '/v1/jobs/mine', caller))
+  const { images } = await readJob(await send('GET', '/v1/jobs/mine', caller))
   return { caller, id, link: images[0]!.url }
 }
 

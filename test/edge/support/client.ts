@@ -69,7 +69,7 @@ export type JobBody = {
   error: { code: string; message: string } | null
   price_microdollars: number
 }
-export const jobIn = async (response: Response) => (await response.json()) as JobBody
+export const readJob = async (response: Response) => (await response.json()) as JobBody
 
 export const ledgerOf = ({ account }: Caller) => env.ACCOUNT.getByName(account).totals()
 

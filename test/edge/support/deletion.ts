@@ -16,7 +16,7 @@ afterEach(() => {
   cancellations.push(...running.splice(0).map((job) => ({ job, attempt: 1 })))
 })
 
-export const deletion = async (caller: Caller) => (await accountOf(caller).view()).deletion
+export const readDeletion = async (caller: Caller) => (await accountOf(caller).view()).deletion
 export const requestDeletion = (caller: Caller) =>
   fetchWorker(`/v1/account?confirm=${caller.account}`, { method: 'DELETE', headers: caller.headers })
 
@@ -24,11 +24,11 @@ export const requestDeletion = (caller: Caller) =>
 export const advanceDeletion = (caller: Caller, step: string) =>
   vi.waitFor(
     async () => {
-      const now = (await deletion(caller))?.step
+      const now = (await readDeletion(caller))?.step
       if (now === step) return
       await rows(caller, 'UPDATE deletion SET due = min(due, 0)')
       await runDurableObjectAlarm(accountOf(caller))
-      if ((await deletion(caller))?.step !== step) throw new Error(`the deletion is at ${now}`)
+      if ((await readDeletion(caller))?.step !== step) throw new Error(`the deletion is at ${now}`)
     },
     { timeout: 20_000, interval: 20 },
   )

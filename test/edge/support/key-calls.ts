@@ -26,7 +26,7 @@ export const revoke = (by: With, id: string) => call('DELETE', `/v1/keys/${id}`,
 export const byOperator = (account: string, id: string, body: unknown) =>
   call<Key>('PATCH', `/v1/keys/${id}?account=${account}`, operator, body)
 export const list = async (by: With) => (await call<{ data: Listed[] }>('GET', '/v1/keys', by.headers)).body.data
-export const insufficientScope = (param?: string) => ({
+export const createScopeRefusal = (param?: string) => ({
   status: 403,
   body: { error: { code: 'insufficient_scope', ...(param && { param }) } },
 })

@@ -31,7 +31,7 @@ export function testWithReceiver(set: (caller: Caller, calls: Received[]) => voi
 export const outboxOf = ({ account }: Pick<Caller, 'account'>) => env.WEBHOOK.getByName(account)
 
 /** A request to the webhook API. */
-export function api(caller: Caller, method: string, path: string, body?: unknown): Promise<Response> {
+export function callWebhookApi(caller: Caller, method: string, path: string, body?: unknown): Promise<Response> {
   return fetchWorker(`/v1/webhooks${path}`, {
     method,
     headers: { ...caller.headers, ...(body !== undefined && { 'content-type': 'application/json' }) },
@@ -42,7 +42,7 @@ export function api(caller: Caller, method: string, path: string, body?: unknown
 export type CreatedEndpoint = { id: string; secret: string; public_key: string; keys: { expires: number | null }[] }
 
 export async function addEndpoint(caller: Caller, fields: Record<string, unknown> = {}): Promise<CreatedEndpoint> {
-  return (await api(caller, 'POST', '', { url: `${RECEIVER}/in`, ...fields })).json()
+  return (await callWebhookApi(caller, 'POST', '', { url: `${RECEIVER}/in`, ...fields })).json()
 }
 
 export type ListedDelivery = {
@@ -54,7 +54,7 @@ export type ListedDelivery = {
   attempts: { at: string; status: number | null; error: string | null; milliseconds: number }[]
 }
 export async function deliveriesOf(caller: Caller, endpoint: string, query = ''): Promise<ListedDelivery[]> {
-  const reply = await api(caller, 'GET', `/${endpoint}/deliveries${query}`)
+  const reply = await callWebhookApi(caller, 'GET', `/${endpoint}/deliveries${query}`)
   return ((await reply.json()) as { data: ListedDelivery[] }).data
 }
 

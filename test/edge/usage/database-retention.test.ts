@@ -47,8 +47,9 @@ const observe = (account: string, ...daysAgo: number[]) =>
 const query = async (sql: string) => (await env.DB.prepare(sql).all()).results
 const count = async (table: string) => (await query(`SELECT count(*) AS n FROM ${table}`))[0]!.n
 /** Returns usage sums per account, day and tier over detailed and folded rows. */
-const totals = () => query('SELECT * FROM usage_totals ORDER BY account, day, tier')
-const sums = () => query('SELECT day, tier, sum(jobs), sum(captured), sum(charged) FROM usage_totals GROUP BY 1, 2')
+const queryTotals = () => query('SELECT * FROM usage_totals ORDER BY account, day, tier')
+const querySums = () =>
+  query('SELECT day, tier, sum(jobs), sum(captured), sum(charged) FROM usage_totals GROUP BY 1, 2')
 
 const OLD = USAGE_DAYS + 1
 
@@ -83,9 +84,9 @@ describe('the cron handler', () => {
       days.flatMap((daysAgo) => [10, 0].map((charged) => ({ account: 'acme', tier: 'fp8', daysAgo, charged }))),
     )
     await insertUsage([{ account: 'other', tier: 'fp16', daysAgo: OLD, charged: 7 }], 100)
-    const before = { totals: await totals(), status: await readOperatorStatus(env) }
+    const before = { totals: await queryTotals(), status: await readOperatorStatus(env) }
     await runCron()
-    expect({ totals: await totals(), status: await readOperatorStatus(env) }).toEqual(before)
+    expect({ totals: await queryTotals(), status: await readOperatorStatus(env) }).toEqual(before)
     expect(before.status.today).toMatchObject({ jobs: 2, captured: 1, microdollars: 10 })
     expect(await count('usage_ledger')).toBe(6)
     expect(await query("SELECT jobs, captured, charged FROM usage_daily WHERE account = 'acme' ORDER BY day")).toEqual([
@@ -93,7 +94,7 @@ describe('the cron handler', () => {
       { jobs: 4, captured: 2, charged: 20 },
     ])
     await runCron()
-    expect(await totals()).toEqual(before.totals)
+    expect(await queryTotals()).toEqual(before.totals)
   })
 
   test('processes thousands of rows in batches', async ({ expect }) => {
@@ -104,7 +105,7 @@ describe('the cron handler', () => {
     const batch = vi.spyOn(env.DB, 'batch')
     await runCron()
     expect(batch).toHaveBeenCalledTimes(3)
-    expect([await count('usage_ledger'), await sums()]).toEqual([
+    expect([await count('usage_ledger'), await querySums()]).toEqual([
       0,
       [{ day: '1970-01-01', tier: 'fp8', 'sum(jobs)': 2500, 'sum(captured)': 2500, 'sum(charged)': 7500 }],
     ])
@@ -115,16 +116,16 @@ describe('the cron handler', () => {
   }) => {
     vi.spyOn(console, 'error').mockImplementation(() => {})
     await insertUsage([{ account: 'acme', tier: 'fp8', daysAgo: OLD, charged: 10 }])
-    const before = await totals()
+    const before = await queryTotals()
     // The trigger makes the second statement of the transaction fail.
     await env.DB.prepare(
       "CREATE TRIGGER broken BEFORE DELETE ON usage_ledger BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
     ).run()
     await runCron()
-    expect([await count('usage_ledger'), await count('usage_daily'), await totals()]).toEqual([1, 0, before])
+    expect([await count('usage_ledger'), await count('usage_daily'), await queryTotals()]).toEqual([1, 0, before])
     await env.DB.prepare('DROP TRIGGER broken').run()
     await runCron()
-    expect([await count('usage_ledger'), await count('usage_daily'), await totals()]).toEqual([0, 1, before])
+    expect([await count('usage_ledger'), await count('usage_daily'), await queryTotals()]).toEqual([0, 1, before])
   })
 })
 
@@ -164,19 +165,19 @@ test('after any sequence of exports, foldings and account deletions, the sums by
         deleted = new Set([...deleted, each.account])
       } else {
         const { batch } = env.DB
-        const dies = async (statements: D1PreparedStatement[]) => {
+        const failBatch = async (statements: D1PreparedStatement[]) => {
           await batch.call(env.DB, statements)
           throw new Error('the worker dies')
         }
         const dying = {
-          DB: new Proxy(env.DB, { get: (db, name) => (name === 'batch' ? dies : Reflect.get(db, name).bind(db)) }),
+          DB: new Proxy(env.DB, { get: (db, name) => (name === 'batch' ? failBatch : Reflect.get(db, name).bind(db)) }),
         }
         await applyRetention(each.do === 'tidy' ? env : dying)
       }
     }
-    const found = await sums()
+    const found = await querySums()
     expect(new Map(found.map(({ day, tier, ...values }) => [`${day} ${tier}`, Object.values(values)]))).toEqual(model)
-    const accounts = new Set((await totals()).map(({ account }) => account))
+    const accounts = new Set((await queryTotals()).map(({ account }) => account))
     for (const account of deleted) expect(accounts.has(account)).toBe(false)
   })
   await fc.assert(property, { numRuns: 60 })
@@ -189,11 +190,11 @@ test('only the rows of the deleted account are erased, and its sums become anony
   )
   for (const account of accounts) await observe(account, 0, 1)
   await applyRetention(env)
-  const before = await sums()
+  const before = await querySums()
   for (const _ of ['first', 'again']) {
     expect(await eraseUsage(env.DB, 'acme')).toBe(true)
-    expect(await sums()).toEqual(before)
-    expect(new Set((await totals()).map(({ account }) => account))).toEqual(
+    expect(await querySums()).toEqual(before)
+    expect(new Set((await queryTotals()).map(({ account }) => account))).toEqual(
       new Set([DELETED_ACCOUNT, 'acm', 'acme-2', 'acme0']),
     )
     expect(await count('observations')).toBe(6)

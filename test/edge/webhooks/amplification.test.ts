@@ -12,7 +12,7 @@ import { type Caller, problemOf } from '../support/client.ts'
 import { createFinalJob } from '../support/jobs.ts'
 import {
   addEndpoint,
-  api,
+  callWebhookApi,
   deliveriesOf,
   outboxOf,
   receiversOf,
@@ -36,7 +36,7 @@ afterEach(() => {
 const json = async <T>(response: Response | Promise<Response>) => (await (await response).json()) as T
 
 async function replay(id: string, span: Record<string, string>): Promise<{ count: number; next: string | null }> {
-  const reply = await api(caller, 'POST', `/${id}/replay`, span)
+  const reply = await callWebhookApi(caller, 'POST', `/${id}/replay`, span)
   if (reply.status !== 202) throw new Error(`${reply.status} ${await reply.text()}`)
   return reply.json()
 }
@@ -63,18 +63,20 @@ describe('one event to one address is one POST', () => {
       `${RECEIVER}/%2e/in?a=1`,
     ]
     for (const spelling of spellings) {
-      const refused = await api(caller, 'POST', '', { url: spelling })
+      const refused = await callWebhookApi(caller, 'POST', '', { url: spelling })
       const { error } = await problemOf(refused)
       expect([spelling, refused.status, error.code, error.param]).toEqual([spelling, 409, 'webhook_exists', 'url'])
       expect(error.message).toContain(id)
     }
     const others = [`${RECEIVER}/in?a=2`, `${RECEIVER}/in`, `${RECEIVER}:8443/in?a=1`]
     expect(new Set([url, ...others].map(normalizeAddress)).size).toBe(4)
-    expect((await api(caller, 'POST', '', { url: others[0] })).status).toBe(201)
+    expect((await callWebhookApi(caller, 'POST', '', { url: others[0] })).status).toBe(201)
   })
 
   test('twenty concurrent registrations of one URL create one endpoint', async ({ expect }) => {
-    const made = await Promise.all(Array.from({ length: 20 }, () => api(caller, 'POST', '', { url: `${RECEIVER}/in` })))
+    const made = await Promise.all(
+      Array.from({ length: 20 }, () => callWebhookApi(caller, 'POST', '', { url: `${RECEIVER}/in` })),
+    )
     expect(made.map(({ status }) => status).toSorted()).toEqual([201, ...Array(19).fill(409)])
     await deliver(1)
     expect(calls).toHaveLength(1)
@@ -83,25 +85,27 @@ describe('one event to one address is one POST', () => {
   test('an endpoint cannot change its URL to that of another endpoint, but can repeat its own', async ({ expect }) => {
     const first = await addEndpoint(caller)
     const second = await addEndpoint(caller, { url: `${RECEIVER}/other` })
-    const refused = await api(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/in#again` })
+    const refused = await callWebhookApi(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/in#again` })
     const { error } = await problemOf(refused)
     expect([refused.status, error.code]).toEqual([409, 'webhook_exists'])
     expect(error.message).toContain(first.id)
-    expect((await api(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/other#2` })).status).toBe(200)
-    expect((await api(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/moved` })).status).toBe(200)
-    expect((await api(caller, 'POST', '', { url: `${RECEIVER}/other` })).status).toBe(201)
+    expect((await callWebhookApi(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/other#2` })).status).toBe(200)
+    expect((await callWebhookApi(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/moved` })).status).toBe(200)
+    expect((await callWebhookApi(caller, 'POST', '', { url: `${RECEIVER}/other` })).status).toBe(201)
   })
 
   test('a host has at most five endpoints', async ({ expect }) => {
     const statuses = []
     for (let k = 0; k < 6; k++)
-      statuses.push((await api(caller, 'POST', '', { url: `https://many.octet-customer.com/${k}` })).status)
+      statuses.push((await callWebhookApi(caller, 'POST', '', { url: `https://many.octet-customer.com/${k}` })).status)
     expect(statuses).toEqual([...Array(5).fill(201), 400])
-    const refused = await problemOf(await api(caller, 'POST', '', { url: 'https://many.octet-customer.com./7' }))
+    const refused = await problemOf(
+      await callWebhookApi(caller, 'POST', '', { url: 'https://many.octet-customer.com./7' }),
+    )
     expect(refused.detail).toBe(
       'An account has at most 5 webhook endpoints on one host, and many.octet-customer.com. has as many; delete one first.',
     )
-    expect((await api(caller, 'POST', '', { url: 'https://other.octet-customer.com/7' })).status).toBe(201)
+    expect((await callWebhookApi(caller, 'POST', '', { url: 'https://other.octet-customer.com/7' })).status).toBe(201)
   })
 
   test('a request with the URL of an endpoint causes one POST, which either secret verifies', async ({ expect }) => {
@@ -109,7 +113,7 @@ describe('one event to one address is one POST', () => {
     const job = createFinalJob(caller, { webhook: `${RECEIVER}/in#mine` })
     await announce(env, job)
     await waitForDeliveries(caller)
-    const { key } = await json<{ key: string }>(api(caller, 'GET', '/default/secret'))
+    const { key } = await json<{ key: string }>(callWebhookApi(caller, 'GET', '/default/secret'))
     expect(calls.map(({ url, headers }) => [url.split('#')[0], headers['webhook-id']])).toEqual([
       [`${RECEIVER}/in`, eventOf(job).id],
     ])
@@ -133,19 +137,23 @@ describe('replay', () => {
   test('of a delivered event requires an explicit option, for one event and for a range', async ({ expect }) => {
     const { id } = await addEndpoint(caller)
     const [event] = await deliver(1)
-    const refused = await api(caller, 'POST', `/${id}/deliveries/${event}/replay`)
+    const refused = await callWebhookApi(caller, 'POST', `/${id}/deliveries/${event}/replay`)
     const { error } = await problemOf(refused)
     expect([refused.status, error.code, error.param]).toEqual([409, 'webhook_delivered', 'only'])
     expect(error.message).toContain('{"only": "all"}')
-    expect(await json(api(caller, 'POST', `/${id}/replay`, { since }))).toMatchObject({ count: 0 })
+    expect(await json(callWebhookApi(caller, 'POST', `/${id}/replay`, { since }))).toMatchObject({ count: 0 })
     await waitForDeliveries(caller)
     expect(calls).toHaveLength(1)
-    expect((await api(caller, 'POST', `/${id}/deliveries/${event}/replay`, { only: 'all' })).status).toBe(202)
+    expect((await callWebhookApi(caller, 'POST', `/${id}/deliveries/${event}/replay`, { only: 'all' })).status).toBe(
+      202,
+    )
     await waitForDeliveries(caller)
-    expect(await json(api(caller, 'POST', `/${id}/replay`, { since, only: 'all' }))).toMatchObject({ count: 1 })
+    expect(await json(callWebhookApi(caller, 'POST', `/${id}/replay`, { since, only: 'all' }))).toMatchObject({
+      count: 1,
+    })
     await waitForDeliveries(caller)
     expect(calls).toHaveLength(3)
-    const wrong = await api(caller, 'POST', `/${id}/deliveries/${event}/replay`, { only: 'some' })
+    const wrong = await callWebhookApi(caller, 'POST', `/${id}/deliveries/${event}/replay`, { only: 'some' })
     expect((await problemOf(wrong)).detail).toBe('only is "some"; it must be one of undelivered, all.')
   })
 
@@ -156,10 +164,11 @@ describe('replay', () => {
     const events = await deliver(20)
     const before = calls.length
     const requests = Array.from({ length: 60 }, (_, k) => {
-      if (k % 3 === 0) return api(caller, 'POST', `/${id}/deliveries/${events[k % 20]}/replay`, { only: 'all' })
+      if (k % 3 === 0)
+        return callWebhookApi(caller, 'POST', `/${id}/deliveries/${events[k % 20]}/replay`, { only: 'all' })
       return k % 3 === 1
-        ? api(caller, 'POST', `/${id}/replay`, { since, only: 'all' })
-        : api(caller, 'POST', `/${id}/test`)
+        ? callWebhookApi(caller, 'POST', `/${id}/replay`, { since, only: 'all' })
+        : callWebhookApi(caller, 'POST', `/${id}/test`)
     })
     const replies = await Promise.all(requests)
     await waitForDeliveries(caller)
@@ -169,7 +178,7 @@ describe('replay', () => {
     expect(calls.length - before).toBeLessThanOrEqual(PER_MINUTE + refill)
     for (const path of [`/${id}/deliveries/${events[0]}/replay`, `/${id}/replay`, `/${id}/test`]) {
       await emptyBucket()
-      const refused = await api(caller, 'POST', path, path.endsWith('test') ? undefined : body(path))
+      const refused = await callWebhookApi(caller, 'POST', path, path.endsWith('test') ? undefined : body(path))
       expect([path, refused.status, (await problemOf(refused)).error.code]).toEqual([path, 429, 'rate_limited'])
       expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(0)
     }
@@ -257,7 +266,7 @@ describe('a receiver that fails', () => {
     await opened(1)
     const before = calls.length
     for (const openings of [2, 3]) {
-      expect((await api(caller, 'POST', `/${id}/test`)).status).toBe(202)
+      expect((await callWebhookApi(caller, 'POST', `/${id}/test`)).status).toBe(202)
       await opened(openings)
     }
     expect(calls.length).toBe(before + 2)

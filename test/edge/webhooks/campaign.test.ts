@@ -8,7 +8,7 @@ import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
 import type { JobRecord } from '../../../edge/jobs/record.ts'
 import type { Caller } from '../support/client.ts'
 import { createFinalJob } from '../support/jobs.ts'
-import { addEndpoint, api, newManager, outboxOf, passTime } from '../support/manager.ts'
+import { addEndpoint, callWebhookApi, newManager, outboxOf, passTime } from '../support/manager.ts'
 import { RECEIVER, type Received, receiver } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -92,7 +92,7 @@ test('every event arrives at each address under one id, correctly signed, within
   const random = randomOf(4)
   const { got, calls, load } = createUnreliableReceiver(random)
   const { id, secret } = await addEndpoint(caller, { url: OWN })
-  const { key } = (await (await api(caller, 'GET', '/default/secret')).json()) as { key: string }
+  const { key } = (await (await callWebhookApi(caller, 'GET', '/default/secret')).json()) as { key: string }
   // A third of the requests name a URL of their own, another third the registered one.
   const jobs = Array.from({ length: JOBS }, (_, k) => createFinalJob(caller, { webhook: [null, SHARED, OWN][k % 3]! }))
   const announcing = Promise.all(jobs.map((job) => announceAtLast(job, random)))

@@ -9,7 +9,7 @@ import type { Caller } from '../support/client.ts'
 import { createFinalJob } from '../support/jobs.ts'
 import {
   addEndpoint,
-  api,
+  callWebhookApi,
   deliveriesOf,
   newManager,
   outboxOf,
@@ -153,7 +153,7 @@ describe('the circuit breaker of a receiver', () => {
 
   test('closes when its owner changes the endpoint', async () => {
     const { caller, id } = await opened(6, ({ url }) => (url === `${RECEIVER}/in` ? 500 : 204))
-    await api(caller, 'PATCH', `/${id}`, { url: `${RECEIVER}/repaired` })
+    await callWebhookApi(caller, 'PATCH', `/${id}`, { url: `${RECEIVER}/repaired` })
     await waitForDeliveries(caller)
     expect(await deliveriesOf(caller, id, '?state=delivered')).toHaveLength(6)
   })
@@ -172,7 +172,7 @@ describe('the circuit breaker of a receiver', () => {
     expect(await deliveriesOf(caller, id, '?state=exhausted&limit=100')).toHaveLength(12)
     expect(logged.mock.calls.join()).toContain('webhooks were given up')
     const since = new Date(0).toISOString()
-    expect(await (await api(caller, 'POST', `/${id}/replay`, { since })).json()).toMatchObject({ count: 12 })
+    expect(await (await callWebhookApi(caller, 'POST', `/${id}/replay`, { since })).json()).toMatchObject({ count: 12 })
     await vi.waitFor(async () => expect(await receiversOf(caller)).toMatchObject([{ openings: 2 }]))
   })
 

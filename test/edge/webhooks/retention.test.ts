@@ -8,7 +8,14 @@ import { WebhookDO } from '../../../edge/webhooks/webhook-object.ts'
 import type { Caller } from '../support/client.ts'
 import { envWith } from '../support/config.ts'
 import { createFinalJob } from '../support/jobs.ts'
-import { addEndpoint, api, deliveriesOf, outboxOf, testWithReceiver, waitForDeliveries } from '../support/manager.ts'
+import {
+  addEndpoint,
+  callWebhookApi,
+  deliveriesOf,
+  outboxOf,
+  testWithReceiver,
+  waitForDeliveries,
+} from '../support/manager.ts'
 import { createHangingReceiver, RECEIVER, type Received, receiver, waitForRequests } from '../support/receiver.ts'
 
 let caller: Caller
@@ -51,7 +58,7 @@ test('the export has every event and endpoint, page by page, and no secret', asy
     after = page.next
   }
   const text = JSON.stringify(pages)
-  const { key } = (await (await api(caller, 'GET', '/default/secret')).json()) as { key: string }
+  const { key } = (await (await callWebhookApi(caller, 'GET', '/default/secret')).json()) as { key: string }
   // Not `not.toContain`, which would print the whole export.
   expect([secret, key, 'results/30d'].filter((hidden) => text.includes(hidden))).toEqual([])
   expect(pages.map(({ endpoints, events }) => [endpoints.length, events.length])).toEqual([

@@ -13,7 +13,7 @@ import type { Caller } from '../support/client.ts'
 import { createFinalJob } from '../support/jobs.ts'
 import {
   addEndpoint,
-  api,
+  callWebhookApi,
   deliveriesOf,
   newManager,
   outboxOf,
@@ -77,7 +77,7 @@ test('after ten attempts a delivery is given up, with a log line, and can be rep
   expect(new Set(calls.map(({ headers }) => headers['webhook-id'])).size).toBe(1)
   expect(logged.mock.calls.flat().join()).toContain('a webhook was given up')
   healthy = true
-  const replay = await api(caller, 'POST', `/${id}/deliveries/${eventOf(job).id}/replay`)
+  const replay = await callWebhookApi(caller, 'POST', `/${id}/deliveries/${eventOf(job).id}/replay`)
   expect(replay.status).toBe(202)
   await waitForRequests(calls, 11)
   await waitForDeliveries(caller)
@@ -94,8 +94,13 @@ test('410 disables the endpoint and drops its pending deliveries', async ({ expe
   await announce(env, createFinalJob(caller))
   expect(calls).toHaveLength(1)
   expect(await states(caller, id)).toEqual([['refused', [410]]])
-  expect(await (await api(caller, 'GET', `/${id}`)).json()).toMatchObject({ disabled: true, disabled_reason: 'gone' })
-  expect(await (await api(caller, 'PATCH', `/${id}`, { disabled: false })).json()).toMatchObject({ disabled: false })
+  expect(await (await callWebhookApi(caller, 'GET', `/${id}`)).json()).toMatchObject({
+    disabled: true,
+    disabled_reason: 'gone',
+  })
+  expect(await (await callWebhookApi(caller, 'PATCH', `/${id}`, { disabled: false })).json()).toMatchObject({
+    disabled: false,
+  })
 })
 
 test('Retry-After delays every delivery of the endpoint, and counts as one failure', async ({ expect }) => {
@@ -138,14 +143,14 @@ describe('an unusual response', () => {
   test('an endless body is not read', async ({ expect }) => {
     const caller = await newManager()
     let pulled = 0
-    const endless = () =>
+    const createEndlessResponse = () =>
       new ReadableStream({
         pull: (controller) => {
           pulled += 1
           controller.enqueue(new Uint8Array(1024))
         },
       })
-    receiver(() => new Response(endless(), { status: 200 }))
+    receiver(() => new Response(createEndlessResponse(), { status: 200 }))
     const { id } = await addEndpoint(caller)
     await announce(env, createFinalJob(caller))
     await waitForDeliveries(caller)
@@ -259,7 +264,7 @@ test('a replay during an attempt does not start a concurrent attempt', async ({ 
   const event = eventOf(createFinalJob(caller))
   await outboxOf(caller).publish(event, null)
   await waitForRequests(calls, 1)
-  expect((await api(caller, 'POST', `/${id}/deliveries/${event.id}/replay`)).status).toBe(202)
+  expect((await callWebhookApi(caller, 'POST', `/${id}/deliveries/${event.id}/replay`)).status).toBe(202)
   stuck.release()
   await waitForDeliveries(caller)
   expect([calls.length, await states(caller, id)]).toEqual([1, [['delivered', [204]]]])

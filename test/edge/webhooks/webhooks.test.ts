@@ -10,7 +10,7 @@ import { createImageBytes, fakeGpu, works } from '../support/fake-gpu.ts'
 import { createFinalJob } from '../support/jobs.ts'
 import {
   addEndpoint,
-  api,
+  callWebhookApi,
   deliveriesOf,
   newManager,
   outboxOf,
@@ -82,7 +82,7 @@ describe('a delivery', () => {
     const calls = receiver()
     await announce(env, createFinalJob(caller, { webhook: `${RECEIVER}/mine` }))
     await waitForRequests(calls, 1)
-    const { key } = (await (await api(caller, 'GET', '/default/secret')).json()) as { key: string }
+    const { key } = (await (await callWebhookApi(caller, 'GET', '/default/secret')).json()) as { key: string }
     expect(calls[0]!.url).toBe(`${RECEIVER}/mine`)
     expect(new Webhook(key).verify(calls[0]!.body, calls[0]!.headers)).toMatchObject({ type: 'job.succeeded' })
     expect(await deliveriesOf(caller, 'default')).toMatchObject([{ url: `${RECEIVER}/mine` }])
@@ -111,7 +111,7 @@ describe('payloads', () => {
     const calls = receiver()
     await addEndpoint(caller, { url: `${RECEIVER}/failures`, events: ['job.failed'] })
     const { id } = await addEndpoint(caller, { url: `${RECEIVER}/disabled` })
-    await api(caller, 'PATCH', `/${id}`, { disabled: true })
+    await callWebhookApi(caller, 'PATCH', `/${id}`, { disabled: true })
     await addEndpoint(caller, { url: `${RECEIVER}/all` })
     await announce(env, createFinalJob(caller))
     await announce(env, createFinalJob(caller, { state: 'failed' }))
@@ -126,7 +126,7 @@ describe('payloads', () => {
     expect(await outboxOf(caller).deliveries('default', { limit: 10 })).toEqual([])
     const { id } = await addEndpoint(caller)
     const since = new Date(0).toISOString()
-    expect(await (await api(caller, 'POST', `/${id}/replay`, { since })).json()).toMatchObject({ count: 0 })
+    expect(await (await callWebhookApi(caller, 'POST', `/${id}/replay`, { since })).json()).toMatchObject({ count: 0 })
   })
 })
 

@@ -84,12 +84,7 @@ test.each<[string, Record<string, Stored | undefined>, object, RegExp]>([
     {},
     /controlnet_blocks.1.weight is missing/,
   ],
-  [
-    'a tensor without a use',
-    { 'extra.weight': square, ...typed(0) },
-    {},
-    /unexpected tensors .*extra\.weight/,
-  ],
+  ['a tensor without a use', { 'extra.weight': square, ...typed(0) }, {}, /unexpected tensors .*extra\.weight/],
   [
     'a text stream',
     { 'transformer_blocks.0.attn.add_q_proj.weight': square, ...typed(0) },

@@ -9,7 +9,7 @@ import { Graph } from '../../../gpu-fn/compile/graph/graph.ts'
 import type { Model } from '../../../gpu-fn/compile/graph/model.ts'
 import * as ops from '../../../gpu-fn/compile/graph/ops.ts'
 import { cpu } from '../../../gpu-fn/compile/lower/cpu.ts'
-import { lowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
+import { chooseLowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
 import { encodeModel } from '../../../gpu-fn/compile/write/onnx.ts'
 import type { Tier } from '../../../gpu-fn/contract.ts'
 import { updatesOf } from '../../../gpu-fn/engine/package/adapters.ts'
@@ -22,7 +22,7 @@ import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { writeSparseCheckpoint } from '../../support/checkpoints/real-headers.ts'
 import { createPseudoRandom, type FloatTensor, relativeError } from '../../support/checkpoints/tensors.ts'
-import { compiledLora, writeRandomLora } from '../../support/lora.ts'
+import { compileTestLora, writeRandomLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
 
@@ -31,7 +31,7 @@ const TIER = { tier: 'fp8-int4' } as const satisfies { tier: Tier }
 
 async function build(name: 'large' | 'medium', target: Target): Promise<Model> {
   const paths = await writeSparseCheckpoint(path.join(scratch.directory, name), name, 'single-file')
-  return buildModel(await openCheckpoint(paths), paths, TIER, lowerings(target))
+  return buildModel(await openCheckpoint(paths), paths, TIER, chooseLowerings(target))
 }
 
 function countOperators({ nodes }: Graph, under: string): Record<string, number> {
@@ -151,7 +151,7 @@ test('the CPU decodes a small matrix to the same E4M3 values as a GPU', async ()
 describe('an adapter', () => {
   test('for the MLPs is rejected, and the error states a remedy', async () => {
     const directory = await compileTiny(TIER)
-    const lora = await compiledLora(path.join(LORAS, 'kohya.safetensors'), directory)
+    const lora = await compileTestLora(path.join(LORAS, 'kohya.safetensors'), directory)
     const pkg = await openPackage(directory)
     expect(() => updatesOf(pkg, [{ lora, scale: 1 }])).toThrow(
       'updates 4-bit weights of transformer in custom, which is unsupported; the operator can compile the checkpoint in tier fp8',
@@ -163,7 +163,7 @@ describe('an adapter', () => {
     const pkg = await openPackage(directory)
     const file = path.join(scratch.directory, 'attention.safetensors')
     await writeRandomLora(file, pkg.manifest.position.width, { rank: 4, blocks: 3, dtype: 'BF16' })
-    const lora = await compiledLora(file, directory)
+    const lora = await compileTestLora(file, directory)
     const { weights } = updatesOf(pkg, [{ lora, scale: 1 }]).get('transformer')!
     expect(weights.every(({ weight }) => weight.dtype === 'float8e4m3fn')).toBe(true)
   })
@@ -172,11 +172,11 @@ describe('an adapter', () => {
 test('adaLN defaults to 8 bits and T5 to 4, and options override both', async () => {
   const bitsOf = async (options: Pick<Parameters<typeof compileTiny>[0], 'adalnBits' | 't5Bits'>) => {
     const { weights } = (await openPackage(await compileTiny({ ...TIER, ...options }))).manifest
-    const bits = (network: string, name: RegExp) => {
+    const readBits = (network: string, name: RegExp) => {
       const { bits, dtype } = weights[`${network}.weights`]!.find((tensor) => name.test(tensor.name))!
       return bits ?? dtype
     }
-    return [bits('conditioning', /adaLN_modulation\.1\.weight$/), bits('t5', /DenseReluDense\.wo\.weight$/)]
+    return [readBits('conditioning', /adaLN_modulation\.1\.weight$/), readBits('t5', /DenseReluDense\.wo\.weight$/)]
   }
   expect(await bitsOf({})).toEqual([8, 4])
   expect(await bitsOf({ adalnBits: 16, t5Bits: 8 })).toEqual(['float16', 'float8e4m3fn'])

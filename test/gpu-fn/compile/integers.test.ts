@@ -12,7 +12,7 @@ import { roundPackage } from '../../../infra/bench/precision/rounded-package.ts'
 import { toFloat16, toIntegers } from '../../../infra/bench/precision/roundings.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { createPseudoRandom, type FloatTensor, relativeError } from '../../support/checkpoints/tensors.ts'
-import { compiledLora } from '../../support/lora.ts'
+import { compileTestLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
 
@@ -98,13 +98,13 @@ test('an adapter has the same effect on the modulation with 8-bit adaLN as in fl
   const inputs = await createConditioningInputs()
   const changeIn = async (tier: 'fp8' | 'fp32') => {
     const pkg = await openPackage(await compileTiny({ tier, ...(tier === 'fp8' && { adalnBits: 8 }) }))
-    const lora = await compiledLora(path.join(LORAS, 'everything.safetensors'), pkg.directory)
+    const lora = await compileTestLora(path.join(LORAS, 'everything.safetensors'), pkg.directory)
     const pipeline = await openPipeline(pkg)
     onTestFinished(() => pipeline.release())
-    const modulation = async () => (await pipeline.conditioning.run(inputs)).modulation as FloatTensor
-    const before = await modulation()
+    const computeModulation = async () => (await pipeline.conditioning.run(inputs)).modulation as FloatTensor
+    const before = await computeModulation()
     await pipeline.adapt([{ lora, scale: 4 }])
-    const after = await modulation()
+    const after = await computeModulation()
     return { ...after, data: after.data.map((value, i) => value - before.data[i]!) }
   }
   expect(relativeError(await changeIn('fp8'), await changeIn('fp32'))).toBeLessThan(0.1)
@@ -131,7 +131,7 @@ describe('T5 in 4 bits', () => {
 
   test('refuses an adapter for T5 with a remedy', async () => {
     const directory = await compileTiny({ tier: 'fp8', t5Bits: 4 })
-    const lora = await compiledLora(path.join(LORAS, 'kohya-encoders.safetensors'), directory)
+    const lora = await compileTestLora(path.join(LORAS, 'kohya-encoders.safetensors'), directory)
     const pkg = await openPackage(directory)
     expect(() => updatesOf(pkg, [{ lora, scale: 1 }])).toThrow(
       'updates 4-bit weights of t5 in custom, which is unsupported; the operator can compile the checkpoint with --t5-bits 8',

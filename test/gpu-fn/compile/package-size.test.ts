@@ -3,7 +3,7 @@ import path from 'node:path'
 import { expect, test } from 'vitest'
 import type { Graph } from '../../../gpu-fn/compile/graph/graph.ts'
 import type { BuildOptions, Model } from '../../../gpu-fn/compile/graph/model.ts'
-import { lowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
+import { chooseLowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
 import { layOut, sumLayoutBytes } from '../../../gpu-fn/compile/write/weights.ts'
 import type { Tier } from '../../../gpu-fn/contract.ts'
 import { planMemory } from '../../../gpu-fn/engine/package/memory-plan.ts'
@@ -20,7 +20,7 @@ type Options = Pick<BuildOptions, 'adalnBits' | 't5Bits'>
 async function build(name: Published, tier: Tier, options: Options): Promise<Model> {
   const paths = await writeSparseCheckpoint(path.join(scratch.directory, name), name, 'single-file')
   const checkpoint = await openCheckpoint(paths)
-  return buildModel(checkpoint, paths, { tier, ...options }, lowerings('cuda-fp8'))
+  return buildModel(checkpoint, paths, { tier, ...options }, chooseLowerings('cuda-fp8'))
 }
 
 /** Size of the weights in GB per network, with all T5 graphs combined, and in total. */

@@ -33,12 +33,12 @@ async function evaluate(
   }
 }
 
-const ofOperand = ({ rowScales, ...codes }: Operand) => ({ codes: ops.cast(codes, 'float32'), scales: rowScales! })
+const castOperand = ({ rowScales, ...codes }: Operand) => ({ codes: ops.cast(codes, 'float32'), scales: rowScales! })
 
 test('rows are quantized like weights: with the same codes and scales', async () => {
   const [rows, width] = [6, 40]
   const joint = createPseudoRandom([1, rows, width], 1)
-  const given = await evaluate({ joint }, (v) => ofOperand(operators.quantizeParts(v.joint!, v.joint!, null)[0]!))
+  const given = await evaluate({ joint }, (v) => castOperand(operators.quantizeParts(v.joint!, v.joint!, null)[0]!))
   const codes = new Uint8Array(rows * width)
   const scales = new Float32Array(rows)
   quantizeRows(joint.data, rows, width, codes, scales)
@@ -61,7 +61,7 @@ test('a gated, added and normalized branch has the packed words computed by hand
       [{ shift: 0, scale: width }],
       options,
     )
-    return { sum, ...ofOperand(normed[0]!) }
+    return { sum, ...castOperand(normed[0]!) }
   })
   const [shift, scale, gate] = [0, 1, 2].map((i) => modulation.data.subarray(i * width, (i + 1) * width))
   const sum = Array.from(stream.data, (x, i) => x + 16 * gate![i]! * branch.data[i]!)
@@ -82,7 +82,7 @@ test('one large token does not reduce the precision of others', async () => {
     joint.data[i] = x * 60_000
   })
   const alone = { dims: [1, 1, 64], data: joint.data.slice(64) }
-  const quantize = (v: Record<string, Value>) => ofOperand(operators.quantizeParts(v.x!, v.x!, null)[0]!)
+  const quantize = (v: Record<string, Value>) => castOperand(operators.quantizeParts(v.x!, v.x!, null)[0]!)
   const both = await evaluate({ x: joint }, quantize)
   expect(both.codes!.slice(64)).toEqual((await evaluate({ x: alone }, quantize)).codes)
 })

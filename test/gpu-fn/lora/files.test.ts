@@ -13,7 +13,7 @@ import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { createSeededRandom, type Header, mutate, mutateBytes } from '../../support/checkpoints/mutate.ts'
 import { refusal } from '../../support/checkpoints/refusal.ts'
 import { packHeader, type Stored } from '../../support/checkpoints/safetensors-file.ts'
-import { compiledLora } from '../../support/lora.ts'
+import { compileTestLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
 
@@ -176,7 +176,7 @@ test('damaged files are refused or compiled, and never crash', async () => {
 })
 
 test('damaged packages are refused', async () => {
-  const directory = (await compiledLora(path.join(LORAS, 'kohya.safetensors'), pkg.directory)).directory
+  const directory = (await compileTestLora(path.join(LORAS, 'kohya.safetensors'), pkg.directory)).directory
   const manifest = JSON.parse(await readFile(path.join(directory, 'manifest.json'), 'utf8'))
   const [first] = manifest.modules
   for (const change of [
@@ -197,7 +197,7 @@ test('damaged packages are refused', async () => {
 test('a convolution with its channels last has the same update', async () => {
   const cuda = await openPackage(await compileTiny({ tier: 'fp8', target: 'cuda' }))
   const convolution = async (base: Package) => {
-    const lora = await compiledLora(path.join(LORAS, 'everything.safetensors'), base.directory)
+    const lora = await compileTestLora(path.join(LORAS, 'everything.safetensors'), base.directory)
     const updates = updatesOf(base, [{ lora, scale: 1 }]).get('transformer')!
     const name = base.manifest.networks.transformer!.weights!
     const weights = { file: path.join(base.directory, name), tensors: base.manifest.weights[name]! }

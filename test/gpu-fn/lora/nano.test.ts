@@ -5,7 +5,7 @@ import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { relativeError } from '../../../infra/bench/statistics.ts'
 import { prepareBuiltInPackage } from '../../../infra/local/models/built-in-model.ts'
 import { withPipeline } from '../../../infra/local/models/render.ts'
-import { compiledLora, writeRandomLora } from '../../support/lora.ts'
+import { compileTestLora, writeRandomLora } from '../../support/lora.ts'
 import { computeNetworkOutputs } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
 
@@ -20,7 +20,7 @@ async function writeLora(): Promise<string> {
 /** The velocity without and with the adapter, and the difference. */
 async function velocitiesOf(tier: 'fp8' | 'fp32', file: string) {
   const directory = await prepareBuiltInPackage('nano', tier)
-  const lora = await compiledLora(file, directory)
+  const lora = await compileTestLora(file, directory)
   return withPipeline(directory, async (pipeline) => {
     const base = (await computeNetworkOutputs(pipeline)).velocity!.data
     await pipeline.adapt([{ lora, scale: 1 }])

@@ -14,7 +14,7 @@ import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { createPseudoRandom } from '../../support/checkpoints/tensors.ts'
 import { createHostMemory, readMemory } from '../../support/gpu/host-memory.ts'
-import { compiledLora, writeRandomLora } from '../../support/lora.ts'
+import { compileTestLora, writeRandomLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 import { hasAddon } from '../../support/native/addon.ts'
 import { useScratch } from '../../support/scratch.ts'
@@ -49,8 +49,8 @@ const weightsOf = (pkg: Package, network: string) => {
   return { file: path.join(pkg.directory, file), tensors: pkg.manifest.weights[file]! }
 }
 
-async function updates(pkg: Package, network: string, scale: number): Promise<WeightUpdates> {
-  const lora = await compiledLora(path.join(LORAS, 'everything.safetensors'), pkg.directory)
+async function createUpdates(pkg: Package, network: string, scale: number): Promise<WeightUpdates> {
+  const lora = await compileTestLora(path.join(LORAS, 'everything.safetensors'), pkg.directory)
   return updatesOf(pkg, [{ lora, scale }]).get(network)!
 }
 
@@ -69,8 +69,8 @@ async function placed(pkg: Package, network: string) {
   const size = pkg.manifest.files[path.basename(file)]!.bytes
   const bytes = () => readMemory(address, size)
   const open = (graph: string) => openNativeSession(graph, { entries: {}, memoryPattern: false })
-  const updated = async (changed: WeightUpdates) => Buffer.from(await updateFile({ file, tensors }, changed, open))
-  return { weights, bytes, updated }
+  const updateInFile = async (changed: WeightUpdates) => Buffer.from(await updateFile({ file, tensors }, changed, open))
+  return { weights, bytes, updated: updateInFile }
 }
 
 test.skipIf(!hasAddon()).each([
@@ -86,7 +86,10 @@ test.skipIf(!hasAddon()).each([
   async (network, tier) => {
     const { weights, bytes, updated } = await placed(packages[tier], network)
     const base = bytes()
-    const [weak, strong] = [await updates(packages[tier], network, 0.5), await updates(packages[tier], network, -2)]
+    const [weak, strong] = [
+      await createUpdates(packages[tier], network, 0.5),
+      await createUpdates(packages[tier], network, -2),
+    ]
     for (const changed of [weak, strong]) {
       await weights.update(changed)
       expect(bytes().equals(await updated(changed))).toBe(true)
@@ -110,8 +113,8 @@ test.skipIf(!hasAddon())(
     // The float16 factors of its eight modules have 8 MiB: one batch. Together with another type they are converted to float32: two batches.
     const file = path.join(scratch.directory, 'large.safetensors')
     await writeRandomLora(file, pkg.manifest.position.width, { rank: 2048, blocks: 2, dtype: 'F16' })
-    const large = { lora: await compiledLora(file, pkg.directory, 'large'), scale: 0.5 }
-    const small = { lora: await compiledLora(path.join(LORAS, 'everything.safetensors'), pkg.directory), scale: -1 }
+    const large = { lora: await compileTestLora(file, pkg.directory, 'large'), scale: 0.5 }
+    const small = { lora: await compileTestLora(path.join(LORAS, 'everything.safetensors'), pkg.directory), scale: -1 }
     for (const adapters of [[large], [small, large], [small]]) {
       const changed = updatesOf(pkg, adapters).get('transformer')!
       await weights.update(changed)
@@ -126,7 +129,7 @@ test.skipIf(!hasAddon())('a session computes with the updated weights', async ()
   const pkg = packages.fp8
   const { memory } = createHostMemory()
   const [graph, weights] = [path.join(pkg.directory, 'transformer.onnx'), weightsOf(pkg, 'transformer')]
-  const lora = await compiledLora(path.join(LORAS, 'kohya.safetensors'), pkg.directory)
+  const lora = await compileTestLora(path.join(LORAS, 'kohya.safetensors'), pkg.directory)
   const changed = updatesOf(pkg, [{ lora, scale: 1 }]).get('transformer')
   const offload = { weights, memory: () => memory }
   const session = await openNativeSession(graph, { entries: {}, memoryPattern: false, offload })
@@ -149,13 +152,13 @@ test.skipIf(!hasAddon())('a failed update leaves no weights in memory', async ()
   onTestFinished(() => weights.release())
   await weights.load()
   memory.upload = fail
-  await expect(weights.update(await updates(pkg, 'transformer', 1))).rejects.toThrow('the device is gone')
+  await expect(weights.update(await createUpdates(pkg, 'transformer', 1))).rejects.toThrow('the device is gone')
   await expect(weights.load()).rejects.toThrow('the device is gone')
   memory.upload = upload
   await weights.load()
   // Restoring the weights for the next adapter fails.
   memory.copyFromHost = fail
-  await expect(weights.update(await updates(pkg, 'transformer', 2))).rejects.toThrow('the device is gone')
+  await expect(weights.update(await createUpdates(pkg, 'transformer', 2))).rejects.toThrow('the device is gone')
   memory.copyFromHost = copyFromHost
   await weights.load()
 })

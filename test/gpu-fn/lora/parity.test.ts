@@ -4,7 +4,7 @@ import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { type FloatTensor, relativeError } from '../../support/checkpoints/tensors.ts'
-import { compiledLora } from '../../support/lora.ts'
+import { compileTestLora } from '../../support/lora.ts'
 import { computeNetworkOutputs, LORAS, readLoraGoldens } from '../../support/lora-outputs.ts'
 
 /** Relative, and so stricter than absolute: the outputs have magnitudes of about 1. */
@@ -34,7 +34,8 @@ const expectGolden = (outputs: Record<string, FloatTensor>, name: string) => {
   }
 }
 
-const lora = (name: string) => compiledLora(path.join(LORAS, `${name}.safetensors`), base, name.replaceAll('.', '-'))
+const compileGoldenLora = (name: string) =>
+  compileTestLora(path.join(LORAS, `${name}.safetensors`), base, name.replaceAll('.', '-'))
 
 describe('a LoRA in float32 equals PEFT', () => {
   test.each([
@@ -49,12 +50,12 @@ describe('a LoRA in float32 equals PEFT', () => {
     ['everything', 'everything'],
     ['encoders', 'kohya-encoders'],
   ])('%s under the names of %s', async (name, file) => {
-    await pipeline.adapt([{ lora: await lora(file), scale: 1 }])
+    await pipeline.adapt([{ lora: await compileGoldenLora(file), scale: 1 }])
     expectGolden(await computeNetworkOutputs(pipeline), name)
   })
 
   test('of two at strengths 0.7 and -0.4', async () => {
-    const [first, second] = [await lora('everything'), await lora('kohya')]
+    const [first, second] = [await compileGoldenLora('everything'), await compileGoldenLora('kohya')]
     await pipeline.adapt([
       { lora: first, scale: 0.7 },
       { lora: second, scale: -0.4 },
@@ -63,7 +64,7 @@ describe('a LoRA in float32 equals PEFT', () => {
   })
 
   test('restores the outputs exactly when it is removed', async () => {
-    await pipeline.adapt([{ lora: await lora('everything'), scale: 1 }])
+    await pipeline.adapt([{ lora: await compileGoldenLora('everything'), scale: 1 }])
     await computeNetworkOutputs(pipeline)
     await pipeline.adapt([])
     expect(await computeNetworkOutputs(pipeline)).toEqual(untouched)
@@ -74,7 +75,9 @@ test("a directory in PEFT's format can set ranks, alphas and rank-stabilized sca
   const large = await compileTiny({ variant: 'tiny-large', tier: 'fp32' })
   const own = await openPipeline(await openPackage(large))
   try {
-    await own.adapt([{ lora: await compiledLora(path.join(LORAS, 'peft/adapter_model.safetensors'), large), scale: 1 }])
+    await own.adapt([
+      { lora: await compileTestLora(path.join(LORAS, 'peft/adapter_model.safetensors'), large), scale: 1 },
+    ])
     const { velocity } = await computeNetworkOutputs(own)
     expect(relativeError(velocity!, goldens.get('peft.velocity')!)).toBeLessThan(TOLERANCE)
   } finally {

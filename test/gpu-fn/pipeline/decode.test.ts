@@ -32,14 +32,14 @@ describe('nano, decoded in tiles', () => {
   })
   afterAll(() => pipeline.release())
 
-  const picture = async (tile: number | null) => {
+  const renderPicture = async (tile: number | null) => {
     const request = { prompt: 'a red heart on a blue background', seed: 3 }
     const tiled = { ...pipeline, plan: { ...pipeline.plan, tile } }
     return readPixels(await render(tiled, request))
   }
 
   test('is close to the untiled result, without seams', async () => {
-    const [whole, tiled] = [await picture(null), await picture(24)]
+    const [whole, tiled] = [await renderPicture(null), await renderPicture(24)]
     expect(psnr(tiled, whole)).toBeGreaterThan(36)
     expect(measureSeam(tiled, whole, 'across')).toBeLessThan(0.6)
     expect(measureSeam(tiled, whole, 'down')).toBeLessThan(0.6)

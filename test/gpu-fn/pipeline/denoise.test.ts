@@ -70,7 +70,7 @@ test('a failure releases the conditions of the prompts before it', async () => {
     live.add(name)
     return Object.assign(new HostTensor(tensor(0, 1, 1, 1)), { release: () => live.delete(name) })
   }
-  const failingIn = (last: number): Session => {
+  const createFailingSession = (last: number): Session => {
     let runs = 0
     const runOnDevice = async () => {
       if (++runs > last) throw new Error('no memory')
@@ -84,7 +84,7 @@ test('a failure releases the conditions of the prompts before it', async () => {
   const prompts = [1, 2].map((rows) => ({ rows, embeds: new Float32Array(rows), pooled: new Float32Array(1) }))
   const createConditions = (conditioning: Session, control?: Session) =>
     condition({ conditioning, transformer: conditioning }, prompts, Float32Array.of(1), { batched: true, control })
-  await expect(createConditions(failingIn(1))).rejects.toThrow('no memory')
-  await expect(createConditions(failingIn(2), failingIn(0))).rejects.toThrow('no memory')
+  await expect(createConditions(createFailingSession(1))).rejects.toThrow('no memory')
+  await expect(createConditions(createFailingSession(2), createFailingSession(0))).rejects.toThrow('no memory')
   expect([...live]).toEqual([])
 })

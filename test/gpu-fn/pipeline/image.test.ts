@@ -24,12 +24,12 @@ const parameters: GenerationParameters = {
 /** A slope of red over x, of green over y, and blue in a corner. */
 function scene(): Float32Array {
   const { width, height } = parameters
-  const plane = (at: (x: number, y: number) => number) =>
+  const createPlane = (at: (x: number, y: number) => number) =>
     Array.from({ length: width * height }, (_, i) => at(i % width, Math.floor(i / width)))
   return Float32Array.from([
-    ...plane((x) => (2 * x) / width - 1),
-    ...plane((_, y) => (2 * y) / height - 1),
-    ...plane((x, y) => (x < 8 && y < 8 ? 1 : -1)),
+    ...createPlane((x) => (2 * x) / width - 1),
+    ...createPlane((_, y) => (2 * y) / height - 1),
+    ...createPlane((x, y) => (x < 8 && y < 8 ? 1 : -1)),
   ])
 }
 
@@ -124,7 +124,7 @@ test('lower quality makes smaller files', async () => {
 
 describe('file size', () => {
   /** Returns the worst case for file size: incompressible pixels, and prompts with the longest possible XMP encoding. */
-  function worst(width: number, height: number) {
+  function createWorstCase(width: number, height: number) {
     const text = '\u0001'.repeat(LIMITS.promptCharacters)
     const cipher = createCipheriv('aes-128-ctr', Buffer.alloc(16), Buffer.alloc(16))
     const pixels = new Uint8Array(cipher.update(Buffer.alloc(3 * width * height)))
@@ -139,7 +139,7 @@ describe('file size', () => {
     // The largest square PNG that the contract allows.
     [4704, 4704],
   ])('a %ix%i PNG of noise is within the upper bound on its size', async (width, height) => {
-    const { pixels, parameters } = worst(width, height)
+    const { pixels, parameters } = createWorstCase(width, height)
     const bound = computeLargestImageBytes({ width, height, output_format: 'png' })
     expect(describeOversize({ width, height, output_format: 'png' })).toBeNull()
     expect(bound).toBeLessThanOrEqual(LIMITS.imageBytes)
@@ -150,7 +150,7 @@ describe('file size', () => {
   })
 
   test.each(['jpeg', 'webp'] as const)('an oversized %s is encoded again at a lower quality', async (format) => {
-    const { pixels, parameters } = worst(512, 512)
+    const { pixels, parameters } = createWorstCase(512, 512)
     const output = { format, quality: 100 }
     const whole = await encodeImage(pixels, output, parameters)
     const limit = Math.floor(whole.byteLength / 2)

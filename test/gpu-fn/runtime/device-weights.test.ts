@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import protobuf from 'protobufjs'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { ONNX_DATA_TYPES, tensorBytes } from '../../../gpu-fn/dtype.ts'
+import { computeTensorBytes, ONNX_DATA_TYPES } from '../../../gpu-fn/dtype.ts'
 import type { StoredTensor } from '../../../gpu-fn/manifest.ts'
 import { NativeDeviceTensor, readTensor } from '../../../gpu-fn/runtime/native-tensor.ts'
 import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
@@ -220,7 +220,7 @@ test('the layout in the manifest equals that in the graph', async () => {
     })
     expect(stored).toEqual(
       layout.map(({ name, dtype, shape, offset }) => ({
-        ...{ name, type: ONNX_DATA_TYPES[dtype], shape, offset, bytes: tensorBytes(dtype, shape) },
+        ...{ name, type: ONNX_DATA_TYPES[dtype], shape, offset, bytes: computeTensorBytes(dtype, shape) },
       })),
     )
   }

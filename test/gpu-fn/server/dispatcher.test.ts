@@ -4,13 +4,13 @@ import { pino } from 'pino'
 import { describe, expect, test, vi } from 'vitest'
 import type { JobEvent, JobRequest } from '../../../gpu-fn/contract.ts'
 import type { Engine } from '../../../gpu-fn/engine/engine.ts'
-import { type Job, outcome } from '../../../gpu-fn/server/job.ts'
+import { type Job, outcomeOf } from '../../../gpu-fn/server/job.ts'
 import { Jobs, type JobsOptions } from '../../../gpu-fn/server/jobs.ts'
 import { createPacedEngine, type PacedEngine, pacedModel } from '../../support/engine/paced-engine.ts'
 import { createJobBody } from '../../support/gpu/client.ts'
 
 /** Polls with a long timeout, for events that are immediate on an idle machine. */
-const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
+const pollEventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
 
 /** The registry over an engine; every submitted job has a reader. `ended` has the ids of jobs in the order of their ends. */
 function start(engine: Engine, options: Partial<JobsOptions> = {}) {
@@ -25,7 +25,7 @@ function start(engine: Engine, options: Partial<JobsOptions> = {}) {
     )
     jobs.attach(job)
     job.changes.on('entry', () => {
-      if (outcome(job)) ended.push(id)
+      if (outcomeOf(job)) ended.push(id)
     })
     return job
   }
@@ -44,7 +44,7 @@ const typesOf = ({ entries }: Job) => entries.map(({ event }) => event.type)
 async function step(engine: PacedEngine, job: Job): Promise<void> {
   const before = stepsOf(job)
   engine.allow(1)
-  await eventually(() => stepsOf(job)).toBe(before + 1)
+  await pollEventually(() => stepsOf(job)).toBe(before + 1)
 }
 
 test('an interactive job preempts another at its next step, which then continues', async () => {
@@ -57,12 +57,12 @@ test('an interactive job preempts another at its next step, which then continues
   await step(engine, full)
   expect(stepsOf(turbo)).toBe(0)
   for (let i = 0; i < 4; i++) await step(engine, turbo)
-  await eventually(() => ended).toEqual(['turbo'])
+  await pollEventually(() => ended).toEqual(['turbo'])
   expect(stepsOf(full)).toBe(2)
   engine.allow(100)
   await jobs.waitUntilIdle()
   expect(typesOf(full).filter((type) => type === 'step')).toHaveLength(28)
-  const end = outcome(full) as Extract<JobEvent, { type: 'succeeded' }>
+  const end = outcomeOf(full) as Extract<JobEvent, { type: 'succeeded' }>
   expect(end.timings.queue).toBeGreaterThan(0)
   expect(end.timings.queue).toBeLessThan(end.timings.total)
 })
@@ -78,8 +78,8 @@ test('a preempted job is canceled before the running one continues', async () =>
   jobs.cancel('full', 1)
   engine.allow(3)
   await jobs.waitUntilIdle()
-  expect(outcome(full)).toMatchObject({ type: 'canceled', steps_done: 2 })
-  expect(outcome(turbo)).toMatchObject({ type: 'succeeded' })
+  expect(outcomeOf(full)).toMatchObject({ type: 'canceled', steps_done: 2 })
+  expect(outcomeOf(turbo)).toMatchObject({ type: 'succeeded' })
 })
 
 test('a job with an unattainable deadline is refused, with the time after which it is attainable', async () => {
@@ -186,7 +186,7 @@ describe('the place of a refused job', () => {
     submit('other', { steps: 100, count: 2 })
     jobs.cancel('again', 1)
     expect(() => submit('again', { ...again, attempt: 2 })).toThrow(QUEUE_FULL)
-    await eventually(() => jobs.counts().running + jobs.counts().queued).toBe(1)
+    await pollEventually(() => jobs.counts().running + jobs.counts().queued).toBe(1)
     expect(() => submit('again', { ...again, attempt: 2 })).not.toThrow()
   })
 })
@@ -209,7 +209,7 @@ test('while the file of an image is encoded, the next job has the device', async
   const { jobs, submit, ended } = start(engine)
   const first = submit('first', { prompt: 'slow file' })
   submit('second')
-  await eventually(() => ended).toEqual(['second'])
+  await pollEventually(() => ended).toEqual(['second'])
   expect(typesOf(first).at(-1)).toBe('step')
   finishFile()
   await jobs.waitUntilIdle()

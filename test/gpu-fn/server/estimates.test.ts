@@ -9,7 +9,7 @@ const control = { id: 'edges', scale: 1 }
 const controls = [control]
 
 /** The estimated milliseconds of the steps of a job, after a job of four steps without guidance. */
-function stepsMs(overrides: Partial<JobRequest>, devices = 1): number {
+function estimateStepsMs(overrides: Partial<JobRequest>, devices = 1): number {
   const estimates = new Estimates()
   const measured = createJob('measured', createJobBody(), {})
   estimates.record(measured, { phase: 'load', load: { seconds: 0, devices } }, 0)
@@ -35,7 +35,7 @@ test.for([
   [{ guidance_scale: 4, controls: [{ ...control, start: 0.2, stop: 0.6 }] }, 120],
   [{ guidance_scale: 4, controls, cache: 'fast' }, 90],
 ] satisfies [Partial<JobRequest>, number][])('%j takes %d evaluations of the denoiser', ([overrides, evaluations]) => {
-  expect(stepsMs(overrides)).toBeCloseTo(evaluations * STEP_MS)
+  expect(estimateStepsMs(overrides)).toBeCloseTo(evaluations * STEP_MS)
 })
 
 const skip_layer_guidance = { layers: [1], scale: 2, start: 0, stop: 1 }
@@ -52,7 +52,7 @@ test.for([
 ] satisfies [Partial<JobRequest>, number, number][])(
   '%j on %d devices takes %d evaluations of the device with the most',
   ([overrides, devices, evaluations]) => {
-    expect(stepsMs(overrides, devices)).toBeCloseTo(evaluations * STEP_MS)
+    expect(estimateStepsMs(overrides, devices)).toBeCloseTo(evaluations * STEP_MS)
   },
 )
 

@@ -8,7 +8,7 @@ import { readUntil, readWholeStream, typesOf } from '../../support/gpu/job-strea
 import { startServer } from '../../support/gpu/server.ts'
 
 /** Polls with a long timeout, for events that are immediate on an idle machine. */
-const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
+const pollEventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
 
 /** A connection that submits a job and does not read the reply. */
 async function openStalledReader(port: number, job: string, prompt: string): Promise<Socket> {
@@ -243,7 +243,7 @@ test('a model is preloaded with a token for its name', async () => {
     })
   const tier = JSON.stringify({ tier: 'fp8' })
   expect((await put('tiny', 'tiny', tier)).status).toBe(202)
-  await eventually(() => loads).toEqual(['tiny'])
+  await pollEventually(() => loads).toEqual(['tiny'])
   expect(await refusalOf(await put('other', 'other', tier))).toBe('404 not_found')
   expect(await refusalOf(await put('tiny', 'other', tier))).toBe('403 token_mismatch')
   expect(await refusalOf(await put('tiny', 'tiny', '{"tier":"none"}'))).toBe('400 invalid_request')

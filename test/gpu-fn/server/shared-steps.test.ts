@@ -9,7 +9,7 @@ import type { JobRequest } from '../../../gpu-fn/contract.ts'
 import { type Engine, PackageEngine } from '../../../gpu-fn/engine/engine.ts'
 import { createJobFault } from '../../../gpu-fn/engine/job-error.ts'
 import type { StepBatch } from '../../../gpu-fn/engine/step-batches.ts'
-import { type Job, outcome } from '../../../gpu-fn/server/job.ts'
+import { type Job, outcomeOf } from '../../../gpu-fn/server/job.ts'
 import { Jobs, type JobsOptions } from '../../../gpu-fn/server/jobs.ts'
 import { createMetrics } from '../../../gpu-fn/server/observability/metrics.ts'
 import { observeWith } from '../../../gpu-fn/server/observer.ts'
@@ -84,7 +84,7 @@ test('jobs of one size share steps, and their images differ only by rounding fro
     const started = await start(sharing)
     const jobs = REQUESTS.map(([id, overrides]) => started.submit(id, overrides))
     await started.jobs.waitUntilIdle()
-    expect(jobs.map((job) => outcome(job)?.type)).toEqual(REQUESTS.map(() => 'succeeded'))
+    expect(jobs.map((job) => outcomeOf(job)?.type)).toEqual(REQUESTS.map(() => 'succeeded'))
     images.push(jobs.map(imageOf))
     shared.push(await readSharedSteps(started, 2))
   }
@@ -100,8 +100,8 @@ test('a job canceled during a shared step does not affect the others', async () 
   await expect.poll(() => stepsOf(leaves), { timeout: 60_000 }).toBeGreaterThan(2)
   jobs.cancel('leaves', 1)
   await jobs.waitUntilIdle()
-  expect(outcome(leaves)).toMatchObject({ type: 'canceled' })
-  expect(outcome(stays)).toMatchObject({ type: 'succeeded' })
+  expect(outcomeOf(leaves)).toMatchObject({ type: 'canceled' })
+  expect(outcomeOf(stays)).toMatchObject({ type: 'succeeded' })
   expect(stepsOf(stays)).toBe(12)
 })
 
@@ -109,7 +109,7 @@ test('a job with step caching shares its computed steps', async () => {
   const started = await start(4)
   const jobs = [started.submit('cached', { steps: 28, cache: 'fast' }), started.submit('plain', { steps: 28 })]
   await started.jobs.waitUntilIdle()
-  expect(jobs.map((job) => outcome(job)?.type)).toEqual(['succeeded', 'succeeded'])
+  expect(jobs.map((job) => outcomeOf(job)?.type)).toEqual(['succeeded', 'succeeded'])
   expect(jobs.map(stepsOf)).toEqual([28, 28])
   // Both jobs have turns for the steps that the first one computes.
   expect(await readSharedSteps(started, 2)).toBeGreaterThan(28)
@@ -151,7 +151,7 @@ test('a job out of memory in a shared step is repeated in exclusive turns, witho
   const submitted = ['small', 'large'].map((id) => jobs.submit(id, createJobBody({ prompt: id, steps: 6 })))
   for (const job of submitted) jobs.attach(job)
   await jobs.waitUntilIdle()
-  expect(submitted.map((job) => outcome(job)?.type)).toEqual(['succeeded', 'succeeded'])
+  expect(submitted.map((job) => outcomeOf(job)?.type)).toEqual(['succeeded', 'succeeded'])
   expect([...attempts]).toEqual([
     ['small', 1],
     ['large', 2],

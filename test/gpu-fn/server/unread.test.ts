@@ -14,7 +14,7 @@ const LONG = { steps: 100, count: 8 }
 const UNREAD = { unreadSeconds: 0.2, heartbeatMs: 60_000 }
 
 /** Polls with a long timeout, for events that are immediate on an idle machine. */
-const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
+const pollEventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
 
 type Server = Awaited<ReturnType<typeof startServer>>
 const running = ({ jobs }: Server) => jobs.counts().running
@@ -42,7 +42,7 @@ test.each<[string, (socket: Awaited<ReturnType<typeof openSocket>>) => unknown]>
   const socket = await openSocket(server, 'job-1')
   expect(running(server)).toBe(1)
   close(socket)
-  await eventually(() => ends(server)).toMatchObject([{ type: 'canceled', steps_done: 0 }])
+  await pollEventually(() => ends(server)).toMatchObject([{ type: 'canceled', steps_done: 0 }])
   expect(server.logs.find(({ msg }) => msg === 'job canceled: it has no reader')).toMatchObject({ job: 'job-1' })
 })
 
@@ -61,7 +61,7 @@ test('a connection closed before the start of the response leaves no reader atta
     )
     await once(socket, 'close')
   }
-  await eventually(() => server.jobs.counts()).toEqual({ running: 0, queued: 0 })
+  await pollEventually(() => server.jobs.counts()).toEqual({ running: 0, queued: 0 })
 })
 
 test('a job continues if one of its two readers disconnects', async () => {
@@ -85,7 +85,7 @@ test('behind a round-robin balancer, a run is canceled after a disconnect even i
   expect(await refusalOf(await deleteJob(balancer.url, 'job-1'))).toBe('404 job_not_found')
   expect([running(first), running(second)]).toEqual([1, 0])
   await stream.return(undefined)
-  await eventually(() => running(first)).toBe(0)
+  await pollEventually(() => running(first)).toBe(0)
   expect(ends(first)).toMatchObject([{ type: 'canceled' }])
 
   // A duplicate of the request that reaches the second process after the DELETE is canceled.
@@ -103,7 +103,7 @@ test('behind a round-robin balancer, a retry after a lost stream replaces the fi
   const request = { steps: 4 }
   await readUntil(await putJob(balancer.url, 'job-1', request), 'step')
   const retry = await putJob(balancer.url, 'job-1', { ...request, attempt: 2 })
-  await eventually(() => [running(first), running(second)]).toEqual([0, 1])
+  await pollEventually(() => [running(first), running(second)]).toEqual([0, 1])
   expect(ends(first)).toMatchObject([{ type: 'canceled' }])
   engines[1]!.allow(3)
   expect(typesOf(await readWholeStream(retry)).at(-1)).toBe('succeeded')

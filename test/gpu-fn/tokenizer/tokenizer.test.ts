@@ -120,10 +120,10 @@ describe.each([
       names.map(async (name) => {
         const directory = path.join(root, name)
         const [ours, library] = [await openTokenizer(directory), await openTokenizer(directory)]
-        const whole = (text: string, maxTokens: number) => tokenizeWhole(library, text, maxTokens)
+        const tokenizeWithLibrary = (text: string, maxTokens: number) => tokenizeWhole(library, text, maxTokens)
         // Restores the prototype's `_call`, the library's own fusion of unknown characters.
         delete (library.tokenizer.model as { _call?: unknown })._call
-        return { ours, whole }
+        return { ours, whole: tokenizeWithLibrary }
       }),
     )
   })
@@ -186,7 +186,7 @@ describe.each([
   test('takes linear time for unknown characters', () => {
     const { tokenizer } = pairs[2]!.ours
     const { model } = tokenizer
-    const workFor = (characters: number) => {
+    const measureWork = (characters: number) => {
       let lookedUp = 0
       const get = model.tokens_to_ids.get.bind(model.tokens_to_ids)
       const spy = vi.spyOn(model.tokens_to_ids, 'get').mockImplementation((key) => {
@@ -197,7 +197,7 @@ describe.each([
       spy.mockRestore()
       return lookedUp
     }
-    expect(workFor(8_000)).toBeLessThan(9 * workFor(1_000))
+    expect(measureWork(8_000)).toBeLessThan(9 * measureWork(1_000))
   })
 })
 
@@ -254,7 +254,7 @@ describe('directories that cannot be used', () => {
   })
   afterAll(() => rm(scratch, { recursive: true }))
 
-  const variant = async (name: string, from: string, file: string, content: string | undefined) => {
+  const createVariant = async (name: string, from: string, file: string, content: string | undefined) => {
     const directory = path.join(scratch, name)
     await cp(path.join(TINY, from), directory, { recursive: true })
     if (content === undefined) await rm(path.join(directory, file))
@@ -284,7 +284,7 @@ describe('directories that cannot be used', () => {
       'unknown parts',
       'tokenizer_3',
       'tokenizer.json',
-      unknownPart(),
+      createUnknownPart(),
       /the normalizer of tokenizer\.json has the type "Telepathy"; Sequence, NFC, .* are supported/,
     ],
     [
@@ -295,14 +295,14 @@ describe('directories that cannot be used', () => {
       /pad_token <none> has no id/,
     ],
   ])('%s', async (name, from, file, content, message) => {
-    const directory = await variant(name, from, file, content)
+    const directory = await createVariant(name, from, file, content)
     await expect(openTokenizer(directory)).rejects.toThrow(
       expect.objectContaining({ name: 'TokenizerError', message: expect.stringMatching(message) }),
     )
   })
 })
 
-function definition(normalizer: object): string {
+function createDefinition(normalizer: object): string {
   const vocab = [
     ['<unk>', 0],
     ['a', -1],
@@ -311,9 +311,9 @@ function definition(normalizer: object): string {
 }
 
 function createBrokenMap(): string {
-  return definition({ type: 'Precompiled', precompiled_charsmap: '/////w==' })
+  return createDefinition({ type: 'Precompiled', precompiled_charsmap: '/////w==' })
 }
 
-function unknownPart(): string {
-  return definition({ type: 'Telepathy' })
+function createUnknownPart(): string {
+  return createDefinition({ type: 'Telepathy' })
 }

@@ -94,7 +94,7 @@ test('reports a missing object, an object that is too large, and wrong keys', as
 })
 
 /** Starts a bucket with `reply` as the handler of all requests. `requests` has the headers of each. */
-async function serving(reply: (outgoing: ServerResponse) => void) {
+async function startServing(reply: (outgoing: ServerResponse) => void) {
   const requests: IncomingHttpHeaders[] = []
   const hostile = await serveLocally((incoming, outgoing) => {
     requests.push(incoming.headers)
@@ -107,7 +107,7 @@ async function serving(reply: (outgoing: ServerResponse) => void) {
 
 test('requests uncompressed objects, and applies the size limit after decompression', async () => {
   const bomb = gzipSync(Buffer.alloc(50e6))
-  const { bucket, requests } = await serving((outgoing) => {
+  const { bucket, requests } = await startServing((outgoing) => {
     outgoing.writeHead(200, { 'content-encoding': 'gzip', 'content-length': bomb.length })
     outgoing.end(bomb)
   })
@@ -120,7 +120,7 @@ test('requests uncompressed objects, and applies the size limit after decompress
 
 test('aborts an endless response at the size limit', async () => {
   const closed = Promise.withResolvers<void>()
-  const { bucket } = await serving((outgoing) => {
+  const { bucket } = await startServing((outgoing) => {
     outgoing.on('close', closed.resolve)
     const send = () => {
       while (outgoing.write(' '.repeat(65_536)));

@@ -54,15 +54,15 @@ function runAndKill(task: Task, ms: number): Promise<'finished' | 'killed' | 're
   return promise.finally(() => clearTimeout(timer))
 }
 
-const namesIn = async (directory: string) =>
+const listNames = async (directory: string) =>
   (await readdir(directory).catch(() => [])).filter((name) => !name.startsWith('.'))
 
 /** Opens and verifies all packages and blobs in the cache. Returns the number of packages. */
 async function verifyCache(cache: string): Promise<number> {
-  const packages = await namesIn(path.join(cache, 'packages'))
+  const packages = await listNames(path.join(cache, 'packages'))
   for (const name of packages)
     expect((await openPackage(path.join(cache, 'packages', name), { verify: true })).digest).toBe(name)
-  for (const name of await namesIn(path.join(cache, 'blobs')))
+  for (const name of await listNames(path.join(cache, 'blobs')))
     expect(sha256(await readFile(path.join(cache, 'blobs', name)))).toBe(name)
   return packages.length
 }

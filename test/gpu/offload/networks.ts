@@ -4,7 +4,7 @@ import path from 'node:path'
 import { Graph, type Value } from '../../../gpu-fn/compile/graph/graph.ts'
 import * as ops from '../../../gpu-fn/compile/graph/ops.ts'
 import { encodeModel } from '../../../gpu-fn/compile/write/onnx.ts'
-import { tensorBytes } from '../../../gpu-fn/dtype.ts'
+import { computeTensorBytes } from '../../../gpu-fn/dtype.ts'
 import type { StoredTensor } from '../../../gpu-fn/manifest.ts'
 import { createRandomWords } from '../../../infra/checkpoints/random-weights.ts'
 
@@ -105,7 +105,7 @@ function layoutOf({ layers, parameters }: Network): StoredTensor[] {
   return Array.from({ length: layers }).flatMap((_, layer) =>
     parameters.map(({ name, dtype, shape }) => {
       const offset = end
-      end += tensorBytes(dtype, shape)
+      end += computeTensorBytes(dtype, shape)
       return { name: nameOf(layer, name), dtype, shape, offset }
     }),
   )
@@ -118,7 +118,7 @@ const FORMATS: Record<Stored, readonly [mask: number, bias: number, unit: number
 }
 
 function createRandomBytes({ dtype, shape, exponent }: Parameter, random: () => number): Uint8Array {
-  const words = new Uint32Array(tensorBytes(dtype, shape) / 4)
+  const words = new Uint32Array(computeTensorBytes(dtype, shape) / 4)
   const [mask, bias, unit] = FORMATS[dtype]
   for (let i = 0; i < words.length; i++) words[i] = (random() & mask) | ((exponent + bias) * unit)
   return new Uint8Array(words.buffer)

@@ -10,7 +10,7 @@ import { afterAll, expect, test } from 'vitest'
 import { readDeployConfig } from '../../../infra/config.ts'
 import { deploySteps } from '../../../infra/deploy/deploy-steps.ts'
 import { destroySteps } from '../../../infra/deploy/destroy.ts'
-import { type CommandLine, commandText } from '../../../infra/deploy/plan.ts'
+import { type CommandLine, formatCommand } from '../../../infra/deploy/plan.ts'
 import { writeWorkerConfig } from '../../../infra/deploy/worker-config.ts'
 import { findModalCommand, findModalPython } from '../../../infra/modal/python.ts'
 
@@ -67,7 +67,7 @@ async function outputOf(program: string, parts: readonly string[]): Promise<stri
   )
 }
 
-test.each(of('wrangler').map((command) => [commandText(command).slice(0, 70), command] as const))(
+test.each(of('wrangler').map((command) => [formatCommand(command).slice(0, 70), command] as const))(
   'wrangler takes: %s',
   async (_, [, ...parts]: CommandLine) => {
     const output = await outputOf(process.execPath, ['node_modules/wrangler/bin/wrangler.js', ...parts])
@@ -78,7 +78,7 @@ test.each(of('wrangler').map((command) => [commandText(command).slice(0, 70), co
 
 test
   .skipIf(!findModalPython())
-  .each(of('modal').map((command) => [commandText(command).slice(0, 70), command] as const))(
+  .each(of('modal').map((command) => [formatCommand(command).slice(0, 70), command] as const))(
   'modal takes: %s',
   async (_, [, ...parts]: CommandLine) => {
     const [program, ...before] = findModalCommand()

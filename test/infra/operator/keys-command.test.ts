@@ -61,14 +61,14 @@ test('npm run keys -- list marks keys created by a revoked key', async ({ expect
 })
 
 test('npm run keys changes only the given limits of an account', async ({ expect }) => {
-  const limits = (text: string) => /^limits +(.*)$/m.exec(text)?.[1]
-  expect(limits(await keys('account'))).toBe(
+  const parseLimits = (text: string) => /^limits +(.*)$/m.exec(text)?.[1]
+  expect(parseLimits(await keys('account'))).toBe(
     'requests_per_minute 600, concurrent_jobs 100, daily_microdollars 10000000',
   )
-  expect(limits(await keys('account', '--daily', '3'))).toBe(
+  expect(parseLimits(await keys('account', '--daily', '3'))).toBe(
     'requests_per_minute 600, concurrent_jobs 100, daily_microdollars 3000000',
   )
-  expect(limits(await keys('account', '--rate', 'none'))).toBe('concurrent_jobs 100, daily_microdollars 3000000')
+  expect(parseLimits(await keys('account', '--rate', 'none'))).toBe('concurrent_jobs 100, daily_microdollars 3000000')
   await expect(keys('account', '--rate', 'many')).rejects.toThrow('It must be a whole number.')
 })
 

@@ -2,7 +2,7 @@ import { readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { GetObjectCommand } from '@aws-sdk/client-s3'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
-import { blobKey, manifestKey, pointerKey } from '../../../gpu-fn/weights/layout.ts'
+import { blobKeyOf, manifestKeyOf, pointerKeyOf } from '../../../gpu-fn/weights/layout.ts'
 import { noise, sha256, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { startBucket } from '../../../infra/local/servers/bucket.ts'
 import { type BucketTarget, rollBack, uploadPackage, uploadTarget } from '../../../infra/weights/upload.ts'
@@ -28,8 +28,8 @@ const read = async (Key: string) => {
   const { Body } = await target.client.send(new GetObjectCommand({ Bucket: target.bucket, Key }))
   return Buffer.from(await Body!.transformToByteArray())
 }
-const pointerOf = async (name: Parameters<typeof pointerKey>[0]) =>
-  JSON.parse((await read(pointerKey(name))).toString())
+const pointerOf = async (name: Parameters<typeof pointerKeyOf>[0]) =>
+  JSON.parse((await read(pointerKeyOf(name))).toString())
 
 /** A target behind a proxy. The plan receives the number of parts of a large blob that were sent before. */
 async function behind(plan: (part: number | null) => Trouble): Promise<BucketTarget> {
@@ -48,8 +48,8 @@ test('blobs, manifest and pointer have the keys that the GPU function reads, and
   const { digest } = await writeFakePackage(at, { 'transformer.bin': weights, 'empty.txt': new Uint8Array() }, name)
   const sent = await uploadPackage(target, at, { partBytes: PART })
   expect(sent).toMatchObject({ package: digest, presentBytes: 0, pointed: true })
-  expect(Buffer.compare(await read(blobKey(sha256(weights))), weights)).toBe(0)
-  expect(sha256(await read(manifestKey(digest)))).toBe(digest)
+  expect(Buffer.compare(await read(blobKeyOf(sha256(weights))), weights)).toBe(0)
+  expect(sha256(await read(manifestKeyOf(digest)))).toBe(digest)
   expect(await pointerOf(name)).toEqual({ package: digest, previous: [] })
   expect(await uploadPackage(target, at, { partBytes: PART })).toEqual({
     ...{ package: digest, sentBytes: 0, presentBytes: sent.sentBytes, pointed: false },
@@ -72,7 +72,7 @@ test('an interrupted upload resumes at its next part, and its package is not ser
   })
   await uploadPackage(mended, at, { partBytes: PART })
   expect(parts).toEqual([3, 4, 5])
-  expect(Buffer.compare(await read(blobKey(sha256(weights))), weights)).toBe(0)
+  expect(Buffer.compare(await read(blobKeyOf(sha256(weights))), weights)).toBe(0)
 })
 
 test('an upload aborted by the bucket starts again', async () => {
@@ -84,10 +84,10 @@ test('an upload aborted by the bucket starts again', async () => {
   const digest = sha256(weights)
   // The server here answers 500 where S3 and R2 say NoSuchUpload.
   const forgetful = await behind((part) => (part === 2 && !asked++ ? { kind: 'gone' } : 'none'))
-  const state = { key: `weights/${blobKey(digest)}`, upload: '0'.repeat(32), partBytes: PART, parts: ['"gone"'] }
+  const state = { key: `weights/${blobKeyOf(digest)}`, upload: '0'.repeat(32), partBytes: PART, parts: ['"gone"'] }
   await writeFile(`${at}.${digest.slice(0, 16)}.upload.json`, JSON.stringify(state))
   await uploadPackage(forgetful, at, { partBytes: PART })
-  expect(Buffer.compare(await read(blobKey(digest)), weights)).toBe(0)
+  expect(Buffer.compare(await read(blobKeyOf(digest)), weights)).toBe(0)
 })
 
 test('tiers share blobs, and a pointer can be rolled back', async () => {

@@ -6,7 +6,7 @@ import { gzipSync } from 'node:zlib'
 import { HEADERS, type HeaderFiles, type Layout, type Published } from '../../../infra/checkpoints/published.ts'
 import { encodeSafetensorsHeader, type TensorShape } from '../../../infra/checkpoints/safetensors-header.ts'
 import * as published from './published-shapes.ts'
-import { diffusersVae, stabilityVae } from './published-vae-shapes.ts'
+import { createDiffusersVae, createStabilityVae } from './published-vae-shapes.ts'
 
 /** Sizes at which the published files are cut into shards. */
 const SHARD_BYTES = { transformer: 10e9, text_encoder_3: 5e9 }
@@ -16,12 +16,12 @@ const DTYPE: Record<Layout, TensorShape['dtype']> = { 'single-file': 'F16', diff
 const clipL = (projection: boolean) => published.clipText(768, 12, projection)
 const clipG = () => published.clipText(1280, 32, true)
 
-function singleFile(name: Published): HeaderFiles {
+function createSingleFile(name: Published): HeaderFiles {
   const addPrefix = (prefix: string, shapes: published.Shapes) =>
     [...shapes].map(([key, shape]) => [`${prefix}${key}`, shape] as const)
   const main = [
-    ...addPrefix('model.diffusion_model.', published.stabilityTransformer(published.VARIANTS[name])),
-    ...addPrefix('first_stage_model.', stabilityVae()),
+    ...addPrefix('model.diffusion_model.', published.createStabilityTransformer(published.VARIANTS[name])),
+    ...addPrefix('first_stage_model.', createStabilityVae()),
   ]
   const file = `sd3.5_${name.replace('-', '_')}.safetensors`
   return {
@@ -32,21 +32,21 @@ function singleFile(name: Published): HeaderFiles {
   }
 }
 
-function diffusers(name: Published): HeaderFiles {
+function createDiffusers(name: Published): HeaderFiles {
   const variant = published.VARIANTS[name]
-  const shards = (folder: keyof typeof SHARD_BYTES, stem: string, shapes: published.Shapes) =>
+  const writeShards = (folder: keyof typeof SHARD_BYTES, stem: string, shapes: published.Shapes) =>
     createShards(`${folder}/${stem}`, shapes, SHARD_BYTES[folder])
   return {
-    'transformer/config.json': transformerConfig(variant),
-    ...shards('transformer', 'diffusion_pytorch_model', published.diffusersTransformer(variant)),
-    'text_encoder/config.json': clipConfig(768, 12, 12, 'quick_gelu'),
+    'transformer/config.json': createTransformerConfig(variant),
+    ...writeShards('transformer', 'diffusion_pytorch_model', published.createDiffusersTransformer(variant)),
+    'text_encoder/config.json': createClipConfig(768, 12, 12, 'quick_gelu'),
     ...weights('text_encoder/model.safetensors', clipL(true), 'diffusers'),
-    'text_encoder_2/config.json': clipConfig(1280, 32, 20, 'gelu'),
+    'text_encoder_2/config.json': createClipConfig(1280, 32, 20, 'gelu'),
     ...weights('text_encoder_2/model.safetensors', clipG(), 'diffusers'),
     'text_encoder_3/config.json': T5_CONFIG,
-    ...shards('text_encoder_3', 'model', published.t5Encoder(false)),
+    ...writeShards('text_encoder_3', 'model', published.t5Encoder(false)),
     'vae/config.json': VAE_CONFIG,
-    ...weights('vae/diffusion_pytorch_model.safetensors', diffusersVae(), 'diffusers'),
+    ...weights('vae/diffusion_pytorch_model.safetensors', createDiffusersVae(), 'diffusers'),
     'scheduler/scheduler_config.json': SCHEDULER_CONFIG,
   }
 }
@@ -81,7 +81,7 @@ function createShards(stem: string, shapes: published.Shapes, limit: number): He
   )
 }
 
-function transformerConfig({ depth, positions, dualAttention }: published.Variant) {
+function createTransformerConfig({ depth, positions, dualAttention }: published.Variant) {
   return {
     _class_name: 'SD3Transformer2DModel',
     num_layers: depth,
@@ -100,7 +100,7 @@ function transformerConfig({ depth, positions, dualAttention }: published.Varian
   }
 }
 
-function clipConfig(width: number, layers: number, heads: number, activation: string) {
+function createClipConfig(width: number, layers: number, heads: number, activation: string) {
   return {
     architectures: ['CLIPTextModelWithProjection'],
     hidden_size: width,
@@ -166,8 +166,8 @@ const SCHEDULER_CONFIG = {
 await mkdir(HEADERS, { recursive: true })
 for (const name of Object.keys(published.VARIANTS) as Published[]) {
   for (const [layout, files] of [
-    ['single-file', singleFile(name)],
-    ['diffusers', diffusers(name)],
+    ['single-file', createSingleFile(name)],
+    ['diffusers', createDiffusers(name)],
   ] as const) {
     await writeFile(path.join(HEADERS, `${name}.${layout}.json.gz`), gzipSync(JSON.stringify(files), { level: 9 }))
   }

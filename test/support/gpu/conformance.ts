@@ -49,20 +49,20 @@ function reading({ body }: Response) {
   const source = body!.getReader() as ReadableStreamDefaultReader<Uint8Array>
   const entries: { event: JobEvent; data: Uint8Array<ArrayBuffer> | null }[] = []
   let rest: Uint8Array<ArrayBuffer> = new Uint8Array()
-  const more = async () => {
+  const readMore = async () => {
     const { value } = await source.read()
     if (!value) return false
     rest = Uint8Array.from([...rest, ...value])
     return true
   }
   const take = async (length: number) => {
-    while (rest.length < length) if (!(await more())) throw new Error('the stream ends inside an image')
+    while (rest.length < length) if (!(await readMore())) throw new Error('the stream ends inside an image')
     const taken = rest.slice(0, length)
     rest = rest.slice(length)
     return taken
   }
   const next = async () => {
-    while (!rest.includes(10)) if (!(await more())) return null
+    while (!rest.includes(10)) if (!(await readMore())) return null
     const text = new TextDecoder().decode((await take(rest.indexOf(10) + 1)).slice(0, -1))
     const event = jobEvent.parse(JSON.parse(text))
     const entry = { event, data: 'bytes' in event ? await take(event.bytes) : null }

@@ -54,7 +54,7 @@ export function convertFloat32ToFloat16(src: Float32Array, out: Uint16Array): Co
 /** Rounds bfloat16 to float16 as `convertFloat32ToFloat16` does; exact except for subnormal results and overflow. */
 export function convertBfloat16ToFloat16(src: Uint8Array, out: Uint16Array): Conversion {
   assertLength(src, out.length, 'BF16')
-  const values = words(src)
+  const values = viewWords(src)
   const table = halfOfBfloat16()
   let largest = 0
   for (let i = 0; i < values.length; i++) {
@@ -86,11 +86,11 @@ const decoders: Record<Exclude<ParameterDtype, GgmlType>, (src: Uint8Array, out:
   F64: (src, out) => out.set(new Float64Array(src.slice().buffer)),
   F32: (src, out) => new Uint8Array(out.buffer, out.byteOffset, out.byteLength).set(src),
   F16: (src, out) => {
-    const { buffer, byteOffset, length } = words(src)
+    const { buffer, byteOffset, length } = viewWords(src)
     out.set(new Float16Array(buffer, byteOffset, length))
   },
   BF16: (src, out) => {
-    const values = words(src)
+    const values = viewWords(src)
     const bits = bitsOf(out)
     for (let i = 0; i < values.length; i++) bits[i] = values[i]! << 16
   },
@@ -107,7 +107,7 @@ function overflowsHalf(magnitude: number): boolean {
 }
 
 /** Copies blocks at odd addresses, because typed arrays must be aligned. */
-function words(src: Uint8Array): Uint16Array {
+function viewWords(src: Uint8Array): Uint16Array {
   const aligned = src.byteOffset % 2 === 0 ? src : src.slice()
   return new Uint16Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 2)
 }

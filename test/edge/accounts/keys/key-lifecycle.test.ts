@@ -55,11 +55,11 @@ test('all descendants of a revoked key are marked in lists', async ({ expect }) 
   const renewed = (await rotate(bearer(child.key), child.id)).body
   const grandchild = (await create(bearer(renewed.key), { scopes: ['generate'] })).body
   const other = (await create(caller)).body
-  const flags = async () =>
+  const readFlags = async () =>
     Object.fromEntries((await list(caller)).map(({ id, creator_revoked }) => [id, creator_revoked]))
-  expect(Object.values(await flags())).toEqual([false, false, false, false, false])
+  expect(Object.values(await readFlags())).toEqual([false, false, false, false, false])
   await revoke(caller, child.id)
-  expect(await flags()).toEqual({
+  expect(await readFlags()).toEqual({
     [caller.keyId]: false,
     [child.id]: false,
     [renewed.id]: true,

@@ -10,12 +10,12 @@ import { call, operator } from '../../support/operator.ts'
 type Key = { id: string; key: string; lineage: string; expires: number | null; scopes: string[]; label: string }
 const bearer = (key: string) => ({ authorization: `Bearer ${key}` })
 const create = (caller: Caller, body: unknown = {}) => call<Key>('POST', '/v1/keys', caller.headers, body)
-const admin = () => newCaller({ scopes: ['generate', 'read', 'admin'] })
+const createAdmin = () => newCaller({ scopes: ['generate', 'read', 'admin'] })
 const models = async (key: string) => (await call('GET', '/v1/models', bearer(key))).status
 
 describe('a key of scope admin', () => {
   test('manages the keys of its own account without an account name', async ({ expect }) => {
-    const caller = await admin()
+    const caller = await createAdmin()
     const made = await create(caller, { label: 'web', scopes: ['read', 'read'] })
     expect(made).toMatchObject({ status: 201, body: { label: 'web', scopes: ['read'], account: caller.account } })
     const list = await call<{ data: Key[] }>('GET', '/v1/keys', caller.headers)
@@ -26,7 +26,7 @@ describe('a key of scope admin', () => {
   })
 
   test('has no access to another account, and keys of other scopes have no access to this API', async ({ expect }) => {
-    const [caller, other] = [await admin(), await newCaller()]
+    const [caller, other] = [await createAdmin(), await newCaller()]
     expect(await call('GET', `/v1/keys?account=${other.account}`, caller.headers)).toMatchObject({
       status: 403,
       body: { error: { code: 'insufficient_scope' } },
@@ -47,7 +47,7 @@ describe('a key of scope admin', () => {
 
 describe('describe and change', () => {
   test('shows the rights and the usage of a key; changes apply immediately', async ({ expect }) => {
-    const caller = await admin()
+    const caller = await createAdmin()
     const { id, key } = (await create(caller, { scopes: ['generate', 'read'] })).body
     await admit(key, 700)
     const path = `/v1/keys/${id}`
@@ -79,7 +79,7 @@ describe('describe and change', () => {
     [{ expires_in: -1 }, 'expires_in is -1; it must be null for never, or a whole number of seconds from now.'],
     [{ id: 'x' }, 'id is not a field of this request; allowed are label, scopes, limits, expires_in.'],
   ] as const)('%j is refused', async ([body, message], { expect }) => {
-    const caller = await admin()
+    const caller = await createAdmin()
     const refused = await call('PATCH', `/v1/keys/${caller.keyId}`, caller.headers, body)
     expect(refused).toMatchObject({ status: 400, body: { detail: expect.stringContaining(message) } })
   })
@@ -87,7 +87,7 @@ describe('describe and change', () => {
 
 describe('rotation', () => {
   test('creates a key with the same rights; the old key is valid until the end of the overlap', async ({ expect }) => {
-    const caller = await admin()
+    const caller = await createAdmin()
     const first = (await create(caller, { label: 'web', scopes: ['generate'] })).body
     const path = `/v1/keys/${first.id}/rotate`
     const next = await call<Key>('POST', path, caller.headers, { overlap_seconds: 60 })
@@ -103,7 +103,7 @@ describe('rotation', () => {
   })
 
   test('does not reset the usage: all keys of the lineage share the limits', async ({ expect }) => {
-    const caller = await admin()
+    const caller = await createAdmin()
     const first = (await create(caller, { scopes: ['generate'], limits: { total_microdollars: 100 } })).body
     expect((await admit(first.key, 80)).kind).toBe('admitted')
     const next = await call<Key>('POST', `/v1/keys/${first.id}/rotate`, caller.headers, {})
@@ -112,14 +112,14 @@ describe('rotation', () => {
   })
 
   test('needs no body', async ({ expect }) => {
-    const caller = await admin()
+    const caller = await createAdmin()
     const { id } = (await create(caller)).body
     const { headers } = caller
     expect((await fetchWorker(`/v1/keys/${id}/rotate`, { method: 'POST', headers })).status).toBe(201)
   })
 
   test('is refused for an ended key, and is not_found for an unknown one', async ({ expect }) => {
-    const caller = await admin()
+    const caller = await createAdmin()
     const { id } = (await create(caller)).body
     await call('DELETE', `/v1/keys/${id}`, caller.headers)
     const status = async (of: string) => (await call('POST', `/v1/keys/${of}/rotate`, caller.headers, {})).status

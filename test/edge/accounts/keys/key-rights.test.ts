@@ -16,8 +16,8 @@ import {
   byOperator,
   CAP,
   create,
+  createScopeRefusal,
   HOUR,
-  insufficientScope,
   type Key,
   newAdmin,
   newCappedAdmin,
@@ -40,7 +40,7 @@ describe('a capped key of scope admin', () => {
     [{ label: 'x', limits: { total_microdollars: null } }, 'its cap, beside its label'],
   ] as const)('cannot change itself: %j, %s', async ([body], { expect }) => {
     const caller = await newCappedAdmin()
-    expect(await patch(caller, caller.keyId, body)).toMatchObject(insufficientScope())
+    expect(await patch(caller, caller.keyId, body)).toMatchObject(createScopeRefusal())
     expect((await byOperator(caller.account, caller.keyId, body)).status).toBe(200)
   })
 
@@ -58,9 +58,9 @@ describe('a capped key of scope admin', () => {
     [{ expires_in: 2 * HOUR }, 'expires_in'],
   ] as const)('cannot create a key with more rights: %j', async ([body, param], { expect }) => {
     const caller = await newCappedAdmin()
-    expect(await create(caller, body)).toMatchObject(insufficientScope(param))
+    expect(await create(caller, body)).toMatchObject(createScopeRefusal(param))
     const { id } = (await create(caller)).body
-    expect(await patch(caller, id, body)).toMatchObject(insufficientScope(param))
+    expect(await patch(caller, id, body)).toMatchObject(createScopeRefusal(param))
   })
 
   test('creates keys with its own limits and expiry by default', async ({ expect }) => {
@@ -93,10 +93,12 @@ describe('a capped key of scope admin', () => {
     const other = (
       await call<Key>('POST', path, operator, { account: caller.account, limits: { total_microdollars: 1 } })
     ).body
-    expect(await patch({ headers }, other.id, { limits: { total_microdollars: 2 } })).toMatchObject(insufficientScope())
-    expect(await rotate({ headers }, other.id)).toMatchObject(insufficientScope())
-    expect(await patch({ headers }, other.id, { label: 'seen' })).toMatchObject(insufficientScope())
-    expect(await revoke({ headers }, other.id)).toMatchObject(insufficientScope())
+    expect(await patch({ headers }, other.id, { limits: { total_microdollars: 2 } })).toMatchObject(
+      createScopeRefusal(),
+    )
+    expect(await rotate({ headers }, other.id)).toMatchObject(createScopeRefusal())
+    expect(await patch({ headers }, other.id, { label: 'seen' })).toMatchObject(createScopeRefusal())
+    expect(await revoke({ headers }, other.id)).toMatchObject(createScopeRefusal())
   })
 
   test('keeps its cap, meter and expiry in a rotation', async ({ expect }) => {
@@ -108,9 +110,9 @@ describe('a capped key of scope admin', () => {
     expect(await admit(next.body.key, 401)).toMatchObject({ kind: 'over_budget', available: 400, holder: 'key' })
     // Both keys are of one lineage, so neither may raise the limits of the other.
     expect(await patch(caller, next.body.id, { limits: { total_microdollars: null } })).toMatchObject(
-      insufficientScope(),
+      createScopeRefusal(),
     )
-    expect(await patch(bearer(next.body.key), caller.keyId, { expires_in: null })).toMatchObject(insufficientScope())
+    expect(await patch(bearer(next.body.key), caller.keyId, { expires_in: null })).toMatchObject(createScopeRefusal())
   })
 
   test('is subject to limits that the operator sets on any key of its lineage', async ({ expect }) => {
@@ -124,22 +126,22 @@ describe('a capped key of scope admin', () => {
 describe('any key of scope admin', () => {
   test('cannot grant a scope that it lacks, by a new key, a change or a rotation', async ({ expect }) => {
     const caller = await newCaller({ scopes: ['admin'] })
-    expect(await create(caller)).toMatchObject(insufficientScope('scopes'))
-    expect(await create(caller, { scopes: ['generate'] })).toMatchObject(insufficientScope('scopes'))
+    expect(await create(caller)).toMatchObject(createScopeRefusal('scopes'))
+    expect(await create(caller, { scopes: ['generate'] })).toMatchObject(createScopeRefusal('scopes'))
     const made = await create(caller, { scopes: ['admin'] })
     expect(made.status).toBe(201)
     expect(await patch(caller, made.body.id, { scopes: ['admin', 'generate'] })).toMatchObject(
-      insufficientScope('scopes'),
+      createScopeRefusal('scopes'),
     )
     const path = `/v1/keys?account=${caller.account}`
     const { body } = await call<Key>('POST', path, operator, { account: caller.account })
-    expect(await rotate(caller, body.id)).toMatchObject(insufficientScope('scopes'))
+    expect(await rotate(caller, body.id)).toMatchObject(createScopeRefusal('scopes'))
   })
 
   test('can change only its own label, even without limits', async ({ expect }) => {
     const caller = await newAdmin()
     for (const body of [{ limits: { concurrent_jobs: 5 } }, { scopes: ['admin'] }, { expires_in: HOUR }])
-      expect(await patch(caller, caller.keyId, body)).toMatchObject(insufficientScope())
+      expect(await patch(caller, caller.keyId, body)).toMatchObject(createScopeRefusal())
   })
 
   test('cannot change or rotate its ancestors', async ({ expect }) => {
@@ -148,9 +150,9 @@ describe('any key of scope admin', () => {
     const grandchild = (await create(bearer(child.key), { scopes: [...ALL] })).body
     for (const above of [caller.keyId, child.id]) {
       expect(await patch(bearer(grandchild.key), above, { limits: { concurrent_jobs: 5 } })).toMatchObject(
-        insufficientScope(),
+        createScopeRefusal(),
       )
-      expect(await rotate(bearer(grandchild.key), above)).toMatchObject(insufficientScope())
+      expect(await rotate(bearer(grandchild.key), above)).toMatchObject(createScopeRefusal())
     }
     expect(await create(bearer(grandchild.key))).toMatchObject({
       status: 403,

@@ -61,7 +61,7 @@ async function expectImage(
 }
 
 /** Two shards of a folder's weights, without an index. */
-async function shard(folder: string, stem: string, variant: string): Promise<string[]> {
+async function writeShards(folder: string, stem: string, variant: string): Promise<string[]> {
   const file = path.join(folder, `${stem}.safetensors`)
   const parts = createHalves(await readStoredTensors(file))
   await rm(file)
@@ -181,7 +181,7 @@ describe('files of weights', () => {
     const tensors = await readStoredTensors(path.join(folder, 'model.safetensors'))
     const weightMap = Object.fromEntries(Object.keys(tensors).map((name) => [name, 'model-00001-of-00001.safetensors']))
     await writeFile(path.join(folder, 'model.safetensors.index.json'), JSON.stringify({ weight_map: weightMap }))
-    await shard(folder, 'model', '.fp16')
+    await writeShards(folder, 'model', '.fp16')
     expect(await expectImage([base])).toContain(
       `${folder}: variant fp16 is read, because "model.safetensors.index.json" lists "model-00001-of-00001.safetensors", which are missing.`,
     )
@@ -194,7 +194,7 @@ describe('files of weights', () => {
   })
 
   it('are read as shards without an index', async () => {
-    await shard(path.join(base, 'transformer'), 'diffusion_pytorch_model', '')
+    await writeShards(path.join(base, 'transformer'), 'diffusion_pytorch_model', '')
     await expectImage([base])
   })
 
@@ -259,14 +259,14 @@ describe('weights of zeros', () => {
   })
 
   it('cause no note if they are biases', async () => {
-    const zero = (tensors: Tensors): Tensors =>
+    const zeroTensors = (tensors: Tensors): Tensors =>
       Object.fromEntries(
         Object.entries(tensors).map(([name, stored]) => [
           name,
           name.endsWith('.bias') ? { ...stored, data: stored.data.map(() => 0) } : stored,
         ]),
       )
-    await rewriteTensors(path.join(base, TRANSFORMER), path.join(base, TRANSFORMER), zero)
+    await rewriteTensors(path.join(base, TRANSFORMER), path.join(base, TRANSFORMER), zeroTensors)
     const { notes } = await compile({ checkpoint: [base], out: at('package'), tier: 'fp8', target: 'cpu' })
     expect(notes.join()).not.toMatch('zeros')
   })

@@ -31,8 +31,9 @@ beforeAll(async () => {
 })
 afterAll(() => rm(scratch, { recursive: true, force: true }))
 
-const elements = ({ shape }: Tensor) => shape.reduce((product, axis) => product * axis, 1)
-const count = (tensors: Map<string, Tensor>) => [...tensors.values()].reduce((sum, tensor) => sum + elements(tensor), 0)
+const countElements = ({ shape }: Tensor) => shape.reduce((product, axis) => product * axis, 1)
+const count = (tensors: Map<string, Tensor>) =>
+  [...tensors.values()].reduce((sum, tensor) => sum + countElements(tensor), 0)
 const shapes = (tensors: Map<string, Tensor>) => new Map([...tensors].map(([name, { shape }]) => [name, shape]))
 
 describe.each(PUBLISHED)('the published %s', (name) => {
@@ -61,7 +62,7 @@ describe.each(PUBLISHED)('the published %s', (name) => {
   it.each(['single-file', 'diffusers'] as const)('reads no byte of the %s layout twice', (layout) => {
     const parts = Object.values(get(name, layout).networks).flatMap((tensors) =>
       [...tensors.values()].flatMap((tensor) => {
-        expect(tensor.parts.reduce((sum, part) => sum + part.bytes, 0)).toBe(2 * elements(tensor))
+        expect(tensor.parts.reduce((sum, part) => sum + part.bytes, 0)).toBe(2 * countElements(tensor))
         return tensor.parts
       }),
     )

@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, test } from 'vitest'
 import { compile } from '../../../../gpu-fn/compile/compile.ts'
 import type { Graph } from '../../../../gpu-fn/compile/graph/graph.ts'
 import type { Model } from '../../../../gpu-fn/compile/graph/model.ts'
-import { lowerings } from '../../../../gpu-fn/compile/lower/lowerings.ts'
+import { chooseLowerings } from '../../../../gpu-fn/compile/lower/lowerings.ts'
 import { FAMILIES } from '../../../../gpu-fn/models/families.ts'
 import { buildModel } from '../../../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
@@ -27,7 +27,7 @@ function countOperators({ nodes }: Graph, under = ''): Record<string, number> {
 
 async function build(name: 'large' | 'medium', target: 'cuda' | 'cuda-fp8' = 'cuda-fp8'): Promise<Model> {
   const paths = await writeSparseCheckpoint(path.join(scratch.directory, name), name, 'single-file')
-  return buildModel(await openCheckpoint(paths), paths, { tier: 'fp8' }, lowerings(target))
+  return buildModel(await openCheckpoint(paths), paths, { tier: 'fp8' }, chooseLowerings(target))
 }
 
 describe('the step graph of target cuda-fp8', () => {
@@ -49,7 +49,12 @@ describe('the step graph of target cuda-fp8', () => {
   test("of a ControlNet has every product of a block in FP8, and onnxruntime's attention", async () => {
     const directory = await writeTinyControlnet(path.join(scratch.directory, 'controlnet'))
     const checkpoint = await FAMILIES.sd35.openControlnet(directory)
-    const { graphs } = FAMILIES.sd35.buildControlnet(checkpoint, [directory], { tier: 'fp8' }, lowerings('cuda-fp8'))
+    const { graphs } = FAMILIES.sd35.buildControlnet(
+      checkpoint,
+      [directory],
+      { tier: 'fp8' },
+      chooseLowerings('cuda-fp8'),
+    )
     expect(countOperators(graphs.control).MatMulBlockQuantizedFp8Weight).toBeUndefined()
     expect(countOperators(graphs.control, 'transformer_blocks.0')).toMatchObject({
       ...{ ModulateQuantize: 2, Linear: 4, GeluQuantize: 1, MultiHeadAttention: 1, QuantizeParts: 1 },

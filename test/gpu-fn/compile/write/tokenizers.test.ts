@@ -148,20 +148,20 @@ describe('hostile files are refused', () => {
     expect(await refusal(read())).toMatch(/merges\.txt: is a link to .*secret, outside of its directory; copy the file/)
   })
 
-  const numbered = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, i) => [`t${i}`, i]))
+  const createNumbered = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, i) => [`t${i}`, i]))
   const t5 = async (change: (definition: Record<string, never>) => void) => {
     const definition = JSON.parse(await readFile(at('tokenizer_3', 'tokenizer.json'), 'utf8'))
     change(definition)
     return JSON.stringify(definition)
   }
-  const pattern = (Regex: string) => ({ type: 'Split', pattern: { Regex }, behavior: 'Removed', invert: false })
+  const createPattern = (Regex: string) => ({ type: 'Split', pattern: { Regex }, behavior: 'Removed', invert: false })
   test.each<[string, string, () => string | Promise<string>, RegExp]>([
     ['two million merges', 'tokenizer/merges.txt', () => 'a b\n'.repeat(1_900_000), /has more than 131072 entries/],
     ['a huge file', 'tokenizer/merges.txt', () => 'a b\n'.repeat(2_100_000), /8400000 bytes; at most 8000000/],
     [
       'half a million values',
       'tokenizer/vocab.json',
-      () => JSON.stringify(numbered(410_000)),
+      () => JSON.stringify(createNumbered(410_000)),
       /more than 400000 entries/,
     ],
     [
@@ -185,7 +185,7 @@ describe('hostile files are refused', () => {
     [
       'an exponential pattern',
       'tokenizer_3/tokenizer.json',
-      () => t5((json) => Object.assign(json, { pre_tokenizer: pattern('(a+)+$') })),
+      () => t5((json) => Object.assign(json, { pre_tokenizer: createPattern('(a+)+$') })),
       /the pre_tokenizer of tokenizer\.json has the unknown pattern {"Regex":"\(a\+\)\+\$"}/,
     ],
     [

@@ -144,7 +144,7 @@ describe('the mask', () => {
 
 /** A small PNG file with these dimensions in its header. */
 function createDecompressionBomb(width: number, height: number): Uint8Array {
-  const chunk = (type: string, data: Uint8Array) => {
+  const createChunk = (type: string, data: Uint8Array) => {
     const head = Buffer.alloc(8)
     head.writeUInt32BE(data.length)
     head.write(type, 4)
@@ -158,7 +158,12 @@ function createDecompressionBomb(width: number, height: number): Uint8Array {
   header.set([8, 2], 8)
   const data = deflateSync(Buffer.alloc(1_000_000))
   const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a])
-  return Buffer.concat([signature, chunk('IHDR', header), chunk('IDAT', data), chunk('IEND', new Uint8Array())])
+  return Buffer.concat([
+    signature,
+    createChunk('IHDR', header),
+    createChunk('IDAT', data),
+    createChunk('IEND', new Uint8Array()),
+  ])
 }
 
 describe('refuses', () => {

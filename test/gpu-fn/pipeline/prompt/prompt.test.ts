@@ -28,12 +28,12 @@ function encoders(...names: EncoderName[]) {
       signal?.throwIfAborted()
       const [batch, rows] = input_ids!.dims as [number, number]
       runs.push([batch, rows])
-      const filled = (dims: number[], value: number): Tensor => ({
+      const createFilled = (dims: number[], value: number): Tensor => ({
         dims,
         data: new Float32Array(dims.reduce((a, b) => a * b)).fill(value),
       })
-      const hidden = filled([batch, rows, WIDTHS[name]], MARKS[name])
-      return name === 't5' ? { hidden } : { hidden, pooled: filled([batch, WIDTHS[name]], 10 * MARKS[name]) }
+      const hidden = createFilled([batch, rows, WIDTHS[name]], MARKS[name])
+      return name === 't5' ? { hidden } : { hidden, pooled: createFilled([batch, WIDTHS[name]], 10 * MARKS[name]) }
     },
     runOnDevice: () => Promise.reject(new Error('encoders leave nothing on the device')),
     release: async () => {},

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { type JobRequest, SCHEDULES, stepsOfRuns } from '../../../../gpu-fn/contract.ts'
 import { createNoise } from '../../../../gpu-fn/pipeline/noise.ts'
-import { betaQuantile } from '../../../../gpu-fn/pipeline/schedulers/beta-quantile.ts'
+import { computeBetaQuantile } from '../../../../gpu-fn/pipeline/schedulers/beta-quantile.ts'
 import { computeNoiseLevels } from '../../../../gpu-fn/pipeline/schedulers/noise-levels.ts'
 import { createScheduler } from '../../../../gpu-fn/pipeline/schedulers/schedulers.ts'
 import golden from '../../../golden/samplers.json' with { type: 'json' }
@@ -11,7 +11,7 @@ const noDraw = () => Promise.reject(new Error('this sampler draws no noise'))
 
 type Choice = Pick<JobRequest, 'sampler' | 'noise_schedule'>
 
-function distance(a: ArrayLike<number>, b: readonly number[]): number {
+function measureDistance(a: ArrayLike<number>, b: readonly number[]): number {
   expect(a.length).toBe(b.length)
   return b.reduce((max, value, i) => Math.max(max, Math.abs(a[i]! - value)), 0)
 }
@@ -19,21 +19,25 @@ function distance(a: ArrayLike<number>, b: readonly number[]): number {
 test('the noise levels of every schedule equal ComfyUI’s', () => {
   for (const { schedule, steps, shift, sigmas } of golden.schedules) {
     const levels = computeNoiseLevels({ steps, shift, noise_schedule: schedule } as Choice & { steps: number }, SD35)
-    expect(distance(levels, sigmas), `${schedule}, ${steps} steps, shift ${shift}`).toBeLessThan(3e-7)
+    expect(measureDistance(levels, sigmas), `${schedule}, ${steps} steps, shift ${shift}`).toBeLessThan(3e-7)
   }
 })
 
 test('custom noise levels are shifted and stretched as diffusers does', () => {
   for (const { given, shift_terminal, sigmas } of golden.custom) {
     const config = { ...SD35, ...(shift_terminal !== undefined && { shift_terminal }) }
-    expect(distance(computeNoiseLevels({ steps: given.length, sigmas: given }, config), sigmas)).toBeLessThan(3e-7)
+    expect(measureDistance(computeNoiseLevels({ steps: given.length, sigmas: given }, config), sigmas)).toBeLessThan(
+      3e-7,
+    )
   }
 })
 
 test('spacings of a checkpoint equal diffusers’', () => {
   for (const { spacing, steps, sigmas } of golden.spacings) {
     const config = { ...SD35, spacing: spacing as 'karras' | 'exponential' | 'beta' }
-    expect(distance(computeNoiseLevels({ steps }, config), sigmas), `${spacing}, ${steps} steps`).toBeLessThan(3e-7)
+    expect(measureDistance(computeNoiseLevels({ steps }, config), sigmas), `${spacing}, ${steps} steps`).toBeLessThan(
+      3e-7,
+    )
   }
 })
 
@@ -55,13 +59,13 @@ test('every sampler has the result of k-diffusion or diffusers', async () => {
   for (const { by, steps, end, sampler, schedule } of golden.walks) {
     const choice = { sampler, noise_schedule: schedule }
     const what = `${sampler} over ${schedule} as in ${by}, ${steps} steps`
-    expect(distance(await walk(choice as Choice, steps), end), what).toBeLessThan(1e-5)
+    expect(measureDistance(await walk(choice as Choice, steps), end), what).toBeLessThan(1e-5)
   }
 })
 
 test('Heun’s method is of second order', async () => {
   const exact = [...(await walk({ sampler: 'heun' }, 200))]
-  const error = async (sampler: JobRequest['sampler']) => distance(await walk({ sampler }, 20), exact)
+  const error = async (sampler: JobRequest['sampler']) => measureDistance(await walk({ sampler }, 20), exact)
   expect(await error('heun')).toBeLessThan((await error('euler')) / 2)
 })
 
@@ -97,8 +101,11 @@ test('up to 100 steps, no schedule has equal noise levels', () => {
 })
 
 test('the quantiles of the beta distribution are symmetric and increasing', () => {
-  expect(betaQuantile(0.5)).toBe(0.5)
-  expect([betaQuantile(0), betaQuantile(1)].map((value) => Math.abs(value))).toEqual([expect.closeTo(0), 1])
-  const values = Array.from({ length: 101 }, (_, i) => betaQuantile(i / 100))
+  expect(computeBetaQuantile(0.5)).toBe(0.5)
+  expect([computeBetaQuantile(0), computeBetaQuantile(1)].map((value) => Math.abs(value))).toEqual([
+    expect.closeTo(0),
+    1,
+  ])
+  const values = Array.from({ length: 101 }, (_, i) => computeBetaQuantile(i / 100))
   expect(values).toEqual(values.toSorted((a, b) => a - b))
 })

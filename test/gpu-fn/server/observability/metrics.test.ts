@@ -85,12 +85,12 @@ test('requires its token, if one is set', async () => {
 
 test('reports readiness while its queue has room', async () => {
   await using server = await startServer(createPacedEngine(0), { queue: 1 })
-  const ready = async () => (await fetch(`${server.url}/readyz`)).status
-  expect(await ready()).toBe(200)
+  const fetchReadiness = async () => (await fetch(`${server.url}/readyz`)).status
+  expect(await fetchReadiness()).toBe(200)
   for (const id of ['a', 'b']) void putJob(server.url, id, { steps: 100 })
-  await expect.poll(ready, { timeout: 30_000 }).toBe(503)
+  await expect.poll(fetchReadiness, { timeout: 30_000 }).toBe(503)
   server.lifecycle.status = 'draining'
-  expect(await ready()).toBe(503)
+  expect(await fetchReadiness()).toBe(503)
 })
 
 test('sends the spans of a job to the collector, in the trace of its caller', async () => {

@@ -17,24 +17,24 @@ const record = (id: string, change: Partial<JobRow> = {}): JobRow => ({
   request: { prompt: `picture of ${id}`, seed: 7 },
   ...change,
 })
-const listed = (id: string, price = 201): Job => ({
+const createListedJob = (id: string, price = 201): Job => ({
   ...{ id, state: 'succeeded', steps: 1, error: null, price_microdollars: price, images: [] },
 })
 const row = (job: string, change = {}) => ({
   ...{ job, state: 'captured', amount: 201, charged: 201, fingerprint: `print of ${job}` },
   ...change,
 })
-const books = (change: Partial<Books> = {}): Books => ({
+const createBooks = (change: Partial<Books> = {}): Books => ({
   ledger: [row('a'), row('b'), row('never created', { state: 'released', charged: 0 })],
   usage: [row('a'), row('b')],
   jobs: [record('a'), record('b')],
   ...change,
 })
-const jobs = [listed('a'), listed('b')]
+const jobs = [createListedJob('a'), createListedJob('b')]
 
 test('ledgers and reservations consistent with the jobs cause no reports', () => {
-  expect(findBookProblems(books(), jobs)).toEqual([])
-  expect(findReservationProblems(books(), jobs)).toEqual([])
+  expect(findBookProblems(createBooks(), jobs)).toEqual([])
+  expect(findReservationProblems(createBooks(), jobs)).toEqual([])
 })
 
 test.each([
@@ -48,11 +48,11 @@ test.each([
   ['a row without a fingerprint', { ledger: [row('a', { fingerprint: null }), row('b')] }, /a .* fingerprints/],
   ['an unreadable record', { jobs: [record('b')] }, /record of a could not be read/],
 ])('a job with %s is reported', (_, change, problem) => {
-  expect(findReservationProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
+  expect(findReservationProblems(createBooks(change), jobs)).toEqual([expect.stringMatching(problem)])
 })
 
 test('a job missing from the list of jobs is checked by its record', () => {
-  expect(findReservationProblems(books({ jobs: [record('a'), record('b'), record('c')] }), jobs)).toEqual([
+  expect(findReservationProblems(createBooks({ jobs: [record('a'), record('b'), record('c')] }), jobs)).toEqual([
     'c has no row in the ledger',
   ])
 })
@@ -64,7 +64,7 @@ test.each([
   ['exported in another state', { usage: [row('a', { state: 'released' }), row('b')] }, /a cost 201/],
   ['charged without a job', { ledger: [row('a'), row('b'), row('c')] }, /charges c, which does not exist/],
 ])('a ledger row that is %s is reported', (_, change, problem) => {
-  expect(findBookProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
+  expect(findBookProblems(createBooks(change), jobs)).toEqual([expect.stringMatching(problem)])
 })
 
 test.each([
@@ -72,7 +72,7 @@ test.each([
   ['a job that does not exist', { job: 'x' }, /received x, which does not exist/],
   ['a success for a failed job', { job: 'b', saw: 'succeeded' as const }, /b was succeeded and is now failed/],
 ])('a caller with %s is reported', (_, observed, problem) => {
-  const all = [listed('a'), { ...listed('b'), state: 'failed' as const }]
+  const all = [createListedJob('a'), { ...createListedJob('b'), state: 'failed' as const }]
   expect(findExperienceProblems([{ behavior: 'waits', job: 'a', saw: 'succeeded' }], all)).toEqual([])
   expect(findExperienceProblems([{ behavior: 'waits', ...observed }], all)).toEqual([expect.stringMatching(problem)])
 })
@@ -91,8 +91,8 @@ test.each([
   ['sent with another state', { a: events({ states: new Set(['failed']) }) }, /which is succeeded/],
   ['sent for an unknown job', { a: events(), x: events() }, /received an event of x/],
 ])('a webhook that is %s is reported', (_, received, problem) => {
-  expect(findWebhookProblems(receiverOf({ a: events() }), 'acme', [listed('a')])).toEqual([])
-  const problems = findWebhookProblems(receiverOf(received as Record<string, Events>), 'acme', [listed('a')])
+  expect(findWebhookProblems(receiverOf({ a: events() }), 'acme', [createListedJob('a')])).toEqual([])
+  const problems = findWebhookProblems(receiverOf(received as Record<string, Events>), 'acme', [createListedJob('a')])
   expect(problems).toEqual([expect.stringMatching(problem)])
 })
 

@@ -15,12 +15,12 @@ const at = (port: number, path = '/v1/jobs') => `http://127.0.0.1:${port}${path}
 
 test('requests alternate between the GPU functions, so a DELETE reaches a different one than its PUT', async () => {
   const seen: string[] = []
-  const gpu = (name: string) =>
+  const startGpu = (name: string) =>
     serve((request, response) => {
       seen.push(`${request.method} ${name}`)
       response.end()
     })
-  const proxy = await startChaosProxy([await gpu('a'), await gpu('b')], randomOf(1, 'network'))
+  const proxy = await startChaosProxy([await startGpu('a'), await startGpu('b')], randomOf(1, 'network'))
   proxy.calm()
   for (const method of ['PUT', 'DELETE', 'PUT']) await (await fetch(proxy.url, { method })).text()
   expect(seen).toEqual(['PUT a', 'DELETE b', 'PUT a'])
@@ -43,15 +43,15 @@ test('a one-shot client does not retry, and its error describes the failure', as
   expect(requests).toBe(4)
 })
 
-const event = (id: number, type: string) => `id: ${id}\nevent: ${type}\ndata: {}\n\n`
+const formatEvent = (id: number, type: string) => `id: ${id}\nevent: ${type}\ndata: {}\n\n`
 
 test('a stream that ends before its job is a fault for a one-shot client and is resumed by a persistent one', async () => {
   const after: (string | undefined)[] = []
   const port = await serve((request, response) => {
     const last = Number(request.headers['last-event-id'])
     after.push(request.headers['last-event-id'] as string)
-    if (last > 0) return response.end(event(2, 'succeeded'))
-    response.write(event(1, 'queued'), () => response.destroy())
+    if (last > 0) return response.end(formatEvent(2, 'succeeded'))
+    response.write(formatEvent(1, 'queued'), () => response.destroy())
   })
   await expect(oneShot.follow(at(port), 'key')).rejects.toThrow('/v1/jobs ended before the job, after 1 events')
   expect(await persistent.follow(at(port), 'key')).toEqual([1, 2])

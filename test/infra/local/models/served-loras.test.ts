@@ -7,7 +7,7 @@ import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { checkLoras, serveLoras } from '../../../../infra/local/models/served-loras.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
 import { refusal } from '../../../support/checkpoints/refusal.ts'
-import { compiledLora, writeRandomLora } from '../../../support/lora.ts'
+import { compileTestLora, writeRandomLora } from '../../../support/lora.ts'
 import { LORAS } from '../../../support/lora-outputs.ts'
 import { useScratch } from '../../../support/scratch.ts'
 
@@ -24,7 +24,7 @@ beforeEach(async () => {
 })
 
 test('files and compiled adapters are offered under their file names, for compatible models and tiers', async () => {
-  const compiled = await compiledLora(file('everything'), base, 'all-layers')
+  const compiled = await compileTestLora(file('everything'), base, 'all-layers')
   const renamed = path.join(scratch.directory, 'My Style_v2.safetensors')
   await cp(file('kohya'), renamed)
   await checkLoras([renamed, compiled.directory])
@@ -64,7 +64,7 @@ test('an adapter of another model is refused with the name of the key or of the 
   const peft = path.join(LORAS, 'peft/adapter_model.safetensors')
   expect(await refusal(serveLoras([peft], served))).toMatch(/base_model\.model\.\S+.* The LoRA is of another model/)
   expect(await readdir(path.join(served, 'loras'))).toEqual([])
-  const compiled = await compiledLora(peft, await compileTiny({ variant: 'tiny-large', tier: 'fp32' }), 'other')
+  const compiled = await compileTestLora(peft, await compileTiny({ variant: 'tiny-large', tier: 'fp32' }), 'other')
   await expect(serveLoras([compiled.directory], served)).rejects.toThrow(/^lora other updates transformer /)
 })
 

@@ -25,7 +25,7 @@ function patterns(infinity: number): Uint16Array {
   )
 }
 
-function nextFloatAfter(value: number, towards: number): number {
+function findNextFloat(value: number, towards: number): number {
   const bits = new Int32Array(Float32Array.of(value).buffer)
   if (value === 0) return towards > 0 ? 2 ** -149 : 0
   bits[0] = bits[0]! + (towards > value ? 1 : -1)
@@ -38,8 +38,8 @@ function listValuesNearHalves(): Float32Array {
   toFloat32(bytesOf(Uint16Array.from(halves.keys())), 'F16', 1, halves)
   const midpoints = Array.from(halves.subarray(1), (half, i) => (half + halves[i]!) / 2)
   const exact = Float32Array.from([...halves, ...midpoints, 65519.996, 65520, 65536, 1e30])
-  const above = exact.map((value) => nextFloatAfter(value, Number.POSITIVE_INFINITY))
-  const everything = [...exact, ...above, ...exact.map((value) => nextFloatAfter(value, 0))]
+  const above = exact.map((value) => findNextFloat(value, Number.POSITIVE_INFINITY))
+  const everything = [...exact, ...above, ...exact.map((value) => findNextFloat(value, 0))]
   return Float32Array.from([...everything, ...everything.map((value) => -value)])
 }
 

@@ -1,10 +1,10 @@
 import { describe, expect, it } from 'vitest'
 import { clipIds, relativeError, sampleRows } from '../../../../support/checkpoints/tensors.ts'
-import { CASES, goldenOf, shapeOf, subjects, TOLERANCE, useNetworks } from '../../../../support/checkpoints/tiny.ts'
+import { CASES, goldenOf, listSubjects, shapeOf, TOLERANCE, useNetworks } from '../../../../support/checkpoints/tiny.ts'
 
 const PADDING = { clip_l: 999, clip_g: 0 }
 
-describe.each(subjects('clip_l'))('CLIP of $variant, $layout, $tier', (subject) => {
+describe.each(listSubjects('clip_l'))('CLIP of $variant, $layout, $tier', (subject) => {
   const networks = useNetworks(subject, ['clip_l', 'clip_g'])
 
   it.each(['clip_l', 'clip_g'] as const)('%s equals transformers: hidden and pooled states', async (network) => {

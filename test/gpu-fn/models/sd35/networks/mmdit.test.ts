@@ -5,14 +5,14 @@ import { createPseudoRandom, type FloatTensor, relativeError } from '../../../..
 import {
   CASES,
   goldenOf,
+  listSubjects,
   type OpenNetworks,
   shapeOf,
-  subjects,
   TOLERANCE,
   useNetworks,
 } from '../../../../support/checkpoints/tiny.ts'
 
-describe.each(subjects('transformer'))('MMDiT of $variant, $layout, $tier', (subject) => {
+describe.each(listSubjects('transformer'))('MMDiT of $variant, $layout, $tier', (subject) => {
   const networks = useNetworks(subject, ['conditioning', 'transformer'])
 
   it.each(CASES.transformer)('equals diffusers on $batch × $height × $width, $tokens text tokens', async (size) => {

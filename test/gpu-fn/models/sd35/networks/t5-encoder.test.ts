@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest'
 import { createT5Ids, relativeError, sampleRows } from '../../../../support/checkpoints/tensors.ts'
-import { CASES, goldenOf, subjects, TOLERANCE, useNetworks } from '../../../../support/checkpoints/tiny.ts'
+import { CASES, goldenOf, listSubjects, TOLERANCE, useNetworks } from '../../../../support/checkpoints/tiny.ts'
 
-describe.each(subjects('t5'))('T5 of $variant, $layout, $tier', (subject) => {
+describe.each(listSubjects('t5'))('T5 of $variant, $layout, $tier', (subject) => {
   const networks = useNetworks(subject, ['t5'])
 
   it.each(CASES.t5)('equals transformers on $batch × $tokens tokens', async ({ name, batch, tokens, every }) => {

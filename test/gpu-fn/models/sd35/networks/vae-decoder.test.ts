@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest'
 import { createPseudoRandom, relativeError } from '../../../../support/checkpoints/tensors.ts'
-import { CASES, goldenOf, shapeOf, subjects, TOLERANCE, useNetworks } from '../../../../support/checkpoints/tiny.ts'
+import { CASES, goldenOf, listSubjects, shapeOf, TOLERANCE, useNetworks } from '../../../../support/checkpoints/tiny.ts'
 
-describe.each(subjects('vae_decoder'))('VAE decoder of $variant, $layout, $tier', (subject) => {
+describe.each(listSubjects('vae_decoder'))('VAE decoder of $variant, $layout, $tier', (subject) => {
   const networks = useNetworks(subject, ['vae_decoder'])
 
   it.each(CASES.vae_decoder)(
