@@ -21,7 +21,7 @@ import {
   sumsOf,
   takeRateTokens,
 } from './ledger.ts'
-import { computeRateState, type Metered, type Refusal, refusalOf } from './meter.ts'
+import { computeRateState, type MeteredHolder, type Refusal, refusalOf } from './meter.ts'
 import type { RateState } from './rate-limit-headers.ts'
 import type { AccountSettings } from './settings.ts'
 
@@ -99,10 +99,10 @@ function applySettings(spec: JobSpec, { retention_days, prompt_metadata }: Accou
   return { ...kept, request: { ...spec.request, prompt_metadata: false }, digest: `${spec.digest} without prompts` }
 }
 
-const ratesOf = (metered: Metered[], now: number) => metered.flatMap((each) => computeRateState(each, now))
+const ratesOf = (metered: MeteredHolder[], now: number) => metered.flatMap((each) => computeRateState(each, now))
 
-function metersOf(sql: SqlStorage, settings: AccountSettings, key: KeyInfo, credential: Credential): Metered[] {
-  const metered: Metered[] = [
+function metersOf(sql: SqlStorage, settings: AccountSettings, key: KeyInfo, credential: Credential): MeteredHolder[] {
+  const metered: MeteredHolder[] = [
     { holder: 'account', limits: settings.limits, meter: meterOf(sql, 'account') },
     { holder: 'key', limits: key.limits, meter: meterOf(sql, `key:${key.lineage}`) },
     ...creatorsOf(sql, key).map(({ lineage, limits }) => ({
@@ -117,7 +117,7 @@ function metersOf(sql: SqlStorage, settings: AccountSettings, key: KeyInfo, cred
   return [...metered, { holder: 'token', limits, meter: meterOf(sql, `token:${key.id}:${id}`) }]
 }
 
-function findRefusal(metered: Metered[], price: number, now: number): Refusal | null {
+function findRefusal(metered: MeteredHolder[], price: number, now: number): Refusal | null {
   for (const each of metered) {
     const refusal = refusalOf(each, price, now)
     if (refusal) return refusal
@@ -133,13 +133,13 @@ function checkBalance(sql: SqlStorage, { prepaid }: AccountSettings, price: numb
   return price > available ? { kind: 'over_budget', by: 'balance', holder: 'account', available, price } : null
 }
 
-type Earlier = { answer: Admission } | { failed: string } | null
+type EarlierRequest = { answer: Admission } | { failed: string } | null
 
 /**
  * The result of an earlier request with the same Idempotency-Key, name or id, or of an equal open request; or the failed job that this
  * request replaces. Null for a new request.
  */
-function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried, joins }: AdmissionRequest): Earlier {
+function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried, joins }: AdmissionRequest): EarlierRequest {
   const keyed = idempotencyKey === null ? null : jobOfKey(sql, scopeKey(spec, idempotencyKey))
   const named = spec.name === null ? null : findJobByName(sql, spec.name)
   if (keyed !== null && spec.name !== null && keyed !== named)

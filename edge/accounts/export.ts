@@ -20,15 +20,15 @@ const ROWS = 500
 /** Smaller than ROWS, because each job is read from its own object. */
 const JOBS = 100
 
-type Numbered<Row> = Row & { rowid: number }
+type NumberedRow<Row> = Row & { rowid: number }
 
 /** Builds a page of rows ordered by rowid; the rowid is the cursor. */
-function pageOf<Row, Shown>(rows: Numbered<Row>[], limit: number, show: (row: Numbered<Row>) => Shown) {
+function pageOf<Row, Shown>(rows: NumberedRow<Row>[], limit: number, show: (row: NumberedRow<Row>) => Shown) {
   return { rows: rows.map(show), next: rows.length < limit ? null : String(rows.at(-1)!.rowid) }
 }
 
 function selectCreditsAfter(sql: SqlStorage, after: number): ExportPage {
-  const rows = sql.exec<Numbered<Credit>>(
+  const rows = sql.exec<NumberedRow<Credit>>(
     'SELECT rowid, id, amount, note, created FROM credits WHERE rowid > ? ORDER BY rowid LIMIT ?',
     ...[after, ROWS],
   )
@@ -38,7 +38,7 @@ function selectCreditsAfter(sql: SqlStorage, after: number): ExportPage {
 type JobRow = Omit<ExportedJob, 'spec'> & { spec: string | null }
 
 function selectJobsAfter(sql: SqlStorage, after: number): ExportPage {
-  const rows = sql.exec<Numbered<JobRow>>(
+  const rows = sql.exec<NumberedRow<JobRow>>(
     `SELECT rowid, job, name, key_id, tier, amount, charged, state, reserved, settled, spec FROM ledger
      WHERE rowid > ? ORDER BY rowid LIMIT ?`,
     ...[after, JOBS],

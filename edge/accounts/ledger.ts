@@ -9,7 +9,7 @@ import { USAGE_KEY_DAYS } from '../results/retention.ts'
 import type { Observation } from '../routing/observation.ts'
 import type { LedgerEntry } from '../usage/record.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
-import { countOn, type Meter, type Metered, newMeter, reserveOn, settleOn, utcDayOf } from './meter.ts'
+import { countOn, type Meter, type MeteredHolder, newMeter, reserveOn, settleOn, utcDayOf } from './meter.ts'
 import { addToOutbox, isExporting } from './usage-outbox.ts'
 
 export const LEDGER_SCHEMA = `
@@ -89,7 +89,7 @@ export function reservationOf(sql: SqlStorage, job: string): (Reservation & { re
 }
 
 /** Reserves a job's price on all of its meters. Must run in the transaction that checked their limits. */
-export function reserve(sql: SqlStorage, spec: JobSpec, metered: Metered[]): void {
+export function reserve(sql: SqlStorage, spec: JobSpec, metered: MeteredHolder[]): void {
   const now = Date.now()
   const { id, name, keyId, token, decision, price, fingerprint, digest } = spec
   sql.exec(
@@ -102,7 +102,7 @@ export function reserve(sql: SqlStorage, spec: JobSpec, metered: Metered[]): voi
 }
 
 /** Takes a token from every rate-limit bucket, without a reservation. */
-export function takeRateTokens(sql: SqlStorage, metered: Metered[]): void {
+export function takeRateTokens(sql: SqlStorage, metered: MeteredHolder[]): void {
   const now = Date.now()
   for (const each of metered) saveMeter(sql, countOn(each, now))
 }

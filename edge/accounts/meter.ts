@@ -19,7 +19,7 @@ export type Meter = {
   day_captured: number
   month_captured: number
 }
-export type Metered = { holder: Holder; limits: Limits; meter: Meter }
+export type MeteredHolder = { holder: Holder; limits: Limits; meter: Meter }
 
 export type Refusal =
   | { kind: 'limited'; by: 'rate' | 'concurrency'; holder: Holder; limit: number; retryAfterSeconds: number }
@@ -62,7 +62,7 @@ function currentPeriodsOf({ day, day_captured, month_captured }: Meter, now: num
   }
 }
 
-function findOverspending({ holder, limits, meter }: Metered, price: number, now: number): Refusal | null {
+function findOverspending({ holder, limits, meter }: MeteredHolder, price: number, now: number): Refusal | null {
   const spent = currentPeriodsOf(meter, now)
   const caps = [
     ['daily', limits.daily_microdollars, spent.daily],
@@ -77,7 +77,7 @@ function findOverspending({ holder, limits, meter }: Metered, price: number, now
 }
 
 /** Returns the reason why a holder cannot start a job at this price now, or null. Reserved amounts count as spent. */
-export function refusalOf(metered: Metered, price: number, now: number): Refusal | null {
+export function refusalOf(metered: MeteredHolder, price: number, now: number): Refusal | null {
   const { holder, limits, meter } = metered
   const { requests_per_minute: rate, concurrent_jobs: jobs } = limits
   if (rate === 0) return { kind: 'barred', by: 'rate', holder }
@@ -93,7 +93,7 @@ export function refusalOf(metered: Metered, price: number, now: number): Refusal
 }
 
 /** Returns the state of a holder's bucket, or an empty list if its rate is not limited. */
-export function computeRateState({ holder, limits, meter }: Metered, now: number): RateState[] {
+export function computeRateState({ holder, limits, meter }: MeteredHolder, now: number): RateState[] {
   const limit = limits.requests_per_minute
   if (limit === null) return []
   const held = computeBucketLevel(meter, limit, now)
@@ -102,13 +102,13 @@ export function computeRateState({ holder, limits, meter }: Metered, now: number
 }
 
 /** Returns the meter after a request without a reservation. */
-export function countOn({ limits, meter }: Metered, now: number): Meter {
+export function countOn({ limits, meter }: MeteredHolder, now: number): Meter {
   const limit = limits.requests_per_minute
   return { ...meter, tokens: limit === null ? null : computeBucketLevel(meter, limit, now) - 1, refilled: now }
 }
 
 /** Returns the meter after a job is admitted: one request is consumed, one more job is open, and its price is reserved. */
-export function reserveOn({ limits, meter }: Metered, price: number, now: number): Meter {
+export function reserveOn({ limits, meter }: MeteredHolder, price: number, now: number): Meter {
   const limit = limits.requests_per_minute
   const tokens = limit === null ? null : computeBucketLevel(meter, limit, now) - 1
   return { ...meter, tokens, refilled: now, open: meter.open + 1, reserved: meter.reserved + price }

@@ -10,13 +10,13 @@ const schema = z.strictObject({
   /** The same in dollars, at `dollars_per_hour` of OCTET_PREWARM. */
   daily_dollars: z.number().positive().max(1e7).optional(),
 })
-type Given = z.infer<typeof schema>
+type BudgetFields = z.infer<typeof schema>
 
 /** `runMs` is the time that an attempt reserves, the longest one that it may run. */
 export type GpuBudget = { dailyMs: number; runMs: number }
 
 /** The ceiling in seconds, or the problem of a field. Both fields: the lower ceiling applies. */
-function ceilingOf({ daily_seconds, daily_dollars }: Given, rate: number): number | { problem: string } {
+function ceilingOf({ daily_seconds, daily_dollars }: BudgetFields, rate: number): number | { problem: string } {
   if (daily_dollars !== undefined && rate === 0)
     return { problem: 'it requires dollars_per_hour above 0 in OCTET_PREWARM' }
   const bought = daily_dollars === undefined ? Number.POSITIVE_INFINITY : (daily_dollars / rate) * 3600

@@ -74,7 +74,7 @@ const isNotAccepted = (status: number) => [429, 500, 502, 503, 504].includes(sta
 const chooseTokenHeader = ({ headers }: Endpoint) =>
   Object.keys(headers).some((name) => name.toLowerCase() === 'authorization') ? GPU_TOKEN.header : 'authorization'
 
-type Sent = { method: 'PUT' | 'DELETE'; body: string; signal: AbortSignal }
+type SignedRequest = { method: 'PUT' | 'DELETE'; body: string; signal: AbortSignal }
 
 /** The body of a PUT with files: the request as a line, then the files. contract.ts `jobRequest` */
 async function encodeBodyWithFiles({ request, openFiles }: GpuCall, json: string): Promise<ReadableStream<Uint8Array>> {
@@ -96,7 +96,7 @@ async function encodeBodyWithFiles({ request, openFiles }: GpuCall, json: string
 const bytesOf = (inputs: readonly JobInput[]) => inputs.reduce((sum, { bytes }) => sum + bytes, 0)
 
 /** Sends a signed request for the job; null when the GPU function is unreachable. Throws the signal's reason if aborted, and InputsLost. */
-async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Response | null> {
+async function send(call: GpuCall, { method, body, signal }: SignedRequest): Promise<Response | null> {
   const { endpoint, signingKey, job, request, openFiles } = call
   const token = await signGpuToken(signingKey, job, request.attempt, body)
   const hasFiles = openFiles !== undefined && method === 'PUT'
@@ -153,7 +153,7 @@ function parseJsonSafely(text: string): unknown {
 /** Sends the request, and again with a fresh token if a proxy in front of the GPU function duplicated the first request. */
 async function put(call: GpuCall, signal: AbortSignal): Promise<Response | null> {
   const body = JSON.stringify({ ...call.request, schedule: await scheduleOf(call.terms) } satisfies JobRequest)
-  const sent: Sent = { method: 'PUT', body, signal }
+  const sent: SignedRequest = { method: 'PUT', body, signal }
   const response = await send(call, sent)
   if (response?.status !== 401) return response
   const text = await readRefusalText(response.clone(), call)

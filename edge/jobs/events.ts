@@ -1,4 +1,4 @@
-// A job's log as server-sent events. Each log entry always gives the same event, except for the expiration of links.
+// A job's log as server-sent events. Each log entry always produces the same event, except for the expiration of links.
 
 import { createResultUrlUntil } from '../results/results.ts'
 import type { StoredImage } from '../results/stored-image.ts'

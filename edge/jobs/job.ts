@@ -292,7 +292,7 @@ export class JobDO extends DurableObject<Env> {
   }
 
   async #afterAttempt({ signal }: AbortController): Promise<void> {
-    // Before the next attempt starts, because this ends the reservation in the budget.
+    // Settled before the next attempt starts, because this ends the reservation in the budget.
     await settleGpuTime(this.env, this.#log.job())
     if (this.#live?.abort.signal === signal) this.#live = null
     const job = this.#log.job()

@@ -1,6 +1,6 @@
 // The choice of a request's additions to its model: adapters (LoRAs) and ControlNets.
 import type { Tier } from '#contract'
-import { type Fits, modelOf } from '../config/additions.ts'
+import { type CompatibilityCheck, modelOf } from '../config/additions.ts'
 import type { Catalog, Offer } from '../config/catalog.ts'
 import { ApiError } from '../http/errors.ts'
 import { formatValue } from '../http/validation.ts'
@@ -8,7 +8,7 @@ import { resolveModel } from '../routing/alias.ts'
 
 type Addition = { readonly id: string; readonly models: readonly string[] }
 /** `field`: the field of the request. `noun`: one of its entries, in messages. */
-type Kind = { readonly field: 'loras' | 'controls'; readonly noun: string; readonly fits: Fits }
+type Kind = { readonly field: 'loras' | 'controls'; readonly noun: string; readonly fits: CompatibilityCheck }
 /** The requested package. */
 export type Requested = { readonly model: string; readonly tier: Tier | 'auto' }
 

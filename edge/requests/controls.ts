@@ -30,7 +30,7 @@ export const controlsOf = (image: z.ZodString) =>
     .describe(SHAPE)
 
 type Controls = z.infer<ReturnType<typeof controlsOf>>
-type Given = { controls?: Controls | undefined; control_image?: string | undefined }
+type ControlFields = { controls?: Controls | undefined; control_image?: string | undefined }
 
 const refuse = (message: string, param = 'controls') => new ApiError('invalid_request', message, { param })
 
@@ -68,7 +68,7 @@ export function describeControls(request: Sampling): Warning[] {
 }
 
 /** The control image of a request; undefined if there is no `controls`. Errors: invalid_request for a missing or superfluous one. */
-export function controlImageOf({ controls, control_image }: Given): string | undefined {
+export function controlImageOf({ controls, control_image }: ControlFields): string | undefined {
   if (!controls && control_image !== undefined)
     throw refuse('control_image is given without controls; name a ControlNet in controls.', 'control_image')
   const own = controls?.[0]?.image
@@ -80,7 +80,11 @@ export function controlImageOf({ controls, control_image }: Given): string | und
 }
 
 /** The fields without the control image: a fingerprint has a digest of its content instead. */
-export const removeControlImage = <Fields extends Given>({ control_image: _, controls, ...fields }: Fields) => ({
+export const removeControlImage = <Fields extends ControlFields>({
+  control_image: _,
+  controls,
+  ...fields
+}: Fields) => ({
   ...fields,
   ...(controls && { controls: controls.map(({ image: __, ...control }) => control) }),
 })

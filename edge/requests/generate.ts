@@ -36,7 +36,7 @@ export type Submission = {
  */
 export type Submitted = { job: JobRecord; reused: boolean; joined?: boolean; rates: RateState[] }
 
-type Admitted =
+type AdmissionOutcome =
   | { reused: JobRecord; rates: RateState[] }
   | { reservation: Reservation; isRepeated: boolean; rates: RateState[] }
 
@@ -51,7 +51,7 @@ export function parseIdempotencyKey(header: string | undefined): string | null {
 }
 
 /** Admits the request, or finds its earlier reservation or a job with the same images. Errors: the account's refusals. */
-async function admit(env: Env, submission: Submission): Promise<Admitted> {
+async function admit(env: Env, submission: Submission): Promise<AdmissionOutcome> {
   // Moderation precedes the reservation of a price.
   checkConfig(env)
   const account = objectOf(env.ACCOUNT, submission.spec.account)

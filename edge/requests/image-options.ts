@@ -48,8 +48,8 @@ export const imageOptionFields = {
   shift: z.number().min(shift.min).max(shift.max).describe(`a number from ${shift.min} to ${shift.max}`).optional(),
 }
 
-type Given = z.infer<z.ZodObject<typeof imageOptionFields>>
-type Fields = Given & { steps?: number | undefined }
+type ImageOptionFields = z.infer<z.ZodObject<typeof imageOptionFields>>
+type Fields = ImageOptionFields & { steps?: number | undefined }
 
 const refuse = (param: string, message: string) => new ApiError('invalid_request', message, { param })
 
@@ -60,14 +60,14 @@ export function stepsOf({ steps, sigmas }: Fields): number | undefined {
   return sigmas?.length ?? steps
 }
 
-function checkSchedule({ sigmas, noise_schedule: schedule }: Given, steps: number): void {
+function checkSchedule({ sigmas, noise_schedule: schedule }: ImageOptionFields, steps: number): void {
   if (sigmas && schedule) throw refuse('sigmas', 'sigmas and noise_schedule are both given; use one of them.')
   if (schedule !== 'beta' || steps <= betaSteps) return
   const message = `steps is ${steps}; noise_schedule beta has at most ${betaSteps}. Use fewer steps or another one.`
   throw refuse('steps', message)
 }
 
-type Skip = Exclude<Given['skip_layer_guidance'], boolean | undefined>
+type Skip = Exclude<ImageOptionFields['skip_layer_guidance'], boolean | undefined>
 
 function skipOf({ scale, start, stop, layers }: Skip): NonNullable<ImageOptions['skip_layer_guidance']> {
   const { scale: published, start: first, stop: last } = SKIP_LAYER_DEFAULTS
@@ -75,7 +75,10 @@ function skipOf({ scale, start, stop, layers }: Skip): NonNullable<ImageOptions[
 }
 
 /** The options of a job with guidance that have no effect without it. Errors: invalid_request. */
-function chooseGuidanceOptions({ guidance_interval: interval, skip_layer_guidance: skip }: Given): ImageOptions {
+function chooseGuidanceOptions({
+  guidance_interval: interval,
+  skip_layer_guidance: skip,
+}: ImageOptionFields): ImageOptions {
   const { start = 0, stop = 1 } = interval ?? {}
   if (start >= stop)
     throw refuse('guidance_interval', `guidance_interval is ${start} to ${stop}; it must begin before it ends.`)
@@ -108,7 +111,7 @@ export function describeCache(request: Parameters<typeof findReusedSteps>[0]): W
 
 /** The image options of a job: those of the fields, and the offer's sampler. Errors: invalid_request. */
 export function chooseImageOptions(
-  fields: Given,
+  fields: ImageOptionFields,
   { steps, sampler: offered, guidanceScale }: Pick<Decision, 'steps' | 'sampler' | 'guidanceScale'>,
 ): ImageOptions {
   const { max_sequence_length, sampler = offered, noise_schedule, sigmas, shift, prompt_weights, cache } = fields
@@ -127,7 +130,7 @@ export function chooseImageOptions(
 }
 
 /** The names of the request's fields that have no effect without guidance. */
-export const fieldsOfGuidance = ({ guidance_interval, skip_layer_guidance }: Given): string[] => [
+export const fieldsOfGuidance = ({ guidance_interval, skip_layer_guidance }: ImageOptionFields): string[] => [
   ...(guidance_interval ? ['guidance_interval'] : []),
   ...(skip_layer_guidance ? ['skip_layer_guidance'] : []),
 ]

@@ -66,10 +66,10 @@ const JPEG_BOX = { head: 16, type: 'jumb', at: 12 }
 const after = (data: Uint8Array, start: string) =>
   textOf(data, 0, start.length) === start ? data.subarray(start.length) : null
 
-type Found = { xmp: Uint8Array | null; c2pa: number }
+type FoundMarks = { xmp: Uint8Array | null; c2pa: number }
 
-function findInPng(file: Uint8Array): Found {
-  const found: Found = { xmp: null, c2pa: 0 }
+function findInPng(file: Uint8Array): FoundMarks {
+  const found: FoundMarks = { xmp: null, c2pa: 0 }
   for (const { type, data } of readPngChunks(file)) {
     if (type === 'iTXt') found.xmp ??= after(data, PNG_XMP)
     if (type === 'caBX') found.c2pa += data.length
@@ -77,8 +77,8 @@ function findInPng(file: Uint8Array): Found {
   return found
 }
 
-function findInJpeg(file: Uint8Array): Found {
-  const found: Found = { xmp: null, c2pa: 0 }
+function findInJpeg(file: Uint8Array): FoundMarks {
+  const found: FoundMarks = { xmp: null, c2pa: 0 }
   for (const { type, data } of readJpegSegments(file)) {
     if (type === 'e1') found.xmp ??= after(data, JPEG_XMP)
     const box = type === 'eb' && textOf(data, 0, 2) === 'JP' && textOf(data, JPEG_BOX.at, JPEG_BOX.head)
@@ -87,8 +87,8 @@ function findInJpeg(file: Uint8Array): Found {
   return found
 }
 
-function findInWebp(file: Uint8Array): Found {
-  const found: Found = { xmp: null, c2pa: 0 }
+function findInWebp(file: Uint8Array): FoundMarks {
+  const found: FoundMarks = { xmp: null, c2pa: 0 }
   for (const { type, data } of readRiffChunks(file)) {
     if (type === 'XMP ') found.xmp ??= data
     if (type === 'C2PA') found.c2pa += data.length

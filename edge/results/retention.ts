@@ -24,9 +24,9 @@ export const OBSERVATION_DAYS = 30
 /** The storage limit for admission, below the 10 GB of a Durable Object, so that admitted jobs can still be settled. */
 export const FULL_BYTES = 9.5e9
 
-type Ended = { finished: number | null; created: number; retentionDays: RetentionDays }
+type EndedJob = { finished: number | null; created: number; retentionDays: RetentionDays }
 
 /** Returns the deletion time of a finished job in Unix milliseconds: a week after its images expire or would have expired. */
-export function computeRetentionEnd({ finished, created, retentionDays }: Ended): number {
+export function computeRetentionEnd({ finished, created, retentionDays }: EndedJob): number {
   return (finished ?? created) + (retentionDays + RECORD_DAYS) * DAY_MS
 }

@@ -1,5 +1,12 @@
 import { Hono } from 'hono'
-import { controlnetFits, controlnetsOf, type Fits, loraFits, lorasOf, modelOf } from '../config/additions.ts'
+import {
+  type CompatibilityCheck,
+  controlnetFits,
+  controlnetsOf,
+  loraFits,
+  lorasOf,
+  modelOf,
+} from '../config/additions.ts'
 import type { Catalog, Offer } from '../config/catalog.ts'
 import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
@@ -8,7 +15,11 @@ import { checkModel } from '../routing/alias.ts'
 type Addition = { models: readonly string[]; accounts?: unknown }
 
 /** The additions compatible with one of the offers, with their models and their compatible tiers. */
-const describeAdditions = <Each extends Addition>(additions: readonly Each[], fits: Fits, offers: readonly Offer[]) =>
+const describeAdditions = <Each extends Addition>(
+  additions: readonly Each[],
+  fits: CompatibilityCheck,
+  offers: readonly Offer[],
+) =>
   additions.flatMap(({ accounts: _, models, ...addition }) => {
     const tiers = offers.filter((offer) => fits(models, offer)).map(({ tier }) => tier)
     return tiers.length === 0

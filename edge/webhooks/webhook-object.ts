@@ -4,7 +4,7 @@ import type { WebhookSettings } from '../config/webhooks.ts'
 import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import { Outbox } from '../platform/outbox.ts'
-import { settleAttempt, type Taken, takeAttempt } from './delivery/attempts.ts'
+import { settleAttempt, type TakenAttempt, takeAttempt } from './delivery/attempts.ts'
 import { createDeliveryTables, deliveriesOfEvent, listDeliveries, type Page } from './delivery/deliveries.ts'
 import type { DeliveryView, WebhookEvent } from './delivery/delivery.ts'
 import { postWebhook } from './delivery/post.ts'
@@ -44,7 +44,7 @@ const EXPORT_PAGE = 100
 export class WebhookDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
   readonly #settings: WebhookSettings
-  readonly #outbox: Outbox<Taken>
+  readonly #outbox: Outbox<TakenAttempt>
   readonly #sendProgress: ReturnType<typeof openProgress>
 
   constructor(ctx: DurableObjectState, env: Env) {
@@ -194,7 +194,7 @@ export class WebhookDO extends DurableObject<Env> {
       log('error', 'webhooks were given up', { account: this.ctx.id.name, endpoint, count })
   }
 
-  async #makeAttempt(taken: Taken, stop: AbortSignal): Promise<void> {
+  async #makeAttempt(taken: TakenAttempt, stop: AbortSignal): Promise<void> {
     const names = { account: this.ctx.id.name, event: taken.event.id, endpoint: taken.endpoint }
     try {
       const started = Date.now()

@@ -35,7 +35,7 @@ export type CompileOptions = BuildOptions &
     readonly onNote?: (note: string) => void
   }
 
-export type Compiled = {
+export type CompiledPackage = {
   readonly manifest: Manifest
   readonly sourceBytes: number
   readonly packageBytes: number
@@ -44,7 +44,7 @@ export type Compiled = {
 }
 
 /** Compiles a checkpoint into a package at `out`. Throws CheckpointError and then leaves `out` as it was. */
-export async function compile(options: CompileOptions): Promise<Compiled> {
+export async function compile(options: CompileOptions): Promise<CompiledPackage> {
   assertOptions(options)
   const { openCheckpoint, buildModel } = FAMILIES[options.family ?? 'sd35']
   const checkpoint = await openCheckpoint(options.checkpoint, options)
@@ -134,7 +134,7 @@ async function writePackage(
   files: ReadonlyMap<string, WeightsFile>,
   tokenizers: Tokenizers,
   options: CompileOptions,
-): Promise<Compiled> {
+): Promise<CompiledPackage> {
   const writer = new PackageWriter(directory)
   const { source, sourceBytes, blank } = await writer.writeWeights([...files.values()], options.onProgress)
   const networks: Manifest['networks'] = {}

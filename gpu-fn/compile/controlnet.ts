@@ -36,10 +36,10 @@ export type ControlnetOptions = Pick<BuildOptions, 'tier'> & {
   readonly onProgress?: Progress | undefined
 }
 
-type Compiled = { readonly manifest: ControlnetManifest; readonly notes: readonly string[] }
+type CompiledControlnet = { readonly manifest: ControlnetManifest; readonly notes: readonly string[] }
 
 /** Compiles a ControlNet into a package at `out`. Throws CheckpointError and then leaves `out` as it was. */
-export async function compileControlnet(options: ControlnetOptions): Promise<Compiled> {
+export async function compileControlnet(options: ControlnetOptions): Promise<CompiledControlnet> {
   const { controlnet: given, tier, target, out } = options
   assertTarget(tier, target)
   const name = chooseAdditionName(given, options.name)

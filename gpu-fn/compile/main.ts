@@ -7,7 +7,7 @@ import { CONTROL_TYPES, type ControlType, type Manifest, manifest, TARGETS } fro
 import { FAMILIES, FAMILY_NAMES } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
 import { readSmallFile } from './checkpoint/formats/file-kind.ts'
-import { type Compiled, type CompileOptions, compile } from './compile.ts'
+import { type CompiledPackage, type CompileOptions, compile } from './compile.ts'
 import { compileControlnet } from './controlnet.ts'
 import { ADALN_BITS, T5_BITS } from './graph/model.ts'
 import { compileLora } from './lora/lora.ts'
@@ -166,7 +166,7 @@ function describeError(error: unknown): string {
   return text.split('\n').map(escapeText).join('\n')
 }
 
-function report({ manifest: about, sourceBytes, packageBytes, notes }: Compiled, out: string, seconds: number) {
+function report({ manifest: about, sourceBytes, packageBytes, notes }: CompiledPackage, out: string, seconds: number) {
   const { model, variant, tier, target } = about
   const rate = (sourceBytes / 1e6 / seconds).toFixed(0)
   const formatSize = (bytes: number) =>

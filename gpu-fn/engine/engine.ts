@@ -12,7 +12,7 @@ import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
 import { checkDevices, listGpus, readDeviceMemory, readDeviceName } from './device.ts'
 import { createJobFault, JobError } from './job-error.ts'
-import type { Command, Message, Opened } from './messages.ts'
+import type { Command, Message, OpeningTimes } from './messages.ts'
 import type { Adapter } from './package/adapters.ts'
 import { readAhead } from './read-ahead.ts'
 import type { StepBatch } from './step-batches.ts'
@@ -50,7 +50,7 @@ export type Loaded = {
   /** 0 if the model was open. */
   seconds: number
   /** Seconds of each newly opened network. */
-  networks?: Opened
+  networks?: OpeningTimes
   /** Models (model:tier) that were closed to make room. */
   closed?: string[]
   /** Planned memory of all open models. */

@@ -7,9 +7,9 @@ import type { Pipeline, Size } from '../pipeline/pipeline.ts'
 import { createPromptCache } from '../pipeline/prompt/prompt-cache.ts'
 import { type RememberPrompts, txt2img } from '../pipeline/txt2img.ts'
 import { failureOf, TooLarge } from './failure.ts'
-import type { Command, Message, Opened, Reply, Request, Settings } from './messages.ts'
+import type { Command, Message, OpeningTimes, Reply, Request, Settings } from './messages.ts'
 import { requireFitting } from './package/adapters.ts'
-import { createFirstPlan, type Planned } from './package/current-plan.ts'
+import { createFirstPlan, type PlannedMemory } from './package/current-plan.ts'
 import { footprintOf, planOf, sumDenoiserBytes } from './package/graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './package/memory-plan.ts'
 import { type OpenPipeline, openPipeline } from './package/open-pipeline.ts'
@@ -76,7 +76,7 @@ async function load({ package: pkg, size, controlnet }: Extract<Command, { type:
   const found = open.get(pkg.digest)
   const isOpen = controlnet === null || found?.pipeline.controlnet?.digest === controlnet.digest
   const warm = found !== undefined && found.peak === found.whole.peak && isOpen
-  const networks: Opened = {}
+  const networks: OpeningTimes = {}
   const opened = await pipelineOf(pkg, { size: size ?? pkg.manifest.defaults, controlnet }, send, networks)
   if (!opened) return send({ type: 'occupied' })
   const seconds = warm ? 0 : (performance.now() - start) / 1000
@@ -204,7 +204,7 @@ function withBatches(pipeline: OpenPipeline, id: number): Pipeline {
 const needsDevice = (event: PipelineEvent, { count }: JobRequest): boolean =>
   event.type !== 'decoded' && event.type !== 'finished' && !(event.type === 'image' && event.image === count - 1)
 
-type ActivePlan = Pick<Planned, 'plan' | 'controlnet'>
+type ActivePlan = Pick<PlannedMemory, 'plan' | 'controlnet'>
 /** Requirements of a job: image size and ControlNet. */
 type Requirements = { size: Size; controlnet: ControlnetPackage | null }
 
@@ -231,7 +231,7 @@ async function pipelineOf(
   pkg: Package,
   needed: Requirements,
   send: Send,
-  networks: Opened = {},
+  networks: OpeningTimes = {},
 ): Promise<OpenPackage | null> {
   const onPlan = (plan: MemoryPlan) => send({ type: 'plan', plan })
   const onOpen = (network: NetworkName, seconds: number) => {

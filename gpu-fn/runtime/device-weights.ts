@@ -5,7 +5,7 @@ import { computeTensorBytes } from '../dtype.ts'
 import type { StoredTensor } from '../manifest.ts'
 import type { DeviceMemory, Mapping } from './device-memory.ts'
 import { type Address, loadNative, type MappedFile, type NativeTensor, type Place, viewMemory } from './native.ts'
-import { type Placed, type UpdateGraphs, updateOnDevice } from './update/on-device.ts'
+import { type PlacedWeights, type UpdateGraphs, updateOnDevice } from './update/on-device.ts'
 import type { WeightUpdate, WeightUpdates } from './update/weight-update.ts'
 
 export type WeightsPlace = { readonly device: DeviceMemory; readonly place: Place }
@@ -44,13 +44,13 @@ export async function reserveWeights(
 class ReservedWeights implements DeviceWeights {
   readonly initializers: DeviceWeights['initializers']
   readonly #host: HostFile
-  readonly #placed: Placed
+  readonly #placed: PlacedWeights
   readonly #bytes: number
   #mapping: Mapping | undefined
   #loaded: Promise<void> | undefined
   #updates: WeightUpdates | undefined
 
-  constructor(host: HostFile, tensors: readonly StoredTensor[], site: Omit<Placed, 'address'>) {
+  constructor(host: HostFile, tensors: readonly StoredTensor[], site: Omit<PlacedWeights, 'address'>) {
     const { device, place } = site
     this.#host = host
     this.#bytes = Math.ceil(host.bytes / device.granularity) * device.granularity

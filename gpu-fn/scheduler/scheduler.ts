@@ -71,7 +71,7 @@ export class Scheduler {
     return this.#rankTasks(now).map(({ task }) => task)
   }
 
-  /** Starts the turn of the first job in order for which `isReady` is true, and returns it; undefined if there is none. */
+  /** Starts the turn of the first ready job in order (`isReady`), and returns it; undefined if there is none. */
   next(now: number, isReady: (task: Task) => boolean = () => true): Task | undefined {
     const chosen = this.#rankTasks(now).find(({ task }) => isReady(task))
     return chosen && this.#begin(chosen)

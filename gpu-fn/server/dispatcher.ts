@@ -1,7 +1,7 @@
 // Gives the device to one job at a time, or to several whose steps share a run, for one turn: a model's load, the prompts, a step, or a
 // decoded image. Files are encoded on the host while other jobs have the device.
 import type { StepBatch } from '../engine/step-batches.ts'
-import { Admission, type Refused } from '../scheduler/admission.ts'
+import { Admission, type AdmissionRefusal } from '../scheduler/admission.ts'
 import { Scheduler } from '../scheduler/scheduler.ts'
 import type { Task } from '../scheduler/task.ts'
 import { batchKeyOf, computeLargestBatch } from './batch-limit.ts'
@@ -44,7 +44,7 @@ export type DispatcherOptions = {
 type Entry = { job: Job; task: Task; run: Run; hosting: boolean; occupied: boolean; beforeStep: boolean }
 
 /** The refusal of a job. `full`: the queue has the maximum number of jobs. */
-export type Rejection = Refused | { reason: 'full'; retryAfterMs: number }
+export type Rejection = AdmissionRefusal | { reason: 'full'; retryAfterMs: number }
 
 export class Dispatcher {
   readonly #options: DispatcherOptions
@@ -86,7 +86,7 @@ export class Dispatcher {
   }
 
   /** Null if the job is accepted: on one device, or divided over several if one would miss its deadline. */
-  #admit(job: Job, now: number): Refused | null {
+  #admit(job: Job, now: number): AdmissionRefusal | null {
     const { estimates } = this.#options
     const divide = () => {
       job.parallel = true

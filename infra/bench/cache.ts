@@ -22,8 +22,8 @@ export type CacheBenchOptions = {
   readonly prompts: number
 }
 
-type Made = { seconds: number; pixels: Pixels; verdict: Verdict | null }
-type Pair = { prompt: string; plain: Made; cached: Made; psnr: number }
+type GeneratedImage = { seconds: number; pixels: Pixels; verdict: Verdict | null }
+type Pair = { prompt: string; plain: GeneratedImage; cached: GeneratedImage; psnr: number }
 
 const WORST = 3
 /** PSNR of equal images, so that means are finite. */
@@ -64,7 +64,7 @@ async function makeImage(
   judges: Judge | null,
   prompt: QualityPrompt,
   { size, steps, sampler, cache }: Pick<CacheBenchOptions, 'size' | 'steps' | 'sampler'> & { cache: boolean },
-): Promise<Made> {
+): Promise<GeneratedImage> {
   const start = performance.now()
   const file = await render(pipeline, {
     ...{ prompt: prompt.prompt, seed: prompt.seed, sampler },

@@ -92,7 +92,7 @@ command
   .command('compile')
   .description('compilation of a full-size checkpoint to FP8, against cp (needs 45 GB of disk for large)')
   .addOption(createVariantOption())
-  .option('--directory <path>', 'scratch directory; the system one by default')
+  .option('--directory <path>', 'scratch directory; that of the system by default')
   .action(async (options: CompileBenchOptions) => (await import('./compile.ts')).benchCompile(options))
 
 command
@@ -267,7 +267,7 @@ command
   .description('package download from a local S3 server to disk, against curl (needs curl and disk for three packages)')
   .option('--gigabytes <count>', 'size of the package', parseAmount, 2)
   .option('--runs <count>', 'timed rounds', parseCount, 5)
-  .option('--directory <path>', 'scratch directory; the system one by default')
+  .option('--directory <path>', 'scratch directory; that of the system by default')
   .action(async (options: StreamBenchOptions) => (await import('./stream.ts')).benchStream(options))
 
 command

@@ -41,7 +41,7 @@ function findOptimumWithoutWaits(arrivals: Float64Array, { service, cold }: Load
 }
 
 /** State of the dynamic program: container time `total` until `end`, the completion of all images so far. */
-type Served = { end: number; total: number }
+type DynamicState = { end: number; total: number }
 
 /**
  * Offline optimum (all arrivals known) of container time if the only container starts on demand. Images that arrive during a start are served
@@ -49,11 +49,11 @@ type Served = { end: number; total: number }
  */
 function findOptimumWithWaits(arrivals: Float64Array, { service, cold }: Load): number {
   /** Non-dominated states by number of served images. */
-  const states = new Map<number, Served[]>([[0, [{ end: Number.NEGATIVE_INFINITY, total: 0 }]]])
-  const add = (served: number, state: Served) => {
+  const states = new Map<number, DynamicState[]>([[0, [{ end: Number.NEGATIVE_INFINITY, total: 0 }]]])
+  const add = (served: number, state: DynamicState) => {
     const others = states.get(served) ?? []
     // A container that ended earlier may be kept until the later end.
-    const isWorse = (a: Served, b: Served) => b.total + Math.max(0, a.end - b.end) <= a.total
+    const isWorse = (a: DynamicState, b: DynamicState) => b.total + Math.max(0, a.end - b.end) <= a.total
     if (others.some((other) => isWorse(state, other))) return
     states.set(served, [...others.filter((other) => !isWorse(other, state)), state])
   }

@@ -2,9 +2,9 @@
 import { html } from 'hono/html'
 import sharp from 'sharp'
 import type { QualityPrompt } from './prompts.ts'
-import { type Judged, SAME_PSNR, type Score } from './score.ts'
+import { type JudgedImage, SAME_PSNR, type Score } from './score.ts'
 
-export type Column = { score: Score; judged: readonly Judged[] }
+export type Column = { score: Score; judged: readonly JudgedImage[] }
 
 const formatPercent = (share: number) => (Number.isNaN(share) ? '–' : `${(100 * share).toFixed(1)} %`)
 const formatDecimals = (value: number | null, digits: number) => value?.toFixed(digits) ?? '–'
@@ -36,7 +36,7 @@ const encodeWebp = async (file: string) =>
 
 const CRITERIA = ['sprite', 'clear', 'background', 'count', 'color', 'relation', 'word'] as const
 
-function formatCaption(judged: Judged): string {
+function formatCaption(judged: JudgedImage): string {
   const { seen, psnr } = judged
   const sprites = Object.entries(seen.sprites).map(([name, often]) => `${often} ${name}`)
   const errors = CRITERIA.filter((criterion) => judged[criterion] === false)

@@ -8,7 +8,7 @@ import type { Configuration, Run } from './runs.ts'
 import { ssim } from './structural-similarity.ts'
 import { judge, showsEverything, type Verdict } from './verdict.ts'
 
-export type Judged = Verdict & { file: string; seen: Detection; psnr: number | null; ssim: number | null }
+export type JudgedImage = Verdict & { file: string; seen: Detection; psnr: number | null; ssim: number | null }
 
 /**
  * Accuracies are fractions of the prompts with the criterion, NaN if there are none. PSNR (dB) and SSIM are means relative to float32 of
@@ -37,8 +37,8 @@ export async function judgeImages(
   prompts: readonly QualityPrompt[],
   directory: string,
   reference: string | null,
-): Promise<Judged[]> {
-  const judged: Judged[] = []
+): Promise<JudgedImage[]> {
+  const judged: JudgedImage[] = []
   for (const [i, prompt] of prompts.entries()) {
     const file = path.join(directory, `${i}.png`)
     const image = await readPixels(file)
@@ -71,7 +71,7 @@ const computeFraction = (verdicts: readonly (boolean | null)[]) =>
 export function score(
   configuration: Configuration,
   prompts: readonly QualityPrompt[],
-  judged: readonly Judged[],
+  judged: readonly JudgedImage[],
   natural: readonly (boolean | null)[],
   runs: readonly Run[],
 ): Score {

@@ -6,7 +6,7 @@ import type { Package, StoredTensor } from '../../gpu-fn/manifest.ts'
 import { openSession } from '../../gpu-fn/runtime/open-session.ts'
 import type { Rounding } from '../bench/precision/roundings.ts'
 import { relativeError } from '../bench/statistics.ts'
-import type { Recorded } from './record.ts'
+import type { RecordedRun } from './record.ts'
 
 /** Chooses the rounding of a weight by name; null leaves it unrounded. */
 export type RoundingOf = (name: string, shape: readonly number[]) => Rounding | null
@@ -21,10 +21,10 @@ type Subject = {
 
 export class Trials {
   readonly #subject: Subject
-  readonly #recorded: readonly Recorded[]
+  readonly #recorded: readonly RecordedRun[]
 
   /** `directory`: empty directory for the files of a trial. */
-  static async open({ directory: from, manifest }: Package, directory: string, recorded: readonly Recorded[]) {
+  static async open({ directory: from, manifest }: Package, directory: string, recorded: readonly RecordedRun[]) {
     const { file, weights } = manifest.networks.transformer!
     const graph = path.join(directory, file)
     await copyFile(path.join(from, file), graph)
@@ -33,7 +33,7 @@ export class Trials {
     return new Trials({ graph, file: path.join(directory, weights!), layout, content }, recorded)
   }
 
-  private constructor(subject: Subject, recorded: readonly Recorded[]) {
+  private constructor(subject: Subject, recorded: readonly RecordedRun[]) {
     this.#subject = subject
     this.#recorded = recorded
   }

@@ -13,7 +13,12 @@ import { startWorker } from '../../infra/local/servers/worker.ts'
 import { createKey } from '../../infra/operator/keys.ts'
 import { createSecrets } from '../../infra/operator/secrets.ts'
 
-type Seen = { method: string; path: string; headers: IncomingHttpHeaders; body: { model: string; input: string } }
+type ModerationRequest = {
+  method: string
+  path: string
+  headers: IncomingHttpHeaders
+  body: { model: string; input: string }
+}
 type Mode = 'allow' | 'refuse'
 type Worker = { url: string; client: OpenAI; operator: Record<string, string> }
 
@@ -32,7 +37,7 @@ const REPLIES: Record<string, (response: ServerResponse) => unknown> = {
 const FAULTS = ['silent', 'stalled', 'oversized', 'malformed', 'failing', 'moved']
 
 const stops: (() => Promise<unknown>)[] = []
-const seen: Seen[] = []
+const seen: ModerationRequest[] = []
 const workers = {} as Record<Mode, Worker>
 let gpu: GpuStub
 
@@ -102,7 +107,7 @@ describe.each(['allow', 'refuse'] as const)('on_error %s', (mode) => {
   test('an image of an allowed prompt is generated, and its job contains the verdict', async () => {
     const { octet } = await generate(workers[mode], 'allowed cat', { prompt_2: 'a second prompt' })
     expect(await verdictOf(workers[mode], octet.job)).toEqual({ block_list: 'passed', moderation: 'passed' })
-    const [{ method, path, headers, body } = {} as Seen] = seen
+    const [{ method, path, headers, body } = {} as ModerationRequest] = seen
     expect([method, path, headers.authorization]).toEqual(['POST', '/v1/moderations', 'Bearer the key'])
     expect(body).toEqual({ model: 'a-moderator', input: 'allowed cat\n\na second prompt' })
   })

@@ -53,7 +53,7 @@ test('words outside the vocabulary of nano have no effect on the image', async (
   expect(Object.keys((await see({ prompt })).sprites)).toEqual(['strawberry'])
 })
 
-test('another seed gives a different image of the same object', async () => {
+test('another seed produces a different image of the same object', async () => {
   const prompt = 'a sunflower on a white background'
   const seen = [await see({ prompt, seed: 2 }), await see({ prompt, seed: 3 })]
   expect(seen.map(({ sprites }) => sprites)).toEqual([{ sunflower: 1 }, { sunflower: 1 }])

@@ -117,7 +117,7 @@ test('Ctrl-C while the worker of the demo starts leaves no state behind', async 
   expect((await listStates()).filter((name) => !before.includes(name))).toEqual([])
 })
 
-test('npm --prefix: the demo writes into the directory in which npm was called, from several words', async () => {
+test('npm --prefix: the demo writes into the directory from which npm was called, from several words', async () => {
   const env = { npm_lifecycle_event: 'demo', INIT_CWD: scratch.directory }
   const demo = start('demo', ['a', 'red', 'heart', '--size', '64x64', '--out', 'x.png'], env)
   expect([await demo.ended, demo.output()]).toEqual([0, expect.stringContaining(path.join(scratch.directory, 'x.png'))])

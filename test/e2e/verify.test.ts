@@ -42,8 +42,8 @@ beforeAll(async () => {
 })
 afterAll(() => fs.rm(scratch, { recursive: true }))
 
-type Ended = { code: number; stdout: string; stderr: string }
-const verify = (file: string, proof: string, jwks: string, ...more: string[]): Promise<Ended> =>
+type CommandOutcome = { code: number; stdout: string; stderr: string }
+const verify = (file: string, proof: string, jwks: string, ...more: string[]): Promise<CommandOutcome> =>
   promisify(execFile)(process.execPath, [VERIFY, file, proof, '--jwks', jwks, ...more]).then(
     ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
     (error) => error,

@@ -19,8 +19,8 @@ beforeAll(async () => {
 })
 afterAll(() => fs.rm(scratch, { recursive: true }))
 
-type Ended = { code: number; stdout: string; stderr: string }
-const runDemo = (...args: string[]): Promise<Ended> =>
+type CommandOutcome = { code: number; stdout: string; stderr: string }
+const runDemo = (...args: string[]): Promise<CommandOutcome> =>
   promisify(execFile)(process.execPath, [DEMO, ...args]).then(
     ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
     (error) => error,

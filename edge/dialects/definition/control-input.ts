@@ -31,7 +31,10 @@ const unit = z.object({
 })
 
 type ControlFields = { controls?: unknown; control_image?: unknown }
-type Read = { fields: ControlFields /** The names of the fields as sent. */; names: Record<string, string> }
+type ControlTranslation = {
+  fields: ControlFields /** The names of the fields as sent. */
+  names: Record<string, string>
+}
 
 const isGiven = (value: unknown) =>
   value !== undefined && value !== null && value !== '' && !(Array.isArray(value) && value.length === 0)
@@ -43,7 +46,7 @@ const removeUndefined = (fields: Fields) =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
 
 /** The native fields for fal's `controlnets` and `controlnet`, or else those sent, which are validated later. Errors: invalid_request. */
-export function readControls(given: Fields): Read {
+export function readControls(given: Fields): ControlTranslation {
   const name = ['controlnets', 'controlnet'].find((each) => isGiven(given[each]))
   if (name === undefined) {
     const native = Object.fromEntries(
@@ -70,7 +73,7 @@ const scripts = { alwayson_scripts: z.record(z.string(), z.unknown()).describe('
 const NONE = /^none$/i
 
 /** The native fields for A1111's `alwayson_scripts.controlnet`, and the names of the other scripts. Errors: invalid_request. */
-export function readUnits(given: Fields): Read & { others: string[] } {
+export function readUnits(given: Fields): ControlTranslation & { others: string[] } {
   const param = 'alwayson_scripts'
   const { alwayson_scripts: all } = parseFields(z.object(scripts), scripts, { [param]: given[param] })
   const entries = Object.entries(all ?? {})

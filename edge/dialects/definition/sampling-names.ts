@@ -7,16 +7,16 @@ import type { Warning } from '../../routing/decision.ts'
 type Sampler = (typeof SAMPLERS)[number]
 type Schedule = (typeof SCHEDULES)[number]
 type Sampling = { sampler?: Sampler; noise_schedule?: Schedule }
-type Named = { label: string; names: readonly string[] }
+type NamedValue = { label: string; names: readonly string[] }
 
 /** Names in the form that `simplify` returns. */
-export const SAMPLER_NAMES: Readonly<Record<Sampler, Named>> = {
+export const SAMPLER_NAMES: Readonly<Record<Sampler, NamedValue>> = {
   euler: { label: 'Euler', names: ['euler', 'keuler', 'eulerdiscrete', 'flowmatcheuler', 'flowmatcheulerdiscrete'] },
   dpmpp_2m: { label: 'DPM++ 2M', names: ['dpmpp2m', 'kdpmpp2m', 'dpmsolvermultistep'] },
   heun: { label: 'Heun', names: ['heun', 'kheun', 'heundiscrete', 'flowmatchheundiscrete'] },
   lcm: { label: 'LCM', names: ['lcm', 'klcm', 'flowmatchlcm'] },
 }
-export const SCHEDULE_NAMES: Readonly<Record<Schedule, Named>> = {
+export const SCHEDULE_NAMES: Readonly<Record<Schedule, NamedValue>> = {
   normal: { label: 'Normal', names: ['normal'] },
   simple: { label: 'Simple', names: ['simple'] },
   sgm_uniform: { label: 'SGM Uniform', names: ['sgmuniform'] },
@@ -44,8 +44,8 @@ const simplify = (name: string) =>
     .replaceAll(/[^a-z0-9]/g, '')
     .replace(/scheduler$/, '')
 
-function find<T extends string>(table: Readonly<Record<T, Named>>, name: string): T | undefined {
-  const entries = Object.entries(table) as [T, Named][]
+function find<T extends string>(table: Readonly<Record<T, NamedValue>>, name: string): T | undefined {
+  const entries = Object.entries(table) as [T, NamedValue][]
   return entries.find(([, { names }]) => names.includes(name))?.[0]
 }
 

@@ -64,12 +64,12 @@ function refuseUnsupported(fields: Fields): void {
 }
 
 /** One adjustment: the changed fields (undefined removes a field) and its warning; null if there is nothing to adjust. */
-type Adjust = (fields: Fields, nameOf: (native: string) => string) => { change: Fields; warning?: Warning } | null
+type Adjustment = (fields: Fields, nameOf: (native: string) => string) => { change: Fields; warning?: Warning } | null
 
 const BACKGROUNDS: readonly unknown[] = ['auto', 'opaque']
 const QUALITIES: Readonly<Record<string, string>> = { hd: 'high', xhigh: 'high', max: 'high' }
 
-const cutPrompt: Adjust = ({ prompt }) => {
+const cutPrompt: Adjustment = ({ prompt }) => {
   if (typeof prompt !== 'string' || prompt.length <= LIMITS.promptCharacters) return null
   if (prompt.length > MAX_PROMPT) refuse('prompt', prompt, `a text of 1 to ${MAX_PROMPT} characters`)
   // Half of a surrogate pair is not a character.
@@ -78,14 +78,14 @@ const cutPrompt: Adjust = ({ prompt }) => {
   return { change: { prompt: cut }, warning: { code: 'prompt_shortened', message } }
 }
 
-const limitImages: Adjust = ({ n }, nameOf) => {
+const limitImages: Adjustment = ({ n }, nameOf) => {
   const { max } = LIMITS.count
   if (typeof n !== 'number' || !Number.isInteger(n) || n <= max || n > MAX_IMAGES) return null
   const message = `${nameOf('n')} is ${n}; a request has at most ${max} images.`
   return { change: { n: max }, warning: { code: 'n_reduced', message } }
 }
 
-const readBackground: Adjust = ({ background }) => {
+const readBackground: Adjustment = ({ background }) => {
   if (background === undefined) return null
   if (!BACKGROUNDS.includes(background)) refuse('background', background, 'auto or opaque')
   return {
@@ -94,12 +94,12 @@ const readBackground: Adjust = ({ background }) => {
   }
 }
 
-const dropModeration: Adjust = ({ moderation }) =>
+const dropModeration: Adjustment = ({ moderation }) =>
   moderation === undefined
     ? null
     : { change: { moderation: undefined }, warning: createIgnoredWarning('moderation', 'moderation had no effect.') }
 
-const dropStyle: Adjust = ({ style }) =>
+const dropStyle: Adjustment = ({ style }) =>
   style === undefined
     ? null
     : {
@@ -107,28 +107,28 @@ const dropStyle: Adjust = ({ style }) =>
         warning: createIgnoredWarning('style', 'style had no effect; describe the style in the prompt.'),
       }
 
-const mapQuality: Adjust = ({ quality }) => {
+const mapQuality: Adjustment = ({ quality }) => {
   const mapped = typeof quality === 'string' && Object.hasOwn(QUALITIES, quality) ? QUALITIES[quality] : undefined
   if (mapped === undefined) return null
   const message = `quality "${quality}" is served as "${mapped}".`
   return { change: { quality: mapped }, warning: { code: 'quality_adjusted', message } }
 }
 
-const dropCompression: Adjust = ({ output_compression, output_format = 'png' }) => {
+const dropCompression: Adjustment = ({ output_compression, output_format = 'png' }) => {
   if (output_compression === undefined || output_format !== 'png') return null
   const message = 'output_compression had no effect: png is lossless.'
   return { change: { output_compression: undefined }, warning: createIgnoredWarning('output_compression', message) }
 }
 
-const mapFormat: Adjust = ({ response_format }, nameOf) => {
+const mapFormat: Adjustment = ({ response_format }, nameOf) => {
   if (response_format !== 'base64') return null
   const message = `${nameOf('response_format')} "base64" is served as "b64_json".`
   return { change: { response_format: 'b64_json' }, warning: { code: 'response_format_adjusted', message } }
 }
 
-const randomSeed: Adjust = ({ seed }) => (seed === -1 ? { change: { seed: undefined } } : null)
+const randomSeed: Adjustment = ({ seed }) => (seed === -1 ? { change: { seed: undefined } } : null)
 
-const ADJUSTMENTS: readonly Adjust[] = [
+const ADJUSTMENTS: readonly Adjustment[] = [
   ...[cutPrompt, limitImages, readBackground, dropModeration, dropStyle, mapQuality, dropCompression, mapFormat],
   randomSeed,
 ]

@@ -10,7 +10,7 @@ import { ErrorNote } from '../ui/note.tsx'
 import { saveBlob } from '../ui/save.ts'
 import type { Verified } from './receipt.ts'
 
-type Found = Verified & { index: number }
+type Verification = Verified & { index: number }
 
 function Checks({ checks }: Pick<Verified, 'checks'>) {
   const failed = checks.filter(({ passed }) => !passed).length
@@ -34,7 +34,7 @@ function Checks({ checks }: Pick<Verified, 'checks'>) {
 }
 
 export function ReceiptDialog({ run, onClose }: { run: Run; onClose: () => void }) {
-  const [found, setFound] = useState<Found | null>(null)
+  const [found, setFound] = useState<Verification | null>(null)
   const [problem, setProblem] = useState<string | null>(null)
   const [index, setIndex] = useState(0)
   useEffect(() => {

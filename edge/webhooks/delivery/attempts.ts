@@ -4,7 +4,7 @@ import { normalizeAddress } from '../endpoints/address.ts'
 import { DEFAULT_ENDPOINT, disableEndpoint, findEndpoint } from '../endpoints/endpoints.ts'
 import { selectLiveKeys } from '../endpoints/keys.ts'
 import {
-  type Busy,
+  type BusyReceivers,
   recordFailure,
   recordSuccess,
   refreshReceiver,
@@ -24,7 +24,7 @@ const MAX_OF_HOST = 4
 const MAX_OF_FAILING = 1
 
 /** An attempt to make. Its outcome is ignored unless `lease` is still that of the delivery. */
-export type Taken = {
+export type TakenAttempt = {
   event: WebhookEvent
   endpoint: string
   receiver: string
@@ -38,7 +38,7 @@ const countOf = (names: readonly string[]) =>
   [...Map.groupBy(names, (name) => name)].map(([name, all]) => ({ name, count: all.length }))
 
 /** The receivers and hosts at their limit of concurrent attempts, so that an unresponsive receiver does not delay others. */
-function collectBusy(sql: SqlStorage, running: readonly Taken[]): Busy {
+function collectBusy(sql: SqlStorage, running: readonly TakenAttempt[]): BusyReceivers {
   const receivers = countOf(running.map(({ receiver }) => receiver))
   const failing = selectFailingReceivers(
     sql,
@@ -53,7 +53,11 @@ function collectBusy(sql: SqlStorage, running: readonly Taken[]): Busy {
  * Takes the longest-waiting attempt of a receiver that is not busy with `running` attempts: pending, due, not leased, and with a closed
  * circuit breaker or one due for a trial. Returns null if there is none. Drops deliveries whose endpoint was disabled or deleted.
  */
-export function takeAttempt(sql: SqlStorage, running: readonly Taken[], { timeoutMs }: WebhookSettings): Taken | null {
+export function takeAttempt(
+  sql: SqlStorage,
+  running: readonly TakenAttempt[],
+  { timeoutMs }: WebhookSettings,
+): TakenAttempt | null {
   const busy = collectBusy(sql, running)
   for (;;) {
     const now = Date.now()
@@ -67,7 +71,7 @@ export function takeAttempt(sql: SqlStorage, running: readonly Taken[], { timeou
   }
 }
 
-function take(sql: SqlStorage, delivery: Delivery, host: string, leased_until: number): Taken | null {
+function take(sql: SqlStorage, delivery: Delivery, host: string, leased_until: number): TakenAttempt | null {
   const { endpoint, receiver } = delivery
   const event = findEvent(sql, delivery.event)
   const registered = findEndpoint(sql, endpoint)
@@ -93,7 +97,12 @@ const keysOf = (sql: SqlStorage, { endpoint, url }: Delivery): SigningKey[] => [
  */
 export function settleAttempt(
   sql: SqlStorage,
-  { event, endpoint, receiver, lease }: Pick<Taken, 'endpoint' | 'receiver' | 'lease'> & { event: { id: string } },
+  {
+    event,
+    endpoint,
+    receiver,
+    lease,
+  }: Pick<TakenAttempt, 'endpoint' | 'receiver' | 'lease'> & { event: { id: string } },
   answer: Answer,
   milliseconds: number,
   settings: WebhookSettings,

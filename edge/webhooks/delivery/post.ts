@@ -8,7 +8,7 @@ import { createResultUrl } from '../../results/results.ts'
 import type { StoredImage } from '../../results/stored-image.ts'
 import { createAddressRules, findAddressProblem } from '../endpoints/address.ts'
 import { createSignedHeaders } from '../endpoints/signature.ts'
-import type { Taken } from './attempts.ts'
+import type { TakenAttempt } from './attempts.ts'
 import type { WebhookEvent } from './delivery.ts'
 import type { Answer } from './schedule.ts'
 
@@ -16,14 +16,14 @@ import type { Answer } from './schedule.ts'
 const LINK_SECONDS = 24 * 3600
 
 /** A stored event. `dialect` is the dialect that renders it, if it is not native. */
-type Stored = Omit<JobEvent, 'data'> & {
+type StoredEvent = Omit<JobEvent, 'data'> & {
   data: { id: string; images?: Omit<StoredImage, 'receipt'>[] }
   dialect?: string
 }
 
 /** Returns the payload with newly signed links, because retries may be days apart and links expire. */
 async function payloadOf(env: Env, { id: eventId, body, origin }: WebhookEvent): Promise<string> {
-  const { dialect, ...stored } = JSON.parse(body) as Stored
+  const { dialect, ...stored } = JSON.parse(body) as StoredEvent
   const event = { id: eventId, created_at: toUnixSeconds(Date.parse(stored.timestamp)), ...stored }
   const { id, images } = event.data
   if (!images) return JSON.stringify(event)
@@ -35,7 +35,7 @@ async function payloadOf(env: Env, { id: eventId, body, origin }: WebhookEvent):
   return JSON.stringify(findDialect(dialect ?? null)?.webhook?.(payload, origin) ?? payload)
 }
 
-async function requestOf(env: Env, { event, keys }: Taken): Promise<RequestInit> {
+async function requestOf(env: Env, { event, keys }: TakenAttempt): Promise<RequestInit> {
   const body = await payloadOf(env, event)
   const headers = await createSignedHeaders({ id: event.id, timestamp: Math.floor(Date.now() / 1000), body }, keys)
   return {
@@ -59,7 +59,12 @@ async function post(url: string, request: RequestInit, timeoutMs: number, stop: 
 }
 
 /** Sends an attempt, with a timeout and an abort signal. Never throws: an internal failure is an outcome too, so that it consumes an attempt. */
-export async function postWebhook(env: Env, taken: Taken, timeoutMs: number, stop: AbortSignal): Promise<Answer> {
+export async function postWebhook(
+  env: Env,
+  taken: TakenAttempt,
+  timeoutMs: number,
+  stop: AbortSignal,
+): Promise<Answer> {
   const { url, event, endpoint } = taken
   try {
     if (findAddressProblem(url, createAddressRules(env, new URL(event.origin).hostname))) return { error: 'blocked' }

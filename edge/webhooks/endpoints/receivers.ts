@@ -17,7 +17,7 @@ const KEEP_MS = DAY_MS
 
 type Receiver = { id: string; host: string; failures: number; openings: number; open_until: number }
 /** Receivers and hosts at their concurrency limit. */
-export type Busy = { receivers: readonly string[]; hosts: readonly string[] }
+export type BusyReceivers = { receivers: readonly string[]; hosts: readonly string[] }
 
 /** Registers a receiver, or updates its host. */
 export function saveReceiver(sql: SqlStorage, id: string, host: string): void {
@@ -40,7 +40,7 @@ export function refreshReceiver(sql: SqlStorage, id: string): void {
 }
 
 /** Returns the receiver whose next attempt has been due the longest at `now`, excluding busy ones. */
-export const selectNextReceiver = (sql: SqlStorage, now: number, { receivers, hosts }: Busy) =>
+export const selectNextReceiver = (sql: SqlStorage, now: number, { receivers, hosts }: BusyReceivers) =>
   sql
     .exec<Pick<Receiver, 'id' | 'host'>>(
       `SELECT id, host FROM receivers WHERE next_at <= ?1 AND id NOT IN (SELECT value FROM json_each(?2))

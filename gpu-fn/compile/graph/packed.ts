@@ -2,7 +2,7 @@
 import type { Dtype } from '../../dtype.ts'
 import { GROUP, GROUP_BYTES, groupScaleTable } from '../checkpoint/formats/fp8-int4.ts'
 import type { Value } from './graph.ts'
-import type { IntegerBlocks, Packed, Quantized } from './layer-types.ts'
+import type { IntegerBlocks, Packed, QuantizedMatrix } from './layer-types.ts'
 import * as ops from './ops.ts'
 
 /** Zero point of the stored integers. */
@@ -21,7 +21,7 @@ const scalesOf = (groupScales: Value) =>
 /**
  * Unpacks the matrix to E4M3 codes, as a definition of the operator UnpackFp8. onnxruntime folds these nodes when a CPU session is opened.
  */
-export function toCodes({ packed, groupScales, scales }: Packed): Quantized {
+export function toCodes({ packed, groupScales, scales }: Packed): QuantizedMatrix {
   const [n, groups] = groupScales.shape as [number, number]
   const bytes = ops.reshape(ops.cast(packed, 'float32'), [n, groups, GROUP_BYTES, 1])
   const constant = (value: number) => ops.float32(bytes, [value], [])

@@ -18,7 +18,7 @@ import type {
   ModulationVector,
   Operand,
   Packed,
-  Quantized,
+  QuantizedMatrix,
   ResidualBranch,
   Stream,
 } from './layer-types.ts'
@@ -120,7 +120,7 @@ export class Scope {
     name: string,
     source: Extract<WeightSource, { kind: 'codes' | 'packed' }>,
     [n, k]: readonly number[],
-  ): Quantized | Packed {
+  ): QuantizedMatrix | Packed {
     const isPacked = source.kind === 'packed'
     const values = isPacked
       ? this.graph.weight(name, 'uint8', [n!, k! / GROUP, GROUP_BYTES], source)

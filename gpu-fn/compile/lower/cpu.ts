@@ -7,7 +7,7 @@ import {
   isPacked,
   isQuantized,
   type Matrix,
-  type Quantized,
+  type QuantizedMatrix,
 } from '../graph/layer-types.ts'
 import { applyActivation, scaleDim } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
@@ -15,7 +15,7 @@ import { shapeOfCodes, toCodes, toIntegers } from '../graph/packed.ts'
 import type { Lowering, Scope } from '../graph/scope.ts'
 import { attendByOperators } from './attention.ts'
 
-function dequantize(weight: Value | Quantized): Value {
+function dequantize(weight: Value | QuantizedMatrix): Value {
   if (!isQuantized(weight)) return ops.cast(weight, 'float32')
   const { codes, scales } = weight
   const result = { dtype: 'float32', shape: codes.shape } as const

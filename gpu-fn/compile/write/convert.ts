@@ -16,7 +16,7 @@ export type Block = RowBlock & {
   readonly storage: Storage
   readonly channelsLast: boolean
 }
-export type Converted = {
+export type ConvertedBlock = {
   readonly output: Uint8Array
   /** Row scales; block scales for block-quantized integers. */
   readonly scales: Float32Array | null
@@ -43,7 +43,7 @@ function getScratchFloats(length: number): Float32Array {
 const FINITE: Conversion = { finite: true, overflow: false }
 
 /** Reads, checks and converts one block. Throws CheckpointError for NaN, infinity, and values that the storage type cannot hold. */
-export function convert(block: Block): Converted {
+export function convert(block: Block): ConvertedBlock {
   const { storage, columns, start, end } = block
   const rowBytes = columns * STORAGE_BYTES[storage]
   const output = new Uint8Array((end - start) * rowBytes)

@@ -10,7 +10,7 @@ import type { Tensor } from '../checkpoint/tensor.ts'
 import type { Weight } from '../graph/graph.ts'
 import type { Storage } from '../graph/precision.ts'
 import type { WeightSource } from '../graph/weight-source.ts'
-import type { Block, Converted } from './convert.ts'
+import type { Block, ConvertedBlock } from './convert.ts'
 import type { Outcome } from './convert-worker.ts'
 
 /** Weights start at multiples of a page, so that they can be mapped, read directly and uploaded without a copy. */
@@ -37,7 +37,7 @@ export function sumLayoutBytes(layout: readonly StoredTensor[]): number {
 }
 
 type Converter = {
-  readonly run: (block: Block) => Promise<Converted>
+  readonly run: (block: Block) => Promise<ConvertedBlock>
   readonly threads: number
   readonly close: () => Promise<void>
 }
@@ -59,7 +59,7 @@ export type WriteOptions = {
   readonly converter: Converter
   /** Receives the digest of every block, in order. */
   readonly source: Hash
-  readonly onBlock: (converted: Converted, tensor: Tensor) => void
+  readonly onBlock: (converted: ConvertedBlock, tensor: Tensor) => void
 }
 
 /**
@@ -101,7 +101,7 @@ type Scales = { readonly ofRows: Float32Array[]; readonly ofGroups: Uint8Array[]
 /** Yields the bytes of one weight in blocks. Scales are computed with their codes and kept for the scale weights that follow. */
 async function* contentOf(
   source: WeightSource,
-  inFlight: AsyncGenerator<Converted, undefined>,
+  inFlight: AsyncGenerator<ConvertedBlock, undefined>,
   scales: Scales,
   options: WriteOptions,
 ): AsyncGenerator<Uint8Array> {
@@ -129,7 +129,7 @@ async function* contentOf(
 }
 
 /** The parameters of a weight's conversion, as text for its digest. */
-function describe({ tensor: { name, shape, parts }, rows }: Converting): string {
+function describe({ tensor: { name, shape, parts }, rows }: ConvertedSource): string {
   const dtypes = new Set(parts.map(({ dtype }) => dtype))
   const scales = parts.every(({ scale }) => scale === 1) ? '' : ` × ${parts.map(({ scale }) => scale).join(';')}`
   return `${name} ${[...dtypes].join('+')} ${shape} ${rows}${scales}\n`
@@ -139,8 +139,8 @@ function describe({ tensor: { name, shape, parts }, rows }: Converting): string 
 async function* convertBlocks(
   weights: readonly Weight[],
   { run, threads }: Converter,
-): AsyncGenerator<Converted, undefined> {
-  const queue: Promise<Converted>[] = []
+): AsyncGenerator<ConvertedBlock, undefined> {
+  const queue: Promise<ConvertedBlock>[] = []
   for (const block of blocksOf(weights as readonly Weight<WeightSource>[])) {
     const promise = run(block)
     promise.catch(() => {}) // thrown again when it is awaited, or irrelevant after an earlier failure
@@ -150,14 +150,14 @@ async function* convertBlocks(
   while (queue.length > 0) yield await queue.shift()!
 }
 
-type Converting = Extract<WeightSource, { kind: 'cast' | 'codes' | 'packed' | 'integers' }>
+type ConvertedSource = Extract<WeightSource, { kind: 'cast' | 'codes' | 'packed' | 'integers' }>
 
-function matrixOf({ tensor, rows }: Converting): { count: number; columns: number; step: number } {
+function matrixOf({ tensor, rows }: ConvertedSource): { count: number; columns: number; step: number } {
   const columns = countElements(tensor.shape.slice(1))
   return { count: rows[1] - rows[0], columns, step: Math.max(1, Math.floor(BLOCK_VALUES / columns)) }
 }
 
-function blockCount(source: Converting): number {
+function blockCount(source: ConvertedSource): number {
   const { count, step } = matrixOf(source)
   return Math.ceil(count / step)
 }
@@ -176,7 +176,7 @@ function* blocksOf(weights: readonly Weight<WeightSource>[]): Generator<Block> {
   }
 }
 
-function storageOf(source: Exclude<Converting, { kind: 'cast' }>): Storage {
+function storageOf(source: Exclude<ConvertedSource, { kind: 'cast' }>): Storage {
   if (source.kind === 'integers') return source.bits === 8 ? 'int8' : 'int4'
   return source.kind === 'packed' ? 'fp8-int4' : 'float8e4m3fn'
 }

@@ -16,13 +16,13 @@ import { type MemoryPlan, planMemory } from './memory-plan.ts'
 /** On the CPU, weights of packages up to this size are widened to float32 once, on opening, which trades memory for speed. */
 const FOLD_BYTES = 2 ** 30
 
-type Stored = { manifest: Pick<Manifest, 'files' | 'target' | 'tier'> }
+type StoredPackage = { manifest: Pick<Manifest, 'files' | 'target' | 'tier'> }
 
 /**
  * Whether the weights of a package are converted to float32 when it is opened (`fold`), and their resulting memory. On the CPU, all float16
  * weights and all folded FP8 weights, including 4-bit ones, are stored in memory as float32.
  */
-export function footprintOf({ manifest: { files, target, tier } }: Stored) {
+export function footprintOf({ manifest: { files, target, tier } }: StoredPackage) {
   const bytes = Object.values(files).reduce((sum, file) => sum + file.bytes, 0)
   const fold = target === 'cpu' && bytes <= FOLD_BYTES
   const folded = has4BitWeights(tier) ? 8 : 4

@@ -1,7 +1,7 @@
 // QkNormQuantize and Attention: attention over one stream or two, with RMS-normalized heads.
 import type { Value } from '../../compile/graph/graph.ts'
 import * as ops from '../../compile/graph/ops.ts'
-import type { Fp8Operators, Projected } from '../../compile/lower/cuda-fp8.ts'
+import type { Fp8Operators, Projections } from '../../compile/lower/cuda-fp8.ts'
 import { constant, largest, maximum } from '../definition/quantize.ts'
 import { type Case, createNoise, editTensor } from '../definition/test-case.ts'
 
@@ -33,7 +33,7 @@ function computeCodeFactor(norms: readonly (Value | null)[]): Value {
 }
 
 function splitProjections(
-  { qkv, queryNorm, keyNorm }: Projected,
+  { qkv, queryNorm, keyNorm }: Projections,
   queryFactor: Value,
   keyFactor: Value,
   epsilon: number,

@@ -51,22 +51,22 @@ export function assertOneOf(file: string, config: Json | undefined, key: string,
 }
 
 /** `published`: the value without a config.json. `omitted`: the value if config.json omits the setting; undefined if it is required. */
-type Otherwise = { published: number; omitted: number | undefined }
+type Fallback = { published: number; omitted: number | undefined }
 
 /** A positive setting. */
-function numberOf(file: string, config: Json | undefined, key: string, { published, omitted }: Otherwise): number {
+function numberOf(file: string, config: Json | undefined, key: string, { published, omitted }: Fallback): number {
   const given = config ? (config[key] === undefined ? omitted : config[key]) : published
   if (typeof given === 'number' && given > 0 && given < 1e6) return given
   throw new CheckpointError(file, `${key} is ${show(given)}; it must be a number above 0`)
 }
 
-function integerOf(file: string, config: Json | undefined, key: string, otherwise: Otherwise): number {
+function integerOf(file: string, config: Json | undefined, key: string, otherwise: Fallback): number {
   const given = numberOf(file, config, key, otherwise)
   if (Number.isInteger(given)) return given
   throw new CheckpointError(file, `${key} is ${given}; it must be an integer`)
 }
 
-const createFixedDefault = (value: number): Otherwise => ({ published: value, omitted: value })
+const createFixedDefault = (value: number): Fallback => ({ published: value, omitted: value })
 
 /** Throws CheckpointError unless the value is a positive integer. */
 export function requireInteger(network: string, what: string, value: number): number {

@@ -11,7 +11,7 @@ import { FactorFiles } from './factor-files.ts'
 import { columnsOf, phasesOf, rankScales, type WeightUpdate, type WeightUpdates } from './weight-update.ts'
 
 /** The weights of a session on its device. */
-export type Placed = {
+export type PlacedWeights = {
   readonly address: Address
   readonly device: DeviceMemory
   readonly place: Place
@@ -43,7 +43,7 @@ export const updateTimes = channel('octet:weight-update')
 
 /** Restores stale weights and applies updates. Rethrows errors of copies and runs; the weights are then undefined. */
 export async function updateOnDevice(
-  placed: Placed,
+  placed: PlacedWeights,
   updates: WeightUpdates,
   { stale, restore }: Restoration,
 ): Promise<void> {
@@ -67,7 +67,7 @@ export async function updateOnDevice(
 }
 
 async function updateBatches(
-  placed: Placed,
+  placed: PlacedWeights,
   batches: readonly Batch[],
   restored: readonly Promise<void>[],
 ): Promise<void> {
@@ -107,7 +107,7 @@ type Buffer = { readonly address: Address; readonly host: Uint8Array }
 
 /** Reads the inputs of a batch and copies them to the device. */
 async function fill(
-  { device }: Placed,
+  { device }: PlacedWeights,
   files: FactorFiles,
   { segments, bytes, dtype }: Batch,
   { address, host }: Buffer,
@@ -129,14 +129,14 @@ async function fill(
 }
 
 /** Updates the weights of a batch. `address`: its inputs in device memory. */
-async function run(placed: Placed, { segments }: Batch, address: Address): Promise<void> {
+async function run(placed: PlacedWeights, { segments }: Batch, address: Address): Promise<void> {
   // Enqueues all runs at once, so that the device thread does not wait for the event loop between runs.
   await settleAll(segments.map((update) => updateSegment(placed, update, address)))
 }
 
 type MakeView = (address: Address, dtype: Dtype, shape: readonly number[]) => NativeTensor
 
-async function updateSegment(placed: Placed, update: SegmentUpdate, address: Address): Promise<void> {
+async function updateSegment(placed: PlacedWeights, update: SegmentUpdate, address: Address): Promise<void> {
   const { place, updateGraphs } = placed
   const session = await updateGraphs.open(update.graph)
   const made: NativeTensor[] = []
@@ -158,7 +158,7 @@ async function updateSegment(placed: Placed, update: SegmentUpdate, address: Add
 
 /** The rows of a segment as inputs of its graph, and as outputs that alias them. */
 function toStoredValues(
-  placed: Placed,
+  placed: PlacedWeights,
   { update: { weight, scales }, segment: { start, end, columns } }: SegmentUpdate,
   make: MakeView,
 ) {

@@ -34,9 +34,13 @@ const fieldsOf = (count: number) => `{${Array.from({ length: count }, (_, index)
 let huge: string | undefined
 let many: string | undefined
 
-type Sent = Omit<Sending, 'signal'> & { key: string; timeoutMs?: number }
+type AttackRequest = Omit<Sending, 'signal'> & { key: string; timeoutMs?: number }
 
-function send({ url, end }: AttackContext, address: string, { key, timeoutMs = TIMEOUT_MS, ...sending }: Sent) {
+function send(
+  { url, end }: AttackContext,
+  address: string,
+  { key, timeoutMs = TIMEOUT_MS, ...sending }: AttackRequest,
+) {
   const signal = AbortSignal.any([end, AbortSignal.timeout(timeoutMs)])
   return sendOnce(`${url}${address}`, key, { ...sending, signal })
 }

@@ -8,7 +8,7 @@ import { pauseMs } from '../schedule/outcome.ts'
 import type { Cancellation } from './requests.ts'
 
 /** Outcome of a job. `hung up`: the caller closed the connection before the job ended. */
-export type Ended =
+export type JobOutcome =
   | { kind: 'succeeded'; file: Uint8Array }
   | { kind: 'canceled' | 'hung up' }
   | { kind: 'failed'; message: string }
@@ -19,10 +19,10 @@ export type Cancel = { by: Cancellation['by']; ms: number }
 /** Timeout of a job, from submission. */
 export const MAX_MS = 600_000
 
-const createFailure = (message: string): Ended => ({ kind: 'failed', message })
+const createFailure = (message: string): JobOutcome => ({ kind: 'failed', message })
 
 /** Submits the job to `url` and resolves with its outcome. Retries a refused job after its Retry-After. Never rejects. */
-export async function submit(url: string, request: JobRequest, cancel: Cancel | null): Promise<Ended> {
+export async function submit(url: string, request: JobRequest, cancel: Cancel | null): Promise<JobOutcome> {
   const hangUp = new AbortController()
   const limit = AbortSignal.timeout(MAX_MS)
   const signal = AbortSignal.any([hangUp.signal, limit])
@@ -44,7 +44,7 @@ export async function submit(url: string, request: JobRequest, cancel: Cancel | 
 type Armed = Cancel & { url: string; hangUp: AbortController }
 
 /** Reads the event stream of an accepted job. Throws if the connection breaks or the stream violates the contract. */
-async function follow({ body }: Response, cancel: Armed | null): Promise<Ended> {
+async function follow({ body }: Response, cancel: Armed | null): Promise<JobOutcome> {
   const canceling = cancel && startTimer(cancel)
   let file: Uint8Array | undefined
   try {

@@ -10,7 +10,7 @@ import {
   filterHonest,
   findLongestMs,
   type Outcome,
-  type Served,
+  type ServedJob,
 } from './outcome.ts'
 import { CLASSES } from './trace.ts'
 
@@ -46,7 +46,7 @@ function printHead({ load, minutes, seed }: Conditions): void {
   console.log(`${''.padEnd(50)}${'jobs'.padStart(8)}${columns}`)
 }
 
-function printRows(name: string, served: readonly Served[]): void {
+function printRows(name: string, served: readonly ServedJob[]): void {
   for (const kind of CLASSES) {
     const times = computeLatencies(filterByClass(served, kind))
     const cells = [0.5, 0.95, 0.99].map((part) => seconds(percentile(times, part)).padStart(9)).join('')
@@ -58,8 +58,8 @@ function printRows(name: string, served: readonly Served[]): void {
 const SLOWEST = 4
 
 /** Prints where the slowest jobs of each class waited: before their acceptance, or for the device. */
-function printSlowest(name: string, served: readonly Served[]): void {
-  const total = ({ submitted, ended }: Served) => ended - submitted
+function printSlowest(name: string, served: readonly ServedJob[]): void {
+  const total = ({ submitted, ended }: ServedJob) => ended - submitted
   for (const kind of CLASSES) {
     const slowest = filterByClass(served, kind).toSorted((a, b) => total(b) - total(a))
     const waits = slowest

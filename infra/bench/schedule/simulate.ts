@@ -2,7 +2,7 @@
 import { Admission } from '../../../gpu-fn/scheduler/admission.ts'
 import { Scheduler } from '../../../gpu-fn/scheduler/scheduler.ts'
 import type { Task } from '../../../gpu-fn/scheduler/task.ts'
-import { type Outcome, pauseMs, type Refusal, type Served } from './outcome.ts'
+import { type Outcome, pauseMs, type Refusal, type ServedJob } from './outcome.ts'
 import { type Arrival, type CostTable, estimateDeviceMs } from './trace.ts'
 
 /** As in gpu-fn/server/dispatcher.ts. */
@@ -71,7 +71,7 @@ type Submission = { at: number; job: Job; refusal?: Refusal }
 
 /** Refused jobs are submitted again as in a real run, with Retry-After in whole seconds. */
 export function simulate(trace: readonly Arrival[], costs: CostTable, policy: Policy): Outcome {
-  const served: Served[] = []
+  const served: ServedJob[] = []
   const refusals: Refusal[] = []
   const submissions: Submission[] = trace.map((arrival) => ({ at: arrival.at, job: jobOf(arrival, costs) }))
   let now = 0

@@ -44,7 +44,7 @@ async function post(at: string, body: object) {
   return { status: response.status, json: (await response.json()) as Record<string, never> }
 }
 
-type Made = { data: { b64_json: string }[]; octet: { job: string } }
+type ImageReply = { data: { b64_json: string }[]; octet: { job: string } }
 const request = { prompt: 'a red heart', seed: 3, response_format: 'b64_json' }
 const createControlledRequest = (image: string, id = 'edges') => ({
   ...request,
@@ -56,7 +56,7 @@ const pixelsOf = (file: Buffer) => sharp(file).raw().toBuffer()
 
 async function generate(body: object): Promise<{ file: Buffer; pixels: Buffer; job: string }> {
   const { json } = await post('/v1/images/generations', body)
-  const made = json as unknown as Made
+  const made = json as unknown as ImageReply
   const file = fileOf(made.data[0]!.b64_json)
   return { file, pixels: await pixelsOf(file), job: made.octet.job }
 }
@@ -66,7 +66,7 @@ test('a control image guides only its own job, and the receipt and the file name
   const guided = await generate(createControlledRequest(edges))
   expect(guided.pixels.equals(plain.pixels)).toBe(false)
   expect((await generate(request)).pixels).toEqual(plain.pixels)
-  // An image of an earlier job is a control image too, and another one gives another result.
+  // An image of an earlier job is a control image too, and a different one produces a different result.
   const own = await generate(createControlledRequest(plain.job))
   expect(own.pixels.equals(guided.pixels)).toBe(false)
 

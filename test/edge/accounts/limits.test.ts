@@ -103,7 +103,7 @@ describe('money', () => {
     expect((await generate(caller, body)).status).toBe(200)
   })
 
-  test('max_cost and max_latency_ms apply to an image as to its quote', async ({ expect }) => {
+  test('max_cost and max_latency_ms apply to an image and to its quote alike', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
     const dear = await generate(caller, { ...body, max_cost: 0.0000001 })

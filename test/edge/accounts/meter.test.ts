@@ -3,7 +3,7 @@ import { describe, test } from 'vitest'
 import {
   computeRateState,
   type Meter,
-  type Metered,
+  type MeteredHolder,
   newMeter,
   refusalOf,
   reserveOn,
@@ -17,14 +17,14 @@ import { configWith } from '../support/config.ts'
 const NOON = Date.UTC(2026, 10, 22, 12)
 const SECOND = 1000
 const DAY = 24 * 3600 * SECOND
-const createMetered = (limits: Partial<Limits>, meter: Meter = newMeter('key:a')): Metered => ({
+const createMetered = (limits: Partial<Limits>, meter: Meter = newMeter('key:a')): MeteredHolder => ({
   holder: 'key',
   limits: { ...UNLIMITED, ...limits },
   meter,
 })
 /** A meter with `n` admitted jobs that are still running. */
 const createMeterAfterJobs = (limits: Partial<Limits>, n: number, price = 0, now = NOON) =>
-  Array.from({ length: n }).reduce<Metered>(
+  Array.from({ length: n }).reduce<MeteredHolder>(
     (each) => ({ ...each, meter: reserveOn(each, price, now) }),
     createMetered(limits),
   )

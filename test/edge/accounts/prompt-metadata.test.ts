@@ -5,14 +5,14 @@ import { decodeJwt } from 'jose'
 import { afterEach, beforeEach, test, vi } from 'vitest'
 import { accountOf } from '../support/admissions.ts'
 import { type Caller, generate, generatedOf, newCaller, problemOf, readJob, send } from '../support/client.ts'
-import { fakeGpu, type Seen, works } from '../support/fake-gpu.ts'
+import { fakeGpu, type SeenRequest, works } from '../support/fake-gpu.ts'
 import { reset } from '../support/jobs.ts'
 
 const OPERATOR = { headers: { authorization: `Bearer ${env.OCTET_ADMIN_TOKEN}` } }
 const BODY = { prompt: 'a cat', size: '64x64', seed: 3 }
 
 let caller: Caller
-let gpu: Seen[]
+let gpu: SeenRequest[]
 beforeEach(async () => {
   caller = await newCaller()
   gpu = fakeGpu(works)

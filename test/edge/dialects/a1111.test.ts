@@ -13,7 +13,7 @@ const post = (caller: Pick<Caller, 'key'>, body: object, path = 'txt2img') =>
   send('POST', `/sdapi/v1/${path}`, basic(caller), body)
 const get = async (caller: Caller, path: string) => (await send('GET', `/sdapi/v1/${path}`, basic(caller))).json()
 
-type Made = { images: string[]; parameters: object; info: string }
+type ImageReply = { images: string[]; parameters: object; info: string }
 
 describe('txt2img', () => {
   test("generates images for SillyTavern's requests", async ({ expect }) => {
@@ -25,7 +25,7 @@ describe('txt2img', () => {
       ...{ override_settings_restore_afterwards: true, clip_skip: 1, save_images: true, send_images: true },
     }
     const response = await post(await newCaller(), body)
-    const { images, parameters, info } = (await response.json()) as Made
+    const { images, parameters, info } = (await response.json()) as ImageReply
     expect(images.map((each) => Uint8Array.fromBase64(each))).toEqual([createImageBytes(7), createImageBytes(8)])
     expect(parameters).toEqual(body)
     expect(JSON.parse(info)).toMatchObject({
@@ -54,7 +54,7 @@ describe('txt2img', () => {
     const size = { width: 64, height: 64 }
     const made = await post(caller, { prompt: 'a cat', sampler_name: 'Heun', scheduler: 'sgm_uniform', ...size })
     expect(calls[0]!.request).toMatchObject({ sampler: 'heun', noise_schedule: 'sgm_uniform' })
-    const { info } = (await made.json()) as Made
+    const { info } = (await made.json()) as ImageReply
     expect(JSON.parse(info).infotexts[0]).toContain('Sampler: Heun, Schedule type: SGM Uniform, CFG scale')
     const unknown = await post(caller, { prompt: 'a cat', sampler_name: 'Oiler', ...size })
     expect([unknown.status, JSON.stringify(await unknown.json())]).toEqual([400, expect.stringContaining('DPM++ 2M')])

@@ -70,8 +70,8 @@ const queue: Dialect = {
 }
 const app = createApp([...DIALECTS, queue])
 
-type Sent = { headers?: Record<string, string>; body?: unknown }
-async function call(method: string, path: string, { headers = {}, body }: Sent = {}): Promise<Response> {
+type RequestOptions = { headers?: Record<string, string>; body?: unknown }
+async function call(method: string, path: string, { headers = {}, body }: RequestOptions = {}): Promise<Response> {
   const context = createExecutionContext()
   const init = body === undefined ? {} : { body: JSON.stringify(body) }
   const all = { 'content-type': 'application/json', ...headers }

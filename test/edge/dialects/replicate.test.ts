@@ -23,7 +23,7 @@ import {
 } from '../support/fake-gpu.ts'
 import { createFinalJob, waitForEnd } from '../support/jobs.ts'
 import { newManager } from '../support/manager.ts'
-import { RECEIVER, type Received, receiver, waitForRequests } from '../support/receiver.ts'
+import { RECEIVER, type ReceivedRequest, receiver, waitForRequests } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -235,7 +235,11 @@ describe('webhook_events_filter', () => {
   const webhook = `${RECEIVER}/hook`
 
   /** The webhooks of a prediction that runs two steps, waits for `isSeen` and then succeeds. */
-  async function runWithWebhooks(filter: WebhookEventType[], isSeen: (got: Received[]) => boolean, status = 204) {
+  async function runWithWebhooks(
+    filter: WebhookEventType[],
+    isSeen: (got: ReceivedRequest[]) => boolean,
+    status = 204,
+  ) {
     const { behavior, send, close } = createFeed()
     fakeGpu((seen) => {
       send(accepted(seen), started(seen), ...steps(2, 4))

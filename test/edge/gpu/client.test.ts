@@ -9,7 +9,7 @@ import {
   image,
   line,
   refuses,
-  type Seen,
+  type SeenRequest,
   started,
   stream,
   timings,
@@ -21,7 +21,7 @@ afterEach(() => vi.restoreAllMocks())
 
 const body = { prompt: 'a cat', seed: 1 }
 const succeeded = line({ type: 'succeeded', images: 1, timings })
-const begin = (seen: Seen) => [accepted(seen), started(seen)]
+const begin = (seen: SeenRequest) => [accepted(seen), started(seen)]
 
 describe('a GPU that does not accept the job yet', () => {
   test.for([
@@ -88,7 +88,7 @@ describe('a GPU that does not accept the job yet', () => {
 
   test('leaves the job in the state starting', async ({ expect }) => {
     const states: (string | undefined)[] = []
-    const look = async ({ job }: Seen) => states.push((await env.JOB.getByName(job).view())?.state)
+    const look = async ({ job }: SeenRequest) => states.push((await env.JOB.getByName(job).view())?.state)
     fakeGpu(
       async (seen) => {
         await look(seen)
@@ -105,7 +105,7 @@ describe('a GPU that does not accept the job yet', () => {
 })
 
 describe('a stream that violates the contract is abandoned, and the next attempt generates the image', () => {
-  const spoiled: [string, string, (seen: Seen) => Promise<Response> | Response][] = [
+  const spoiled: [string, string, (seen: SeenRequest) => Promise<Response> | Response][] = [
     ['ends before the job does', 'ended before the job did', (seen) => stream(begin(seen))],
     [
       'is cut inside a line',
@@ -225,7 +225,7 @@ describe('a stream that violates the contract is abandoned, and the next attempt
 })
 
 describe('a job ended by the GPU function', () => {
-  const ends = (end: Record<string, unknown>) => (seen: Seen) => stream([...begin(seen), line(end)])
+  const ends = (end: Record<string, unknown>) => (seen: SeenRequest) => stream([...begin(seen), line(end)])
 
   test('because of an invalid request is a 400 with the GPU function’s message, after one attempt', async ({
     expect,

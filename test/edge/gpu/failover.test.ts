@@ -10,7 +10,7 @@ import {
   fakeGpu,
   line,
   refuses,
-  type Seen,
+  type SeenRequest,
   stream,
   timings,
   works,
@@ -25,21 +25,21 @@ beforeEach(async () => {
 afterEach(() => vi.restoreAllMocks())
 
 /** A GPU function at each host. Call k of a host has its behavior k, and further calls have its last one. */
-function fakeGpus(first: Behavior[], spare: Behavior[]): Seen[] {
+function fakeGpus(first: Behavior[], spare: Behavior[]): SeenRequest[] {
   const left = { [DEFAULT]: [...first], [SPARE]: [...spare] }
   return fakeGpu((seen) => {
     const mine = left[seen.host]!
     return (mine.length > 1 ? mine.shift()! : mine[0]!)(seen)
   })
 }
-const listHosts = (calls: readonly Seen[]) => calls.map(({ host }) => host)
+const listHosts = (calls: readonly SeenRequest[]) => calls.map(({ host }) => host)
 const silent: Behavior = ({ signal }) =>
   new Promise((_, reject) => signal!.addEventListener('abort', () => reject(signal!.reason)))
 const unreachable: Behavior = () => {
   throw new TypeError('connect ECONNREFUSED')
 }
 
-async function run(calls: Seen[]) {
+async function run(calls: SeenRequest[]) {
   const caller = await newCaller()
   const response = await generate(caller, body)
   const { octet } = await generatedOf(response)

@@ -14,7 +14,7 @@ import {
   fakeGpu,
   image,
   line,
-  type Seen,
+  type SeenRequest,
   started,
   timings,
   works,
@@ -25,7 +25,7 @@ afterEach(() => vi.restoreAllMocks())
 
 const body = { prompt: 'a cat', seed: 1 }
 const free = { reserved: 0, captured: 0 }
-const neverAnswers = ({ signal }: Seen) =>
+const neverAnswers = ({ signal }: SeenRequest) =>
   new Promise<never>((_, reject) => signal?.addEventListener('abort', () => reject(new Error('connection closed'))))
 
 test('a GPU function that accepts the connection and never replies is unavailable at the deadline', async ({
@@ -88,7 +88,7 @@ describe('a refusal', () => {
 
 test('a job that only sends heartbeats is canceled at its time limit, free of charge', async ({ expect }) => {
   const caller = await newCaller()
-  const sendHeartbeats = (seen: Seen) => {
+  const sendHeartbeats = (seen: SeenRequest) => {
     const begin = [accepted(seen), started(seen)]
     const body = new ReadableStream<Uint8Array>({
       async pull(controller) {

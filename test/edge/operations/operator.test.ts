@@ -5,7 +5,7 @@ import { newJobId } from '../../../edge/jobs/job-id.ts'
 import { requestOf } from '../support/admissions.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf } from '../support/client.ts'
 import { peppers } from '../support/config.ts'
-import { fakeGpu, image, line, refuses, type Seen, started, stream, works } from '../support/fake-gpu.ts'
+import { fakeGpu, image, line, refuses, type SeenRequest, started, stream, works } from '../support/fake-gpu.ts'
 import { addEndpoint, newManager } from '../support/manager.ts'
 import { receiver } from '../support/receiver.ts'
 
@@ -33,7 +33,7 @@ async function createdByOf(caller: Caller) {
 }
 
 /** Sends a warning that quotes the prompt, as the GPU function does, and succeeds. */
-const warns = async (seen: Seen) => {
+const warns = async (seen: SeenRequest) => {
   const quoted = line({ type: 'warning', code: 'prompt_truncated', message: `CLIP did not see "${flower.prompt}"` })
   const end = { images: 1, timings: { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 } }
   return stream([started(seen), quoted, ...(await image(seen, 0)), line({ type: 'succeeded', ...end })])

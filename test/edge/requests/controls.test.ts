@@ -6,7 +6,7 @@ import { DEFAULT_PRICES } from '../../../edge/config/prices.ts'
 import { findProblems } from '../../../edge/config.ts'
 import { price } from '../../../edge/routing/price.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf, send } from '../support/client.ts'
-import { accepted, fakeGpu, line, type Seen, stream, works } from '../support/fake-gpu.ts'
+import { accepted, fakeGpu, line, type SeenRequest, stream, works } from '../support/fake-gpu.ts'
 
 const variables = env as unknown as Record<string, unknown>
 const before = variables.OCTET_CATALOG
@@ -14,7 +14,7 @@ const createCatalog = (controlnets: unknown) =>
   JSON.stringify({ ...JSON.parse(String(before)), loras: [{ id: 'ink', models: ['paired'] }], controlnets })
 
 let caller: Caller
-let gpu: Seen[]
+let gpu: SeenRequest[]
 beforeEach(async () => {
   caller = await newCaller()
   variables.OCTET_CATALOG = createCatalog([
@@ -37,7 +37,7 @@ const FIELDS = { prompt: 'a cat', seed: 1 }
 test('sends the ControlNet and its image, by default with the strength of the catalog', async ({ expect }) => {
   const response = await generate(caller, { ...FIELDS, controls: [{ id: 'canny', image, stop: 0.5 }] })
   expect(response.status).toBe(200)
-  const [{ request, files }] = gpu as [Seen]
+  const [{ request, files }] = gpu as [SeenRequest]
   expect(request.controls).toEqual([{ id: 'canny', scale: 0.8, stop: 0.5 }])
   expect(request.inputs).toEqual([{ name: 'control', bytes: IMAGE.length, sha256: await sha256(IMAGE) }])
   expect(files).toEqual([IMAGE])

@@ -21,7 +21,7 @@ afterEach(() => vi.restoreAllMocks())
 const body = { prompt: 'a cat' }
 const once = { 'idempotency-key': '"order-1"' }
 
-test('the same key and request give the same images, at one price', async ({ expect }) => {
+test('the same key and request produce the same images, at one price', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(works)
   const first = await generatedOf(await generate(caller, body, once))

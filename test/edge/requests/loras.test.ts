@@ -7,14 +7,14 @@ import { findProblems } from '../../../edge/config.ts'
 import { openReceipt } from '../../../edge/results/receipt.ts'
 import { basePrice, price } from '../../../edge/routing/price.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf, send } from '../support/client.ts'
-import { accepted, fakeGpu, line, type Seen, stream, works } from '../support/fake-gpu.ts'
+import { accepted, fakeGpu, line, type SeenRequest, stream, works } from '../support/fake-gpu.ts'
 
 const variables = env as unknown as Record<string, unknown>
 const before = variables.OCTET_CATALOG
 const createCatalog = (loras: unknown) => JSON.stringify({ ...JSON.parse(String(before)), loras })
 
 let caller: Caller
-let gpu: Seen[]
+let gpu: SeenRequest[]
 beforeEach(async () => {
   caller = await newCaller()
   variables.OCTET_CATALOG = createCatalog([
@@ -58,7 +58,7 @@ describe('the native API', () => {
     expect(gpu.map(({ request }) => request.model)).toEqual(['paired', 'tiny'])
   })
 
-  test('different strengths give different images', async ({ expect }) => {
+  test('different strengths produce different images', async ({ expect }) => {
     const make = async (scale: number) => {
       const fields = { prompt: 'a', seed: 1, reuse: true, loras: [{ id: 'ink', scale }] }
       return (await generatedOf(await generate(caller, fields))).octet.job

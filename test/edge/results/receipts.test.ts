@@ -10,11 +10,11 @@ import { fakeGpu, works } from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
-type Listed = { image: number; sha256: string; receipt: string }
+type ListedReceipt = { image: number; sha256: string; receipt: string }
 
-async function receiptsOf(caller: Caller, job: string): Promise<Listed[]> {
+async function receiptsOf(caller: Caller, job: string): Promise<ListedReceipt[]> {
   const response = await fetchWorker(`/v1/jobs/${job}/receipts`, { headers: caller.headers })
-  return ((await response.json()) as { data: Listed[] }).data
+  return ((await response.json()) as { data: ListedReceipt[] }).data
 }
 const fetchJwks = async () => (await (await fetchWorker('/.well-known/jwks.json')).json()) as JSONWebKeySet
 

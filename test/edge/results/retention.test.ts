@@ -13,10 +13,10 @@ import {
   newCaller,
   problemOf,
 } from '../support/client.ts'
-import { fakeGpu, type Seen, works } from '../support/fake-gpu.ts'
+import { fakeGpu, type SeenRequest, works } from '../support/fake-gpu.ts'
 
 let owner: Caller
-let gpu: Seen[]
+let gpu: SeenRequest[]
 beforeEach(async () => {
   owner = await newCaller()
   gpu = fakeGpu(works)

@@ -4,7 +4,7 @@ import { env } from 'cloudflare:workers'
 import { afterEach, vi } from 'vitest'
 import { accountOf, request, rows } from './admissions.ts'
 import { type Caller, fetchWorker, type Generated, generate, generatedOf, send } from './client.ts'
-import { cancellations, fakeGpu, type Seen, untilCanceled, works } from './fake-gpu.ts'
+import { cancellations, fakeGpu, type SeenRequest, untilCanceled, works } from './fake-gpu.ts'
 import { jobOf, waitForEnd } from './jobs.ts'
 import { addEndpoint, outboxOf } from './manager.ts'
 import { configure } from './operator.ts'
@@ -61,7 +61,7 @@ export const listTablesWithRows = <T extends Rpc.DurableObjectBranded>(
 
 /** Fills an account with every kind of stored data. The last of the returned `jobs` is running. */
 export async function fillAccount(caller: Caller) {
-  const gpu: Seen[] = fakeGpu((seen) => (seen.request.prompt === 'runs' ? untilCanceled(1)(seen) : works(seen)))
+  const gpu: SeenRequest[] = fakeGpu((seen) => (seen.request.prompt === 'runs' ? untilCanceled(1)(seen) : works(seen)))
   receiver()
   await addEndpoint(caller)
   await configure(caller.account, { limits: { concurrent_jobs: 7 } })

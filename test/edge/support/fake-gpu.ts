@@ -15,7 +15,7 @@ import {
 } from '#contract'
 import { sha256 } from '../../../edge/auth/keys.ts'
 
-export type Seen = {
+export type SeenRequest = {
   job: string
   request: JobRequest
   /** The contents of `request.inputs`. */
@@ -24,7 +24,7 @@ export type Seen = {
   host: string
   headers: Headers
 }
-export type Behavior = (seen: Seen) => Response | Promise<Response>
+export type Behavior = (seen: SeenRequest) => Response | Promise<Response>
 /** Behavior of a stream after its last part. */
 type Ending = 'close' | 'cut' | 'silence'
 
@@ -57,9 +57,9 @@ export function stream(parts: readonly Uint8Array[], ending: Ending = 'close', c
   return new Response(body, { headers: { 'content-type': 'application/x-ndjson' } })
 }
 
-export const accepted = ({ job, request }: Seen) =>
+export const accepted = ({ job, request }: SeenRequest) =>
   line({ type: 'accepted', job, attempt: request.attempt, position: 0 })
-export const started = ({ request: { model, tier, loras, controls } }: Seen) => {
+export const started = ({ request: { model, tier, loras, controls } }: SeenRequest) => {
   const withPackage = (choice: object) => ({ ...choice, package: 'e'.repeat(64) })
   const facts = { model, tier, package: 'a'.repeat(64), device: 'fake' }
   const additions = { loras: loras?.map(withPackage), controls: controls?.map(withPackage) }
@@ -67,7 +67,11 @@ export const started = ({ request: { model, tier, loras, controls } }: Seen) => 
 }
 
 /** Returns the two parts of image k: its line, with `change` applied, and its bytes. */
-export async function image({ request }: Seen, k: number, change: Record<string, unknown> = {}): Promise<Uint8Array[]> {
+export async function image(
+  { request }: SeenRequest,
+  k: number,
+  change: Record<string, unknown> = {},
+): Promise<Uint8Array[]> {
   const seed = seedOf(request.seed, k)
   const data = createImageBytes(seed)
   const facts = {
@@ -116,14 +120,14 @@ export function createFeed(): { behavior: Behavior; send: (...parts: Uint8Array[
   }
 }
 
-const finishes = async (seen: Seen) => [
+const finishes = async (seen: SeenRequest) => [
   ...[started(seen), ...(await image(seen, 0))],
   line({ type: 'succeeded', images: 1, timings }),
 ]
 
 /** Keeps the job in its queue, with heartbeats, until `isReleased`, and then sends `rest`, which is success by default. */
 export const holdUntil =
-  (isReleased: () => boolean, rest: (seen: Seen) => Promise<Uint8Array[]> = finishes): Behavior =>
+  (isReleased: () => boolean, rest: (seen: SeenRequest) => Promise<Uint8Array[]> = finishes): Behavior =>
   async (seen) => {
     const last = await rest(seen)
     const pull = async (controller: ReadableStreamDefaultController<Uint8Array>) => {
@@ -231,7 +235,7 @@ async function split(bytes: Uint8Array<ArrayBuffer>, inputs: readonly JobInput[]
   return files
 }
 
-async function see(request: Request, calls: readonly Seen[]): Promise<Seen> {
+async function see(request: Request, calls: readonly SeenRequest[]): Promise<SeenRequest> {
   const bytes = new Uint8Array(await request.arrayBuffer())
   const isFramed = request.headers.get('content-type') === 'application/x-ndjson'
   const end = isFramed ? bytes.indexOf(10) : bytes.length
@@ -253,7 +257,7 @@ async function see(request: Request, calls: readonly Seen[]): Promise<Seen> {
 }
 
 /** Handles DELETE: cancels a known job at its next step; rejects an unknown job with 404 and cancels it when it arrives. */
-async function cancel(request: Request, calls: readonly Seen[]): Promise<Response> {
+async function cancel(request: Request, calls: readonly SeenRequest[]): Promise<Response> {
   const asked = await readAuthorized(request, '')
   if (!calls.some((seen) => seen.job === asked.job)) {
     earlyCancellations.push(asked)
@@ -264,8 +268,8 @@ async function cancel(request: Request, calls: readonly Seen[]): Promise<Respons
 }
 
 /** Replaces `fetch` with the fake GPU: call k gets behavior k, later calls the last one. Returns the recorded requests. */
-export function fakeGpu(...behaviors: [Behavior, ...Behavior[]]): Seen[] {
-  const calls: Seen[] = []
+export function fakeGpu(...behaviors: [Behavior, ...Behavior[]]): SeenRequest[] {
+  const calls: SeenRequest[] = []
   cancellations.length = 0
   earlyCancellations.length = 0
   usedTokens.clear()

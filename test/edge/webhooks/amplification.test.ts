@@ -19,13 +19,13 @@ import {
   testWithReceiver,
   waitForDeliveries,
 } from '../support/manager.ts'
-import { RECEIVER, type Received, receiver, waitForRequests } from '../support/receiver.ts'
+import { RECEIVER, type ReceivedRequest, receiver, waitForRequests } from '../support/receiver.ts'
 
 const PER_MINUTE = Number(env.WEBHOOK_REPLAYS_PER_MINUTE)
 const since = new Date(0).toISOString()
 
 let caller: Caller
-let calls: Received[]
+let calls: ReceivedRequest[]
 testWithReceiver((...fresh) => {
   ;[caller, calls] = fresh
 })

@@ -9,7 +9,7 @@ import type { JobRecord } from '../../../edge/jobs/record.ts'
 import type { Caller } from '../support/client.ts'
 import { createFinalJob } from '../support/jobs.ts'
 import { addEndpoint, callWebhookApi, newManager, outboxOf, passTime } from '../support/manager.ts'
-import { RECEIVER, type Received, receiver } from '../support/receiver.ts'
+import { RECEIVER, type ReceivedRequest, receiver } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -49,7 +49,7 @@ async function announceAtLast(job: JobRecord, random: () => number): Promise<num
 
 /** Fails for half of the requests, in every possible way, and counts its concurrent requests. */
 function createUnreliableReceiver(random: () => number) {
-  const got = new Map<string, Received[]>()
+  const got = new Map<string, ReceivedRequest[]>()
   const load = { now: 0, max: 0 }
   const calls = receiver(async (received) => {
     const message = `${received.url} ${received.headers['webhook-id']}`

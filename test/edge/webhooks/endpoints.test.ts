@@ -20,10 +20,10 @@ import {
   testWithReceiver,
   waitForDeliveries,
 } from '../support/manager.ts'
-import { RECEIVER, type Received, waitForRequests } from '../support/receiver.ts'
+import { RECEIVER, type ReceivedRequest, waitForRequests } from '../support/receiver.ts'
 
 let caller: Caller
-let calls: Received[]
+let calls: ReceivedRequest[]
 testWithReceiver((...fresh) => {
   ;[caller, calls] = fresh
 })
@@ -31,7 +31,7 @@ testWithReceiver((...fresh) => {
 const json = async (response: Response | Promise<Response>) => (await response).json()
 
 /** Verifies `v1a` as a receiver would, from the public key alone. The library standardwebhooks (1.1.1) skips all but `v1`. */
-async function verifyEd25519({ headers, body }: Received, publicKey: string): Promise<boolean> {
+async function verifyEd25519({ headers, body }: ReceivedRequest, publicKey: string): Promise<boolean> {
   const raw = Uint8Array.fromBase64(publicKey.replace('whpk_', ''))
   const key = await crypto.subtle.importKey('raw', raw, 'Ed25519', false, ['verify'])
   const content = new TextEncoder().encode(`${headers['webhook-id']}.${headers['webhook-timestamp']}.${body}`)

@@ -17,7 +17,13 @@ import {
   receiversOf,
   waitForDeliveries,
 } from '../support/manager.ts'
-import { createHangingReceiver, RECEIVER, type Received, receiver, waitForRequests } from '../support/receiver.ts'
+import {
+  createHangingReceiver,
+  RECEIVER,
+  type ReceivedRequest,
+  receiver,
+  waitForRequests,
+} from '../support/receiver.ts'
 
 afterEach(() => {
   vi.restoreAllMocks()
@@ -25,7 +31,7 @@ afterEach(() => {
 })
 
 const HANGING = `${RECEIVER}/hangs`
-const to = (calls: Received[], url: string) => calls.filter((call) => call.url === url)
+const to = (calls: ReceivedRequest[], url: string) => calls.filter((call) => call.url === url)
 const announceMany = async (caller: Caller, count: number, change = {}) => {
   for (let k = 0; k < count; k++) await announce(env, createFinalJob(caller, change))
 }

@@ -16,10 +16,16 @@ import {
   testWithReceiver,
   waitForDeliveries,
 } from '../support/manager.ts'
-import { createHangingReceiver, RECEIVER, type Received, receiver, waitForRequests } from '../support/receiver.ts'
+import {
+  createHangingReceiver,
+  RECEIVER,
+  type ReceivedRequest,
+  receiver,
+  waitForRequests,
+} from '../support/receiver.ts'
 
 let caller: Caller
-let calls: Received[]
+let calls: ReceivedRequest[]
 testWithReceiver((...fresh) => {
   ;[caller, calls] = fresh
 })

@@ -5,7 +5,7 @@ import { compileControlnet } from '../../../gpu-fn/compile/controlnet.ts'
 import { findControlnets, openControlnet } from '../../../gpu-fn/weights/controlnet-packages.ts'
 import { createTinyControlnet, writeTinyControlnet } from '../../../infra/checkpoints/tiny/controlnet.ts'
 import { refusal } from '../../support/checkpoints/refusal.ts'
-import type { Stored } from '../../support/checkpoints/safetensors-file.ts'
+import type { TensorContent } from '../../support/checkpoints/safetensors-file.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
@@ -13,17 +13,17 @@ const scratch = useScratch()
 const variant = 'tiny-medium'
 
 /** Stability's file, with changes; an undefined tensor is left out. */
-async function writeStability(changes: Record<string, Stored | undefined> = {}, name = 'net.safetensors') {
-  const tensors = createTinyControlnet({ variant }).tensors.map(({ name, shape, data }): [string, Stored] => [
+async function writeStability(changes: Record<string, TensorContent | undefined> = {}, name = 'net.safetensors') {
+  const tensors = createTinyControlnet({ variant }).tensors.map(({ name, shape, data }): [string, TensorContent] => [
     name,
     { dtype: 'F32', shape, data: new Uint8Array(data.buffer) },
   ])
   const entries = Object.entries({ ...Object.fromEntries(tensors), ...changes })
-  await scratch.write(name, Object.fromEntries(entries.filter((entry): entry is [string, Stored] => !!entry[1])))
+  await scratch.write(name, Object.fromEntries(entries.filter((entry): entry is [string, TensorContent] => !!entry[1])))
   return path.join(scratch.directory, name)
 }
 
-const typed = (value: number): Record<string, Stored> => ({
+const typed = (value: number): Record<string, TensorContent> => ({
   control_type: { dtype: 'I64', shape: [], data: Uint8Array.of(value, 0, 0, 0, 0, 0, 0, 0) },
 })
 
@@ -73,8 +73,8 @@ test('the ID of a directory includes the part of its name after a dot', async ()
   expect((await compile(directory)).manifest).toMatchObject({ name: name.replace('.', '-'), type: 'depth' })
 })
 
-const square: Stored = { dtype: 'F32', shape: [128, 128] }
-test.each<[string, Record<string, Stored | undefined>, object, RegExp]>([
+const square: TensorContent = { dtype: 'F32', shape: [128, 128] }
+test.each<[string, Record<string, TensorContent | undefined>, object, RegExp]>([
   ['an unknown type', {}, {}, /does not state its type, .*--control-type blur, canny, depth, other/],
   ['a wrong type', typed(2), { type: 'canny' }, /--control-type: canny is given, but .* states that it is depth/],
   ['a type out of range', typed(7), {}, /tensor "control_type" must be an integer: 0 blur, 1 canny, 2 depth/],

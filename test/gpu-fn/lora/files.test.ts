@@ -12,7 +12,7 @@ import { openPackage, PackageError } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { createSeededRandom, type Header, mutate, mutateBytes } from '../../support/checkpoints/mutate.ts'
 import { refusal } from '../../support/checkpoints/refusal.ts'
-import { packHeader, type Stored } from '../../support/checkpoints/safetensors-file.ts'
+import { packHeader, type TensorContent } from '../../support/checkpoints/safetensors-file.ts'
 import { compileTestLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
@@ -24,7 +24,7 @@ beforeAll(async () => {
 })
 
 const [Q, WIDTH, RANK] = ['transformer.transformer_blocks.0.attn.to_q', 128, 2]
-const floats = (shape: number[], value = 0.5): Stored => {
+const floats = (shape: number[], value = 0.5): TensorContent => {
   const count = shape.reduce((product, axis) => product * axis, 1)
   return { dtype: 'F32', shape, data: new Uint8Array(new Float32Array(count).fill(value).buffer) }
 }
@@ -38,14 +38,14 @@ const pairOf = (value: number) => ({
   [`${Q}.lora_B.weight`]: floats([WIDTH, RANK], value),
 })
 
-async function compileTensors(tensors: Record<string, Stored>, metadata?: Record<string, string>) {
+async function compileTensors(tensors: Record<string, TensorContent>, metadata?: Record<string, string>) {
   await scratch.write('lora.safetensors', tensors, metadata)
   const lora = path.join(scratch.directory, 'lora.safetensors')
   return compileLora({ lora, base: pkg.manifest, out: path.join(scratch.directory, 'out') })
 }
 
 describe('a LoRA is refused with its name', () => {
-  test.each<[string, Record<string, Stored>, RegExp]>([
+  test.each<[string, Record<string, TensorContent>, RegExp]>([
     [
       'DoRA of PEFT',
       { ...pair(), [`${Q}.lora_magnitude_vector`]: floats([WIDTH]) },

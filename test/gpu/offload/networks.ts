@@ -8,15 +8,20 @@ import { computeTensorBytes } from '../../../gpu-fn/dtype.ts'
 import type { StoredTensor } from '../../../gpu-fn/manifest.ts'
 import { createRandomWords } from '../../../infra/checkpoints/random-weights.ts'
 
-type Stored = 'float32' | 'float16'
+type StoredDtype = 'float32' | 'float16'
 /** A weight of each layer. Its absolute values are from 2 ^ `exponent` (inclusive) to 2 ^ (`exponent` + 1). */
-type Parameter = { readonly name: string; readonly dtype: Stored; readonly shape: number[]; readonly exponent: number }
+type Parameter = {
+  readonly name: string
+  readonly dtype: StoredDtype
+  readonly shape: number[]
+  readonly exponent: number
+}
 
 export type Network = {
   readonly name: string
   readonly layers: number
   readonly input: readonly number[]
-  readonly activations: Stored
+  readonly activations: StoredDtype
   readonly parameters: readonly Parameter[]
   /** Maximum relative error of a correct result; 0 for bit-exact reproducible operators. */
   readonly tolerance: number
@@ -112,7 +117,7 @@ function layoutOf({ layers, parameters }: Network): StoredTensor[] {
 }
 
 /** Sign and fraction bits in a 32-bit word of values, exponent bias, and lowest bit of the exponents. */
-const FORMATS: Record<Stored, readonly [mask: number, bias: number, unit: number]> = {
+const FORMATS: Record<StoredDtype, readonly [mask: number, bias: number, unit: number]> = {
   float32: [0x807f_ffff, 127, 0x0080_0000],
   float16: [0x83ff_83ff, 15, 0x0400_0400],
 }

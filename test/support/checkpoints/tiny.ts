@@ -1,4 +1,4 @@
-// Golden outputs of diffusers and transformers on the tiny checkpoints, and the packages that must give the same.
+// Golden outputs of diffusers and transformers on the tiny checkpoints, and the packages that must produce the same.
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { afterAll, beforeAll } from 'vitest'

@@ -5,7 +5,7 @@ import { CheckpointError, listNames } from '../error.ts'
 import type { Checkpoint } from '../tensor.ts'
 import { folderExists, MODEL_INDEX, readModelIndex, readOptional } from './model-index.ts'
 import type { Naming } from './naming.ts'
-import { deriveDirectoryName, describeFile, type Opened, type OpenedNetwork } from './opened.ts'
+import { deriveDirectoryName, describeFile, type OpenedNetwork, type OpenedPath } from './opened.ts'
 import { hasWeights, readWeights } from './weights-folder.ts'
 
 /**
@@ -16,8 +16,8 @@ export async function readDiffusersDirectory(
   directory: string,
   naming: Naming,
   omitted: ReadonlySet<string>,
-): Promise<Opened> {
-  const opened: Opened = { networks: new Map(), declined: new Set(), absent: new Map(), notes: [] }
+): Promise<OpenedPath> {
+  const opened: OpenedPath = { networks: new Map(), declined: new Set(), absent: new Map(), notes: [] }
   const statusOf = await readModelIndex(directory, naming.pipelines)
   for (const { folder, network, stem } of naming.folders) {
     if (omitted.has(network)) continue
@@ -43,7 +43,7 @@ export async function readDiffusersDirectory(
 }
 
 /** Opens the folder of one network, such as a fine-tuned `transformer/`, without its checkpoint. */
-async function openLoneFolder(directory: string, naming: Naming, opened: Opened): Promise<void> {
+async function openLoneFolder(directory: string, naming: Naming, opened: OpenedPath): Promise<void> {
   if (!(await hasWeights(directory))) {
     const names = naming.folders.map(({ folder }) => folder).join(', ')
     const files = (await readdir(directory)).filter((name) => /\.(safetensors|gguf)$/i.test(name))
@@ -68,7 +68,7 @@ export const nameFolder = (directory: string, naming: Naming): string =>
 async function openFolder(
   at: string,
   naming: Naming,
-  { notes }: Opened,
+  { notes }: OpenedPath,
   stem?: string,
   expected?: string,
 ): Promise<{ network: string; opened: Omit<OpenedNetwork, 'source'> }> {

@@ -12,7 +12,7 @@ export type OpenedNetwork = RawNetwork & {
   config?: Json | undefined
 }
 
-export type Opened = {
+export type OpenedPath = {
   networks: Map<string, OpenedNetwork>
   /** scheduler_config.json, if there is one. */
   scheduler?: Json | undefined

@@ -8,13 +8,13 @@ import { readHeader, type SafetensorsFile } from '../../../../gpu-fn/compile/che
 import type { Checkpoint } from '../../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
 import { createSeededRandom, type Header, mutate } from '../../../support/checkpoints/mutate.ts'
-import { packHeader, packTensors, type Stored } from '../../../support/checkpoints/safetensors-file.ts'
+import { packHeader, packTensors, type TensorContent } from '../../../support/checkpoints/safetensors-file.ts'
 import { FUZZ_FILES } from '../../../support/fuzz-files.ts'
 
 const MEMORY_LIMIT = 64e6
 
-const half: Stored = { dtype: 'F16', shape: [2, 3] }
-const BASES: Record<string, Stored>[] = [
+const half: TensorContent = { dtype: 'F16', shape: [2, 3] }
+const BASES: Record<string, TensorContent>[] = [
   {
     'model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight': { dtype: 'F8_E4M3', shape: [4, 2] },
     'model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.scale_weight': {

@@ -5,14 +5,14 @@ import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
 import { writeTinyCheckpoint } from '../../../../infra/checkpoints/tiny/checkpoint.ts'
 import { readStored } from '../../../support/checkpoints/read-stored.ts'
 import { refusal } from '../../../support/checkpoints/refusal.ts'
-import type { Stored } from '../../../support/checkpoints/safetensors-file.ts'
+import type { TensorContent } from '../../../support/checkpoints/safetensors-file.ts'
 import { useScratch } from '../../../support/scratch.ts'
 
 const scratch = useScratch()
 const { write } = scratch
 
-const half: Stored = { dtype: 'F16', shape: [2, 2] }
-const embedding = (width: number): Record<string, Stored> => ({
+const half: TensorContent = { dtype: 'F16', shape: [2, 2] }
+const embedding = (width: number): Record<string, TensorContent> => ({
   'text_model.embeddings.token_embedding.weight': { dtype: 'F16', shape: [5, width] },
 })
 
@@ -114,7 +114,7 @@ describe('single files', () => {
     expect(await refusal(openCheckpoint([file]))).toMatch('must be the same table')
   })
 
-  it.each<[what: string, tensors: Record<string, Stored>, message: string | RegExp]>([
+  it.each<[what: string, tensors: Record<string, TensorContent>, message: string | RegExp]>([
     [
       'names of no network',
       { 'lora.a': half, 'lora.b': half },

@@ -4,14 +4,14 @@ import { describe, expect, it } from 'vitest'
 import { CheckpointError } from '../../../../gpu-fn/compile/checkpoint/error.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
 import { createSeededRandom, type Header, mutate } from '../../../support/checkpoints/mutate.ts'
-import type { Stored } from '../../../support/checkpoints/safetensors-file.ts'
+import type { TensorContent } from '../../../support/checkpoints/safetensors-file.ts'
 import { FUZZ_FILES } from '../../../support/fuzz-files.ts'
 import { useScratch } from '../../../support/scratch.ts'
 
 const MEMORY_LIMIT = 64e6
 
 const scratch = useScratch()
-const half: Stored = { dtype: 'F16', shape: [2, 2] }
+const half: TensorContent = { dtype: 'F16', shape: [2, 2] }
 const NAMES = ['joint_blocks.0.x_block.attn.qkv.weight', 'joint_blocks.0.x_block.attn.proj.weight']
 
 const INDEX: Header = {

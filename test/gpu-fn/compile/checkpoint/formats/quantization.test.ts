@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { readFloat32 } from '../../../../../gpu-fn/compile/checkpoint/formats/read-tensor.ts'
 import { openCheckpoint } from '../../../../../gpu-fn/models/sd35/sd35.ts'
 import { refusal } from '../../../../support/checkpoints/refusal.ts'
-import type { Stored } from '../../../../support/checkpoints/safetensors-file.ts'
+import type { TensorContent } from '../../../../support/checkpoints/safetensors-file.ts'
 import { useScratch } from '../../../../support/scratch.ts'
 
 const scratch = useScratch()
@@ -11,31 +11,31 @@ const { write } = scratch
 const LAYER = 'model.diffusion_model.joint_blocks.0.x_block.mlp.fc1'
 const WEIGHT = 'joint_blocks.0.x_block.mlp.fc1.weight'
 
-const floats = (shape: number[], ...values: number[]): Stored => ({
+const floats = (shape: number[], ...values: number[]): TensorContent => ({
   dtype: 'F32',
   shape,
   data: new Uint8Array(Float32Array.from(values).buffer),
 })
-const createHalves = (shape: number[], ...values: number[]): Stored => ({
+const createHalves = (shape: number[], ...values: number[]): TensorContent => ({
   dtype: 'F16',
   shape,
   data: new Uint8Array(Float16Array.from(values).buffer),
 })
-const createBfloats = (shape: number[], ...values: number[]): Stored => ({
+const createBfloats = (shape: number[], ...values: number[]): TensorContent => ({
   dtype: 'BF16',
   shape,
   data: new Uint8Array(Uint16Array.from(new Uint32Array(Float32Array.from(values).buffer), (v) => v >>> 16).buffer),
 })
-const json = (value: unknown): Stored => {
+const json = (value: unknown): TensorContent => {
   const data = Buffer.from(JSON.stringify(value))
   return { dtype: 'U8', shape: [data.length], data }
 }
 /** The codes of 1, 2, 3 and 4. */
-const codes: Stored = { dtype: 'F8_E4M3', shape: [2, 2], data: Uint8Array.of(0x38, 0x40, 0x44, 0x48) }
+const codes: TensorContent = { dtype: 'F8_E4M3', shape: [2, 2], data: Uint8Array.of(0x38, 0x40, 0x44, 0x48) }
 
-const layer = (suffixes: Record<string, Stored>) =>
+const layer = (suffixes: Record<string, TensorContent>) =>
   Object.fromEntries(Object.entries(suffixes).map(([suffix, stored]) => [LAYER + suffix, stored]))
-const refuse = async (suffixes: Record<string, Stored>) =>
+const refuse = async (suffixes: Record<string, TensorContent>) =>
   refusal(openCheckpoint([await write('x.safetensors', layer(suffixes))]))
 
 async function readValues(file: string): Promise<number[]> {
@@ -47,7 +47,7 @@ async function readValues(file: string): Promise<number[]> {
 }
 
 describe('FP8 with scales', () => {
-  it.each<[source: string, tensors: Record<string, Stored>, values: number[]]>([
+  it.each<[source: string, tensors: Record<string, TensorContent>, values: number[]]>([
     [
       'ComfyUI until 2025',
       { '.weight': codes, '.scale_weight': floats([], 0.5), '.scale_input': floats([], 1) },
@@ -105,7 +105,7 @@ describe('FP8 with scales', () => {
   it.each([LAYER, 'another.layer'])('reads the formats of layers in the metadata (%s)', async (named) => {
     const layers = { [named]: { format: 'float8_e4m3fn' } }
     const metadata = { _quantization_metadata: JSON.stringify({ format_version: '1.0', layers }) }
-    const stored: Stored = { ...codes, dtype: 'U8' }
+    const stored: TensorContent = { ...codes, dtype: 'U8' }
     const file = await write('x.safetensors', layer({ '.weight': stored, '.weight_scale': floats([], 2) }), metadata)
     if (named === LAYER) expect(await readValues(file)).toEqual([2, 4, 6, 8])
     else expect(await refusal(openCheckpoint([file]))).toMatch('belongs to weights in a 4-bit format')
@@ -117,7 +117,7 @@ describe('FP8 with scales', () => {
     }
   })
 
-  it.each<[what: string, tensors: Record<string, Stored>, message: string | RegExp]>([
+  it.each<[what: string, tensors: Record<string, TensorContent>, message: string | RegExp]>([
     ['a scale of another type', { '.weight': codes, '.scale_weight': { dtype: 'F64', shape: [] } }, 'not F64 [] for'],
     ['a scale per column', { '.weight': codes, '.weight_scale': floats([1, 2], 1, 1) }, 'not F32 [1, 2] for [2, 2]'],
     ['scales per block', { '.weight': codes, '.weight_scale': floats([2, 2], 1, 1, 1, 1) }, 'not F32 [2, 2] for'],
@@ -143,11 +143,11 @@ describe('FP8 with scales', () => {
 })
 
 describe('other quantized formats', () => {
-  const bytes: Stored = { dtype: 'U8', shape: [2, 2] }
-  const integers: Stored = { dtype: 'I8', shape: [2, 2] }
+  const bytes: TensorContent = { dtype: 'U8', shape: [2, 2] }
+  const integers: TensorContent = { dtype: 'I8', shape: [2, 2] }
   const format = (name: string) => ({ '.weight': bytes, '.comfy_quant': json({ format: name }) })
 
-  it.each<[name: string, tensors: Record<string, Stored>]>([
+  it.each<[name: string, tensors: Record<string, TensorContent>]>([
     ['"nvfp4"', format('nvfp4')],
     ['"mxfp8"', format('mxfp8')],
     ['"int8_tensorwise"', format('int8_tensorwise')],
@@ -183,7 +183,7 @@ describe('other quantized formats', () => {
   it('are refused with a malformed description', async () => {
     expect(await refuse({ '.weight': bytes, '.comfy_quant': json([1]) })).toMatch('the JSON must begin with "{"')
     expect(await refuse({ '.weight': bytes, '.comfy_quant': json({ format: 8 }) })).toMatch('format is not a string')
-    const large: Stored = { dtype: 'U8', shape: [5000] }
+    const large: TensorContent = { dtype: 'U8', shape: [5000] }
     expect(await refuse({ '.weight': bytes, '.comfy_quant': large })).toMatch('at most 4096 values of U8')
     const metadata = { _quantization_metadata: '{"layers":{"a":{}}}' }
     const file = await write('x.safetensors', layer({ '.weight': codes }), metadata)

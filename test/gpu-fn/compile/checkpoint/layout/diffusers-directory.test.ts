@@ -4,29 +4,29 @@ import { describe, expect, it } from 'vitest'
 import { openCheckpoint } from '../../../../../gpu-fn/models/sd35/sd35.ts'
 import { readStored } from '../../../../support/checkpoints/read-stored.ts'
 import { refusal } from '../../../../support/checkpoints/refusal.ts'
-import type { Stored } from '../../../../support/checkpoints/safetensors-file.ts'
+import type { TensorContent } from '../../../../support/checkpoints/safetensors-file.ts'
 import { useScratch } from '../../../../support/scratch.ts'
 
 const scratch = useScratch()
 const { write } = scratch
 
-async function writeFolder(folder: string, file: string, tensors: Record<string, Stored>): Promise<void> {
+async function writeFolder(folder: string, file: string, tensors: Record<string, TensorContent>): Promise<void> {
   await mkdir(path.join(scratch.directory, folder), { recursive: true })
   await write(path.join(folder, file), tensors)
 }
 
-const half: Stored = { dtype: 'F16', shape: [2, 2] }
+const half: TensorContent = { dtype: 'F16', shape: [2, 2] }
 
 describe('the diffusers layout', () => {
   const block = 'transformer_blocks.0.attn'
-  const q: Stored = { dtype: 'F16', shape: [1, 2], data: Uint8Array.of(1, 2, 3, 4) }
-  const k: Stored = { dtype: 'F16', shape: [1, 2], data: Uint8Array.of(5, 6, 7, 8) }
-  const v: Stored = { dtype: 'F16', shape: [1, 2], data: Uint8Array.of(9, 10, 11, 12) }
-  const writeTransformer = (tensors: Record<string, Stored>) =>
+  const q: TensorContent = { dtype: 'F16', shape: [1, 2], data: Uint8Array.of(1, 2, 3, 4) }
+  const k: TensorContent = { dtype: 'F16', shape: [1, 2], data: Uint8Array.of(5, 6, 7, 8) }
+  const v: TensorContent = { dtype: 'F16', shape: [1, 2], data: Uint8Array.of(9, 10, 11, 12) }
+  const writeTransformer = (tensors: Record<string, TensorContent>) =>
     writeFolder('transformer', 'diffusion_pytorch_model.safetensors', tensors)
 
   it('stacks q, k and v in this order, and swaps scale and shift', async () => {
-    const linear: Stored = { dtype: 'F16', shape: [2], data: Uint8Array.of(1, 1, 2, 2) }
+    const linear: TensorContent = { dtype: 'F16', shape: [2], data: Uint8Array.of(1, 1, 2, 2) }
     await writeTransformer({
       [`${block}.to_v.weight`]: v,
       [`${block}.to_k.weight`]: k,
@@ -43,7 +43,7 @@ describe('the diffusers layout', () => {
     expect(await value('joint_blocks.1.context_block.adaLN_modulation.1.bias')).toEqual([2, 2, 1, 1])
   })
 
-  it.each<[what: string, tensors: Record<string, Stored>, message: RegExp]>([
+  it.each<[what: string, tensors: Record<string, TensorContent>, message: RegExp]>([
     [
       'projections of different widths',
       { to_q: q, to_k: { dtype: 'F16', shape: [1, 3] }, to_v: v },

@@ -5,7 +5,7 @@ import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { readParameters } from '../../../../../gpu-fn/compile/checkpoint/formats/quantization.ts'
 import { readHeader } from '../../../../../gpu-fn/compile/checkpoint/formats/safetensors.ts'
-import type { Tensor as StoredTensor } from '../../../../../gpu-fn/compile/checkpoint/tensor.ts'
+import type { Tensor as TensorContent } from '../../../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { buildGraph } from '../../../../../gpu-fn/compile/graph/build-graph.ts'
 import type { Graph } from '../../../../../gpu-fn/compile/graph/graph.ts'
 import { Ledger } from '../../../../../gpu-fn/compile/graph/ledger.ts'
@@ -43,7 +43,7 @@ const GOLDEN = path.join(import.meta.dirname, '../../../../golden/controlnet.saf
 /** As in test/golden/scripts/controlnet.py. */
 const [DEPTH, SCALE, BATCH, HEIGHT, WIDTH, TOKENS, TIMESTEP] = [3, 0.7, 2, 8, 6, 11, 750]
 
-type Tensors = Map<string, StoredTensor>
+type Tensors = Map<string, TensorContent>
 let scratch: string
 let denoiser: { tensors: Tensors; config: MMDiTConfig; positions: PositionTables }
 let golden: Map<string, FloatTensor>
