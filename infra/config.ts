@@ -104,8 +104,8 @@ export async function readDeployConfig(file = CONFIG_FILE): Promise<DeployConfig
 /** Throws unless every offer of the default endpoint is served by the GPU function. */
 function assertServed(given: DeployConfig, file: string): DeployConfig {
   const { worker, gpu } = given
-  const homeless = worker.offers.filter(({ endpoint }) => endpoint === 'default')
-  const absent = homeless.map(({ model, tier }) => `${model}:${tier}`).find((each) => !gpu.models.includes(each))
+  const unassigned = worker.offers.filter(({ endpoint }) => endpoint === 'default')
+  const absent = unassigned.map(({ model, tier }) => `${model}:${tier}`).find((each) => !gpu.models.includes(each))
   if (absent === undefined) return given
   throw new Error(
     `${file}: worker.offers has ${absent}, which gpu.models does not serve; given ${gpu.models.join(', ')}`,

@@ -17,7 +17,7 @@ import { type ExportPage, type ExportSection, exportRows } from './export.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
 import type { KeyChange, KeyInfo, ListedKey } from './keys/key-info.ts'
 import { changeKey, createKey, isRootKey, type KeyOutcome, replaceKey, revokeKey } from './keys/key-management.ts'
-import { areLinksValid, authenticate, chooseModel, chosenModel, findKey, listKeys } from './keys/key-table.ts'
+import { areLinksValid, authenticate, chooseModel, findKey, listKeys, readChosenModel } from './keys/key-table.ts'
 import * as ledger from './ledger.ts'
 import { type AccountSettings, type SettingsChange, saveSettings, settingsOf } from './settings.ts'
 import { createAccountTables } from './tables.ts'
@@ -84,7 +84,7 @@ export class AccountDO extends DurableObject<Env> {
 
   /** The model for a key's requests without the field `model`; null if none was chosen. */
   chosenModel(keyId: string): string | null {
-    return chosenModel(this.#sql, keyId)
+    return readChosenModel(this.#sql, keyId)
   }
 
   chooseModel(keyId: string, model: string | null): void {

@@ -86,7 +86,7 @@ export function decide(sql: SqlStorage, settings: AccountSettings, request: Admi
   if (request.exhausted) return { kind: 'exhausted', rates: ratesOf(metered, now) }
   if (earlier) releaseNames(sql, earlier.failed)
   reserve(sql, spec, metered)
-  if (idempotencyKey !== null) rememberKey(sql, scopeKey(spec, idempotencyKey), spec, now)
+  if (idempotencyKey !== null) rememberKey(sql, createScopedKey(spec, idempotencyKey), spec, now)
   const { id: job, fingerprint, price } = spec
   const reservation = { job, fingerprint, price, reservedAt: now, spec }
   return { kind: 'admitted', reservation, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
@@ -140,7 +140,7 @@ type EarlierRequest = { answer: Admission } | { failed: string } | null
  * request replaces. Null for a new request.
  */
 function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried, joins }: AdmissionRequest): EarlierRequest {
-  const keyed = idempotencyKey === null ? null : jobOfKey(sql, scopeKey(spec, idempotencyKey))
+  const keyed = idempotencyKey === null ? null : jobOfKey(sql, createScopedKey(spec, idempotencyKey))
   const named = spec.name === null ? null : findJobByName(sql, spec.name)
   if (keyed !== null && spec.name !== null && keyed !== named)
     return { answer: { kind: 'mismatch', by: 'Idempotency-Key' } }
@@ -159,7 +159,7 @@ function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried, joins }: 
 }
 
 /** Idempotency-Keys are scoped to the browser token: one visitor's key must not find another visitor's job. */
-const scopeKey = ({ token }: JobSpec, key: string) => (token === null ? key : `${token}:${key}`)
+const createScopedKey = ({ token }: JobSpec, key: string) => (token === null ? key : `${token}:${key}`)
 
 const jobOfKey = (sql: SqlStorage, name: string): string | null =>
   sql

@@ -28,13 +28,13 @@ const OUTER_SECONDS = '10'
 const REQUEST_SECONDS = '60'
 
 /** The single error for a forged, unknown, expired or revoked key. It does not disclose the reason. */
-export const unauthorizedError = () =>
+export const createUnauthorizedError = () =>
   new ApiError('invalid_api_key', 'This API key is invalid or was revoked. Keys look like oct_<account>_….', {
     headers: CHALLENGE,
   })
 
 /** The error for an active key without the required scope. */
-export const forbiddenError = (scope: Scope) =>
+export const createForbiddenError = (scope: Scope) =>
   new ApiError('insufficient_scope', `This request requires the scope "${scope}", which this key does not have.`, {
     headers: { 'www-authenticate': `Bearer realm="octet", error="insufficient_scope", scope="${scope}"` },
   })
@@ -60,7 +60,7 @@ async function readCredential(c: Context<EdgeEnv>): Promise<Credential> {
     throw new ApiError('invalid_api_key', message, { headers: CHALLENGE })
   }
   const credential = await checkCredential(configOf(c.env).peppers, token)
-  if (!credential) throw unauthorizedError()
+  if (!credential) throw createUnauthorizedError()
   if ('token' in credential && isTokenExpired(credential.token)) {
     throw new ApiError('invalid_api_key', 'This browser token has expired; create a new one.', { headers: CHALLENGE })
   }
@@ -97,7 +97,7 @@ export async function meterRequest(c: Context<EdgeEnv>, credential: Credential):
 
 async function confirmKey(c: Context<EdgeEnv>, credential: Credential) {
   const answer = await objectOf(c.env.ACCOUNT, credential.account).authenticate(credential)
-  if (answer.kind !== 'authenticated') throw unauthorizedError()
+  if (answer.kind !== 'authenticated') throw createUnauthorizedError()
   c.set('scopes', answer.key.scopes)
   return answer.key.scopes
 }
@@ -109,7 +109,7 @@ async function confirmKey(c: Context<EdgeEnv>, credential: Credential) {
 export async function requireScope(c: Context<EdgeEnv>, scope: Scope | null = 'read'): Promise<Credential> {
   const credential = c.get('credential')
   const scopes = c.get('scopes') ?? (await confirmKey(c, credential))
-  if (scope !== null && !hasScope({ scopes }, credential, scope)) throw forbiddenError(scope)
+  if (scope !== null && !hasScope({ scopes }, credential, scope)) throw createForbiddenError(scope)
   return credential
 }
 

@@ -38,7 +38,7 @@ declare module 'hono' {
   }
 }
 
-const invalidLinkError = () =>
+const createInvalidLinkError = () =>
   new ApiError('link_invalid', 'The signature does not match this URL. Fetch the job again to get a new link.')
 
 async function readLink(
@@ -47,9 +47,10 @@ async function readLink(
   key: string | null,
   sig: string,
 ): Promise<OpenLink | ApiError> {
-  if (!/^\d{1,12}$/.test(exp) || (key !== null && !KEY_ID.test(key))) return invalidLinkError()
+  if (!/^\d{1,12}$/.test(exp) || (key !== null && !KEY_ID.test(key))) return createInvalidLinkError()
   const expires = Number(exp)
-  if (!(await checkLink(configOf(c.env).peppers, { path: c.req.path, expires, key }, sig))) return invalidLinkError()
+  if (!(await checkLink(configOf(c.env).peppers, { path: c.req.path, expires, key }, sig)))
+    return createInvalidLinkError()
   const seconds = expires - Math.floor(Date.now() / 1000)
   if (seconds > 0) return { seconds, key }
   return new ApiError('link_expired', 'This link has expired. Fetch the job again to get a new one.')

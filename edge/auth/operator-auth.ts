@@ -26,9 +26,10 @@ function readOperatorToken(env: Env): string | null {
   return adminToken
 }
 
-const invalidTokenError = (message: string) => new ApiError('invalid_admin_token', message, { headers: CHALLENGE })
+const createInvalidTokenError = (message: string) =>
+  new ApiError('invalid_admin_token', message, { headers: CHALLENGE })
 
-const lockedOutError = () =>
+const createLockedOutError = () =>
   new ApiError('rate_limited', `Too many wrong operator tokens; try again in ${LOCKOUT_SECONDS} s.`, {
     headers: { 'retry-after': String(LOCKOUT_SECONDS) },
   })
@@ -46,20 +47,22 @@ async function countFailure(c: Context<EdgeEnv>, client: string): Promise<void> 
   if (success) return
   if (locked.size >= MAX_LOCKED) locked.clear()
   locked.set(client, Date.now() + LOCKOUT_SECONDS * 1000)
-  throw lockedOutError()
+  throw createLockedOutError()
 }
 
 /** Authenticates the operator. A locked-out address is rejected even with the correct token. Errors: invalid_admin_token, rate_limited. */
 export async function verifyOperator(c: Context<EdgeEnv>): Promise<void> {
   const expected = readOperatorToken(c.env)
   if (expected === null)
-    throw invalidTokenError(
+    throw createInvalidTokenError(
       `The operator routes are disabled: OCTET_ADMIN_TOKEN must have at least ${MIN_TOKEN_CHARACTERS} random characters.`,
     )
   const client = await hashAddress(c)
-  if ((locked.get(client) ?? 0) > Date.now()) throw lockedOutError()
+  if ((locked.get(client) ?? 0) > Date.now()) throw createLockedOutError()
   const token = readBearerToken(c)
   if (token !== null && (await timingSafeEqual(token, expected))) return
   if (token !== null) await countFailure(c, client)
-  throw invalidTokenError('This request requires the operator token: "Authorization: Bearer <OCTET_ADMIN_TOKEN>".')
+  throw createInvalidTokenError(
+    'This request requires the operator token: "Authorization: Bearer <OCTET_ADMIN_TOKEN>".',
+  )
 }

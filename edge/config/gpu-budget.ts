@@ -2,7 +2,7 @@
 import * as z from 'zod'
 import { gpuTimes } from './gpu.ts'
 import { prewarm } from './prewarm.ts'
-import { table } from './values.ts'
+import { createTableSchema } from './values.ts'
 
 const schema = z.strictObject({
   /** Seconds of GPU time, summed over all GPUs. */
@@ -26,7 +26,7 @@ function ceilingOf({ daily_seconds, daily_dollars }: BudgetFields, rate: number)
 /** Null if there is no ceiling. Other sections report malformed values of the other variables. */
 export const gpuBudget = z
   .object({
-    OCTET_GPU_BUDGET: table(schema.prefault({})),
+    OCTET_GPU_BUDGET: createTableSchema(schema.prefault({})),
     GPU_RUN_SECONDS: gpuTimes.in.shape.GPU_RUN_SECONDS.catch(0),
     OCTET_PREWARM: prewarm.in.shape.OCTET_PREWARM.catch(prewarm.parse({}) as never),
   })

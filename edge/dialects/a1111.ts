@@ -4,7 +4,7 @@ import { LIMITS } from '#contract'
 import { ApiError, type Problem } from '../http/errors.ts'
 import { formatValue, parseFields } from '../http/validation.ts'
 import type { Warning } from '../routing/decision.ts'
-import { additionId, readUnits } from './definition/control-input.ts'
+import { parseAdditionId, readUnits } from './definition/control-input.ts'
 import type {
   Dialect,
   DialectRequest,
@@ -80,7 +80,7 @@ function readTags(prompt: unknown): Tags {
   if (typeof prompt !== 'string') return read
   for (const [, name, settings] of prompt.matchAll(LORA_TAG).take(MAX_TAGS)) {
     const { encoders, denoiser } = strengthsOf(settings)
-    read.loras.push({ id: additionId(name!.trim()), ...(denoiser && { scale: numberOf(denoiser) }) })
+    read.loras.push({ id: parseAdditionId(name!.trim()), ...(denoiser && { scale: numberOf(denoiser) }) })
     if (encoders === denoiser) continue
     const message = `The adapter ${formatValue(name!.trim())} has a single strength: ${formatValue(denoiser)} applies to the denoiser and the text encoders.`
     read.warnings.push({ code: 'strength_adjusted', message })

@@ -126,7 +126,7 @@ const renderNew = (rendered: RenderedJob) => {
   return { status: 201 as const, json: { ...prediction, status } }
 }
 
-const done = (reason: object): ServerSentEvent => ({ event: 'done', data: JSON.stringify(reason) })
+const createDone = (reason: object): ServerSentEvent => ({ event: 'done', data: JSON.stringify(reason) })
 
 const renderEvent: RenderEvent = (event, { job, files }) => {
   switch (event.type) {
@@ -135,14 +135,14 @@ const renderEvent: RenderEvent = (event, { job, files }) => {
       return [{ event: 'logs', data: formatProgressLine(image, step, steps) }]
     }
     case 'succeeded':
-      return [...files.map((file) => ({ event: 'output', data: urlOf(file) ?? '' })), done({})]
+      return [...files.map((file) => ({ event: 'output', data: urlOf(file) ?? '' })), createDone({})]
     case 'failed':
       return [
         { event: 'error', data: JSON.stringify({ detail: job.error?.message ?? 'The job failed.' }) },
-        done({ reason: 'error' }),
+        createDone({ reason: 'error' }),
       ]
     case 'canceled':
-      return [done({ reason: 'canceled' })]
+      return [createDone({ reason: 'canceled' })]
     default:
       return []
   }

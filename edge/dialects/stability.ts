@@ -23,15 +23,15 @@ const RATIOS = Object.keys(SIZES) as (keyof typeof SIZES)[]
 const MAX_SEED = 4_294_967_294
 const [MIN_SCALE, MAX_SCALE] = [1, 10]
 
-const text = (min: number) =>
+const createTextSchema = (min: number) =>
   z.string().min(min).max(LIMITS.promptCharacters).describe(`a text of ${min} to ${LIMITS.promptCharacters} characters`)
 const oneOf = <const T extends readonly [string, ...string[]]>(values: T) =>
   z.enum(values).describe(`one of ${values.join(', ')}`)
 
 /** The parts of the form. Others, such as the empty file that some clients send, have no effect. */
 const form = z.object({
-  prompt: text(1),
-  negative_prompt: text(0).optional(),
+  prompt: createTextSchema(1),
+  negative_prompt: createTextSchema(0).optional(),
   mode: oneOf(['text-to-image', 'image-to-image']).optional(),
   image: z
     .union([z.string(), z.instanceof(File)])
@@ -62,7 +62,7 @@ function acceptsJson({ headers }: DialectRequest): boolean {
 type Image = Pick<z.infer<typeof form>, 'image' | 'strength'>
 
 /** The fields of `mode: image-to-image`, which requires both. Errors: invalid_request. */
-function imageFields(mode: z.infer<typeof form>['mode'], { image, strength }: Image) {
+function createImageFields(mode: z.infer<typeof form>['mode'], { image, strength }: Image) {
   const isImage = mode === 'image-to-image'
   for (const [param, value] of Object.entries({ image, strength })) {
     if (isImage === (value !== undefined)) continue
@@ -81,7 +81,7 @@ function parse(request: DialectRequest): Translation {
     // Seed 0 is Stability's request for a random seed.
     ...(seed && { seed }),
     ...(isJson && { response_format: 'b64_json' }),
-    ...imageFields(mode, { image, strength }),
+    ...createImageFields(mode, { image, strength }),
   }
   return { fields, wait: 'end', ...(aspect_ratio && { wantedSize: SIZES[aspect_ratio] }) }
 }

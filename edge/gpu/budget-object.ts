@@ -5,7 +5,7 @@ import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import { DAY_MS } from '../platform/units.ts'
 import type { Room } from './budget.ts'
-import { type BudgetReport, dayOf, maxDay } from './readiness.ts'
+import { type BudgetReport, chooseLaterDay, dayOf } from './readiness.ts'
 
 const SCHEMA = 'CREATE TABLE IF NOT EXISTS runs (job TEXT PRIMARY KEY, since INTEGER NOT NULL) STRICT'
 
@@ -74,11 +74,11 @@ export class GpuBudgetDO extends DurableObject<Env> {
 
   #spent(now: number): number {
     const spent = this.ctx.storage.kv.get<Spent>('spent')
-    return spent && spent.day === maxDay(spent.day, now) ? spent.ms : 0
+    return spent && spent.day === chooseLaterDay(spent.day, now) ? spent.ms : 0
   }
 
   #add(ms: number, now: number): void {
-    const day = maxDay(this.ctx.storage.kv.get<Spent>('spent')?.day ?? dayOf(now), now)
+    const day = chooseLaterDay(this.ctx.storage.kv.get<Spent>('spent')?.day ?? dayOf(now), now)
     this.ctx.storage.kv.put('spent', { day, ms: this.#spent(now) + ms } satisfies Spent)
   }
 

@@ -27,9 +27,9 @@ export const DOWN_MS = 30_000
 
 export const dayOf = (now: number) => new Date(now).toISOString().slice(0, 10)
 /** The day (UTC) for sums that were last counted on `day`. It never moves backward, so that a clock that does so loses no sum. */
-export const maxDay = (day: string, now: number) => (day > dayOf(now) ? day : dayOf(now))
+export const chooseLaterDay = (day: string, now: number) => (day > dayOf(now) ? day : dayOf(now))
 export const countSpentToday = ({ spent }: Readiness, now: number) =>
-  spent.day === maxDay(spent.day, now) ? spent.seconds : 0
+  spent.day === chooseLaterDay(spent.day, now) ? spent.seconds : 0
 export const isDown = ({ downUntil = 0 }: Readiness, now: number) => downUntil > now
 
 /** The time when the host stops an idle container. */
@@ -113,5 +113,5 @@ export const markDown = (readiness: Readiness, now: number): Readiness => ({ ...
 
 export const recordSpending = (readiness: Readiness, seconds: number, now: number): Readiness => ({
   ...readiness,
-  spent: { day: maxDay(readiness.spent.day, now), seconds: countSpentToday(readiness, now) + seconds },
+  spent: { day: chooseLaterDay(readiness.spent.day, now), seconds: countSpentToday(readiness, now) + seconds },
 })

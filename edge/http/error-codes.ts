@@ -22,7 +22,7 @@ export const ERRORS = {
   link_revoked: [403, 'permission_error', 'The signed link was revoked'],
   link_expired: [403, 'permission_error', 'The signed link has expired'],
   not_found: [404, 'invalid_request_error', 'There is nothing at this address'],
-  method_not_allowed: [405, 'invalid_request_error', 'This address does not take this method'],
+  method_not_allowed: [405, 'invalid_request_error', 'This address does not support this method'],
   job_canceled: [409, 'conflict_error', 'The job was canceled'],
   idempotency_in_flight: [409, 'conflict_error', 'The first request with this Idempotency-Key is still running'],
   key_ended: [409, 'conflict_error', 'The API key is no longer active'],

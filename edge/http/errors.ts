@@ -88,17 +88,17 @@ function respond(c: Context<EdgeEnv>, error: ApiError) {
   })
 }
 
-const internalError = (cause: unknown) =>
+const createInternalError = (cause: unknown) =>
   new ApiError('internal', 'Something went wrong on our side. Please try again; the request id helps us find it.', {
     cause,
   })
 
 /** The message of the error thrown by the object of a deleted account. The error's class is lost in calls between objects. */
 export const ACCOUNT_DELETED = 'the account was deleted'
-const accountDeletedError = () =>
+const createAccountDeletedError = () =>
   new ApiError('account_deleted', 'This account was deleted, and its name cannot be used again. Choose another name.')
 
-const overloadedError = ({ cause }: ObjectUnavailable) =>
+const createOverloadedError = ({ cause }: ObjectUnavailable) =>
   new ApiError('overloaded', 'The service has too many requests at the moment; try again in a few seconds.', {
     cause,
     headers: { 'retry-after': '5' },
@@ -107,8 +107,8 @@ const overloadedError = ({ cause }: ObjectUnavailable) =>
 /** The error for the caller. An error that is not intended has a generic message. */
 function toApiError(thrown: Error): ApiError {
   if (thrown instanceof ApiError) return thrown
-  if (thrown instanceof ObjectUnavailable) return overloadedError(thrown)
-  return thrown.message === ACCOUNT_DELETED ? accountDeletedError() : internalError(thrown)
+  if (thrown instanceof ObjectUnavailable) return createOverloadedError(thrown)
+  return thrown.message === ACCOUNT_DELETED ? createAccountDeletedError() : createInternalError(thrown)
 }
 
 /** The error for the caller. Errors of the worker are logged. */

@@ -20,7 +20,8 @@ export function readDeclaredBytes(c: Context<EdgeEnv>): number {
   return declared !== undefined && /^\d{1,15}$/.test(declared) ? Number(declared) : Number.POSITIVE_INFINITY
 }
 
-const tooLargeError = (max: number) => new ApiError('body_too_large', `The body exceeds the limit of ${max} bytes.`)
+const createTooLargeError = (max: number) =>
+  new ApiError('body_too_large', `The body exceeds the limit of ${max} bytes.`)
 
 /**
  * Maximum number of excess bytes that are read and discarded from a body without a Content-Length. If the connection closes during the upload, the client
@@ -37,7 +38,7 @@ async function collect(body: ReadableStream<Uint8Array>, max: number, discarded:
     if (size <= max) chunks.push(chunk)
     else if (size > max + discarded) break
   }
-  if (size > max) throw tooLargeError(max)
+  if (size > max) throw createTooLargeError(max)
   return new Blob(chunks)
 }
 
@@ -65,7 +66,7 @@ export async function readBytes(c: Context<EdgeEnv>): Promise<ArrayBuffer> {
 
 /** Refuses a body that was read with more than `max` bytes. Errors: body_too_large. */
 export function limitBody(c: Context<EdgeEnv>, max: number): void {
-  if ((c.get('bodyLength') ?? 0) > max) throw tooLargeError(max)
+  if ((c.get('bodyLength') ?? 0) > max) throw createTooLargeError(max)
 }
 
 /** JSON characters: each value, member or nesting level needs at least one of them. Base64 contains none of them. */
@@ -80,7 +81,7 @@ export function limitStructure(json: string): void {
   let left: number = LIMITS.requestBytes
   for (const character of STRUCTURE)
     for (let at = json.indexOf(character); at >= 0; at = json.indexOf(character, at + 1))
-      if (--left < 0) throw tooLargeError(LIMITS.requestBytes)
+      if (--left < 0) throw createTooLargeError(LIMITS.requestBytes)
 }
 
 async function receive(c: Context<EdgeEnv>): Promise<ArrayBuffer> {
@@ -89,7 +90,7 @@ async function receive(c: Context<EdgeEnv>): Promise<ArrayBuffer> {
     throw new Error(`${c.req.method} ${c.req.path} read its body before its credential was checked`)
   const declared = readDeclaredBytes(c)
   const isDeclared = declared !== Number.POSITIVE_INFINITY
-  if (isDeclared && declared > max) throw tooLargeError(max)
+  if (isDeclared && declared > max) throw createTooLargeError(max)
   const { body } = c.req.raw
   if (!body) return new ArrayBuffer(0)
   if (compressionOf(c)) return (await decompress(body, max)).arrayBuffer()

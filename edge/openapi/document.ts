@@ -97,7 +97,7 @@ function simplify({ jsonSchema }: { jsonSchema: z.core.JSONSchema.BaseSchema }):
 // `input`: the schema of a request, before defaults and transformations. Replies have neither, and later versions may add fields.
 const OPTIONS = { io: 'input', override: simplify, unrepresentable: 'any' } as const
 
-function named(): Json {
+function nameSchemas(): Json {
   const { schemas } = z.toJSONSchema(registry, { ...OPTIONS, uri: formatReference })
   return Object.fromEntries(Object.entries(schemas).map(([id, { $schema: _, $id: __, ...schema }]) => [id, schema]))
 }
@@ -281,7 +281,7 @@ export function openApiDocument(): Json {
     paths: createPaths(),
     webhooks: createWebhooks(),
     components: {
-      schemas: named(),
+      schemas: nameSchemas(),
       responses: {
         Problem: {
           description: 'An error: RFC 9457, with the member `error` of OpenAI',

@@ -11,7 +11,7 @@ const ROLES = ['prompt', 'prompt_2', 'prompt_3'] as const
 
 type Checked = Pick<JobSpec, 'account' | 'keyId' | 'request'>
 
-function violationError(
+function createViolationError(
   { account, keyId }: Checked,
   param: string,
   found: { by: string; categories?: string[] },
@@ -26,7 +26,7 @@ function checkBlockList(checked: Checked, phrases: readonly string[]): void {
   for (const role of ROLES) {
     const words = wordsOf(checked.request[role] ?? '')
     if (phrases.some((phrase) => containsPhrase(words, phrase)))
-      throw violationError(checked, role, { by: 'block_list' })
+      throw createViolationError(checked, role, { by: 'block_list' })
   }
 }
 
@@ -39,7 +39,7 @@ async function checkModeration(env: Env, checked: Checked): Promise<ContentVerdi
   try {
     const flagged = await moderate(input, moderation, moderationKey)
     if (!flagged) return 'passed'
-    throw violationError(checked, 'prompt', { by: 'moderation', ...flagged })
+    throw createViolationError(checked, 'prompt', { by: 'moderation', ...flagged })
   } catch (thrown) {
     if (thrown instanceof ApiError) throw thrown
     const cause = thrown instanceof Error ? thrown.message : String(thrown)

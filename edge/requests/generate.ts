@@ -14,7 +14,7 @@ import { log } from '../platform/log.ts'
 import { type InputFile, storeInputs } from '../results/inputs.ts'
 import { areStored } from '../results/results.ts'
 import { checkContent } from './content-policy.ts'
-import { admissionError, createNextDayHeaders } from './refusals.ts'
+import { createAdmissionError, createNextDayHeaders } from './refusals.ts'
 
 /**
  * A parsed request for a job. `retried`: possibly a client's retry of an earlier request. `joins`: without an Idempotency-Key, the request
@@ -57,7 +57,7 @@ async function admit(env: Env, submission: Submission): Promise<AdmissionOutcome
   const account = objectOf(env.ACCOUNT, submission.spec.account)
   const { inputs: _, ...admitted } = submission
   const admission = await account.admit({ ...admitted, exhausted: await isGpuBudgetExhausted(env) })
-  const refusal = admissionError(admission)
+  const refusal = createAdmissionError(admission)
   if (refusal) throw refusal
   switch (admission.kind) {
     case 'admitted':

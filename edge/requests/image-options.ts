@@ -17,7 +17,8 @@ import { ApiError } from '../http/errors.ts'
 import type { Decision, Warning } from '../routing/decision.ts'
 
 const { steps, shift, maxSequenceLength, betaSteps, cacheSteps } = LIMITS
-const choice = <const T extends readonly string[]>(values: T) => z.enum(values).describe(`one of ${values.join(', ')}`)
+const createChoiceSchema = <const T extends readonly string[]>(values: T) =>
+  z.enum(values).describe(`one of ${values.join(', ')}`)
 
 export const imageOptionFields = {
   /** Tokens of T5, as in diffusers. */
@@ -27,8 +28,8 @@ export const imageOptionFields = {
     .max(maxSequenceLength.max)
     .describe(`an integer from ${maxSequenceLength.min} to ${maxSequenceLength.max}`)
     .optional(),
-  sampler: choice(SAMPLERS).optional(),
-  noise_schedule: choice(SCHEDULES).optional(),
+  sampler: createChoiceSchema(SAMPLERS).optional(),
+  noise_schedule: createChoiceSchema(SCHEDULES).optional(),
   /** One noise level per step, before the shift, as in diffusers. */
   sigmas: sigmas
     .describe(`a list of ${steps.min} to ${steps.max} decreasing numbers, above 0 and at most 1, one for each step`)
@@ -42,7 +43,7 @@ export const imageOptionFields = {
     .describe(`true, or an object with any of scale, start, stop and layers (numbers below ${LIMITS.layers})`)
     .optional(),
   /** Step caching, on the full route only. */
-  cache: choice(CACHES).optional(),
+  cache: createChoiceSchema(CACHES).optional(),
   /** Whether `(word:1.3)` is a weight, as in ComfyUI, or plain text. */
   prompt_weights: z.boolean().describe('true or false').optional(),
   shift: z.number().min(shift.min).max(shift.max).describe(`a number from ${shift.min} to ${shift.max}`).optional(),

@@ -3,7 +3,7 @@
 import type { Admission } from '../accounts/admission.ts'
 import type { Refusal } from '../accounts/meter.ts'
 import { createRateHeaders, type Holder, type RateState } from '../accounts/rate-limit-headers.ts'
-import { forbiddenError, unauthorizedError } from '../auth/auth.ts'
+import { createForbiddenError, createUnauthorizedError } from '../auth/auth.ts'
 import { GPU_BUDGET_EXHAUSTED, secondsToNextDay } from '../gpu/budget.ts'
 import { ApiError } from '../http/errors.ts'
 import { formatDollars } from '../platform/units.ts'
@@ -37,7 +37,7 @@ function limitError(refusal: Extract<Refusal, { kind: 'limited' }>, rates: RateS
 /** The API name of each limit. */
 const LIMIT_NAMES = { rate: 'requests_per_minute', concurrency: 'concurrent_jobs' } as const
 
-function barredError({ by, holder }: Extract<Refusal, { kind: 'barred' }>): ApiError {
+function createBarredError({ by, holder }: Extract<Refusal, { kind: 'barred' }>): ApiError {
   const message = `${WHOSE[holder]} may not start jobs: its ${LIMIT_NAMES[by]} limit is 0. Ask for a higher limit.`
   return new ApiError('jobs_not_allowed', message, { headers: FINAL })
 }
@@ -49,7 +49,7 @@ const BUDGETS = {
   total: 'may spend',
 } as const
 
-function overBudgetError(
+function createOverBudgetError(
   { by, holder, available, price }: Extract<Refusal, { kind: 'over_budget' }>,
   rates: RateState[],
 ) {
@@ -61,18 +61,18 @@ function overBudgetError(
 export const createNextDayHeaders = () => ({ ...FINAL, 'retry-after': String(secondsToNextDay(Date.now())) })
 
 /** Returns the error of a refused admission, or null if the request was admitted. */
-export function admissionError(admission: Admission): ApiError | null {
+export function createAdmissionError(admission: Admission): ApiError | null {
   switch (admission.kind) {
     case 'unauthorized':
-      return unauthorizedError()
+      return createUnauthorizedError()
     case 'forbidden':
-      return forbiddenError(admission.scope)
+      return createForbiddenError(admission.scope)
     case 'limited':
       return limitError(admission, admission.rates)
     case 'barred':
-      return barredError(admission)
+      return createBarredError(admission)
     case 'over_budget':
-      return overBudgetError(admission, admission.rates)
+      return createOverBudgetError(admission, admission.rates)
     case 'exhausted':
       return new ApiError('gpu_budget_exhausted', GPU_BUDGET_EXHAUSTED, {
         headers: { ...createRateHeaders(admission.rates), ...createNextDayHeaders() },

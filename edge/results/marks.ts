@@ -63,7 +63,7 @@ const JPEG_XMP = 'http://ns.adobe.com/xap/1.0/\0'
 /** In an APP11 segment: "JP", the number of its box and of its part, length and type of the box (C2PA 2.2 §A.3.1). */
 const JPEG_BOX = { head: 16, type: 'jumb', at: 12 }
 
-const after = (data: Uint8Array, start: string) =>
+const sliceAfter = (data: Uint8Array, start: string) =>
   textOf(data, 0, start.length) === start ? data.subarray(start.length) : null
 
 type FoundMarks = { xmp: Uint8Array | null; c2pa: number }
@@ -71,7 +71,7 @@ type FoundMarks = { xmp: Uint8Array | null; c2pa: number }
 function findInPng(file: Uint8Array): FoundMarks {
   const found: FoundMarks = { xmp: null, c2pa: 0 }
   for (const { type, data } of readPngChunks(file)) {
-    if (type === 'iTXt') found.xmp ??= after(data, PNG_XMP)
+    if (type === 'iTXt') found.xmp ??= sliceAfter(data, PNG_XMP)
     if (type === 'caBX') found.c2pa += data.length
   }
   return found
@@ -80,7 +80,7 @@ function findInPng(file: Uint8Array): FoundMarks {
 function findInJpeg(file: Uint8Array): FoundMarks {
   const found: FoundMarks = { xmp: null, c2pa: 0 }
   for (const { type, data } of readJpegSegments(file)) {
-    if (type === 'e1') found.xmp ??= after(data, JPEG_XMP)
+    if (type === 'e1') found.xmp ??= sliceAfter(data, JPEG_XMP)
     const box = type === 'eb' && textOf(data, 0, 2) === 'JP' && textOf(data, JPEG_BOX.at, JPEG_BOX.head)
     if (box === JPEG_BOX.type) found.c2pa += data.length - JPEG_BOX.head
   }

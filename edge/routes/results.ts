@@ -13,7 +13,7 @@ import { findOwnJob } from '../requests/own-job.ts'
 import { isAvailable, resultPathOf } from '../results/results.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 
-const notFoundError = (job: string, file: string) =>
+const createNotFoundError = (job: string, file: string) =>
   new ApiError('not_found', `There is no image ${file} of job ${job}.`)
 
 /** Finds an image, available or not, and its job. A null credential means access by signed link. Errors: not_found. */
@@ -21,7 +21,7 @@ async function findRecord(c: Context<EdgeEnv>, job: string, file: string, creden
   const record = JOB_ID.test(job) ? await objectOf(c.env.JOB, job).view() : null
   const isReadable = record && (credential === null || isOwner(credential, record))
   const image = isReadable ? record.images.find((each) => resultPathOf(job, each).endsWith(`/${file}`)) : undefined
-  if (!image || record?.state !== 'succeeded') throw notFoundError(job, file)
+  if (!image || record?.state !== 'succeeded') throw createNotFoundError(job, file)
   return { record, image }
 }
 
@@ -95,7 +95,7 @@ export const results = new Hono<EdgeEnv>()
     const { job, file } = c.req.param()
     const { record, image } = await findRecord(c, job, file, c.get('credential'))
     // The file of a deleted image exists if its deletion failed.
-    if (!isAvailable(image) && !(await c.env.RESULTS.head(image.key))) throw notFoundError(job, file)
+    if (!isAvailable(image) && !(await c.env.RESULTS.head(image.key))) throw createNotFoundError(job, file)
     await objectOf(c.env.JOB, record.id).eraseImages([image.image])
     return c.body(null, 204)
   })

@@ -13,7 +13,7 @@ type Forecast = {
 
 export const NO_OBSERVATIONS: Forecast = { observations: 0, cold: null, seconds: null }
 
-const quantile = (sorted: readonly number[], q: number) =>
+const computeQuantile = (sorted: readonly number[], q: number) =>
   sorted[Math.min(sorted.length - 1, Math.ceil(q * sorted.length) - 1)]!
 const roundSeconds = (seconds: number) => Math.round(seconds * 1000) / 1000
 
@@ -43,7 +43,7 @@ export function forecast(observed: readonly Observation[], work: number, now: nu
   return {
     observations: runs.length,
     cold: { probability: basis.filter(({ load }) => load > 0).length / basis.length, observations: basis.length },
-    seconds: { p50: roundSeconds(quantile(seconds, 0.5)), p95: roundSeconds(quantile(seconds, 0.95)) },
+    seconds: { p50: roundSeconds(computeQuantile(seconds, 0.5)), p95: roundSeconds(computeQuantile(seconds, 0.95)) },
   }
 }
 

@@ -12,13 +12,13 @@ type EstimatedDecision = { decision: Decision; price: number; latencyMs: number 
 const FINAL = { 'x-should-retry': 'false' }
 const nameOf = ({ route, tier }: Decision) => `${route}/${tier}`
 
-function maxCostError(estimated: EstimatedDecision[], maxCost: number): ApiError {
+function createMaxCostError(estimated: EstimatedDecision[], maxCost: number): ApiError {
   const cheapest = Math.min(...estimated.map(({ price }) => price))
   const message = `max_cost is ${formatDollars(maxCost)}, but the cheapest way to serve this request costs ${formatDollars(cheapest)}.`
   return new ApiError('max_cost_exceeded', message, { param: 'max_cost', headers: FINAL })
 }
 
-function maxLatencyError(estimated: EstimatedDecision[], maxLatencyMs: number): ApiError {
+function createMaxLatencyError(estimated: EstimatedDecision[], maxLatencyMs: number): ApiError {
   const quickest = Math.round(Math.min(...estimated.map(({ latencyMs }) => latencyMs ?? Number.POSITIVE_INFINITY)))
   const message = `max_latency_ms is ${maxLatencyMs}, but 95 of 100 requests like this one take up to ${quickest} ms here.`
   return new ApiError('max_latency_exceeded', message, { param: 'max_latency_ms', headers: FINAL })
@@ -47,9 +47,9 @@ export function applyGuards(decisions: Decision[], guards: Guards, estimate: Est
   if (guards.maxCost === undefined && maxLatencyMs === undefined) return decisions[0]!
   const estimated = decisions.map((decision) => ({ decision, ...estimate(decision) }))
   const affordable = estimated.filter(({ price }) => price <= maxCost)
-  if (affordable.length === 0) throw maxCostError(estimated, maxCost)
+  if (affordable.length === 0) throw createMaxCostError(estimated, maxCost)
   const chosen = maxLatencyMs === undefined ? affordable[0] : findFirstInTime(affordable, maxLatencyMs)
-  if (!chosen) throw maxLatencyError(affordable, maxLatencyMs!)
+  if (!chosen) throw createMaxLatencyError(affordable, maxLatencyMs!)
   return { ...chosen.decision, reason: `${chosen.decision.reason}${explainGuards(estimated[0]!, chosen, guards)}` }
 }
 

@@ -107,7 +107,7 @@ function filterOffers({ prompt, model, tier, size, isCached }: RouteRequest, { o
 const formatSize = ({ width, height }: { width: number; height: number }) => `${width}x${height}`
 const listDistinct = (values: readonly string[]) => [...new Set(values)].join(', ')
 
-function notOfferedError(request: RouteRequest, preference: Preference, catalog: Catalog): ApiError {
+function createNotOfferedError(request: RouteRequest, preference: Preference, catalog: Catalog): ApiError {
   const { offers } = catalog
   const { model, tier, size, isCached, additions = [] } = request
   const models = listDistinct(offers.map((offer) => offer.model))
@@ -187,6 +187,6 @@ export function chooseRoute(request: RouteRequest, catalog: Catalog, estimate: E
   const exact =
     wantedSize && 'width' in wantedSize ? listCandidates({ ...request, size: wantedSize }, preference, catalog) : []
   const decisions = exact.length > 0 ? exact : listCandidates(request, preference, catalog)
-  if (decisions.length === 0) throw notOfferedError(request, preference, catalog)
+  if (decisions.length === 0) throw createNotOfferedError(request, preference, catalog)
   return applyGuards(decisions, request, estimate)
 }

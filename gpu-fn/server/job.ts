@@ -37,7 +37,8 @@ export interface Job {
 export type Wait = { ms: number /** `performance.now()`; null during a turn. */; since: number | null }
 
 /** Milliseconds of waiting so far. */
-export const waitedMs = ({ wait: { ms, since } }: Job): number => ms + (since === null ? 0 : performance.now() - since)
+export const computeWaitedMs = ({ wait: { ms, since } }: Job): number =>
+  ms + (since === null ? 0 : performance.now() - since)
 
 /** Without a schedule, jobs of few steps without guidance count as interactive. */
 const INTERACTIVE = { steps: 8, guidanceScale: 1 }

@@ -7,7 +7,7 @@ import { createJobFault, JobError } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import { decodeControl, decodeInput, InputError } from '../pipeline/input/input-image.ts'
 import { describeWeightProblem } from '../pipeline/prompt/prompt.ts'
-import { append, type Job, waitedMs } from './job.ts'
+import { append, computeWaitedMs, type Job } from './job.ts'
 import type { Load } from './observer.ts'
 
 /** Limit on warnings, which quote the prompt: lines of the stream have a maximum length. */
@@ -267,9 +267,9 @@ function emptyTimings(): Timings {
 
 /** Completes the timings. In an unfinished job, the time after the encoders counts as denoising. */
 function close(job: Job, { timings, stepsDone }: Progress): Timings {
-  const total = secondsSince(job.acceptedAt)
+  const total = computeSecondsSince(job.acceptedAt)
   const { load, encode, decode } = timings
-  const queue = waitedMs(job) / 1000
+  const queue = computeWaitedMs(job) / 1000
   const denoise =
     timings.denoise === 0 && stepsDone > 0 ? Math.max(0, total - queue - load - encode - decode) : timings.denoise
   const rounded = Object.entries({ ...timings, queue, denoise, total }).map(([name, value]) => [
@@ -284,6 +284,6 @@ function toMilliseconds(seconds: number): number {
   return Math.round(seconds * 1000) / 1000
 }
 
-function secondsSince(start: number): number {
+function computeSecondsSince(start: number): number {
   return (performance.now() - start) / 1000
 }

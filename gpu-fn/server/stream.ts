@@ -35,20 +35,20 @@ export function streamJob(
 }
 
 async function* encodeChunks(job: Job, accepted: JobEvent, heartbeatMs: number): AsyncGenerator<Uint8Array, void> {
-  yield line(accepted)
+  yield encodeLine(accepted)
   for (let next = 0; ; ) {
     const entry = job.entries[next]
     if (entry) {
-      yield line(entry.event)
+      yield encodeLine(entry.event)
       if (entry.data) yield entry.data
       next += 1
     } else {
       if (outcomeOf(job)) return
-      if (!(await waitForChange(job, heartbeatMs))) yield line({ type: 'heartbeat' })
+      if (!(await waitForChange(job, heartbeatMs))) yield encodeLine({ type: 'heartbeat' })
     }
   }
 }
 
-function line(event: JobEvent): Uint8Array {
+function encodeLine(event: JobEvent): Uint8Array {
   return encoder.encode(`${JSON.stringify(event)}\n`)
 }

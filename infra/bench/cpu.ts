@@ -12,7 +12,7 @@ import {
 } from '../local/models/built-in-model.ts'
 import { render, withPipeline } from '../local/models/render.ts'
 import { readQualityPrompts } from '../quality/prompts.ts'
-import { differences, psnr, readPixels } from '../receipts/compare-images.ts'
+import { compareDifferences, psnr, readPixels } from '../receipts/compare-images.ts'
 import { type Diffusers, type DiffusersRequest, openDiffusers } from './diffusers.ts'
 import { median } from './statistics.ts'
 
@@ -90,7 +90,7 @@ export async function benchParity({ prompts, ...options }: ParityOptions): Promi
           await diffusers.make(request)
           const ours = await readPixels(await render(pipeline, request))
           const theirs = await readPixels(path.join(out, `${request.name}.png`))
-          each.push({ ...differences(ours, theirs), psnr: psnr(ours, theirs) })
+          each.push({ ...compareDifferences(ours, theirs), psnr: psnr(ours, theirs) })
         }
         return each
       })

@@ -11,7 +11,7 @@ import { encodePrompts } from '../../gpu-fn/pipeline/prompt/prompt.ts'
 import { type Txt2ImgRequest, txt2img } from '../../gpu-fn/pipeline/txt2img.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import { type GpuVariant, packageFor, type Target } from './gpu/packages.ts'
-import { median, relativeError } from './statistics.ts'
+import { computeRelativeError, median } from './statistics.ts'
 
 export type ParallelBenchOptions = {
   /** `nano`, or an architecture with random weights. */
@@ -111,7 +111,7 @@ function report(ways: readonly Way[]): void {
     console.log(`step, ${name}: ${median(times).toFixed(2)} ms (${spread}), ${ratio} ×`)
   }
   const isEqual = Buffer.compare(bytesOf(parallel.velocity), bytesOf(alone.velocity)) === 0
-  const error = (given: Way) => relativeError(parallel.velocity, given.velocity).toExponential(1)
+  const error = (given: Way) => computeRelativeError(parallel.velocity, given.velocity).toExponential(1)
   console.log(
     `velocity of several devices against one, one sample after another: ${isEqual ? 'equal bytes' : error(alone)}`,
   )

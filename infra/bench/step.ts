@@ -8,7 +8,7 @@ import type { DeviceTensor, Tensor } from '../../gpu-fn/runtime/session.ts'
 import { depthOf } from '../checkpoints/published.ts'
 import { makeScratch } from '../command/scratch.ts'
 import { buildStep, writeGraph, writeNumbers } from './borrowed-weights.ts'
-import { median, relativeError } from './statistics.ts'
+import { computeRelativeError, median } from './statistics.ts'
 
 type StepSize = {
   readonly variant: 'large' | 'medium'
@@ -43,7 +43,7 @@ export async function benchStep(options: StepOptions): Promise<void> {
     console.log(`${what}: FP8 products ${fp8.milliseconds.toFixed(1)} ms, median of ${runs}`)
     if (batch > 1) return
     const half = await timeHalf(runs)
-    const error = relativeError(fp8.velocity, half.velocity).toExponential(1)
+    const error = computeRelativeError(fp8.velocity, half.velocity).toExponential(1)
     console.log(`${what}: 16-bit products ${half.milliseconds.toFixed(1)} ms; the two results differ by ${error}`)
   })
 }

@@ -13,7 +13,7 @@ import { Verifier } from '../../gpu-fn/weights/verification.ts'
 import { completeFakePackage } from '../checkpoints/fake-package.ts'
 import { endWithThis, outputOf } from '../command/child-process.ts'
 import { makeScratch } from '../command/scratch.ts'
-import { uploadPackage, uploadTarget } from '../weights/upload.ts'
+import { createUploadTarget, uploadPackage } from '../weights/upload.ts'
 import { median } from './statistics.ts'
 
 export type StreamBenchOptions = { gigabytes: number; runs: number; directory?: string }
@@ -34,7 +34,7 @@ export async function benchStream({ gigabytes, runs, directory = tmpdir() }: Str
     const { manifest } = await completeFakePackage(source, name, async () => {
       await writeNoise(path.join(source, 'transformer.bin'), bytes)
     })
-    await uploadPackage(uploadTarget(address), source)
+    await uploadPackage(createUploadTarget(address), source)
     await rm(source, { recursive: true })
     const key = blobKeyOf(manifest.files['transformer.bin']!.sha256)
     const rates = { curl: [] as number[], octet: [] as number[] }

@@ -43,14 +43,14 @@ export function estimateServiceSeconds(variant: Variant, tier: Tier, gpu: Gpu): 
   return (times[tier] ?? times.fp8!) * steps * (guidanceScale > 1 ? 2 : 1) + figures.overhead_seconds.value
 }
 
-export const packageGigabytes = (variant: Variant, tier: Tier) =>
+export const estimatePackageGigabytes = (variant: Variant, tier: Tier) =>
   (figures.package_gigabytes[networkOf(variant)] as ByTier)[tier]!
 
 /** Seconds of a cold start. */
 export function estimateColdSeconds(variant: Variant, tier: Tier): number {
   const { boot_seconds, warm_seconds, fetch_gigabytes_per_second, load_gigabytes_per_second } = figures.cold_start
   const perGigabyte = 1 / fetch_gigabytes_per_second + 1 / load_gigabytes_per_second
-  return boot_seconds + packageGigabytes(variant, tier) * perGigabyte + warm_seconds
+  return boot_seconds + estimatePackageGigabytes(variant, tier) * perGigabyte + warm_seconds
 }
 
 /** Maximum and minimum number of simulated images; the minimum makes rare events visible. */

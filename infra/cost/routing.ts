@@ -3,7 +3,7 @@
 import { percentile } from '../bench/statistics.ts'
 import { randomOf } from '../command/random.ts'
 import figures from './figures.json' with { type: 'json' }
-import { estimateServiceSeconds, packageGigabytes } from './model.ts'
+import { estimatePackageGigabytes, estimateServiceSeconds } from './model.ts'
 import { drawArrivals, TRAFFIC, type Traffic } from './traffic.ts'
 
 /** `free`: the first container to become free. `hint`: a container of the job's model, unless another one would start it much earlier. */
@@ -27,7 +27,7 @@ const PATIENCE = 2
 export function simulateRouting(policy: Policy, options: RoutingOptions): RoutingOutcome {
   const { containers, models, load, traffic, jobs = JOBS } = options
   const service = estimateServiceSeconds('large-turbo', 'fp8', 'H100')
-  const switching = packageGigabytes('large-turbo', 'fp8') / figures.cold_start.load_gigabytes_per_second
+  const switching = estimatePackageGigabytes('large-turbo', 'fp8') / figures.cold_start.load_gigabytes_per_second
   const random = randomOf(1, `routing ${JSON.stringify(options)}`)
   const arrivals = drawArrivals(traffic, (load * containers) / service, jobs, random)
   const fleet = Array.from({ length: containers }, (_, k) => ({ free: 0, model: k % models, home: k % models }))

@@ -18,7 +18,7 @@ function createProgram([name, ...rest]: CommandLine): string[] {
   return [name!, ...rest]
 }
 
-const missing = (name: string) =>
+const describeMissing = (name: string) =>
   `the command ${name} is missing${name === 'modal' ? ': install it with npm run modal:setup' : ''}`
 
 /**
@@ -44,7 +44,7 @@ export function exec(command: CommandLine, { env = {}, onLine }: ExecOptions = {
   if (onLine) for (const stream of [child.stdout, child.stderr]) readLines(stream, onLine)
   const { promise, resolve, reject } = Promise.withResolvers<string>()
   child.on('error', (error: NodeJS.ErrnoException) =>
-    reject(new CommandFailed(error.code === 'ENOENT' ? missing(command[0]!) : error.message)),
+    reject(new CommandFailed(error.code === 'ENOENT' ? describeMissing(command[0]!) : error.message)),
   )
   child.on('close', (code) => {
     if (code === 0) return resolve(output)

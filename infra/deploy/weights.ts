@@ -16,7 +16,7 @@ const manifestOf = (volume: string, served: string): CommandLine => [
 ]
 
 /** Checks the packages to be served. Throws for absent ones, and for a GPU type that cannot hold all of them. */
-export const weights = (bucket: () => BucketSecrets | undefined): Step => ({
+export const createWeightsStep = (bucket: () => BucketSecrets | undefined): Step => ({
   id: 'weights',
   what: 'The packages to serve, and their memory on each GPU type',
   commands: ({ gpu }) =>

@@ -29,7 +29,7 @@ const { out, seed, lora } = new Command('pictures')
   .parse()
   .opts<{ out: string; seed: number; lora?: string }>()
 
-const at = (column: number, row: number) => ({ left: column * (SIDE + GAP), top: row * (SIDE + GAP) })
+const placeAt = (column: number, row: number) => ({ left: column * (SIDE + GAP), top: row * (SIDE + GAP) })
 
 async function drawRow(
   model: (typeof BUILT_IN_MODELS)[number],
@@ -43,7 +43,7 @@ async function drawRow(
     const pictures: OverlayOptions[] = []
     for (const [column, prompt] of PROMPTS.entries()) {
       const file = await render(pipeline, { prompt, seed: seed + column })
-      pictures.push({ input: await sharp(file).resize(SIDE).toBuffer(), ...at(column, row) })
+      pictures.push({ input: await sharp(file).resize(SIDE).toBuffer(), ...placeAt(column, row) })
     }
     return pictures
   })
@@ -51,7 +51,7 @@ async function drawRow(
 
 const captions: OverlayOptions[] = PROMPTS.map((text, column) => ({
   input: { text: { text, width: SIDE, dpi: 96, font: 'sans 11', align: 'centre', rgba: true } },
-  ...at(column, 2),
+  ...placeAt(column, 2),
 }))
 
 endOnSignals()

@@ -64,9 +64,9 @@ export async function judgeNatural(
   return shown
 }
 
-const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
+const computeMean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
 const computeFraction = (verdicts: readonly (boolean | null)[]) =>
-  mean(verdicts.filter((verdict) => verdict !== null).map(Number))
+  computeMean(verdicts.filter((verdict) => verdict !== null).map(Number))
 
 export function score(
   configuration: Configuration,
@@ -78,7 +78,7 @@ export function score(
   const share = (criterion: keyof Verdict, of = judged) => computeFraction(of.map((each) => each[criterion]))
   const meanOf = (what: 'psnr' | 'ssim') => {
     const values = judged.flatMap((each) => each[what] ?? [])
-    return values.length > 0 ? mean(values) : null
+    return values.length > 0 ? computeMean(values) : null
   }
   return {
     configuration,

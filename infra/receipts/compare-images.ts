@@ -25,7 +25,7 @@ export function psnr(a: Pixels, b: Pixels): number {
 }
 
 /** The largest difference between two values, 0 to 255, and the fraction of unequal values. Throws if the sizes differ. */
-export function differences(a: Pixels, b: Pixels): { largest: number; share: number } {
+export function compareDifferences(a: Pixels, b: Pixels): { largest: number; share: number } {
   assertSameSize(a, b)
   const each = a.data.map((value, i) => Math.abs(value - b.data[i]!))
   return { largest: each.reduce((x, y) => Math.max(x, y)), share: each.filter((d) => d > 0).length / each.length }

@@ -5,7 +5,7 @@ import { computeTensorBytes } from '../../gpu-fn/dtype.ts'
 import type { Package, StoredTensor } from '../../gpu-fn/manifest.ts'
 import { openSession } from '../../gpu-fn/runtime/open-session.ts'
 import type { Rounding } from '../bench/precision/roundings.ts'
-import { relativeError } from '../bench/statistics.ts'
+import { computeRelativeError } from '../bench/statistics.ts'
 import type { RecordedRun } from './record.ts'
 
 /** Chooses the rounding of a weight by name; null leaves it unrounded. */
@@ -51,7 +51,7 @@ export class Trials {
     try {
       let sum = 0
       for (const { inputs, velocity } of this.#recorded)
-        sum += relativeError((await session.run(inputs)).velocity!.data as Float32Array, velocity)
+        sum += computeRelativeError((await session.run(inputs)).velocity!.data as Float32Array, velocity)
       return sum / this.#recorded.length
     } finally {
       await session.release()

@@ -218,7 +218,7 @@ async function persist<T>(options: HubOptions, reached: () => number, once: () =
       if (cause instanceof HubError || isFull(cause)) throw cause
       if (cause instanceof HubApiError && cause.statusCode < 500 && cause.statusCode !== 429)
         throw refusalError(cause, options)
-      if (isOffline(cause)) throw unreachableError(cause, options)
+      if (isOffline(cause)) throw createUnreachableError(cause, options)
       idle = reached() > before ? 1 : idle + 1
       if (idle >= TRIES)
         throw new HubError(`${options.repo} cannot be read from the hub: ${(cause as Error).message}`, { cause })
@@ -244,7 +244,7 @@ export const createLicenseError = (repo: string, status = '', options: ErrorOpti
 const isOffline = (error: unknown) =>
   ((error as Error).cause as NodeJS.ErrnoException | undefined)?.code === 'ENOTFOUND'
 
-const unreachableError = (cause: unknown, { repo }: HubOptions) =>
+const createUnreachableError = (cause: unknown, { repo }: HubOptions) =>
   new HubError(`${repo} cannot be downloaded, because the hub cannot be reached: is there a network?`, { cause })
 
 function refusalError(cause: HubApiError, { repo, token, revision = 'main' }: HubOptions): HubError {

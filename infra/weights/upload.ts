@@ -38,7 +38,12 @@ type Uploaded = { package: string; sentBytes: number; presentBytes: number; poin
 export type BucketTarget = { client: S3Client; bucket: string }
 
 /** Opens the bucket of an address like `https://host/bucket`. */
-export function uploadTarget({ url, accessKeyId, secretAccessKey, region = 'auto' }: BucketAddress): BucketTarget {
+export function createUploadTarget({
+  url,
+  accessKeyId,
+  secretAccessKey,
+  region = 'auto',
+}: BucketAddress): BucketTarget {
   const { origin, pathname } = new URL(url)
   const client = new S3Client({
     endpoint: origin,

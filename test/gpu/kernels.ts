@@ -82,7 +82,7 @@ function compare({ tolerance }: Case, given: Record<string, Tensor>, expected: R
     let worst = 0
     for (let start = 0; start < want.length; start += width) {
       const [a, b] = [got.subarray(start, start + width), (want as Float32Array).subarray(start, start + width)]
-      const [difference, norm] = [distance(a, b), distance(b)]
+      const [difference, norm] = [computeDistance(a, b), computeDistance(b)]
       if (Number.isNaN(norm) && Number.isNaN(difference) && a.some(Number.isNaN)) continue
       sums.difference += difference
       sums.norm += norm
@@ -96,7 +96,7 @@ function compare({ tolerance }: Case, given: Record<string, Tensor>, expected: R
   return `${good ? 'ok' : 'wrong'}: ${words.join('; ')}`
 }
 
-function distance(a: Float32Array, b?: Float32Array): number {
+function computeDistance(a: Float32Array, b?: Float32Array): number {
   let sum = 0
   for (let i = 0; i < a.length; i++) sum += (a[i]! - (b?.[i] ?? 0)) ** 2
   return sum

@@ -7,7 +7,7 @@ import { openPipeline } from '../../gpu-fn/engine/package/open-pipeline.ts'
 import type { LoraPackage } from '../../gpu-fn/manifest.ts'
 import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
-import { relativeError } from '../../infra/bench/statistics.ts'
+import { computeRelativeError } from '../../infra/bench/statistics.ts'
 import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
 import { makeScratch } from '../../infra/command/scratch.ts'
 import type { FloatTensor } from '../support/checkpoints/tensors.ts'
@@ -41,7 +41,7 @@ export async function compareLoras(target: 'cuda' | 'cuda-fp8'): Promise<void> {
   const [cpu, gpu] = [await runSeries(packages.cpu, loras), await runSeries(packages.gpu, loras)]
   for (const name of Object.keys(cpu.base)) {
     const output = errorOf(gpu.changed, cpu.changed, name)
-    const change = relativeError(changeOf(gpu, name), changeOf(cpu, name))
+    const change = computeRelativeError(changeOf(gpu, name), changeOf(cpu, name))
     const restored = errorOf(gpu.restored, gpu.base, name)
     const good = output <= LIMITS.output && change <= LIMITS.change && restored === 0
     const figures = `error ${output.toExponential(1)}, of the change ${change.toExponential(1)}, after removal ${restored}`
@@ -65,7 +65,7 @@ async function runSeries(directory: string, loras: readonly LoraPackage[]): Prom
 }
 
 const errorOf = (given: Outputs, expected: Outputs, name: string) =>
-  relativeError(given[name]!.data, expected[name]!.data)
+  computeRelativeError(given[name]!.data, expected[name]!.data)
 
 const changeOf = ({ base, changed }: Series, name: string): Float32Array =>
   changed[name]!.data.map((value, i) => value - base[name]!.data[i]!)

@@ -7,7 +7,7 @@ import { drawGaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { openSession, type SessionOptions } from '../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
-import { relativeError } from '../../infra/bench/statistics.ts'
+import { computeRelativeError } from '../../infra/bench/statistics.ts'
 import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
 import type { TinyVariant } from '../../infra/checkpoints/tiny/variants.ts'
 import { makeScratch } from '../../infra/command/scratch.ts'
@@ -118,7 +118,7 @@ async function compareNetworks(
     }
     const limit = kernels && name === 'transformer' ? LIMITS.native : LIMITS.weightOnly
     for (const output of Object.keys(expected).filter((each) => each !== 'modulation')) {
-      const error = relativeError(valuesOf(given[output]!), valuesOf(expected[output]!))
+      const error = computeRelativeError(valuesOf(given[output]!), valuesOf(expected[output]!))
       judge(`${file} ${output}`, error.toExponential(1), error <= limit.error)
     }
   }

@@ -18,7 +18,7 @@ beforeAll(async () => {
 afterAll(() => rm(scratch, { recursive: true }))
 
 /** Writes files to the scratch tree and lints one of them; returns its violations as `rule: line`. */
-async function violations(files: Record<string, string>, linted: string): Promise<string[]> {
+async function lint(files: Record<string, string>, linted: string): Promise<string[]> {
   for (const [file, source] of Object.entries(files)) {
     await mkdir(path.join(scratch, path.dirname(file)), { recursive: true })
     await writeFile(path.join(scratch, file), source)
@@ -38,7 +38,7 @@ async function violations(files: Record<string, string>, linted: string): Promis
 async function findViolations(directory: string, imports: string[]): Promise<string[]> {
   const file = path.join(directory, 'boundary.ts')
   const lines = imports.map((name, i) => `import x${i} from '${name}'\nconsole.log(x${i})\n`)
-  const found = await violations({ [file]: lines.join('') }, file)
+  const found = await lint({ [file]: lines.join('') }, file)
   return found.map((each) => imports[(Number(each.split(': ')[1]) - 1) / 2]!)
 }
 
@@ -122,7 +122,7 @@ test('an import cycle is refused, type imports included', async () => {
   const first = "import type { B } from './b.ts'\nexport type A = { b: B }\n"
   const second = "import type { A } from './a.ts'\nexport type B = { a: A | null }\n"
   const files = { 'edge/jobs/a.ts': first, 'edge/jobs/b.ts': second }
-  expect(await violations(files, 'edge/jobs/a.ts')).toEqual(['noImportCycles: 1'])
+  expect(await lint(files, 'edge/jobs/a.ts')).toEqual(['noImportCycles: 1'])
 })
 
 /** Imports of a source file relative to the root, types included. */
@@ -174,7 +174,7 @@ test.each([
 test('the env of cloudflare:workers, which contains the variables, is not imported', async () => {
   const source = "import { env } from 'cloudflare:workers'\nconsole.log(env)\n"
   for (const file of ['edge/jobs/job.ts', 'edge/reader.ts'])
-    expect(await violations({ [file]: source }, file)).toEqual(['noRestrictedImports: 1'])
+    expect(await lint({ [file]: source }, file)).toEqual(['noRestrictedImports: 1'])
 })
 
 /** All imports of a file, as written. */

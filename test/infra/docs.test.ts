@@ -127,7 +127,7 @@ test('the layers of the worker are those of biome.json, in order', () => {
 })
 
 test('the layers of the GPU function are those of biome.json', () => {
-  const rows = section('docs/architecture.md', '<!-- gpu-layers -->').matchAll(/^\| ([\w/]+) \| (.*?)\s*\|$/gm)
+  const rows = readSection('docs/architecture.md', '<!-- gpu-layers -->').matchAll(/^\| ([\w/]+) \| (.*?)\s*\|$/gm)
   const documented = [...rows].map(([, layer, imports]) => ({ layer: `gpu-fn ${layer}`, imports }))
   expect(documented.slice(1)).toEqual(rules.filter(({ layer }) => layer.startsWith('gpu-fn')))
 })
@@ -137,14 +137,14 @@ const readFirstCells = (text: string) =>
   [...text.matchAll(/^\| (`[^|]+) \|/gm)].flatMap(([, cell]) =>
     cell!.split(', ').map((name) => name.replaceAll('`', '')),
   )
-const section = (page: string, from: string, to = '\n## ') => read(page).split(from)[1]!.split(to)[0]!
+const readSection = (page: string, from: string, to = '\n## ') => read(page).split(from)[1]!.split(to)[0]!
 const keysOf = (source: string, pattern: RegExp) => [...source.matchAll(pattern)].map(([, name]) => name!)
 
 test('docs/api.md has every error with its status', () => {
   const errors = [...read('edge/http/error-codes.ts').matchAll(/^ {2}(\w+): \[(\d+), '/gm)].map(
     ([, code, status]) => `${code} ${status}`,
   )
-  const rows = [...section('docs/api.md', '## Errors').matchAll(/^\| `(\w+)` \| (\d+) \|/gm)]
+  const rows = [...readSection('docs/api.md', '## Errors').matchAll(/^\| `(\w+)` \| (\d+) \|/gm)]
   expect(rows.map(([, code, status]) => `${code} ${status}`).toSorted()).toEqual(errors.toSorted())
 })
 
@@ -155,7 +155,7 @@ test('docs/api.md has every field of a request', () => {
   const options = /export const imageOptionFields = \{\n([\s\S]*?)^\}/m.exec(
     read('edge/requests/image-options.ts'),
   )![1]!
-  expect(readFirstCells(section('docs/api.md', '## Generating', '\n### ')).toSorted()).toEqual(
+  expect(readFirstCells(readSection('docs/api.md', '## Generating', '\n### ')).toSorted()).toEqual(
     [schema!, options].flatMap((each) => keysOf(each, /^ {2}(\w+): /gm)).toSorted(),
   )
 })
@@ -179,17 +179,17 @@ test.each([
 
 test('docs/performance.md has every operator of the kernels', () => {
   const [, list] = /addAll<([\w, ]+)>\(api/.exec(read('gpu-fn/kernels/register.cu'))!
-  const operators = readFirstCells(section('docs/performance.md', '## FP8 operators'))
+  const operators = readFirstCells(readSection('docs/performance.md', '## FP8 operators'))
   expect(operators.toSorted()).toEqual(list!.split(', ').toSorted())
 })
 
 test('docs/deploy.md has every variable of both programs', () => {
   const gpu = keysOf(read('gpu-fn/config.ts'), /^ {2}([A-Z][A-Z0-9_]+): /gm)
-  expect(readFirstCells(section('docs/deploy.md', '<!-- gpu-variables -->')).toSorted()).toEqual(gpu.toSorted())
+  expect(readFirstCells(readSection('docs/deploy.md', '<!-- gpu-variables -->')).toSorted()).toEqual(gpu.toSorted())
   const [, simple] = /^\[vars\]\n([\s\S]*?)^\[/m.exec(read('wrangler.toml'))!
   const tables = keysOf(read('wrangler.toml'), /^(?:# )?\[+vars\.([A-Z_]+)/gm)
   const worker = new Set([...keysOf(simple!, /^([A-Z_]+) = /gm), ...tables])
-  expect(readFirstCells(section('docs/deploy.md', '<!-- worker-variables -->')).toSorted()).toEqual(
+  expect(readFirstCells(readSection('docs/deploy.md', '<!-- worker-variables -->')).toSorted()).toEqual(
     [...worker].toSorted(),
   )
 })

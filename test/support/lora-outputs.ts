@@ -27,7 +27,7 @@ export async function computeNetworkOutputs(pipeline: OpenPipeline): Promise<Rec
   const { modulation, context } = await pipeline.conditioning.runOnDevice(inputs)
   const latent = createPseudoRandom([1, about.channels, 8, 12], 1)
   const table = position.file
-    ? { position: await positions(pipeline, 8 / about.patch_size, 12 / about.patch_size) }
+    ? { position: await readPositions(pipeline, 8 / about.patch_size, 12 / about.patch_size) }
     : {}
   const step = { latent, modulation: modulation!.row(0), context: context!, ...table }
   const { velocity } = await pipeline.transformer.run(step, { only: ['velocity'] })
@@ -42,7 +42,7 @@ export async function computeNetworkOutputs(pipeline: OpenPipeline): Promise<Rec
 }
 
 /** The middle [h·w, D] of a package's position table. */
-async function positions({ package: pkg }: OpenPipeline, h: number, w: number): Promise<FloatTensor> {
+async function readPositions({ package: pkg }: OpenPipeline, h: number, w: number): Promise<FloatTensor> {
   const { max, width, file } = pkg.manifest.position
   const table = new Float32Array(new Uint8Array(await readFile(path.join(pkg.directory, file!))).buffer)
   const [top, left] = [(max - h) >> 1, (max - w) >> 1]

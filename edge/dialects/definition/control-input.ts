@@ -40,7 +40,7 @@ const isGiven = (value: unknown) =>
   value !== undefined && value !== null && value !== '' && !(Array.isArray(value) && value.length === 0)
 
 /** `owner/canny`, `https://host/path/Canny.safetensors` and `canny` map to the ID `canny`. A name without letters or digits is unchanged. */
-export const additionId = (name: string): string => additionIdOf(name.split(/[?#]/, 1)[0]!) || name
+export const parseAdditionId = (name: string): string => additionIdOf(name.split(/[?#]/, 1)[0]!) || name
 
 const removeUndefined = (fields: Fields) =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
@@ -59,7 +59,7 @@ export function readControls(given: Fields): ControlTranslation {
   const parsed = parseFields(z.object(shape), shape, { [name]: Array.isArray(value) ? value : [value] })
   const controls = parsed[name]!.map((control) =>
     removeUndefined({
-      id: additionId(control.path),
+      id: parseAdditionId(control.path),
       image: control.control_image_url,
       scale: control.conditioning_scale,
       ...{ start: control.start_percentage, stop: control.end_percentage },
@@ -93,7 +93,7 @@ export function readUnits(given: Fields): ControlTranslation & { others: string[
     const file = typeof image === 'object' ? image?.image : image
     return removeUndefined({
       // A title may end with the model's hash in brackets.
-      id: additionId(model!.replace(/ \[[^\][]*\]$/, '')),
+      id: parseAdditionId(model!.replace(/ \[[^\][]*\]$/, '')),
       image: file ?? input_image ?? undefined,
       ...{ scale: weight, start: guidance_start, stop: guidance_end },
     })

@@ -8,14 +8,14 @@ import type { Run } from '../state/history.ts'
 export type Check = { name: string; passed: boolean; detail: string }
 export type Verified = { checks: Check[]; receipt: string; bytes: ArrayBuffer }
 
-const hex = (bytes: ArrayBuffer) =>
+const encodeHex = (bytes: ArrayBuffer) =>
   [...new Uint8Array(bytes)].map((each) => each.toString(16).padStart(2, '0')).join('')
 const check = (name: string, passed: boolean, detail: string): Check => ({ name, passed, detail })
 
 async function checksOf(run: Run, index: number, receipt: string, bytes: ArrayBuffer): Promise<Check[]> {
   const jwks = await call<JSONWebKeySet>('GET', '/.well-known/jwks.json')
   const claims = await openReceipt(receipt, jwks)
-  const sha256 = hex(await crypto.subtle.digest('SHA-256', bytes))
+  const sha256 = encodeHex(await crypto.subtle.digest('SHA-256', bytes))
   const { prompt, negative_prompt = '' } = run.fields
   const isPrompt = (await computePromptDigest(claims.salt, 'prompt', prompt)) === claims.prompt_digest
   const isNegative =

@@ -12,7 +12,7 @@ const MULTIPLE = 16
 const roundSide = (side: number) => Math.max(MULTIPLE, Math.round(side / MULTIPLE) * MULTIPLE)
 
 const offers = computed(() => models.value.flatMap(({ octet }) => octet))
-const max = (values: number[], otherwise: number) => (values.length > 0 ? Math.max(...values) : otherwise)
+const findMax = (values: number[], otherwise: number) => (values.length > 0 ? Math.max(...values) : otherwise)
 
 /** The size of an aspect ratio with the area of the default size, within the limits of the offers. */
 export function computeSize(ratio: string): string {
@@ -20,7 +20,7 @@ export function computeSize(ratio: string): string {
   if (!first) return 'auto'
   const [wide, high] = ratio.split(':').map(Number) as [number, number]
   const area = first.width * first.height
-  const side = max(
+  const side = findMax(
     offers.value.map((offer) => offer.max_side),
     Math.max(first.width, first.height),
   )

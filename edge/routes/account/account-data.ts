@@ -35,11 +35,11 @@ async function sendExport(c: Context<EdgeEnv>, account: string) {
   if (deletion) throw new Error(ACCOUNT_DELETED)
   const source = { env: c.env, account, origin: new URL(c.req.url).origin }
   const summary = { type: 'account', account, exported: Math.floor(Date.now() / 1000), ...settings }
-  async function* lines() {
+  async function* streamEntries() {
     if (position === START) yield { ...summary, ...moneyOf({ ...view, settings }) }
     yield* exportLines(source, position)
   }
-  return c.body(streamLines(lines()), 200, {
+  return c.body(streamLines(streamEntries()), 200, {
     'content-type': 'application/x-ndjson',
     'content-disposition': `attachment; filename="${account}.jsonl"`,
   })

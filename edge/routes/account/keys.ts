@@ -2,7 +2,7 @@ import { type Context, Hono } from 'hono'
 import * as z from 'zod'
 import type { KeyInfo, ListedKey } from '../../accounts/keys/key-info.ts'
 import { type KeyOutcome, type KeyRefusal, MAX_ACTIVE_KEYS } from '../../accounts/keys/key-management.ts'
-import { requireManagedAccount, unauthorizedError } from '../../auth/auth.ts'
+import { createUnauthorizedError, requireManagedAccount } from '../../auth/auth.ts'
 import { ACCOUNT_NAME, issueKey, KEY_ID } from '../../auth/keys.ts'
 import { SCOPES } from '../../auth/scopes.ts'
 import { limitsChange } from '../../config/limits.ts'
@@ -55,52 +55,52 @@ function findManaged(c: Context<EdgeEnv>) {
   return { account, object: objectOf(c.env.ACCOUNT, account), by: c.get('manages')?.keyId ?? null }
 }
 
-const notFoundError = (account: string, id: string) =>
+const createNotFoundError = (account: string, id: string) =>
   new ApiError('not_found', `Account ${account} has no key ${formatValue(id)}; GET /v1/keys lists them.`)
 
 /** Validates the key id in the path. Errors: not_found if it is malformed. */
 function idOf(c: Context<EdgeEnv>, account: string): string {
   const id = c.req.param('id') ?? ''
   if (KEY_ID.test(id)) return id
-  throw notFoundError(account, id)
+  throw createNotFoundError(account, id)
 }
 
-const conflictError = (code: 'key_ended' | 'too_many_keys', message: string) =>
+const createConflictError = (code: 'key_ended' | 'too_many_keys', message: string) =>
   new ApiError(code, message, { headers: { 'x-should-retry': 'false' } })
-const notGrantedError = (message: string, param?: string) =>
+const createNotGrantedError = (message: string, param?: string) =>
   new ApiError('insufficient_scope', message, param === undefined ? {} : { param })
 
 function refusalError(refusal: KeyRefusal, account: string, id: string): ApiError {
   switch (refusal.kind) {
     case 'absent':
-      return notFoundError(account, id)
+      return createNotFoundError(account, id)
     case 'unauthorized':
-      return unauthorizedError()
+      return createUnauthorizedError()
     case 'ended':
-      return conflictError(
+      return createConflictError(
         'key_ended',
         `The key ${id} ${refusal.revoked ? 'was revoked' : 'has expired'} and cannot be reactivated; make a new one.`,
       )
     case 'too_many':
-      return conflictError(
+      return createConflictError(
         'too_many_keys',
         `Account ${account} has the maximum of ${MAX_ACTIVE_KEYS} active keys; revoke one first, or rotate with overlap_seconds 0.`,
       )
     case 'own_line':
-      return notGrantedError(
+      return createNotGrantedError(
         'A key may change only its own label, and may not manage its ancestors; use a key that manages them, or ask the operator.',
       )
     case 'not_descended':
-      return notGrantedError('This key has limits, so it may change only its descendants.')
+      return createNotGrantedError('This key has limits, so it may change only its descendants.')
     case 'exceeds': {
       const [param] = refusal.fields
-      return notGrantedError(
+      return createNotGrantedError(
         `A key cannot grant more than its own rights; ${refusal.fields.join(', ')} would exceed them.`,
         param,
       )
     }
     case 'too_deep':
-      return notGrantedError(
+      return createNotGrantedError(
         'This key is too many generations removed from the operator to create keys; use one of its ancestors.',
       )
   }
@@ -128,7 +128,7 @@ export const keys = new Hono<EdgeEnv>()
   .get('/:id', async (c) => {
     const { account, object } = findManaged(c)
     const found = await object.key(idOf(c, account))
-    if (!found) throw notFoundError(account, idOf(c, account))
+    if (!found) throw createNotFoundError(account, idOf(c, account))
     const { captured, reserved, open, ...key } = found
     const used: KeyUse = { spent_microdollars: captured, reserved_microdollars: reserved, open_jobs: open }
     return c.json({ ...viewOf(key), account, used })

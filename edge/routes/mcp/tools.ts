@@ -20,7 +20,7 @@ const WAIT_MS = 45_000
 /** The interval of progress notifications, which keep a connection open. */
 const PROGRESS_MS = 5_000
 
-const text = (text: string): ContentBlock => ({ type: 'text', text })
+const createTextBlock = (text: string): ContentBlock => ({ type: 'text', text })
 
 function stateOf({ state, progress }: JobRecord): string {
   if (progress && 'step' in progress) return `image ${progress.image + 1}: step ${progress.step} of ${progress.steps}`
@@ -53,12 +53,12 @@ async function describeJob(
   const view = await viewOf(readerOf(c), job)
   const { id, state, error, images, price_microdollars, route, model, steps } = view
   if (!isFinal(job))
-    return { content: [text(`The job ${id} is not finished: ${stateOf(job)}. Call get_job with this id.`)] }
+    return { content: [createTextBlock(`The job ${id} is not finished: ${stateOf(job)}. Call get_job with this id.`)] }
   if (state !== 'succeeded') {
     const reason = error?.message ?? 'The job was canceled.'
     return {
       isError: true,
-      content: [text(`The job ${id} ${state}: ${reason} It cost ${formatDollars(price_microdollars)}.`)],
+      content: [createTextBlock(`The job ${id} ${state}: ${reason} It cost ${formatDollars(price_microdollars)}.`)],
     }
   }
   const made = `Job ${id}: ${model}, ${route} route, ${steps} steps, ${formatDollars(price_microdollars)}.`
@@ -68,7 +68,7 @@ async function describeJob(
   )
   const preview = await previewOf(c.env, job)
   return {
-    content: [text([made, ...images.map(formatImageLine), ...warnings].join('\n')), ...preview, ...links],
+    content: [createTextBlock([made, ...images.map(formatImageLine), ...warnings].join('\n')), ...preview, ...links],
     structuredContent: {
       ...{ id, state, price_microdollars },
       images: images.map(({ url, seed, width, height, content_type, expires_at }) => ({
@@ -105,5 +105,5 @@ export async function quoteImage(c: Context<EdgeEnv>, given: Record<string, unkn
   const { price_microdollars, model, route, size, reason, expected_seconds } = quote
   const expected = expected_seconds === null ? 'not measured yet' : JSON.stringify(expected_seconds)
   const summary = `The request costs ${formatDollars(price_microdollars)}: ${model}, ${route} route, ${size}. ${reason}`
-  return { content: [text(`${summary} Expected seconds: ${expected}.`)], structuredContent: { ...quote } }
+  return { content: [createTextBlock(`${summary} Expected seconds: ${expected}.`)], structuredContent: { ...quote } }
 }

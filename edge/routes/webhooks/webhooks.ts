@@ -73,7 +73,7 @@ const describe = ({ id, url, events, description, disabled, created, keys }: End
 const showOnce = ({ scheme, shown }: VerificationKey) =>
   scheme === 'ed25519' ? { public_key: shown } : { secret: shown }
 
-const notFoundError = (id: string) => new ApiError('not_found', `There is no webhook endpoint ${id}.`)
+const createNotFoundError = (id: string) => new ApiError('not_found', `There is no webhook endpoint ${id}.`)
 
 /** Returns the error for a URL that cannot be registered. */
 function refuse(conflict: AddressConflict, url: string): ApiError {
@@ -129,7 +129,7 @@ async function change(c: Context<EdgeEnv>, id: string): Promise<EndpointView> {
   })
   if (changed && changed.kind !== 'registered') throw refuse(changed, url!)
   const endpoint = changed && (await outbox.endpoint(id))
-  if (!endpoint) throw notFoundError(id)
+  if (!endpoint) throw createNotFoundError(id)
   return endpoint
 }
 
@@ -161,26 +161,27 @@ export const webhooks = new Hono<EdgeEnv>()
   .get('/:id', async (c) => {
     const { outbox, show } = await openReadableOutbox(c)
     const endpoint = await outbox.endpoint(c.req.param('id'))
-    if (!endpoint) throw notFoundError(c.req.param('id'))
+    if (!endpoint) throw createNotFoundError(c.req.param('id'))
     return c.json(describe({ ...endpoint, url: show(endpoint.url) }))
   })
   .patch('/:id', async (c) => c.json(describe(await change(c, c.req.param('id')))))
   .delete('/:id', async (c) => {
-    if (!(await (await outboxOf(c, 'admin')).removeEndpoint(c.req.param('id')))) throw notFoundError(c.req.param('id'))
+    if (!(await (await outboxOf(c, 'admin')).removeEndpoint(c.req.param('id'))))
+      throw createNotFoundError(c.req.param('id'))
     return c.body(null, 204)
   })
   .post('/:id/rotate', async (c) => {
     const [outbox, id] = [await outboxOf(c, 'admin'), c.req.param('id')]
     const { signature, overlap_seconds } = parseFields(rotation, rotation.shape, await readOptionalJson(c))
     const key = await outbox.rotate(id, signature, overlap_seconds * 1000, await newSigningKeys())
-    if (!key) throw notFoundError(id)
+    if (!key) throw createNotFoundError(id)
     return c.json({ ...showOnce(key), keys: key.keys.map(describeKey) }, 201)
   })
   .post('/:id/test', async (c) => {
     const [outbox, id] = [await outboxOf(c, 'admin'), c.req.param('id')]
     const event = testEvent(new URL(c.req.url).origin)
     const sent = await outbox.publishTo(id, event)
-    if (sent.kind === 'unknown') throw notFoundError(id)
+    if (sent.kind === 'unknown') throw createNotFoundError(id)
     if (sent.kind === 'limited') throw createRateLimitError(sent)
     return c.json({ object: 'webhook_event', id: event.id, type: event.type }, 202)
   })

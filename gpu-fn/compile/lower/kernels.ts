@@ -20,7 +20,7 @@ function addNode(
 }
 
 /** Types and shapes of an operator's codes and row scales. */
-const rows = (shape: Shape): [Result, Result] => [
+const createRows = (shape: Shape): [Result, Result] => [
   { dtype: 'float8e4m3fn', shape },
   { dtype: 'float32', shape: shape.slice(0, -1) },
 ]
@@ -34,7 +34,7 @@ function rowScalesOf({ rowScales }: Operand): Value {
 export const kernelOperators: Fp8Operators = {
   modulateQuantize(stream, branches, modulation, modulations, { factor, epsilon }) {
     const changed = branches.length > 0 ? { dtype: stream.dtype, shape: stream.shape } : null
-    const results = [changed, ...modulations.flatMap(() => rows(stream.shape))]
+    const results = [changed, ...modulations.flatMap(() => createRows(stream.shape))]
     const [sum, ...quantized] = addNode(
       'ModulateQuantize',
       [stream, modulation, ...branches.map(({ value }) => value)],
@@ -62,7 +62,7 @@ export const kernelOperators: Fp8Operators = {
     return addNode('Linear', inputs, [{ dtype: 'float16', shape }], { factor: { float: factor } })[0]!
   },
   geluQuantize(x, factor) {
-    const [codes, scales] = addNode('GeluQuantize', [x], rows(x.shape), { factor: { float: factor } })
+    const [codes, scales] = addNode('GeluQuantize', [x], createRows(x.shape), { factor: { float: factor } })
     return createOperand(codes!, scales!)
   },
   attend(image, text, epsilon) {
@@ -81,7 +81,7 @@ export const kernelOperators: Fp8Operators = {
     return addNode('Attention', inputs, [result])[0]!
   },
   quantizeParts(joint, like, rest) {
-    const results = [...rows(like.shape), ...(rest ? rows(rest.shape) : [])]
+    const results = [...createRows(like.shape), ...(rest ? createRows(rest.shape) : [])]
     const parts = addNode('QuantizeParts', [joint, like], results)
     return Array.from({ length: parts.length / 2 }, (_, i) => createOperand(parts[2 * i]!, parts[2 * i + 1]!))
   },

@@ -57,7 +57,7 @@ function depthsOf(nodes: readonly Node[]): Map<Node, number> {
 }
 
 const isPairable = (node: Node) => isKernel(node) && node.op in PAIRED
-const present = (names: readonly string[]) => names.map((name) => (name ? 1 : 0)).join('')
+const encodePresence = (names: readonly string[]) => names.map((name) => (name ? 1 : 0)).join('')
 
 /**
  * Nodes with equal keys can be paired. The key consists of operator, lengths of the equal axes, present inputs and outputs, and scalar
@@ -67,7 +67,7 @@ function kindOf({ op, inputs, outputs, attributes }: Node, graph: Graph): string
   const { shape } = graph.value(inputs[0]!)
   const lengths = PAIRED[op]!.equalAxes.map((axis) => shape.at(axis))
   const numbers = Object.entries(attributes).filter(([, value]) => !Array.isArray(value))
-  return JSON.stringify([op, lengths, present(inputs), present(outputs), numbers])
+  return JSON.stringify([op, lengths, encodePresence(inputs), encodePresence(outputs), numbers])
 }
 
 /** Fuses two nodes. List attributes of the second node get the prefix `second_`. */

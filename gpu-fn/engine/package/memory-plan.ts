@@ -216,7 +216,7 @@ function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, ho
   const { target, sharing = 1 } = how
   const value = target === 'cpu' ? 4 : 2
   const modulation = networks.conditioning?.outputs.find(({ name }) => name === 'modulation')?.shape.at(-1)
-  const longEncoders = text.encoders.filter((encoder) => longestPrompt(encoder) > LONG_PROMPT)
+  const longEncoders = text.encoders.filter((encoder) => findLongestPrompt(encoder) > LONG_PROMPT)
   const isLong = (network: NetworkName) => longEncoders.some(({ graphs }) => graphs.includes(network))
   return (network: NetworkName): number => {
     switch (network) {
@@ -234,7 +234,7 @@ function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, ho
   }
 }
 
-const longestPrompt = ({ tokens }: Manifest['text']['encoders'][number]) => tokens.max
+const findLongestPrompt = ({ tokens }: Manifest['text']['encoders'][number]) => tokens.max
 
 /** The plan for a log. */
 export function describePlan({ resident, offloaded, tile, peak, reread, budget }: MemoryPlan): Record<string, unknown> {

@@ -8,7 +8,7 @@ import { type Case, CODES, createNoise, editTensor, makePositive } from '../defi
 
 export const definition: Pick<Fp8Operators, 'addLowRank'> = { addLowRank }
 
-const table = (like: Value) =>
+const createTable = (like: Value) =>
   ops.float32(
     like,
     Array.from(decodeTable, (value) => (Number.isNaN(value) ? 0 : value)),
@@ -37,7 +37,7 @@ function caseOf(name: string, [n, k, rank]: [number, number, number], strength: 
       const { up, factors, down, scales, row_phases: rowPhases, column_phases: columnPhases } = inputs as Inputs
       const codes = ops.cast(inputs.codes!, 'uint8')
       const sum = operators.addLowRank({ codes, scales, up, factors, down, rowPhases, columnPhases })
-      const values = ops.gather(table(codes), ops.cast(sum.codes, 'int64'))
+      const values = ops.gather(createTable(codes), ops.cast(sum.codes, 'int64'))
       return { sum: ops.multiply(values, sum.scales), 'sum scales': sum.scales }
     },
   }

@@ -2,7 +2,7 @@
 import type { Value } from '../../compile/graph/graph.ts'
 import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators, Projections } from '../../compile/lower/cuda-fp8.ts'
-import { constant, largest, maximum } from '../definition/quantize.ts'
+import { computeLargest, constant, maximum } from '../definition/quantize.ts'
 import { type Case, createNoise, editTensor } from '../definition/test-case.ts'
 
 /** The code of a normalized value equal to its weight: a sum of 64 products of such values fits float16. */
@@ -27,7 +27,7 @@ function roundSignificand(x: Value): Value {
 
 /** The factor from normalized queries or keys of both streams to codes. */
 function computeCodeFactor(norms: readonly (Value | null)[]): Value {
-  const [first, ...others] = norms.filter((norm) => norm !== null).map((norm) => largest(norm, [0]))
+  const [first, ...others] = norms.filter((norm) => norm !== null).map((norm) => computeLargest(norm, [0]))
   const max = others.reduce(maximum, first!)
   return ops.divide(constant(max, LARGEST_CODE), max)
 }

@@ -61,4 +61,4 @@ export const editTensor = (tensor: Tensor, edit: (data: Float32Array) => void): 
 
 const widen = ({ rowScales, ...x }: Operand): Value =>
   ops.multiply(ops.cast(x, 'float32'), ops.reshape(rowScales!, [...rowScales!.shape, 1]))
-export const named = (operands: Operand[]) => Object.fromEntries(operands.map((x, i) => [`part ${i}`, widen(x)]))
+export const nameOperands = (operands: Operand[]) => Object.fromEntries(operands.map((x, i) => [`part ${i}`, widen(x)]))

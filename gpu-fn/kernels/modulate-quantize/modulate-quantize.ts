@@ -4,7 +4,7 @@ import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import type { Tensor } from '../../runtime/session.ts'
 import { constant, quantize } from '../definition/quantize.ts'
-import { type Case, CODES, createNoise, editTensor, named } from '../definition/test-case.ts'
+import { type Case, CODES, createNoise, editTensor, nameOperands } from '../definition/test-case.ts'
 
 export const definition: Pick<Fp8Operators, 'modulateQuantize'> = {
   modulateQuantize(stream, branches, modulation, modulations, { factor, epsilon }) {
@@ -49,7 +49,7 @@ function caseOf(
         Array.from({ length: modulations }, (_, i) => ({ shift: 2 * i * width, scale: (2 * i + 1) * width })),
         { factor: 16, epsilon: 1e-6 / 256 },
       )
-      return { ...(branches > 0 && { sum: ops.cast(sum, 'float32') }), ...named(normed) }
+      return { ...(branches > 0 && { sum: ops.cast(sum, 'float32') }), ...nameOperands(normed) }
     },
   }
 }
@@ -74,7 +74,7 @@ function pairOf(name: string, [batch, tokens, width]: [number, number, number], 
         return operators.modulateQuantize(stream, branches, inputs.modulation!, [{ shift, scale }], options)
       })
       const sums = results.map(({ sum }, i) => [`sum ${i}`, ops.cast(sum, 'float32')])
-      return { ...Object.fromEntries(sums), ...named(results.flatMap(({ normed }) => normed)) }
+      return { ...Object.fromEntries(sums), ...nameOperands(results.flatMap(({ normed }) => normed)) }
     },
   }
 }

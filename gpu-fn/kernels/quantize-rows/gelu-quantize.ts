@@ -2,7 +2,7 @@ import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import type { Tensor } from '../../runtime/session.ts'
 import { constant, quantize } from '../definition/quantize.ts'
-import { type Case, CODES, createNoise, editTensor, named } from '../definition/test-case.ts'
+import { type Case, CODES, createNoise, editTensor, nameOperands } from '../definition/test-case.ts'
 
 export const definition: Pick<Fp8Operators, 'geluQuantize'> = {
   geluQuantize: (x, factor) => quantize(ops.gelu(ops.multiply(x, constant(x, factor)), 'tanh')),
@@ -13,7 +13,7 @@ function caseOf(name: string, dims: number[], x: Tensor = createNoise(dims, 6, 0
     name: `GeluQuantize ${name} [${dims.join(', ')}]`,
     tolerance: CODES,
     inputs: { x },
-    build: (inputs, operators, half) => named([operators.geluQuantize(half(inputs.x!), 16)]),
+    build: (inputs, operators, half) => nameOperands([operators.geluQuantize(half(inputs.x!), 16)]),
   }
 }
 
@@ -25,7 +25,8 @@ export const cases: readonly Case[] = [
     name: 'GeluQuantize of image and text [2, 7 and 3, 9728]',
     tolerance: CODES,
     inputs: { x: createNoise([2, 7, 9728], 6, 0.2), y: createNoise([2, 3, 9728], 7, 0.2) },
-    build: (inputs, operators, half) => named([inputs.x!, inputs.y!].map((x) => operators.geluQuantize(half(x), 16))),
+    build: (inputs, operators, half) =>
+      nameOperands([inputs.x!, inputs.y!].map((x) => operators.geluQuantize(half(x), 16))),
   },
   caseOf(
     'at 60,000 and NaN',

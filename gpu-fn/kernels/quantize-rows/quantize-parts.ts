@@ -3,7 +3,7 @@ import type { Value } from '../../compile/graph/graph.ts'
 import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import { quantize } from '../definition/quantize.ts'
-import { type Case, CODES, createCodes, createNoise, named } from '../definition/test-case.ts'
+import { type Case, CODES, createCodes, createNoise, nameOperands } from '../definition/test-case.ts'
 
 export const definition: Pick<Fp8Operators, 'quantizeParts'> = {
   quantizeParts(joint, like, rest) {
@@ -27,7 +27,9 @@ function caseOf(batch: number, first: number, second: number, width: number): Ca
       const width = inputs.joint!.shape[2]!
       const reshapeRow = (x: Value) => ({ ...x, shape: x.shape.with(2, width) })
       const like = reshapeRow(ops.cast(inputs.like!, 'float8e4m3fn'))
-      return named(operators.quantizeParts(half(inputs.joint!), like, second > 0 ? reshapeRow(inputs.rest!) : null))
+      return nameOperands(
+        operators.quantizeParts(half(inputs.joint!), like, second > 0 ? reshapeRow(inputs.rest!) : null),
+      )
     },
   }
 }

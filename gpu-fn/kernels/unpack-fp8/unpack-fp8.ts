@@ -9,7 +9,7 @@ import { type Case, createCodes, createNoise, editTensor } from '../definition/t
 export const definition: Pick<Fp8Operators, 'unpack'> = { unpack: toCodes }
 
 /** Test data: random bytes. */
-const bytes = (dims: number[], seed: number): Tensor =>
+const createBytes = (dims: number[], seed: number): Tensor =>
   editTensor(createNoise(dims, seed, 1000), (data) => {
     for (const [i, value] of data.entries()) data[i] = Math.abs(Math.trunc(value)) % 256
   })
@@ -28,8 +28,8 @@ function caseOf(name: string, packed: Tensor, groupScales: Tensor): Case {
   }
 }
 
-const random = (name: string, n: number, k: number): Case =>
-  caseOf(name, bytes([n, k / GROUP, GROUP_BYTES], 1), bytes([n, k / GROUP], 2))
+const createRandomCase = (name: string, n: number, k: number): Case =>
+  caseOf(name, createBytes([n, k / GROUP, GROUP_BYTES], 1), createBytes([n, k / GROUP], 2))
 
 /** Test data: one row per scale byte, with every integer in the low and in the high nibble. */
 const createEveryCode = (): Case => {
@@ -44,8 +44,8 @@ const createEveryCode = (): Case => {
 
 export const cases: readonly Case[] = [
   createEveryCode(),
-  random('of Large, fc1', 304, 2432),
-  random('of Large, fc2', 38, 9728),
-  random('of one group', 1, 32),
-  random('odd', 13, 96),
+  createRandomCase('of Large, fc1', 304, 2432),
+  createRandomCase('of Large, fc2', 38, 9728),
+  createRandomCase('of one group', 1, 32),
+  createRandomCase('odd', 13, 96),
 ]

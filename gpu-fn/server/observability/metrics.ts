@@ -1,7 +1,7 @@
 // Metrics in Prometheus' format. Labels have few values: tenants, prompts and exact sizes are not among them.
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import { controlsIn, type JobRequest, samplesOf } from '../../contract.ts'
-import { isInteractive, outcomeOf, waitedMs } from '../job.ts'
+import { computeWaitedMs, isInteractive, outcomeOf } from '../job.ts'
 import type { Jobs, Lifecycle } from '../jobs.ts'
 import type { Observer } from '../observer.ts'
 
@@ -97,7 +97,7 @@ export function createMetrics(): Metrics {
       const end = outcomeOf(job)!
       const result = end.type === 'failed' ? end.code : end.type
       jobs.inc({ model: chooseModelLabel(end, model), tier, class: kind, outcome: result })
-      wait.observe({ class: kind }, waitedMs(job) / 1000)
+      wait.observe({ class: kind }, computeWaitedMs(job) / 1000)
       if (end.type === 'succeeded') duration.observe({ class: kind }, end.timings.total)
     },
     refused: (code) => refusals.inc({ code }),

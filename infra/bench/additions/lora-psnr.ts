@@ -27,7 +27,7 @@ async function renderExamples(tier: 'fp8' | 'fp32', requests: readonly RenderReq
   })
 }
 
-const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
+const computeMean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
 const list = (values: readonly number[]) => values.map((value) => value.toFixed(1)).join(', ')
 
 /** Prints for each adapter the PSNR of FP8 against float32, and the PSNR in float32 against the images without the adapter. */
@@ -37,7 +37,7 @@ export async function reportPsnr(requests: readonly RenderRequest[]): Promise<vo
   console.log(`nano, FP8 against float32: ${prompts.join(', ')}`)
   for (const [name, references] of fp32) {
     const psnrs = references.map((reference, i) => psnr(fp8.get(name)![i]!, reference))
-    console.log(`adapter ${name}: ${list(psnrs)} dB, mean ${mean(psnrs).toFixed(1)} dB`)
+    console.log(`adapter ${name}: ${list(psnrs)} dB, mean ${computeMean(psnrs).toFixed(1)} dB`)
     const effects = references.map((reference, i) => psnr(reference, fp32.get('none')![i]!))
     if (name !== 'none') console.log(`  against the images without it: ${list(effects)} dB`)
   }

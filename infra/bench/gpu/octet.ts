@@ -11,7 +11,7 @@ import { encodePrompts } from '../../../gpu-fn/pipeline/prompt/prompt.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { render } from '../../local/models/render.ts'
-import { median, relativeError } from '../statistics.ts'
+import { computeRelativeError, median } from '../statistics.ts'
 import { type Line, type OctetPlan, sidesOf } from './plan.ts'
 
 const plan: OctetPlan = JSON.parse(await fs.readFile(process.argv[2]!, 'utf8'))
@@ -49,7 +49,7 @@ async function readReference(name: string): Promise<Float32Array> {
 }
 
 /** The error of values, relative to those of the reference. */
-const errorOf = async (given: Float32Array, name: string) => relativeError(given, await readReference(name))
+const errorOf = async (given: Float32Array, name: string) => computeRelativeError(given, await readReference(name))
 
 function drawNoise({ package: { manifest } }: OpenPipeline, size: string): { data: Float32Array; dims: number[] } {
   const { width, height } = sidesOf(size)

@@ -52,14 +52,14 @@ export function sampleMemory({ worker, gpu, persist }: Processes): Sample {
   return { workerd: sumOf(groupOf(worker).filter((id) => hasOpen(id, persist))), 'GPU function': sumOf(groupOf(gpu)) }
 }
 
-const mean = (values: readonly number[]) => values.reduce((total, value) => total + value, 0) / values.length
+const computeMean = (values: readonly number[]) => values.reduce((total, value) => total + value, 0) / values.length
 
 /** Compares the mean of the first third of the samples with that of the last third. Memory is flat if the growth is small. */
 export function growthOf(samples: readonly Sample[]): Growth[] {
   const third = Math.floor(samples.length / 3)
   return Object.keys(samples[0] ?? {}).map((name) => {
     const values = samples.map((sample) => sample[name]!)
-    const [first, last] = [mean(values.slice(0, third || 1)), mean(values.slice(-(third || 1)))]
+    const [first, last] = [computeMean(values.slice(0, third || 1)), computeMean(values.slice(-(third || 1)))]
     const flat = last <= Math.max(first * GROWTH.ratio, first + GROWTH.bytes)
     return { name, first, last, peak: Math.max(...values), flat }
   })

@@ -28,7 +28,7 @@ export function judge({ alone, among, memory }: Report): Verdict {
   return { ratio, fast, flat, answered, met: fast && flat && answered }
 }
 
-const column = (value: string | number) => String(value).padStart(11)
+const padColumn = (value: string | number) => String(value).padStart(11)
 const formatMegabytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`
 const formatPairs = (counts: Record<string, number>) =>
   Object.entries(counts)
@@ -37,14 +37,14 @@ const formatPairs = (counts: Record<string, number>) =>
 
 function printPhases({ alone, among }: Report): void {
   console.log(
-    `\n${'honest callers'.padEnd(20)}${['sent', 'failed', 'p50 ms', 'p95 ms', 'p99 ms'].map(column).join('')}`,
+    `\n${'honest callers'.padEnd(20)}${['sent', 'failed', 'p50 ms', 'p95 ms', 'p99 ms'].map(padColumn).join('')}`,
   )
   for (const [name, phase] of [
     ['alone', alone],
     ['with hostile callers', among],
   ] as const) {
     const { sent, failed, p50, p95, p99 } = phase
-    console.log(`${name.padEnd(20)}${[sent, failed, ...[p50, p95, p99].map(Math.round)].map(column).join('')}`)
+    console.log(`${name.padEnd(20)}${[sent, failed, ...[p50, p95, p99].map(Math.round)].map(padColumn).join('')}`)
   }
   for (const phase of [alone, among])
     if (phase.failed > 0)
@@ -52,9 +52,9 @@ function printPhases({ alone, among }: Report): void {
 }
 
 function printTallies(tallies: Report['tallies']): void {
-  console.log(`\n${'hostile callers'.padEnd(28)}${column('sent')}${column('skipped')}  replies`)
+  console.log(`\n${'hostile callers'.padEnd(28)}${padColumn('sent')}${padColumn('skipped')}  replies`)
   for (const [name, { sent, skipped, replies }] of Object.entries(tallies))
-    console.log(`${name.padEnd(28)}${column(sent)}${column(skipped)}  ${formatPairs(replies)}`)
+    console.log(`${name.padEnd(28)}${padColumn(sent)}${padColumn(skipped)}  ${formatPairs(replies)}`)
 }
 
 function printMemory({ alone, among }: Report['memory']): void {

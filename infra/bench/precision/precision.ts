@@ -24,7 +24,7 @@ import { prepareBuiltInPackage } from '../../local/models/built-in-model.ts'
 import { render, withPipeline } from '../../local/models/render.ts'
 import { type QualityPrompt, readQualityPrompts } from '../../quality/prompts.ts'
 import { type Pixels, psnr, readPixels } from '../../receipts/compare-images.ts'
-import { relativeError } from '../statistics.ts'
+import { computeRelativeError } from '../statistics.ts'
 import { type Choose, roundPackage } from './rounded-package.ts'
 import {
   type Rounding,
@@ -126,14 +126,14 @@ async function packageOf({ model }: PrecisionBenchOptions, scratch: string): Pro
 
 function describe(given: Outputs, expected: Outputs): string {
   const error = (part: 'prompt' | 'modulation' | 'velocity') =>
-    mean(given[part].map((each, i) => relativeError(each, expected[part][i]!)))
+    computeMean(given[part].map((each, i) => computeRelativeError(each, expected[part][i]!)))
   const errors = [error('prompt'), error('modulation'), error('velocity')].map((each) => each.toFixed(5))
   const decibels = given.images.map((image, i) => Math.min(SAME_PSNR, psnr(image, expected.images[i]!)))
-  const psnrs = decibels.length > 0 ? [mean(decibels), Math.min(...decibels)].map((each) => each.toFixed(1)) : []
+  const psnrs = decibels.length > 0 ? [computeMean(decibels), Math.min(...decibels)].map((each) => each.toFixed(1)) : []
   return [...errors, ...psnrs].join(' | ')
 }
 
-const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
+const computeMean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
 
 async function runAll(
   pipeline: OpenPipeline,

@@ -1,6 +1,6 @@
 // Byte-for-byte comparison of each image with the first image of the same request.
 import { createHash } from 'node:crypto'
-import { differences, psnr, readPixels } from '../../receipts/compare-images.ts'
+import { compareDifferences, psnr, readPixels } from '../../receipts/compare-images.ts'
 
 /**
  * The image file of a job. `request`: index of the request. `seconds`: time from the start of the load to the end of the job.
@@ -42,7 +42,7 @@ export class Images {
 async function compare(a: Uint8Array, b: Uint8Array): Promise<Pick<Unequal, 'psnr' | 'share'>> {
   try {
     const [expected, given] = [await readPixels(a), await readPixels(b)]
-    return { psnr: psnr(given, expected), share: differences(given, expected).share }
+    return { psnr: psnr(given, expected), share: compareDifferences(given, expected).share }
   } catch {
     // The file is not an image, or the sizes differ.
     return { psnr: Number.NaN, share: 1 }

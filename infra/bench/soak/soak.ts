@@ -237,8 +237,8 @@ export async function runSoak(options: SoakOptions): Promise<Tally & { memory: {
 export async function benchSoak(options: SoakOptions): Promise<void> {
   const { faults, memory, wrong, stuck, lost, ...counts } = await runSoak(options)
   const total = Object.values(faults).reduce((sum, count) => sum + count, 0)
-  console.log(`${total} faults in ${options.minutes} minutes, seed ${options.seed}: ${pairs(faults)}`)
-  console.log(pairs(counts))
+  console.log(`${total} faults in ${options.minutes} minutes, seed ${options.seed}: ${formatCounts(faults)}`)
+  console.log(formatCounts(counts))
   console.log(`wrong images ${wrong.length}, stuck jobs ${stuck.length}, lost jobs ${lost.length}`)
   const formatMegabytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`
   console.log(`resident memory: ${formatMegabytes(memory.first)} at first, ${formatMegabytes(memory.last)} at the end`)
@@ -249,7 +249,7 @@ export async function benchSoak(options: SoakOptions): Promise<void> {
   }
 }
 
-const pairs = (counts: Readonly<Record<string, number>>) =>
+const formatCounts = (counts: Readonly<Record<string, number>>) =>
   Object.entries(counts)
     .map(([name, count]) => `${count} ${name}`)
     .join(', ')

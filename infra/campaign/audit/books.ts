@@ -19,7 +19,7 @@ export function findBookProblems({ ledger, usage }: Books, jobs: readonly Job[])
   return [...unknown.map(({ job }) => `the ledger charges ${job}, which does not exist`), ...wrong]
 }
 
-function differences({ id, price, fingerprint }: JobRow, row: LedgerRow | undefined): string[] {
+function listDifferences({ id, price, fingerprint }: JobRow, row: LedgerRow | undefined): string[] {
   if (!row) return [`${id} has no row in the ledger`]
   return [
     ...(row.amount === price ? [] : [`${id} has a price of ${price} but a reservation of ${row.amount}`]),
@@ -34,6 +34,6 @@ export function findReservationProblems({ ledger, jobs: records }: Books, listed
   const unread = listed.filter(({ id }) => !found.has(id))
   return [
     ...unread.map(({ id }) => `the record of ${id} could not be read`),
-    ...records.flatMap((record) => differences(record, rows.get(record.id))),
+    ...records.flatMap((record) => listDifferences(record, rows.get(record.id))),
   ]
 }

@@ -31,10 +31,10 @@ function jointBlock(shape: TransformerShape, width: number, index: number): Para
   return [
     ...attention(`${at}.x_block.attn`, shape, width, true),
     ...(dual ? attention(`${at}.x_block.attn2`, shape, width, true) : []),
-    ...mlp(`${at}.x_block.mlp`, width),
+    ...listMlp(`${at}.x_block.mlp`, width),
     ...linear(`${at}.x_block.adaLN_modulation.1`, width, (dual ? 9 : 6) * width),
     ...attention(`${at}.context_block.attn`, shape, width, !last),
-    ...(last ? [] : mlp(`${at}.context_block.mlp`, width)),
+    ...(last ? [] : listMlp(`${at}.context_block.mlp`, width)),
     ...linear(`${at}.context_block.adaLN_modulation.1`, width, (last ? 2 : 6) * width),
   ]
 }
@@ -47,7 +47,7 @@ function attention(at: string, shape: TransformerShape, width: number, projected
   ]
 }
 
-const mlp = (at: string, width: number) => [
+const listMlp = (at: string, width: number) => [
   ...linear(`${at}.fc1`, width, MLP_RATIO * width),
   ...linear(`${at}.fc2`, MLP_RATIO * width, width),
 ]

@@ -6,7 +6,7 @@ import { decodeInput } from '../../../gpu-fn/pipeline/input/input-image.ts'
 import type { TinyVariant } from '../../../infra/checkpoints/tiny/variants.ts'
 import { prepareBuiltInPackage } from '../../../infra/local/models/built-in-model.ts'
 import { type RenderRequest, render, withPipeline } from '../../../infra/local/models/render.ts'
-import { differences, readPixels } from '../../../infra/receipts/compare-images.ts'
+import { compareDifferences, readPixels } from '../../../infra/receipts/compare-images.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 
 type Golden = RenderRequest & {
@@ -41,7 +41,7 @@ describe.each([
       readPixels(file),
       readPixels(path.join(GOLDEN, `image-input/${name}.png`)),
     ])
-    const { largest, share } = differences(ours, theirs)
+    const { largest, share } = compareDifferences(ours, theirs)
     expect(largest).toBeLessThanOrEqual(2)
     expect(share).toBeLessThan(0.005)
   })

@@ -27,7 +27,7 @@ async function describePrompt(page: Page, prompt: string, route = 'Turbo'): Prom
   await choose(page, 'Route', route)
   await page.locator('.run .price').waitFor()
 }
-const done = (page: Page) => findButton(page, 'Download').first().waitFor({ timeout: 60_000 })
+const waitUntilDone = (page: Page) => findButton(page, 'Download').first().waitFor({ timeout: 60_000 })
 const findDialog = (page: Page) => page.getByRole('dialog')
 
 describe('access', () => {
@@ -79,7 +79,7 @@ describe('a run', () => {
     const shown = Number(await page.getByRole('progressbar', { name: 'Generating' }).getAttribute('aria-valuenow'))
     expect(shown).toBeGreaterThan(0)
     expect(await page.title()).toMatch(/^\d+% · Octet$/)
-    await done(page)
+    await waitUntilDone(page)
     const picture = page.getByAltText('Generated: a red heart on a blue background')
     const naturalWidth = await picture.evaluate((image) => (image as unknown as { naturalWidth: number }).naturalWidth)
     expect(naturalWidth).toBe(256)
@@ -130,7 +130,7 @@ describe('a run', () => {
     expect(body).toMatchObject({ strength: 0.5, image: expect.stringMatching(/^data:image\/png;base64,/) })
     const drawn = await sharp(Buffer.from(body.mask.split(',')[1]!, 'base64')).stats()
     expect(drawn.channels[0]!.mean).toBeGreaterThan(2)
-    await done(page)
+    await waitUntilDone(page)
     await findButton(page, 'Remove the image').click()
     await page.getByText('Optional: choose, drop or paste an image to start from.').waitFor()
     expect(problems).toEqual([])
@@ -179,7 +179,7 @@ describe('results', () => {
     await describePrompt(page, 'three strawberries on a white background')
     await page.getByLabel('Seed', { exact: true }).fill('48151623')
     await findButton(page, /^Run/).click()
-    await done(page)
+    await waitUntilDone(page)
     await page.locator('.tile img').waitFor()
     await page.getByLabel('Prompt', { exact: true }).fill('something else')
     await page.reload()
@@ -202,7 +202,7 @@ describe('results', () => {
     await page.getByText(/^Step \d+ of 28$/).waitFor({ timeout: 30_000 })
     await page.reload()
     await page.getByText(/^Step \d+ of 28$/).waitFor({ timeout: 30_000 })
-    await done(page)
+    await waitUntilDone(page)
     expect(problems).toEqual([])
     await close()
   })
@@ -211,7 +211,7 @@ describe('results', () => {
     const { page, problems, close } = await open({ acceptDownloads: true })
     await describePrompt(page, "a cat's face")
     await findButton(page, /^Run/).click()
-    await done(page)
+    await waitUntilDone(page)
     await findButton(page, 'Receipt').click()
     await page.getByText('The receipt is valid: this deployment signed this file.').waitFor()
     const saved: string[] = []
@@ -237,7 +237,7 @@ describe('results', () => {
     const { page, problems, close } = await open({ permissions: ['clipboard-read', 'clipboard-write'] })
     await describePrompt(page, 'a dog\'s face, "happy"', 'Turbo')
     await findButton(page, /^Run/).click()
-    await done(page)
+    await waitUntilDone(page)
     const sha256 = async (url: string) => {
       const bytes = await (await fetch(url)).arrayBuffer()
       return Buffer.from(await crypto.subtle.digest('SHA-256', bytes)).toString('hex')

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { beginDeletion, continueDeletion, deletionOf } from '../../../edge/accounts/deletion.ts'
 import { JobDO } from '../../../edge/jobs/job.ts'
 import { WebhookDO } from '../../../edge/webhooks/webhook-object.ts'
-import { accountOf, interceptStatements, request, rows } from '../support/admissions.ts'
+import { accountOf, createRequest, interceptStatements, queryRows } from '../support/admissions.ts'
 import { type Caller, fetchWorker, generate, generatedOf, send } from '../support/client.ts'
 import {
   advanceDeletion,
@@ -20,14 +20,14 @@ import {
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { jobOf, reset, stopsHalfWay, waitForEnd } from '../support/jobs.ts'
 import { addEndpoint, newManager, outboxOf } from '../support/manager.ts'
-import { RECEIVER, receiver } from '../support/receiver.ts'
+import { fakeReceiver, RECEIVER } from '../support/receiver.ts'
 
 type Call = (this: unknown, ...values: unknown[]) => Promise<unknown>
 
 let owner: Caller
 beforeEach(async () => {
   owner = await newManager()
-  receiver()
+  fakeReceiver()
 })
 afterEach(() => vi.restoreAllMocks())
 
@@ -99,7 +99,7 @@ describe('a deletion', () => {
     })
     await requestDeletion(owner)
     await runDurableObjectAlarm(accountOf(owner))
-    expect(await rows(owner, 'SELECT job FROM ledger')).toEqual([{ job: 'job_3' }])
+    expect(await queryRows(owner, 'SELECT job FROM ledger')).toEqual([{ job: 'job_3' }])
     expect(await readDeletion(owner)).toMatchObject({ step: 'jobs', erased: 49 })
     expect(logged.mock.calls.join()).toContain('its object is broken')
     erase.mockRestore()
@@ -114,13 +114,13 @@ describe('a deletion', () => {
     const { made } = await fillAccount(owner)
     await requestDeletion(owner)
     await advanceDeletion(owner, 'export')
-    const waiting = await rows(owner, 'SELECT * FROM ledger')
+    const waiting = await queryRows(owner, 'SELECT * FROM ledger')
     expect(waiting).toHaveLength(2)
     for (const row of waiting)
       expect(row).toMatchObject({ name: null, spec: null, summary: null, fingerprint: '', digest: '' })
     expect(await resultsOf(owner)).toEqual([])
     lost.mockRestore()
-    await rows(owner, 'UPDATE usage_outbox SET due = 0')
+    await queryRows(owner, 'UPDATE usage_outbox SET due = 0')
     await advanceDeletion(owner, 'done')
     const [sum] = await select(`SELECT count(*) AS n FROM usage_totals WHERE account = '' AND charged > 0`)
     expect(sum!.n).toBeGreaterThan(0)
@@ -161,12 +161,12 @@ function strike(n: number, blow: Blow) {
 async function createSmallAccount(): Promise<{ caller: Caller; jobs: string[] }> {
   const caller = await newManager()
   fakeGpu(works)
-  receiver()
+  fakeReceiver()
   await addEndpoint(caller)
   await accountOf(caller).credit('invoice', 900, '')
   const { octet } = await generatedOf(await generate(caller, { prompt: 'a cat' }))
   await waitForEnd({ id: octet.job })
-  const orphan = await request(caller)
+  const orphan = await createRequest(caller)
   await accountOf(caller).admit(orphan)
   return { caller, jobs: [octet.job, orphan.spec.id] }
 }

@@ -4,7 +4,7 @@ import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { consumeUsage } from '../../../edge/usage/export.ts'
 import type { UsageRecord } from '../../../edge/usage/record.ts'
-import { accountOf, admit, request } from '../support/admissions.ts'
+import { accountOf, admit, createRequest } from '../support/admissions.ts'
 import { type Caller, fetchWorker, generate, newCaller, problemOf, send } from '../support/client.ts'
 import {
   advanceDeletion,
@@ -21,14 +21,14 @@ import { cancellations, fakeGpu, works } from '../support/fake-gpu.ts'
 import { jobOf, reservationOf } from '../support/jobs.ts'
 import { newManager, outboxOf } from '../support/manager.ts'
 import { call, operator } from '../support/operator.ts'
-import { receiver } from '../support/receiver.ts'
+import { fakeReceiver } from '../support/receiver.ts'
 
 const DAY_MS = 24 * 3600_000
 
 let owner: Caller
 beforeEach(async () => {
   owner = await newManager()
-  receiver()
+  fakeReceiver()
 })
 afterEach(() => vi.restoreAllMocks())
 
@@ -190,8 +190,8 @@ describe('a deletion', () => {
 
   test('is not undone when a request admitted earlier creates its job afterward', async ({ expect }) => {
     const gpu = fakeGpu(works)
-    const { spec } = await request(owner, { name: 'late' })
-    await accountOf(owner).admit(await request(owner, { name: 'late', job: spec.id }))
+    const { spec } = await createRequest(owner, { name: 'late' })
+    await accountOf(owner).admit(await createRequest(owner, { name: 'late', job: spec.id }))
     await requestDeletion(owner)
     await advanceDeletion(owner, 'usage')
     expect(await jobOf(spec).create(reservationOf(spec))).toBeNull()

@@ -9,7 +9,7 @@ import { settingsOf } from '../../../edge/accounts/settings.ts'
 import { openUsageOutbox, removeFromOutbox } from '../../../edge/accounts/usage-outbox.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { JobDO } from '../../../edge/jobs/job.ts'
-import { accountOf, admit, interceptStatements, request, rows } from '../support/admissions.ts'
+import { accountOf, admit, createRequest, interceptStatements, queryRows } from '../support/admissions.ts'
 import { type Caller, generate, generatedOf, ledgerOf, newCaller } from '../support/client.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 
@@ -36,10 +36,10 @@ describe('a reservation without a job', () => {
     const caller = await newCaller()
     fakeGpu(works)
     const job = await createOrphan(caller)
-    await rows(caller, `UPDATE ledger SET reserved = reserved - ${HOUR}`)
+    await queryRows(caller, `UPDATE ledger SET reserved = reserved - ${HOUR}`)
     await runDurableObjectAlarm(accountOf(caller))
     expect(await accountOf(caller).entry(job)).toBeNull()
-    expect(await rows(caller, 'SELECT * FROM idempotency')).toEqual([])
+    expect(await queryRows(caller, 'SELECT * FROM idempotency')).toEqual([])
     const { octet } = await generatedOf(await generate(caller, body, once))
     expect(octet.job).not.toBe(job)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
@@ -50,10 +50,10 @@ describe('a reservation without a job', () => {
     const keyed = { fingerprint: 'f', idempotencyKey: 'order' }
     const retried = { fingerprint: 'same', retried: true }
     for (const asked of [keyed, retried]) {
-      const first = await request(caller, asked)
+      const first = await createRequest(caller, asked)
       const { id } = first.spec
       await accountOf(caller).admit(first)
-      await rows(caller, `UPDATE ledger SET reserved = reserved - ${HOUR} WHERE job = '${id}'`)
+      await queryRows(caller, `UPDATE ledger SET reserved = reserved - ${HOUR} WHERE job = '${id}'`)
       const jobs: { view(): unknown } = JobDO.prototype
       const view = vi.spyOn(jobs, 'view').mockImplementationOnce(async () => {
         expect(await admit(caller, asked)).toMatchObject({ kind: 'repeated', reservation: { job: id } })
@@ -73,12 +73,12 @@ describe('the alarm', () => {
     fakeGpu(works)
     await generate(caller, body, once)
     await generate(caller, body, { 'idempotency-key': 'order-2' })
-    await rows(caller, `UPDATE idempotency SET created = created - ${24 * HOUR} WHERE name = 'order-1'`)
+    await queryRows(caller, `UPDATE idempotency SET created = created - ${24 * HOUR} WHERE name = 'order-1'`)
     await runDurableObjectAlarm(accountOf(caller))
-    expect(await rows(caller, 'SELECT name FROM idempotency')).toEqual([{ name: 'order-2' }])
-    await rows(caller, `UPDATE idempotency SET created = created - ${24 * HOUR}`)
+    expect(await queryRows(caller, 'SELECT name FROM idempotency')).toEqual([{ name: 'order-2' }])
+    await queryRows(caller, `UPDATE idempotency SET created = created - ${24 * HOUR}`)
     expect(await runDurableObjectAlarm(accountOf(caller))).toBe(true)
-    expect(await rows(caller, 'SELECT name FROM idempotency')).toEqual([])
+    expect(await queryRows(caller, 'SELECT name FROM idempotency')).toEqual([])
     await vi.waitFor(async () => expect(await runDurableObjectAlarm(accountOf(caller))).toBe(false), 5000)
   })
 
@@ -96,7 +96,12 @@ describe('the alarm', () => {
 
 test('the SQL statements of the account use indexes', async ({ expect }) => {
   const caller = await newCaller()
-  const next = await request(caller, { job: 'job_next', name: 'order', idempotencyKey: 'order', fingerprint: 'f' })
+  const next = await createRequest(caller, {
+    job: 'job_next',
+    name: 'order',
+    idempotencyKey: 'order',
+    fingerprint: 'f',
+  })
   const plans: string[] = []
   await runInDurableObject(accountOf(caller), async (_, { storage }) => {
     const sql = interceptStatements(storage.sql, (query, ...values) => {
@@ -105,7 +110,7 @@ test('the SQL statements of the account use indexes', async ({ expect }) => {
     })
     const settings = settingsOf(sql, () => UNLIMITED)
     for (const _ of ['admitted', 'repeated']) decide(sql, settings, next)
-    const other = await request(caller, { fingerprint: 'same', retried: true, reuse: true })
+    const other = await createRequest(caller, { fingerprint: 'same', retried: true, reuse: true })
     decide(sql, settings, other)
     openBefore(sql, 0)
     selectJobsBefore(sql, 5, 'job_next')

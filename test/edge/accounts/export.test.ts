@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
 import { eventOf } from '../../../edge/jobs/announcement.ts'
 import { exportLines, parsePosition, START } from '../../../edge/operations/account-export.ts'
-import { accountOf, admit, rows } from '../support/admissions.ts'
+import { accountOf, admit, queryRows } from '../support/admissions.ts'
 import {
   type Caller,
   fetchWorker,
@@ -20,13 +20,13 @@ import { createImageBytes, fakeGpu, works } from '../support/fake-gpu.ts'
 import { createFinalJob, waitForEnd } from '../support/jobs.ts'
 import { addEndpoint, newManager, outboxOf, waitForDeliveries } from '../support/manager.ts'
 import { configure, operator } from '../support/operator.ts'
-import { RECEIVER, receiver } from '../support/receiver.ts'
+import { fakeReceiver, RECEIVER } from '../support/receiver.ts'
 
 let owner: Caller
 beforeEach(async () => {
   owner = await newManager()
   fakeGpu(works)
-  receiver()
+  fakeReceiver()
 })
 afterEach(() => vi.restoreAllMocks())
 
@@ -38,7 +38,7 @@ const parseLines = (text: string): Line[] =>
     .map((line) => JSON.parse(line))
 const fetchExport = (query = '', path = '/v1/account/export', headers = owner.headers) =>
   fetchWorker(`${path}${query}`, { headers })
-const exported = async (query = '') => parseLines(await (await fetchExport(query)).text())
+const parseExport = async (query = '') => parseLines(await (await fetchExport(query)).text())
 const filterByType = (lines: Line[], type: string) => lines.filter((line) => line.type === type)
 
 describe('GET /v1/account/export', () => {
@@ -105,7 +105,7 @@ describe('GET /v1/account/export', () => {
     await generate(owner, { prompt: 'a cat', webhook: `${RECEIVER}/mine` })
     await waitForDeliveries(owner)
     const text = await (await fetchExport()).text()
-    const [{ secret_hash: hash } = {}] = await rows(owner, 'SELECT secret_hash FROM keys')
+    const [{ secret_hash: hash } = {}] = await queryRows(owner, 'SELECT secret_hash FROM keys')
     const hidden = [
       endpoint.secret,
       'whsec_',
@@ -193,15 +193,15 @@ describe('a large export', () => {
     for (const event of events) await outboxOf(owner).publish(event, null)
     clock.mockRestore()
     await waitForDeliveries(owner)
-    const exportedEvents = filterByType(await exported('?after=webhooks:'), 'webhook_event').map(({ id }) => id)
+    const exportedEvents = filterByType(await parseExport('?after=webhooks:'), 'webhook_event').map(({ id }) => id)
     expect(exportedEvents.toSorted()).toEqual(events.map(({ id }) => id).toSorted())
   })
 
   test('continues after the position in ?after', async ({ expect }) => {
     await fill(3)
-    const lines = await exported('?after=jobs:')
+    const lines = await parseExport('?after=jobs:')
     expect(lines.map(({ type }) => type)).toEqual(['job', 'job', 'job', 'end'])
-    expect((await exported('?after=jobs:2')).map(({ type }) => type)).toEqual(['job', 'end'])
+    expect((await parseExport('?after=jobs:2')).map(({ type }) => type)).toEqual(['job', 'end'])
   })
 
   test('reads from the account only as fast as the caller reads the response', async ({ expect }) => {

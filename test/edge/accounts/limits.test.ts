@@ -11,7 +11,7 @@ afterEach(() => vi.restoreAllMocks())
 
 const body = { prompt: 'a cat' }
 const newLimitedCaller = (limits: Partial<typeof UNLIMITED>) => newCaller({ limits: { ...UNLIMITED, ...limits } })
-const code = async (response: Response) => (await problemOf(response)).error.code
+const readCode = async (response: Response) => (await problemOf(response)).error.code
 
 describe('requests per minute', () => {
   test('are reported with every image, and exceeding them is a 429 with Retry-After', async ({ expect }) => {
@@ -27,7 +27,7 @@ describe('requests per minute', () => {
     })
     await generate(caller, body)
     const third = await generate(caller, body)
-    expect([third.status, await code(third)]).toEqual([429, 'rate_limited'])
+    expect([third.status, await readCode(third)]).toEqual([429, 'rate_limited'])
     expect(Object.fromEntries(third.headers)).toMatchObject({
       'retry-after': '30',
       'retry-after-ms': '30000',
@@ -63,7 +63,7 @@ test('concurrent jobs: a second job is refused while the first runs, and admitte
   let second: unknown
   fakeGpu(async (seen) => {
     const refused = await generate(caller, { prompt: 'another cat' })
-    second = [refused.status, await code(refused), refused.headers.get('retry-after')]
+    second = [refused.status, await readCode(refused), refused.headers.get('retry-after')]
     return refuses(400, 'invalid_request')(seen)
   }, works)
   expect((await generate(caller, body)).status).toBe(500)
@@ -107,7 +107,7 @@ describe('money', () => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
     const dear = await generate(caller, { ...body, max_cost: 0.0000001 })
-    expect([dear.status, await code(dear)]).toEqual([422, 'max_cost_exceeded'])
+    expect([dear.status, await readCode(dear)]).toEqual([422, 'max_cost_exceeded'])
     expect(calls).toHaveLength(0)
     const { body: quoted } = await call('POST', '/v1/quote', caller.headers, {
       ...body,
@@ -140,7 +140,7 @@ describe('the outer limit', () => {
     const caller = await newCaller()
     const limit = vi.spyOn(env.OUTER_LIMIT, 'limit').mockResolvedValue({ success: false })
     const refused = await models(caller)
-    expect([refused.status, await code(refused), refused.headers.get('retry-after')]).toEqual([
+    expect([refused.status, await readCode(refused), refused.headers.get('retry-after')]).toEqual([
       429,
       'rate_limited',
       '10',

@@ -12,7 +12,7 @@ import {
 } from '../../../edge/accounts/meter.ts'
 import { createRateHeaders } from '../../../edge/accounts/rate-limit-headers.ts'
 import { type Limits, UNLIMITED } from '../../../edge/config/limits.ts'
-import { configWith } from '../support/config.ts'
+import { createConfigWith } from '../support/config.ts'
 
 const NOON = Date.UTC(2026, 10, 22, 12)
 const SECOND = 1000
@@ -145,7 +145,7 @@ test('headers report every bucket, and OpenAI’s headers the one with the fewes
 })
 
 test('the deployment default is text or a table, and an error names the variable', ({ expect }) => {
-  const read = (OCTET_ACCOUNT_LIMITS: unknown) => configWith({ OCTET_ACCOUNT_LIMITS }).accountLimits
+  const read = (OCTET_ACCOUNT_LIMITS: unknown) => createConfigWith({ OCTET_ACCOUNT_LIMITS }).accountLimits
   expect(read('{"requests_per_minute": 5}')).toEqual({ ...UNLIMITED, requests_per_minute: 5 })
   expect(read({ concurrent_jobs: 5 })).toEqual({ ...UNLIMITED, concurrent_jobs: 5 })
   expect(() => read({ rpm: 5 })).toThrow('OCTET_ACCOUNT_LIMITS is {"rpm":5}: Unrecognized key: "rpm".')

@@ -19,18 +19,18 @@ beforeEach(async () => {
 })
 afterEach(() => vi.restoreAllMocks())
 
-const path = () => `/v1/accounts/${caller.account}`
-const turnOff = () => send('PATCH', path(), OPERATOR, { prompt_metadata: false })
+const formatPath = () => `/v1/accounts/${caller.account}`
+const turnOff = () => send('PATCH', formatPath(), OPERATOR, { prompt_metadata: false })
 const run = async (change: object = {}) => (await generatedOf(await generate(caller, { ...BODY, ...change }))).octet
 
 test('prompts are in files unless the operator turns them off for the account', async ({ expect }) => {
-  expect(await (await send('GET', path(), OPERATOR)).json()).toMatchObject({ prompt_metadata: true })
+  expect(await (await send('GET', formatPath(), OPERATOR)).json()).toMatchObject({ prompt_metadata: true })
   await run()
   expect(await (await turnOff()).json()).toMatchObject({ prompt_metadata: false, retention_days: 30 })
-  expect(await (await send('GET', path(), OPERATOR)).json()).toMatchObject({ prompt_metadata: false })
+  expect(await (await send('GET', formatPath(), OPERATOR)).json()).toMatchObject({ prompt_metadata: false })
   await run()
   expect(gpu.map(({ request }) => request.prompt_metadata)).toEqual([undefined, false])
-  expect((await problemOf(await send('PATCH', path(), OPERATOR, { prompt_metadata: 'no' }))).error.param).toBe(
+  expect((await problemOf(await send('PATCH', formatPath(), OPERATOR, { prompt_metadata: 'no' }))).error.param).toBe(
     'prompt_metadata',
   )
 })

@@ -3,9 +3,9 @@ import { env } from 'cloudflare:workers'
 import { describe, test } from 'vitest'
 import { checkKey, issueKey } from '../../../edge/auth/keys.ts'
 import { fetchWorker, newCaller, problemOf } from '../support/client.ts'
-import { configWith } from '../support/config.ts'
+import { createConfigWith } from '../support/config.ts'
 
-const peppersOf = (KEY_PEPPER: string) => configWith({ KEY_PEPPER }).peppers
+const peppersOf = (KEY_PEPPER: string) => createConfigWith({ KEY_PEPPER }).peppers
 const OLD_TEXT = `1:${'a'.repeat(32)}`
 const OLD = peppersOf(OLD_TEXT)
 const NEW = peppersOf(`2:${'b'.repeat(32)}`)

@@ -14,7 +14,7 @@ afterEach(() => vi.restoreAllMocks())
 type Token = { token: string; id: string; expires: number }
 const mint = (caller: Pick<Caller, 'headers'>, body: unknown = { scope: 'generate', budget_microdollars: 1000 }) =>
   call<Token>('POST', '/v1/tokens', caller.headers, body)
-const bearer = (token: string) => ({ authorization: `Bearer ${token}` })
+const createBearer = (token: string) => ({ authorization: `Bearer ${token}` })
 const NO_JOB = `job_${'0'.repeat(32)}`
 
 async function admit(token: string, price: number) {
@@ -58,7 +58,7 @@ describe('a browser token', () => {
   test('ends with its expiry, with its key, and when its key loses the scope', async ({ expect }) => {
     const caller = await newCaller()
     const { token, expires } = (await mint(caller, { budget_microdollars: 1000, expires_in: 60 })).body
-    const look = () => call('GET', `/v1/jobs/${NO_JOB}`, bearer(token))
+    const look = () => call('GET', `/v1/jobs/${NO_JOB}`, createBearer(token))
     expect((await look()).status).toBe(404)
     const account = env.ACCOUNT.getByName(caller.account)
     await account.changeKey(caller.keyId, { scopes: ['read'] })
@@ -76,7 +76,7 @@ describe('a browser token', () => {
     const { token } = await issueToken(peppers, who, { scope: 'generate', budget: 0, expires: 1 })
     const before = (await listDurableObjectIds(env.ACCOUNT)).length
     for (const text of [token, token.replace('_generate_1_', '_generate_9999999999_')])
-      expect((await call('GET', '/v1/usage', bearer(text))).status).toBe(401)
+      expect((await call('GET', '/v1/usage', createBearer(text))).status).toBe(401)
     expect(await listDurableObjectIds(env.ACCOUNT)).toHaveLength(before)
   })
 })
@@ -96,7 +96,7 @@ test.for([
   async ([method, path], { expect }) => {
     const caller = await newCaller({ scopes: ['generate', 'read', 'admin'] })
     const { token } = (await mint(caller)).body
-    expect(await call(method, path, bearer(token), method === 'GET' ? undefined : {})).toMatchObject({
+    expect(await call(method, path, createBearer(token), method === 'GET' ? undefined : {})).toMatchObject({
       status: 403,
       body: { detail: 'Browser tokens are not accepted here; use the API key.' },
     })
@@ -114,7 +114,7 @@ describe('two visitors of one page', () => {
       mint(caller, { budget_microdollars: 50_000 }),
       mint(caller, { budget_microdollars: 50_000 }),
     ])
-    const [first, second] = minted.map(({ body }) => bearer(body.token))
+    const [first, second] = minted.map(({ body }) => createBearer(body.token))
     const make = async (headers: Record<string, string>, body: object = {}) => {
       const made = await call<Job>('POST', '/v1/jobs', { ...headers, prefer: 'wait=20' }, { prompt: 'a cat', ...body })
       expect(made.body.state).toBe('succeeded')
@@ -179,8 +179,8 @@ describe('POST /v1/tokens', () => {
   }) => {
     expect((await mint(await newCaller({ scopes: ['read'] }))).status).toBe(403)
     const { token } = (await mint(await newCaller())).body
-    expect((await mint({ headers: bearer(token) })).status).toBe(403)
-    expect((await call('GET', '/v1/keys', bearer(token))).status).toBe(403)
+    expect((await mint({ headers: createBearer(token) })).status).toBe(403)
+    expect((await call('GET', '/v1/keys', createBearer(token))).status).toBe(403)
   })
 
   test.for([

@@ -8,10 +8,10 @@ import { createImageBytes, fakeGpu, untilCanceled, works } from '../support/fake
 
 afterEach(() => vi.restoreAllMocks())
 
-const basic = ({ key }: Pick<Caller, 'key'>) => ({ headers: { authorization: `Basic ${btoa(`octet:${key}`)}` } })
+const createBasic = ({ key }: Pick<Caller, 'key'>) => ({ headers: { authorization: `Basic ${btoa(`octet:${key}`)}` } })
 const post = (caller: Pick<Caller, 'key'>, body: object, path = 'txt2img') =>
-  send('POST', `/sdapi/v1/${path}`, basic(caller), body)
-const get = async (caller: Caller, path: string) => (await send('GET', `/sdapi/v1/${path}`, basic(caller))).json()
+  send('POST', `/sdapi/v1/${path}`, createBasic(caller), body)
+const get = async (caller: Caller, path: string) => (await send('GET', `/sdapi/v1/${path}`, createBasic(caller))).json()
 
 type ImageReply = { images: string[]; parameters: object; info: string }
 

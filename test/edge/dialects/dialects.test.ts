@@ -11,7 +11,7 @@ import { type Caller, generate, newCaller, ORIGIN } from '../support/client.ts'
 import { createImageBytes, fakeGpu, untilCanceled, works } from '../support/fake-gpu.ts'
 import { createFinalJob, waitForEnd } from '../support/jobs.ts'
 import { addEndpoint, newManager } from '../support/manager.ts'
-import { receiver } from '../support/receiver.ts'
+import { fakeReceiver } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -228,7 +228,7 @@ test('a dialect renders the webhooks of its jobs, with links', async ({ expect }
   })
   await runWithFunctions({ webhook }, async () => {
     const caller = await newManager()
-    const calls = receiver()
+    const calls = fakeReceiver()
     await addEndpoint(caller)
     const [job, native] = [createFinalJob(caller, { dialect: 'openai' }), createFinalJob(caller)]
     await announce(env, job)

@@ -10,7 +10,7 @@ import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN, send } from '../
 import { createImageBytes, fakeGpu, refuses, untilCanceled, works } from '../support/fake-gpu.ts'
 import { createFinalJob, waitForEnd } from '../support/jobs.ts'
 import { newManager } from '../support/manager.ts'
-import { RECEIVER, receiver } from '../support/receiver.ts'
+import { fakeReceiver, RECEIVER } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -189,7 +189,7 @@ describe('errors', () => {
 })
 
 test('a webhook receives the output', async ({ expect }) => {
-  const calls = receiver()
+  const calls = fakeReceiver()
   const caller = await newManager()
   const job = createFinalJob(caller, { dialect: 'fal', webhook: `${RECEIVER}/hook` })
   await announce(env, job)

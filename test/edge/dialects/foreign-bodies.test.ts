@@ -259,7 +259,7 @@ const BODIES: Row[] = [
   ['an old Inference API client', '/hf/nano-turbo', { inputs: prompt, options: { wait_for_model: true } }, readsBytes],
 ]
 
-const authorization = (path: string, { key }: Caller) => {
+const createAuthorization = (path: string, { key }: Caller) => {
   if (path.startsWith('/sdapi')) return `Basic ${btoa(`octet:${key}`)}`
   return `${path.startsWith('/fal') ? 'Key' : 'Bearer'} ${key}`
 }
@@ -271,7 +271,7 @@ describe('a reply is readable by', () => {
     const response = await fetchShipped(path, {
       method: 'POST',
       headers: {
-        ...{ authorization: authorization(path, caller), ...headers },
+        ...{ authorization: createAuthorization(path, caller), ...headers },
         ...(!isForm && { 'content-type': 'application/json' }),
       },
       body: isForm ? body() : JSON.stringify(body),

@@ -9,14 +9,14 @@ import { AccountDO } from '../../../edge/accounts/account.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN } from '../support/client.ts'
 import {
-  accepted,
+  createAccepted,
+  createImage,
   createImageBytes,
+  createStarted,
+  encodeLine,
   fakeGpu,
   holdUntil,
-  image,
-  line,
   refuses,
-  started,
   stream,
   timings,
   untilCanceled,
@@ -56,13 +56,13 @@ describe('openai', () => {
   test('streams previews and the image', async ({ expect }) => {
     const shape = { width: 32, height: 32, content_type: 'image/jpeg' }
     const preview = (step: number) => [
-      line({ type: 'preview', image: 0, step, ...shape, bytes: 3 }),
+      encodeLine({ type: 'preview', image: 0, step, ...shape, bytes: 3 }),
       Uint8Array.of(step, 2, 3),
     ]
     const calls = fakeGpu(async (seen) =>
       stream([
-        ...[accepted(seen), started(seen), ...preview(1), ...preview(2), ...(await image(seen, 0))],
-        line({ type: 'succeeded', images: 1, timings }),
+        ...[createAccepted(seen), createStarted(seen), ...preview(1), ...preview(2), ...(await createImage(seen, 0))],
+        encodeLine({ type: 'succeeded', images: 1, timings }),
       ]),
     )
     const events = []

@@ -8,22 +8,22 @@ import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { announce } from '../../../edge/jobs/announcement.ts'
 import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN, send } from '../support/client.ts'
 import {
-  accepted,
+  createAccepted,
   createFeed,
+  createImage,
   createImageBytes,
+  createStarted,
+  createSteps,
+  encodeLine,
   fakeGpu,
-  image,
-  line,
   refuses,
-  started,
-  steps,
   timings,
   untilCanceled,
   works,
 } from '../support/fake-gpu.ts'
 import { createFinalJob, waitForEnd } from '../support/jobs.ts'
 import { newManager } from '../support/manager.ts'
-import { RECEIVER, type ReceivedRequest, receiver, waitForRequests } from '../support/receiver.ts'
+import { fakeReceiver, RECEIVER, type ReceivedRequest, waitForRequests } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -165,9 +165,9 @@ describe('errors', () => {
     const { behavior, send, close } = createFeed()
     let finish = async () => {}
     fakeGpu((seen) => {
-      send(accepted(seen), started(seen))
+      send(createAccepted(seen), createStarted(seen))
       finish = async () => {
-        send(...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
+        send(...(await createImage(seen, 0)), encodeLine({ type: 'succeeded', images: 1, timings }))
         close()
         await waitForEnd({ id: seen.job })
       }
@@ -218,7 +218,7 @@ describe('errors', () => {
 })
 
 test('a webhook receives the completed prediction', async ({ expect }) => {
-  const calls = receiver()
+  const calls = fakeReceiver()
   const caller = await newManager()
   const webhook = `${RECEIVER}/hook`
   const job = createFinalJob(caller, { dialect: 'replicate', webhook })
@@ -242,18 +242,18 @@ describe('webhook_events_filter', () => {
   ) {
     const { behavior, send, close } = createFeed()
     fakeGpu((seen) => {
-      send(accepted(seen), started(seen), ...steps(2, 4))
+      send(createAccepted(seen), createStarted(seen), ...createSteps(2, 4))
       void (async () => {
         while (!isSeen(calls)) {
-          send(line({ type: 'heartbeat' }))
+          send(encodeLine({ type: 'heartbeat' }))
           await new Promise((resolve) => setTimeout(resolve, 20))
         }
-        send(...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
+        send(...(await createImage(seen, 0)), encodeLine({ type: 'succeeded', images: 1, timings }))
         close()
       })()
       return behavior(seen)
     })
-    const calls = receiver(() => status)
+    const calls = fakeReceiver(() => status)
     const client = clientOf(await newManager())
     const fields = { model: 'octet/tiny', input, webhook, webhook_events_filter: filter }
     const { id } = await client.predictions.create(fields)

@@ -4,11 +4,11 @@ import { afterEach, beforeEach, test, vi } from 'vitest'
 import { orderEndpoints, reportHealth } from '../../../edge/gpu/health.ts'
 import { generate, generatedOf, ledgerOf, newCaller } from '../support/client.ts'
 import {
-  accepted,
   type Behavior,
   cancellations,
+  createAccepted,
+  encodeLine,
   fakeGpu,
-  line,
   refuses,
   type SeenRequest,
   stream,
@@ -71,7 +71,8 @@ test('the fallback gets the job if the first endpoint is silent, which then rece
 test('an endpoint with a cancellation is skipped for the rest of the attempt, which it would report as canceled', async ({
   expect,
 }) => {
-  const dropped: Behavior = (seen) => stream([accepted(seen), line({ type: 'canceled', steps_done: 0, timings })])
+  const dropped: Behavior = (seen) =>
+    stream([createAccepted(seen), encodeLine({ type: 'canceled', steps_done: 0, timings })])
   const busy = refuses(503, 'loading')
   const { job, asked } = await run(fakeGpus([silent, dropped], [busy, busy, works]))
   expect(asked).toEqual([DEFAULT, SPARE, SPARE, SPARE])
@@ -92,14 +93,14 @@ test('a first endpoint that starts too slowly causes a failover', async ({ expec
 })
 
 test('the next attempt begins with the other endpoint', async ({ expect }) => {
-  const cut: Behavior = (seen) => stream([accepted(seen)], 'cut')
+  const cut: Behavior = (seen) => stream([createAccepted(seen)], 'cut')
   const { job, asked } = await run(fakeGpus([cut], [works]))
   expect(asked).toEqual([DEFAULT, SPARE])
   expect(job).toMatchObject({ state: 'succeeded', attempt: 2, endpoint: 'spare' })
 })
 
 test('the run of a lost attempt is also canceled if the next attempt has to search for a GPU', async ({ expect }) => {
-  const cut: Behavior = (seen) => stream([accepted(seen)], 'cut')
+  const cut: Behavior = (seen) => stream([createAccepted(seen)], 'cut')
   const { job, asked } = await run(fakeGpus([cut], [refuses(503, 'loading'), works]))
   expect(asked).toEqual([DEFAULT, SPARE, SPARE])
   expect(job).toMatchObject({ state: 'succeeded', attempt: 2, endpoint: 'spare' })
@@ -107,7 +108,7 @@ test('the run of a lost attempt is also canceled if the next attempt has to sear
 })
 
 test('the run of a lost attempt is also canceled if no GPU accepts the next one', async ({ expect }) => {
-  const cut: Behavior = (seen) => stream([accepted(seen)], 'cut')
+  const cut: Behavior = (seen) => stream([createAccepted(seen)], 'cut')
   const gone = refuses(400, 'invalid_request')
   const calls = fakeGpus([cut, gone], [gone])
   expect((await generate(await newCaller(), body)).status).toBe(500)

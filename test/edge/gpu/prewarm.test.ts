@@ -26,7 +26,7 @@ afterEach(async () => {
 })
 
 /** A host whose GPU replies to ping k with status k, and to later pings with the last status. */
-function host(...statuses: number[]) {
+function fakeHost(...statuses: number[]) {
   const pings: Request[] = []
   vi.spyOn(globalThis, 'fetch').mockImplementation(async (input, init) => {
     pings.push(new Request(input, init))
@@ -40,7 +40,7 @@ const waitForPings = (pings: Request[], count: number) =>
 test('pings have the proxy headers of the host, start a cold GPU, and are repeated until it is ready', async ({
   expect,
 }) => {
-  const pings = host(503, 204, 200)
+  const pings = fakeHost(503, 204, 200)
   expect(await warm().prewarm('default', 'quote')).toEqual({ state: 'starting', ready_in_seconds: 60 })
   await waitForPings(pings, 1)
   expect(pings[0]!.url).toBe(`${env.GPU_URL}/ping`)
@@ -53,7 +53,7 @@ test('pings have the proxy headers of the host, start a cold GPU, and are repeat
 })
 
 test('a named model is opened once the GPU is ready, and immediately on a warm one', async ({ expect }) => {
-  const pings = host(204, 200)
+  const pings = fakeHost(204, 200)
   const model = { model: 'tiny', tier: 'fp8' } as const
   await warm().prewarm('default', 'visit', model)
   await waitForPings(pings, 1)
@@ -67,7 +67,7 @@ test('a named model is opened once the GPU is ready, and immediately on a warm o
 })
 
 test('concurrent requests cause a single start', async ({ expect }) => {
-  const pings = host(200)
+  const pings = fakeHost(200)
   await Promise.all(Array.from({ length: 20 }, () => warm().prewarm('default', 'visit')))
   await waitForPings(pings, 1)
   expect(pings).toHaveLength(1)
@@ -91,14 +91,14 @@ test('a start that times out during a ping is not repeated', async ({ expect }) 
 
 test('the daily budget limits prewarming', async ({ expect }) => {
   await usePolicy({ budget_seconds: 100 })
-  const pings = host(200)
+  const pings = fakeHost(200)
   expect(await warm().prewarm('default', 'visit')).toMatchObject({ state: 'cold' })
   expect(pings).toHaveLength(0)
 })
 
 test('the schedule keeps the GPU warm only in its hours', async ({ expect }) => {
   const scheduled = await usePolicy({ schedule: [{ from: '08:00', to: '18:00' }] })
-  const pings = host(200)
+  const pings = fakeHost(200)
   await prewarmOnSchedule(scheduled, Date.parse('2026-11-26T07:59:00Z'))
   expect(pings).toHaveLength(0)
   await prewarmOnSchedule(scheduled, Date.parse('2026-11-26T08:00:00Z'))
@@ -152,7 +152,7 @@ test('a job that waits for a GPU contains the expected wait', async ({ expect })
 
 test('an idle GPU is kept while recent gaps make that worthwhile, by pings within the budget', async ({ expect }) => {
   await usePolicy({ wait_worth: 20, idle_seconds: 60, start_seconds: 30 })
-  const pings = host(200)
+  const pings = fakeHost(200)
   const now = vi.spyOn(Date, 'now')
   let time = 1_800_000_000_000
   now.mockImplementation(() => time)

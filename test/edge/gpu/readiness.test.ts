@@ -10,27 +10,27 @@ import {
   startSeconds,
   stateOf,
 } from '../../../edge/gpu/readiness.ts'
-import { configWith } from '../support/config.ts'
+import { createConfigWith } from '../support/config.ts'
 
 const given = { idle_seconds: 100, start_seconds: 60, budget_seconds: 1000 }
-const read = (OCTET_PREWARM: unknown) => configWith({ OCTET_PREWARM }).prewarm
+const read = (OCTET_PREWARM: unknown) => createConfigWith({ OCTET_PREWARM }).prewarm
 const policy = read(given)
 const NOW = Date.parse('2026-11-26T12:00:00Z')
-const later = (seconds: number) => NOW + seconds * 1000
+const addSeconds = (seconds: number) => NOW + seconds * 1000
 
 test('a GPU is warm for the host’s idle time after it was ready, then cold', ({ expect }) => {
   const warm = markReady(NO_READINESS, NOW)
   expect(stateOf(NO_READINESS, policy, NOW)).toEqual({ state: 'cold', ready_in_seconds: 60 })
-  expect(stateOf(warm, policy, later(99))).toEqual({ state: 'warm', ready_in_seconds: 0 })
-  expect(stateOf(warm, policy, later(101))).toEqual({ state: 'cold', ready_in_seconds: 60 })
+  expect(stateOf(warm, policy, addSeconds(99))).toEqual({ state: 'warm', ready_in_seconds: 0 })
+  expect(stateOf(warm, policy, addSeconds(101))).toEqual({ state: 'cold', ready_in_seconds: 60 })
 })
 
 test('during a start, the remaining time is estimated from earlier starts', ({ expect }) => {
   const starting = markStarting(NO_READINESS, NOW)
-  expect(stateOf(starting, policy, later(10))).toEqual({ state: 'starting', ready_in_seconds: 50 })
-  expect(stateOf(starting, policy, later(300))).toEqual({ state: 'starting', ready_in_seconds: 1 })
+  expect(stateOf(starting, policy, addSeconds(10))).toEqual({ state: 'starting', ready_in_seconds: 50 })
+  expect(stateOf(starting, policy, addSeconds(300))).toEqual({ state: 'starting', ready_in_seconds: 1 })
   let readiness = NO_READINESS
-  for (const took of [20, 30, 500]) readiness = markReady(markStarting(readiness, NOW), later(took))
+  for (const took of [20, 30, 500]) readiness = markReady(markStarting(readiness, NOW), addSeconds(took))
   expect(startSeconds(readiness, policy)).toBe(30)
 })
 
@@ -43,19 +43,19 @@ test('a clock that moves backward over midnight loses no spending on prewarming'
 
 test('a start that never completes is discarded', ({ expect }) => {
   const starting = markStarting(NO_READINESS, NOW)
-  expect(stateOf(starting, policy, later(16 * 60)).state).toBe('cold')
-  expect(markReady(starting, later(16 * 60)).starts).toEqual([])
+  expect(stateOf(starting, policy, addSeconds(16 * 60)).state).toBe('cold')
+  expect(markReady(starting, addSeconds(16 * 60)).starts).toEqual([])
 })
 
 describe('a ping', () => {
   test('costs the start and the idle time of a cold GPU, and the added idle time of a warm one', ({ expect }) => {
     expect(pingCost(NO_READINESS, policy, NOW)).toBe(160)
-    expect(pingCost(markReady(NO_READINESS, NOW), policy, later(80))).toBe(80)
+    expect(pingCost(markReady(NO_READINESS, NOW), policy, addSeconds(80))).toBe(80)
   })
 
   test('is not sent while most of the idle time is left, or during a start', ({ expect }) => {
-    expect(pingCost(markReady(NO_READINESS, NOW), policy, later(40))).toBeNull()
-    expect(pingCost(markStarting(NO_READINESS, NOW), policy, later(40))).toBeNull()
+    expect(pingCost(markReady(NO_READINESS, NOW), policy, addSeconds(40))).toBeNull()
+    expect(pingCost(markStarting(NO_READINESS, NOW), policy, addSeconds(40))).toBeNull()
   })
 
   test('is not sent beyond the daily budget, which is reset at midnight UTC', ({ expect }) => {

@@ -6,14 +6,14 @@ import { JobDO } from '../../../edge/jobs/job.ts'
 import { accountOf } from '../support/admissions.ts'
 import { type Caller, generate, generatedOf, newCaller, readJob, send } from '../support/client.ts'
 import {
-  accepted,
   type Behavior,
+  createAccepted,
   createFeed,
+  createImage,
+  createStarted,
+  createSteps,
+  encodeLine,
   fakeGpu,
-  image,
-  line,
-  started,
-  steps,
   stream,
   timings,
   works,
@@ -36,11 +36,11 @@ function fakeHeldGpu() {
   const held: (() => Promise<void>)[] = []
   const behavior: Behavior = (seen) => {
     const { behavior: respond, send: feed } = createFeed()
-    feed(accepted(seen), started(seen))
-    const beating = setInterval(() => feed(line({ type: 'heartbeat' })), 50)
+    feed(createAccepted(seen), createStarted(seen))
+    const beating = setInterval(() => feed(encodeLine({ type: 'heartbeat' })), 50)
     held.push(async () => {
       clearInterval(beating)
-      feed(...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
+      feed(...(await createImage(seen, 0)), encodeLine({ type: 'succeeded', images: 1, timings }))
     })
     return respond(seen)
   }
@@ -78,13 +78,13 @@ test('the next job is sent to the GPU during the last step, so that the GPU is n
   const first = await submit(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   const second = await submit(caller)
-  gpu.send(accepted(calls[0]!), started(calls[0]!), ...steps(2, 4))
+  gpu.send(createAccepted(calls[0]!), createStarted(calls[0]!), ...createSteps(2, 4))
   await vi.waitFor(async () => expect((await jobOf(first).view())?.progress).toMatchObject({ step: 2 }))
   expect(calls).toHaveLength(1)
-  gpu.send(line({ type: 'step', image: 0, step: 3, steps: 4 }))
+  gpu.send(encodeLine({ type: 'step', image: 0, step: 3, steps: 4 }))
   expect((await waitForEnd(second)).state).toBe('succeeded')
   expect(await stateOf(first)).toBe('running')
-  gpu.send(...(await image(calls[0]!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  gpu.send(...(await createImage(calls[0]!, 0)), encodeLine({ type: 'succeeded', images: 1, timings }))
   expect((await waitForEnd(first)).state).toBe('succeeded')
 })
 
@@ -157,7 +157,7 @@ test('waiting and running jobs continue after the loss of the queue', async ({ e
 
 test('a lost attempt keeps its slot, because the next one joins its run', async ({ expect }) => {
   const caller = await newCaller()
-  const lost: Behavior = (seen) => stream([accepted(seen), started(seen), ...steps(2, 4)], 'cut')
+  const lost: Behavior = (seen) => stream([createAccepted(seen), createStarted(seen), ...createSteps(2, 4)], 'cut')
   const calls = fakeGpu(lost, works)
   const first = await submit(caller)
   const second = await submit(caller)
@@ -187,9 +187,9 @@ test('a job of one step keeps its slot to the end, because all of its GPU time c
   const first = await readJob(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', steps: 1 }))
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   const second = await submit(caller)
-  gpu.send(accepted(calls[0]!), started(calls[0]!), ...steps(1, 1))
+  gpu.send(createAccepted(calls[0]!), createStarted(calls[0]!), ...createSteps(1, 1))
   await vi.waitFor(async () => expect((await jobOf(first).view())?.progress).toMatchObject({ step: 1 }))
   expect(calls).toHaveLength(1)
-  gpu.send(...(await image(calls[0]!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  gpu.send(...(await createImage(calls[0]!, 0)), encodeLine({ type: 'succeeded', images: 1, timings }))
   expect((await waitForEnd(second)).state).toBe('succeeded')
 })

@@ -6,16 +6,16 @@ import { configOf } from '../../../edge/config.ts'
 import { computePauseAfterLossMs } from '../../../edge/jobs/attempt.ts'
 import type { JobRecord } from '../../../edge/jobs/record.ts'
 import { generate, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
-import { configWith } from '../support/config.ts'
+import { createConfigWith } from '../support/config.ts'
 import {
-  accepted,
   cancellations,
+  createAccepted,
   createFeed,
+  createImage,
+  createStarted,
+  encodeLine,
   fakeGpu,
-  image,
-  line,
   type SeenRequest,
-  started,
   timings,
   works,
 } from '../support/fake-gpu.ts'
@@ -89,11 +89,11 @@ describe('a refusal', () => {
 test('a job that only sends heartbeats is canceled at its time limit, free of charge', async ({ expect }) => {
   const caller = await newCaller()
   const sendHeartbeats = (seen: SeenRequest) => {
-    const begin = [accepted(seen), started(seen)]
+    const begin = [createAccepted(seen), createStarted(seen)]
     const body = new ReadableStream<Uint8Array>({
       async pull(controller) {
         await new Promise((resolve) => setTimeout(resolve, 50))
-        controller.enqueue(begin.shift() ?? line({ type: 'heartbeat' }))
+        controller.enqueue(begin.shift() ?? encodeLine({ type: 'heartbeat' }))
       },
     })
     return new Response(body)
@@ -113,12 +113,12 @@ test('time in the queue of the GPU function does not count as run time', async (
   const waiting = generate(caller, body)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   const [seen] = calls
-  feed(line({ type: 'accepted', job: seen!.job, attempt: 1, position: 3 }))
+  feed(encodeLine({ type: 'accepted', job: seen!.job, attempt: 1, position: 3 }))
   for (let beats = 0; beats < 25; beats++) {
-    feed(line({ type: 'heartbeat' }))
+    feed(encodeLine({ type: 'heartbeat' }))
     await new Promise((resolve) => setTimeout(resolve, 100))
   }
-  feed(started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  feed(createStarted(seen!), ...(await createImage(seen!, 0)), encodeLine({ type: 'succeeded', images: 1, timings }))
   expect((await waiting).status).toBe(200)
 })
 
@@ -140,7 +140,7 @@ describe('the variables', () => {
   }
 
   test('are seconds', ({ expect }) => {
-    expect(configWith(given).gpuTimes).toEqual({
+    expect(createConfigWith(given).gpuTimes).toEqual({
       startMs: 300_000,
       silenceMs: 20_000,
       runMs: 900_000,
@@ -150,7 +150,7 @@ describe('the variables', () => {
   })
 
   test.for(['5m', '', '0', '-1', 'Infinity', '86401'])('are named in errors: "%s"', (wrong, { expect }) => {
-    expect(() => configWith({ ...given, GPU_START_SECONDS: wrong }).gpuTimes).toThrow(
+    expect(() => createConfigWith({ ...given, GPU_START_SECONDS: wrong }).gpuTimes).toThrow(
       `GPU_START_SECONDS is "${wrong}"; it must be a number of seconds above 0 and up to 86400.`,
     )
   })

@@ -35,7 +35,7 @@ function createCountedFile(length: number, piece = 64 * 1024) {
   return { stream, seen }
 }
 
-const body = (marks: number) => (mark: string) => ({
+const createBody = (marks: number) => (mark: string) => ({
   data: Array.from({ length: marks }, (_, i) => ({ b64_json: mark, i })),
   end: '€',
 })
@@ -46,7 +46,7 @@ describe('a base64 response', () => {
     const file = bytesOf(length)
     await env.RESULTS.put('base64-test', file)
     const open = async () => (await env.RESULTS.get('base64-test'))!.body
-    const reply = await new Response(streamJson(body(2), open)).json()
+    const reply = await new Response(streamJson(createBody(2), open)).json()
     const b64_json = file.toBase64()
     expect(reply).toEqual({
       data: [
@@ -59,7 +59,7 @@ describe('a base64 response', () => {
 
   test('reads files only as fast as the caller reads the response, for files of any size', async ({ expect }) => {
     const files = [createCountedFile(48 * MB), createCountedFile(48 * MB)]
-    const reader = streamJson(body(2), async (index) => files[index]!.stream).getReader()
+    const reader = streamJson(createBody(2), async (index) => files[index]!.stream).getReader()
     let told = 0
     for (let done = false; !done; ) {
       const chunk = await reader.read()
@@ -73,7 +73,7 @@ describe('a base64 response', () => {
 
   test('stops reading the file when the caller cancels', async ({ expect }) => {
     const { stream, seen } = createCountedFile(48 * MB)
-    const reader = streamJson(body(1), async () => stream).getReader()
+    const reader = streamJson(createBody(1), async () => stream).getReader()
     await reader.read()
     await reader.read()
     await reader.cancel()
@@ -83,7 +83,7 @@ describe('a base64 response', () => {
 
   test('fails when a file cannot be opened', async ({ expect }) => {
     const open = () => Promise.reject(new Error('gone'))
-    await expect(new Response(streamJson(body(1), open)).text()).rejects.toThrow('gone')
+    await expect(new Response(streamJson(createBody(1), open)).text()).rejects.toThrow('gone')
   })
 })
 

@@ -8,7 +8,7 @@ import { afterEach, describe, test, vi } from 'vitest'
 import type { EdgeEnv } from '../../../edge/http/context.ts'
 import { replyWithHeartbeat } from '../../../edge/http/heartbeat.ts'
 import { fetchWorker, generate, ledgerOf, newCaller, ORIGIN, problemOf } from '../support/client.ts'
-import { fakeGpu, holdUntil, line } from '../support/fake-gpu.ts'
+import { encodeLine, fakeGpu, holdUntil } from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -93,7 +93,7 @@ describe('a long reply', () => {
 test('a retry after a late failure gets the status of that failure, without a new job', async ({ expect }) => {
   const caller = await newCaller()
   let isReleased = false
-  const fails = async () => [line({ type: 'failed', code: 'internal', message: 'secret' })]
+  const fails = async () => [encodeLine({ type: 'failed', code: 'internal', message: 'secret' })]
   const calls = fakeGpu(holdUntil(() => isReleased, fails))
   const body = { prompt: 'a cat' }
   const first = await generate(caller, body)

@@ -8,12 +8,12 @@ import { chargeOf, isOver } from '../../../edge/jobs/record.ts'
 import { type Random, randomOf } from '../../../infra/command/random.ts'
 import { type Caller, filesOf, newCaller } from '../support/client.ts'
 import {
-  accepted,
   type Behavior,
+  createAccepted,
+  createImage,
+  createStarted,
   fakeGpu,
-  image,
   refuses,
-  started,
   stream,
   unreachable,
   works,
@@ -29,8 +29,12 @@ const GPU: Record<string, [share: number, behavior: Behavior]> = {
   full: [2, refuses(429, 'queue_full')],
   unreachable: [1, unreachable],
   silent: [1, stopsHalfWay],
-  cut: [2, async (seen) => stream([accepted(seen), started(seen), ...(await image(seen, 0))], 'cut')],
-  spoilt: [1, async (seen) => stream([accepted(seen), started(seen), ...(await image(seen, 0, { bytes: 4999 }))])],
+  cut: [2, async (seen) => stream([createAccepted(seen), createStarted(seen), ...(await createImage(seen, 0))], 'cut')],
+  spoilt: [
+    1,
+    async (seen) =>
+      stream([createAccepted(seen), createStarted(seen), ...(await createImage(seen, 0, { bytes: 4999 }))]),
+  ],
 }
 const SHARES = Object.fromEntries(Object.entries(GPU).map(([name, [share]]) => [name, share]))
 

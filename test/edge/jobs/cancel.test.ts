@@ -5,14 +5,14 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { EndpointDO } from '../../../edge/gpu/endpoint-object.ts'
 import { type Caller, filesOf, generate, ledgerOf, newCaller, problemOf, readJob, send } from '../support/client.ts'
 import {
-  accepted,
   cancellations,
+  createAccepted,
   createFeed,
+  createStarted,
+  createSteps,
+  encodeLine,
   fakeGpu,
-  line,
   refuses,
-  started,
-  steps,
   stream,
   timings,
   untilCanceled,
@@ -76,7 +76,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     const calls = fakeGpu(behavior)
     const job = await submitTestJob(caller)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
-    feed(accepted(calls[0]!), started(calls[0]!), ...steps(1, 4))
+    feed(createAccepted(calls[0]!), createStarted(calls[0]!), ...createSteps(1, 4))
     await waitForState(job.id, 'running')
     await send('DELETE', `/v1/jobs/${job.id}`, caller)
     close()
@@ -113,7 +113,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     const calls = fakeGpu(behavior)
     const job = await submitTestJob(caller)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
-    feed(accepted(calls[0]!), started(calls[0]!))
+    feed(createAccepted(calls[0]!), createStarted(calls[0]!))
     await waitForState(job.id, 'running')
     await send('DELETE', `/v1/jobs/${job.id}`, caller)
     const finished = await works(calls[0]!)
@@ -152,7 +152,8 @@ test('a caller waiting for a job canceled by another request gets job_canceled a
 test('a job canceled by the GPU function without a cancel request is retried', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(
-    (seen) => stream([accepted(seen), started(seen), line({ type: 'canceled', steps_done: 2, timings })]),
+    (seen) =>
+      stream([createAccepted(seen), createStarted(seen), encodeLine({ type: 'canceled', steps_done: 2, timings })]),
     works,
   )
   expect(await waitForEnd(await submitTestJob(caller))).toMatchObject({ state: 'succeeded', attempt: 2 })
@@ -195,10 +196,10 @@ test('if the GPU container that receives the cancellation does not know the job,
   const caller = await newCaller()
   let left = false
   const calls = fakeGpu((seen) => {
-    const parts = [accepted(seen), started(seen), ...steps(1, 4)]
+    const parts = [createAccepted(seen), createStarted(seen), ...createSteps(1, 4)]
     const pull = async (controller: ReadableStreamDefaultController<Uint8Array>) => {
       await new Promise((resolve) => setTimeout(resolve, 20))
-      controller.enqueue(parts.shift() ?? line({ type: 'heartbeat' }))
+      controller.enqueue(parts.shift() ?? encodeLine({ type: 'heartbeat' }))
     }
     const cancel = () => {
       left = true
@@ -231,7 +232,7 @@ test('a cancellation survives a reset of the job, and no further attempt starts'
   const caller = await newCaller()
   const { behavior, send: feed } = createFeed()
   const calls = fakeGpu((seen) => {
-    feed(accepted(seen), started(seen), ...steps(2, 4))
+    feed(createAccepted(seen), createStarted(seen), ...createSteps(2, 4))
     return behavior(seen)
   }, works)
   const job = await submitTestJob(caller)

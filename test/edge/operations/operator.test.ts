@@ -5,9 +5,18 @@ import { newJobId } from '../../../edge/jobs/job-id.ts'
 import { requestOf } from '../support/admissions.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf } from '../support/client.ts'
 import { peppers } from '../support/config.ts'
-import { fakeGpu, image, line, refuses, type SeenRequest, started, stream, works } from '../support/fake-gpu.ts'
+import {
+  createImage,
+  createStarted,
+  encodeLine,
+  fakeGpu,
+  refuses,
+  type SeenRequest,
+  stream,
+  works,
+} from '../support/fake-gpu.ts'
 import { addEndpoint, newManager } from '../support/manager.ts'
-import { receiver } from '../support/receiver.ts'
+import { fakeReceiver } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -34,16 +43,25 @@ async function createdByOf(caller: Caller) {
 
 /** Sends a warning that quotes the prompt, as the GPU function does, and succeeds. */
 const warns = async (seen: SeenRequest) => {
-  const quoted = line({ type: 'warning', code: 'prompt_truncated', message: `CLIP did not see "${flower.prompt}"` })
+  const quoted = encodeLine({
+    type: 'warning',
+    code: 'prompt_truncated',
+    message: `CLIP did not see "${flower.prompt}"`,
+  })
   const end = { images: 1, timings: { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 } }
-  return stream([started(seen), quoted, ...(await image(seen, 0)), line({ type: 'succeeded', ...end })])
+  return stream([
+    createStarted(seen),
+    quoted,
+    ...(await createImage(seen, 0)),
+    encodeLine({ type: 'succeeded', ...end }),
+  ])
 }
 
 describe('GET /v1/operator/jobs/{id}', () => {
   test('reports a job’s states, attempts, money, images and webhooks', async ({ expect }) => {
     const caller = await newManager()
     fakeGpu(works)
-    const received = receiver()
+    const received = fakeReceiver()
     const endpoint = await addEndpoint(caller)
     const { job, price_microdollars } = await createdByOf(caller)
     await vi.waitFor(() => expect(received).toHaveLength(1))

@@ -6,7 +6,7 @@ import { DEFAULT_PRICES } from '../../../edge/config/prices.ts'
 import { findProblems } from '../../../edge/config.ts'
 import { price } from '../../../edge/routing/price.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf, send } from '../support/client.ts'
-import { accepted, fakeGpu, line, type SeenRequest, stream, works } from '../support/fake-gpu.ts'
+import { createAccepted, encodeLine, fakeGpu, type SeenRequest, stream, works } from '../support/fake-gpu.ts'
 
 const variables = env as unknown as Record<string, unknown>
 const before = variables.OCTET_CATALOG
@@ -129,7 +129,10 @@ describe('refuses', () => {
   test('a run without the ControlNet', async ({ expect }) => {
     gpu = fakeGpu((seen) => {
       const { model, tier } = seen.request
-      return stream([accepted(seen), line({ type: 'started', model, tier, package: 'a'.repeat(64), device: 'fake' })])
+      return stream([
+        createAccepted(seen),
+        encodeLine({ type: 'started', model, tier, package: 'a'.repeat(64), device: 'fake' }),
+      ])
     })
     expect((await generate(caller, { ...FIELDS, controls: [{ id: 'canny', image }] })).status).toBe(500)
   })

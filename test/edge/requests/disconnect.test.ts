@@ -6,12 +6,12 @@ import { AccountDO } from '../../../edge/accounts/account.ts'
 import { app } from '../../../edge/app.ts'
 import { type Caller, ledgerOf, newCaller, ORIGIN } from '../support/client.ts'
 import {
-  accepted,
+  createAccepted,
   createFeed,
+  createImage,
+  createStarted,
+  encodeLine,
   fakeGpu,
-  image,
-  line,
-  started,
   timings,
   untilCanceled,
   works,
@@ -58,7 +58,12 @@ test.for([{}, { on_disconnect: 'continue' }])(
     await vi.waitFor(() => expect(calls).toHaveLength(1))
     cut()
     const [seen] = calls
-    feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+    feed(
+      createAccepted(seen!),
+      createStarted(seen!),
+      ...(await createImage(seen!, 0)),
+      encodeLine({ type: 'succeeded', images: 1, timings }),
+    )
     expect(await waitForEnd({ id: seen!.job })).toMatchObject({ state: 'succeeded', cancelRequested: false })
     await reply
   },
@@ -159,7 +164,12 @@ test('after a disconnect, the next equal request gets the result of the job that
   first.cut()
   await first.ended()
   const [seen] = calls
-  feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  feed(
+    createAccepted(seen!),
+    createStarted(seen!),
+    ...(await createImage(seen!, 0)),
+    encodeLine({ type: 'succeeded', images: 1, timings }),
+  )
   close()
   const { price } = await waitForEnd({ id: seen!.job })
   const jobs: (string | null)[] = []
@@ -198,7 +208,12 @@ test('after a disconnect, the next equal request joins a job that has run for mo
   await first.ended()
   const second = request(caller, {})
   const [seen] = calls
-  feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  feed(
+    createAccepted(seen!),
+    createStarted(seen!),
+    ...(await createImage(seen!, 0)),
+    encodeLine({ type: 'succeeded', images: 1, timings }),
+  )
   close()
   expect((await second.reply).headers.get('x-octet-job')).toBe(seen!.job)
   await first.reply

@@ -7,7 +7,7 @@ import { findProblems } from '../../../edge/config.ts'
 import { openReceipt } from '../../../edge/results/receipt.ts'
 import { basePrice, price } from '../../../edge/routing/price.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf, send } from '../support/client.ts'
-import { accepted, fakeGpu, line, type SeenRequest, stream, works } from '../support/fake-gpu.ts'
+import { createAccepted, encodeLine, fakeGpu, type SeenRequest, stream, works } from '../support/fake-gpu.ts'
 
 const variables = env as unknown as Record<string, unknown>
 const before = variables.OCTET_CATALOG
@@ -141,7 +141,10 @@ describe('the native API', () => {
 test('a run without the adapters fails the job', async ({ expect }) => {
   gpu = fakeGpu((seen) => {
     const { model, tier } = seen.request
-    return stream([accepted(seen), line({ type: 'started', model, tier, package: 'a'.repeat(64), device: 'fake' })])
+    return stream([
+      createAccepted(seen),
+      encodeLine({ type: 'started', model, tier, package: 'a'.repeat(64), device: 'fake' }),
+    ])
   })
   const response = await generate(caller, { prompt: 'a cat', loras: [{ id: 'ink' }] })
   expect(response.status).toBe(500)

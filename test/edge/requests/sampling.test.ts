@@ -5,7 +5,7 @@ import { imageOptionFields } from '#contract'
 import { app } from '../../../edge/app.ts'
 import { generation } from '../../../edge/requests/generation-request.ts'
 import { ledgerOf, newCaller, ORIGIN, problemOf, readJob, send } from '../support/client.ts'
-import { envWith } from '../support/config.ts'
+import { createEnvWith } from '../support/config.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { waitForEnd } from '../support/jobs.ts'
 
@@ -187,7 +187,7 @@ describe("an offer's sampler", () => {
     const body = JSON.stringify({ prompt: 'a cat', cache: 'fast', ...fields })
     const init = { method: 'POST', headers: { ...headers, 'content-type': 'application/json' }, body }
     const context = createExecutionContext()
-    return app.fetch(new Request(new URL('/v1/quote', ORIGIN), init), envWith({ OCTET_CATALOG }), context)
+    return app.fetch(new Request(new URL('/v1/quote', ORIGIN), init), createEnvWith({ OCTET_CATALOG }), context)
   }
 
   test.for([

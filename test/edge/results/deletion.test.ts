@@ -2,7 +2,16 @@
 import { env } from 'cloudflare:workers'
 import { afterEach, expect, test, vi } from 'vitest'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, readJob, send } from '../support/client.ts'
-import { accepted, fakeGpu, image, line, started, stream, timings, works } from '../support/fake-gpu.ts'
+import {
+  createAccepted,
+  createImage,
+  createStarted,
+  encodeLine,
+  fakeGpu,
+  stream,
+  timings,
+  works,
+} from '../support/fake-gpu.ts'
 import { waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -12,10 +21,10 @@ const filesOf = async ({ account }: Caller) =>
 
 test('DELETE /v1/jobs/{id}/images deletes the files of failed attempts as well', async () => {
   const caller = await newCaller()
-  const failed = line({ type: 'failed', code: 'invalid_request', message: 'the prompt is too long' })
+  const failed = encodeLine({ type: 'failed', code: 'invalid_request', message: 'the prompt is too long' })
   fakeGpu(
-    async (seen) => stream([accepted(seen), started(seen), ...(await image(seen, 0))], 'cut'),
-    (seen) => stream([accepted(seen), started(seen), failed]),
+    async (seen) => stream([createAccepted(seen), createStarted(seen), ...(await createImage(seen, 0))], 'cut'),
+    (seen) => stream([createAccepted(seen), createStarted(seen), failed]),
   )
   const job = await readJob(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', n: 2 }))
   expect(await waitForEnd(job)).toMatchObject({ state: 'failed', attempt: 2 })
@@ -42,13 +51,13 @@ test.for([
 ] as const)('with %s, its previews leave the event log', async ([, path, left]) => {
   const caller = await newCaller()
   const preview = (k: number) => [
-    line({ type: 'preview', image: k, step: 1, width: 8, height: 8, content_type: 'image/jpeg', bytes: 3 }),
+    encodeLine({ type: 'preview', image: k, step: 1, width: 8, height: 8, content_type: 'image/jpeg', bytes: 3 }),
     new Uint8Array([1, 2, 3]),
   ]
   fakeGpu(async (seen) => {
-    const images = await Promise.all([0, 1].map((k) => image(seen, k)))
-    const ended = line({ type: 'succeeded', images: 2, timings })
-    return stream([accepted(seen), started(seen), ...preview(0), ...preview(1), ...images.flat(), ended])
+    const images = await Promise.all([0, 1].map((k) => createImage(seen, k)))
+    const ended = encodeLine({ type: 'succeeded', images: 2, timings })
+    return stream([createAccepted(seen), createStarted(seen), ...preview(0), ...preview(1), ...images.flat(), ended])
   })
   const job = await readJob(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', n: 2, preview: true }))
   await waitForEnd(job)

@@ -5,7 +5,7 @@ import { configOf } from '../../../edge/config.ts'
 import { computePromptDigest, openReceipt, ReceiptError } from '../../../edge/results/receipt.ts'
 import { createReceipt, exportPublicKeys } from '../../../edge/results/receipts.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller } from '../support/client.ts'
-import { configWith, envWith } from '../support/config.ts'
+import { createConfigWith, createEnvWith } from '../support/config.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -98,7 +98,11 @@ describe('the keys that sign receipts', () => {
     const caller = await newCaller()
     const { octet } = await generateImages(caller)
     const job = (await env.JOB.getByName(octet.job).view())!
-    const before = await createReceipt(envWith({ RECEIPT_SIGNING_KEYS: JSON.stringify([old]) }), job, job.images[0]!)
+    const before = await createReceipt(
+      createEnvWith({ RECEIPT_SIGNING_KEYS: JSON.stringify([old]) }),
+      job,
+      job.images[0]!,
+    )
     const after = await createReceipt(env, job, job.images[0]!)
 
     const { d: _, ...retired } = old!
@@ -114,7 +118,7 @@ describe('the keys that sign receipts', () => {
     const [fresh, old] = configOf(env).receiptKeys
     const { d: _, ...mute } = fresh
     for (const bad of [[], [mute, old], [fresh, fresh], [{ ...fresh, crv: 'P-256' }], {}])
-      expect(() => configWith({ RECEIPT_SIGNING_KEYS: JSON.stringify(bad) }).receiptKeys).toThrow(
+      expect(() => createConfigWith({ RECEIPT_SIGNING_KEYS: JSON.stringify(bad) }).receiptKeys).toThrow(
         'RECEIPT_SIGNING_KEYS is malformed; it must be',
       )
     const { octet } = await generateImages(await newCaller())

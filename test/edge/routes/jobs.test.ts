@@ -12,7 +12,7 @@ import {
   readJob,
   send,
 } from '../support/client.ts'
-import { createFeed, fakeGpu, line, refuses, started, steps, works } from '../support/fake-gpu.ts'
+import { createFeed, createStarted, createSteps, encodeLine, fakeGpu, refuses, works } from '../support/fake-gpu.ts'
 import { waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -134,9 +134,9 @@ describe('the fields of a job', () => {
       )
     await shows({ state: 'starting', progress: null })
     await vi.waitFor(() => expect(calls).toHaveLength(2), { timeout: 5000 })
-    feed(line({ type: 'accepted', job: id, attempt: 1, position: 3 }))
+    feed(encodeLine({ type: 'accepted', job: id, attempt: 1, position: 3 }))
     await shows({ state: 'queued', progress: { position: 3 } })
-    feed(started(calls[1]!), ...steps(2, 4))
+    feed(createStarted(calls[1]!), ...createSteps(2, 4))
     await shows({ state: 'running', progress: { image: 0, step: 2, steps: 4 } })
     close()
     await send('DELETE', `/v1/jobs/${id}`, caller)

@@ -5,7 +5,16 @@ import page from '../../../docs/object-calls.md?raw'
 import { clearGpuStates } from '../../../edge/gpu/health.ts'
 import { clearObservations } from '../../../edge/routing/forecast.ts'
 import { type Caller, fetchWorker, newCaller, problemOf, readJob, send } from '../support/client.ts'
-import { accepted, createFeed, fakeGpu, image, line, started, timings, works } from '../support/fake-gpu.ts'
+import {
+  createAccepted,
+  createFeed,
+  createImage,
+  createStarted,
+  encodeLine,
+  fakeGpu,
+  timings,
+  works,
+} from '../support/fake-gpu.ts'
 import { waitForEnd } from '../support/jobs.ts'
 import { call } from '../support/operator.ts'
 
@@ -87,7 +96,12 @@ test.for(Object.entries(REQUESTS))('%s makes the documented calls', async ([name
   expect(counts, `${name}: ${BINDINGS.join(', ')}`).toEqual(documented.get(name))
   const [seen] = calls
   if (seen && gpu === behavior) {
-    feed(accepted(seen), started(seen), ...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
+    feed(
+      createAccepted(seen),
+      createStarted(seen),
+      ...(await createImage(seen, 0)),
+      encodeLine({ type: 'succeeded', images: 1, timings }),
+    )
     await waitForEnd({ id: seen.job })
   }
 })

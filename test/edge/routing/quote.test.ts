@@ -5,7 +5,7 @@ import { DEFAULT_PRICES } from '../../../edge/config/prices.ts'
 import { clearObservations, forecast, NO_OBSERVATIONS } from '../../../edge/routing/forecast.ts'
 import type { Observation } from '../../../edge/routing/observation.ts'
 import { generate, generatedOf, newCaller } from '../support/client.ts'
-import { configWith } from '../support/config.ts'
+import { createConfigWith } from '../support/config.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { call, operator } from '../support/operator.ts'
 
@@ -184,7 +184,7 @@ test('a finished job affects the next quote', async ({ expect }) => {
 })
 
 test('the price table is JSON text or a table, has defaults, and an error names the variable', ({ expect }) => {
-  const read = (OCTET_PRICES: unknown) => configWith({ OCTET_PRICES }).prices
+  const read = (OCTET_PRICES: unknown) => createConfigWith({ OCTET_PRICES }).prices
   expect(read(undefined)).toEqual(DEFAULT_PRICES)
   const changed = { ...DEFAULT_PRICES, base: 7, megapixel_step: { ...DEFAULT_PRICES.megapixel_step, fp16: 1 } }
   expect(read('{"base": 7, "megapixel_step": {"fp16": 1}}')).toEqual(changed)

@@ -4,7 +4,7 @@ import { findNearestSize, fitsSize } from '../../../edge/routing/size.ts'
 
 const nano = { width: 256, height: 256, max_pixels: 147_456, max_side: 512 }
 const large = { width: 1024, height: 1024, max_pixels: 1_572_864, max_side: 1536 }
-const size = (text: string) => {
+const parseSize = (text: string) => {
   const [width, height] = text.split('x').map(Number)
   return { width: width!, height: height! }
 }
@@ -23,7 +23,7 @@ describe('the nearest size', () => {
     ['1x1', '16x16'],
     ['9999x1', '512x16'],
   ])('of nano for %s is %s', ([wanted, nearest]) =>
-    expect(findNearestSize(nano, size(wanted!))).toEqual(size(nearest!)),
+    expect(findNearestSize(nano, parseSize(wanted!))).toEqual(parseSize(nearest!)),
   )
 
   test.for([
@@ -31,12 +31,12 @@ describe('the nearest size', () => {
     ['1000x700', '1008x704'],
     ['1792x1024', '1536x880'],
   ])('of a larger model for %s is %s', ([wanted, nearest]) => {
-    expect(findNearestSize(large, size(wanted!))).toEqual(size(nearest!))
+    expect(findNearestSize(large, parseSize(wanted!))).toEqual(parseSize(nearest!))
   })
 
   test('for an aspect ratio has the number of pixels of the default size', () => {
-    expect(findNearestSize(large, { aspect: 1 })).toEqual(size('1024x1024'))
-    expect(findNearestSize(nano, { aspect: 16 / 9 })).toEqual(size('336x192'))
+    expect(findNearestSize(large, { aspect: 1 })).toEqual(parseSize('1024x1024'))
+    expect(findNearestSize(nano, { aspect: 16 / 9 })).toEqual(parseSize('336x192'))
   })
 
   test('is always a size of the offer, and the requested one if the offer has it', () => {

@@ -28,12 +28,13 @@ export function requestOf(credential: Credential, asked: Asked = {}): AdmissionR
   }
 }
 
-export const request = async (caller: Caller, asked: Asked = {}): Promise<AdmissionRequest> =>
+export const createRequest = async (caller: Caller, asked: Asked = {}): Promise<AdmissionRequest> =>
   requestOf((await checkKey(peppers, caller.key))!, asked)
 
-export const admit = async (caller: Caller, asked: Asked = {}) => accountOf(caller).admit(await request(caller, asked))
+export const admit = async (caller: Caller, asked: Asked = {}) =>
+  accountOf(caller).admit(await createRequest(caller, asked))
 
-export const rows = (caller: Caller, sql: string) =>
+export const queryRows = (caller: Caller, sql: string) =>
   runInDurableObject(accountOf(caller), (_, { storage }) => storage.sql.exec(sql).toArray())
 
 export type Statement = Parameters<SqlStorage['exec']>

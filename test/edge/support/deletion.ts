@@ -2,13 +2,13 @@
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, vi } from 'vitest'
-import { accountOf, request, rows } from './admissions.ts'
+import { accountOf, createRequest, queryRows } from './admissions.ts'
 import { type Caller, fetchWorker, type Generated, generate, generatedOf, send } from './client.ts'
 import { cancellations, fakeGpu, type SeenRequest, untilCanceled, works } from './fake-gpu.ts'
 import { jobOf, waitForEnd } from './jobs.ts'
 import { addEndpoint, outboxOf } from './manager.ts'
 import { configure } from './operator.ts'
-import { RECEIVER, receiver } from './receiver.ts'
+import { fakeReceiver, RECEIVER } from './receiver.ts'
 
 const running: string[] = []
 // A running job would prevent the test from ending.
@@ -26,7 +26,7 @@ export const advanceDeletion = (caller: Caller, step: string) =>
     async () => {
       const now = (await readDeletion(caller))?.step
       if (now === step) return
-      await rows(caller, 'UPDATE deletion SET due = min(due, 0)')
+      await queryRows(caller, 'UPDATE deletion SET due = min(due, 0)')
       await runDurableObjectAlarm(accountOf(caller))
       if ((await readDeletion(caller))?.step !== step) throw new Error(`the deletion is at ${now}`)
     },
@@ -62,7 +62,7 @@ export const listTablesWithRows = <T extends Rpc.DurableObjectBranded>(
 /** Fills an account with every kind of stored data. The last of the returned `jobs` is running. */
 export async function fillAccount(caller: Caller) {
   const gpu: SeenRequest[] = fakeGpu((seen) => (seen.request.prompt === 'runs' ? untilCanceled(1)(seen) : works(seen)))
-  receiver()
+  fakeReceiver()
   await addEndpoint(caller)
   await configure(caller.account, { limits: { concurrent_jobs: 7 } })
   await accountOf(caller).credit('invoice-1', 5000, 'paid by Ada Lovelace')
@@ -73,7 +73,7 @@ export async function fillAccount(caller: Caller) {
   await vi.waitFor(async () => {
     if ((await jobOf({ id }).view())?.state !== 'running') throw new Error('not running yet')
   })
-  const orphan = await request(caller, { name: 'orphan' })
+  const orphan = await createRequest(caller, { name: 'orphan' })
   await accountOf(caller).admit(orphan)
   await waitForEnd({ id: made.octet.job })
   return { made, gpu, orphan: orphan.spec, jobs: [made.octet.job, orphan.spec.id, id] }

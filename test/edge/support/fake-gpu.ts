@@ -29,7 +29,7 @@ export type Behavior = (seen: SeenRequest) => Response | Promise<Response>
 type Ending = 'close' | 'cut' | 'silence'
 
 const utf8 = new TextEncoder()
-export const line = (event: JobEvent | Record<string, unknown>) => utf8.encode(`${JSON.stringify(event)}\n`)
+export const encodeLine = (event: JobEvent | Record<string, unknown>) => utf8.encode(`${JSON.stringify(event)}\n`)
 
 /** Returns fake image bytes, distinct for each seed and long enough to span several chunks. */
 export function createImageBytes(seed: Seed): Uint8Array<ArrayBuffer> {
@@ -57,17 +57,17 @@ export function stream(parts: readonly Uint8Array[], ending: Ending = 'close', c
   return new Response(body, { headers: { 'content-type': 'application/x-ndjson' } })
 }
 
-export const accepted = ({ job, request }: SeenRequest) =>
-  line({ type: 'accepted', job, attempt: request.attempt, position: 0 })
-export const started = ({ request: { model, tier, loras, controls } }: SeenRequest) => {
+export const createAccepted = ({ job, request }: SeenRequest) =>
+  encodeLine({ type: 'accepted', job, attempt: request.attempt, position: 0 })
+export const createStarted = ({ request: { model, tier, loras, controls } }: SeenRequest) => {
   const withPackage = (choice: object) => ({ ...choice, package: 'e'.repeat(64) })
   const facts = { model, tier, package: 'a'.repeat(64), device: 'fake' }
   const additions = { loras: loras?.map(withPackage), controls: controls?.map(withPackage) }
-  return line({ type: 'started', ...facts, ...additions })
+  return encodeLine({ type: 'started', ...facts, ...additions })
 }
 
 /** Returns the two parts of image k: its line, with `change` applied, and its bytes. */
-export async function image(
+export async function createImage(
   { request }: SeenRequest,
   k: number,
   change: Record<string, unknown> = {},
@@ -81,19 +81,22 @@ export async function image(
     height: request.height,
     content_type: `image/${request.output_format}`,
   }
-  return [line({ type: 'image', ...facts, sha256: await sha256(data), bytes: data.length, ...change }), data]
+  return [encodeLine({ type: 'image', ...facts, sha256: await sha256(data), bytes: data.length, ...change }), data]
 }
 
 /** Runs the job successfully, as the contract specifies. */
 export const works: Behavior = async (seen) => {
   const { count, strength } = seen.request
   const each = countRunSteps(seen.request.steps, strength)
-  const images = Array.from({ length: count }, async (_, k) => [...steps(each, each, k), ...(await image(seen, k))])
-  const end = line({ type: 'succeeded', images: count, timings })
+  const images = Array.from({ length: count }, async (_, k) => [
+    ...createSteps(each, each, k),
+    ...(await createImage(seen, k)),
+  ])
+  const end = encodeLine({ type: 'succeeded', images: count, timings })
   return stream([
-    accepted(seen),
-    line({ type: 'heartbeat' }),
-    started(seen),
+    createAccepted(seen),
+    encodeLine({ type: 'heartbeat' }),
+    createStarted(seen),
     ...(await Promise.all(images)).flat(),
     end,
   ])
@@ -121,8 +124,8 @@ export function createFeed(): { behavior: Behavior; send: (...parts: Uint8Array[
 }
 
 const finishes = async (seen: SeenRequest) => [
-  ...[started(seen), ...(await image(seen, 0))],
-  line({ type: 'succeeded', images: 1, timings }),
+  ...[createStarted(seen), ...(await createImage(seen, 0))],
+  encodeLine({ type: 'succeeded', images: 1, timings }),
 ]
 
 /** Keeps the job in its queue, with heartbeats, until `isReleased`, and then sends `rest`, which is success by default. */
@@ -132,30 +135,30 @@ export const holdUntil =
     const last = await rest(seen)
     const pull = async (controller: ReadableStreamDefaultController<Uint8Array>) => {
       for (let ticks = 0; ticks < 10 && !isReleased(); ticks++) await tick()
-      if (!isReleased()) return controller.enqueue(line({ type: 'heartbeat' }))
+      if (!isReleased()) return controller.enqueue(encodeLine({ type: 'heartbeat' }))
       for (const each of last) controller.enqueue(each)
       controller.close()
     }
     const start = (controller: ReadableStreamDefaultController<Uint8Array>) =>
-      controller.enqueue(line({ type: 'accepted', job: seen.job, attempt: seen.request.attempt, position: 1 }))
+      controller.enqueue(encodeLine({ type: 'accepted', job: seen.job, attempt: seen.request.attempt, position: 1 }))
     return new Response(new ReadableStream({ start, pull }), { headers: { 'content-type': 'application/x-ndjson' } })
   }
 
-export const steps = (done: number, of: number, image = 0) =>
-  Array.from({ length: done }, (_, k) => line({ type: 'step', image, step: k + 1, steps: of }))
+export const createSteps = (done: number, of: number, image = 0) =>
+  Array.from({ length: done }, (_, k) => encodeLine({ type: 'step', image, step: k + 1, steps: of }))
 
 /** Sends `done` steps, then heartbeats until the job is canceled. */
 export const untilCanceled =
   (done: number): Behavior =>
   async (seen) => {
     const { behavior, send, close } = createFeed()
-    send(accepted(seen), started(seen), ...steps(done, seen.request.steps))
+    send(createAccepted(seen), createStarted(seen), ...createSteps(done, seen.request.steps))
     void (async () => {
       while (!cancellations.some(({ job, attempt }) => job === seen.job && attempt === seen.request.attempt)) {
-        send(line({ type: 'heartbeat' }))
+        send(encodeLine({ type: 'heartbeat' }))
         await tick()
       }
-      send(line({ type: 'canceled', steps_done: done, timings }))
+      send(encodeLine({ type: 'canceled', steps_done: done, timings }))
       close()
     })()
     return behavior(seen)
@@ -286,7 +289,7 @@ export function fakeGpu(...behaviors: [Behavior, ...Behavior[]]): SeenRequest[] 
     }
     const seen = calls.at(-1)!
     if (earlyCancellations.some(({ job, attempt }) => job === seen.job && attempt >= seen.request.attempt))
-      return stream([accepted(seen), line({ type: 'canceled', steps_done: 0, timings })])
+      return stream([createAccepted(seen), encodeLine({ type: 'canceled', steps_done: 0, timings })])
     return behaviors[Math.min(calls.length, behaviors.length) - 1]!(seen)
   })
   return calls

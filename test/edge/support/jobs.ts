@@ -10,7 +10,7 @@ import { newJobId } from '../../../edge/jobs/job-id.ts'
 import { isOver, type JobRecord } from '../../../edge/jobs/record.ts'
 import { type Caller, ORIGIN } from './client.ts'
 import { peppers } from './config.ts'
-import { accepted, image, type SeenRequest, started, stream } from './fake-gpu.ts'
+import { createAccepted, createImage, createStarted, type SeenRequest, stream } from './fake-gpu.ts'
 
 export const PRICE = 1234
 export const BASE_PRICE = 200
@@ -161,7 +161,7 @@ export function createFinalJob({ account, keyId }: Caller, change: Partial<JobRe
 
 /** Accepts the job, sends the first of two images, then stays silent. */
 export const stopsHalfWay = async (seen: SeenRequest) =>
-  stream([accepted(seen), started(seen), ...(await image(seen, 0))], 'silence')
+  stream([createAccepted(seen), createStarted(seen), ...(await createImage(seen, 0))], 'silence')
 
 /** Resets an object as a deploy does: calls in flight fail, and its memory is lost. */
 export async function reset<T extends Rpc.DurableObjectBranded>(object: DurableObjectStub<T>): Promise<void> {

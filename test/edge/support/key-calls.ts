@@ -17,13 +17,13 @@ type With = { headers: Record<string, string> }
 export const ALL = ['generate', 'read', 'admin'] as const
 export const CAP = 1000
 export const HOUR = 3600
-export const bearer = (key: string) => ({ headers: { authorization: `Bearer ${key}` } })
+export const createBearer = (key: string) => ({ headers: { authorization: `Bearer ${key}` } })
 export const create = (by: With, body: unknown = {}) => call<Key>('POST', '/v1/keys', by.headers, body)
 export const patch = (by: With, id: string, body: unknown) => call<Key>('PATCH', `/v1/keys/${id}`, by.headers, body)
 export const rotate = (by: With, id: string, body: unknown = {}) =>
   call<Key>('POST', `/v1/keys/${id}/rotate`, by.headers, body)
 export const revoke = (by: With, id: string) => call('DELETE', `/v1/keys/${id}`, by.headers)
-export const byOperator = (account: string, id: string, body: unknown) =>
+export const callByOperator = (account: string, id: string, body: unknown) =>
   call<Key>('PATCH', `/v1/keys/${id}?account=${account}`, operator, body)
 export const list = async (by: With) => (await call<{ data: ListedKey[] }>('GET', '/v1/keys', by.headers)).body.data
 export const createScopeRefusal = (param?: string) => ({

@@ -3,7 +3,7 @@ import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, vi } from 'vitest'
 import { type Caller, fetchWorker, newCaller } from './client.ts'
-import { RECEIVER, type ReceivedRequest, receiver } from './receiver.ts'
+import { fakeReceiver, RECEIVER, type ReceivedRequest } from './receiver.ts'
 
 const managers: Caller[] = []
 
@@ -24,7 +24,7 @@ afterEach(async () => {
 
 /** Prepares each test of a file with a new manager and a receiver that accepts every webhook, and removes all mocks afterward. */
 export function testWithReceiver(set: (caller: Caller, calls: ReceivedRequest[]) => void): void {
-  beforeEach(async () => set(await newManager(), receiver()))
+  beforeEach(async () => set(await newManager(), fakeReceiver()))
   afterEach(() => vi.restoreAllMocks())
 }
 

@@ -18,7 +18,7 @@ export type Payload = {
 type Behavior = (received: ReceivedRequest, call: number) => number | Response | Promise<number | Response>
 
 /** Replies to requests to RECEIVER with a status or a response. Other requests are not affected. */
-export function receiver(behavior: Behavior = () => 204): ReceivedRequest[] {
+export function fakeReceiver(behavior: Behavior = () => 204): ReceivedRequest[] {
   const calls: ReceivedRequest[] = []
   const spy = vi.spyOn(globalThis, 'fetch')
   const elsewhere = spy.getMockImplementation()

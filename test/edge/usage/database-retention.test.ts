@@ -8,7 +8,7 @@ import worker from '../../../edge/index.ts'
 import { readOperatorStatus } from '../../../edge/operations/status.ts'
 import { OBSERVATION_DAYS, USAGE_DAYS } from '../../../edge/results/retention.ts'
 import { applyRetention, DELETED_ACCOUNT, eraseUsage } from '../../../edge/usage/database-retention.ts'
-import { envWith } from '../support/config.ts'
+import { createEnvWith } from '../support/config.ts'
 
 const DAY_MS = 24 * 3600_000
 const TABLES = ['usage_ledger', 'usage_daily', 'observations']
@@ -57,7 +57,7 @@ describe('the cron handler', () => {
   const runCron = async (variables: Record<string, unknown> = {}) => {
     const ctx = createExecutionContext()
     const controller = createScheduledController({ scheduledTime: new Date() })
-    await worker.scheduled(controller, envWith(variables), ctx).finally(() => waitOnExecutionContext(ctx))
+    await worker.scheduled(controller, createEnvWith(variables), ctx).finally(() => waitOnExecutionContext(ctx))
   }
 
   test('deletes old rows even when OCTET_PREWARM is malformed', async ({ expect }) => {

@@ -19,7 +19,7 @@ import {
   testWithReceiver,
   waitForDeliveries,
 } from '../support/manager.ts'
-import { RECEIVER, type ReceivedRequest, receiver, waitForRequests } from '../support/receiver.ts'
+import { fakeReceiver, RECEIVER, type ReceivedRequest, waitForRequests } from '../support/receiver.ts'
 
 const PER_MINUTE = Number(env.WEBHOOK_REPLAYS_PER_MINUTE)
 const since = new Date(0).toISOString()
@@ -33,7 +33,7 @@ afterEach(() => {
   env.WEBHOOK_BREAKER_SECONDS = '0'
 })
 
-const json = async <T>(response: Response | Promise<Response>) => (await (await response).json()) as T
+const readJson = async <T>(response: Response | Promise<Response>) => (await (await response).json()) as T
 
 async function replay(id: string, span: Record<string, string>): Promise<{ count: number; next: string | null }> {
   const reply = await callWebhookApi(caller, 'POST', `/${id}/replay`, span)
@@ -113,7 +113,7 @@ describe('one event to one address is one POST', () => {
     const job = createFinalJob(caller, { webhook: `${RECEIVER}/in#mine` })
     await announce(env, job)
     await waitForDeliveries(caller)
-    const { key } = await json<{ key: string }>(callWebhookApi(caller, 'GET', '/default/secret'))
+    const { key } = await readJson<{ key: string }>(callWebhookApi(caller, 'GET', '/default/secret'))
     expect(calls.map(({ url, headers }) => [url.split('#')[0], headers['webhook-id']])).toEqual([
       [`${RECEIVER}/in`, eventOf(job).id],
     ])
@@ -141,14 +141,14 @@ describe('replay', () => {
     const { error } = await problemOf(refused)
     expect([refused.status, error.code, error.param]).toEqual([409, 'webhook_delivered', 'only'])
     expect(error.message).toContain('{"only": "all"}')
-    expect(await json(callWebhookApi(caller, 'POST', `/${id}/replay`, { since }))).toMatchObject({ count: 0 })
+    expect(await readJson(callWebhookApi(caller, 'POST', `/${id}/replay`, { since }))).toMatchObject({ count: 0 })
     await waitForDeliveries(caller)
     expect(calls).toHaveLength(1)
     expect((await callWebhookApi(caller, 'POST', `/${id}/deliveries/${event}/replay`, { only: 'all' })).status).toBe(
       202,
     )
     await waitForDeliveries(caller)
-    expect(await json(callWebhookApi(caller, 'POST', `/${id}/replay`, { since, only: 'all' }))).toMatchObject({
+    expect(await readJson(callWebhookApi(caller, 'POST', `/${id}/replay`, { since, only: 'all' }))).toMatchObject({
       count: 1,
     })
     await waitForDeliveries(caller)
@@ -245,7 +245,7 @@ describe('a receiver that fails', () => {
   test('gets few POSTs of a flood of jobs with URLs on its host', async ({ expect }) => {
     env.WEBHOOK_BREAKER_SECONDS = '3600'
     vi.restoreAllMocks()
-    calls = receiver(() => 404)
+    calls = fakeReceiver(() => 404)
     const jobs = Array.from({ length: 60 }, (_, k) => createFinalJob(caller, { webhook: `${RECEIVER}/${k}?victim` }))
     await Promise.all(jobs.map((job) => announce(env, job)))
     await vi.waitFor(async () => expect((await receiversOf(caller))[0]!.open_until).toBeGreaterThan(Date.now()))
@@ -258,7 +258,7 @@ describe('a receiver that fails', () => {
   test('gets one more POST for each replay requested by its owner', async ({ expect }) => {
     env.WEBHOOK_BREAKER_SECONDS = '3600'
     vi.restoreAllMocks()
-    calls = receiver(() => 404)
+    calls = fakeReceiver(() => 404)
     const { id } = await addEndpoint(caller)
     for (const job of Array.from({ length: 10 }, () => createFinalJob(caller))) await announce(env, job)
     const opened = async (openings: number) =>

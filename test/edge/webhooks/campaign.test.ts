@@ -9,7 +9,7 @@ import type { JobRecord } from '../../../edge/jobs/record.ts'
 import type { Caller } from '../support/client.ts'
 import { createFinalJob } from '../support/jobs.ts'
 import { addEndpoint, callWebhookApi, newManager, outboxOf, passTime } from '../support/manager.ts'
-import { RECEIVER, type ReceivedRequest, receiver } from '../support/receiver.ts'
+import { fakeReceiver, RECEIVER, type ReceivedRequest } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -51,7 +51,7 @@ async function announceAtLast(job: JobRecord, random: () => number): Promise<num
 function createUnreliableReceiver(random: () => number) {
   const got = new Map<string, ReceivedRequest[]>()
   const load = { now: 0, max: 0 }
-  const calls = receiver(async (received) => {
+  const calls = fakeReceiver(async (received) => {
     const message = `${received.url} ${received.headers['webhook-id']}`
     got.set(message, [...(got.get(message) ?? []), received])
     load.now += 1

@@ -28,7 +28,7 @@ testWithReceiver((...fresh) => {
   ;[caller, calls] = fresh
 })
 
-const json = async (response: Response | Promise<Response>) => (await response).json()
+const readJson = async (response: Response | Promise<Response>) => (await response).json()
 
 /** Verifies `v1a` as a receiver would, from the public key alone. The library standardwebhooks (1.1.1) skips all but `v1`. */
 async function verifyEd25519({ headers, body }: ReceivedRequest, publicKey: string): Promise<boolean> {
@@ -47,18 +47,18 @@ describe('an endpoint', () => {
     const made = await addEndpoint(caller, { description: 'orders' })
     expect(made).toMatchObject({ object: 'webhook_endpoint', description: 'orders', disabled: false })
     expect(made.secret).toMatch(/^whsec_[A-Za-z0-9+/]{43}=$/)
-    const read = await json(callWebhookApi(caller, 'GET', `/${made.id}`))
+    const read = await readJson(callWebhookApi(caller, 'GET', `/${made.id}`))
     expect(JSON.stringify(read)).not.toContain(made.secret)
     const { secret: _, ...withoutSecret } = made
     expect(read).toEqual(withoutSecret)
-    const changed = await json(
+    const changed = await readJson(
       callWebhookApi(caller, 'PATCH', `/${made.id}`, { events: ['job.failed'], url: `${RECEIVER}/new` }),
     )
     expect(changed).toEqual({ ...withoutSecret, events: ['job.failed'], url: `${RECEIVER}/new` })
-    expect(await json(callWebhookApi(caller, 'GET', ''))).toEqual({ object: 'list', data: [changed] })
+    expect(await readJson(callWebhookApi(caller, 'GET', ''))).toEqual({ object: 'list', data: [changed] })
     expect((await callWebhookApi(caller, 'DELETE', `/${made.id}`)).status).toBe(204)
     expect((await callWebhookApi(caller, 'DELETE', `/${made.id}`)).status).toBe(404)
-    expect(await json(callWebhookApi(caller, 'GET', ''))).toEqual({ object: 'list', data: [] })
+    expect(await readJson(callWebhookApi(caller, 'GET', ''))).toEqual({ object: 'list', data: [] })
   })
 
   test('must have an allowed address', async ({ expect }) => {
@@ -125,8 +125,8 @@ describe('an endpoint', () => {
       expect(shown).not.toContain('token')
       expect(shown).not.toContain(secret)
     }
-    expect(await json(callWebhookApi(reader, 'GET', `/${id}`))).toMatchObject({ url: `${RECEIVER}/in?…` })
-    expect(await json(callWebhookApi(caller, 'GET', `/${id}`))).toMatchObject({ url })
+    expect(await readJson(callWebhookApi(reader, 'GET', `/${id}`))).toMatchObject({ url: `${RECEIVER}/in?…` })
+    expect(await readJson(callWebhookApi(caller, 'GET', `/${id}`))).toMatchObject({ url })
     expect(await deliveriesOf(caller, 'default')).toMatchObject([{ url: `${RECEIVER}/mine?token=secret` }])
   })
 
@@ -170,7 +170,7 @@ describe('keys', () => {
 
   test('the old and the new key sign during a rotation, and never a third', async ({ expect }) => {
     const { id, secret } = await addEndpoint(caller)
-    const second = (await json(callWebhookApi(caller, 'POST', `/${id}/rotate`, {}))) as {
+    const second = (await readJson(callWebhookApi(caller, 'POST', `/${id}/rotate`, {}))) as {
       secret: string
       keys: { expires: number | null }[]
     }
@@ -178,7 +178,7 @@ describe('keys', () => {
     await announce(env, createFinalJob(caller))
     await waitForRequests(calls, 1)
     for (const key of [secret, second.secret]) new Webhook(key).verify(calls[0]!.body, calls[0]!.headers)
-    const third = (await json(callWebhookApi(caller, 'POST', `/${id}/rotate`, { signature: 'ed25519' }))) as {
+    const third = (await readJson(callWebhookApi(caller, 'POST', `/${id}/rotate`, { signature: 'ed25519' }))) as {
       public_key: string
     }
     await announce(env, createFinalJob(caller))
@@ -190,7 +190,9 @@ describe('keys', () => {
 
   test('the old key ends with the overlap', async ({ expect }) => {
     const { id, secret } = await addEndpoint(caller)
-    const { secret: next } = (await json(callWebhookApi(caller, 'POST', `/${id}/rotate`, { overlap_seconds: 0 }))) as {
+    const { secret: next } = (await readJson(
+      callWebhookApi(caller, 'POST', `/${id}/rotate`, { overlap_seconds: 0 }),
+    )) as {
       secret: string
     }
     await announce(env, createFinalJob(caller))
@@ -201,10 +203,10 @@ describe('keys', () => {
 
   test('the default secret is unchanged until a rotation, which needs no body', async ({ expect }) => {
     const readSecret = async () =>
-      ((await json(callWebhookApi(caller, 'GET', '/default/secret'))) as { key: string }).key
+      ((await readJson(callWebhookApi(caller, 'GET', '/default/secret'))) as { key: string }).key
     const first = await readSecret()
     expect(await readSecret()).toBe(first)
-    const { secret: next } = (await json(callWebhookApi(caller, 'POST', '/default/rotate'))) as { secret: string }
+    const { secret: next } = (await readJson(callWebhookApi(caller, 'POST', '/default/rotate'))) as { secret: string }
     expect([next === first, await readSecret()]).toEqual([false, next])
   })
 })
@@ -257,8 +259,8 @@ describe('replay', () => {
     await waitForDeliveries(caller)
     const ids = calls.slice(1).map(({ headers }) => headers['webhook-id'])
     expect(new Set(ids)).toEqual(new Set(missed.map((job) => eventOf(job).id)))
-    expect(await json(callWebhookApi(caller, 'POST', `/${id}/replay`, { since }))).toMatchObject({ count: 0 })
-    expect(await json(callWebhookApi(caller, 'POST', `/${id}/replay`, { since, only: 'all' }))).toMatchObject({
+    expect(await readJson(callWebhookApi(caller, 'POST', `/${id}/replay`, { since }))).toMatchObject({ count: 0 })
+    expect(await readJson(callWebhookApi(caller, 'POST', `/${id}/replay`, { since, only: 'all' }))).toMatchObject({
       count: 3,
     })
     await waitForRequests(calls, 6)
@@ -275,7 +277,7 @@ describe('replay', () => {
     })
     const formatHour = (hours: number) => new Date(Date.now() - hours * 3_600_000).toISOString()
     const replay = (span: Record<string, string>) =>
-      json(callWebhookApi(caller, 'POST', `/${id}/replay`, { only: 'all', ...span }))
+      readJson(callWebhookApi(caller, 'POST', `/${id}/replay`, { only: 'all', ...span }))
     expect(await replay({ since: formatHour(1) })).toMatchObject({ count: 1 })
     expect(await replay({ since: formatHour(48), until: formatHour(1) })).toMatchObject({ count: 1 })
     expect(await replay({ since: formatHour(48) })).toMatchObject({ count: 2 })

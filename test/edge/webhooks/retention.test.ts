@@ -6,7 +6,7 @@ import { test, vi } from 'vitest'
 import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
 import { WebhookDO } from '../../../edge/webhooks/webhook-object.ts'
 import type { Caller } from '../support/client.ts'
-import { envWith } from '../support/config.ts'
+import { createEnvWith } from '../support/config.ts'
 import { createFinalJob } from '../support/jobs.ts'
 import {
   addEndpoint,
@@ -18,9 +18,9 @@ import {
 } from '../support/manager.ts'
 import {
   createHangingReceiver,
+  fakeReceiver,
   RECEIVER,
   type ReceivedRequest,
-  receiver,
   waitForRequests,
 } from '../support/receiver.ts'
 
@@ -86,7 +86,7 @@ test('the export has every event and endpoint, page by page, and no secret', asy
 test('a deleted job leaves no data, and its pending deliveries are not sent', async ({ expect }) => {
   vi.restoreAllMocks()
   const stuck = createHangingReceiver(500)
-  calls = receiver((_, call) => (call === 1 ? stuck.answer() : 204))
+  calls = fakeReceiver((_, call) => (call === 1 ? stuck.answer() : 204))
   const { id } = await addEndpoint(caller)
   const [gone, kept] = [createFinalJob(caller), createFinalJob(caller)]
   await announce(env, gone)
@@ -105,7 +105,7 @@ test('an erased account has no rows and no alarm, its attempts are aborted, and 
 }) => {
   vi.restoreAllMocks()
   const aborted = vi.fn()
-  calls = receiver(({ signal }) => {
+  calls = fakeReceiver(({ signal }) => {
     const { promise, reject } = Promise.withResolvers<never>()
     signal.addEventListener('abort', () => {
       aborted()
@@ -125,7 +125,7 @@ test('an erased account has no rows and no alarm, its attempts are aborted, and 
   )
   expect([calls.length, await rowsOf()]).toEqual([before, TABLES.map(() => 0)])
   vi.restoreAllMocks()
-  calls = receiver()
+  calls = fakeReceiver()
   await addEndpoint(caller)
   await announce(env, createFinalJob(caller))
   await waitForDeliveries(caller)
@@ -168,7 +168,7 @@ test('a malformed variable is logged, and pending deliveries continue with the d
   await addEndpoint(caller)
   const error = vi.spyOn(console, 'error').mockImplementation(() => {})
   await runInDurableObject(outboxOf(caller), async (_, state) => {
-    const outbox = new WebhookDO(state, envWith({ WEBHOOK_TIMEOUT_SECONDS: 'soon' }))
+    const outbox = new WebhookDO(state, createEnvWith({ WEBHOOK_TIMEOUT_SECONDS: 'soon' }))
     await outbox.publish(eventOf(createFinalJob(caller)), null)
     await outbox.alarm()
   })

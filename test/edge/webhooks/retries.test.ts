@@ -21,11 +21,11 @@ import {
   receiversOf,
   waitForDeliveries,
 } from '../support/manager.ts'
-import { createHangingReceiver, RECEIVER, receiver, waitForRequests } from '../support/receiver.ts'
+import { createHangingReceiver, fakeReceiver, RECEIVER, waitForRequests } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
-const states = async (caller: Caller, endpoint: string) =>
+const listStates = async (caller: Caller, endpoint: string) =>
   (await deliveriesOf(caller, endpoint)).map(({ state, attempts }) => [state, attempts.map(({ status }) => status)])
 
 const settings = configOf(env).webhooks
@@ -44,7 +44,7 @@ async function createIdleEndpoint(caller: Caller, count: number) {
 test('a receiver that fails half of the requests gets all events, each signed and under one id', async ({ expect }) => {
   const caller = await newManager()
   const tried = new Map<string, number>()
-  const calls = receiver(({ headers: { 'webhook-id': message = '' } }) => {
+  const calls = fakeReceiver(({ headers: { 'webhook-id': message = '' } }) => {
     const failures = tried.get(message) ?? 0
     tried.set(message, failures + 1)
     // Some messages are accepted immediately, others after up to three failures.
@@ -68,12 +68,12 @@ test('after ten attempts a delivery is given up, with a log line, and can be rep
   const caller = await newManager()
   const logged = vi.spyOn(console, 'error')
   let healthy = false
-  const calls = receiver(() => (healthy ? 200 : 500))
+  const calls = fakeReceiver(() => (healthy ? 200 : 500))
   const { id } = await addEndpoint(caller)
   const job = createFinalJob(caller)
   await announce(env, job)
   await waitForDeliveries(caller)
-  expect(await states(caller, id)).toEqual([['exhausted', Array(10).fill(500)]])
+  expect(await listStates(caller, id)).toEqual([['exhausted', Array(10).fill(500)]])
   expect(new Set(calls.map(({ headers }) => headers['webhook-id'])).size).toBe(1)
   expect(logged.mock.calls.flat().join()).toContain('a webhook was given up')
   healthy = true
@@ -81,19 +81,19 @@ test('after ten attempts a delivery is given up, with a log line, and can be rep
   expect(replay.status).toBe(202)
   await waitForRequests(calls, 11)
   await waitForDeliveries(caller)
-  expect(await states(caller, id)).toEqual([['delivered', [...Array(10).fill(500), 200]]])
+  expect(await listStates(caller, id)).toEqual([['delivered', [...Array(10).fill(500), 200]]])
   expect(calls[10]!.headers['webhook-id']).toBe(calls[0]!.headers['webhook-id'])
 })
 
 test('410 disables the endpoint and drops its pending deliveries', async ({ expect }) => {
   const caller = await newManager()
-  const calls = receiver(() => 410)
+  const calls = fakeReceiver(() => 410)
   const { id } = await addEndpoint(caller)
   await announce(env, createFinalJob(caller))
   await waitForDeliveries(caller)
   await announce(env, createFinalJob(caller))
   expect(calls).toHaveLength(1)
-  expect(await states(caller, id)).toEqual([['refused', [410]]])
+  expect(await listStates(caller, id)).toEqual([['refused', [410]]])
   expect(await (await callWebhookApi(caller, 'GET', `/${id}`)).json()).toMatchObject({
     disabled: true,
     disabled_reason: 'gone',
@@ -105,7 +105,7 @@ test('410 disables the endpoint and drops its pending deliveries', async ({ expe
 
 test('Retry-After delays every delivery of the endpoint, and counts as one failure', async ({ expect }) => {
   const caller = await newManager()
-  const calls = receiver((_, call) =>
+  const calls = fakeReceiver((_, call) =>
     call === 1 ? new Response(null, { status: 429, headers: { 'retry-after': '3600' } }) : 200,
   )
   const { id } = await addEndpoint(caller)
@@ -114,7 +114,7 @@ test('Retry-After delays every delivery of the endpoint, and counts as one failu
   await announce(env, createFinalJob(caller))
   await runDurableObjectAlarm(outboxOf(caller))
   expect(calls).toHaveLength(1)
-  expect((await states(caller, id)).toSorted()).toEqual([
+  expect((await listStates(caller, id)).toSorted()).toEqual([
     ['pending', []],
     ['pending', [429]],
   ])
@@ -122,7 +122,7 @@ test('Retry-After delays every delivery of the endpoint, and counts as one failu
   expect(next).toBeGreaterThan(Date.now() + 1_800_000)
   await passTime(caller)
   await waitForDeliveries(caller)
-  expect((await states(caller, id)).toSorted()).toEqual([
+  expect((await listStates(caller, id)).toSorted()).toEqual([
     ['delivered', [200]],
     ['delivered', [429, 200]],
   ])
@@ -132,12 +132,14 @@ describe('an unusual response', () => {
   test('a redirect is not followed', async ({ expect }) => {
     const caller = await newManager()
     const location = `${RECEIVER}/elsewhere`
-    const calls = receiver((_, call) => (call === 1 ? new Response(null, { status: 302, headers: { location } }) : 200))
+    const calls = fakeReceiver((_, call) =>
+      call === 1 ? new Response(null, { status: 302, headers: { location } }) : 200,
+    )
     const { id } = await addEndpoint(caller)
     await announce(env, createFinalJob(caller))
     await waitForDeliveries(caller)
     expect(calls.map(({ url }) => url)).toEqual([`${RECEIVER}/in`, `${RECEIVER}/in`])
-    expect(await states(caller, id)).toEqual([['delivered', [302, 200]]])
+    expect(await listStates(caller, id)).toEqual([['delivered', [302, 200]]])
   })
 
   test('an endless body is not read', async ({ expect }) => {
@@ -150,11 +152,11 @@ describe('an unusual response', () => {
           controller.enqueue(new Uint8Array(1024))
         },
       })
-    receiver(() => new Response(createEndlessResponse(), { status: 200 }))
+    fakeReceiver(() => new Response(createEndlessResponse(), { status: 200 }))
     const { id } = await addEndpoint(caller)
     await announce(env, createFinalJob(caller))
     await waitForDeliveries(caller)
-    expect(await states(caller, id)).toEqual([['delivered', [200]]])
+    expect(await listStates(caller, id)).toEqual([['delivered', [200]]])
     expect(pulled).toBeLessThan(10)
   })
 
@@ -164,18 +166,18 @@ describe('an unusual response', () => {
       const caller = await newManager()
       const cancel = () =>
         how === 'throws' ? Promise.reject(new Error('the connection was reset')) : new Promise<void>(() => {})
-      const calls = receiver(() => new Response(new ReadableStream({ cancel }), { status: 200 }))
+      const calls = fakeReceiver(() => new Response(new ReadableStream({ cancel }), { status: 200 }))
       const { id } = await addEndpoint(caller)
       await announce(env, createFinalJob(caller))
       await waitForDeliveries(caller)
-      expect(await states(caller, id)).toEqual([['delivered', [200]]])
+      expect(await listStates(caller, id)).toEqual([['delivered', [200]]])
       expect(calls).toHaveLength(1)
     },
   )
 
   test('the log distinguishes a failed connection from a timeout', async ({ expect }) => {
     const caller = await newManager()
-    receiver(({ signal }, call) => {
+    fakeReceiver(({ signal }, call) => {
       if (call === 1) throw new TypeError('connect ECONNREFUSED 10.0.0.1')
       if (call === 2) return new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)))
       return 200
@@ -191,7 +193,7 @@ describe('an unusual response', () => {
 
 test('a webhook with an internal error uses its attempts and delays no other', async ({ expect }) => {
   const caller = await newManager()
-  const calls = receiver()
+  const calls = fakeReceiver()
   const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
   const { id } = await addEndpoint(caller)
   const broken = eventOf(createFinalJob(caller))
@@ -209,7 +211,7 @@ test('a webhook with an internal error uses its attempts and delays no other', a
 
 test('an address that has become forbidden is neither called nor retried', async ({ expect }) => {
   const caller = await newManager()
-  const calls = receiver()
+  const calls = fakeReceiver()
   await announce(env, createFinalJob(caller, { webhook: 'https://169.254.169.254/latest/meta-data' }))
   await waitForDeliveries(caller)
   expect(calls).toEqual([])
@@ -221,7 +223,7 @@ test('an announcement fails if the outbox cannot set its alarm, and succeeds whe
   expect,
 }) => {
   const caller = await newManager()
-  const calls = receiver()
+  const calls = fakeReceiver()
   await addEndpoint(caller)
   const event = eventOf(createFinalJob(caller))
   await runInDurableObject(outboxOf(caller), async (outbox, { storage }) => {
@@ -259,7 +261,7 @@ test('a stale attempt cannot undo a later one, but its success counts', async ({
 test('a replay during an attempt does not start a concurrent attempt', async ({ expect }) => {
   const caller = await newManager()
   const stuck = createHangingReceiver()
-  const calls = receiver(stuck.answer)
+  const calls = fakeReceiver(stuck.answer)
   const { id } = await addEndpoint(caller)
   const event = eventOf(createFinalJob(caller))
   await outboxOf(caller).publish(event, null)
@@ -267,12 +269,12 @@ test('a replay during an attempt does not start a concurrent attempt', async ({ 
   expect((await callWebhookApi(caller, 'POST', `/${id}/deliveries/${event.id}/replay`)).status).toBe(202)
   stuck.release()
   await waitForDeliveries(caller)
-  expect([calls.length, await states(caller, id)]).toEqual([1, [['delivered', [204]]]])
+  expect([calls.length, await listStates(caller, id)]).toEqual([1, [['delivered', [204]]]])
 })
 
 test('continuous requests of an account do not postpone the alarm', async ({ expect }) => {
   const caller = await newManager()
-  const calls = receiver(() => new Response(null, { status: 503, headers: { 'retry-after': '3600' } }))
+  const calls = fakeReceiver(() => new Response(null, { status: 503, headers: { 'retry-after': '3600' } }))
   await addEndpoint(caller)
   const alarmOf = () => runInDurableObject(outboxOf(caller), (_, { storage }) => storage.getAlarm())
   await announce(env, createFinalJob(caller))

@@ -17,14 +17,14 @@ import {
   passTime,
   waitForDeliveries,
 } from '../support/manager.ts'
-import { createHangingReceiver, payloadOf, RECEIVER, receiver, waitForRequests } from '../support/receiver.ts'
+import { createHangingReceiver, fakeReceiver, payloadOf, RECEIVER, waitForRequests } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
 describe('a delivery', () => {
   test('is verified by the official library and by the openai client', async ({ expect }) => {
     const caller = await newManager()
-    const calls = receiver()
+    const calls = fakeReceiver()
     const { secret } = await addEndpoint(caller)
     const job = createFinalJob(caller)
     await announce(env, job)
@@ -49,7 +49,7 @@ describe('a delivery', () => {
     const caller = await newManager()
     fakeGpu(works)
     const fetched: unknown[] = []
-    const calls = receiver(async (received) => {
+    const calls = fakeReceiver(async (received) => {
       const [image] = payloadOf(received).data.images
       const response = await fetchWorker(image!.url)
       fetched.push(response.status, new Uint8Array(await response.arrayBuffer()))
@@ -69,7 +69,7 @@ describe('a delivery', () => {
     const images = Array.from({ length: 8 }, (_, k) => ({ ...image!, image: k, receipt: 'x'.repeat(2000) }))
     const long = { code: 'generation_failed' as const, message: 'm'.repeat(50_000) }
     const job = createFinalJob(caller, { images, error: long, warnings: Array(50).fill(long) })
-    const calls = receiver()
+    const calls = fakeReceiver()
     await addEndpoint(caller)
     await announce(env, job)
     await waitForRequests(calls, 1)
@@ -79,7 +79,7 @@ describe('a delivery', () => {
 
   test('is also sent to the URL of the request, signed with the default secret', async ({ expect }) => {
     const caller = await newManager()
-    const calls = receiver()
+    const calls = fakeReceiver()
     await announce(env, createFinalJob(caller, { webhook: `${RECEIVER}/mine` }))
     await waitForRequests(calls, 1)
     const { key } = (await (await callWebhookApi(caller, 'GET', '/default/secret')).json()) as { key: string }
@@ -92,7 +92,7 @@ describe('a delivery', () => {
 describe('payloads', () => {
   test('failed and canceled jobs have no images; an open job is not announced', async ({ expect }) => {
     const caller = await newManager()
-    const calls = receiver()
+    const calls = fakeReceiver()
     await addEndpoint(caller)
     const error = { code: 'generation_failed' as const, message: 'It failed.' }
     await announce(env, createFinalJob(caller, { state: 'failed', error }))
@@ -108,7 +108,7 @@ describe('payloads', () => {
 
   test('is sent to the enabled endpoints whose filter matches', async ({ expect }) => {
     const caller = await newManager()
-    const calls = receiver()
+    const calls = fakeReceiver()
     await addEndpoint(caller, { url: `${RECEIVER}/failures`, events: ['job.failed'] })
     const { id } = await addEndpoint(caller, { url: `${RECEIVER}/disabled` })
     await callWebhookApi(caller, 'PATCH', `/${id}`, { disabled: true })
@@ -133,7 +133,7 @@ describe('payloads', () => {
 describe('delivery at least once, without unnecessary repetitions', () => {
   test('a repeated announcement of a job creates one delivery', async ({ expect }) => {
     const caller = await newManager()
-    const calls = receiver()
+    const calls = fakeReceiver()
     const { id } = await addEndpoint(caller)
     const job = createFinalJob(caller)
     await Promise.all([announce(env, job), announce(env, job), announce(env, job)])
@@ -149,7 +149,7 @@ describe('delivery at least once, without unnecessary repetitions', () => {
   test('an attempt interrupted by a reset of the outbox is repeated only after its lease', async ({ expect }) => {
     const caller = await newManager()
     const stuck = createHangingReceiver()
-    const calls = receiver((_, call) => (call === 1 ? stuck.answer() : 204))
+    const calls = fakeReceiver((_, call) => (call === 1 ? stuck.answer() : 204))
     const { id } = await addEndpoint(caller)
     await announce(env, createFinalJob(caller))
     await waitForRequests(calls, 1)
@@ -166,7 +166,7 @@ describe('delivery at least once, without unnecessary repetitions', () => {
   test('a duplicate alarm makes each attempt once', async ({ expect }) => {
     const caller = await newManager()
     const stuck = createHangingReceiver()
-    const calls = receiver(stuck.answer)
+    const calls = fakeReceiver(stuck.answer)
     await addEndpoint(caller)
     await announce(env, createFinalJob(caller))
     await waitForRequests(calls, 1)

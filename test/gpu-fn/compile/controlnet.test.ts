@@ -23,7 +23,7 @@ async function writeStability(changes: Record<string, TensorContent | undefined>
   return path.join(scratch.directory, name)
 }
 
-const typed = (value: number): Record<string, TensorContent> => ({
+const createTyped = (value: number): Record<string, TensorContent> => ({
   control_type: { dtype: 'I64', shape: [], data: Uint8Array.of(value, 0, 0, 0, 0, 0, 0, 0) },
 })
 
@@ -34,7 +34,10 @@ const compile = (controlnet: string, options: Partial<Parameters<typeof compileC
   })
 
 test("Stability's file and diffusers' directory compile to the same package", async () => {
-  const own = await compile(await writeStability(typed(2)), { name: 'net', out: path.join(scratch.directory, 'a') })
+  const own = await compile(await writeStability(createTyped(2)), {
+    name: 'net',
+    out: path.join(scratch.directory, 'a'),
+  })
   const directory = await writeTinyControlnet(path.join(scratch.directory, 'diffusers'), { variant })
   const other = await compile(directory, { name: 'net', type: 'depth', out: path.join(scratch.directory, 'b') })
   expect(other.manifest).toEqual(own.manifest)
@@ -57,7 +60,7 @@ test('the type is also read from the name, and FP8 halves the blocks', async () 
 })
 
 test('target cuda-fp8 has a batched step graph, and one without kernels', async () => {
-  const { manifest } = await compile(await writeStability(typed(0)), { tier: 'fp8', target: 'cuda-fp8' })
+  const { manifest } = await compile(await writeStability(createTyped(0)), { tier: 'fp8', target: 'cuda-fp8' })
   const [found] = await findControlnets(scratch.directory)
   expect(found!.manifest).toEqual(manifest)
   const { control } = manifest.networks
@@ -76,28 +79,33 @@ test('the ID of a directory includes the part of its name after a dot', async ()
 const square: TensorContent = { dtype: 'F32', shape: [128, 128] }
 test.each<[string, Record<string, TensorContent | undefined>, object, RegExp]>([
   ['an unknown type', {}, {}, /does not state its type, .*--control-type blur, canny, depth, other/],
-  ['a wrong type', typed(2), { type: 'canny' }, /--control-type: canny is given, but .* states that it is depth/],
-  ['a type out of range', typed(7), {}, /tensor "control_type" must be an integer: 0 blur, 1 canny, 2 depth/],
+  ['a wrong type', createTyped(2), { type: 'canny' }, /--control-type: canny is given, but .* states that it is depth/],
+  ['a type out of range', createTyped(7), {}, /tensor "control_type" must be an integer: 0 blur, 1 canny, 2 depth/],
   [
     'a missing tensor',
-    { 'controlnet_blocks.1.weight': undefined, ...typed(0) },
+    { 'controlnet_blocks.1.weight': undefined, ...createTyped(0) },
     {},
     /controlnet_blocks.1.weight is missing/,
   ],
-  ['a tensor without a use', { 'extra.weight': square, ...typed(0) }, {}, /unexpected tensors .*extra\.weight/],
+  ['a tensor without a use', { 'extra.weight': square, ...createTyped(0) }, {}, /unexpected tensors .*extra\.weight/],
   [
     'a text stream',
-    { 'transformer_blocks.0.attn.add_q_proj.weight': square, ...typed(0) },
+    { 'transformer_blocks.0.attn.add_q_proj.weight': square, ...createTyped(0) },
     {},
     /another kind: its blocks have a text stream .*SD3.5 Large: blur, canny and depth/,
   ],
   [
     'an embedder of its own',
-    { 'pos_embed.proj.weight': square, ...typed(0) },
+    { 'pos_embed.proj.weight': square, ...createTyped(0) },
     {},
     /another kind: it embeds the latent/,
   ],
-  ['the target cuda-fp8 in 16 bits', typed(0), { target: 'cuda-fp8', tier: 'fp16' }, /tier fp16 has none; choose cuda/],
+  [
+    'the target cuda-fp8 in 16 bits',
+    createTyped(0),
+    { target: 'cuda-fp8', tier: 'fp16' },
+    /tier fp16 has none; choose cuda/,
+  ],
 ])('refuses %s', async (_, changes, options, message) => {
   expect(await refusal(compile(await writeStability(changes), options))).toMatch(message)
 })
@@ -111,7 +119,7 @@ test('a configuration that does not match the network is refused', async () => {
 })
 
 test('a package whose manifest lists a missing file is refused', async () => {
-  const { manifest } = await compile(await writeStability(typed(1)))
+  const { manifest } = await compile(await writeStability(createTyped(1)))
   expect(manifest.type).toBe('canny')
   const directory = path.join(scratch.directory, 'controlnets', 'out')
   await rm(path.join(directory, 'control.weights'))

@@ -21,7 +21,7 @@ import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { writeSparseCheckpoint } from '../../support/checkpoints/real-headers.ts'
-import { createPseudoRandom, type FloatTensor, relativeError } from '../../support/checkpoints/tensors.ts'
+import { computeRelativeError, createPseudoRandom, type FloatTensor } from '../../support/checkpoints/tensors.ts'
 import { compileTestLora, writeRandomLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
@@ -82,15 +82,15 @@ describe.each(['tiny-medium', 'tiny-large'] as const)('one step of %s', (variant
   })
 
   test('has a bounded error relative to float32, above that of FP8', async () => {
-    const error = relativeError(await step(await compileTiny({ variant, ...TIER })), exact)
-    expect(error).toBeGreaterThan(relativeError(fp8, exact))
+    const error = computeRelativeError(await step(await compileTiny({ variant, ...TIER })), exact)
+    expect(error).toBeGreaterThan(computeRelativeError(fp8, exact))
     expect(error).toBeLessThan(0.15)
   })
 
   test('changes little with the rounding of the kernels', async () => {
     const integers = await step(await compileTiny({ variant, ...TIER }))
     const codes = await step(await compileTiny({ variant, ...TIER, asKernels: true }))
-    expect(relativeError(codes, integers)).toBeLessThan(0.06)
+    expect(computeRelativeError(codes, integers)).toBeLessThan(0.06)
   })
 
   /** Velocity at one noise level. */

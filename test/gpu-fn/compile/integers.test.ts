@@ -11,7 +11,7 @@ import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { roundPackage } from '../../../infra/bench/precision/rounded-package.ts'
 import { toFloat16, toIntegers } from '../../../infra/bench/precision/roundings.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { createPseudoRandom, type FloatTensor, relativeError } from '../../support/checkpoints/tensors.ts'
+import { computeRelativeError, createPseudoRandom, type FloatTensor } from '../../support/checkpoints/tensors.ts'
 import { compileTestLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
@@ -60,9 +60,9 @@ describe('the modulation with adaLN in 8 bits', () => {
       inputs,
       'modulation',
     )
-    expect(relativeError(given, expected)).toBeLessThan(1e-5)
+    expect(computeRelativeError(given, expected)).toBeLessThan(1e-5)
     const exact = await run(reference, 'conditioning', inputs, 'modulation')
-    expect(relativeError(given, exact)).toBeLessThan(5e-3)
+    expect(computeRelativeError(given, exact)).toBeLessThan(5e-3)
   })
 
   // onnxruntime's CPU provider also supports this graph, with 16-bit products.
@@ -89,7 +89,7 @@ describe('the modulation with adaLN in 8 bits', () => {
       const [total, width] = [expected.dims.at(-1)!, expected.dims.at(-1)! / rows]
       const unit = (i: number) => (isGate.has(Math.floor((i % total) / width)) ? 16 : 1)
       const data = given.data.map((value, i) => unit(i) * value)
-      expect(relativeError({ ...given, data }, expected)).toBeLessThan(3e-3)
+      expect(computeRelativeError({ ...given, data }, expected)).toBeLessThan(3e-3)
     },
   )
 })
@@ -107,7 +107,7 @@ test('an adapter has the same effect on the modulation with 8-bit adaLN as in fl
     const after = await computeModulation()
     return { ...after, data: after.data.map((value, i) => value - before.data[i]!) }
   }
-  expect(relativeError(await changeIn('fp8'), await changeIn('fp32'))).toBeLessThan(0.1)
+  expect(computeRelativeError(await changeIn('fp8'), await changeIn('fp32'))).toBeLessThan(0.1)
 })
 
 test.each(['fp16', 'fp32'] as const)('adaLN in 8 bits is refused for tier %s', (tier) => {
@@ -123,7 +123,7 @@ describe('T5 in 4 bits', () => {
 
   test('has a bounded error relative to float32, above that of FP8', async () => {
     const exact = await encode()
-    const errors = [relativeError(await encode(8), exact), relativeError(await encode(4), exact)]
+    const errors = [computeRelativeError(await encode(8), exact), computeRelativeError(await encode(4), exact)]
     expect(errors[0]).toBeLessThan(0.06)
     expect(errors[1]).toBeGreaterThan(errors[0]!)
     expect(errors[1]).toBeLessThan(0.2)

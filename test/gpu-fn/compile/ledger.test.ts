@@ -25,7 +25,7 @@ async function open(name: Published, layout: Layout): Promise<{ paths: string[];
 const build = (checkpoint: Checkpoint, paths: string[], target: 'cpu' | 'cuda' = 'cpu') =>
   buildModel(checkpoint, paths, { tier: 'fp8' }, chooseLowerings(target))
 
-const elements = (shape: readonly number[]) => shape.reduce((n, dim) => n * dim, 1)
+const countElements = (shape: readonly number[]) => shape.reduce((n, dim) => n * dim, 1)
 
 /** How many values of each tensor went into the package. */
 function countPackaged({ graphs }: Model): Map<Tensor, number> {
@@ -34,7 +34,7 @@ function countPackaged({ graphs }: Model): Map<Tensor, number> {
     const from = source as WeightSource
     if (!('tensor' in from)) continue
     const bits = from.kind === 'integers' ? from.bits : from.kind === 'packed' ? 4 : 8
-    const values = (elements(shape) * 8) / bits
+    const values = (countElements(shape) * 8) / bits
     counts.set(from.tensor, (counts.get(from.tensor) ?? 0) + values)
   }
   return counts
@@ -54,7 +54,7 @@ describe.each(PUBLISHED)('the published tensors of %s', (name) => {
       // Each of T5's four graphs has the table of positions.
       const copies = tensor.name.includes('relative_attention_bias') ? 4 : 1
       const share = tensor.name.startsWith(`${text}.qkv.`) ? 2 / 3 : copies
-      expect(counts.get(tensor) ?? 0, tensor.name).toBe(dropped ? 0 : elements(tensor.shape) * share)
+      expect(counts.get(tensor) ?? 0, tensor.name).toBe(dropped ? 0 : countElements(tensor.shape) * share)
     }
   })
 

@@ -2,7 +2,7 @@
 import path from 'node:path'
 import { expect, test } from 'vitest'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import { relativeError } from '../../../infra/bench/statistics.ts'
+import { computeRelativeError } from '../../../infra/bench/statistics.ts'
 import { prepareBuiltInPackage } from '../../../infra/local/models/built-in-model.ts'
 import { withPipeline } from '../../../infra/local/models/render.ts'
 import { compileTestLora, writeRandomLora } from '../../support/lora.ts'
@@ -29,15 +29,15 @@ async function velocitiesOf(tier: 'fp8' | 'fp32', file: string) {
   })
 }
 
-const product = (a: Float32Array, b: Float32Array) => a.reduce((sum, value, i) => sum + value * b[i]!, 0)
+const computeDotProduct = (a: Float32Array, b: Float32Array) => a.reduce((sum, value, i) => sum + value * b[i]!, 0)
 
 test('an adapter changes a step of nano in FP8 as much as in float32', async () => {
   const file = await writeLora()
   const [fp8, fp32] = [await velocitiesOf('fp8', file), await velocitiesOf('fp32', file)]
-  const gain = product(fp8.change, fp32.change) / product(fp32.change, fp32.change)
+  const gain = computeDotProduct(fp8.change, fp32.change) / computeDotProduct(fp32.change, fp32.change)
   expect(gain).toBeGreaterThan(0.9)
   expect(gain).toBeLessThan(1.1)
   // FP8 without adapters causes half of this error.
-  expect(relativeError(fp8.adapted, fp32.adapted)).toBeLessThan(0.1)
-  expect(relativeError(fp32.adapted, fp32.base)).toBeGreaterThan(0.05)
+  expect(computeRelativeError(fp8.adapted, fp32.adapted)).toBeLessThan(0.1)
+  expect(computeRelativeError(fp32.adapted, fp32.base)).toBeGreaterThan(0.05)
 })

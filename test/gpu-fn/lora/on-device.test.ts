@@ -55,7 +55,7 @@ async function createUpdates(pkg: Package, network: string, scale: number): Prom
 }
 
 /** Weights in host memory, and a copy of their bytes. */
-async function placed(pkg: Package, network: string) {
+async function openPlaced(pkg: Package, network: string) {
   const { memory } = createHostMemory()
   let address: Address = 0n
   const reserve = (bytes: number) => {
@@ -84,7 +84,7 @@ test.skipIf(!hasAddon()).each([
 ] as const)(
   'in-place updates of %s in package %s equal updates of the file, and are reverted exactly',
   async (network, tier) => {
-    const { weights, bytes, updated } = await placed(packages[tier], network)
+    const { weights, bytes, updated } = await openPlaced(packages[tier], network)
     const base = bytes()
     const [weak, strong] = [
       await createUpdates(packages[tier], network, 0.5),
@@ -108,7 +108,7 @@ test.skipIf(!hasAddon())(
   'in-place updates by adapters of mixed types equal updates of the file, even in several batches',
   async () => {
     const pkg = packages.fp8
-    const { weights, bytes, updated } = await placed(pkg, 'transformer')
+    const { weights, bytes, updated } = await openPlaced(pkg, 'transformer')
     const base = bytes()
     // The float16 factors of its eight modules have 8 MiB: one batch. Together with another type they are converted to float32: two batches.
     const file = path.join(scratch.directory, 'large.safetensors')

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/open-pipeline.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { type FloatTensor, relativeError } from '../../support/checkpoints/tensors.ts'
+import { computeRelativeError, type FloatTensor } from '../../support/checkpoints/tensors.ts'
 import { compileTestLora } from '../../support/lora.ts'
 import { computeNetworkOutputs, LORAS, readLoraGoldens } from '../../support/lora-outputs.ts'
 
@@ -27,10 +27,12 @@ const expectGolden = (outputs: Record<string, FloatTensor>, name: string) => {
   expect(expected.length).toBeGreaterThan(0)
   for (const [key, tensor] of expected) {
     const output = key.slice(name.length + 1)
-    expect(relativeError(outputs[output]!, tensor), key).toBeLessThan(TOLERANCE)
+    expect(computeRelativeError(outputs[output]!, tensor), key).toBeLessThan(TOLERANCE)
     // `everything` is without T5.
     if (output !== 't5.hidden' || name === 'encoders')
-      expect(relativeError(untouched[output]!, tensor), `${key} without the adapter`).toBeGreaterThan(100 * TOLERANCE)
+      expect(computeRelativeError(untouched[output]!, tensor), `${key} without the adapter`).toBeGreaterThan(
+        100 * TOLERANCE,
+      )
   }
 }
 
@@ -79,7 +81,7 @@ test("a directory in PEFT's format can set ranks, alphas and rank-stabilized sca
       { lora: await compileTestLora(path.join(LORAS, 'peft/adapter_model.safetensors'), large), scale: 1 },
     ])
     const { velocity } = await computeNetworkOutputs(own)
-    expect(relativeError(velocity!, goldens.get('peft.velocity')!)).toBeLessThan(TOLERANCE)
+    expect(computeRelativeError(velocity!, goldens.get('peft.velocity')!)).toBeLessThan(TOLERANCE)
   } finally {
     await own.release()
   }

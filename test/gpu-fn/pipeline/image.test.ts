@@ -22,7 +22,7 @@ const parameters: GenerationParameters = {
 }
 
 /** A slope of red over x, of green over y, and blue in a corner. */
-function scene(): Float32Array {
+function createScene(): Float32Array {
   const { width, height } = parameters
   const createPlane = (at: (x: number, y: number) => number) =>
     Array.from({ length: width * height }, (_, i) => at(i % width, Math.floor(i / width)))
@@ -48,7 +48,7 @@ describe('toPixels', () => {
 })
 
 describe.each(FORMATS)('%s', (format) => {
-  const pixels = toPixels(scene(), parameters.width, parameters.height)
+  const pixels = toPixels(createScene(), parameters.width, parameters.height)
   const output = { format, quality: 90 }
 
   test('decodes to the original pixels', async () => {
@@ -107,13 +107,13 @@ describe.each(FORMATS)('%s', (format) => {
 })
 
 test('PNG has the same bytes every time, for any quality', async () => {
-  const pixels = toPixels(scene(), parameters.width, parameters.height)
+  const pixels = toPixels(createScene(), parameters.width, parameters.height)
   const first = await encodeImage(pixels, { format: 'png', quality: 10 }, parameters)
   expect(Buffer.from(await encodeImage(pixels, { format: 'png', quality: 95 }, parameters)).equals(first)).toBe(true)
 })
 
 test('lower quality makes smaller files', async () => {
-  const pixels = toPixels(scene(), parameters.width, parameters.height)
+  const pixels = toPixels(createScene(), parameters.width, parameters.height)
   for (const format of ['jpeg', 'webp'] as const) {
     const [low, high] = await Promise.all(
       [20, 95].map((quality) => encodeImage(pixels, { format, quality }, parameters)),

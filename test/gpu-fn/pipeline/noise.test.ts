@@ -5,7 +5,7 @@ import golden from '../../golden/noise.json' with { type: 'json' }
 // PyTorch approximates log, sine and cosine on AVX2: four of five values are equal bit for bit, the others are one unit in the last place off.
 const TOLERANCE = 1e-6
 
-function floats(base64: string): Float32Array {
+function decodeFloats(base64: string): Float32Array {
   return new Float32Array(new Uint8Array(Buffer.from(base64, 'base64')).buffer)
 }
 
@@ -17,21 +17,24 @@ function measureLargestDifference(actual: Float32Array, expected: Float32Array):
 const count = (shape: number[]) => shape.reduce((a, b) => a * b, 1)
 
 test.each(golden.cases)('equals torch.randn for seed $seed and shape $shape', ({ seed, shape, values }) => {
-  expect(measureLargestDifference(drawGaussianNoise(seed, count(shape)), floats(values))).toBeLessThanOrEqual(TOLERANCE)
+  expect(measureLargestDifference(drawGaussianNoise(seed, count(shape)), decodeFloats(values))).toBeLessThanOrEqual(
+    TOLERANCE,
+  )
 })
 
 test.each(golden.tails)(
   'equals torch.randn to the end of a latent of 1024 × 1024 pixels, seed $seed',
   ({ seed, shape, last }) => {
     const tail = drawGaussianNoise(seed, count(shape)).subarray(-64)
-    expect(measureLargestDifference(tail, floats(last))).toBeLessThanOrEqual(TOLERANCE)
+    expect(measureLargestDifference(tail, decodeFloats(last))).toBeLessThanOrEqual(TOLERANCE)
   },
 )
 
 test('small shapes use the double-precision path and are equal bit for bit', () => {
   const short = golden.cases.filter(({ shape }) => count(shape) < 16)
   expect(short.length).toBeGreaterThan(10)
-  for (const { seed, shape, values } of short) expect(drawGaussianNoise(seed, count(shape))).toEqual(floats(values))
+  for (const { seed, shape, values } of short)
+    expect(drawGaussianNoise(seed, count(shape))).toEqual(decodeFloats(values))
 })
 
 test('only the low 32 bits of a seed are used', () => {

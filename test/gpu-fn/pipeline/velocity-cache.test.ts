@@ -33,7 +33,7 @@ async function sampleWith(
   return { sample: [...sample], computed }
 }
 
-const distance = (a: readonly number[], b: readonly number[]) =>
+const computeDistance = (a: readonly number[], b: readonly number[]) =>
   Math.max(...a.map((value, i) => Math.abs(value - b[i]!)))
 
 test.for([
@@ -46,7 +46,7 @@ test.for([
     const plain = await sampleWith(sampler, linear, { cache: false })
     const cached = await sampleWith(sampler, linear, { cache: true })
     expect([plain.computed, cached.computed]).toEqual([all, some])
-    expect(distance(plain.sample, cached.sample)).toBeLessThan(1e-5)
+    expect(computeDistance(plain.sample, cached.sample)).toBeLessThan(1e-5)
   },
 )
 
@@ -60,7 +60,9 @@ test.for([
   const plain = await sampleWith(sampler, curved, { cache: false })
   const corrected = await sampleWith(sampler, curved, { cache: true })
   const reused = await sampleWith(sampler, curved, { cache: true, corrects: false })
-  expect(distance(plain.sample, corrected.sample)).toBeLessThan(share * distance(plain.sample, reused.sample))
+  expect(computeDistance(plain.sample, corrected.sample)).toBeLessThan(
+    share * computeDistance(plain.sample, reused.sample),
+  )
 })
 
 test('a first run cannot reuse', () => {

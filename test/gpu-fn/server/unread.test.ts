@@ -17,8 +17,8 @@ const UNREAD = { unreadSeconds: 0.2, heartbeatMs: 60_000 }
 const pollEventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
 
 type Server = Awaited<ReturnType<typeof startServer>>
-const running = ({ jobs }: Server) => jobs.counts().running
-const ends = ({ logs }: Server) => logs.filter(({ msg }) => msg === 'job ended').map(({ outcome }) => outcome)
+const countRunning = ({ jobs }: Server) => jobs.counts().running
+const listOutcomes = ({ logs }: Server) => logs.filter(({ msg }) => msg === 'job ended').map(({ outcome }) => outcome)
 
 /** Submits a job over a new socket and waits for the start of the response. */
 async function openSocket({ port }: Server, job: string) {
@@ -40,9 +40,9 @@ test.each<[string, (socket: Awaited<ReturnType<typeof openSocket>>) => unknown]>
   const engine = createPacedEngine(0)
   await using server = await startServer(engine, UNREAD)
   const socket = await openSocket(server, 'job-1')
-  expect(running(server)).toBe(1)
+  expect(countRunning(server)).toBe(1)
   close(socket)
-  await pollEventually(() => ends(server)).toMatchObject([{ type: 'canceled', steps_done: 0 }])
+  await pollEventually(() => listOutcomes(server)).toMatchObject([{ type: 'canceled', steps_done: 0 }])
   expect(server.logs.find(({ msg }) => msg === 'job canceled: it has no reader')).toMatchObject({ job: 'job-1' })
 })
 
@@ -83,10 +83,10 @@ test('behind a round-robin balancer, a run is canceled after a disconnect even i
   const stream = readJobStream((await putJob(balancer.url, 'job-1', LONG)).body!)
   for (let type = ''; type !== 'step'; ) type = (await stream.next()).value!.event.type
   expect(await refusalOf(await deleteJob(balancer.url, 'job-1'))).toBe('404 job_not_found')
-  expect([running(first), running(second)]).toEqual([1, 0])
+  expect([countRunning(first), countRunning(second)]).toEqual([1, 0])
   await stream.return(undefined)
-  await pollEventually(() => running(first)).toBe(0)
-  expect(ends(first)).toMatchObject([{ type: 'canceled' }])
+  await pollEventually(() => countRunning(first)).toBe(0)
+  expect(listOutcomes(first)).toMatchObject([{ type: 'canceled' }])
 
   // A duplicate of the request that reaches the second process after the DELETE is canceled.
   expect(balancer.next).toBe(0)
@@ -103,8 +103,8 @@ test('behind a round-robin balancer, a retry after a lost stream replaces the fi
   const request = { steps: 4 }
   await readUntil(await putJob(balancer.url, 'job-1', request), 'step')
   const retry = await putJob(balancer.url, 'job-1', { ...request, attempt: 2 })
-  await pollEventually(() => [running(first), running(second)]).toEqual([0, 1])
-  expect(ends(first)).toMatchObject([{ type: 'canceled' }])
+  await pollEventually(() => [countRunning(first), countRunning(second)]).toEqual([0, 1])
+  expect(listOutcomes(first)).toMatchObject([{ type: 'canceled' }])
   engines[1]!.allow(3)
   expect(typesOf(await readWholeStream(retry)).at(-1)).toBe('succeeded')
 

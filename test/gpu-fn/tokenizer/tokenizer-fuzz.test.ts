@@ -41,7 +41,7 @@ const clip = (): Sources =>
     ['vocab.json', bytesOf(VOCABULARY)],
     ['merges.txt', new TextEncoder().encode('#version: 0.2\nc a</w>\n')],
   ])
-const t5 = (): Sources =>
+const createT5Sources = (): Sources =>
   new Map([
     ['tokenizer.json', bytesOf(T5)],
     ['special_tokens_map.json', bytesOf({ pad_token: '<pad>' })],
@@ -69,9 +69,9 @@ const KINDS: [name: string, Damage][] = [
   ['tokenizer_config.json', (random) => clip().set('tokenizer_config.json', mutateJson(random, CLIP_CONFIG))],
   [
     'special_tokens_map.json',
-    (random) => t5().set('special_tokens_map.json', mutateJson(random, { pad_token: '<pad>' })),
+    (random) => createT5Sources().set('special_tokens_map.json', mutateJson(random, { pad_token: '<pad>' })),
   ],
-  ['tokenizer.json', (random) => t5().set('tokenizer.json', mutateJson(random, T5))],
+  ['tokenizer.json', (random) => createT5Sources().set('tokenizer.json', mutateJson(random, T5))],
   ['spiece.model', (random) => new Map([['spiece.model', mutateBytes(random, SPIECE)]])],
 ]
 

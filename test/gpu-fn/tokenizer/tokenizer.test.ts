@@ -55,7 +55,7 @@ const FRAGMENTS = [
 ]
 const SEPARATORS = ['', '', ' ', ' ', ' ', '  ', ', ', '\n', '\t', '\u00a0', '\u3000', '\u0085', '\u2028']
 
-const numbers = (ids: BigInt64Array) => Array.from(ids, Number)
+const listNumbers = (ids: BigInt64Array) => Array.from(ids, Number)
 
 describe.each(ENCODERS)('$name', ({ name, directory, tokens }) => {
   let tokenizer: PromptTokenizer
@@ -66,13 +66,13 @@ describe.each(ENCODERS)('$name', ({ name, directory, tokens }) => {
   test(`returns transformers' ids for ${golden.cases.length} prompts`, () => {
     for (const { text, times, [name]: ids } of golden.cases) {
       const actual = tokenize(tokenizer, text.repeat(times), { minTokens: 0, maxTokens: tokens })
-      expect(numbers(actual.ids), JSON.stringify(text)).toEqual(ids)
+      expect(listNumbers(actual.ids), JSON.stringify(text)).toEqual(ids)
     }
   })
 
   test('pads with the pad token of its files', () => {
     const pad = golden.pads[ENCODERS.findIndex((encoder) => encoder.name === name)]
-    const ids = numbers(tokenize(tokenizer, 'a cat', { minTokens: tokens, maxTokens: tokens }).ids)
+    const ids = listNumbers(tokenize(tokenizer, 'a cat', { minTokens: tokens, maxTokens: tokens }).ids)
     expect(ids.length).toBe(tokens)
     expect(ids.at(-1)).toBe(pad)
   })
@@ -131,7 +131,10 @@ describe.each([
   function compare(text: string, maxTokens: number, pieceCharacters?: number) {
     for (const { ours, whole } of pairs) {
       const { ids, cut } = tokenize(ours, text, { minTokens: 0, maxTokens }, pieceCharacters)
-      expect({ ids: numbers(ids), cut }, JSON.stringify(text)).toEqual({ cut: undefined, ...whole(text, maxTokens) })
+      expect({ ids: listNumbers(ids), cut }, JSON.stringify(text)).toEqual({
+        cut: undefined,
+        ...whole(text, maxTokens),
+      })
     }
   }
 
@@ -230,7 +233,7 @@ test('a word is not cut between letters that a merge may join', async () => {
       const text = given.join('')
       inWords += [...cutIntoPieces(text, ours.cutter!, characters)].filter(({ next }) => next !== '').length
       const { ids } = tokenize(ours, text, { minTokens: 0, maxTokens: 40 }, characters)
-      expect(numbers(ids), text).toEqual(tokenizeWhole(library, text, 40).ids)
+      expect(listNumbers(ids), text).toEqual(tokenizeWhole(library, text, 40).ids)
     }),
     { numRuns: 500 },
   )

@@ -7,14 +7,14 @@ import { PackageCache } from '../../../gpu-fn/weights/cache.ts'
 import { blobKeyOf, manifestKeyOf, pointerKeyOf } from '../../../gpu-fn/weights/layout.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
-import { noise, sha256, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
+import { createNoise, sha256, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { startBucket } from '../../../infra/local/servers/bucket.ts'
-import { type BucketTarget, uploadPackage, uploadTarget } from '../../../infra/weights/upload.ts'
+import { type BucketTarget, createUploadTarget, uploadPackage } from '../../../infra/weights/upload.ts'
 import { useScratch } from '../../support/scratch.ts'
 import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../support/weights/trouble-proxy.ts'
 
 const scratch = useScratch()
-const SHARED = noise(50_000)
+const SHARED = createNoise(50_000)
 const TURBO = { model: 'large-turbo', tier: 'fp8', target: 'cuda' } as const
 const LITE = { ...TURBO, tier: 'fp8-lite' } as const
 const LARGE = { ...TURBO, model: 'large' } as const
@@ -26,10 +26,10 @@ const digests = new Map<string, string>()
 
 beforeAll(async () => {
   server = await startBucket(path.join(scratch.root, 'bucket'))
-  target = uploadTarget(server.address)
+  target = createUploadTarget(server.address)
   for (const name of [TURBO, LITE, LARGE]) {
     const at = path.join(scratch.root, `${name.model}-${name.tier}`)
-    const { digest } = await writeFakePackage(at, { 'vae.bin': SHARED, 'transformer.bin': noise(200_000) }, name)
+    const { digest } = await writeFakePackage(at, { 'vae.bin': SHARED, 'transformer.bin': createNoise(200_000) }, name)
     await uploadPackage(target, at)
     digests.set(pointerKeyOf(name), digest)
   }
@@ -257,7 +257,7 @@ test('removes incomplete files of a killed process', async () => {
   const { ensure } = await openCache()
   await ensure(TURBO)
   const left = path.join(scratch.directory, 'blobs', '.0123456789abcdef.part')
-  await writeFile(left, noise(100))
+  await writeFile(left, createNoise(100))
   const old = new Date(Date.now() - 60_000)
   await utimes(left, old, old)
   await ensure(LARGE)

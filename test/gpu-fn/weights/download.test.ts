@@ -8,7 +8,7 @@ import { type Bucket, openBucket } from '../../../gpu-fn/weights/bucket.ts'
 import { download } from '../../../gpu-fn/weights/download.ts'
 import { sha256 } from '../../../infra/checkpoints/fake-package.ts'
 import { startBucket } from '../../../infra/local/servers/bucket.ts'
-import { uploadTarget } from '../../../infra/weights/upload.ts'
+import { createUploadTarget } from '../../../infra/weights/upload.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
@@ -19,7 +19,7 @@ let bucket: Bucket
 beforeAll(async () => {
   server = await startBucket(path.join(scratch.root, 'bucket'))
   bucket = openBucket(server.address)
-  const target = uploadTarget(server.address)
+  const target = createUploadTarget(server.address)
   for (const [k, Body] of objects.entries())
     await target.client.send(new PutObjectCommand({ Bucket: target.bucket, Key: `object-${k}`, Body }))
 })

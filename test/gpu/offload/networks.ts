@@ -34,7 +34,7 @@ const CHANNELS = 512
 const MATRIX = -7
 const NORM = -1
 
-const like = ({ dtype, shape }: Value) => [{ dtype, shape }]
+const describeLike = ({ dtype, shape }: Value) => [{ dtype, shape }]
 
 /**
  * `products` has 0.8 GB of weights, as in the transformer. The other networks reuse its memory; each has 0.15 GB, copied within 3 ms.
@@ -48,7 +48,7 @@ export const NETWORKS: readonly Network[] = [
     activations: 'float32',
     parameters: [{ name: 'weight', dtype: 'float32', shape: [4096, 4096], exponent: MATRIX }],
     tolerance: 0,
-    apply: (x, [weight]) => x.graph.node('MatMul', [x, weight!], like(x))[0]!,
+    apply: (x, [weight]) => x.graph.node('MatMul', [x, weight!], describeLike(x))[0]!,
   },
   {
     name: 'convolutions',
@@ -57,7 +57,7 @@ export const NETWORKS: readonly Network[] = [
     activations: 'float32',
     parameters: [{ name: 'weight', dtype: 'float32', shape: [CHANNELS, CHANNELS, 3, 3], exponent: MATRIX }],
     tolerance: 0,
-    apply: (x, [weight]) => x.graph.node('Conv', [x, weight!], like(x), { pads: [1, 1, 1, 1] })[0]!,
+    apply: (x, [weight]) => x.graph.node('Conv', [x, weight!], describeLike(x), { pads: [1, 1, 1, 1] })[0]!,
   },
   {
     name: 'norms',
@@ -72,9 +72,9 @@ export const NETWORKS: readonly Network[] = [
     tolerance: 0.02,
     apply(x, [weight, scale, bias]) {
       const convolution = { kernel_shape: [3, 3], strides: [1, 1], pads: [1, 1, 1, 1] }
-      const [map] = x.graph.node('NhwcConv', [x, weight!], like(x), convolution, 'com.microsoft')
+      const [map] = x.graph.node('NhwcConv', [x, weight!], describeLike(x), convolution, 'com.microsoft')
       const norm = { groups: 32, epsilon: { float: 1e-6 }, activation: 1, channels_last: 1 }
-      return x.graph.node('GroupNorm', [map!, scale!, bias!], like(x), norm, 'com.microsoft')[0]!
+      return x.graph.node('GroupNorm', [map!, scale!, bias!], describeLike(x), norm, 'com.microsoft')[0]!
     },
   },
 ]

@@ -6,7 +6,7 @@ import type { DeviceMemory } from '../../../gpu-fn/runtime/device-memory.ts'
 import { loadNative, type NativeStream } from '../../../gpu-fn/runtime/native.ts'
 import type { Session, Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openNativeSession } from '../../../gpu-fn/runtime/session-native.ts'
-import { relativeError } from '../../../infra/bench/statistics.ts'
+import { computeRelativeError } from '../../../infra/bench/statistics.ts'
 import { makeScratch } from '../../../infra/command/scratch.ts'
 import { NETWORKS, type Network, writeNetwork } from './networks.ts'
 
@@ -69,7 +69,7 @@ async function takeTurns(opened: readonly Open[], { rounds, resident }: OffloadO
   return tallies
 }
 
-const errorOf = async ({ session, x, expected }: Open) => relativeError(await compute(session, x), expected)
+const errorOf = async ({ session, x, expected }: Open) => computeRelativeError(await compute(session, x), expected)
 
 async function compute(session: Session, x: Tensor): Promise<Float32Array> {
   return (await session.run({ x })).y!.data as Float32Array

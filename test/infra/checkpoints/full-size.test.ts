@@ -9,7 +9,7 @@ import { spreadOf, writeTokenizers } from '../../../infra/checkpoints/full-size.
 import { readHeaders, readShapes } from '../../../infra/checkpoints/published.ts'
 import { createSineTable, drawPool, POOL, scalePool } from '../../../infra/checkpoints/random-weights.ts'
 
-const size = (shape: readonly number[]) => shape.reduce((product, n) => product * n, 1)
+const countElements = (shape: readonly number[]) => shape.reduce((product, n) => product * n, 1)
 
 test.each([
   ['large', 8_146_280_768],
@@ -19,7 +19,7 @@ test.each([
   for (const [file, content] of Object.entries(await readHeaders(variant, 'diffusers'))) {
     if (file.endsWith('.json')) continue
     const network = path.dirname(file)
-    counts[network] = readShapes(content).reduce((sum, { shape }) => sum + size(shape), counts[network] ?? 0)
+    counts[network] = readShapes(content).reduce((sum, { shape }) => sum + countElements(shape), counts[network] ?? 0)
   }
   expect(counts).toEqual({
     transformer,

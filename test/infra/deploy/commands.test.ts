@@ -51,7 +51,7 @@ const commands = [...others, ...plans.flatMap((step) => step.commands(config, st
 const kinds = new Map(
   commands.map((command) => [command.filter((part) => !part.startsWith('octet-')).join(' '), command]),
 )
-const of = (program: string) => [...kinds.values()].filter(([name]) => name === program)
+const listKinds = (program: string) => [...kinds.values()].filter(([name]) => name === program)
 
 async function outputOf(program: string, parts: readonly string[]): Promise<string> {
   const env = {
@@ -67,7 +67,7 @@ async function outputOf(program: string, parts: readonly string[]): Promise<stri
   )
 }
 
-test.each(of('wrangler').map((command) => [formatCommand(command).slice(0, 70), command] as const))(
+test.each(listKinds('wrangler').map((command) => [formatCommand(command).slice(0, 70), command] as const))(
   'wrangler takes: %s',
   async (_, [, ...parts]: CommandLine) => {
     const output = await outputOf(process.execPath, ['node_modules/wrangler/bin/wrangler.js', ...parts])
@@ -78,7 +78,7 @@ test.each(of('wrangler').map((command) => [formatCommand(command).slice(0, 70), 
 
 test
   .skipIf(!findModalPython())
-  .each(of('modal').map((command) => [formatCommand(command).slice(0, 70), command] as const))(
+  .each(listKinds('modal').map((command) => [formatCommand(command).slice(0, 70), command] as const))(
   'modal takes: %s',
   async (_, [, ...parts]: CommandLine) => {
     const [program, ...before] = findModalCommand()

@@ -19,10 +19,10 @@ beforeEach(async () => {
 })
 
 /** The steps without the smoke tests, which test/e2e/deploy.test.ts covers. */
-const steps = (change: object = {}): Step[] =>
+const createSteps = (change: object = {}): Step[] =>
   deploySteps({ file, onModal: true, env: {}, ...change }).filter(({ id }) => !id.startsWith('smoke'))
-const deploy = (change?: object) => runPlan(steps(change), vendors.world)
-const secrets = async () => JSON.parse(await readFile(file, 'utf8'))
+const deploy = (change?: object) => runPlan(createSteps(change), vendors.world)
+const readSecrets = async () => JSON.parse(await readFile(file, 'utf8'))
 const readWorkerConfig = async () => JSON.parse(await readFile(vendors.world.state.workerConfig, 'utf8'))
 
 test('all missing resources are created, the GPU function before the worker, with the URLs and keys of each other', async () => {
@@ -44,10 +44,10 @@ test('all missing resources are created, the GPU function before the worker, wit
 
 test('a second deployment creates nothing and changes no secret', async () => {
   await deploy()
-  const [first, made] = [await secrets(), vendors.ran.filter((command) => command.includes('create')).length]
+  const [first, made] = [await readSecrets(), vendors.ran.filter((command) => command.includes('create')).length]
   vendors.ran.length = 0
   await deploy()
-  expect(await secrets()).toEqual(first)
+  expect(await readSecrets()).toEqual(first)
   expect(vendors.ran.filter((command) => command.includes(' create '))).toEqual([
     expect.stringContaining('modal secret create octet-gpu --force'),
   ])
@@ -56,7 +56,7 @@ test('a second deployment creates nothing and changes no secret', async () => {
 
 test('the executed commands are those of the plan', async () => {
   await deploy()
-  const shown = steps()
+  const shown = createSteps()
     .flatMap((step) => step.commands(vendors.world.config, vendors.world.state))
     .map(({ command }) => formatCommand(command))
   expect(vendors.ran.filter((command) => !shown.includes(command))).toEqual([])
@@ -64,7 +64,7 @@ test('the executed commands are those of the plan', async () => {
 
 test('secrets are readable only by the owner, and each side gets only its own', async () => {
   await deploy()
-  const { worker, gpuPublicKey } = await secrets()
+  const { worker, gpuPublicKey } = await readSecrets()
   for (const name of await readdir(scratch.directory))
     expect((await stat(path.join(scratch.directory, name))).mode & 0o077).toBe(0)
   const forWorker = JSON.parse(await readFile(vendors.world.state.workerSecrets, 'utf8'))
@@ -95,7 +95,7 @@ describe('stops at the first failure with advice, and the next run continues fro
       ...{ name: 'StepFailed', step: id },
       message: expect.stringMatching(new RegExp(`${saying.replace(/[()"]/g, '.')}[\\s\\S]*${advice.source}`)),
     })
-    const later = steps().slice(steps().findIndex((step) => step.id === id) + 1)
+    const later = createSteps().slice(createSteps().findIndex((step) => step.id === id) + 1)
     const theirs = later
       .flatMap((step) => step.commands(vendors.world.config, UNKNOWN))
       .map(({ command }) => command.slice(0, 3).join(' '))
@@ -113,7 +113,7 @@ test('a machine without the secrets of the deployed worker replaces them only wi
     /has secrets that are not in .*[\s\S]*--new-secrets creates others and invalidates every API key/,
   )
   await deploy({ fresh: true })
-  expect((await secrets()).worker.KEY_PEPPER).toMatch(/^1:/)
+  expect((await readSecrets()).worker.KEY_PEPPER).toMatch(/^1:/)
 })
 
 test('a machine without the secrets stops if the existence of a deployed worker is unknown', async () => {
@@ -232,8 +232,8 @@ test('prompts for the keys of a packages bucket, or reads them from the environm
   vendors.world.config.gpu.packages = 'bucket'
   await expect(deploy()).rejects.toThrow(/asked: the packages' bucket/)
   const env = { OCTET_BUCKET: 'http://127.0.0.1:9/weights', OCTET_BUCKET_KEY_ID: 'id', OCTET_BUCKET_SECRET: 'secret' }
-  const [, , , ...rest] = steps({ env })
-  await runPlan(steps({ env }).slice(0, 3), vendors.world)
+  const [, , , ...rest] = createSteps({ env })
+  await runPlan(createSteps({ env }).slice(0, 3), vendors.world)
   expect(rest.length).toBeGreaterThan(0)
   expect(JSON.parse(await readFile(vendors.world.state.gpuSecrets, 'utf8'))).toMatchObject({
     ...env,
@@ -265,7 +265,7 @@ test('a plan without Modal has no steps for it', async () => {
   vendors.world.state.gpuUrl = 'https://elsewhere.test'
   await deploy({ onModal: false, env: { GPU_PROXY_HEADERS: '{"default":{"authorization":"Bearer x"}}' } })
   expect((await readWorkerConfig()).vars.GPU_URL).toBe('https://elsewhere.test')
-  expect((await secrets()).proxyHeaders).toEqual({ default: { authorization: 'Bearer x' } })
+  expect((await readSecrets()).proxyHeaders).toEqual({ default: { authorization: 'Bearer x' } })
 })
 
 test('destroy deletes the worker first, and data only on request', async () => {

@@ -13,7 +13,7 @@ async function createDeployment(): Promise<SecretsFile> {
 }
 
 /** Whether a GPU function with the secrets of one file accepts tokens of a worker with the secrets of another. */
-async function takes(gpu: SecretsFile, worker: SecretsFile): Promise<boolean> {
+async function isAccepted(gpu: SecretsFile, worker: SecretsFile): Promise<boolean> {
   const { edgePublicKeys } = readConfig({ OCTET_PACKAGES: '/packages', OCTET_EDGE_PUBLIC_KEY: gpu.gpuPublicKey })
   const token = await signGpuToken(worker.worker.GPU_SIGNING_KEY, 'job', 1, '{}')
   return verifyToken(edgePublicKeys!, `Bearer ${token}`).then(
@@ -25,11 +25,11 @@ async function takes(gpu: SecretsFile, worker: SecretsFile): Promise<boolean> {
 test('the key between worker and GPU function is rotated without an interruption', async () => {
   const old = await createDeployment()
   const both = await rotateDeployed(old, 'gpu')
-  expect(await takes(both, old)).toBe(true)
-  expect(await takes(both, both)).toBe(true)
+  expect(await isAccepted(both, old)).toBe(true)
+  expect(await isAccepted(both, both)).toBe(true)
   const finished = await rotateDeployed(both, 'gpu-finish')
-  expect(await takes(finished, finished)).toBe(true)
-  expect(await takes(finished, old)).toBe(false)
+  expect(await isAccepted(finished, finished)).toBe(true)
+  expect(await isAccepted(finished, old)).toBe(false)
   await expect(rotateDeployed(both, 'gpu')).rejects.toThrow('run `rotate gpu-finish` and deploy first')
 })
 

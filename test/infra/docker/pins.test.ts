@@ -74,7 +74,7 @@ describe('Dockerfile.gpu', () => {
 })
 
 const digestOf = (body: string) => `sha256:${createHash('sha256').update(body).digest('hex')}`
-const index = (architecture: string, note = '') =>
+const createIndex = (architecture: string, note = '') =>
   JSON.stringify({ schemaVersion: 2, note, manifests: [{ platform: { os: 'linux', architecture } }] })
 
 describe('npm run images', () => {
@@ -124,7 +124,10 @@ describe('npm run images', () => {
 
   test('pins each base image to the current digest of its tag, and leaves the rest of the file unchanged', async () => {
     await writeFile(file, 'ARG A_BASE=node:24\nARG B_BASE=nvidia/cuda:13\nARG RUN_AS=octet\nUSER nobody\n')
-    const [a, b] = [push('library/node', '24', index('amd64')), push('nvidia/cuda', '13', index('amd64', 'cuda'))]
+    const [a, b] = [
+      push('library/node', '24', createIndex('amd64')),
+      push('nvidia/cuda', '13', createIndex('amd64', 'cuda')),
+    ]
     expect(await images('check').catch(joinOutput)).toContain('A_BASE: node:24 is not pinned')
     await images('pin')
     const text = `ARG A_BASE=node:24@${a}\nARG B_BASE=nvidia/cuda:13@${b}\nARG RUN_AS=octet\nUSER nobody\n`
@@ -134,9 +137,9 @@ describe('npm run images', () => {
   })
 
   test('`check` reports a changed tag, and `pin` updates the digest', async () => {
-    const before = push('library/node', '24', index('amd64'))
+    const before = push('library/node', '24', createIndex('amd64'))
     await writeFile(file, `ARG A_BASE=node:24@${before}\n`)
-    const after = push('library/node', '24', index('amd64', 'rebuilt'))
+    const after = push('library/node', '24', createIndex('amd64', 'rebuilt'))
     expect((await images('check')).stdout).toContain(`exists; the tag is now ${after}`)
     await images('pin')
     expect(await readFile(file, 'utf8')).toBe(`ARG A_BASE=node:24@${after}\n`)
@@ -144,12 +147,14 @@ describe('npm run images', () => {
 
   test('rejects an unknown digest, content that does not match its digest, and an image for another platform', async () => {
     const absent = `sha256:${'a'.repeat(64)}`
-    push('library/node', '24', index('amd64'))
+    push('library/node', '24', createIndex('amd64'))
     await writeFile(file, `ARG A_BASE=node:24@${absent}\n`)
     expect(await images('check').catch(joinOutput)).toContain(`the registry has no node ${absent}: 404`)
-    manifests.set(`library/node ${absent}`, index('amd64', 'forged'))
-    expect(await images('check').catch(joinOutput)).toContain(`has the digest ${digestOf(index('amd64', 'forged'))}`)
-    push('library/node', '24', index('arm64'))
+    manifests.set(`library/node ${absent}`, createIndex('amd64', 'forged'))
+    expect(await images('check').catch(joinOutput)).toContain(
+      `has the digest ${digestOf(createIndex('amd64', 'forged'))}`,
+    )
+    push('library/node', '24', createIndex('arm64'))
     expect(await images('pin').catch(joinOutput)).toContain('has no image for linux/amd64')
     expect(await readFile(file, 'utf8')).toBe(`ARG A_BASE=node:24@${absent}\n`)
   })

@@ -35,7 +35,7 @@ describe.skipIf(!python)('modal deploy infra/modal_app.py, by the real package',
     const [{ function_data }] = listRequests('FunctionCreate') as never as [{ function_data: never }]
     const ranked = (function_data as { ranked_functions: { function: Server }[] }).ranked_functions
     expect(ranked.map((each) => each.function.resources.gpu_config.gpu_type)).toEqual(gpu.gpus)
-    for (const { function: server } of ranked) expect(server).toMatchObject(expected(gpu))
+    for (const { function: server } of ranked) expect(server).toMatchObject(createExpected(gpu))
   })
 
   test('requests without a proxy token are rejected', () => {
@@ -69,7 +69,7 @@ describe.skipIf(!python)('modal deploy infra/modal_app.py, by the real package',
 
 type Server = { resources: { gpu_config: { gpu_type: string } } }
 
-const expected = (gpu: DeployConfig['gpu']) => ({
+const createExpected = (gpu: DeployConfig['gpu']) => ({
   is_server: true,
   function_name: gpu.server,
   resources: { memory_mb: gpu.memory_mib, milli_cpu: gpu.cpu * 1000 },

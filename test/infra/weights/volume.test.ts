@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises'
 import path from 'node:path'
 import { expect, test } from 'vitest'
-import { noise, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
+import { createNoise, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { putOnVolume } from '../../../infra/weights/volume.ts'
 import { useScratch } from '../../support/scratch.ts'
 
@@ -10,7 +10,7 @@ const scratch = useScratch()
 /** Puts a package on a volume of a workspace that has `volumes`; returns the commands, with the files that a directory had. */
 async function collectCommands(volumes: string[]) {
   const at = path.join(scratch.directory, 'large-turbo-fp8')
-  await writeFakePackage(at, { 'transformer.bin': noise(100), 'tokenizer/vocab.json': noise(10) })
+  await writeFakePackage(at, { 'transformer.bin': createNoise(100), 'tokenizer/vocab.json': createNoise(10) })
   const commands: string[] = []
   await putOnVolume('octet-weights', at, async (command) => {
     const line = command.map((part) => (part.startsWith(scratch.directory) ? path.basename(part) : part))

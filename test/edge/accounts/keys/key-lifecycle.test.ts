@@ -9,9 +9,9 @@ import { createAccountTables } from '../../../../edge/accounts/tables.ts'
 import type { Caller } from '../../support/client.ts'
 import {
   ALL,
-  bearer,
-  byOperator,
+  callByOperator,
   create,
+  createBearer,
   HOUR,
   list,
   newAdmin,
@@ -40,11 +40,11 @@ describe('a key that has ended', () => {
         { limits: { concurrent_jobs: 1 } },
       ]) {
         expect(await patch(caller, id, body)).toMatchObject(answer)
-        expect(await byOperator(caller.account, id, body)).toMatchObject(answer)
+        expect(await callByOperator(caller.account, id, body)).toMatchObject(answer)
       }
       expect(await rotate(caller, id)).toMatchObject(answer)
       expect((await patch(caller, id, { label: 'ended' })).status).toBe(200)
-      expect((await call('GET', '/v1/models', bearer(key).headers)).status).toBe(401)
+      expect((await call('GET', '/v1/models', createBearer(key).headers)).status).toBe(401)
     },
   )
 })
@@ -52,8 +52,8 @@ describe('a key that has ended', () => {
 test('all descendants of a revoked key are marked in lists', async ({ expect }) => {
   const caller = await newAdmin()
   const child = (await create(caller, { scopes: [...ALL] })).body
-  const renewed = (await rotate(bearer(child.key), child.id)).body
-  const grandchild = (await create(bearer(renewed.key), { scopes: ['generate'] })).body
+  const renewed = (await rotate(createBearer(child.key), child.id)).body
+  const grandchild = (await create(createBearer(renewed.key), { scopes: ['generate'] })).body
   const other = (await create(caller)).body
   const readFlags = async () =>
     Object.fromEntries((await list(caller)).map(({ id, creator_revoked }) => [id, creator_revoked]))

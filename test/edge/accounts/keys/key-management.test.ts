@@ -8,10 +8,10 @@ import { admit } from '../../support/key-calls.ts'
 import { call, operator } from '../../support/operator.ts'
 
 type Key = { id: string; key: string; lineage: string; expires: number | null; scopes: string[]; label: string }
-const bearer = (key: string) => ({ authorization: `Bearer ${key}` })
+const createBearer = (key: string) => ({ authorization: `Bearer ${key}` })
 const create = (caller: Caller, body: unknown = {}) => call<Key>('POST', '/v1/keys', caller.headers, body)
 const createAdmin = () => newCaller({ scopes: ['generate', 'read', 'admin'] })
-const models = async (key: string) => (await call('GET', '/v1/models', bearer(key))).status
+const fetchModelsStatus = async (key: string) => (await call('GET', '/v1/models', createBearer(key))).status
 
 describe('a key of scope admin', () => {
   test('manages the keys of its own account without an account name', async ({ expect }) => {
@@ -20,9 +20,9 @@ describe('a key of scope admin', () => {
     expect(made).toMatchObject({ status: 201, body: { label: 'web', scopes: ['read'], account: caller.account } })
     const list = await call<{ data: Key[] }>('GET', '/v1/keys', caller.headers)
     expect(list.body.data.map(({ id }) => id)).toEqual([caller.keyId, made.body.id])
-    expect(await models(made.body.key)).toBe(200)
+    expect(await fetchModelsStatus(made.body.key)).toBe(200)
     expect((await call('DELETE', `/v1/keys/${made.body.id}`, caller.headers)).status).toBe(204)
-    expect(await models(made.body.key)).toBe(401)
+    expect(await fetchModelsStatus(made.body.key)).toBe(401)
   })
 
   test('has no access to another account, and keys of other scopes have no access to this API', async ({ expect }) => {
@@ -95,10 +95,10 @@ describe('rotation', () => {
       status: 201,
       body: { label: 'web', scopes: ['generate'], replaces: first.id, lineage: first.id, expires: null },
     })
-    expect([await models(first.key), await models(next.body.key)]).toEqual([200, 200])
+    expect([await fetchModelsStatus(first.key), await fetchModelsStatus(next.body.key)]).toEqual([200, 200])
     const later = Date.now() + 61_000
     vi.spyOn(Date, 'now').mockReturnValue(later)
-    expect([await models(first.key), await models(next.body.key)]).toEqual([401, 200])
+    expect([await fetchModelsStatus(first.key), await fetchModelsStatus(next.body.key)]).toEqual([401, 200])
     vi.restoreAllMocks()
   })
 
@@ -130,7 +130,7 @@ describe('rotation', () => {
 test('an expired key is refused like an unknown one', async ({ expect }) => {
   const { key, credential } = await issueKey(peppers, 'expiring')
   await env.ACCOUNT.getByName('expiring').addKey(credential, { expires: Date.now() - 1 })
-  const refused = await call('GET', '/v1/models', bearer(key))
+  const refused = await call('GET', '/v1/models', createBearer(key))
   expect(refused).toMatchObject({ status: 401, body: { error: { code: 'invalid_api_key' } } })
   expect(await admit(key, 1)).toEqual({ kind: 'unauthorized' })
 })

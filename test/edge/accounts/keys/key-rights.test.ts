@@ -12,10 +12,10 @@ import { newCaller } from '../../support/client.ts'
 import {
   ALL,
   admit,
-  bearer,
-  byOperator,
   CAP,
+  callByOperator,
   create,
+  createBearer,
   createScopeRefusal,
   HOUR,
   type Key,
@@ -41,7 +41,7 @@ describe('a capped key of scope admin', () => {
   ] as const)('cannot change itself: %j, %s', async ([body], { expect }) => {
     const caller = await newCappedAdmin()
     expect(await patch(caller, caller.keyId, body)).toMatchObject(createScopeRefusal())
-    expect((await byOperator(caller.account, caller.keyId, body)).status).toBe(200)
+    expect((await callByOperator(caller.account, caller.keyId, body)).status).toBe(200)
   })
 
   test('changes its label, and revokes itself', async ({ expect }) => {
@@ -76,7 +76,7 @@ describe('a capped key of scope admin', () => {
   test('does not increase its budget by creating keys: their spending counts toward its own', async ({ expect }) => {
     const caller = await newCappedAdmin()
     const [first, second] = [(await create(caller, { scopes: [...ALL] })).body, (await create(caller)).body]
-    const third = (await create(bearer(first.key))).body
+    const third = (await create(createBearer(first.key))).body
     expect((await admit(first.key, 400)).kind).toBe('admitted')
     expect((await admit(third.key, 400)).kind).toBe('admitted')
     const over = { kind: 'over_budget', by: 'total', available: 200 }
@@ -112,13 +112,15 @@ describe('a capped key of scope admin', () => {
     expect(await patch(caller, next.body.id, { limits: { total_microdollars: null } })).toMatchObject(
       createScopeRefusal(),
     )
-    expect(await patch(bearer(next.body.key), caller.keyId, { expires_in: null })).toMatchObject(createScopeRefusal())
+    expect(await patch(createBearer(next.body.key), caller.keyId, { expires_in: null })).toMatchObject(
+      createScopeRefusal(),
+    )
   })
 
   test('is subject to limits that the operator sets on any key of its lineage', async ({ expect }) => {
     const caller = await newCappedAdmin()
     const next = (await rotate(caller, caller.keyId)).body
-    await byOperator(caller.account, next.id, { limits: { total_microdollars: 10 } })
+    await callByOperator(caller.account, next.id, { limits: { total_microdollars: 10 } })
     expect(await admit(caller.key, 11)).toMatchObject({ kind: 'over_budget', available: 10 })
   })
 })
@@ -147,14 +149,14 @@ describe('any key of scope admin', () => {
   test('cannot change or rotate its ancestors', async ({ expect }) => {
     const caller = await newAdmin()
     const child = (await create(caller, { scopes: [...ALL] })).body
-    const grandchild = (await create(bearer(child.key), { scopes: [...ALL] })).body
+    const grandchild = (await create(createBearer(child.key), { scopes: [...ALL] })).body
     for (const above of [caller.keyId, child.id]) {
-      expect(await patch(bearer(grandchild.key), above, { limits: { concurrent_jobs: 5 } })).toMatchObject(
+      expect(await patch(createBearer(grandchild.key), above, { limits: { concurrent_jobs: 5 } })).toMatchObject(
         createScopeRefusal(),
       )
-      expect(await rotate(bearer(grandchild.key), above)).toMatchObject(createScopeRefusal())
+      expect(await rotate(createBearer(grandchild.key), above)).toMatchObject(createScopeRefusal())
     }
-    expect(await create(bearer(grandchild.key))).toMatchObject({
+    expect(await create(createBearer(grandchild.key))).toMatchObject({
       status: 403,
       body: { detail: expect.stringContaining('too many generations removed') },
     })

@@ -12,7 +12,7 @@ const scratch = useScratch()
 const { write } = scratch
 
 const half: TensorContent = { dtype: 'F16', shape: [2, 2] }
-const embedding = (width: number): Record<string, TensorContent> => ({
+const createEmbedding = (width: number): Record<string, TensorContent> => ({
   'text_model.embeddings.token_embedding.weight': { dtype: 'F16', shape: [5, width] },
 })
 
@@ -46,8 +46,8 @@ describe('single files', () => {
   it('can each contain one network, identified by tensor names and width', async () => {
     const { networks, sources } = await openCheckpoint([
       await write('a.safetensors', { 'joint_blocks.0.x_block.attn.qkv.weight': half }),
-      await write('b.safetensors', embedding(768)),
-      await write('c.safetensors', embedding(1280)),
+      await write('b.safetensors', createEmbedding(768)),
+      await write('c.safetensors', createEmbedding(1280)),
       await write('d.safetensors', { 'encoder.block.0.layer.0.SelfAttention.q.weight': half, 'shared.weight': half }),
       await write('e.safetensors', {
         'decoder.conv_in.weight': half,
@@ -72,13 +72,13 @@ describe('single files', () => {
 
   it('of CLIP encoders with other widths are distinguished by file name', async () => {
     const paths = [
-      await write('clip_g_small.safetensors', embedding(32)),
-      await write('my_clip_l.safetensors', embedding(16)),
+      await write('clip_g_small.safetensors', createEmbedding(32)),
+      await write('my_clip_l.safetensors', createEmbedding(16)),
     ]
     const { networks } = await openCheckpoint(paths)
     expect([...networks.clip_l!.values()][0]!.shape).toEqual([5, 16])
     expect([...networks.clip_g!.values()][0]!.shape).toEqual([5, 32])
-    expect(await refusal(openCheckpoint([await write('text.safetensors', embedding(16))]))).toMatch(
+    expect(await refusal(openCheckpoint([await write('text.safetensors', createEmbedding(16))]))).toMatch(
       /width 16 is CLIP-L \(768\) or CLIP-G/,
     )
   })

@@ -34,7 +34,7 @@ afterAll(() => rm(scratch, { recursive: true, force: true }))
 const countElements = ({ shape }: Tensor) => shape.reduce((product, axis) => product * axis, 1)
 const count = (tensors: Map<string, Tensor>) =>
   [...tensors.values()].reduce((sum, tensor) => sum + countElements(tensor), 0)
-const shapes = (tensors: Map<string, Tensor>) => new Map([...tensors].map(([name, { shape }]) => [name, shape]))
+const listShapes = (tensors: Map<string, Tensor>) => new Map([...tensors].map(([name, { shape }]) => [name, shape]))
 
 describe.each(PUBLISHED)('the published %s', (name) => {
   it.each(['single-file', 'diffusers'] as const)('has every parameter in the %s layout', (layout) => {
@@ -51,12 +51,12 @@ describe.each(PUBLISHED)('the published %s', (name) => {
     const single = get(name, 'single-file').networks
     const diffusers = get(name, 'diffusers').networks
     for (const network of ['transformer', 'clip_g', 't5', 'vae'] as const) {
-      expect(shapes(diffusers[network]!)).toEqual(shapes(single[network]!))
+      expect(listShapes(diffusers[network]!)).toEqual(listShapes(single[network]!))
     }
-    const clip = shapes(diffusers.clip_l!)
+    const clip = listShapes(diffusers.clip_l!)
     expect(clip.get('text_projection.weight')).toEqual([768, 768])
     clip.delete('text_projection.weight')
-    expect(clip).toEqual(shapes(single.clip_l!))
+    expect(clip).toEqual(listShapes(single.clip_l!))
   })
 
   it.each(['single-file', 'diffusers'] as const)('reads no byte of the %s layout twice', (layout) => {

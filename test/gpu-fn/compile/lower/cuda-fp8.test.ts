@@ -13,7 +13,7 @@ import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { writeTinyControlnet } from '../../../../infra/checkpoints/tiny/controlnet.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
 import { writeSparseCheckpoint } from '../../../support/checkpoints/real-headers.ts'
-import { createPseudoRandom, type FloatTensor, relativeError } from '../../../support/checkpoints/tensors.ts'
+import { computeRelativeError, createPseudoRandom, type FloatTensor } from '../../../support/checkpoints/tensors.ts'
 import { useScratch } from '../../../support/scratch.ts'
 
 const scratch = useScratch()
@@ -125,7 +125,7 @@ describe('the autoencoder of target cuda-fp8', () => {
     }
     const expected = await decode(await compileTiny({ variant, tier: 'fp8' }))
     expect(
-      relativeError(await decode(await compileTiny({ variant, tier: 'fp8', asKernels: true })), expected),
+      computeRelativeError(await decode(await compileTiny({ variant, tier: 'fp8', asKernels: true })), expected),
     ).toBeLessThan(1e-5)
   })
 })
@@ -169,7 +169,7 @@ describe.each(['tiny-medium', 'tiny-large'] as const)(
 
     test('change a step by less than 5 %, but change it', async () => {
       const [context, latent] = [createPseudoRandom([2, 40, 256], 1), createPseudoRandom([2, 16, 16, 12], 2)]
-      const error = relativeError(await rounded(context, latent), await exact(context, latent))
+      const error = computeRelativeError(await rounded(context, latent), await exact(context, latent))
       expect(error).toBeGreaterThan(1e-3)
       expect(error).toBeLessThan(5e-2)
     })
@@ -181,7 +181,7 @@ describe.each(['tiny-medium', 'tiny-large'] as const)(
         data: data.slice(data.length / 2),
         dims: [1, ...dims.slice(1)],
       })
-      expect(relativeError(await rounded(second(context), second(latent)), second(both))).toBeLessThan(1e-5)
+      expect(computeRelativeError(await rounded(second(context), second(latent)), second(both))).toBeLessThan(1e-5)
     })
 
     /** One step at one noise level: conditioning from prompt embeddings, then the denoiser. */

@@ -5,9 +5,9 @@ import { createScheduler } from '../../../../gpu-fn/pipeline/schedulers/schedule
 import golden from '../../../golden/sampler.json' with { type: 'json' }
 
 const SD35 = { shift: 3, num_train_timesteps: 1000 }
-const noDraw = () => Promise.reject(new Error('Euler draws no noise'))
+const refuseToDraw = () => Promise.reject(new Error('Euler draws no noise'))
 const createFlowMatchEuler = (steps: number, config: SchedulerConfig) =>
-  createScheduler({ steps }, { name: 'FlowMatchEulerDiscreteScheduler', ...config }, noDraw)
+  createScheduler({ steps }, { name: 'FlowMatchEulerDiscreteScheduler', ...config }, refuseToDraw)
 
 test('4 steps of SD3.5 Large Turbo', () => {
   const sigmas = [...createFlowMatchEuler(4, SD35).sigmas].map((sigma) => sigma.toFixed(4))

@@ -7,7 +7,7 @@ import { createScheduler } from '../../../../gpu-fn/pipeline/schedulers/schedule
 import golden from '../../../golden/samplers.json' with { type: 'json' }
 
 const SD35 = { shift: 3, num_train_timesteps: 1000 }
-const noDraw = () => Promise.reject(new Error('this sampler draws no noise'))
+const refuseToDraw = () => Promise.reject(new Error('this sampler draws no noise'))
 
 type Choice = Pick<JobRequest, 'sampler' | 'noise_schedule'>
 
@@ -48,7 +48,7 @@ async function walk(choice: Choice, steps: number): Promise<Float32Array> {
   const draw = createNoise(7, golden.start.length)
   await draw()
   const config = { name: 'FlowMatchEulerDiscreteScheduler' as const, ...SD35 }
-  const scheduler = createScheduler({ ...choice, steps }, config, choice.sampler === 'lcm' ? draw : noDraw)
+  const scheduler = createScheduler({ ...choice, steps }, config, choice.sampler === 'lcm' ? draw : refuseToDraw)
   const sample = Float32Array.from(golden.start)
   for (const [run, timestep] of scheduler.timesteps.entries())
     await scheduler.step(velocityOf(sample, timestep / 1000), run, sample)
@@ -72,7 +72,7 @@ test('Heun’s method is of second order', async () => {
 test('the number of billed runs is that of the sampler', () => {
   for (const sampler of ['euler', 'dpmpp_2m', 'heun', 'lcm'] as const) {
     for (const steps of [1, 2, 28, 200]) {
-      const scheduler = createScheduler({ steps, sampler }, { name: 'FlowMatchLCMScheduler', ...SD35 }, noDraw)
+      const scheduler = createScheduler({ steps, sampler }, { name: 'FlowMatchLCMScheduler', ...SD35 }, refuseToDraw)
       expect(stepsOfRuns({ steps, sampler })).toEqual(scheduler.steps)
     }
   }

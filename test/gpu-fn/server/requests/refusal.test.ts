@@ -25,7 +25,7 @@ afterAll(async () => {
 })
 
 const good = JSON.stringify(createJobBody())
-const now = () => Math.floor(Date.now() / 1000)
+const readSeconds = () => Math.floor(Date.now() / 1000)
 
 async function detailOf(response: Response): Promise<string> {
   return ((await response.clone().json()) as { detail: string }).detail
@@ -125,7 +125,7 @@ describe('a request is rejected before its body is read', () => {
 
   test('without a token, with an expired token, and with a token for another job', async () => {
     expect(await fetchStatusWithoutBody('')).toBe('HTTP/1.1 401 Unauthorized')
-    expect(await fetchStatusWithoutBody(await bearer('job-1', { expires: now() - 60 }))).toBe(
+    expect(await fetchStatusWithoutBody(await bearer('job-1', { expires: readSeconds() - 60 }))).toBe(
       'HTTP/1.1 401 Unauthorized',
     )
     expect(await fetchStatusWithoutBody(await bearer('job-2'))).toBe('HTTP/1.1 403 Forbidden')
@@ -136,8 +136,8 @@ describe('tokens', () => {
   const stranger = generateKeyPairSync('ed25519').privateKey
   test.each<[string, TokenOptions, string]>([
     ['of another key', { key: stranger }, '401 token_invalid'],
-    ['that expired', { expires: now() - 60 }, '401 token_expired'],
-    ['with an excessive lifetime', { expires: now() + 3600 }, '401 token_invalid'],
+    ['that expired', { expires: readSeconds() - 60 }, '401 token_expired'],
+    ['with an excessive lifetime', { expires: readSeconds() + 3600 }, '401 token_invalid'],
     ['of another issuer', { issuer: 'somebody' }, '401 token_invalid'],
     ['for another audience', { audience: 'octet-edge' }, '401 token_invalid'],
     ['for another attempt', { attempt: 2 }, '403 token_mismatch'],

@@ -5,30 +5,36 @@ import { formatRatesTable, profileTable, type TimedCall } from '../../../../infr
 import { ORT_HEADER } from '../../../../infra/bench/operators/timing.ts'
 import { peakShareOf, peaksOf, rateOf, workOf } from '../../../../infra/bench/operators/work.ts'
 
-const half = (...shape: number[]) => ({ dtype: 'float16', shape }) as const
+const createHalf = (...shape: number[]) => ({ dtype: 'float16', shape }) as const
 const createCodes = (...shape: number[]) => ({ dtype: 'float8e4m3fn', shape }) as const
-const floats = (...shape: number[]) => ({ dtype: 'float32', shape }) as const
+const createFloats = (...shape: number[]) => ({ dtype: 'float32', shape }) as const
 
 const LINEAR: CountedCall = {
   ...{ op: 'Linear', attributes: { factor: 1 }, count: 38, layers: ['x_block.attn.qkv'] },
-  inputs: [createCodes(1, 4096, 2432), floats(1, 4096), createCodes(7296, 2432), floats(7296, 1), half(7296)],
-  outputs: [half(1, 4096, 7296)],
+  inputs: [
+    createCodes(1, 4096, 2432),
+    createFloats(1, 4096),
+    createCodes(7296, 2432),
+    createFloats(7296, 1),
+    createHalf(7296),
+  ],
+  outputs: [createHalf(1, 4096, 7296)],
 }
 /** A paired call for the same layer in both streams. */
 const PAIR: CountedCall = {
   ...LINEAR,
-  inputs: [...LINEAR.inputs, createCodes(1, 333, 2432), floats(1, 333), ...LINEAR.inputs.slice(2)],
-  outputs: [...LINEAR.outputs, half(1, 333, 7296)],
+  inputs: [...LINEAR.inputs, createCodes(1, 333, 2432), createFloats(1, 333), ...LINEAR.inputs.slice(2)],
+  outputs: [...LINEAR.outputs, createHalf(1, 333, 7296)],
 }
 const GELU: CountedCall = {
   ...{ op: 'GeluQuantize', attributes: {}, count: 37, layers: ['x_block.mlp.fc1'] },
-  inputs: [half(1, 4096, 9728)],
-  outputs: [createCodes(1, 4096, 9728), floats(1, 4096)],
+  inputs: [createHalf(1, 4096, 9728)],
+  outputs: [createCodes(1, 4096, 9728), createFloats(1, 4096)],
 }
 const ATTENTION: CountedCall = {
   ...{ op: 'Attention', attributes: {}, count: 37, layers: ['x_block.attn'] },
-  inputs: [null, null, null, null, half(1, 4096, 7296), half(1, 333, 7296)],
-  outputs: [half(1, 4429, 2432)],
+  inputs: [null, null, null, null, createHalf(1, 4096, 7296), createHalf(1, 333, 7296)],
+  outputs: [createHalf(1, 4429, 2432)],
 }
 const H200 = peaksOf('NVIDIA H200')!
 

@@ -45,7 +45,7 @@ test('an image with one different value, or with identical pixels in different b
 
 type Answer = (job: string, request: JobRequest, reply: ServerResponse) => Promise<void>
 
-const line = (event: JobEvent) => `${JSON.stringify(event)}\n`
+const encodeLine = (event: JobEvent) => `${JSON.stringify(event)}\n`
 const timings = { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 }
 
 type Health = { running: number; queued: number }
@@ -62,11 +62,11 @@ async function serveJobs(answer: Answer, health: Health | null = IDLE): Promise<
     const job = request.url!.split('/').at(-1)!
     const body = Buffer.concat(await request.toArray()).toString()
     if (request.method === 'DELETE') {
-      open.get(job)?.end(line({ type: 'canceled', steps_done: 0, timings }))
+      open.get(job)?.end(encodeLine({ type: 'canceled', steps_done: 0, timings }))
       return reply.writeHead(204).end()
     }
     open.set(job, reply)
-    reply.write(line({ type: 'accepted', job, attempt: 1, position: 0 }))
+    reply.write(encodeLine({ type: 'accepted', job, attempt: 1, position: 0 }))
     return answer(job, JSON.parse(body), reply)
   }
   const server = await serveLocally((request, reply) => void onRequest(request, reply))
@@ -77,9 +77,9 @@ async function serveJobs(answer: Answer, health: Health | null = IDLE): Promise<
 async function sendImage({ width, height, seed }: JobRequest, reply: ServerResponse, file: Buffer): Promise<void> {
   const sha256 = createHash('sha256').update(file).digest('hex')
   const about = { image: 0, seed, width, height, content_type: 'image/png', bytes: file.byteLength, sha256 } as const
-  reply.write(line({ type: 'image', ...about }))
+  reply.write(encodeLine({ type: 'image', ...about }))
   reply.write(file)
-  reply.end(line({ type: 'succeeded', images: 1, timings }))
+  reply.end(encodeLine({ type: 'succeeded', images: 1, timings }))
 }
 
 const requests = drawRequests({ requests: 2, size: SIDE, tiers: ['fp8'], loras: [] }, randomOf(1, 'requests'))
@@ -110,8 +110,8 @@ test('identical images in all jobs count as reproducible', async () => {
 test('jobs are canceled by DELETE or by closing the connection; any other end without an image is a failure', async () => {
   const url = await serveJobs(async (job, request, reply) => {
     if (job === 'deleted' || job === 'abandoned') return
-    if (job === 'failed') reply.end(line({ type: 'failed', code: 'internal', message: 'a fault' }))
-    else if (job === 'lost') reply.end(line({ type: 'canceled', steps_done: 0, timings }))
+    if (job === 'failed') reply.end(encodeLine({ type: 'failed', code: 'internal', message: 'a fault' }))
+    else if (job === 'lost') reply.end(encodeLine({ type: 'canceled', steps_done: 0, timings }))
     else if (job === 'cut') reply.end()
     else await sendImage(request, reply, await encodePng(seedOf(request)))
   })

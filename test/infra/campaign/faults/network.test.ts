@@ -11,7 +11,7 @@ async function serve(listener: RequestListener): Promise<number> {
   onTestFinished(stop)
   return port
 }
-const at = (port: number, path = '/v1/jobs') => `http://127.0.0.1:${port}${path}`
+const formatUrl = (port: number, path = '/v1/jobs') => `http://127.0.0.1:${port}${path}`
 
 test('requests alternate between the GPU functions, so a DELETE reaches a different one than its PUT', async () => {
   const seen: string[] = []
@@ -36,10 +36,10 @@ test('a one-shot client does not retry, and its error describes the failure', as
     (_, response) => response.writeHead(422).end('{}'),
   ]
   const port = await serve((request, response) => replies[requests++]!(request, response))
-  await expect(oneShot.sendReliably(at(port), 'key')).rejects.toThrow('GET /v1/jobs returned 500')
-  await expect(oneShot.sendReliably(at(port), 'key')).rejects.toThrow(Fault)
-  await expect(oneShot.sendReliably(at(port), 'key')).rejects.toThrow('GET /v1/jobs failed')
-  expect(await oneShot.sendReliably(at(port), 'key')).toEqual({ status: 422, text: '{}' })
+  await expect(oneShot.sendReliably(formatUrl(port), 'key')).rejects.toThrow('GET /v1/jobs returned 500')
+  await expect(oneShot.sendReliably(formatUrl(port), 'key')).rejects.toThrow(Fault)
+  await expect(oneShot.sendReliably(formatUrl(port), 'key')).rejects.toThrow('GET /v1/jobs failed')
+  expect(await oneShot.sendReliably(formatUrl(port), 'key')).toEqual({ status: 422, text: '{}' })
   expect(requests).toBe(4)
 })
 
@@ -53,13 +53,13 @@ test('a stream that ends before its job is a fault for a one-shot client and is 
     if (last > 0) return response.end(formatEvent(2, 'succeeded'))
     response.write(formatEvent(1, 'queued'), () => response.destroy())
   })
-  await expect(oneShot.follow(at(port), 'key')).rejects.toThrow('/v1/jobs ended before the job, after 1 events')
-  expect(await persistent.follow(at(port), 'key')).toEqual([1, 2])
+  await expect(oneShot.follow(formatUrl(port), 'key')).rejects.toThrow('/v1/jobs ended before the job, after 1 events')
+  expect(await persistent.follow(formatUrl(port), 'key')).toEqual([1, 2])
   expect(after).toEqual(['0', '0', '1'])
 })
 
 test('a disconnect by the caller is not a fault', async () => {
   const port = await serve(() => {})
-  const left = oneShot.send(at(port), 'key', { signal: AbortSignal.timeout(50) })
+  const left = oneShot.send(formatUrl(port), 'key', { signal: AbortSignal.timeout(50) })
   await expect(left).rejects.not.toThrow(Fault)
 })

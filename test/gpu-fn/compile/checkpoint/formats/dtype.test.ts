@@ -19,7 +19,7 @@ const sha256 = (array: Float32Array | Uint16Array) =>
 const bytesOf = (array: Uint16Array | Float32Array) => new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
 
 /** Every 16-bit pattern that is not NaN, in order. */
-function patterns(infinity: number): Uint16Array {
+function listPatterns(infinity: number): Uint16Array {
   return Uint16Array.from({ length: 65536 }, (_, pattern) => pattern).filter(
     (pattern) => (pattern & 0x7fff) <= infinity,
   )
@@ -48,7 +48,7 @@ describe('toFloat32', () => {
     ['F16', 0x7c00, 'float16_as_float32'],
     ['BF16', 0x7f80, 'bfloat16_as_float32'],
   ] as const)('decodes every %s pattern as numpy does', (dtype, infinity, key) => {
-    const stored = patterns(infinity)
+    const stored = listPatterns(infinity)
     const out = new Float32Array(stored.length)
     expect(toFloat32(bytesOf(stored), dtype, 1, out)).toEqual({ finite: false, overflow: false })
     expect(sha256(out)).toBe(golden[key])
@@ -104,7 +104,7 @@ describe('to float16', () => {
   })
 
   it('converts every bfloat16 as numpy does through float32', () => {
-    const stored = patterns(0x7f80)
+    const stored = listPatterns(0x7f80)
     const out = new Uint16Array(stored.length)
     expect(convertBfloat16ToFloat16(bytesOf(stored), out)).toEqual({ finite: false, overflow: true })
     expect(sha256(out)).toBe(golden.bfloat16_as_float16)

@@ -66,7 +66,7 @@ describe('quantization', () => {
     for (let row = 0; row < 100; row++) {
       const values = exact.subarray(row * GROUP, (row + 1) * GROUP)
       const candidates = Array.from({ length: 256 }, (_, byte) =>
-        values.map((value) => nearest(byte, value / given.scales[row]!) * given.scales[row]!),
+        values.map((value) => findNearest(byte, value / given.scales[row]!) * given.scales[row]!),
       )
       const errors = candidates.map((candidate) => errorOf(candidate, values))
       best.set(candidates[errors.indexOf(Math.min(...errors))]!, row * GROUP)
@@ -119,7 +119,7 @@ describe('quantization', () => {
 })
 
 /** Representable value nearest to `value` for a scale byte. */
-function nearest(byte: number, value: number): number {
+function findNearest(byte: number, value: number): number {
   const values = Array.from({ length: 16 }, (_, integer) => decodeTable[unpackTable[byte * 16 + integer]!]!)
   return values.reduce((best, each) => (Math.abs(each - value) < Math.abs(best - value) ? each : best))
 }

@@ -7,8 +7,8 @@ type Golden = { decoded: string; values: string; codes: string; quantized: Case[
 
 /** Results of ml_dtypes, from test/golden/scripts/fp8.py. */
 const golden = JSON.parse(readFileSync(new URL('../../../../golden/fp8.json', import.meta.url), 'utf8')) as Golden
-const bytes = (base64: string) => new Uint8Array(Buffer.from(base64, 'base64'))
-const decodeFloats = (base64: string) => new Float32Array(bytes(base64).buffer)
+const decodeBytes = (base64: string) => new Uint8Array(Buffer.from(base64, 'base64'))
+const decodeFloats = (base64: string) => new Float32Array(decodeBytes(base64).buffer)
 
 /** NaN has a code of either sign, and JavaScript does not keep a NaN's. */
 const withoutSignOfNaN = (codes: Iterable<number>) =>
@@ -22,7 +22,7 @@ describe('E4M3 codes', () => {
   it('encodes every code, midpoint, neighbor of a midpoint, subnormal and overflow as ml_dtypes does', () => {
     const values = decodeFloats(golden.values)
     expect(values.length).toBeGreaterThan(1700)
-    expect(withoutSignOfNaN(Array.from(values, encode))).toEqual(withoutSignOfNaN(bytes(golden.codes)))
+    expect(withoutSignOfNaN(Array.from(values, encode))).toEqual(withoutSignOfNaN(decodeBytes(golden.codes)))
   })
 
   it('encodes every value the same way in bulk', () => {
@@ -46,7 +46,7 @@ describe('quantizeRows', () => {
     const scales = new Float32Array(rows)
     expect(quantizeRows(decodeFloats(byRow.weights), rows, columns, codes, scales)).toBe(true)
     expect(scales).toEqual(decodeFloats(byRow.scales))
-    expect(codes).toEqual(bytes(byRow.codes))
+    expect(codes).toEqual(decodeBytes(byRow.codes))
   })
 
   it('uses a scale of 1 for rows of zeros', () => {
@@ -63,7 +63,7 @@ describe('quantizeRows', () => {
   })
 
   it('is exact to within half a step', () => {
-    const [codes, scales] = [bytes(byRow.codes), decodeFloats(byRow.scales)]
+    const [codes, scales] = [decodeBytes(byRow.codes), decodeFloats(byRow.scales)]
     decodeFloats(byRow.weights).forEach((weight, i) => {
       const scale = scales[Math.floor(i / byRow.columns)]!
       const halfStep = Math.max(Math.abs(weight) / 16, scale * 2 ** -10)

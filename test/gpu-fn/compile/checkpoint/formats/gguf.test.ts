@@ -13,7 +13,7 @@ import { useScratch } from '../../../../support/scratch.ts'
 
 const scratch = useScratch()
 const { F32, F16, Q4_0, Q8_0, Q6_K, IQ1_S, I64 } = GGUF_TYPES
-const same = (name: string) => name
+const keepName = (name: string) => name
 const NAME = 'joint_blocks.0.x_block.mlp.fc1.weight'
 
 async function write(...content: Parameters<typeof packGguf>): Promise<string> {
@@ -22,7 +22,7 @@ async function write(...content: Parameters<typeof packGguf>): Promise<string> {
   await writeFile(file, Buffer.concat([header, data]))
   return file
 }
-const refuse = async (...content: Parameters<typeof packGguf>) => refusal(readGguf(await write(...content), same))
+const refuse = async (...content: Parameters<typeof packGguf>) => refusal(readGguf(await write(...content), keepName))
 
 describe('readGguf', () => {
   it('returns shapes in the order of safetensors, and offsets in the file', async () => {
@@ -85,7 +85,7 @@ describe('readGguf', () => {
       'overlap',
     ],
     [
-      'a part of a divided file',
+      'a part of a split file',
       [[['a', { type: F32, shape: [1] }]], { 'split.count': 3 }],
       'is one of 3 parts; join them',
     ],
@@ -129,7 +129,7 @@ describe('readGguf', () => {
     const file = path.join(scratch.directory, 'hostile.gguf')
     await writeFile(file, hostile)
     const before = process.memoryUsage().rss
-    expect(await refusal(readGguf(file, same))).toMatch('has a header of more than 8000000 bytes')
+    expect(await refusal(readGguf(file, keepName))).toMatch('has a header of more than 8000000 bytes')
     expect(process.memoryUsage().rss - before).toBeLessThan(500e6)
   })
 

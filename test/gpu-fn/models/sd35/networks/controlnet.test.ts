@@ -33,10 +33,10 @@ import { writeTinyCheckpoint } from '../../../../../infra/checkpoints/tiny/check
 import { writeSafetensors } from '../../../../../infra/checkpoints/write-safetensors.ts'
 import { compileTiny } from '../../../../support/checkpoints/compile.ts'
 import {
+  computeRelativeError,
   createPseudoRandom,
   type FloatTensor,
   readTensors,
-  relativeError,
 } from '../../../../support/checkpoints/tensors.ts'
 
 const GOLDEN = path.join(import.meta.dirname, '../../../../golden/controlnet.safetensors')
@@ -110,7 +110,7 @@ async function run(name: string, ledger: Ledger, define: (s: Scope) => Graph, in
   return outputs as Record<string, FloatTensor>
 }
 
-const first = ({ data, dims }: FloatTensor): FloatTensor => ({ data, dims: dims.slice(1) })
+const dropFirstAxis = ({ data, dims }: FloatTensor): FloatTensor => ({ data, dims: dims.slice(1) })
 
 test('residuals and the velocity with them equal those of diffusers', async () => {
   const { config, positions } = denoiser
@@ -135,11 +135,11 @@ test('residuals and the velocity with them equal those of diffusers', async () =
   )
   const residuals = await run('control', ledger, (s) => control(s, net), {
     ...{ tokens: tokens!, control: createPseudoRandom([BATCH, config.inChannels, HEIGHT, WIDTH], 4) },
-    ...{ modulation: first(conditions.modulation!), scale: { dims: [1], data: Float32Array.of(SCALE) } },
+    ...{ modulation: dropFirstAxis(conditions.modulation!), scale: { dims: [1], data: Float32Array.of(SCALE) } },
   })
   ledger.assertComplete()
   for (let k = 0; k < DEPTH; k++)
-    expect(relativeError(residuals[`residual_${k}`]!, golden.get(`residual_${k}`)!)).toBeLessThan(1e-5)
+    expect(computeRelativeError(residuals[`residual_${k}`]!, golden.get(`residual_${k}`)!)).toBeLessThan(1e-5)
 
   const own = new Ledger('transformer', denoiser.tensors)
   const prompt = createPseudoRandom([BATCH, TOKENS, config.contextWidth], 2)
@@ -153,9 +153,15 @@ test('residuals and the velocity with them equal those of diffusers', async () =
     }),
   )
   const { velocity } = await run('transformer', own, (s) => transformer(s, config, positions, true), {
-    ...{ latent, ...position, ...given, modulation: first(conditioned.modulation!), context: conditioned.context! },
+    ...{
+      latent,
+      ...position,
+      ...given,
+      modulation: dropFirstAxis(conditioned.modulation!),
+      context: conditioned.context!,
+    },
   })
-  expect(relativeError(velocity!, golden.get('velocity')!)).toBeLessThan(1e-5)
+  expect(computeRelativeError(velocity!, golden.get('velocity')!)).toBeLessThan(1e-5)
 })
 
 test('a step graph without a ControlNet has no inputs for one', async () => {

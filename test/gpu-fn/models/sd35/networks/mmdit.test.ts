@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { createPseudoRandom, type FloatTensor, relativeError } from '../../../../support/checkpoints/tensors.ts'
+import { computeRelativeError, createPseudoRandom, type FloatTensor } from '../../../../support/checkpoints/tensors.ts'
 import {
   CASES,
   goldenOf,
@@ -25,29 +25,29 @@ describe.each(listSubjects('transformer'))('MMDiT of $variant, $layout, $tier', 
       pooled: createPseudoRandom([size.batch, pooled_width], 3),
     })
     const latent = createPseudoRandom([size.batch, channels, size.height, size.width], 1)
-    const position = await positions(networks(), size.height / patch, size.width / patch)
+    const position = await readPositions(networks(), size.height / patch, size.width / patch)
     for (const step of size.timesteps.keys()) {
-      const vectors = nth(modulation!, step)
+      const vectors = sliceSample(modulation!, step)
       const { velocity } = await networks().run('transformer', {
         latent,
         modulation: vectors,
         context: context!,
         ...position,
       })
-      const expected = nth(golden(`transformer.${size.name}.velocity`), step)
-      expect(relativeError(velocity!, expected)).toBeLessThan(TOLERANCE)
+      const expected = sliceSample(golden(`transformer.${size.name}.velocity`), step)
+      expect(computeRelativeError(velocity!, expected)).toBeLessThan(TOLERANCE)
     }
   })
 })
 
 /** Entry `index` of a tensor's first axis. */
-function nth({ data, dims }: FloatTensor, index: number): FloatTensor {
+function sliceSample({ data, dims }: FloatTensor, index: number): FloatTensor {
   const length = data.length / dims[0]!
   return { dims: dims.slice(1), data: data.slice(index * length, (index + 1) * length) }
 }
 
 /** The middle [h·w, D] of the package's position table, where the graph does not hold it. */
-async function positions(
+async function readPositions(
   { manifest, directory }: OpenNetworks,
   h: number,
   w: number,

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { createPseudoRandom, relativeError } from '../../../../support/checkpoints/tensors.ts'
+import { computeRelativeError, createPseudoRandom } from '../../../../support/checkpoints/tensors.ts'
 import { CASES, goldenOf, listSubjects, shapeOf, TOLERANCE, useNetworks } from '../../../../support/checkpoints/tiny.ts'
 
 describe.each(listSubjects('vae_decoder'))('VAE decoder of $variant, $layout, $tier', (subject) => {
@@ -11,7 +11,7 @@ describe.each(listSubjects('vae_decoder'))('VAE decoder of $variant, $layout, $t
       const golden = await goldenOf(subject)
       const latent = createPseudoRandom([batch, shapeOf(subject).transformer.channels, height, width], 6)
       const { image } = await networks().run('vae_decoder', { latent })
-      expect(relativeError(image!, golden(`vae_decoder.${name}.image`))).toBeLessThan(TOLERANCE)
+      expect(computeRelativeError(image!, golden(`vae_decoder.${name}.image`))).toBeLessThan(TOLERANCE)
     },
   )
 })
