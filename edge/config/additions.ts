@@ -44,11 +44,11 @@ export type CompatibilityCheck = (models: readonly string[], offer: ServedTier) 
 export const modelOf = (given: string): string => given.split(':')[0]!
 
 /** An adapter may change any weight, but 4-bit weights cannot be updated. A tier with 4-bit weights must therefore be named. */
-export const loraFits: CompatibilityCheck = (models, { model, tier }) =>
+export const isLoraUsable: CompatibilityCheck = (models, { model, tier }) =>
   models.includes(`${model}:${tier}`) || (models.includes(model) && !has4BitWeights(tier))
 
 /** ControlNets have their own weights, so they are compatible with every tier of a model. */
-export const controlnetFits: CompatibilityCheck = (models, { model }) => models.includes(model)
+export const isControlnetUsable: CompatibilityCheck = (models, { model }) => models.includes(model)
 
 /** Describes the problem of the first of an addition's `models` without a compatible offer; undefined if all have one. */
 export function describeUnoffered(
@@ -64,17 +64,17 @@ export function describeUnoffered(
   return `is for ${given}, which is offered only with 4-bit weights; name ${named} if the adapter does not change these`
 }
 
-const usableBy =
+const isUsableBy =
   (account: string) =>
   ({ accounts }: { accounts?: readonly string[] | undefined }): boolean =>
     accounts === undefined || accounts.includes(account)
 
 /** The adapters available to an account. */
 export const lorasOf = ({ loras = [] }: { loras?: LoraOffer[] | undefined }, account: string): LoraOffer[] =>
-  loras.filter(usableBy(account))
+  loras.filter(isUsableBy(account))
 
 /** The ControlNets available to an account. */
 export const controlnetsOf = (
   { controlnets = [] }: { controlnets?: ControlnetOffer[] | undefined },
   account: string,
-): ControlnetOffer[] => controlnets.filter(usableBy(account))
+): ControlnetOffer[] => controlnets.filter(isUsableBy(account))

@@ -1,7 +1,7 @@
 // The offers of this deployment, best first: the variables OCTET_CATALOG and GPU_URL.
 import * as z from 'zod'
 import { LIMITS, modelName, ROUTES, SAMPLERS, TIERS } from '#contract'
-import { controlnet, controlnetFits, describeUnoffered, lora, loraFits } from './additions.ts'
+import { controlnet, describeUnoffered, isControlnetUsable, isLoraUsable, lora } from './additions.ts'
 import { createTableSchema } from './values.ts'
 
 const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
@@ -64,8 +64,8 @@ export const catalog = z
       context.addIssue({ code: 'custom', path: ['OCTET_CATALOG', 'aliases', name], message, input: model })
     }
     const kinds = [
-      { noun: 'lora', additions: loras, fits: loraFits },
-      { noun: 'controlnet', additions: controlnets, fits: controlnetFits },
+      { noun: 'lora', additions: loras, fits: isLoraUsable },
+      { noun: 'controlnet', additions: controlnets, fits: isControlnetUsable },
     ]
     for (const { noun, additions = [], fits } of kinds)
       for (const [i, { id, models: served }] of additions.entries()) {

@@ -29,7 +29,7 @@ function sizeOf({ target_size: size }: Record<string, unknown>): Record<string, 
 const render = ({ job }: RenderedJob) => ({ image: 0, headers: createWarningHeader(job.warnings) })
 
 /** 504 replaces 503, which the JavaScript client retries at once and without limit. The Python client shows the header. */
-const error = ({ status, detail, request_id }: Problem) => ({
+const createError = ({ status, detail, request_id }: Problem) => ({
   ...(status === 503 && { status: 504 as const }),
   headers: { 'x-error-message': detail.replace(/[^\x20-\x7e]/g, '?') },
   json: { error: detail, request_id },
@@ -46,5 +46,5 @@ export const huggingFace: Dialect = {
   name: 'hugging-face',
   routes: [route('/hf'), route('/hf/:model{.+}')],
   cors: { origins: '*', exposedHeaders: ['x-error-message', 'x-octet-warning'] },
-  error,
+  error: createError,
 }

@@ -162,7 +162,7 @@ const describeModel = ({ params }: DialectRequest) => {
   }
 }
 
-const error = ({ type, title, status, detail, errors, request_id }: Problem) => ({
+const createError = ({ type, title, status, detail, errors, request_id }: Problem) => ({
   json: { type, title, status, detail, request_id, ...(errors && { invalid_fields: errors }) },
 })
 
@@ -215,7 +215,7 @@ export const replicate: Dialect = {
     },
   ],
   keyPlaces: ['Bearer', 'Token'],
-  error,
+  error: createError,
   webhook({ data }, origin) {
     const job = data as unknown as Shown & { images: { url: string | null }[]; progress?: Progress }
     const urls = job.images.map(({ url }) => url)

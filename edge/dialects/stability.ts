@@ -115,7 +115,7 @@ const NAMES: Readonly<Record<number, string>> = {
   500: 'internal_error',
 }
 
-const error = ({ request_id, status, detail, errors, error: { code } }: Problem) => ({
+const createError = ({ request_id, status, detail, errors, error: { code } }: Problem) => ({
   json: { id: request_id, name: NAMES[status] ?? code, errors: errors?.map(({ message }) => message) ?? [detail] },
 })
 
@@ -136,5 +136,5 @@ export const stability: Dialect = {
     },
   ],
   cors: { origins: '*', exposedHeaders: ['finish-reason', 'seed', 'x-octet-warning'] },
-  error,
+  error: createError,
 }

@@ -23,20 +23,20 @@ export async function reserveGpuTime(env: Env, job: string): Promise<Room> {
 }
 
 /** `accepted`: Unix milliseconds; null if no GPU accepted the attempt. `timings`: null if the GPU function reported none. */
-type Attempted = { id: string; accepted: number | null; timings: Timings | null }
+type AttemptRecord = { id: string; accepted: number | null; timings: Timings | null }
 
 /**
  * The start of the GPU time to count. With timings, only the work on the job counts, because the times since acceptance of jobs that share
  * a GPU overlap.
  */
-function sinceOf({ accepted, timings }: Attempted): number | null {
+function sinceOf({ accepted, timings }: AttemptRecord): number | null {
   if (accepted === null || timings === null) return accepted
   const { load, encode, denoise, decode } = timings
   return Math.max(accepted, Date.now() - 1000 * (load + encode + denoise + decode))
 }
 
 /** Replaces a job's reservation by the GPU time of its attempt. After a failure, which is only logged, the reservation counts as spent. */
-export async function settleGpuTime(env: Env, { id: job, ...attempted }: Attempted): Promise<void> {
+export async function settleGpuTime(env: Env, { id: job, ...attempted }: AttemptRecord): Promise<void> {
   try {
     await findBudgetObject(env)?.settle(job, sinceOf({ id: job, ...attempted }))
   } catch (cause) {

@@ -10,14 +10,14 @@ const STATE_MS = 1_000
 const REPORT_MS = 10_000
 
 /** Times are Unix milliseconds. Values, not promises, because a promise must not be awaited by a different request. */
-type Cached = {
+type CachedHealth = {
   state?: { at: number; value: GpuState | null }
   reported?: { at: number; health: Health }
   downUntil: number
 }
-const cache = new Map<string, Cached>()
+const cache = new Map<string, CachedHealth>()
 
-function cachedOf(endpoint: string): Cached {
+function cachedOf(endpoint: string): CachedHealth {
   const cached = cache.get(endpoint) ?? { downUntil: 0 }
   cache.set(endpoint, cached)
   return cached

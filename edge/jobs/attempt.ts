@@ -98,8 +98,8 @@ export async function runAttempt(env: Env, jobLog: JobLog, { n, abort, onLastSte
   }
 }
 
-type Accepted = { accepted: ReadableStream<Uint8Array>; call: GpuCall }
-type Round = Accepted | { retryAfterMs: number }
+type AcceptedCall = { accepted: ReadableStream<Uint8Array>; call: GpuCall }
+type Round = AcceptedCall | { retryAfterMs: number }
 
 /**
  * Offers the job to its endpoints in order until one accepts. The next endpoint is tried when the current one is down or does not answer, or
@@ -160,7 +160,12 @@ function postpone(jobLog: JobLog, retryAfterMs: number, startMs: number): void {
   jobLog.update({ waiting: { ...waiting, tries: waiting.tries + 1 }, nextAt: Date.now() + waitMs })
 }
 
-async function record(env: Env, jobLog: JobLog, { call, accepted }: Accepted, onLastStep: () => void): Promise<void> {
+async function record(
+  env: Env,
+  jobLog: JobLog,
+  { call, accepted }: AcceptedCall,
+  onLastStep: () => void,
+): Promise<void> {
   const { attempt } = call.request
   for await (const frame of readEvents(call, accepted)) {
     const event = await createLogEvent(env, jobLog.job(), frame)

@@ -34,7 +34,7 @@ export type LoggedEvent =
 export type LogEntry = { seq: number; attempt: number; at: number; event: LoggedEvent }
 
 /** The wait for a GPU. */
-export type Waiting = {
+export type WaitState = {
   /** Unix milliseconds of the first request to a GPU. */
   since: number
   /** Number of requests that no GPU has accepted. */
@@ -50,7 +50,7 @@ export type JobRecord = JobSpec & {
   /** Attempts that ended with a fault: of the GPU function, or of the connection to it. */
   faults: number
   /** Null unless the current attempt awaits acceptance by a GPU. */
-  waiting: Waiting | null
+  waiting: WaitState | null
   /** Whether the job has a slot at its endpoint for an attempt. */
   granted: boolean
   /** Unix milliseconds of the next action, unless an attempt is in progress. */
@@ -132,13 +132,13 @@ export function isOnLastStep(job: Pick<JobRecord, 'state' | 'request' | 'progres
   return job.state === 'running' && steps >= MIN_STEPS && countSteps(job) >= steps - 1
 }
 
-type Charged = Pick<JobRecord, 'state' | 'price' | 'basePrice' | 'cancelRequested' | 'stepsDone' | 'request' | 'ran'>
+type ChargedJob = Pick<JobRecord, 'state' | 'price' | 'basePrice' | 'cancelRequested' | 'stepsDone' | 'request' | 'ran'>
 
 /**
  * The charge for a job in its current state, in micro-dollars: the price of a succeeded job; the base price plus the price of the completed
  * steps for a job that its owner canceled after its start; otherwise 0.
  */
-export function chargeOf({ state, price, basePrice, cancelRequested, stepsDone, request, ran }: Charged): number {
+export function chargeOf({ state, price, basePrice, cancelRequested, stepsDone, request, ran }: ChargedJob): number {
   if (state === 'succeeded') return price
   if (state !== 'canceled' || !cancelRequested || !ran) return 0
   const steps = totalSteps({ request })

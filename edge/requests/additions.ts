@@ -10,7 +10,7 @@ type Addition = { readonly id: string; readonly models: readonly string[] }
 /** `field`: the field of the request. `noun`: one of its entries, in messages. */
 type Kind = { readonly field: 'loras' | 'controls'; readonly noun: string; readonly fits: CompatibilityCheck }
 /** The requested package. */
-export type Requested = { readonly model: string; readonly tier: Tier | 'auto' }
+export type RequestedModel = { readonly model: string; readonly tier: Tier | 'auto' }
 
 const list = (names: readonly string[]) => [...new Set(names)].join(', ')
 const packagesOf = (offers: readonly Offer[]) => list(offers.map(({ model, tier }) => `${model} in tier ${tier}`))
@@ -43,7 +43,7 @@ export function chooseAdditions<Each extends Addition>(
   kind: Kind,
   ids: readonly string[],
   available: readonly Each[],
-  requested: Requested,
+  requested: RequestedModel,
   catalog: Catalog,
 ): { chosen: Each[]; catalog: Catalog } {
   const { field, fits } = kind

@@ -9,10 +9,10 @@ import { moderate } from './moderation.ts'
 const FINAL = { 'x-should-retry': 'false' }
 const ROLES = ['prompt', 'prompt_2', 'prompt_3'] as const
 
-type Checked = Pick<JobSpec, 'account' | 'keyId' | 'request'>
+type CheckedSpec = Pick<JobSpec, 'account' | 'keyId' | 'request'>
 
 function createViolationError(
-  { account, keyId }: Checked,
+  { account, keyId }: CheckedSpec,
   param: string,
   found: { by: string; categories?: string[] },
 ): ApiError {
@@ -22,7 +22,7 @@ function createViolationError(
   return new ApiError('content_policy_violation', message, { param, headers: FINAL })
 }
 
-function checkBlockList(checked: Checked, phrases: readonly string[]): void {
+function checkBlockList(checked: CheckedSpec, phrases: readonly string[]): void {
   for (const role of ROLES) {
     const words = wordsOf(checked.request[role] ?? '')
     if (phrases.some((phrase) => containsPhrase(words, phrase)))
@@ -30,7 +30,7 @@ function checkBlockList(checked: Checked, phrases: readonly string[]): void {
   }
 }
 
-async function checkModeration(env: Env, checked: Checked): Promise<ContentVerdict['moderation']> {
+async function checkModeration(env: Env, checked: CheckedSpec): Promise<ContentVerdict['moderation']> {
   const { contentPolicy, moderationKey } = configOf(env)
   const { moderation } = contentPolicy
   if (!moderation) return null
@@ -54,7 +54,7 @@ async function checkModeration(env: Env, checked: Checked): Promise<ContentVerdi
  * Checks the prompts of a request, without the negative prompt, which keeps content out of the image. Returns the verdict; null without a
  * policy. Errors: content_policy_violation, moderation_unavailable.
  */
-export async function checkContent(env: Env, checked: Checked): Promise<ContentVerdict | null> {
+export async function checkContent(env: Env, checked: CheckedSpec): Promise<ContentVerdict | null> {
   const { block, moderation } = configOf(env).contentPolicy
   if (block.length === 0 && !moderation) return null
   checkBlockList(checked, block)

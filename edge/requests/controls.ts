@@ -1,11 +1,11 @@
 // The ControlNet of a request, and its image.
 import * as z from 'zod'
 import { type ControlChoice, isControlled, LIMITS, type Sampling, stepsOfRuns } from '#contract'
-import { controlnetFits, controlnetsOf } from '../config/additions.ts'
+import { controlnetsOf, isControlnetUsable } from '../config/additions.ts'
 import type { Catalog } from '../config/catalog.ts'
 import { ApiError } from '../http/errors.ts'
 import type { Warning } from '../routing/decision.ts'
-import { chooseAdditions, type Requested } from './additions.ts'
+import { chooseAdditions, type RequestedModel } from './additions.ts'
 
 const { max, scale } = LIMITS.controls
 /** Maximum length of a parsed list: more than a request can have, so that its error states the limit and what to do. */
@@ -37,13 +37,13 @@ const refuse = (message: string, param = 'controls') => new ApiError('invalid_re
 /** Returns the ControlNets of a request, and the catalog restricted to compatible offers. Throws the errors of chooseAdditions. */
 export function chooseControls(
   given: Controls,
-  requested: Requested,
+  requested: RequestedModel,
   catalog: Catalog,
   account: string,
 ): { controls: ControlChoice[]; catalog: Catalog } {
   if (given.length > max)
     throw refuse(`controls has ${given.length} entries; a request can have ${max} ControlNet. Keep one of them.`)
-  const kind = { field: 'controls', noun: 'ControlNet', fits: controlnetFits } as const
+  const kind = { field: 'controls', noun: 'ControlNet', fits: isControlnetUsable } as const
   const ids = given.map(({ id }) => id)
   const found = chooseAdditions(kind, ids, controlnetsOf(catalog, account), requested, catalog)
   const controls = found.chosen.map(({ id, scale }, i): ControlChoice => {

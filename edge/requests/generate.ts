@@ -34,7 +34,7 @@ export type Submission = {
  * `reused`: the images of an earlier job are the result, free of charge. `joined`: the request joined the job of an equal request without
  * an Idempotency-Key. `rates` are for the response headers.
  */
-export type Submitted = { job: JobRecord; reused: boolean; joined?: boolean; rates: RateState[] }
+export type SubmittedJob = { job: JobRecord; reused: boolean; joined?: boolean; rates: RateState[] }
 
 type AdmissionOutcome =
   | { reused: JobRecord; rates: RateState[] }
@@ -93,7 +93,7 @@ async function withVerdict(env: Env, submission: Submission): Promise<Submission
 type Begin = (reservation: Reservation, isRepeated: boolean) => Promise<JobRecord | null>
 
 /** Admits the request and begins its job, or returns an earlier job with the same images. */
-async function start(env: Env, submission: Submission, begin: Begin): Promise<Submitted> {
+async function start(env: Env, submission: Submission, begin: Begin): Promise<SubmittedJob> {
   const admitted = await admit(env, await withVerdict(env, submission))
   if ('reused' in admitted) return { job: admitted.reused, reused: true, rates: admitted.rates }
   const { reservation, isRepeated, rates } = admitted
@@ -104,7 +104,7 @@ async function start(env: Env, submission: Submission, begin: Begin): Promise<Su
 }
 
 /** Admits the request and starts its job without waiting for the result. Repeating the request returns the same job. */
-export const submit = (env: Env, submission: Submission): Promise<Submitted> =>
+export const submit = (env: Env, submission: Submission): Promise<SubmittedJob> =>
   start(env, submission, (reservation) => objectOf(env.JOB, reservation.job).create(reservation))
 
 function retryHeaders(code: ErrorCode): Record<string, string> {
@@ -135,7 +135,7 @@ async function refuseInFlight(env: Env, { job: id }: Reservation): Promise<void>
 type WaitingCaller = { id: string; onJob: (job: string) => void; keepAlive: (work: Promise<unknown>) => void }
 
 /** Runs the request's job and returns it after its success. Errors: the account's refusals, and the job's failure or cancellation. */
-export async function generateNow(env: Env, submission: Submission, caller: WaitingCaller): Promise<Submitted> {
+export async function generateNow(env: Env, submission: Submission, caller: WaitingCaller): Promise<SubmittedJob> {
   // An end between the admission and the job would leave a reservation that blocks its price and slot.
   const { promise: isRunning, resolve } = Promise.withResolvers<void>()
   caller.keepAlive(isRunning)

@@ -193,7 +193,7 @@ function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedS
   }
 }
 
-type Priced = {
+type PricedRequest = {
   decision: Decision
   options: ImageOptions
   loras: LoraChoice[]
@@ -214,7 +214,7 @@ export async function routeAndPrice(
   env: Env,
   account: string,
   wantedSize?: WantedSize,
-): Promise<Priced> {
+): Promise<PricedRequest> {
   const { catalog: whole, prices, gpuDevices } = configOf(env)
   const { loras, catalog: fitting } = fields.loras
     ? chooseLoras(fields.loras, fields, whole, account)

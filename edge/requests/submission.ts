@@ -11,7 +11,7 @@ import { isFinal, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import type { InputFile } from '../results/inputs.ts'
 import { controlImageOf } from './controls.ts'
-import { generateNow, parseIdempotencyKey, type Submission, type Submitted, submit } from './generate.ts'
+import { generateNow, parseIdempotencyKey, type Submission, type SubmittedJob, submit } from './generate.ts'
 import { type Addition, createJobSpec, type Generation, parseGeneration } from './generation-request.ts'
 import { toTypedFields, withFilesAsText } from './inputs/form-fields.ts'
 import { readInputs } from './inputs/read-inputs.ts'
@@ -133,7 +133,7 @@ export function generateAsCaller(
   fields: Generation,
   submission: Submission,
   onJob: (job: string) => void = () => {},
-): Promise<Submitted> {
+): Promise<SubmittedJob> {
   const caller = watchCaller(c, fields, submission.joins && submission.idempotencyKey === null)
   const announce = (job: string) => {
     onJob(job)
@@ -143,7 +143,7 @@ export function generateAsCaller(
 }
 
 /** Submits the job even if the caller disconnects, because a reservation without a job would block its price and slot. */
-function submitDetached(c: Context<EdgeEnv>, submission: Submission): Promise<Submitted> {
+function submitDetached(c: Context<EdgeEnv>, submission: Submission): Promise<SubmittedJob> {
   const submitting = submit(c.env, submission)
   c.executionCtx.waitUntil(submitting.catch(() => {}))
   return submitting
@@ -155,7 +155,7 @@ export async function submitAndWait(
   fields: Generation,
   submission: Submission,
   limitMs: number,
-): Promise<Submitted> {
+): Promise<SubmittedJob> {
   const submitted = await submitDetached(c, submission)
   if (limitMs <= 0 || isFinal(submitted.job)) return submitted
   return { ...submitted, job: await waitAsCaller(c, fields, submitted.job.id, limitMs) }

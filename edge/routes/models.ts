@@ -1,9 +1,9 @@
 import { Hono } from 'hono'
 import {
   type CompatibilityCheck,
-  controlnetFits,
   controlnetsOf,
-  loraFits,
+  isControlnetUsable,
+  isLoraUsable,
   lorasOf,
   modelOf,
 } from '../config/additions.ts'
@@ -37,8 +37,8 @@ const describeModel = (id: string, offers: readonly Offer[], catalog: Catalog, a
   created: 0,
   owned_by: 'octet',
   octet: offers.map(({ endpoint: _, fallbacks: __, model: ___, ...offer }) => offer),
-  octet_loras: describeAdditions(lorasOf(catalog, account), loraFits, offers),
-  octet_controlnets: describeAdditions(controlnetsOf(catalog, account), controlnetFits, offers),
+  octet_loras: describeAdditions(lorasOf(catalog, account), isLoraUsable, offers),
+  octet_controlnets: describeAdditions(controlnetsOf(catalog, account), isControlnetUsable, offers),
 })
 
 /** The available models, and one model by its name or an alias. An alias for `auto` lists the offers of all models. */

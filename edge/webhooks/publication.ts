@@ -3,9 +3,9 @@ import { findDelivery, findEvent, insertDelivery, insertEvent } from './delivery
 import type { Target, WebhookEvent } from './delivery/delivery.ts'
 import {
   countAvailableReplays,
-  type Limited,
   limitReplays,
   type Range,
+  type ReplayLimit,
   restartDelivery,
   selectEventsToReplay,
   spendReplays,
@@ -14,8 +14,8 @@ import { DEFAULT_ENDPOINT, type Endpoint, findByAddress, findEndpoint, listEndpo
 import { EVENT_TYPES } from './endpoints/event-types.ts'
 import { admitTrial, refreshReceiver } from './endpoints/receivers.ts'
 
-export type ReplayedRange = Limited | { kind: 'replayed'; count: number; next: number | null }
-export type Replayed = Limited | { kind: 'replayed' } | { kind: 'unknown' } | { kind: 'delivered' }
+export type ReplayedRange = ReplayLimit | { kind: 'replayed'; count: number; next: number | null }
+export type ReplayResult = ReplayLimit | { kind: 'replayed' } | { kind: 'unknown' } | { kind: 'delivered' }
 
 /** Returns the endpoints subscribed to a type and the URL given in a request, without duplicate URLs. */
 function targetsOf(endpoints: readonly Endpoint[], type: string, url: string | null): Target[] {
@@ -61,7 +61,7 @@ export function replayEvent(
   event: string,
   all: boolean,
   perMinute: number,
-): Replayed {
+): ReplayResult {
   if (!findEvent(sql, event) || !replayTarget(sql, event, endpoint)) return { kind: 'unknown' }
   if (!all && findDelivery(sql, event, endpoint)?.state === 'delivered') return { kind: 'delivered' }
   const limited = limitReplays(sql, perMinute)
@@ -87,7 +87,7 @@ export function replaySpan(
 }
 
 /** Publishes a new event to one endpoint, regardless of its subscriptions. Counts toward the replay limit. */
-export function publishTo(sql: SqlStorage, endpoint: string, event: WebhookEvent, perMinute: number): Replayed {
+export function publishTo(sql: SqlStorage, endpoint: string, event: WebhookEvent, perMinute: number): ReplayResult {
   if (!findEndpoint(sql, endpoint)) return { kind: 'unknown' }
   const limited = limitReplays(sql, perMinute)
   if (limited) return limited

@@ -14,7 +14,14 @@ import { ensureKey, findVerificationKey, KEY_SCHEMA, rotateKey, type Verificatio
 import { findNextAttempt, pruneReceivers, RECEIVER_SCHEMA } from './endpoints/receivers.ts'
 import type { Scheme, SigningKey } from './endpoints/signature.ts'
 import { openProgress, type ProgressOutcome } from './progress.ts'
-import { publishOnce, publishTo, type Replayed, type ReplayedRange, replayEvent, replaySpan } from './publication.ts'
+import {
+  publishOnce,
+  publishTo,
+  type ReplayedRange,
+  type ReplayResult,
+  replayEvent,
+  replaySpan,
+} from './publication.ts'
 import {
   changeRegistration,
   type EndpointView,
@@ -125,7 +132,7 @@ export class WebhookDO extends DurableObject<Env> {
   }
 
   /** Publishes an event to one endpoint, regardless of its subscriptions. Counts toward the replay limit. */
-  async publishTo(endpoint: string, event: WebhookEvent): Promise<Replayed> {
+  async publishTo(endpoint: string, event: WebhookEvent): Promise<ReplayResult> {
     const replayed = this.#transact(() => publishTo(this.#sql, endpoint, event, this.#settings.replaysPerMinute))
     await this.#schedule()
     return replayed
@@ -141,7 +148,7 @@ export class WebhookDO extends DurableObject<Env> {
   }
 
   /** Replays an event with a new retry schedule. A delivered event is replayed only with `all`. */
-  async replay(endpoint: string, event: string, all: boolean): Promise<Replayed> {
+  async replay(endpoint: string, event: string, all: boolean): Promise<ReplayResult> {
     const { replaysPerMinute } = this.#settings
     const replayed = this.#transact(() => replayEvent(this.#sql, endpoint, event, all, replaysPerMinute))
     await this.#schedule()

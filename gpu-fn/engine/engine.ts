@@ -45,7 +45,7 @@ export type Lora = { readonly package: string; readonly rank: number }
 export type ControlnetOnServer = { readonly package: string }
 
 /** The result of `load`. */
-export type Loaded = {
+export type LoadedModel = {
   device: string
   /** 0 if the model was open. */
   seconds: number
@@ -90,7 +90,7 @@ export interface Engine {
    * Opens the model, and the ControlNet of a job's `controls`. Throws JobError; with `invalid_request`, before opening anything, if images of
    * the size exceed the memory budget.
    */
-  load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<Loaded>
+  load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<LoadedModel>
   /** Runs the model once for each supported size, or for its default size, because the first run of a shape is slow. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /**
@@ -165,7 +165,7 @@ export class PackageEngine implements Engine {
     await this.#thread.start()
   }
 
-  async load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<Loaded> {
+  async load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<LoadedModel> {
     const pkg = this.#packages.get(model.package)!
     const controlnet = await this.#controlnetOf(job ?? {})
     const watch = this.#watchdog.watch('load', pkg.manifest.target)
@@ -281,10 +281,10 @@ export class PackageEngine implements Engine {
   }
 
   /** Opens the package on the engine thread while its files are read ahead. */
-  async #open(command: Extract<Command, { type: 'load' }>, watch: Watch): Promise<Loaded> {
+  async #open(command: Extract<Command, { type: 'load' }>, watch: Watch): Promise<LoadedModel> {
     const { package: pkg } = command
     const device = this.#devices.get(pkg.manifest.target)!
-    const loaded: Loaded & { closed: string[] } = { device, seconds: 0, networks: {}, closed: [] }
+    const loaded: LoadedModel & { closed: string[] } = { device, seconds: 0, networks: {}, closed: [] }
     const opened = new AbortController()
     try {
       for await (const reply of this.#thread!.send(command, { onProgress: watch.progress })) {

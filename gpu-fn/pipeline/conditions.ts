@@ -157,11 +157,11 @@ export const computeConditions =
     const [first] = denoisers
     const positive = prompts.at(-1)!
     if (mode === 'plain') return condition(first, [positive], timesteps, options)
-    const guided = () =>
+    const createGuided = () =>
       denoisers.length === 1
         ? condition(first, prompts, timesteps, options)
         : spread(denoisers, prompts, timesteps, options)
-    if (mode === 'guided') return guided()
+    if (mode === 'guided') return createGuided()
     // Before the other conditions, because this one is copied to the host.
     const gates = findSkippedGates(manifest, layers)
     const skipping = await conditionWithoutBlocks(denoiserOf(denoisers, prompts.length), positive, timesteps, {
@@ -170,7 +170,7 @@ export const computeConditions =
       width: manifest.position.width,
     })
     try {
-      return [...(await guided()), skipping]
+      return [...(await createGuided()), skipping]
     } catch (error) {
       releaseConditions([skipping])
       throw error

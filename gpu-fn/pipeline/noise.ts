@@ -52,9 +52,9 @@ function toNormals(data: Float32Array, start: number): void {
 
 /** Yields at the start and every `GROUPS_AT_A_TIME` groups. */
 function* fillGroups(data: Float32Array, word: () => number): Generator<void> {
-  const uniform = () => (word() & 0xffffff) / 2 ** 24
+  const drawUniform = () => (word() & 0xffffff) / 2 ** 24
   yield
-  for (let i = 0; i < data.length; i++) data[i] = uniform()
+  for (let i = 0; i < data.length; i++) data[i] = drawUniform()
   for (let i = 0; i + GROUP <= data.length; i += GROUP) {
     if (i % (GROUPS_AT_A_TIME * GROUP) === 0) yield
     toNormals(data, i)
@@ -62,16 +62,16 @@ function* fillGroups(data: Float32Array, word: () => number): Generator<void> {
   if (data.length % GROUP === 0) return
   // The last group is drawn again and overlaps the one before it, as in PyTorch.
   const last = data.length - GROUP
-  for (let i = last; i < data.length; i++) data[i] = uniform()
+  for (let i = last; i < data.length; i++) data[i] = drawUniform()
   toNormals(data, last)
 }
 
 /** Box–Muller in double precision; values alternate between the cosine and the sine of a pair. */
 function fillPairs(data: Float32Array, word: () => number): void {
-  const uniform = () => ((word() % 2 ** 21) * 2 ** 32 + word()) / 2 ** 53
+  const drawUniform = () => ((word() % 2 ** 21) * 2 ** 32 + word()) / 2 ** 53
   for (let i = 0; i < data.length; i += 2) {
-    const theta = 2 * Math.PI * uniform()
-    const radius = Math.sqrt(-2 * Math.log1p(-uniform()))
+    const theta = 2 * Math.PI * drawUniform()
+    const radius = Math.sqrt(-2 * Math.log1p(-drawUniform()))
     data[i] = radius * Math.cos(theta)
     if (i + 1 < data.length) data[i + 1] = radius * Math.sin(theta)
   }

@@ -76,7 +76,7 @@ export async function* txt2img(
     const unknown = pipeline.words ? describeUnknown(request.prompt, pipeline.words) : null
     if (unknown) yield { type: 'warning', code: 'prompt_words_unknown', message: unknown }
     yield { type: 'encoded', seconds: timings.encode }
-    const undecoded: Denoised[] = []
+    const undecoded: DenoisedImage[] = []
     for (let image = 0; image < request.count; image++) {
       const own = image === 0 ? start : await starts(image)
       undecoded.push(yield* denoiseImage(pipeline, request, { image, start: own, dims, inputs, timings, signal }))
@@ -101,7 +101,7 @@ function describePlainWeights({ prompt_weights, ...request }: Txt2ImgRequest): s
 type Timings = { encode: number; denoise: number; decode: number }
 type Work = { timings: Timings; signal: AbortSignal }
 type Latent = { data: Float32Array; dims: number[] }
-type Denoised = { image: number; latent: Latent }
+type DenoisedImage = { image: number; latent: Latent }
 /** Inputs of the denoiser that all images and steps share. */
 type StepInputs = { conditions: Conditions; position: Tensor | undefined; guidance: Guidance | undefined }
 
@@ -159,7 +159,7 @@ async function* denoiseImage(
     timings,
     signal,
   }: Work & { image: number; start: Start; dims: number[]; inputs: StepInputs },
-): AsyncGenerator<PipelineEvent, Denoised> {
+): AsyncGenerator<PipelineEvent, DenoisedImage> {
   const scheduler = createScheduler(request, pkg.manifest.scheduler, start.draw)
   const latent = { data: start.latent, dims }
   const steps = scheduler.sigmas.length - 1 - start.first
@@ -200,7 +200,7 @@ async function* denoiseImage(
 async function* decodeImage(
   { package: pkg, vaeDecoder, plan }: Pipeline,
   request: Txt2ImgRequest,
-  { image, latent }: Denoised,
+  { image, latent }: DenoisedImage,
   { timings, signal, hasInput }: Work & { hasInput: boolean },
 ): AsyncGenerator<PipelineEvent> {
   signal.throwIfAborted()

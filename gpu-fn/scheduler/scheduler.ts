@@ -14,7 +14,7 @@ const URGENT = 1.25
 const OVERDUE = { share: 0.02, factor: 1.1 }
 
 type Entry = { task: Task; start: number; number: number }
-type Ranked = Entry & { lane: number; key: number }
+type RankedEntry = Entry & { lane: number; key: number }
 /** Heavy tenants, and the arrival of the youngest overdue job. */
 type Standing = { heavy: ReadonlySet<string>; overdue: number; now: number }
 
@@ -116,7 +116,7 @@ export class Scheduler {
       .map((each) => each.task)
   }
 
-  #rankTasks(now: number): Ranked[] {
+  #rankTasks(now: number): RankedEntry[] {
     const standing = { heavy: this.usage.heavyTenants(now), overdue: this.#overdue(now), now }
     return [...this.#entries.values()].map((entry) => this.#rank(entry, standing)).sort(compare)
   }
@@ -134,7 +134,7 @@ export class Scheduler {
     return youngest
   }
 
-  #rank(entry: Entry, { heavy, overdue, now }: Standing): Ranked {
+  #rank(entry: Entry, { heavy, overdue, now }: Standing): RankedEntry {
     const { task, start } = entry
     if (task.arrived <= overdue) return { ...entry, lane: LANE.overdue, key: task.arrived }
     const base = heavy.has(task.tenant) ? LANES : 0
@@ -148,5 +148,5 @@ export class Scheduler {
 const isUrgent = ({ deadline, left }: Task, now: number) => deadline !== null && now + URGENT * left >= deadline
 
 /** A started job precedes others of the same key, so that equal jobs do not alternate. */
-const compare = (a: Ranked, b: Ranked): number =>
+const compare = (a: RankedEntry, b: RankedEntry): number =>
   a.lane - b.lane || a.key - b.key || Number(b.task.started) - Number(a.task.started) || a.number - b.number

@@ -71,10 +71,20 @@ export function createApp(options: ServerOptions): Hono {
 /**
  * An authenticated request. `attempt` is null if authentication is off; the body of a PUT also contains it. `files`: the rest of the body.
  */
-type Signed = { id: string; attempt: number | null; body: Uint8Array; files: RequestBody; trace: TraceParent | null }
+type SignedRequest = {
+  id: string
+  attempt: number | null
+  body: Uint8Array
+  files: RequestBody
+  trace: TraceParent | null
+}
 
 /** Verifies the request's token for this job before reading any of its body. */
-async function readSigned(c: Context, options: ServerOptions, useToken: (claims: Claims) => void): Promise<Signed> {
+async function readSigned(
+  c: Context,
+  options: ServerOptions,
+  useToken: (claims: Claims) => void,
+): Promise<SignedRequest> {
   const id = readJobId(c)
   const claims = await readClaims(c, options)
   if (claims) checkJob(claims, id)
@@ -114,7 +124,7 @@ async function readClaims(c: Context, { edgePublicKeys }: ServerOptions): Promis
   return verifyToken(edgePublicKeys, c.req.header(GPU_TOKEN.header) ?? c.req.header('authorization'))
 }
 
-async function putJob({ id, attempt, body, files, trace }: Signed, options: ServerOptions): Promise<Response> {
+async function putJob({ id, attempt, body, files, trace }: SignedRequest, options: ServerOptions): Promise<Response> {
   const request = await readOrDiscard(files, async () => parseRequest(body))
   if (attempt !== null && attempt !== request.attempt)
     throw new Refusal('token_mismatch', `the token is for attempt ${attempt}, the body for attempt ${request.attempt}`)
@@ -128,7 +138,7 @@ async function putJob({ id, attempt, body, files, trace }: Signed, options: Serv
 }
 
 /** Opens a model ahead of its jobs. Its token is for the model's name in place of a job's id. */
-function putModel({ id, body }: Signed, { jobs }: ServerOptions): Response {
+function putModel({ id, body }: SignedRequest, { jobs }: ServerOptions): Response {
   const parsed = modelRequest.safeParse(parseJson(body), { reportInput: true })
   if (!parsed.success) throw new Refusal('invalid_request', describeIssues(parsed.error.issues))
   const model = jobs.prewarm({ model: id, tier: parsed.data.tier })
@@ -137,7 +147,7 @@ function putModel({ id, body }: Signed, { jobs }: ServerOptions): Response {
   return new Response(null, { status: 202 })
 }
 
-function deleteJob({ id, attempt }: Signed, { jobs }: ServerOptions): Response {
+function deleteJob({ id, attempt }: SignedRequest, { jobs }: ServerOptions): Response {
   jobs.cancel(id, attempt)
   return new Response(null, { status: 204 })
 }

@@ -150,7 +150,7 @@ export class PackageCache {
     if (!(await stat(at).catch(() => null))) return null
     try {
       const opened = await openPackage(at)
-      if (opened.digest !== digest) throw new PackageError(`${at}: ${MANIFEST} does not have the SHA-256 in its name`)
+      if (opened.digest !== digest) throw new PackageError(`${at}: ${MANIFEST} does not match the SHA-256 in its name`)
       await verifier.verify(opened)
       await utimes(at, new Date(), new Date())
       this.#budget.keep(digest)

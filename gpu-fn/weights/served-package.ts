@@ -15,7 +15,7 @@ export async function findServed(bucket: Bucket, name: PackageName): Promise<Ser
   const bytes = await bucket.read(manifestKeyOf(digest), MANIFEST_BYTES)
   const source = `${bucket.url}/${manifestKeyOf(digest)}`
   if (createHash('sha256').update(bytes).digest('hex') !== digest)
-    throw new PackageError(`${source} does not have the SHA-256 in its name`)
+    throw new PackageError(`${source} does not match the SHA-256 in its name`)
   const manifest = parseManifest(source, bytes)
   assertNamed(source, manifest, name)
   const outside = Object.keys(manifest.files).find((file) => !isInside(file) || file === MANIFEST)

@@ -111,11 +111,12 @@ function report(ways: readonly Way[]): void {
     console.log(`step, ${name}: ${median(times).toFixed(2)} ms (${spread}), ${ratio} ×`)
   }
   const isEqual = Buffer.compare(bytesOf(parallel.velocity), bytesOf(alone.velocity)) === 0
-  const error = (given: Way) => computeRelativeError(parallel.velocity, given.velocity).toExponential(1)
+  const computeError = (given: Way) => computeRelativeError(parallel.velocity, given.velocity).toExponential(1)
   console.log(
-    `velocity of several devices against one, one sample after another: ${isEqual ? 'equal bytes' : error(alone)}`,
+    `velocity of several devices against one, one sample after another: ${isEqual ? 'equal bytes' : computeError(alone)}`,
   )
-  if (first !== alone) console.log(`velocity of several devices against one batch: relative error ${error(first!)}`)
+  if (first !== alone)
+    console.log(`velocity of several devices against one batch: relative error ${computeError(first!)}`)
   if (!isEqual || parallel.velocity.some(Number.isNaN)) throw new Error('the devices have different results')
 }
 

@@ -53,14 +53,14 @@ export async function benchStream({ gigabytes, runs, directory = tmpdir() }: Str
       rates.octet.push(octet)
     }
     const ratio = median(rates.octet.map((octet, k) => octet / rates.curl[k]!))
-    const line = (name: string, of: (values: number[]) => number, ratio: number) =>
+    const formatLine = (name: string, of: (values: number[]) => number, ratio: number) =>
       console.log(
         `${name}   curl ${of(rates.curl).toFixed(0).padStart(5)}   octet, with SHA-256 ${of(rates.octet).toFixed(0).padStart(5)}   ${ratio.toFixed(2)} ×`,
       )
-    line('median', median, ratio)
+    formatLine('median', median, ratio)
     const findBest = (values: number[]) => Math.max(...values)
     // The fastest run is the least disturbed by other load of the machine.
-    line('best  ', findBest, findBest(rates.octet) / findBest(rates.curl))
+    formatLine('best  ', findBest, findBest(rates.octet) / findBest(rates.curl))
   } finally {
     server.kill()
   }

@@ -83,7 +83,7 @@ async function makeCalls(
   const { target, customers } = world
   const experiences: Experience[] = []
   let next = from
-  const caller = async () => {
+  const createCaller = async () => {
     while (next < to) {
       const number = next++
       const random = randomOf(seed, `caller ${number}`)
@@ -93,7 +93,7 @@ async function makeCalls(
       if (experiences.length % 100 === 0) onProgress?.(`${experiences.length} of ${to - from} callers are done`)
     }
   }
-  await Promise.all(Array.from({ length: CALLERS_AT_A_TIME }, caller))
+  await Promise.all(Array.from({ length: CALLERS_AT_A_TIME }, createCaller))
   return experiences
 }
 

@@ -3,13 +3,13 @@
 import { open } from 'node:fs/promises'
 import { Command, Option } from 'commander'
 import { parseWholeNumber } from '../command/numbers.ts'
-import { type NamedShape, PUBLISHED, type Published, readSingleFileShapes } from './published.ts'
+import { type NamedShape, PUBLISHED, type PublishedModel, readSingleFileShapes } from './published.ts'
 import { drawPool } from './random-weights.ts'
 import { encodeSafetensorsHeader, type TensorShape } from './safetensors-header.ts'
 import { encode } from './write-safetensors.ts'
 
 type SyntheticOptions = {
-  variant: Published
+  variant: PublishedModel
   out: string
   dtype?: TensorShape['dtype']
   /** Number of joint blocks; all of the variant by default. */

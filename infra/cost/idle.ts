@@ -103,20 +103,21 @@ export function compareWindows(traffic: Traffic, imagesPerDay: number, images = 
   }))
   const standard = { name: `${DEFAULT_WINDOW} s`, outcome: run(DEFAULT_WINDOW) }
   const equallyFast = findCheapest(learned.filter(({ outcome }) => outcome.p95 <= standard.outcome.p95 + P95_TOLERANCE))
-  const toDefault = equallyFast ? cost(equallyFast) / cost(standard) : 1
+  const toDefault = equallyFast ? computeCost(equallyFast) / computeCost(standard) : 1
   const load = { service, cold }
   return [true, false].flatMap((fast) => {
-    const within = (points: Point[]) => points.filter(({ outcome }) => !fast || outcome.p95 < cold / 2)
-    const [best, own] = [fixed, learned].map((points) => findCheapest(within(points)))
+    const isWithin = (points: Point[]) => points.filter(({ outcome }) => !fast || outcome.p95 < cold / 2)
+    const [best, own] = [fixed, learned].map((points) => findCheapest(isWithin(points)))
     if (!best || !own) return []
     const optimum = fast ? findOptimumWithoutWaits(arrivals, load) : findOptimumWithWaits(arrivals, load)
-    const ratios = { ratio: cost(own) / cost(best), optimum: optimum / cost(best), toDefault }
+    const ratios = { ratio: computeCost(own) / computeCost(best), optimum: optimum / computeCost(best), toDefault }
     return [{ traffic, imagesPerDay, fast, fixed: best, adaptive: own, ...ratios }]
   })
 }
 
-const findCheapest = (points: Point[]): Point | undefined => points.toSorted((a, b) => cost(a) - cost(b))[0]
-const cost = ({ outcome }: Point) => outcome.containerSeconds
+const findCheapest = (points: Point[]): Point | undefined =>
+  points.toSorted((a, b) => computeCost(a) - computeCost(b))[0]
+const computeCost = ({ outcome }: Point) => outcome.containerSeconds
 
 export function printIdle(): void {
   console.log(

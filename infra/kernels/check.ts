@@ -22,10 +22,10 @@ async function compileAll(compiler: Compiler, sources: readonly string[]): Promi
   const jobs = sources.flatMap((source) => TARGETS.map((target) => ({ source, target })))
   const reports: Report[] = new Array(jobs.length)
   const next = jobs.entries()
-  const work = async () => {
+  const runNext = async () => {
     for (const [k, { source, target }] of next) reports[k] = await compile(compiler, source, target)
   }
-  await Promise.all(Array.from({ length: os.availableParallelism() }, work))
+  await Promise.all(Array.from({ length: os.availableParallelism() }, runNext))
   return reports
 }
 

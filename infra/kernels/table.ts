@@ -34,12 +34,12 @@ function cellsOf({ source, name, instances, cells }: Row): string[] {
 
 function chooseLarger(known: Kernel | undefined, kernel: Kernel): Kernel {
   if (!known) return kernel
-  const max = (figure: 'registers' | 'sharedBytes' | 'spilledBytes') => Math.max(known[figure], kernel[figure])
+  const findMax = (figure: 'registers' | 'sharedBytes' | 'spilledBytes') => Math.max(known[figure], kernel[figure])
   return {
     ...known,
-    registers: max('registers'),
-    sharedBytes: max('sharedBytes'),
-    spilledBytes: max('spilledBytes'),
+    registers: findMax('registers'),
+    sharedBytes: findMax('sharedBytes'),
+    spilledBytes: findMax('spilledBytes'),
   }
 }
 

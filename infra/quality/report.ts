@@ -26,9 +26,9 @@ const formatCells = ({ configuration, ...score }: Score) => [
 export function formatTable(scores: readonly Score[]): string {
   const rows = [HEADINGS, ...scores.map(formatCells)]
   const widths = HEADINGS.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)))
-  const line = (row: readonly string[]) => `| ${row.map((cell, i) => cell.padEnd(widths[i]!)).join(' | ')} |`
-  const [headings, ...body] = rows.map(line)
-  return [headings, line(widths.map((width) => '-'.repeat(width))), ...body].join('\n')
+  const formatLine = (row: readonly string[]) => `| ${row.map((cell, i) => cell.padEnd(widths[i]!)).join(' | ')} |`
+  const [headings, ...body] = rows.map(formatLine)
+  return [headings, formatLine(widths.map((width) => '-'.repeat(width))), ...body].join('\n')
 }
 
 const encodeWebp = async (file: string) =>

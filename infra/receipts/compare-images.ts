@@ -13,8 +13,9 @@ export async function readPixels(file: Uint8Array | string): Promise<Pixels> {
 
 /** Throws if the sizes differ. */
 export function assertSameSize(a: Pixels, b: Pixels): void {
-  const size = ({ width, height }: Pixels) => `${width}x${height}`
-  if (size(a) !== size(b)) throw new Error(`one image is ${size(a)}, the other ${size(b)}`)
+  const formatDimensions = ({ width, height }: Pixels) => `${width}x${height}`
+  if (formatDimensions(a) !== formatDimensions(b))
+    throw new Error(`one image is ${formatDimensions(a)}, the other ${formatDimensions(b)}`)
 }
 
 /** Peak signal-to-noise ratio in dB; Infinity for equal pixels. Throws if the sizes differ. */

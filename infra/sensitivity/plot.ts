@@ -20,15 +20,15 @@ export function plotSvg({ title, points, frontier, chosen }: Plot): string {
     [MARGIN.left, WIDTH - MARGIN.right],
   )
   const y = createAxis([0, ...points.map(({ error }) => error * 100)], [HEIGHT - MARGIN.bottom, MARGIN.top])
-  const at = ({ bytes, error }: Point) => [round(x.place(bytes / 1e6)), round(y.place(error * 100))] as const
-  const line = frontier.toSorted((a, b) => a.bytes - b.bytes).map((point) => at(point).join(','))
+  const placeAt = ({ bytes, error }: Point) => [round(x.place(bytes / 1e6)), round(y.place(error * 100))] as const
+  const line = frontier.toSorted((a, b) => a.bytes - b.bytes).map((point) => placeAt(point).join(','))
   const circles = points.map((point) => {
-    const [cx, cy] = at(point)
+    const [cx, cy] = placeAt(point)
     const fill = point.kept === chosen ? BLUE : 'white'
     return `<circle cx="${cx}" cy="${cy}" r="4" fill="${fill}" stroke="${BLUE}"><title>${describe(point)}</title></circle>`
   })
   const marked = points.find(({ kept }) => kept === chosen)!
-  const [labelX, labelY] = at(marked)
+  const [labelX, labelY] = placeAt(marked)
   const side = labelX < WIDTH / 2 ? 1 : -1
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="13" fill="#222">`,

@@ -33,7 +33,7 @@ type UploadOptions = {
   onProgress?: (doneBytes: number, totalBytes: number) => void
 }
 
-type Uploaded = { package: string; sentBytes: number; presentBytes: number; pointed: boolean }
+type UploadSummary = { package: string; sentBytes: number; presentBytes: number; pointed: boolean }
 
 export type BucketTarget = { client: S3Client; bucket: string }
 
@@ -78,7 +78,7 @@ export async function uploadPackage(
   target: BucketTarget,
   directory: string,
   options: UploadOptions = {},
-): Promise<Uploaded> {
+): Promise<UploadSummary> {
   const { manifest, digest, directory: root } = await openPackage(directory, { verify: true })
   const blobs = new Map(Object.entries(manifest.files).map(([name, file]) => [file.sha256, { ...file, name }]))
   const total = [...blobs.values()].reduce((sum, { bytes }) => sum + bytes, 0)

@@ -20,7 +20,7 @@ type Span = { name: string; traceId: string; spanId: string; parentSpanId: strin
   startTimeUnixNano: string
   endTimeUnixNano: string
 }
-type Exported = {
+type ExportedSpan = {
   resourceSpans: { resource: { attributes: Attribute[] }; scopeSpans: { spans: Span[] }[] }[]
 }
 
@@ -28,7 +28,7 @@ type Exported = {
 async function startReceiver() {
   const spans: (Span & { service: string; headers: IncomingHttpHeaders })[] = []
   const server = createServer(async (request, response) => {
-    const { resourceSpans } = (await json(request)) as Exported
+    const { resourceSpans } = (await json(request)) as ExportedSpan
     for (const { resource, scopeSpans } of resourceSpans) {
       const service = resource.attributes.find(({ key }) => key === 'service.name')!.value.stringValue!
       for (const span of scopeSpans.flatMap((scope) => scope.spans))

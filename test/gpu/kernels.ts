@@ -24,11 +24,13 @@ export async function compareKernels(): Promise<void> {
   const scratch = temporary.directory
   let failures = 0
   for (const subject of CASES) {
-    const expected = await run(scratch, subject, buildCase(subject, definition, widened, cpu), { target: 'cpu' })
+    const expected = await run(scratch, subject, buildCase(subject, definition, roundThroughFloat16, cpu), {
+      target: 'cpu',
+    })
     for (const portable of [false, true]) {
       const label = `${subject.name}${portable ? ', portable' : ''}`
       const options: SessionOptions = { target: 'cuda-fp8', kernels: library }
-      const graph = buildCase(subject, kernelOperators, narrowed, cuda)
+      const graph = buildCase(subject, kernelOperators, roundToFloat16, cuda)
       const given = await run(scratch, subject, portable ? removeHopperOperators(graph) : graph, options).catch(
         (error: Error) => error,
       )
@@ -41,8 +43,8 @@ export async function compareKernels(): Promise<void> {
   console.log(`all ${CASES.length} cases pass`)
 }
 
-const narrowed: Narrow = (x) => ops.cast(x, 'float16')
-const widened: Narrow = (x) => ops.cast(ops.cast(x, 'float16'), 'float32')
+const roundToFloat16: Narrow = (x) => ops.cast(x, 'float16')
+const roundThroughFloat16: Narrow = (x) => ops.cast(ops.cast(x, 'float16'), 'float32')
 
 function buildCase(subject: Case, operators: Fp8Operators, half: Narrow, layout: Lowering): Graph {
   const graph = new Graph('kernel')

@@ -108,10 +108,10 @@ async function compareNetworks(
   for (const { name, file, kernels } of graphs) {
     const noise = inputsOf(cpu.manifest.networks[name]!, cpu.manifest)
     // A step takes the conditioning of its own target, because the scale of gates depends on the target.
-    const inputs = (side: Side) => (name === 'transformer' ? { ...noise, ...conditions[side] } : noise)
-    const expected = await runOnce(path.join(cpu.directory, `${name}.onnx`), { target: 'cpu' }, inputs('cpu'))
+    const selectInputs = (side: Side) => (name === 'transformer' ? { ...noise, ...conditions[side] } : noise)
+    const expected = await runOnce(path.join(cpu.directory, `${name}.onnx`), { target: 'cpu' }, selectInputs('cpu'))
     const options = { target, kernels, provider: chooseProviderOptions(name) }
-    const given = await runOnce(path.join(gpu.directory, file), options, inputs('gpu'))
+    const given = await runOnce(path.join(gpu.directory, file), options, selectInputs('gpu'))
     if (name === 'conditioning') {
       conditions.cpu = conditionOf(expected)
       conditions.gpu = conditionOf(given)

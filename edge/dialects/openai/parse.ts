@@ -126,11 +126,11 @@ const mapFormat: Adjustment = ({ response_format }, nameOf) => {
   return { change: { response_format: 'b64_json' }, warning: { code: 'response_format_adjusted', message } }
 }
 
-const randomSeed: Adjustment = ({ seed }) => (seed === -1 ? { change: { seed: undefined } } : null)
+const drawSeed: Adjustment = ({ seed }) => (seed === -1 ? { change: { seed: undefined } } : null)
 
 const ADJUSTMENTS: readonly Adjustment[] = [
   ...[cutPrompt, limitImages, readBackground, dropModeration, dropStyle, mapQuality, dropCompression, mapFormat],
-  randomSeed,
+  drawSeed,
 ]
 
 /** Models whose clients read `b64_json` without a request for it. */

@@ -8,11 +8,11 @@ import { Dialog } from '../ui/dialog.tsx'
 import { Icon } from '../ui/icons.tsx'
 import { ErrorNote } from '../ui/note.tsx'
 import { saveBlob } from '../ui/save.ts'
-import type { Verified } from './receipt.ts'
+import type { VerifiedReceipt } from './receipt.ts'
 
-type Verification = Verified & { index: number }
+type Verification = VerifiedReceipt & { index: number }
 
-function Checks({ checks }: Pick<Verified, 'checks'>) {
+function Checks({ checks }: Pick<VerifiedReceipt, 'checks'>) {
   const failed = checks.filter(({ passed }) => !passed).length
   return (
     <>

@@ -6,7 +6,7 @@ import { call } from '../api/http.ts'
 import type { Run } from '../state/history.ts'
 
 export type Check = { name: string; passed: boolean; detail: string }
-export type Verified = { checks: Check[]; receipt: string; bytes: ArrayBuffer }
+export type VerifiedReceipt = { checks: Check[]; receipt: string; bytes: ArrayBuffer }
 
 const encodeHex = (bytes: ArrayBuffer) =>
   [...new Uint8Array(bytes)].map((each) => each.toString(16).padStart(2, '0')).join('')
@@ -36,7 +36,7 @@ async function checksOf(run: Run, index: number, receipt: string, bytes: ArrayBu
 }
 
 /** Downloads an image with its receipt and checks one against the other. Errors: Problem. */
-export async function verifyImage(run: Run, index: number): Promise<Verified> {
+export async function verifyImage(run: Run, index: number): Promise<VerifiedReceipt> {
   const { data } = await call<{ data: { receipt: string | null }[] }>('GET', `/v1/jobs/${run.job}/receipts`)
   const receipt = data[index]?.receipt
   const file = await fetch(run.images[index]!.url!)

@@ -7,7 +7,7 @@ import { ACCOUNT_DELETED, ApiError } from '../../http/errors.ts'
 import { parseFields } from '../../http/validation.ts'
 import { exportLines, parsePosition, START, streamLines } from '../../operations/account-export.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
-import { deletionView, moneyOf, parseAccountName } from './accounts.ts'
+import { createDeletionView, moneyOf, parseAccountName } from './accounts.ts'
 
 export const page = z.strictObject({
   after: z.string().max(100).optional().describe('the after value of an earlier response'),
@@ -55,7 +55,7 @@ async function startDeletion(c: Context<EdgeEnv>, account: string) {
   }
   const deletion: Deletion | null = await objectOf(c.env.ACCOUNT, account).deleteAccount()
   if (!deletion) throw new ApiError('not_found', `There is no account ${account}.`)
-  return c.json({ account, deletion: deletionView(deletion) }, 202)
+  return c.json({ account, deletion: createDeletionView(deletion) }, 202)
 }
 
 /** GET /v1/accounts/{account}/export and DELETE /v1/accounts/{account}, for the operator. */

@@ -56,7 +56,7 @@ export const moneyOf = ({
 })
 
 /** Returns the state of an account's deletion as the API presents it. */
-export const deletionView = ({
+export const createDeletionView = ({
   requested,
   completed,
   step,
@@ -88,7 +88,7 @@ export const accounts = new Hono<EdgeEnv>()
   .get('/:account', async (c) => {
     const account = parseAccountName(c.req.param('account'))
     const view = await objectOf(c.env.ACCOUNT, account).view()
-    const deletion = view.deletion && deletionView(view.deletion)
+    const deletion = view.deletion && createDeletionView(view.deletion)
     return c.json({ account, ...view.settings, ...moneyOf(view), deletion } satisfies AccountReply)
   })
   .patch('/:account', async (c) => {

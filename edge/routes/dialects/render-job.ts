@@ -10,7 +10,7 @@ import type { EdgeEnv } from '../../http/context.ts'
 import { ApiError } from '../../http/errors.ts'
 import { projectJob } from '../../jobs/projection.ts'
 import type { JobRecord } from '../../jobs/record.ts'
-import type { Submitted } from '../../requests/generate.ts'
+import type { SubmittedJob } from '../../requests/generate.ts'
 import { createServerTiming } from '../../requests/view.ts'
 import { createResultUrl, LINK_SECONDS, openImage } from '../../results/results.ts'
 import type { StoredImage } from '../../results/stored-image.ts'
@@ -90,7 +90,7 @@ async function streamInline({ RESULTS }: Env, facts: Facts, links: readonly { ur
 /** A job in the form that dialects render, without its files. */
 export function factsOf(
   c: Context<EdgeEnv>,
-  { job, reused, joined }: Omit<Submitted, 'rates'>,
+  { job, reused, joined }: Omit<SubmittedJob, 'rates'>,
   eventsUrl: string | null = null,
 ): Facts {
   const { origin } = new URL(c.req.url)
@@ -103,7 +103,7 @@ export async function renderJob(
   c: Context<EdgeEnv>,
   dialect: Dialect,
   render: Render,
-  submitted: Submitted,
+  submitted: SubmittedJob,
   files: Files = 'url',
 ): Promise<Response> {
   const { job, rates } = submitted

@@ -9,7 +9,7 @@ import { describeThrown } from '../../http/errors.ts'
 import { isFinal } from '../../jobs/record.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
 import { followJob } from '../../requests/follow.ts'
-import { describeFailure, type Submission, type Submitted } from '../../requests/generate.ts'
+import { describeFailure, type Submission, type SubmittedJob } from '../../requests/generate.ts'
 import type { Generation } from '../../requests/generation-request.ts'
 import { submitAndWait, watchCaller } from '../../requests/submission.ts'
 import { openImage } from '../../results/results.ts'
@@ -61,7 +61,7 @@ async function* imagesOf(env: Env, stream: JobStream, facts: Omit<RenderedJob, '
 async function* eventsOf(
   c: Context<EdgeEnv>,
   stream: JobStream,
-  submitted: Submitted,
+  submitted: SubmittedJob,
 ): AsyncGenerator<Uint8Array, void> {
   const { id } = submitted.job
   const facts = factsOf(c, submitted)

@@ -7,12 +7,12 @@ import { ApiError } from '../../http/errors.ts'
 import { parseFields, readJson, readOptionalJson } from '../../http/validation.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
 import { toUnixSeconds } from '../../platform/units.ts'
-import type { Limited } from '../../webhooks/delivery/replays.ts'
+import type { ReplayLimit } from '../../webhooks/delivery/replays.ts'
 import { checkAddress, hideQuery } from '../../webhooks/endpoints/address.ts'
 import {
   type AddressConflict,
   DEFAULT_ENDPOINT,
-  type Disabled,
+  type DisableReason,
   MAX_ENDPOINTS,
   MAX_ENDPOINTS_OF_HOST,
   newEndpointId,
@@ -90,7 +90,7 @@ function refuse(conflict: AddressConflict, url: string): ApiError {
 }
 
 /** Returns the error for a rate-limited replay or test event. */
-export function createRateLimitError({ retryAfterSeconds }: Limited): ApiError {
+export function createRateLimitError({ retryAfterSeconds }: ReplayLimit): ApiError {
   const seconds = String(retryAfterSeconds)
   const message = `This account has requested too many replays and test events; try again in ${seconds} s.`
   return new ApiError('rate_limited', message, { headers: { 'retry-after': seconds } })
@@ -120,7 +120,7 @@ async function change(c: Context<EdgeEnv>, id: string): Promise<EndpointView> {
   const outbox = await outboxOf(c, 'admin')
   const { url, events, description, disabled } = parseFields(changes, changes.shape, await readJson(c))
   if (url !== undefined) checkAddress(c.env, c.req.url, url, 'url')
-  const by: Disabled | null = disabled ? 'by_owner' : null
+  const by: DisableReason | null = disabled ? 'by_owner' : null
   const changed = await outbox.changeEndpoint(id, {
     ...(url !== undefined && { url }),
     ...(events && { events }),

@@ -14,7 +14,7 @@ const MINUTE_MS = 60_000
 const SCANNED = 5000
 
 /** The refusal of a replay: the bucket is empty. */
-export type Limited = { kind: 'limited'; retryAfterSeconds: number }
+export type ReplayLimit = { kind: 'limited'; retryAfterSeconds: number }
 
 /** Returns the number of replays available now. The bucket refills at `perMinute`, which is also its capacity. */
 export function countAvailableReplays(sql: SqlStorage, perMinute: number): number {
@@ -33,7 +33,7 @@ export function spendReplays(sql: SqlStorage, perMinute: number, count: number):
 }
 
 /** Returns the refusal, with the time until the next replay is available, if the bucket is empty; otherwise null. */
-export function limitReplays(sql: SqlStorage, perMinute: number): Limited | null {
+export function limitReplays(sql: SqlStorage, perMinute: number): ReplayLimit | null {
   const missing = 1 - countAvailableReplays(sql, perMinute)
   return missing <= 0 ? null : { kind: 'limited', retryAfterSeconds: Math.ceil((missing * 60) / perMinute) }
 }

@@ -47,8 +47,8 @@ export type IntegerBlocks = {
  * A 4-bit FP8 matrix [N, K] (checkpoint/formats/fp8-int4.ts): packed integers uint8 [N, K ÷ 32, 16], group scale bytes uint8 [N, K ÷ 32],
  * row scales float32 [N] or [N, 1].
  */
-export type Packed = { readonly packed: Value; readonly groupScales: Value; readonly scales: Value }
-export type Matrix = Value | QuantizedMatrix | IntegerBlocks | Packed
+export type PackedWeight = { readonly packed: Value; readonly groupScales: Value; readonly scales: Value }
+export type Matrix = Value | QuantizedMatrix | IntegerBlocks | PackedWeight
 export const isQuantized = (weight: Matrix): weight is QuantizedMatrix => 'codes' in weight
 export const isIntegers = (weight: Matrix): weight is IntegerBlocks => 'blocks' in weight
-export const isPacked = (weight: Matrix): weight is Packed => 'packed' in weight
+export const isPacked = (weight: Matrix): weight is PackedWeight => 'packed' in weight

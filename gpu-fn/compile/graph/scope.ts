@@ -17,7 +17,7 @@ import type {
   Modulation,
   ModulationVector,
   Operand,
-  Packed,
+  PackedWeight,
   QuantizedMatrix,
   ResidualBranch,
   Stream,
@@ -120,7 +120,7 @@ export class Scope {
     name: string,
     source: Extract<WeightSource, { kind: 'codes' | 'packed' }>,
     [n, k]: readonly number[],
-  ): QuantizedMatrix | Packed {
+  ): QuantizedMatrix | PackedWeight {
     const isPacked = source.kind === 'packed'
     const values = isPacked
       ? this.graph.weight(name, 'uint8', [n!, k! / GROUP, GROUP_BYTES], source)

@@ -8,7 +8,7 @@ import {
   type Matrix,
   type ModulationVector,
   type Operand,
-  type Packed,
+  type PackedWeight,
   type QuantizedMatrix,
 } from '../graph/layer-types.ts'
 import type { AddLowRank } from '../graph/lora-graphs.ts'
@@ -36,7 +36,7 @@ export type Fp8Operators = {
     options: { readonly factor: number; readonly epsilon: number },
   ): { sum: Value; normed: Operand[] }
   /** Unpacks a 4-bit FP8 matrix to E4M3 codes for its product with `x`. */
-  unpack(weight: Packed, x: Operand): QuantizedMatrix
+  unpack(weight: PackedWeight, x: Operand): QuantizedMatrix
   /** factor · x · weight transposed + bias. */
   linear(x: Operand, weight: QuantizedMatrix, bias: Value, factor: number): Value
   /** gelu(factor · x), quantized by rows. */

@@ -3,13 +3,13 @@
 import type { Attribute, Graph, Node } from '../graph/graph.ts'
 
 /** Input and output counts per set. `equalAxes`: axes of the first input with equal lengths in both sets, as required by the kernel. */
-type Paired = { readonly inputs: number; readonly outputs: number; readonly equalAxes: readonly number[] }
+type PairedNode = { readonly inputs: number; readonly outputs: number; readonly equalAxes: readonly number[] }
 
 /**
  * Operators with an optional second set of inputs and outputs (kernels/include/operators.h). The two products of a pair may have different
  * sizes.
  */
-const PAIRED: Readonly<Record<string, Paired>> = {
+const PAIRED: Readonly<Record<string, PairedNode>> = {
   Linear: { inputs: 5, outputs: 1, equalAxes: [] },
   ModulateQuantize: { inputs: 4, outputs: 5, equalAxes: [0, -1] },
   GeluQuantize: { inputs: 1, outputs: 2, equalAxes: [-1] },

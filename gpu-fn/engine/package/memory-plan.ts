@@ -87,7 +87,7 @@ export function planMemory(manifest: PlannedManifest, size: Size, budget: number
 }
 
 function listCandidates(needs: readonly Need[], how: Execution): Candidate[] {
-  const peakOf = how.target === 'cpu' ? computePeakOnCpu : peakOnGpu(how.shared)
+  const peakOf = how.target === 'cpu' ? computePeakOnCpu : computePeakOnGpu(how.shared)
   // Few jobs have an input image, so its encoder is opened by the first one, and is not part of what each job reads.
   const usual = needs.filter(({ network }) => network !== IMAGE_ENCODER)
   return listSubsets(usual, how).map((resident) => {
@@ -123,7 +123,7 @@ export const memoryOfAll = (peaks: readonly Peak[]): number =>
  * All sessions stay open. Offloaded networks take turns in the same memory. Runs share one arena that never shrinks; the autoencoder's blocks
  * are larger than all others and cannot reuse them, so both are counted.
  */
-const peakOnGpu =
+const computePeakOnGpu =
   (min = 0) =>
   (resident: readonly Need[], offloaded: readonly Need[]): Peak => {
     const all = [...resident, ...offloaded]

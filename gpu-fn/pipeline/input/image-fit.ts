@@ -3,7 +3,10 @@ import type { JobRequest } from '../../contract.ts'
 import type { Size } from '../pipeline.ts'
 
 export type Box = {
-  /** The part of the image to use; absent for the whole. Cut before the scaling, so that the scaled image is not larger than the result. */
+  /**
+   * The part of the image to use; absent for the whole image. Cut before the scaling, so that the scaled image is not larger than the
+   * result.
+   */
   cut?: Size & { left: number; top: number }
   /** The size to which that part is scaled. */
   scaled: Size

@@ -94,9 +94,9 @@ const SCHEDULES: Record<'simple' | 'sgm_uniform' | 'beta', Levels> = {
     const first = config.num_train_timesteps
     const last = fround(computeTrainedLevel(1, config) * first)
     const stride = fround(fround(last - first) / steps)
-    const timestep = (i: number) =>
+    const computeTimestep = (i: number) =>
       fround(i < (steps + 1) >> 1 ? first + fround(stride * i) : last - fround(stride * (steps - i)))
-    return Array.from({ length: steps }, (_, i) => applyShift32(fround(timestep(i) / first), config.shift))
+    return Array.from({ length: steps }, (_, i) => applyShift32(fround(computeTimestep(i) / first), config.shift))
   },
   /** `beta_scheduler`, which leaves out repeated levels. */
   beta: (steps, config) => {

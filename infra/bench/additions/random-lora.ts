@@ -21,12 +21,12 @@ export async function createRandomLora(
     const [, module, , , end] = ADAPTED.exec(name) ?? []
     if (!module) return []
     const [rows, columns] = [Number(end ?? shape[0]), shape[1]!]
-    const random = (part: string, dims: [number, number], at: number) => ({
+    const createRandom = (part: string, dims: [number, number], at: number) => ({
       name: `diffusion_model.${module}.lora_${part}.weight`,
       shape: dims,
       data: drawGaussianNoise(seed * 1000 + at, dims[0] * dims[1]).map((value) => value * STRENGTH),
     })
-    return [random('A', [rank, columns], 0), random('B', [rows, rank], 1)]
+    return [createRandom('A', [rank, columns], 0), createRandom('B', [rows, rank], 1)]
   })
   const name = `random-${seed}`
   const file = path.join(directory, `${name}.safetensors`)

@@ -113,10 +113,10 @@ async function measureTorch(run: Run, system: string, way: TorchPlan['way'], art
 async function measureOctet(run: Run, system: string, directory: string, gigabytes?: number): Promise<void> {
   const plan: OctetPlan = { ...createCommonPlan(run, system), package: directory }
   // A budget does not affect the speed of single networks.
-  const within = (budget: number) => ({ budget, imagesOnly: true })
+  const isWithin = (budget: number) => ({ budget, imagesOnly: true })
   await run.recorder.runProgram(system, [process.execPath, OCTET], {
     ...plan,
-    ...(gigabytes !== undefined && within(gigabytes * 2 ** 30)),
+    ...(gigabytes !== undefined && isWithin(gigabytes * 2 ** 30)),
   })
 }
 

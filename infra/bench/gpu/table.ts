@@ -101,14 +101,14 @@ export function articleOf(figures: readonly Figure[], nanoCard: string): string 
     ['FP8 and no T5', 'torch-fp8-lite', 'octet-fp8-lite', 'fp8-lite'],
   ] as const
   const rows = ways.flatMap(([way, torch, octet, tier]) => {
-    const row = (name: string, system: string) => [
+    const formatRow = (name: string, system: string) => [
       `${way}, ${name}`,
       ...[WEIGHTS, PEAK, TURBO, PSNR].map(
         ({ metric, digits }) => large.get(system)?.get(metric)?.toFixed(digits) ?? '–',
       ),
       ...(name === 'Octet' && tier ? readNanoQuality(nanoCard, `nano-turbo-${tier}`) : ['', '']),
     ]
-    return [row('PyTorch', torch), ...(octet ? [row('Octet', octet)] : [])]
+    return [formatRow('PyTorch', torch), ...(octet ? [formatRow('Octet', octet)] : [])]
   })
   const head = [`Large, 4 steps, ${ARTICLE_SIZE}`, WEIGHTS.title, 'GPU memory, MiB', 's an image', PSNR.title]
   return formatTable([...head, 'nano-turbo: right main sprite', 'nano-turbo: PSNR to float32, dB'], rows)

@@ -1,7 +1,7 @@
 // The attacks, each with its own rate. They require an ordinary account at most; some require none.
 
 import type { Random } from '../../command/random.ts'
-import { type Sending, send as sendOnce } from '../../system/client.ts'
+import { type SendOptions, send as sendOnce } from '../../system/client.ts'
 
 /** Shared state of the attacks. `jobs` holds the ids of their jobs, newest last. */
 export type AttackContext = {
@@ -34,7 +34,7 @@ const fieldsOf = (count: number) => `{${Array.from({ length: count }, (_, index)
 let huge: string | undefined
 let many: string | undefined
 
-type AttackRequest = Omit<Sending, 'signal'> & { key: string; timeoutMs?: number }
+type AttackRequest = Omit<SendOptions, 'signal'> & { key: string; timeoutMs?: number }
 
 function send(
   { url, end }: AttackContext,

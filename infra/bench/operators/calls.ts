@@ -69,11 +69,11 @@ function describeAttentionLayout([image, text]: readonly (CallTensor | null)[]):
   const tokens = length + (text?.shape[1] ?? 0)
   const queries = text?.shape[2] === width ? tokens : length
   const tiles = Math.ceil(tokens / TILE)
-  const bytes = (...shape: number[]): CallTensor => ({ dtype: 'uint8', shape: [batch, heads, ...shape] })
+  const createByteTensor = (...shape: number[]): CallTensor => ({ dtype: 'uint8', shape: [batch, heads, ...shape] })
   return [
-    bytes(Math.ceil(queries / TILE) * TILE, HEAD_DEPTH),
-    bytes(tiles, TILE * HEAD_DEPTH),
-    bytes(tiles, TILE * HEAD_DEPTH + VALUE_SCALE_BYTES),
+    createByteTensor(Math.ceil(queries / TILE) * TILE, HEAD_DEPTH),
+    createByteTensor(tiles, TILE * HEAD_DEPTH),
+    createByteTensor(tiles, TILE * HEAD_DEPTH + VALUE_SCALE_BYTES),
     { dtype: 'float32', shape: [1] },
   ]
 }

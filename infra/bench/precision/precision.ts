@@ -125,9 +125,11 @@ async function packageOf({ model }: PrecisionBenchOptions, scratch: string): Pro
 }
 
 function describe(given: Outputs, expected: Outputs): string {
-  const error = (part: 'prompt' | 'modulation' | 'velocity') =>
+  const computeError = (part: 'prompt' | 'modulation' | 'velocity') =>
     computeMean(given[part].map((each, i) => computeRelativeError(each, expected[part][i]!)))
-  const errors = [error('prompt'), error('modulation'), error('velocity')].map((each) => each.toFixed(5))
+  const errors = [computeError('prompt'), computeError('modulation'), computeError('velocity')].map((each) =>
+    each.toFixed(5),
+  )
   const decibels = given.images.map((image, i) => Math.min(SAME_PSNR, psnr(image, expected.images[i]!)))
   const psnrs = decibels.length > 0 ? [computeMean(decibels), Math.min(...decibels)].map((each) => each.toFixed(1)) : []
   return [...errors, ...psnrs].join(' | ')

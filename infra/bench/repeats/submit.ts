@@ -41,10 +41,10 @@ export async function submit(url: string, request: JobRequest, cancel: Cancel | 
   }
 }
 
-type Armed = Cancel & { url: string; hangUp: AbortController }
+type ArmedCancel = Cancel & { url: string; hangUp: AbortController }
 
 /** Reads the event stream of an accepted job. Throws if the connection breaks or the stream violates the contract. */
-async function follow({ body }: Response, cancel: Armed | null): Promise<JobOutcome> {
+async function follow({ body }: Response, cancel: ArmedCancel | null): Promise<JobOutcome> {
   const canceling = cancel && startTimer(cancel)
   let file: Uint8Array | undefined
   try {
@@ -65,7 +65,7 @@ async function follow({ body }: Response, cancel: Armed | null): Promise<JobOutc
   }
 }
 
-function startTimer({ by, ms, url, hangUp }: Armed) {
+function startTimer({ by, ms, url, hangUp }: ArmedCancel) {
   let deletion: Promise<unknown> | undefined
   const timer = setTimeout(() => {
     if (by === 'hanging up') hangUp.abort()

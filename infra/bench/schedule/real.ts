@@ -3,7 +3,7 @@ import path from 'node:path'
 import { prepareBuiltInPackages } from '../../local/models/built-in-model.ts'
 import { type GpuVariant, makeCheckpoint, makePackage, type Target } from '../gpu/packages.ts'
 import { type Watch, withFunction } from './gpu-function.ts'
-import { type Recipe, type Replayed, replay } from './replay.ts'
+import { type Recipe, type ReplayedTrace, replay } from './replay.ts'
 import { printComparison, printMemory, printOverload } from './report.ts'
 import { type Arrival, CLASSES, type CostTable, drawLoad, type JobClass, OVERLOAD, removeFlood } from './trace.ts'
 
@@ -45,7 +45,7 @@ async function prepare(options: RealOptions): Promise<Setup> {
   return { packages, recipe: { turbo: { model, ...TURBO }, full: { model, ...FULL } }, options }
 }
 
-type Replay = (trace: readonly Arrival[], untilMs?: number) => Promise<Replayed>
+type Replay = (trace: readonly Arrival[], untilMs?: number) => Promise<ReplayedTrace>
 
 /** Starts a GPU function, which then measures its step times with one job of each class. */
 function withReplay<T>(setup: Setup, isFair: boolean, use: (run: Replay, watch: Watch) => T) {

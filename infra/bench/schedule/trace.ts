@@ -46,10 +46,10 @@ function drawTrace(costs: CostTable, load: number, durationMs: number, random: R
 
 /** The larger relative deviation of the work of honest accounts and of the flooding one from their shares of the load. */
 function deviationOf(trace: readonly Arrival[], costs: CostTable, loadMs: number): number {
-  const work = (arrivals: readonly Arrival[]) =>
+  const computeWork = (arrivals: readonly Arrival[]) =>
     arrivals.reduce((sum, { kind }) => sum + estimateDeviceMs(costs[kind]), 0)
-  const honest = work(removeFlood(trace)) / (loadMs * (1 - FLOODING_SHARE))
-  const flooding = (work(trace) - work(removeFlood(trace))) / (loadMs * FLOODING_SHARE)
+  const honest = computeWork(removeFlood(trace)) / (loadMs * (1 - FLOODING_SHARE))
+  const flooding = (computeWork(trace) - computeWork(removeFlood(trace))) / (loadMs * FLOODING_SHARE)
   return Math.max(Math.abs(honest - 1), Math.abs(flooding - 1))
 }
 

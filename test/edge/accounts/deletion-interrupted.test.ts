@@ -143,7 +143,7 @@ function strike(n: number, blow: Blow) {
   const state = { calls: 0, struck: null as string | null, released: false }
   for (const [target, name] of CALLS) {
     const original = (target as unknown as Record<string, Call>)[name]!
-    const struck: Call = async function (...values) {
+    const runStruck: Call = async function (...values) {
       if (++state.calls !== n) return original.apply(this, values)
       state.struck = name
       if (blow === 'fails after its work') await original.apply(this, values)
@@ -152,7 +152,7 @@ function strike(n: number, blow: Blow) {
       while (!state.released) await new Promise((resolve) => setTimeout(resolve, 5))
       return original.apply(this, values)
     }
-    vi.spyOn(target as unknown as Record<string, Call>, name).mockImplementation(struck as never)
+    vi.spyOn(target as unknown as Record<string, Call>, name).mockImplementation(runStruck as never)
   }
   return state
 }

@@ -89,8 +89,9 @@ test('usage stays in the operator’s totals anonymously, and duplicate Queue de
     records.push(...messages.map(({ body }) => body))
     return send(messages, options)
   })
-  const total = async () => (await select('SELECT sum(jobs) AS jobs, sum(charged) AS charged FROM usage_totals'))[0]!
-  const before = await total()
+  const readTotal = async () =>
+    (await select('SELECT sum(jobs) AS jobs, sum(charged) AS charged FROM usage_totals'))[0]!
+  const before = await readTotal()
   await fillAccount(owner)
   await requestDeletion(owner)
   await advanceDeletion(owner, 'usage')
@@ -98,13 +99,13 @@ test('usage stays in the operator’s totals anonymously, and duplicate Queue de
   expect(wait > 4 * DAY_MS && wait <= 5 * DAY_MS).toBe(true)
   const { captured } = (await readDeletion(owner))!
   const after = { jobs: Number(before.jobs) + 2, charged: Number(before.charged) + captured! }
-  expect(await total()).toEqual(after)
+  expect(await readTotal()).toEqual(after)
   const message = { id: 'again', timestamp: new Date(), attempts: 2, ack: () => {}, retry: () => {} }
   const messages = records.map((body) => ({ ...message, body }))
   await consumeUsage({ queue: 'octet-usage', messages } as unknown as MessageBatch<UsageRecord>, env)
-  expect(await total()).toEqual(after)
+  expect(await readTotal()).toEqual(after)
   await advanceDeletion(owner, 'done')
-  expect(await total()).toEqual(after)
+  expect(await readTotal()).toEqual(after)
   const [named] = await select(`SELECT count(*) AS n FROM usage_totals WHERE account = '${owner.account}'`)
   expect(named).toEqual({ n: 0 })
 })

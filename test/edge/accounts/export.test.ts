@@ -146,16 +146,16 @@ describe('GET /v1/account/export', () => {
 /** Inserts credits, usage and ledger rows; with enough jobs, each kind spans several pages. Returns the number of usage rows. */
 const fill = (jobs: number) =>
   runInDurableObject(accountOf(owner), (_, { storage }) => {
-    const numbers = (max: number) =>
+    const listNumbers = (max: number) =>
       `WITH RECURSIVE counter (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM counter WHERE n < ${max - 1})`
-    storage.sql.exec(`${numbers(1000)} INSERT INTO credits SELECT 'credit-' || n, n, '', n FROM counter`)
+    storage.sql.exec(`${listNumbers(1000)} INSERT INTO credits SELECT 'credit-' || n, n, '', n FROM counter`)
     storage.sql.exec(
-      `${numbers(1201)} INSERT INTO usage
+      `${listNumbers(1201)} INSERT INTO usage
        SELECT date(n / 6 * 86400, 'unixepoch'), iif(n % 2, '', 'k'), n % 3, n, n FROM counter WHERE true
        ON CONFLICT DO NOTHING`,
     )
     storage.sql.exec(
-      `${numbers(jobs)}
+      `${listNumbers(jobs)}
        INSERT INTO ledger (job, key_id, meters, tier, amount, state, reserved, settled, fingerprint, digest)
        SELECT 'job_' || n, 'k', '[]', 'fp8', 5, 'released', n, n, 'f', 'd' FROM counter`,
     )
@@ -177,11 +177,12 @@ describe('a large export', () => {
       position = last!.type === 'end' ? null : parsePosition(last!.after as string)!
     }
     expect(parts).toBeGreaterThan(3)
-    const distinct = (type: string, name: (line: Line) => unknown) => new Set(filterByType(lines, type).map(name)).size
-    expect([filterByType(lines, 'credit').length, distinct('credit', ({ id }) => id)]).toEqual([1000, 1000])
-    const day = ({ day, key_id, tier }: Line) => `${day} ${key_id} ${tier}`
-    expect([filterByType(lines, 'usage').length, distinct('usage', day)]).toEqual([usage, usage])
-    expect([filterByType(lines, 'job').length, distinct('job', ({ id }) => id)]).toEqual([230, 230])
+    const countDistinct = (type: string, name: (line: Line) => unknown) =>
+      new Set(filterByType(lines, type).map(name)).size
+    expect([filterByType(lines, 'credit').length, countDistinct('credit', ({ id }) => id)]).toEqual([1000, 1000])
+    const formatDay = ({ day, key_id, tier }: Line) => `${day} ${key_id} ${tier}`
+    expect([filterByType(lines, 'usage').length, countDistinct('usage', formatDay)]).toEqual([usage, usage])
+    expect([filterByType(lines, 'job').length, countDistinct('job', ({ id }) => id)]).toEqual([230, 230])
     expect(filterByType(lines, 'end')).toHaveLength(1)
   })
 

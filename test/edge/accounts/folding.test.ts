@@ -199,16 +199,16 @@ describe('a nearly full account', () => {
 
   test('regains space after rows are folded', async ({ expect }) => {
     const caller = await newCaller()
-    const size = () => runInDurableObject(accountOf(caller), (_, { storage }) => storage.sql.databaseSize)
-    const empty = await size()
+    const measureSize = () => runInDurableObject(accountOf(caller), (_, { storage }) => storage.sql.databaseSize)
+    const empty = await measureSize()
     const jobs = Array.from({ length: 200 }, (_, k) => `job_${k}`)
     for (const each of jobs) {
       await admit(caller, { job: each })
       await accountOf(caller).settle(each, { outcome: 'released' })
     }
-    expect(await size()).toBeGreaterThan(empty + 20_000)
+    expect(await measureSize()).toBeGreaterThan(empty + 20_000)
     await accountOf(caller).exported(jobs)
     for (const each of jobs) await accountOf(caller).forgetJob(each)
-    expect(await size()).toBeLessThan(empty + 10_000)
+    expect(await measureSize()).toBeLessThan(empty + 10_000)
   })
 })

@@ -135,11 +135,11 @@ test('the openai client throws the matching error class for a refusal', async ({
 })
 
 describe('the outer limit', () => {
-  const models = ({ headers }: Caller) => fetchWorker('/v1/models', { headers })
+  const fetchModels = ({ headers }: Caller) => fetchWorker('/v1/models', { headers })
   test('refuses before any call to the account', async ({ expect }) => {
     const caller = await newCaller()
     const limit = vi.spyOn(env.OUTER_LIMIT, 'limit').mockResolvedValue({ success: false })
-    const refused = await models(caller)
+    const refused = await fetchModels(caller)
     expect([refused.status, await readCode(refused), refused.headers.get('retry-after')]).toEqual([
       429,
       'rate_limited',

@@ -126,7 +126,7 @@ describe('two visitors of one page', () => {
 
   test('see, follow and delete only their own jobs', async ({ expect }) => {
     const { first, second, mine, keys } = await createVisitors()
-    const paths = (job: Job) => [
+    const listPaths = (job: Job) => [
       ['GET', `/v1/jobs/${job.id}`],
       ['GET', `/v1/jobs/${job.id}/events`],
       ['GET', `/v1/jobs/${job.id}/receipts`],
@@ -136,15 +136,15 @@ describe('two visitors of one page', () => {
       ['DELETE', fileOf(job)],
       ['DELETE', `/v1/jobs/${job.id}/images`],
     ]
-    const status = async (method: string, path: string, headers: Record<string, string>) => {
+    const readStatus = async (method: string, path: string, headers: Record<string, string>) => {
       const response = await fetchWorker(path, { method, headers })
       await response.body?.cancel()
       return response.status
     }
-    for (const [method, path] of [...paths(mine), ...paths(keys)])
-      expect(await status(method!, path!, second), `${method} ${path}`).toBe(404)
-    for (const [method, path] of paths(mine))
-      expect(await status(method!, path!, first), `${method} ${path}`).toBeLessThan(300)
+    for (const [method, path] of [...listPaths(mine), ...listPaths(keys)])
+      expect(await readStatus(method!, path!, second), `${method} ${path}`).toBe(404)
+    for (const [method, path] of listPaths(mine))
+      expect(await readStatus(method!, path!, first), `${method} ${path}`).toBeLessThan(300)
   })
 
   test('cannot name jobs or webhooks, or reuse images', async ({ expect }) => {

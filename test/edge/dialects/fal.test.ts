@@ -88,9 +88,9 @@ describe('the official client', () => {
       ...{ status_url: `${address}/status`, cancel_url: `${address}/cancel` },
     })
     const requestId = submitted.request_id
-    const status = () => queue.status('octet/tiny', { requestId, logs: true })
+    const readStatus = () => queue.status('octet/tiny', { requestId, logs: true })
     await vi.waitFor(async () => {
-      const current = await status()
+      const current = await readStatus()
       const messages = 'logs' in current ? current.logs.map(({ message }) => message) : []
       expect([current.status, messages]).toEqual([
         'IN_PROGRESS',
@@ -102,7 +102,7 @@ describe('the official client', () => {
     })
     await queue.cancel('octet/tiny', { requestId })
     await waitForEnd({ id: requestId })
-    expect((await status()).status).toBe('COMPLETED')
+    expect((await readStatus()).status).toBe('COMPLETED')
     expect(await failureOf(queue.result('octet/tiny', { requestId }))).toMatchObject({
       message: 'The request was canceled.',
     })

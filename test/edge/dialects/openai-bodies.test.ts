@@ -1,6 +1,6 @@
 // Request bodies as real applications send them, to the worker as shipped: each reply must be one that its application can read.
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import { type Generated, newCaller, ORIGIN, problemOf } from '../support/client.ts'
+import { type GeneratedJob, newCaller, ORIGIN, problemOf } from '../support/client.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { fetchShipped } from '../support/shipped.ts'
 
@@ -8,7 +8,7 @@ beforeEach(() => void fakeGpu(works))
 afterEach(() => vi.restoreAllMocks())
 
 type Usage = { input_tokens: number; total_tokens: number; input_tokens_details: { text_tokens: number } }
-type Reply = Generated & { usage?: Usage }
+type Reply = GeneratedJob & { usage?: Usage }
 type Body = Record<string, unknown>
 /** Throws if the application cannot read the reply. */
 type ReplyReader = (reply: Reply) => Promise<void> | void

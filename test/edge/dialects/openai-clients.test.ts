@@ -162,7 +162,7 @@ describe('openai', () => {
 })
 
 describe('the AI SDK', () => {
-  const options = ({ key }: Pick<Caller, 'key'>, from: typeof fetch = fetchUrl) => ({
+  const createOptions = ({ key }: Pick<Caller, 'key'>, from: typeof fetch = fetchUrl) => ({
     apiKey: key,
     baseURL,
     fetch: from,
@@ -171,7 +171,7 @@ describe('the AI SDK', () => {
 
   test('generates with @ai-sdk/openai under the names of OpenAI’s models', async ({ expect }) => {
     fakeGpu(works)
-    const provider = createOpenAI(options(await newCaller(), fetchShipped))
+    const provider = createOpenAI(createOptions(await newCaller(), fetchShipped))
     for (const name of ['dall-e-3', 'gpt-image-1']) {
       const { image: made } = await generateImage({ model: provider.image(name), size: '1024x1024', ...call })
       expect(made.uint8Array).toHaveLength(5000)
@@ -180,16 +180,16 @@ describe('the AI SDK', () => {
 
   test('generates with @ai-sdk/openai-compatible, which sends no response_format', async ({ expect }) => {
     fakeGpu(works)
-    const provider = createOpenAICompatible({ name: 'octet', ...options(await newCaller()) })
+    const provider = createOpenAICompatible({ name: 'octet', ...createOptions(await newCaller()) })
     const { images } = await generateImage({ model: provider.imageModel('tiny'), n: 2, size: '1024x1024', ...call })
     expect(images.map(({ uint8Array }) => uint8Array.length)).toEqual([5000, 5000])
   })
 
   test('throws errors for a bad key and a bad parameter, with their messages', async ({ expect }) => {
     const caller = await newCaller()
-    const stranger = createOpenAI(options({ key: 'sk-nonsense' })).image('tiny')
+    const stranger = createOpenAI(createOptions({ key: 'sk-nonsense' })).image('tiny')
     expect(await errorOf(generateImage({ model: stranger, ...call }))).toMatchObject({ statusCode: 401 })
-    const provider = createOpenAICompatible({ name: 'octet', ...options(caller) })
+    const provider = createOpenAICompatible({ name: 'octet', ...createOptions(caller) })
     const providerOptions = { octet: { steps: 0 } }
     const bad = await errorOf(generateImage({ model: provider.imageModel('tiny'), providerOptions, ...call }))
     expect(bad).toMatchObject({ statusCode: 400, message: expect.stringContaining('steps is 0; it must be') })

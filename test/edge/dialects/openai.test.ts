@@ -148,13 +148,13 @@ describe('POST /v1/images/generations', () => {
 })
 
 describe('the official openai client', () => {
-  const client = (key: string) =>
+  const createClient = (key: string) =>
     new OpenAI({ apiKey: key, baseURL: `${ORIGIN}/v1`, fetch: (url, init) => fetchWorker(String(url), init) })
 
   test('reads an image', async ({ expect }) => {
     fakeGpu(works)
     const { key } = await newCaller()
-    const reply = await client(key).images.generate({
+    const reply = await createClient(key).images.generate({
       ...flower,
       model: 'tiny',
       n: 2,
@@ -169,14 +169,14 @@ describe('the official openai client', () => {
 
   test('lists the models', async ({ expect }) => {
     const { key } = await newCaller()
-    const ids = (await client(key).models.list()).data.map(({ id }) => id)
+    const ids = (await createClient(key).models.list()).data.map(({ id }) => id)
     expect(ids).toEqual(['tiny', 'paired'])
   })
 
   test('throws its own error classes, with message, param, code and request id', async ({ expect }) => {
     fakeGpu(works)
     const { key } = await newCaller()
-    const bad = await client(key)
+    const bad = await createClient(key)
       .images.generate({ ...flower, n: 99 })
       .catch((error) => error)
     expect(bad).toBeInstanceOf(OpenAI.BadRequestError)
@@ -187,7 +187,7 @@ describe('the official openai client', () => {
       requestID: expect.any(String),
     })
     expect(bad.message).toContain('n is 99; it must be an integer from 1 to 8.')
-    const stranger = await client('sk-nonsense')
+    const stranger = await createClient('sk-nonsense')
       .images.generate(flower)
       .catch((error) => error)
     expect(stranger).toBeInstanceOf(OpenAI.AuthenticationError)

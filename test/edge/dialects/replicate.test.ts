@@ -293,12 +293,13 @@ describe('webhook_events_filter', () => {
 })
 
 describe('the AI SDK', () => {
-  const model = ({ key }: Caller) => createReplicate({ apiToken: key, baseURL: baseUrl, fetch }).image('octet/tiny')
+  const createModel = ({ key }: Caller) =>
+    createReplicate({ apiToken: key, baseURL: baseUrl, fetch }).image('octet/tiny')
 
   test('generates an image', async ({ expect }) => {
     const calls = fakeGpu(works)
     const { image } = await generateImage({
-      model: model(await newCaller()),
+      model: createModel(await newCaller()),
       ...{ prompt: 'a lighthouse', seed: 9, size: '256x128' },
     })
     expect(image.uint8Array).toEqual(createImageBytes(9))
@@ -308,7 +309,7 @@ describe('the AI SDK', () => {
   test('throws an error with a message', async ({ expect }) => {
     const replicate = { num_inference_steps: 0 }
     const failure = generateImage({
-      ...{ model: model(await newCaller()), prompt: 'a lighthouse' },
+      ...{ model: createModel(await newCaller()), prompt: 'a lighthouse' },
       ...{ maxRetries: 0, providerOptions: { replicate } },
     })
     await expect(failure).rejects.toThrow('num_inference_steps is 0; it must be an integer from 1 to 200.')

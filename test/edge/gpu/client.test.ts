@@ -229,14 +229,14 @@ describe('a stream that violates the contract is abandoned, and the next attempt
 })
 
 describe('a job ended by the GPU function', () => {
-  const ends = (end: Record<string, unknown>) => (seen: SeenRequest) => stream([...begin(seen), encodeLine(end)])
+  const endWith = (end: Record<string, unknown>) => (seen: SeenRequest) => stream([...begin(seen), encodeLine(end)])
 
   test('because of an invalid request is a 400 with the GPU function’s message, after one attempt', async ({
     expect,
   }) => {
     const caller = await newCaller()
     const message = 'width is 1024; this model makes at most 512.'
-    const calls = fakeGpu(ends({ type: 'failed', code: 'invalid_request', message }))
+    const calls = fakeGpu(endWith({ type: 'failed', code: 'invalid_request', message }))
     const response = await generate(caller, body)
     expect([response.status, (await problemOf(response)).detail]).toEqual([400, message])
     expect(calls).toHaveLength(1)
@@ -247,7 +247,7 @@ describe('a job ended by the GPU function', () => {
     'because of a service fault (%s) at every attempt is a 500 with a generic message',
     async (code, { expect }) => {
       const caller = await newCaller()
-      const calls = fakeGpu(ends({ type: 'failed', code, message: 'secret: cudaMalloc' }))
+      const calls = fakeGpu(endWith({ type: 'failed', code, message: 'secret: cudaMalloc' }))
       const response = await generate(caller, body)
       expect(response.status).toBe(500)
       expect(calls.map(({ request }) => request.attempt)).toEqual([1, 2, 3])
@@ -260,7 +260,7 @@ describe('a job ended by the GPU function', () => {
     'because of a service fault (%s) is retried once and then generates the image',
     async (code, { expect }) => {
       const caller = await newCaller()
-      fakeGpu(ends({ type: 'failed', code, message: 'cudaMalloc' }), works)
+      fakeGpu(endWith({ type: 'failed', code, message: 'cudaMalloc' }), works)
       const { octet } = await generatedOf(await generate(caller, body))
       expect(octet.attempts).toBe(2)
       const events = (await env.JOB.getByName(octet.job).events()).map(({ event }) => event)
@@ -272,7 +272,7 @@ describe('a job ended by the GPU function', () => {
 
   test('by a cancellation without a request, at every attempt, is free of charge', async ({ expect }) => {
     const caller = await newCaller()
-    const calls = fakeGpu(ends({ type: 'canceled', steps_done: 2, timings }))
+    const calls = fakeGpu(endWith({ type: 'canceled', steps_done: 2, timings }))
     expect((await generate(caller, body)).status).toBe(500)
     expect(calls).toHaveLength(3)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })

@@ -71,7 +71,7 @@ describe('a ping', () => {
 })
 
 describe('the schedule', () => {
-  const at = (schedule: object[], time: string) => isScheduled(read({ schedule }), Date.parse(time))
+  const isScheduledAt = (schedule: object[], time: string) => isScheduled(read({ schedule }), Date.parse(time))
   const office = [{ from: '08:00', to: '18:00', days: [1, 2, 3, 4, 5] }]
 
   test.for<[string, boolean]>([
@@ -80,7 +80,7 @@ describe('the schedule', () => {
     ['2026-11-26T18:00:00Z', false],
     ['2026-11-26T07:59:59Z', false],
     ['2026-11-28T12:00:00Z', false],
-  ])('office hours at %s: %s', ([time, wanted], { expect }) => expect(at(office, time)).toBe(wanted))
+  ])('office hours at %s: %s', ([time, wanted], { expect }) => expect(isScheduledAt(office, time)).toBe(wanted))
 
   test.for<[string, boolean]>([
     ['2026-11-28T23:00:00Z', true],
@@ -88,12 +88,12 @@ describe('the schedule', () => {
     ['2026-11-29T02:00:00Z', false],
     ['2026-11-28T01:00:00Z', false],
   ])('over midnight of a Saturday at %s: %s', ([time, wanted], { expect }) =>
-    expect(at([{ from: '22:00', to: '02:00', days: [6] }], time)).toBe(wanted),
+    expect(isScheduledAt([{ from: '22:00', to: '02:00', days: [6] }], time)).toBe(wanted),
   )
 
   test('without days applies every day, and without entries never', ({ expect }) => {
-    expect(at([{ from: '00:00', to: '24:00' }], '2026-11-29T12:00:00Z')).toBe(true)
-    expect(at([], '2026-11-29T12:00:00Z')).toBe(false)
+    expect(isScheduledAt([{ from: '00:00', to: '24:00' }], '2026-11-29T12:00:00Z')).toBe(true)
+    expect(isScheduledAt([], '2026-11-29T12:00:00Z')).toBe(false)
   })
 })
 

@@ -50,16 +50,16 @@ describe('the native fields', () => {
     const calls = fakeGpu(works)
     const caller = await newCaller()
     const full = { ...cat, size: '960x960', steps: 20, guidance_scale: 4 }
-    const price = async (fields: object) => {
+    const computePrice = async (fields: object) => {
       const quote = await send('POST', '/v1/quote', caller, { ...full, ...fields })
       return (((await quote.json()) as { price_microdollars: number }).price_microdollars - 200) / 300 / 0.96 ** 2
     }
-    expect(await price({})).toBeCloseTo(40, 1)
-    expect(await price({ guidance_interval: { stop: 0.5 } })).toBeCloseTo(30, 1)
+    expect(await computePrice({})).toBeCloseTo(40, 1)
+    expect(await computePrice({ guidance_interval: { stop: 0.5 } })).toBeCloseTo(30, 1)
     // Steps 1, 2 and 3 of 20 are after 0.2 and before 4.
-    expect(await price({ skip_layer_guidance: true })).toBeCloseTo(43, 1)
+    expect(await computePrice({ skip_layer_guidance: true })).toBeCloseTo(43, 1)
     const both = { guidance_interval: { start: 0.1 }, skip_layer_guidance: { start: 0, stop: 0.3, layers: [1] } }
-    expect(await price(both)).toBeCloseTo(20 + 18 + 4, 1)
+    expect(await computePrice(both)).toBeCloseTo(20 + 18 + 4, 1)
     await waitForEnd(await readJob(await send('POST', '/v1/jobs', caller, { ...cat, guidance_scale: 4, ...both })))
     expect(calls[0]!.request).toMatchObject({
       guidance_interval: { start: 0.1, stop: 1 },
@@ -91,14 +91,14 @@ describe('the native fields', () => {
     const calls = fakeGpu(works)
     const caller = await newCaller()
     const fields = { prompt: 'a cat', size: '64x64', steps: 28, seed: 1 }
-    const price = async (more: object) => {
+    const computePrice = async (more: object) => {
       const quote = await send('POST', '/v1/quote', caller, { ...fields, size: '960x960', guidance_scale: 4, ...more })
       return (((await quote.json()) as { price_microdollars: number }).price_microdollars - 200) / 300 / 0.96 ** 2
     }
-    expect(await price({})).toBeCloseTo(56, 1)
-    expect(await price({ cache: 'off' })).toBeCloseTo(56, 1)
-    expect(await price({ cache: 'fast' })).toBeCloseTo(34, 1)
-    expect(await price({ cache: 'fast', guidance_interval: { stop: 0.5 } })).toBeLessThan(34)
+    expect(await computePrice({})).toBeCloseTo(56, 1)
+    expect(await computePrice({ cache: 'off' })).toBeCloseTo(56, 1)
+    expect(await computePrice({ cache: 'fast' })).toBeCloseTo(34, 1)
+    expect(await computePrice({ cache: 'fast', guidance_interval: { stop: 0.5 } })).toBeLessThan(34)
     const job = await readJob(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'fast' }))
     await waitForEnd(job)
     const read = (await (await send('GET', `/v1/jobs/${job.id}`, caller)).json()) as Record<string, unknown>

@@ -173,9 +173,9 @@ test('a finished job affects the next quote', async ({ expect }) => {
   const asked = { prompt: 'a cat', width: 512, height: 512 }
   const made = await generatedOf(await generate(caller, asked))
   await runDurableObjectAlarm(env.ACCOUNT.getByName(caller.account))
-  const row = () =>
+  const readRow = () =>
     env.DB.prepare('SELECT * FROM observations WHERE id = ?').bind(`${caller.account}/${made.octet.job}`)
-  await vi.waitFor(async () => expect(await row().first()).toMatchObject({ run: 0.7, load: 0, tier: 'fp8' }), 5000)
+  await vi.waitFor(async () => expect(await readRow().first()).toMatchObject({ run: 0.7, load: 0, tier: 'fp8' }), 5000)
   vi.restoreAllMocks()
   clearObservations()
   const { body } = await call('POST', '/v1/quote', caller.headers, asked)

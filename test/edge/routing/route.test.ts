@@ -144,7 +144,7 @@ describe('the decision and its reason', () => {
 
 describe('the guards of a request', () => {
   const size = { width: 1024, height: 1024 }
-  const cost = (decision: ReturnType<typeof choose>) => price({ ...decision, count: 1 })
+  const estimateCost = (decision: ReturnType<typeof choose>) => price({ ...decision, count: 1 })
 
   test('that exclude nothing change nothing', ({ expect }) => {
     expect(choose({ size, maxCost: 1_000_000, maxLatencyMs: 60_000 })).toEqual(choose({ size }))
@@ -154,7 +154,7 @@ describe('the guards of a request', () => {
     const wished = { route: 'full', prompt: 'a sign "OPEN"', size } as const
     const dear = choose({ ...wished, tier: 'fp16' })
     const offers = [{ ...full, ...half }, full, turbo]
-    expect(choose({ ...wished, maxCost: cost(dear) - 1 }, offers)).toMatchObject({
+    expect(choose({ ...wished, maxCost: estimateCost(dear) - 1 }, offers)).toMatchObject({
       ...{ route: 'full', tier: 'fp8' },
       reason: expect.stringContaining('full/fp16 costs $'),
     })

@@ -3,7 +3,7 @@ import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, vi } from 'vitest'
 import { accountOf, createRequest, queryRows } from './admissions.ts'
-import { type Caller, fetchWorker, type Generated, generate, generatedOf, send } from './client.ts'
+import { type Caller, fetchWorker, type GeneratedJob, generate, generatedOf, send } from './client.ts'
 import { cancellations, fakeGpu, type SeenRequest, untilCanceled, works } from './fake-gpu.ts'
 import { jobOf, waitForEnd } from './jobs.ts'
 import { addEndpoint, outboxOf } from './manager.ts'
@@ -67,7 +67,7 @@ export async function fillAccount(caller: Caller) {
   await configure(caller.account, { limits: { concurrent_jobs: 7 } })
   await accountOf(caller).credit('invoice-1', 5000, 'paid by Ada Lovelace')
   const body = { prompt: 'a secret wish', n: 2, webhook: `${RECEIVER}/mine` }
-  const made: Generated = await generatedOf(await generate(caller, body, { 'idempotency-key': 'once' }))
+  const made: GeneratedJob = await generatedOf(await generate(caller, body, { 'idempotency-key': 'once' }))
   const { id } = (await (await send('PUT', '/v1/jobs/mine', caller, { prompt: 'runs' })).json()) as { id: string }
   running.push(id)
   await vi.waitFor(async () => {

@@ -178,13 +178,13 @@ describe('replay', () => {
     expect(calls.length - before).toBeLessThanOrEqual(PER_MINUTE + refill)
     for (const path of [`/${id}/deliveries/${events[0]}/replay`, `/${id}/replay`, `/${id}/test`]) {
       await emptyBucket()
-      const refused = await callWebhookApi(caller, 'POST', path, path.endsWith('test') ? undefined : body(path))
+      const refused = await callWebhookApi(caller, 'POST', path, path.endsWith('test') ? undefined : createBody(path))
       expect([path, refused.status, (await problemOf(refused)).error.code]).toEqual([path, 429, 'rate_limited'])
       expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(0)
     }
   })
 
-  const body = (path: string) =>
+  const createBody = (path: string) =>
     path.endsWith('/deliveries') ? {} : { only: 'all', ...(path.includes('evt_') ? {} : { since }) }
   const emptyBucket = () =>
     runInDurableObject(outboxOf(caller), (_, { storage }) =>

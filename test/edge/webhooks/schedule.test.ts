@@ -22,9 +22,9 @@ describe('the schedule', () => {
 })
 
 test('a delivery has a lifetime of four days, or longer if its schedule is longer', ({ expect }) => {
-  const days = (WEBHOOK_RETRY_SECONDS: string) =>
+  const addDays = (WEBHOOK_RETRY_SECONDS: string) =>
     createConfigWith({ WEBHOOK_RETRY_SECONDS }).webhooks.lifetimeMs / 86_400_000
-  expect([days('0'), days(SCHEDULE), days('864000')]).toEqual([4, 4, 12.5])
+  expect([addDays('0'), addDays(SCHEDULE), addDays('864000')]).toEqual([4, 4, 12.5])
 })
 
 test.for([

@@ -66,8 +66,9 @@ describe('the step graph of Large', () => {
 
   test('of other GPUs reads the same weights as the one with kernels', async () => {
     const { graphs, withoutKernels } = await build('medium', 'cuda-fp8')
-    const stored = ({ weights }: Graph) => new Map(weights.map(({ name, dtype, shape }) => [name, { dtype, shape }]))
-    expect(stored(withoutKernels!.transformer)).toEqual(stored(graphs.get('transformer')!))
+    const readStored = ({ weights }: Graph) =>
+      new Map(weights.map(({ name, dtype, shape }) => [name, { dtype, shape }]))
+    expect(readStored(withoutKernels!.transformer)).toEqual(readStored(graphs.get('transformer')!))
     expect(countOperators(withoutKernels!.transformer, 'joint_blocks.5.')).toMatchObject({ MatMulNBits: 4 })
   })
 })

@@ -8,7 +8,7 @@ import type { WeightSource } from '../../../gpu-fn/compile/graph/weight-source.t
 import { chooseLowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
 import { buildModel } from '../../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../../gpu-fn/models/sd35/sd35.ts'
-import { LAYOUTS, type Layout, PUBLISHED, type Published } from '../../../infra/checkpoints/published.ts'
+import { LAYOUTS, type Layout, PUBLISHED, type PublishedModel } from '../../../infra/checkpoints/published.ts'
 import { writeSparseCheckpoint } from '../../support/checkpoints/real-headers.ts'
 
 let scratch: string
@@ -17,7 +17,7 @@ beforeAll(async () => {
 })
 afterAll(() => fs.rm(scratch, { recursive: true }))
 
-async function open(name: Published, layout: Layout): Promise<{ paths: string[]; checkpoint: Checkpoint }> {
+async function open(name: PublishedModel, layout: Layout): Promise<{ paths: string[]; checkpoint: Checkpoint }> {
   const paths = await writeSparseCheckpoint(path.join(scratch, `${name}-${layout}`), name, layout)
   return { paths, checkpoint: await openCheckpoint(paths) }
 }

@@ -9,7 +9,7 @@ import type { Tier } from '../../../gpu-fn/contract.ts'
 import { planMemory } from '../../../gpu-fn/engine/package/memory-plan.ts'
 import { buildModel } from '../../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../../gpu-fn/models/sd35/sd35.ts'
-import type { Published } from '../../../infra/checkpoints/published.ts'
+import type { PublishedModel } from '../../../infra/checkpoints/published.ts'
 import { writeSparseCheckpoint } from '../../support/checkpoints/real-headers.ts'
 import { useScratch } from '../../support/scratch.ts'
 
@@ -17,14 +17,14 @@ const scratch = useScratch()
 
 type Options = Pick<BuildOptions, 'adalnBits' | 't5Bits'>
 
-async function build(name: Published, tier: Tier, options: Options): Promise<Model> {
+async function build(name: PublishedModel, tier: Tier, options: Options): Promise<Model> {
   const paths = await writeSparseCheckpoint(path.join(scratch.directory, name), name, 'single-file')
   const checkpoint = await openCheckpoint(paths)
   return buildModel(checkpoint, paths, { tier, ...options }, chooseLowerings('cuda-fp8'))
 }
 
 /** Size of the weights in GB per network, with all T5 graphs combined, and in total. */
-async function sizesOf(name: Published, tier: Tier, options: Options): Promise<Record<string, number>> {
+async function sizesOf(name: PublishedModel, tier: Tier, options: Options): Promise<Record<string, number>> {
   const { graphs } = await build(name, tier, options)
   const sizes: Record<string, number> = { all: 0 }
   for (const [graph, { weights }] of graphs) {
@@ -66,9 +66,9 @@ test.each([
     ...manifest,
     networks: Object.fromEntries(
       [...graphs].map(([name, graph]) => {
-        const ports = (of: Graph['inputs']) => of.map((port) => ({ ...port, shape: [...port.shape] }))
+        const listPorts = (of: Graph['inputs']) => of.map((port) => ({ ...port, shape: [...port.shape] }))
         const weights = `${name}.weights`
-        return [name, { file: name, weights, inputs: ports(graph.inputs), outputs: ports(graph.outputs) }]
+        return [name, { file: name, weights, inputs: listPorts(graph.inputs), outputs: listPorts(graph.outputs) }]
       }),
     ),
     files: Object.fromEntries(

@@ -88,14 +88,14 @@ test('an engine with credentials receives input images and all other calls', asy
   const sign = async (file: Uint8Array, type: string, hasInput?: boolean) => Buffer.from(`${file} ${type} ${hasInput}`)
   const signing = withCredentials(plain as unknown as Engine, { sign, subject: '', expires: new Date() })
   type Run = (...call: unknown[]) => AsyncIterable<{ data?: Uint8Array }>
-  const files = async (...call: unknown[]) => {
+  const listFiles = async (...call: unknown[]) => {
     const files: string[] = []
     for await (const { data } of (signing.run as unknown as Run)(...call)) if (data) files.push(String(data))
     return files
   }
   const options = { input: 'image' }
-  expect(await files('model', 'request', 'signal', options)).toEqual(['7 image/png true'])
-  expect(await files('model', 'request', 'signal')).toEqual(['7 image/png false'])
+  expect(await listFiles('model', 'request', 'signal', options)).toEqual(['7 image/png true'])
+  expect(await listFiles('model', 'request', 'signal')).toEqual(['7 image/png false'])
   await (signing as unknown as typeof plain).prefetch('model', 'signal')
   expect(calls).toEqual([
     ['model', 'request', 'signal', options],

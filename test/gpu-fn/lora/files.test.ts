@@ -172,12 +172,13 @@ test('an oversized adapter_config.json, or a directory of this name, is refused'
   await scratch.write('lora.safetensors', createPair())
   const lora = path.join(scratch.directory, 'lora.safetensors')
   const beside = path.join(scratch.directory, 'adapter_config.json')
-  const compiled = () => refusal(compileLora({ lora, base: pkg.manifest, out: path.join(scratch.directory, 'out') }))
+  const compileToRefusal = () =>
+    refusal(compileLora({ lora, base: pkg.manifest, out: path.join(scratch.directory, 'out') }))
   await writeFile(beside, `{"r": 2${' '.repeat(1_000_001)}}`)
-  expect(await compiled()).toMatch(/adapter_config\.json/)
+  expect(await compileToRefusal()).toMatch(/adapter_config\.json/)
   await rm(beside)
   await mkdir(beside)
-  expect(await compiled()).toMatch(/adapter_config\.json/)
+  expect(await compileToRefusal()).toMatch(/adapter_config\.json/)
 })
 
 test('parts without effect are noted', async () => {
@@ -231,7 +232,7 @@ test('damaged packages are refused', async () => {
 
 test('a convolution with its channels last has the same update', async () => {
   const cuda = await openPackage(await compileTiny({ tier: 'fp8', target: 'cuda' }))
-  const convolution = async (base: Package) => {
+  const createConvolution = async (base: Package) => {
     const lora = await compileTestLora(path.join(LORAS, 'everything.safetensors'), base.directory)
     const updates = updatesOf(base, [{ lora, scale: 1 }]).get('transformer')!
     const name = base.manifest.networks.transformer!.weights!
@@ -241,7 +242,7 @@ test('a convolution with its channels last has the same update', async () => {
     const count = shape.reduce((product, axis) => product * axis, 1)
     return { shape, values: new Uint16Array(bytes.buffer, offset, count) }
   }
-  const [first, last] = [await convolution(pkg), await convolution(cuda)]
+  const [first, last] = [await createConvolution(pkg), await createConvolution(cuda)]
   const [, channels, height, width] = first.shape as [number, number, number, number]
   expect(last.shape).toEqual([first.shape[0], height, width, channels])
   const area = height * width

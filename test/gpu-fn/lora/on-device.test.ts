@@ -67,10 +67,10 @@ async function openPlaced(pkg: Package, network: string) {
   onTestFinished(() => weights.release())
   await weights.load()
   const size = pkg.manifest.files[path.basename(file)]!.bytes
-  const bytes = () => readMemory(address, size)
+  const readBytes = () => readMemory(address, size)
   const open = (graph: string) => openNativeSession(graph, { entries: {}, memoryPattern: false })
   const updateInFile = async (changed: WeightUpdates) => Buffer.from(await updateFile({ file, tensors }, changed, open))
-  return { weights, bytes, updated: updateInFile }
+  return { weights, bytes: readBytes, updated: updateInFile }
 }
 
 test.skipIf(!hasAddon()).each([

@@ -54,7 +54,7 @@ describe('nano, decoded in tiles', () => {
     expect(await decodeLatent(pipeline.vaeDecoder, latent, 8)).toEqual(whole)
   })
 
-  test('pixels equal the planes bit for bit', async () => {
+  test('pixels are bit-identical to the planes', async () => {
     const latent = { data: drawGaussianNoise(2, 16 * 8 * 6).map((value) => 3 * value), dims: [1, 16, 8, 6] }
     const { image } = await pipeline.vaeDecoder.run({ latent })
     const [, , height, width] = image!.dims as [number, number, number, number]

@@ -2,7 +2,8 @@ import { expect, test } from 'vitest'
 import { drawGaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
 import golden from '../../golden/noise.json' with { type: 'json' }
 
-// PyTorch approximates log, sine and cosine on AVX2: four of five values are equal bit for bit, the others are one unit in the last place off.
+// PyTorch approximates log, sine and cosine on AVX2: four of five values are bit-identical, and the others are off by one unit in the last
+// place.
 const TOLERANCE = 1e-6
 
 function decodeFloats(base64: string): Float32Array {
@@ -30,7 +31,7 @@ test.each(golden.tails)(
   },
 )
 
-test('small shapes use the double-precision path and are equal bit for bit', () => {
+test('small shapes use the double-precision path and are bit-identical', () => {
   const short = golden.cases.filter(({ shape }) => count(shape) < 16)
   expect(short.length).toBeGreaterThan(10)
   for (const { seed, shape, values } of short)

@@ -16,7 +16,7 @@ import { hasAddon } from '../../support/native/addon.ts'
 
 const PROTO = path.join(import.meta.dirname, '../../../gpu-fn/compile/write/onnx.proto')
 const ModelProto = protobuf.loadSync(PROTO).lookupType('onnx.ModelProto')
-type Decoded = {
+type DecodedTensor = {
   graph: {
     initializer: {
       name: string
@@ -211,7 +211,9 @@ test('the layout in the manifest equals that in the graph', async () => {
   const { weights } = (await openPackage(directory)).manifest
   for (const [file, layout] of Object.entries(weights)) {
     const model = ModelProto.decode(await readFile(path.join(directory, file.replace('.weights', '.onnx'))))
-    const external = (model as unknown as Decoded).graph.initializer.filter(({ dataLocation }) => dataLocation === 1)
+    const external = (model as unknown as DecodedTensor).graph.initializer.filter(
+      ({ dataLocation }) => dataLocation === 1,
+    )
     expect(external.length).toBeGreaterThan(10)
     const stored = external.map(({ name, dataType, dims, externalData }) => {
       const { location, offset, length } = Object.fromEntries(externalData.map(({ key, value }) => [key, value]))

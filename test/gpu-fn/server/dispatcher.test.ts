@@ -18,7 +18,7 @@ function start(engine: Engine, options: Partial<JobsOptions> = {}) {
   const limits = { queue: 20, retainSeconds: 3_600, retainBytes: 1 << 28, unreadSeconds: 10 }
   const jobs = new Jobs({ engine, lifecycle: { status: 'ready' }, log, onBroken: () => {}, ...limits, ...options })
   const ended: string[] = []
-  const submit = (id: string, { interactive = false, tenant = id, ...body }: Submitted = {}) => {
+  const submit = (id: string, { interactive = false, tenant = id, ...body }: SubmittedRequest = {}) => {
     const job = jobs.submit(
       id,
       createJobBody({ ...body, schedule: { tenant, weight: 1, interactive, ...body.schedule } }),
@@ -31,7 +31,7 @@ function start(engine: Engine, options: Partial<JobsOptions> = {}) {
   }
   return { jobs, submit, ended }
 }
-type Submitted = Partial<Omit<JobRequest, 'schedule'>> & {
+type SubmittedRequest = Partial<Omit<JobRequest, 'schedule'>> & {
   interactive?: boolean
   tenant?: string
   schedule?: Partial<NonNullable<JobRequest['schedule']>>

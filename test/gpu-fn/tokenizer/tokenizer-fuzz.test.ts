@@ -35,7 +35,7 @@ const T5 = {
 }
 const bytesOf = (value: object) => new TextEncoder().encode(JSON.stringify(value))
 type Sources = Map<TokenizerFileName, Uint8Array>
-const clip = (): Sources =>
+const createClipSources = (): Sources =>
   new Map([
     ['tokenizer_config.json', bytesOf(CLIP_CONFIG)],
     ['vocab.json', bytesOf(VOCABULARY)],
@@ -64,9 +64,15 @@ const SPIECE = (() => {
 
 type Damage = (random: Random) => Sources
 const KINDS: [name: string, Damage][] = [
-  ['vocab.json', (random) => clip().set('vocab.json', mutateJson(random, VOCABULARY))],
-  ['merges.txt', (random) => clip().set('merges.txt', mutateBytes(random, clip().get('merges.txt')!))],
-  ['tokenizer_config.json', (random) => clip().set('tokenizer_config.json', mutateJson(random, CLIP_CONFIG))],
+  ['vocab.json', (random) => createClipSources().set('vocab.json', mutateJson(random, VOCABULARY))],
+  [
+    'merges.txt',
+    (random) => createClipSources().set('merges.txt', mutateBytes(random, createClipSources().get('merges.txt')!)),
+  ],
+  [
+    'tokenizer_config.json',
+    (random) => createClipSources().set('tokenizer_config.json', mutateJson(random, CLIP_CONFIG)),
+  ],
   [
     'special_tokens_map.json',
     (random) => createT5Sources().set('special_tokens_map.json', mutateJson(random, { pad_token: '<pad>' })),

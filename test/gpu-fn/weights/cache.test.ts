@@ -248,7 +248,7 @@ test('refuses a manifest whose digest differs from its name, and a malformed poi
   await put(pointerKeyOf({ ...TURBO, model: 'odd' }), '["a"]')
   await put(pointerKeyOf({ ...TURBO, model: 'path' }), JSON.stringify({ package: '../blobs/a' }))
   const { ensure } = await openCache()
-  await expect(ensure({ ...TURBO, model: 'lost' })).rejects.toThrow(/does not have the SHA-256 in its name/)
+  await expect(ensure({ ...TURBO, model: 'lost' })).rejects.toThrow(/does not match the SHA-256 in its name/)
   for (const model of ['odd', 'path'])
     await expect(ensure({ ...TURBO, model })).rejects.toThrow(/is not a pointer to a package/)
 })

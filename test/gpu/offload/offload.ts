@@ -1,4 +1,4 @@
-// Compares the results of networks that share the same GPU memory in turn: each must compute with its own weights. The options separate the
+// Compares the results of networks that use the same GPU memory alternately: each must compute with its own weights. The options separate the
 // possible causes of wrong results: the order of copies and runs, and the operators themselves.
 import { countElements } from '../../../gpu-fn/dtype.ts'
 import { loadCuda } from '../../../gpu-fn/runtime/cuda.ts'

@@ -46,10 +46,10 @@ test.each(['poisson', 'bursty'] as const)('%s traffic has the requested rate and
 
 test('equal cases have equal figures, and the cost per image falls with volume', () => {
   const base = { variant: 'large-turbo', gpu: 'H100', traffic: 'poisson', idleSeconds: 120 } as const
-  const cost = (imagesPerDay: number) => costOf({ ...base, imagesPerDay }).dollarsPerImage
-  expect(cost(10)).toBe(cost(10))
-  expect(cost(10)).toBeGreaterThan(cost(10_000))
-  expect(cost(10_000)).toBeGreaterThan(cost(1_000_000))
+  const computeCost = (imagesPerDay: number) => costOf({ ...base, imagesPerDay }).dollarsPerImage
+  expect(computeCost(10)).toBe(computeCost(10))
+  expect(computeCost(10)).toBeGreaterThan(computeCost(10_000))
+  expect(computeCost(10_000)).toBeGreaterThan(computeCost(1_000_000))
 })
 
 test('docs/cost.md equals the output of the command', async () => {

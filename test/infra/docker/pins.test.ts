@@ -116,7 +116,7 @@ describe('npm run images', () => {
     manifests.set(`${repository} ${digestOf(body)}`, body)
     return digestOf(body)
   }
-  const images = (...args: string[]) =>
+  const listImages = (...args: string[]) =>
     promisify(execFile)(process.execPath, ['infra/docker/images.ts', ...args, '--file', file, '--registry', registry], {
       cwd: ROOT,
     })
@@ -128,20 +128,20 @@ describe('npm run images', () => {
       push('library/node', '24', createIndex('amd64')),
       push('nvidia/cuda', '13', createIndex('amd64', 'cuda')),
     ]
-    expect(await images('check').catch(joinOutput)).toContain('A_BASE: node:24 is not pinned')
-    await images('pin')
+    expect(await listImages('check').catch(joinOutput)).toContain('A_BASE: node:24 is not pinned')
+    await listImages('pin')
     const text = `ARG A_BASE=node:24@${a}\nARG B_BASE=nvidia/cuda:13@${b}\nARG RUN_AS=octet\nUSER nobody\n`
     expect(await readFile(file, 'utf8')).toBe(text)
-    expect((await images('check')).stdout).toContain(`node:24@${a} exists\n`)
-    expect((await images('pin')).stdout).toContain('Nothing has changed.')
+    expect((await listImages('check')).stdout).toContain(`node:24@${a} exists\n`)
+    expect((await listImages('pin')).stdout).toContain('Nothing has changed.')
   })
 
   test('`check` reports a changed tag, and `pin` updates the digest', async () => {
     const before = push('library/node', '24', createIndex('amd64'))
     await writeFile(file, `ARG A_BASE=node:24@${before}\n`)
     const after = push('library/node', '24', createIndex('amd64', 'rebuilt'))
-    expect((await images('check')).stdout).toContain(`exists; the tag is now ${after}`)
-    await images('pin')
+    expect((await listImages('check')).stdout).toContain(`exists; the tag is now ${after}`)
+    await listImages('pin')
     expect(await readFile(file, 'utf8')).toBe(`ARG A_BASE=node:24@${after}\n`)
   })
 
@@ -149,13 +149,13 @@ describe('npm run images', () => {
     const absent = `sha256:${'a'.repeat(64)}`
     push('library/node', '24', createIndex('amd64'))
     await writeFile(file, `ARG A_BASE=node:24@${absent}\n`)
-    expect(await images('check').catch(joinOutput)).toContain(`the registry has no node ${absent}: 404`)
+    expect(await listImages('check').catch(joinOutput)).toContain(`the registry has no node ${absent}: 404`)
     manifests.set(`library/node ${absent}`, createIndex('amd64', 'forged'))
-    expect(await images('check').catch(joinOutput)).toContain(
+    expect(await listImages('check').catch(joinOutput)).toContain(
       `has the digest ${digestOf(createIndex('amd64', 'forged'))}`,
     )
     push('library/node', '24', createIndex('arm64'))
-    expect(await images('pin').catch(joinOutput)).toContain('has no image for linux/amd64')
+    expect(await listImages('pin').catch(joinOutput)).toContain('has no image for linux/amd64')
     expect(await readFile(file, 'utf8')).toBe(`ARG A_BASE=node:24@${absent}\n`)
   })
 

@@ -38,7 +38,7 @@ test.each([
   expect(architecturesOf(capabilities.map((each) => createGpu('GPU', each)))).toEqual(expected)
 })
 
-test('a library missing for the loader is reported before the compilation', async () => {
+test('a library that the loader cannot find is reported before the compilation', async () => {
   const runtime = createRequire(import.meta.url).resolve('onnxruntime-node')
   const binding = path.join(
     path.dirname(runtime),

@@ -49,7 +49,7 @@ async function startContainer(env: Record<string, string> = {}) {
   const lines: string[] = []
   const output = createInterface(child.stdout).on('line', (line) => lines.push(line))
   /** Waits for the first matching line of output. Throws if the output ends without one. */
-  const line = async (pattern: RegExp): Promise<RegExpExecArray> => {
+  const findLine = async (pattern: RegExp): Promise<RegExpExecArray> => {
     for (let next = 0; ; next++) {
       while (next === lines.length) {
         const [reason] = await Promise.race([once(output, 'line'), once(output, 'close').then(() => ['closed'])])
@@ -59,7 +59,7 @@ async function startContainer(env: Record<string, string> = {}) {
       if (found) return found
     }
   }
-  return { line, ended, stop: () => child.stdin.end() }
+  return { line: findLine, ended, stop: () => child.stdin.end() }
 }
 
 describe.skipIf(!python)('a Modal container', () => {

@@ -75,11 +75,11 @@ test('npm run keys changes only the given limits of an account', async ({ expect
 })
 
 test('npm run keys turns prompts in image files off and on, and sets the retention', async ({ expect }) => {
-  const images = async (...args: string[]) => /^images +(.*)$/m.exec(await runKeys('account', ...args))?.[1]
-  expect(await images()).toBe('30 days, with prompts in the files')
-  expect(await images('--no-prompt-metadata', '--retention-days', '7')).toBe('7 days, without prompts in the files')
-  expect(await images('--daily', '3')).toBe('7 days, without prompts in the files')
-  expect(await images('--prompt-metadata')).toBe('7 days, with prompts in the files')
+  const listImages = async (...args: string[]) => /^images +(.*)$/m.exec(await runKeys('account', ...args))?.[1]
+  expect(await listImages()).toBe('30 days, with prompts in the files')
+  expect(await listImages('--no-prompt-metadata', '--retention-days', '7')).toBe('7 days, without prompts in the files')
+  expect(await listImages('--daily', '3')).toBe('7 days, without prompts in the files')
+  expect(await listImages('--prompt-metadata')).toBe('7 days, with prompts in the files')
   await expect(runKeys('account', '--retention-days', '8')).rejects.toThrow('retention_days')
 })
 

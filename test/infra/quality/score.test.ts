@@ -32,8 +32,8 @@ const right: Detection = {
 }
 const blurred: Detection = { ...right, sprites: {} }
 
-type Expected = [sprite: boolean, clear: boolean, background: boolean, count: boolean]
-test.each<[string, Detection, Expected]>([
+type ExpectedChecks = [sprite: boolean, clear: boolean, background: boolean, count: boolean]
+test.each<[string, Detection, ExpectedChecks]>([
   ['all of it', right, [true, true, true, true]],
   ['one cat too few', { ...right, sprites: { cat: 1, dog: 1 } }, [true, true, true, false]],
   ['no dog', { ...right, sprites: { cat: 2 } }, [true, true, true, false]],

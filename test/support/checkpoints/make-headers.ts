@@ -3,7 +3,7 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { gzipSync } from 'node:zlib'
-import { HEADERS, type HeaderFiles, type Layout, type Published } from '../../../infra/checkpoints/published.ts'
+import { HEADERS, type HeaderFiles, type Layout, type PublishedModel } from '../../../infra/checkpoints/published.ts'
 import { encodeSafetensorsHeader, type TensorShape } from '../../../infra/checkpoints/safetensors-header.ts'
 import * as published from './published-shapes.ts'
 import { createDiffusersVae, createStabilityVae } from './published-vae-shapes.ts'
@@ -13,10 +13,10 @@ const SHARD_BYTES = { transformer: 10e9, text_encoder_3: 5e9 }
 /** Either 16-bit type is published; one of each covers both. */
 const DTYPE: Record<Layout, TensorShape['dtype']> = { 'single-file': 'F16', diffusers: 'BF16' }
 
-const clipL = (projection: boolean) => published.clipText(768, 12, projection)
-const clipG = () => published.clipText(1280, 32, true)
+const createClipL = (projection: boolean) => published.clipText(768, 12, projection)
+const createClipG = () => published.clipText(1280, 32, true)
 
-function createSingleFile(name: Published): HeaderFiles {
+function createSingleFile(name: PublishedModel): HeaderFiles {
   const addPrefix = (prefix: string, shapes: published.Shapes) =>
     [...shapes].map(([key, shape]) => [`${prefix}${key}`, shape] as const)
   const main = [
@@ -26,13 +26,13 @@ function createSingleFile(name: Published): HeaderFiles {
   const file = `sd3.5_${name.replace('-', '_')}.safetensors`
   return {
     ...weights(file, main, 'single-file'),
-    ...weights('text_encoders/clip_l.safetensors', clipL(false), 'single-file'),
-    ...weights('text_encoders/clip_g.safetensors', clipG(), 'single-file'),
+    ...weights('text_encoders/clip_l.safetensors', createClipL(false), 'single-file'),
+    ...weights('text_encoders/clip_g.safetensors', createClipG(), 'single-file'),
     ...weights('text_encoders/t5xxl_fp16.safetensors', published.t5Encoder(true), 'single-file'),
   }
 }
 
-function createDiffusers(name: Published): HeaderFiles {
+function createDiffusers(name: PublishedModel): HeaderFiles {
   const variant = published.VARIANTS[name]
   const writeShards = (folder: keyof typeof SHARD_BYTES, stem: string, shapes: published.Shapes) =>
     createShards(`${folder}/${stem}`, shapes, SHARD_BYTES[folder])
@@ -40,9 +40,9 @@ function createDiffusers(name: Published): HeaderFiles {
     'transformer/config.json': createTransformerConfig(variant),
     ...writeShards('transformer', 'diffusion_pytorch_model', published.createDiffusersTransformer(variant)),
     'text_encoder/config.json': createClipConfig(768, 12, 12, 'quick_gelu'),
-    ...weights('text_encoder/model.safetensors', clipL(true), 'diffusers'),
+    ...weights('text_encoder/model.safetensors', createClipL(true), 'diffusers'),
     'text_encoder_2/config.json': createClipConfig(1280, 32, 20, 'gelu'),
-    ...weights('text_encoder_2/model.safetensors', clipG(), 'diffusers'),
+    ...weights('text_encoder_2/model.safetensors', createClipG(), 'diffusers'),
     'text_encoder_3/config.json': T5_CONFIG,
     ...writeShards('text_encoder_3', 'model', published.t5Encoder(false)),
     'vae/config.json': VAE_CONFIG,
@@ -164,7 +164,7 @@ const SCHEDULER_CONFIG = {
 }
 
 await mkdir(HEADERS, { recursive: true })
-for (const name of Object.keys(published.VARIANTS) as Published[]) {
+for (const name of Object.keys(published.VARIANTS) as PublishedModel[]) {
   for (const [layout, files] of [
     ['single-file', createSingleFile(name)],
     ['diffusers', createDiffusers(name)],

@@ -22,12 +22,12 @@ export type OpenedPath = {
 }
 
 /** Note about a file: its networks, layout and element types. */
-export function describeFile(file: string, layout: Layout, networks: readonly Recognized[]): string {
+export function describeFile(file: string, layout: Layout, networks: readonly RecognizedFile[]): string {
   const dtypes = new Set(networks.flatMap(({ tensors }) => [...tensors.values()].map(({ dtype }) => dtype)))
   return `${file}: ${networks.map(({ title }) => title).join(', ')}; ${layout} layout, ${[...dtypes].sort().join(', ')}.`
 }
 
-type Recognized = { title: string; tensors: ReadonlyMap<string, TensorInfo> }
+type RecognizedFile = { title: string; tensors: ReadonlyMap<string, TensorInfo> }
 
 /** The name of a checkpoint's directory, or of its repository in a Hugging Face cache, whose directories are named by commits. */
 export function deriveDirectoryName(directory: string): string {

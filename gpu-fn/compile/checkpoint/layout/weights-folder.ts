@@ -75,20 +75,20 @@ function groupByVariant(names: readonly string[], stems: readonly string[]): Map
 }
 
 async function candidateOf(folder: string, variant: string, found: FoundFiles): Promise<Candidate> {
-  const at = (name: string) => path.join(folder, name)
+  const resolvePath = (name: string) => path.join(folder, name)
   const { file, index, shards, counts } = found
   if (file) return { variant, read: () => readOnlyFile(folder, file, found), incomplete: null }
   if (index) {
     const present = new Set(await readdir(folder))
-    const absent = [...(await shardsOf(at(index)))].filter((shard) => !present.has(shard))
+    const absent = [...(await shardsOf(resolvePath(index)))].filter((shard) => !present.has(shard))
     const incomplete = absent.length > 0 ? `${quote(index)} lists ${listNames(absent)}, which are missing` : null
-    if (!incomplete || counts.size === 0) return { variant, read: () => readSharded(at(index)), incomplete }
+    if (!incomplete || counts.size === 0) return { variant, read: () => readSharded(resolvePath(index)), incomplete }
   }
   const files = [...shards].toSorted(([a], [b]) => a - b).map(([, name]) => name)
   const problem = problemOfShards(shards, [...counts])
   return {
     variant,
-    read: () => readShards(files.map(at)),
+    read: () => readShards(files.map(resolvePath)),
     incomplete: problem && `${quote(files[0]!)} is a shard ${problem}`,
   }
 }

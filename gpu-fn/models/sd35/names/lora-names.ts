@@ -7,7 +7,7 @@ import { listTransformerModules, placeTransformer } from './diffusers-names.ts'
 
 type Matrices = Map<string, readonly number[]>
 type Modules = Map<string, LoraTarget>
-type Manifested = Pick<Manifest, 'networks' | 'weights' | 'text' | 'target'>
+type ManifestPart = Pick<Manifest, 'networks' | 'weights' | 'text' | 'target'>
 
 /** Prefixes of names with dots and of names with underscores, by network. PEFT, ai-toolkit, SimpleTuner, ComfyUI, OneTrainer, kohya. */
 const PREFIXES: Readonly<Record<string, readonly [dotted: readonly string[], underscored: readonly string[]]>> = {
@@ -34,7 +34,7 @@ const PREFIXES: Readonly<Record<string, readonly [dotted: readonly string[], und
 const TABLES = /embedding|^shared|relative_attention_bias|^pos_embed/
 
 /** The modules of a package that a LoRA may adapt. */
-export function createSd35LoraNames(manifest: Manifested): LoraNames {
+export function createSd35LoraNames(manifest: ManifestPart): LoraNames {
   const targets = new Map<string, LoraTarget>()
   const networks: [string, readonly string[], (matrices: Matrices) => Modules][] = [
     ['transformer', ['conditioning', 'transformer'], findTransformerTargets],
@@ -55,7 +55,7 @@ export function createSd35LoraNames(manifest: Manifested): LoraNames {
 }
 
 /** The matrices of a network in the checkpoint's shapes. */
-function matricesOf({ networks, weights, target }: Manifested, graphs: readonly string[]): Matrices {
+function matricesOf({ networks, weights, target }: ManifestPart, graphs: readonly string[]): Matrices {
   const matrices: Matrices = new Map()
   for (const graph of graphs) {
     for (const tensor of weights[networks[graph]?.weights ?? ''] ?? []) {

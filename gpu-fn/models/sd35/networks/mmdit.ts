@@ -79,8 +79,8 @@ export function gatesOf(config: MMDiTConfig): number[][] {
 
 /** sigma·1000 → [cos | sin] of 128 frequencies. mmditx.py `TimestepEmbedder.timestep_embedding` */
 export function addTimestepEmbedding(t: Value): Value {
-  const exponent = (k: number) => Math.fround(Math.fround(Math.fround(-Math.log(10000)) * k) / FREQUENCIES)
-  const frequencies = Array.from({ length: FREQUENCIES }, (_, k) => Math.exp(exponent(k)))
+  const computeExponent = (k: number) => Math.fround(Math.fround(Math.fround(-Math.log(10000)) * k) / FREQUENCIES)
+  const frequencies = Array.from({ length: FREQUENCIES }, (_, k) => Math.exp(computeExponent(k)))
   const angle = ops.multiply(ops.reshape(t, ['T', 1]), ops.float32(t, frequencies, [1, FREQUENCIES])) // [T, 128]
   return ops.concat([ops.cos(angle), ops.sin(angle)], 1) // [T, 256]
 }

@@ -122,8 +122,8 @@ describe('rotation', () => {
     const caller = await createAdmin()
     const { id } = (await create(caller)).body
     await call('DELETE', `/v1/keys/${id}`, caller.headers)
-    const status = async (of: string) => (await call('POST', `/v1/keys/${of}/rotate`, caller.headers, {})).status
-    expect([await status(id), await status('0123456789ab')]).toEqual([409, 404])
+    const fetchStatus = async (of: string) => (await call('POST', `/v1/keys/${of}/rotate`, caller.headers, {})).status
+    expect([await fetchStatus(id), await fetchStatus('0123456789ab')]).toEqual([409, 404])
   })
 })
 

@@ -41,12 +41,12 @@ beforeEach(async () => {
 const WITH_T5 = 'medium-unguided'
 const WITHOUT_T5 = 'medium-no-t5-unguided'
 
-type Expected = { golden?: string; request?: string } & Partial<CompileOptions>
+type ExpectedResult = { golden?: string; request?: string } & Partial<CompileOptions>
 
 /** Compiles the paths, compares the image with the golden one, and returns the notes. */
 async function expectImage(
   paths: string[],
-  { golden, request = WITH_T5, ...options }: Expected = {},
+  { golden, request = WITH_T5, ...options }: ExpectedResult = {},
 ): Promise<string[]> {
   const notes: string[] = []
   const compiled = await compile({
@@ -261,14 +261,14 @@ describe('weights of zeros', () => {
   })
 
   it('cause no note if they are biases', async () => {
-    const zeroTensors = (tensors: Tensors): Tensors =>
+    const createZeroTensors = (tensors: Tensors): Tensors =>
       Object.fromEntries(
         Object.entries(tensors).map(([name, stored]) => [
           name,
           name.endsWith('.bias') ? { ...stored, data: stored.data.map(() => 0) } : stored,
         ]),
       )
-    await rewriteTensors(path.join(base, TRANSFORMER), path.join(base, TRANSFORMER), zeroTensors)
+    await rewriteTensors(path.join(base, TRANSFORMER), path.join(base, TRANSFORMER), createZeroTensors)
     const { notes } = await compile({ checkpoint: [base], out: resolvePath('package'), tier: 'fp8', target: 'cpu' })
     expect(notes.join()).not.toMatch('zeros')
   })

@@ -4,7 +4,7 @@ import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Checkpoint, Tensor } from '../../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
-import { type Layout, PUBLISHED, type Published } from '../../../../infra/checkpoints/published.ts'
+import { type Layout, PUBLISHED, type PublishedModel } from '../../../../infra/checkpoints/published.ts'
 import { writeSparseCheckpoint } from '../../../support/checkpoints/real-headers.ts'
 
 /** Parameters of each network, counted from the published architectures; of the autoencoder only the decoder is kept. */
@@ -18,7 +18,7 @@ const PARAMETERS = {
 
 let scratch = ''
 const opened = new Map<string, Checkpoint>()
-const get = (name: Published, layout: Layout) => opened.get(`${name}.${layout}`)!
+const get = (name: PublishedModel, layout: Layout) => opened.get(`${name}.${layout}`)!
 
 beforeAll(async () => {
   scratch = await mkdtemp(path.join(os.tmpdir(), 'octet-headers-'))

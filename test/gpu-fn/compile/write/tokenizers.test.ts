@@ -150,7 +150,7 @@ describe('hostile files are refused', () => {
   })
 
   const createNumbered = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, i) => [`t${i}`, i]))
-  const t5 = async (change: (definition: Record<string, never>) => void) => {
+  const createT5 = async (change: (definition: Record<string, never>) => void) => {
     const definition = JSON.parse(await readFile(resolvePath('tokenizer_3', 'tokenizer.json'), 'utf8'))
     change(definition)
     return JSON.stringify(definition)
@@ -186,14 +186,14 @@ describe('hostile files are refused', () => {
     [
       'an exponential pattern',
       'tokenizer_3/tokenizer.json',
-      () => t5((json) => Object.assign(json, { pre_tokenizer: createPattern('(a+)+$') })),
+      () => createT5((json) => Object.assign(json, { pre_tokenizer: createPattern('(a+)+$') })),
       /the pre_tokenizer of tokenizer\.json has the unknown pattern {"Regex":"\(a\+\)\+\$"}/,
     ],
     [
       'an exponential pattern deep inside',
       'tokenizer_3/tokenizer.json',
       () =>
-        t5((json) => {
+        createT5((json) => {
           const normalizers = [{ type: 'Replace', pattern: { Regex: '(a|a)*b' }, content: ' ' }]
           Object.assign(json, { normalizer: { type: 'Sequence', normalizers: [{ type: 'Sequence', normalizers }] } })
         }),
@@ -203,7 +203,7 @@ describe('hostile files are refused', () => {
       'a replacement that multiplies the prompt',
       'tokenizer_3/tokenizer.json',
       () =>
-        t5((json) =>
+        createT5((json) =>
           Object.assign(json, { normalizer: { type: 'Replace', pattern: { String: 'a' }, content: 'aa'.repeat(1e6) } }),
         ),
       /replaces text by more than one character/,

@@ -130,14 +130,14 @@ describe('residency', () => {
     const open = (network: NetworkName) =>
       openSession(path.join(pkg.directory, pkg.manifest.networks[network]!.file), { target: 'cpu', binding: BINDING })
     const { text, position } = pkg.manifest
-    const noise = (...dims: number[]) => ({
+    const createNoise = (...dims: number[]) => ({
       data: drawGaussianNoise(
         1,
         dims.reduce((n, dim) => n * dim),
       ),
       dims,
     })
-    const prompt = { pooled: noise(1, text.pooled_width), prompt_embeds: noise(1, 8, text.joint_width) }
+    const prompt = { pooled: createNoise(1, text.pooled_width), prompt_embeds: createNoise(1, 8, text.joint_width) }
     const velocityOf = async (kept: NetworkName[]) => {
       const own = new Residency(open)
       await own.setResident(kept)
@@ -146,7 +146,11 @@ describe('residency', () => {
         ...prompt,
         timesteps: { data: Float32Array.of(500), dims: [1] },
       })
-      const inputs = { latent: noise(1, 16, 8, 8), context: results.context!, modulation: results.modulation!.row(0) }
+      const inputs = {
+        latent: createNoise(1, 16, 8, 8),
+        context: results.context!,
+        modulation: results.modulation!.row(0),
+      }
       const { velocity } = await own.session('transformer').run(inputs)
       expect(own.open()).toEqual(kept.length > 0 ? kept : ['transformer'])
       await own.release()

@@ -2,18 +2,18 @@ import { describe, expect, test } from 'vitest'
 import { createSd35Precision } from '../../../../gpu-fn/models/sd35/precision.ts'
 import { findSensitiveLayers, isSensitive } from '../../../../gpu-fn/models/sd35/sensitive-layers.ts'
 
-const fc1 = (block: number, stream = 'x_block') => `joint_blocks.${block}.${stream}.mlp.fc1`
-const ERRORS = { [fc1(0)]: 0.03, [fc1(1)]: 0.01, [fc1(2)]: 0.01, [fc1(3)]: 0.01 }
+const nameFc1 = (block: number, stream = 'x_block') => `joint_blocks.${block}.${stream}.mlp.fc1`
+const ERRORS = { [nameFc1(0)]: 0.03, [nameFc1(1)]: 0.01, [nameFc1(2)]: 0.01, [nameFc1(3)]: 0.01 }
 
 test('layers with a squared error above the mean are sensitive', () => {
-  expect(Object.keys(ERRORS).filter((layer) => isSensitive(ERRORS, layer))).toEqual([fc1(0)])
+  expect(Object.keys(ERRORS).filter((layer) => isSensitive(ERRORS, layer))).toEqual([nameFc1(0)])
   const equal = Object.fromEntries(Object.keys(ERRORS).map((layer) => [layer, 0.01]))
   expect(Object.keys(equal).some((layer) => isSensitive(equal, layer))).toBe(false)
 })
 
 describe('the layers that stay in FP8', () => {
   const blocksOf = (pattern: RegExp, depth: number) =>
-    Array.from({ length: depth }, (_, block) => block).filter((block) => pattern.test(`${fc1(block)}.weight`))
+    Array.from({ length: depth }, (_, block) => block).filter((block) => pattern.test(`${nameFc1(block)}.weight`))
 
   test('are the sensitive layers for variants with measurements', () => {
     expect(blocksOf(findSensitiveLayers('measured', { depth: 38 }, { measured: ERRORS }), 38)).toEqual([0])

@@ -23,7 +23,7 @@ beforeAll(async () => {
 /** Encoders whose hidden states are their mark, and whose pooled vectors are 10 times their mark; `runs` records batch and rows. */
 function encoders(...names: EncoderName[]) {
   const runs: (readonly number[])[] = []
-  const session = (name: EncoderName): Session => ({
+  const createSession = (name: EncoderName): Session => ({
     async run({ input_ids }, { signal } = {}) {
       signal?.throwIfAborted()
       const [batch, rows] = input_ids!.dims as [number, number]
@@ -48,7 +48,7 @@ function encoders(...names: EncoderName[]) {
   )
   const opened = shape.encoders.map((about): TextEncoder => {
     const name = about.name as EncoderName
-    return { about, session: session(name), tokenizer: tokenizers[name] }
+    return { about, session: createSession(name), tokenizer: tokenizers[name] }
   })
   return { opened, shape, runs }
 }
@@ -57,8 +57,8 @@ async function encode(names: EncoderName[], maxTokens?: number, text = 'a cat') 
   const { opened, shape } = encoders(...names)
   const encoded = await encodePrompts(opened, shape, [{ name: 'prompt', text }], { maxTokens, batched: true })
   const { embeds, rows, pooled } = encoded.prompts[0]!
-  const row = (i: number) => [...embeds.subarray(i * JOINT_WIDTH, (i + 1) * JOINT_WIDTH)]
-  return { rows, row, pooled: [...pooled], length: embeds.length, truncations: encoded.truncations }
+  const sliceRow = (i: number) => [...embeds.subarray(i * JOINT_WIDTH, (i + 1) * JOINT_WIDTH)]
+  return { rows, row: sliceRow, pooled: [...pooled], length: embeds.length, truncations: encoded.truncations }
 }
 
 const BOTH = [1, 1, 2, 2, 2, 0, 0, 0]

@@ -31,7 +31,7 @@ test.each([SD35, { ...SD35, shift_terminal: 0.3 }])('one step leads from pure no
 })
 
 test.each(golden.schedules)(
-  '$steps steps, shift $shift of $num_train_timesteps, terminal $shift_terminal equal diffusers’ bit for bit',
+  '$steps steps, shift $shift of $num_train_timesteps, terminal $shift_terminal are bit-identical to diffusers’',
   (expected) => {
     const { sigmas, timesteps } = createFlowMatchEuler(expected.steps, expected)
     expect([...sigmas]).toEqual(expected.sigmas)

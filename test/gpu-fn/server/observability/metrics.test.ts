@@ -51,10 +51,10 @@ test('counts the samples of a step with skip-layer guidance', async () => {
   const skip_layer_guidance = { scale: 2.5, start: 0, stop: 1 }
   await readWholeStream(await putJob(server.url, 'a', { guidance_scale: 4, skip_layer_guidance }))
   const { body } = await metrics.text()
-  const steps = (samples: number) =>
+  const countSteps = (samples: number) =>
     `octet_phase_seconds_count{model="tiny",tier="fp8",phase="step",size="0.3 MP",samples="${samples}",controls="0"}`
-  expect(body).toContain(`${steps(2)} 1`)
-  expect(body).toContain(`${steps(3)} 3`)
+  expect(body).toContain(`${countSteps(2)} 1`)
+  expect(body).toContain(`${countSteps(3)} 3`)
   expect(body).toContain('octet_step_jobs_count{model="tiny",tier="fp8"} 4')
 })
 
@@ -69,10 +69,10 @@ test('counts the steps of a ControlNet separately', async () => {
   await readWholeStream(await putFiles(server.url, 'a', request, image))
   await readWholeStream(await putJob(server.url, 'b', { guidance_scale: 4 }))
   const text = await (await fetch(`${server.url}/metrics`)).text()
-  const steps = (controls: number) =>
+  const countSteps = (controls: number) =>
     `octet_phase_seconds_count{model="tiny",tier="fp8",phase="step",size="0.3 MP",samples="2",controls="${controls}"}`
-  expect(text).toContain(`${steps(0)} 6`)
-  expect(text).toContain(`${steps(1)} 2`)
+  expect(text).toContain(`${countSteps(0)} 6`)
+  expect(text).toContain(`${countSteps(1)} 2`)
 })
 
 test('requires its token, if one is set', async () => {

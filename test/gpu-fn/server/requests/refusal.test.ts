@@ -120,15 +120,15 @@ describe('a request is rejected before its body is read', () => {
     socket.destroy()
     return String(reply).split('\r\n')[0]!
   }
-  const bearer = async (job: string, options?: TokenOptions) =>
+  const createBearer = async (job: string, options?: TokenOptions) =>
     `authorization: Bearer ${await signToken(job, good, options)}\r\n`
 
   test('without a token, with an expired token, and with a token for another job', async () => {
     expect(await fetchStatusWithoutBody('')).toBe('HTTP/1.1 401 Unauthorized')
-    expect(await fetchStatusWithoutBody(await bearer('job-1', { expires: readSeconds() - 60 }))).toBe(
+    expect(await fetchStatusWithoutBody(await createBearer('job-1', { expires: readSeconds() - 60 }))).toBe(
       'HTTP/1.1 401 Unauthorized',
     )
-    expect(await fetchStatusWithoutBody(await bearer('job-2'))).toBe('HTTP/1.1 403 Forbidden')
+    expect(await fetchStatusWithoutBody(await createBearer('job-2'))).toBe('HTTP/1.1 403 Forbidden')
   })
 })
 

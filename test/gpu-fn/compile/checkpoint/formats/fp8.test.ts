@@ -40,7 +40,7 @@ describe('quantizeRows', () => {
   /** The other case of the golden file has several scales per row. */
   const byRow = golden.quantized.find(({ columns, block }) => block === columns)!
 
-  it('equals numpy and ml_dtypes bit for bit', () => {
+  it('is bit-identical to numpy and ml_dtypes', () => {
     const { rows, columns } = byRow
     const codes = new Uint8Array(rows * columns)
     const scales = new Float32Array(rows)

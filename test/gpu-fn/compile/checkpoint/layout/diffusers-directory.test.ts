@@ -36,11 +36,11 @@ describe('the diffusers layout', () => {
       'transformer_blocks.1.norm1_context.linear.bias': linear,
     })
     const { networks } = await openCheckpoint([scratch.directory])
-    const value = async (name: string) => [...(await readStored()(networks.transformer!.get(name)!))]
-    expect(await value('joint_blocks.0.x_block.attn.qkv.weight')).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])
-    expect(await value('final_layer.adaLN_modulation.1.bias')).toEqual([2, 2, 1, 1])
-    expect(await value('joint_blocks.0.context_block.adaLN_modulation.1.bias')).toEqual([1, 1, 2, 2])
-    expect(await value('joint_blocks.1.context_block.adaLN_modulation.1.bias')).toEqual([2, 2, 1, 1])
+    const readValue = async (name: string) => [...(await readStored()(networks.transformer!.get(name)!))]
+    expect(await readValue('joint_blocks.0.x_block.attn.qkv.weight')).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])
+    expect(await readValue('final_layer.adaLN_modulation.1.bias')).toEqual([2, 2, 1, 1])
+    expect(await readValue('joint_blocks.0.context_block.adaLN_modulation.1.bias')).toEqual([1, 1, 2, 2])
+    expect(await readValue('joint_blocks.1.context_block.adaLN_modulation.1.bias')).toEqual([2, 2, 1, 1])
   })
 
   it.each<[what: string, tensors: Record<string, TensorContent>, message: RegExp]>([

@@ -61,24 +61,24 @@ afterAll(() => fs.rm(scratch, { recursive: true }))
 
 /** The ControlNet's tensors, in the order of their seeds. */
 async function controlTensors({ width, pooledWidth, inChannels }: MMDiTConfig): Promise<Tensors> {
-  const linear = (name: string, rows: number, columns: number): [string, number[]][] => [
+  const createLinear = (name: string, rows: number, columns: number): [string, number[]][] => [
     [`${name}.weight`, [rows, columns]],
     [`${name}.bias`, [rows]],
   ]
   const parameters: [string, number[]][] = [
     ['pos_embed_input.proj.weight', [width, inChannels, 2, 2]],
     ['pos_embed_input.proj.bias', [width]],
-    ...linear('time_text_embed.timestep_embedder.linear_1', width, 256),
-    ...linear('time_text_embed.timestep_embedder.linear_2', width, width),
-    ...linear('time_text_embed.text_embedder.linear_1', width, pooledWidth),
-    ...linear('time_text_embed.text_embedder.linear_2', width, width),
+    ...createLinear('time_text_embed.timestep_embedder.linear_1', width, 256),
+    ...createLinear('time_text_embed.timestep_embedder.linear_2', width, width),
+    ...createLinear('time_text_embed.text_embedder.linear_1', width, pooledWidth),
+    ...createLinear('time_text_embed.text_embedder.linear_2', width, width),
     ...Array.from({ length: DEPTH }, (_, i) => [
-      ...linear(`transformer_blocks.${i}.adaLN_modulation.1`, 6 * width, width),
-      ...linear(`transformer_blocks.${i}.attn.qkv`, 3 * width, width),
-      ...linear(`transformer_blocks.${i}.attn.proj`, width, width),
-      ...linear(`transformer_blocks.${i}.mlp.fc1`, 4 * width, width),
-      ...linear(`transformer_blocks.${i}.mlp.fc2`, width, 4 * width),
-      ...linear(`controlnet_blocks.${i}`, width, width),
+      ...createLinear(`transformer_blocks.${i}.adaLN_modulation.1`, 6 * width, width),
+      ...createLinear(`transformer_blocks.${i}.attn.qkv`, 3 * width, width),
+      ...createLinear(`transformer_blocks.${i}.attn.proj`, width, width),
+      ...createLinear(`transformer_blocks.${i}.mlp.fc1`, 4 * width, width),
+      ...createLinear(`transformer_blocks.${i}.mlp.fc2`, width, 4 * width),
+      ...createLinear(`controlnet_blocks.${i}`, width, width),
     ]).flat(),
   ]
   const named = parameters.map(([name, shape], index) => {
