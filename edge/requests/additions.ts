@@ -57,7 +57,7 @@ export function chooseAdditions<Each extends Addition>(
     throw refuse(field, `are for ${list(models)}, not for ${formatValue(model)}`)
   const offers = catalog.offers.filter((offer) => models.includes(offer.model))
   if (offers.length === 0)
-    throw refuse(field, `are for ${list(models)}, which do not fit the other additions of the request`)
+    throw refuse(field, `are for ${list(models)}; the other additions of the request are for other models`)
   const filterFitting = (each: Each) => offers.filter((offer) => fits(each.models, offer))
   const remaining = intersect(chosen.map(filterFitting))
   if (remaining.length === 0)

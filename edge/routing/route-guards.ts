@@ -29,7 +29,7 @@ function describeRejection({ price, latencyMs }: EstimatedDecision, { maxCost }:
   return latencyMs === null ? 'has not run here yet' : 'takes longer than max_latency_ms'
 }
 
-/** The effect of the guards, for the reason. Empty if they changed nothing and could be checked. */
+/** Sentences about the effect of the guards, for the reason of the route. Empty if they changed nothing and could be checked. */
 function explainGuards(first: EstimatedDecision, chosen: EstimatedDecision, guards: Guards): string {
   const sentences = []
   if (chosen !== first) {

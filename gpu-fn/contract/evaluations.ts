@@ -59,7 +59,7 @@ export const isControlled = ({ start = 0, stop = 1 }: ControlChoice, steps: numb
   step / steps >= start && (step + 1) / steps <= stop
 
 /** The number of ControlNets that run in a step. */
-export const controlsIn = ({ steps, controls = [] }: Sampling, step: number): number =>
+export const countControls = ({ steps, controls = [] }: Sampling, step: number): number =>
   controls.filter((choice) => isControlled(choice, steps, step)).length
 
 /**
@@ -86,7 +86,7 @@ export function findReusedSteps(sampling: Sampling, first = findFirstReused(samp
   if (cache !== 'fast' || sampler === 'lcm' || steps < LIMITS.cacheSteps) return reused
   const start = Math.max(first + 1, Math.ceil(CACHED.start * steps))
   const { pairs } = CACHED
-  const describeNetworks = (step: number) => `${samplesOf(sampling, step)} ${controlsIn(sampling, step)}`
+  const describeNetworks = (step: number) => `${samplesOf(sampling, step)} ${countControls(sampling, step)}`
   for (let step = start; step < Math.trunc(CACHED.stop * steps); step++) {
     const [before, own, after] = [step - 1, step, step + 1].map(describeNetworks)
     const isPaired = step >= pairs.start * steps && step < pairs.stop * steps && !reused.has(step - 2)
@@ -108,7 +108,7 @@ export function listComputedSteps(sampling: Sampling, devices = 1): ComputedStep
   const computed: ComputedStep[] = []
   for (const step of stepsOfRuns(sampling)) {
     if (reused.has(step)) continue
-    const controls = controlsIn(sampling, step)
+    const controls = countControls(sampling, step)
     const evaluations = Math.ceil(samplesOf(sampling, step) / divisor) * (1 + CONTROL_SHARE * controls)
     const last = computed.at(-1)
     if (last?.step === step) last.evaluations += evaluations

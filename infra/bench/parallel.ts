@@ -10,7 +10,7 @@ import { readPosition } from '../../gpu-fn/pipeline/position.ts'
 import { encodePrompts } from '../../gpu-fn/pipeline/prompt/prompt.ts'
 import { type Txt2ImgRequest, txt2img } from '../../gpu-fn/pipeline/txt2img.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
-import { type GpuVariant, packageFor, type Target } from './gpu/packages.ts'
+import { type GpuVariant, preparePackage, type Target } from './gpu/packages.ts'
 import { computeRelativeError, median } from './statistics.ts'
 
 export type ParallelBenchOptions = {
@@ -41,7 +41,7 @@ const PROMPTS = [
 /** Prints the figures. Throws if the package does not fit on every device, or if a result differs between devices. */
 export async function benchParallel(options: ParallelBenchOptions): Promise<void> {
   const { devices } = options
-  const pkg = await openPackage(await packageFor(options))
+  const pkg = await openPackage(await preparePackage(options))
   const { model, tier, target } = pkg.manifest
   // On a CPU, each device is a native session with its share of the cores.
   const threads = Math.max(1, Math.floor(os.availableParallelism() / devices))

@@ -1,6 +1,6 @@
 // Metrics in Prometheus' format. Labels have few values: tenants, prompts and exact sizes are not among them.
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
-import { controlsIn, type JobRequest, samplesOf } from '../../contract.ts'
+import { countControls, type JobRequest, samplesOf } from '../../contract.ts'
 import { computeWaitedMs, isInteractive, outcomeOf } from '../job.ts'
 import type { Jobs, Lifecycle } from '../jobs.ts'
 import type { Observer } from '../observer.ts'
@@ -87,7 +87,7 @@ export function createMetrics(): Metrics {
       for (const closed of load?.closed ?? []) evictions.inc({ model: closed })
       if (load?.bytes !== undefined) memory.set(load.bytes)
       const samples = step === undefined || parallel ? 1 : samplesOf(request, step) * size
-      const controls = step === undefined ? (request.controls?.length ?? 0) : controlsIn(request, step)
+      const controls = step === undefined ? (request.controls?.length ?? 0) : countControls(request, step)
       const labels = { model, tier, phase, size: sizeOf(request), samples, controls }
       if (phase !== 'load' || (load && load.seconds > 0)) turns.observe(labels, seconds)
     },

@@ -6,7 +6,7 @@ import { txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
 import { type UpdateTimes, updateTimes } from '../../../gpu-fn/runtime/update/on-device.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { makeScratch } from '../../command/scratch.ts'
-import { type GpuVariant, packageFor, type Target } from '../gpu/packages.ts'
+import { type GpuVariant, preparePackage, type Target } from '../gpu/packages.ts'
 import { median } from '../statistics.ts'
 import { reportPsnr } from './lora-psnr.ts'
 import { createRandomLora } from './random-lora.ts'
@@ -35,7 +35,7 @@ const EXAMPLES = [
 /** Prints the median step without and with two adapters, measured alternately, and the seconds of each kind of change. */
 export async function benchLora(options: LoraBenchOptions): Promise<void> {
   await using scratch = makeScratch('octet-lora-')
-  const directory = await packageFor(options)
+  const directory = await preparePackage(options)
   const pkg = await openPackage(directory)
   const pipeline = await openPipeline(pkg)
   try {

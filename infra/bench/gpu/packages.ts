@@ -28,7 +28,7 @@ export async function makeCheckpoint(variant: GpuVariant, directory: string): Pr
 }
 
 /** Path of the built-in nano package, or of a package with random weights, which is created in `directory` if missing. */
-export async function packageFor(about: {
+export async function preparePackage(about: {
   model: GpuVariant | 'nano'
   target: Target
   directory: string

@@ -107,7 +107,7 @@ describe('refuses', () => {
     [{ model: 'paired', controls: [{ id: 'depth', image }] }, 'controls are for tiny, not for "paired".'],
     [
       { loras: [{ id: 'ink' }], controls: [{ id: 'depth', image }] },
-      'controls are for tiny, which do not fit the other additions of the request.',
+      'controls are for tiny; the other additions of the request are for other models.',
     ],
   ] as const)('%j', async ([fields, message], { expect }) => {
     const response = await generate(caller, { ...FIELDS, ...fields })

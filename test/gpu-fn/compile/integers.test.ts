@@ -96,7 +96,7 @@ describe('the modulation with adaLN in 8 bits', () => {
 
 test('an adapter has the same effect on the modulation with 8-bit adaLN as in float32', async () => {
   const inputs = await createConditioningInputs()
-  const changeIn = async (tier: 'fp8' | 'fp32') => {
+  const computeChange = async (tier: 'fp8' | 'fp32') => {
     const pkg = await openPackage(await compileTiny({ tier, ...(tier === 'fp8' && { adalnBits: 8 }) }))
     const lora = await compileTestLora(path.join(LORAS, 'everything.safetensors'), pkg.directory)
     const pipeline = await openPipeline(pkg)
@@ -107,7 +107,7 @@ test('an adapter has the same effect on the modulation with 8-bit adaLN as in fl
     const after = await computeModulation()
     return { ...after, data: after.data.map((value, i) => value - before.data[i]!) }
   }
-  expect(computeRelativeError(await changeIn('fp8'), await changeIn('fp32'))).toBeLessThan(0.1)
+  expect(computeRelativeError(await computeChange('fp8'), await computeChange('fp32'))).toBeLessThan(0.1)
 })
 
 test.each(['fp16', 'fp32'] as const)('adaLN in 8 bits is refused for tier %s', (tier) => {

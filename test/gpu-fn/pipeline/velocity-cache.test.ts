@@ -76,9 +76,10 @@ test.for([
   [{ guidance_scale: 4, skip_layer_guidance: { scale: 2, start: 0.49, stop: 1 } }],
 ] as const)('%j: the steps next to the end of a ControlNet are computed', ([sampling]) => {
   const request = { ...sampling, steps: 40, cache: 'fast' as const }
-  const reusedWith = (stop: number) => findReusedSteps({ ...request, controls: [{ id: 'edges', scale: 1, stop }] })
-  expect(reusedWith(1)).toEqual(findReusedSteps(request))
-  const reused = reusedWith(0.5)
+  const findReusedBefore = (stop: number) =>
+    findReusedSteps({ ...request, controls: [{ id: 'edges', scale: 1, stop }] })
+  expect(findReusedBefore(1)).toEqual(findReusedSteps(request))
+  const reused = findReusedBefore(0.5)
   expect([19, 20].filter((step) => reused.has(step))).toEqual([])
   expect(reused.size).toBeGreaterThanOrEqual(findReusedSteps(request).size - 2)
 })
