@@ -73,7 +73,7 @@ export async function verifyLink(c: Context<EdgeEnv>): Promise<boolean> {
 }
 
 /** The error of a link whose key is no longer active. */
-export const linkRevoked = () =>
+export const createLinkRevokedError = () =>
   new ApiError('link_revoked', 'The API key of this link is no longer active. Fetch the job again with another key.')
 
 /** Lifetime of a key's cached state in an isolate. Links of a revoked key may remain valid for this time. */

@@ -118,7 +118,7 @@ export function countSteps({ progress }: Pick<JobRecord, 'progress'>): number {
 }
 
 /** The steps that a job runs, over all of its images. */
-const totalSteps = ({ request: { steps, strength, count } }: Pick<JobRecord, 'request'>) =>
+const countTotalSteps = ({ request: { steps, strength, count } }: Pick<JobRecord, 'request'>) =>
   countRunSteps(steps, strength) * count
 
 /**
@@ -128,7 +128,7 @@ const MIN_STEPS = 4
 
 /** Whether the last step of an attempt is in progress, so that the GPU is about to be free. */
 export function isOnLastStep(job: Pick<JobRecord, 'state' | 'request' | 'progress'>): boolean {
-  const steps = totalSteps(job)
+  const steps = countTotalSteps(job)
   return job.state === 'running' && steps >= MIN_STEPS && countSteps(job) >= steps - 1
 }
 
@@ -141,7 +141,7 @@ type ChargedJob = Pick<JobRecord, 'state' | 'price' | 'basePrice' | 'cancelReque
 export function chargeOf({ state, price, basePrice, cancelRequested, stepsDone, request, ran }: ChargedJob): number {
   if (state === 'succeeded') return price
   if (state !== 'canceled' || !cancelRequested || !ran) return 0
-  const steps = totalSteps({ request })
+  const steps = countTotalSteps({ request })
   return basePrice + Math.floor(((price - basePrice) * Math.min(stepsDone, steps)) / steps)
 }
 

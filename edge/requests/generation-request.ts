@@ -31,7 +31,7 @@ import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
 import { resolveModel } from '../routing/alias.ts'
 import { type Decision, QUALITIES, type RouteRequest, type WantedSize, type Warning } from '../routing/decision.ts'
 import { forecastLatencyMs, selectObservations } from '../routing/forecast.ts'
-import { basePrice, countMegapixelSteps, price, type Work } from '../routing/price.ts'
+import { computeBasePrice, countMegapixelSteps, price, type Work } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
 import { describeAdjustments } from './adjustments.ts'
@@ -238,7 +238,7 @@ export async function routeAndPrice(
   }))
   const work = workOf(decision)
   const options = imageOptionsOf(work)
-  return { decision, options, loras, work, price: price(work, prices), basePrice: basePrice(work, prices) }
+  return { decision, options, loras, work, price: price(work, prices), basePrice: computeBasePrice(work, prices) }
 }
 
 /** Checks the conditions of `reuse`: a seed, without which no two requests are identical, and no name or webhook, which need a new job. */

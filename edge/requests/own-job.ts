@@ -2,7 +2,7 @@
 import type { Context } from 'hono'
 import { jobId } from '#contract'
 import { requireScope } from '../auth/auth.ts'
-import { areLinksValid, linkRevoked, type OpenLink } from '../auth/links.ts'
+import { areLinksValid, createLinkRevokedError, type OpenLink } from '../auth/links.ts'
 import type { Scope } from '../auth/scopes.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
@@ -37,6 +37,6 @@ export async function findLinkedJob(c: Context<EdgeEnv>, { key }: OpenLink): Pro
   const id = c.req.param('id') ?? ''
   const job = await objectOf(c.env.JOB, id).view()
   if (!job) throw createNotFoundError(id)
-  if (!(await areLinksValid(c.env, job.account, key ?? job.keyId))) throw linkRevoked()
+  if (!(await areLinksValid(c.env, job.account, key ?? job.keyId))) throw createLinkRevokedError()
   return job
 }

@@ -1,6 +1,6 @@
 import { type Context, Hono } from 'hono'
 import type { Credential } from '../auth/keys.ts'
-import { areLinksValid, linkRevoked } from '../auth/links.ts'
+import { areLinksValid, createLinkRevokedError } from '../auth/links.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { matchesEtag, parseRange } from '../http/ranges.ts'
@@ -77,7 +77,7 @@ const secondsLeft = ({ expires_at }: StoredImage) => Math.max(0, expires_at - Ma
 async function findLinked(c: Context<EdgeEnv>, job: string, file: string, key: string | null): Promise<StoredImage> {
   const { record, image } = await findImage(c, job, file, null)
   if (await areLinksValid(c.env, record.account, key ?? record.keyId)) return image
-  throw linkRevoked()
+  throw createLinkRevokedError()
 }
 
 /** Image files, by signed link or with a key of the account. Supports range requests, conditional requests and HEAD. */

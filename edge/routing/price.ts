@@ -18,10 +18,10 @@ export const countMegapixelSteps = ({ width, height, guidanceScale, count, ...sa
   ((width * height) / 1_000_000) * countEvaluations({ ...sampling, guidance_scale: guidanceScale }, devices) * count
 
 /** Step-independent part of a price, in micro-dollars. */
-export const basePrice = ({ loras, controls }: Pick<Work, 'loras' | 'controls'>, prices: Prices): number =>
+export const computeBasePrice = ({ loras, controls }: Pick<Work, 'loras' | 'controls'>, prices: Prices): number =>
   prices.base + (loras || controls ? prices.addition : 0)
 
 /** Price of a request in micro-dollars, rounded up. */
 export function price(work: Work & { tier: Tier }, prices: Prices = DEFAULT_PRICES): number {
-  return basePrice(work, prices) + Math.ceil(countMegapixelSteps(work) * prices.megapixel_step[work.tier])
+  return computeBasePrice(work, prices) + Math.ceil(countMegapixelSteps(work) * prices.megapixel_step[work.tier])
 }

@@ -61,7 +61,7 @@ export class EngineThread {
 
   /**
    * Sends a command and yields all replies but the last. A run takes its next step when its next reply is requested. Throws JobError if the
-   * command fails or the thread dies.
+   * command fails or the thread ends unexpectedly.
    */
   async *send(command: Command, { onProgress, batch }: SendOptions = {}): AsyncGenerator<Message> {
     const id = this.#nextId++

@@ -25,7 +25,7 @@ const GRACE = { ms: 2_000, share: 0.3 }
 const MAX_PROMISES = 4_096
 
 export type AdmissionRefusal = {
-  /** `backlog`: too much work is accepted already. `deadline`: the job would end too late. */
+  /** `backlog`: too much work has already been accepted. `deadline`: the job would end too late. */
   reason: 'backlog' | 'deadline'
   /** Milliseconds until the job is accepted; null if it can never end in time. */
   retryAfterMs: number | null

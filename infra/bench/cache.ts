@@ -97,9 +97,9 @@ function reportImages(pairs: readonly Pair[]): void {
   console.log(`${pairs.length} prompts: PSNR mean ${mean.toFixed(1)} dB, min ${ascending[0]!.psnr.toFixed(1)} dB`)
   for (const pair of ascending.slice(0, WORST)) console.log(`  ${pair.psnr.toFixed(1)} dB: ${pair.prompt}`)
   for (const part of ['sprite', 'clear', 'background', 'count'] as const) {
-    const share = (kind: 'plain' | 'cached') =>
+    const computeShare = (kind: 'plain' | 'cached') =>
       formatPercent(pairs.filter((pair) => pair[kind].verdict?.[part]).length / pairs.length)
-    console.log(`${part}: ${share('plain')} without cache, ${share('cached')} with`)
+    console.log(`${part}: ${computeShare('plain')} without cache, ${computeShare('cached')} with`)
   }
 }
 

@@ -75,7 +75,7 @@ export function score(
   natural: readonly (boolean | null)[],
   runs: readonly Run[],
 ): Score {
-  const share = (criterion: keyof Verdict, of = judged) => computeFraction(of.map((each) => each[criterion]))
+  const computeShare = (criterion: keyof Verdict, of = judged) => computeFraction(of.map((each) => each[criterion]))
   const meanOf = (what: 'psnr' | 'ssim') => {
     const values = judged.flatMap((each) => each[what] ?? [])
     return values.length > 0 ? computeMean(values) : null
@@ -83,9 +83,19 @@ export function score(
   return {
     configuration,
     images: judged.length,
-    ...{ sprite: share('sprite'), clear: share('clear'), background: share('background'), count: share('count') },
-    ...{ color: share('color'), relation: share('relation'), word: share('word'), natural: computeFraction(natural) },
-    simpleSprite: share(
+    ...{
+      sprite: computeShare('sprite'),
+      clear: computeShare('clear'),
+      background: computeShare('background'),
+      count: computeShare('count'),
+    },
+    ...{
+      color: computeShare('color'),
+      relation: computeShare('relation'),
+      word: computeShare('word'),
+      natural: computeFraction(natural),
+    },
+    simpleSprite: computeShare(
       'sprite',
       judged.filter((_, i) => prompts[i]!.simple),
     ),

@@ -103,7 +103,7 @@ const bestOf = (candidates: Candidate[]): Candidate | undefined =>
   candidates.sort((a, b) => a.reread - b.reread || a.offloaded.length - b.offloaded.length || a.peak - b.peak)[0]
 
 const namesOf = (needs: readonly Need[]) => needs.map(({ network }) => network)
-const total = ({ weights, workspace }: Need) => weights + workspace
+const computeTotal = ({ weights, workspace }: Need) => weights + workspace
 const maxOf = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0, ...needs.map(of))
 
 export type Peak = Pick<MemoryPlan, 'peak' | 'shared'>
@@ -138,7 +138,7 @@ const computePeakOnGpu =
 
 /** Each open session has its own weights and workspace. */
 const computePeakOnCpu = (resident: readonly Need[], offloaded: readonly Need[]): Peak => ({
-  peak: sum(resident, total) + maxOf(offloaded, total),
+  peak: sum(resident, computeTotal) + maxOf(offloaded, computeTotal),
   shared: 0,
 })
 

@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { listGpus } from '../../../gpu-fn/engine/device.ts'
-import { type GpuVariant, makeCheckpoint, makePackage, packageName } from './packages.ts'
+import { formatPackageName, type GpuVariant, makeCheckpoint, makePackage } from './packages.ts'
 import type { OctetPlan, TorchPlan } from './plan.ts'
 import { Recorder } from './recorder.ts'
 import { measureStart } from './start.ts'
@@ -84,7 +84,7 @@ async function measure(run: Run, name: string, system: System): Promise<void> {
   const { target, tier } = system
   const about = { variant, target, tier, small: system.kind === 'octet' && system.small }
   await run.recorder.recordDuration(`package ${target} ${tier}`, () => makePackage(about, run.work))
-  const directory = path.join(run.work, packageName(about))
+  const directory = path.join(run.work, formatPackageName(about))
   if (system.kind === 'octet') await measureOctet(run, name, path.join(directory, 'package'), system.gigabytes)
   else await measureStarting(run, name, system.cold ? await makeCold(run, directory) : directory, tier)
 }

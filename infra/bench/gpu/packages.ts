@@ -51,13 +51,13 @@ type AboutPackage = {
 }
 
 /** Directory name of a package. */
-export const packageName = ({ target, tier, small }: AboutPackage): string =>
+export const formatPackageName = ({ target, tier, small }: AboutPackage): string =>
   `${target}-${tier}${small ? '-small' : ''}`
 
 /** Compiles one package, unless its directory exists. */
 export async function makePackage(wanted: AboutPackage, directory: string): Promise<string> {
   const { variant, target, tier, small } = wanted
-  const out = path.join(directory, packageName(wanted), 'package')
+  const out = path.join(directory, formatPackageName(wanted), 'package')
   await fs.mkdir(path.dirname(out), { recursive: true })
   const bits = small ? ({ adalnBits: 8, t5Bits: 4 } as const) : {}
   const about = { target, variant: isTiny(variant) ? 'custom' : variant, name: variant, ...bits }

@@ -13,18 +13,19 @@ const formatRow = (cells: readonly string[]) => `|${cells.map((cell) => (cell ? 
 
 /** Operator name and the shapes that determine its time. */
 function describeCall({ op, inputs, outputs }: CountedCall): string {
-  const shape = (tensor: (typeof inputs)[number]) => `[${tensor!.shape.slice(1).join(', ')}]`
+  const formatShape = (tensor: (typeof inputs)[number]) => `[${tensor!.shape.slice(1).join(', ')}]`
   /** Shapes of the first input and of its counterpart in the second stream, `distance` inputs later. */
   const formatShapes = (distance: number) =>
-    [inputs[0], inputs[distance]].flatMap((each) => (each ? [shape(each)] : [])).join(' and ')
+    [inputs[0], inputs[distance]].flatMap((each) => (each ? [formatShape(each)] : [])).join(' and ')
   if (op === 'Linear') return `${op} ${formatShapes(5)} · [${inputs[2]!.shape.join(', ')}]`
-  if (op === 'QkNormQuantize') return `${op} ${shape(inputs[0]!)}${inputs[1] ? ` + ${shape(inputs[1])}` : ''}`
+  if (op === 'QkNormQuantize')
+    return `${op} ${formatShape(inputs[0]!)}${inputs[1] ? ` + ${formatShape(inputs[1])}` : ''}`
   if (op === 'Attention') {
     const keys = inputs[4]!.shape[1]! + (inputs[5]?.shape[1] ?? 0)
-    return `${op} ${shape(outputs[0]!)}, ${keys} keys`
+    return `${op} ${formatShape(outputs[0]!)}, ${keys} keys`
   }
   if (op === 'GeluQuantize') return `${op} ${formatShapes(1)}`
-  if (op !== 'ModulateQuantize') return `${op} ${shape(inputs[0]!)}`
+  if (op !== 'ModulateQuantize') return `${op} ${formatShape(inputs[0]!)}`
   const branches = inputs.slice(2, 4).filter((tensor) => tensor !== null).length
   const norms = outputs.slice(1, 5).filter((tensor) => tensor !== null).length / 2
   return `${op} ${formatShapes(4)}, residuals: ${branches}, norms: ${norms}`
@@ -53,13 +54,13 @@ export const formatRatesTable = (calls: readonly TimedCall[], peaks: Peaks | und
 export function profileTable(calls: readonly TimedCall[], stepMilliseconds: number, peaks: Peaks | undefined): string {
   const formatMilliseconds = ({ call, time }: TimedCall) =>
     'error' in time ? Number.NaN : (time.microseconds * call.count) / 1000
-  const share = (part: number) => formatPercent(part / stepMilliseconds)
+  const formatShare = (part: number) => formatPercent(part / stepMilliseconds)
   const rows = calls
     .toSorted((a, b) => (formatMilliseconds(b) || 0) - (formatMilliseconds(a) || 0))
     .map((each) => {
       const [operator, layers, microseconds, rate, ofPeak] = columnsOf(each, peaks)
       const part = formatMilliseconds(each)
-      const parts = Number.isNaN(part) ? ['', ''] : [part.toFixed(2), share(part)]
+      const parts = Number.isNaN(part) ? ['', ''] : [part.toFixed(2), formatShare(part)]
       return [operator, layers, `${each.call.count}`, microseconds, ...parts, rate, ofPeak]
     })
   const sum = calls.reduce((total, each) => total + (formatMilliseconds(each) || 0), 0)
@@ -70,8 +71,8 @@ export function profileTable(calls: readonly TimedCall[], stepMilliseconds: numb
     '| operator | layers | calls | µs | ms per step | share of the step | rate | share of peak |',
     '|---|---|---:|---:|---:|---:|---:|---:|',
     ...rows.map(formatRow),
-    formatRow([`all FP8 operators${incomplete}`, '', `${count}`, '', sum.toFixed(2), share(sum), '', '']),
-    formatRow(['the rest: head, tail and gaps', '', '', '', rest.toFixed(2), share(rest), '', '']),
+    formatRow([`all FP8 operators${incomplete}`, '', `${count}`, '', sum.toFixed(2), formatShare(sum), '', '']),
+    formatRow(['the rest: head, tail and gaps', '', '', '', rest.toFixed(2), formatShare(rest), '', '']),
     formatRow(['the step', '', '', '', stepMilliseconds.toFixed(2), '100 %', '', '']),
   ].join('\n')
 }

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { JobRequest } from '../../../gpu-fn/contract.ts'
 import { readJobStream } from '../../system/job-stream.ts'
 import { offerJob } from '../schedule/offer.ts'
-import { pauseMs } from '../schedule/outcome.ts'
+import { computePauseMs } from '../schedule/outcome.ts'
 import type { Cancellation } from './requests.ts'
 
 /** Outcome of a job. `hung up`: the caller closed the connection before the job ended. */
@@ -31,7 +31,7 @@ export async function submit(url: string, request: JobRequest, cancel: Cancel | 
       const offer = await offerJob(url, request, signal)
       if ('accepted' in offer) return await follow(offer.accepted, cancel && { ...cancel, url, hangUp })
       if ('refusal' in offer) return createFailure(offer.refusal)
-      await sleep(pauseMs(offer.retryAfterMs))
+      await sleep(computePauseMs(offer.retryAfterMs))
     }
   } catch (error) {
     if (hangUp.signal.aborted) return { kind: 'hung up' }

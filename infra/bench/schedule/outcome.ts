@@ -14,7 +14,7 @@ export type Outcome = { served: ServedJob[]; refusals: Refusal[]; endMs: number 
 /** The longest pause of the worker between two offers of a job (edge/gpu/client.ts). */
 const MAX_PAUSE_MS = 5_000
 /** Milliseconds until a refused job is offered again, as by the worker. */
-export const pauseMs = (retryAfterMs: number): number => Math.min(retryAfterMs, MAX_PAUSE_MS)
+export const computePauseMs = (retryAfterMs: number): number => Math.min(retryAfterMs, MAX_PAUSE_MS)
 
 /** The permitted error of a Retry-After, as a share of it. */
 const ERROR = 0.3

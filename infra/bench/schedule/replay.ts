@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type JobEvent, type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
 import { offerJob } from './offer.ts'
-import { type Outcome, pauseMs, type Refusal } from './outcome.ts'
+import { computePauseMs, type Outcome, type Refusal } from './outcome.ts'
 import type { Arrival, JobClass } from './trace.ts'
 
 /** The jobs of each class. */
@@ -82,7 +82,7 @@ export async function replay(trace: readonly Arrival[], options: ReplayOptions):
         refusal = { at, promised: reply.retryAfterMs, accepted: null }
         outcome.refusals.push(refusal)
       }
-      const next = at + pauseMs(reply.retryAfterMs)
+      const next = at + computePauseMs(reply.retryAfterMs)
       if (next > untilMs) return
       await sleepUntil(next)
     }

@@ -59,9 +59,9 @@ const SLOWEST = 4
 
 /** Prints where the slowest jobs of each class waited: before their acceptance, or for the device. */
 function printSlowest(name: string, served: readonly ServedJob[]): void {
-  const total = ({ submitted, ended }: ServedJob) => ended - submitted
+  const computeTotalMs = ({ submitted, ended }: ServedJob) => ended - submitted
   for (const kind of CLASSES) {
-    const slowest = filterByClass(served, kind).toSorted((a, b) => total(b) - total(a))
+    const slowest = filterByClass(served, kind).toSorted((a, b) => computeTotalMs(b) - computeTotalMs(a))
     const waits = slowest
       .slice(0, SLOWEST)
       .map(({ submitted, accepted, ended }) => `${seconds(accepted - submitted)} + ${seconds(ended - accepted)}`)
@@ -71,10 +71,12 @@ function printSlowest(name: string, served: readonly ServedJob[]): void {
 
 function printRefusals({ refusals }: Outcome, { minutes }: Conditions): void {
   const { judged, accurate, early, late } = accuracyOf(refusals, minutes * 60_000)
-  const share = (count: number) => `${((100 * count) / judged).toFixed(1)} %`
+  const formatShare = (count: number) => `${((100 * count) / judged).toFixed(1)} %`
   console.log(`${refusals.length} jobs refused at first; ${judged} with a Retry-After that ends during the load`)
   if (judged === 0) return
-  console.log(`Retry-After within 30 %: ${share(accurate)}; too long: ${share(early)}; too short: ${share(late)}`)
+  console.log(
+    `Retry-After within 30 %: ${formatShare(accurate)}; too long: ${formatShare(early)}; too short: ${formatShare(late)}`,
+  )
 }
 
 const printLongest = (longest: number, { aging }: Conditions) =>

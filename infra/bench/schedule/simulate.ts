@@ -2,7 +2,7 @@
 import { Admission } from '../../../gpu-fn/scheduler/admission.ts'
 import { Scheduler } from '../../../gpu-fn/scheduler/scheduler.ts'
 import type { Task } from '../../../gpu-fn/scheduler/task.ts'
-import { type Outcome, pauseMs, type Refusal, type ServedJob } from './outcome.ts'
+import { computePauseMs, type Outcome, type Refusal, type ServedJob } from './outcome.ts'
 import { type Arrival, type CostTable, estimateDeviceMs } from './trace.ts'
 
 /** As in gpu-fn/server/dispatcher.ts. */
@@ -85,7 +85,7 @@ export function simulate(trace: readonly Arrival[], costs: CostTable, policy: Po
     const promised = Math.max(1, Math.ceil(retryAfterMs / 1000)) * 1000
     const refusal = earlier ?? { at, promised, accepted: null }
     if (!earlier) refusals.push(refusal)
-    const again: Submission = { at: at + pauseMs(promised), job, refusal }
+    const again: Submission = { at: at + computePauseMs(promised), job, refusal }
     const place = submissions.findLastIndex((each) => each.at <= again.at)
     submissions.splice(place + 1, 0, again)
   }

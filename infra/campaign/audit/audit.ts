@@ -9,7 +9,8 @@ import type { Experience } from '../callers.ts'
 import type { Receiver } from '../receiver.ts'
 
 const sha256 = (data: Uint8Array) => createHash('sha256').update(data).digest('hex')
-const sum = (jobs: readonly Job[]) => jobs.reduce((total, { price_microdollars }) => total + price_microdollars, 0)
+const sumPrices = (jobs: readonly Job[]) =>
+  jobs.reduce((total, { price_microdollars }) => total + price_microdollars, 0)
 const indexById = (jobs: readonly Job[]) => new Map(jobs.map((job) => [job.id, job]))
 
 /** Lists all jobs of an account. */
@@ -33,7 +34,7 @@ export async function findMoneyProblems(target: Target, account: string, jobs: r
     ...(money.open_jobs > 0 || reserved > 0
       ? [`${account} has ${money.open_jobs} open jobs, ${reserved} reserved`]
       : []),
-    ...(captured === sum(jobs) ? [] : [`${account} captured ${captured}; its jobs cost ${sum(jobs)}`]),
+    ...(captured === sumPrices(jobs) ? [] : [`${account} captured ${captured}; its jobs cost ${sumPrices(jobs)}`]),
     ...(balance === money.credited_microdollars - captured ? [] : [`${account} has a balance of ${balance}`]),
   ]
 }
@@ -96,6 +97,6 @@ export function countsOf(jobs: readonly Job[], receiver: Receiver): Record<strin
   const { attempts, accepted } = receiver.counts()
   return {
     ...{ jobs: jobs.length, ...Object.fromEntries(states), images: jobs.flatMap(({ images }) => images).length },
-    ...{ 'micro-dollars captured': sum(jobs), 'webhook attempts': attempts, 'webhooks accepted': accepted },
+    ...{ 'micro-dollars captured': sumPrices(jobs), 'webhook attempts': attempts, 'webhooks accepted': accepted },
   }
 }

@@ -136,18 +136,18 @@ const CALLS = [
   [env.RESULTS, 'delete'],
   [env.DB, 'batch'],
 ] as const
-type Blow = 'fails' | 'fails after its work' | 'finds the account reset'
+type Fault = 'fails' | 'fails after its work' | 'finds the account reset'
 
 /** Injects a failure into the `n`th of these calls and reports its name as `struck`. A call held for a reset resumes on `released`. */
-function strike(n: number, blow: Blow) {
+function strike(n: number, fault: Fault) {
   const state = { calls: 0, struck: null as string | null, released: false }
   for (const [target, name] of CALLS) {
     const original = (target as unknown as Record<string, Call>)[name]!
     const runStruck: Call = async function (...values) {
       if (++state.calls !== n) return original.apply(this, values)
       state.struck = name
-      if (blow === 'fails after its work') await original.apply(this, values)
-      if (blow !== 'finds the account reset') throw new Error('the worker dies')
+      if (fault === 'fails after its work') await original.apply(this, values)
+      if (fault !== 'finds the account reset') throw new Error('the worker is terminated')
       // Polls with its own timer, because workerd forbids waking one request from another.
       while (!state.released) await new Promise((resolve) => setTimeout(resolve, 5))
       return original.apply(this, values)
@@ -175,14 +175,14 @@ describe('an interrupted deletion is completed by later alarms', () => {
   test.for(['fails', 'fails after its work', 'finds the account reset'] as const)(
     'when any call %s',
     { timeout: 300_000 },
-    async (blow, { expect }) => {
+    async (fault, { expect }) => {
       const struckAt = new Set<string>()
       for (let [n, whole] = [1, 0]; whole < 2; n++) {
         const { caller, jobs } = await createSmallAccount()
         vi.spyOn(console, 'error').mockImplementation(() => {})
         await requestDeletion(caller)
-        const state = strike(n, blow)
-        if (blow === 'finds the account reset') {
+        const state = strike(n, fault)
+        if (fault === 'finds the account reset') {
           const resetting = vi.waitFor(
             async () => {
               if (!state.struck && (await readDeletion(caller))?.step !== 'done') throw new Error('not struck yet')

@@ -22,7 +22,7 @@ const once = { 'idempotency-key': 'order-1' }
 
 /** Reserves a price and simulates a worker crash before the job is created; returns the job id. */
 async function createOrphan(caller: Caller): Promise<string> {
-  const create = vi.spyOn(JobDO.prototype, 'run').mockRejectedValue(new Error('the worker dies'))
+  const create = vi.spyOn(JobDO.prototype, 'run').mockRejectedValue(new Error('the worker is terminated'))
   await generate(caller, body, once)
   create.mockRestore()
   const [job] = (await accountOf(caller).recentJobs(1))!

@@ -25,7 +25,7 @@ describe('an expensive request under the name of a cheap reservation', () => {
   test('is a mismatch when the first worker died before it created the job', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
-    vi.spyOn(JobDO.prototype, 'create').mockRejectedValueOnce(new Error('the worker dies'))
+    vi.spyOn(JobDO.prototype, 'create').mockRejectedValueOnce(new Error('the worker is terminated'))
     expect((await put(caller, cheap)).status).toBe(500)
     const second = await put(caller, dear)
     expect([second.status, (await problemOf(second)).error.code]).toEqual([422, 'idempotency_mismatch'])
@@ -60,7 +60,7 @@ describe('an expensive request under the name of a cheap reservation', () => {
 test('a repeat after a price increase or a change of route runs the reserved job', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(works)
-  vi.spyOn(JobDO.prototype, 'create').mockRejectedValueOnce(new Error('the worker dies'))
+  vi.spyOn(JobDO.prototype, 'create').mockRejectedValueOnce(new Error('the worker is terminated'))
   await put(caller, cheap)
   const { reserved } = await readState(caller)
   const [prices, catalog] = [env.OCTET_PRICES, env.OCTET_CATALOG]

@@ -172,7 +172,7 @@ describe('a job whose retention is over', () => {
     })
   })
 
-  const half = new Error('the worker dies')
+  const half = new Error('the worker is terminated')
   test.for([
     ['its files', () => vi.spyOn(env.RESULTS, 'delete').mockRejectedValueOnce(half)],
     [

@@ -88,9 +88,9 @@ test('a job without a GPU frees its key, so that the expected retry generates th
 test('after a crash between reservation and job, a repeated request creates the reserved job', async ({ expect }) => {
   const caller = await newCaller()
   fakeGpu(works)
-  const dies = vi.spyOn(JobDO.prototype, 'run').mockRejectedValue(new Error('the worker dies'))
+  const failure = vi.spyOn(JobDO.prototype, 'run').mockRejectedValue(new Error('the worker is terminated'))
   expect((await generate(caller, { ...body, steps: 1 }, once)).status).toBe(500)
-  dies.mockRestore()
+  failure.mockRestore()
   const { reserved } = await ledgerOf(caller)
   const dear = await generate(caller, { ...body, steps: 4, n: 8, size: '1024x1024' }, once)
   expect([dear.status, (await problemOf(dear)).error.code]).toEqual([422, 'idempotency_mismatch'])

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { DEFAULT_PRICES } from '../../../edge/config/prices.ts'
 import { findProblems } from '../../../edge/config.ts'
 import { openReceipt } from '../../../edge/results/receipt.ts'
-import { basePrice, price } from '../../../edge/routing/price.ts'
+import { computeBasePrice, price } from '../../../edge/routing/price.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf, send } from '../support/client.ts'
 import { createAccepted, encodeLine, fakeGpu, type SeenRequest, stream, works } from '../support/fake-gpu.ts'
 
@@ -112,7 +112,10 @@ describe('the native API', () => {
     expect(price({ ...work, loras, controls: [{ id: 'canny', scale: 1 }] })).toBe(
       price({ ...work, steps: 6 }) + addition,
     )
-    expect([basePrice({ loras }, DEFAULT_PRICES), basePrice({}, DEFAULT_PRICES)]).toEqual([base + addition, base])
+    expect([computeBasePrice({ loras }, DEFAULT_PRICES), computeBasePrice({}, DEFAULT_PRICES)]).toEqual([
+      base + addition,
+      base,
+    ])
     const quoteOf = async (more: object) => {
       const quoted = await send('POST', '/v1/quote', caller, { prompt: 'a cat', model: 'tiny', ...more })
       return ((await quoted.json()) as { price_microdollars: number }).price_microdollars

@@ -167,7 +167,7 @@ test('after any sequence of exports, foldings and account deletions, the sums by
         const { batch } = env.DB
         const failBatch = async (statements: D1PreparedStatement[]) => {
           await batch.call(env.DB, statements)
-          throw new Error('the worker dies')
+          throw new Error('the worker is terminated')
         }
         const dying = {
           DB: new Proxy(env.DB, { get: (db, name) => (name === 'batch' ? failBatch : Reflect.get(db, name).bind(db)) }),

@@ -60,8 +60,8 @@ describe.each(PUBLISHED)('the published tensors of %s', (name) => {
 
   test('are each read exactly once on CUDA too, for the same weights', async () => {
     const { paths, checkpoint } = await open(name, 'single-file')
-    const total = (model: Model) => [...countPackaged(model).values()].reduce((n, count) => n + count, 0)
-    expect(total(build(checkpoint, paths, 'cuda'))).toBe(total(build(checkpoint, paths)))
+    const countTotal = (model: Model) => [...countPackaged(model).values()].reduce((n, count) => n + count, 0)
+    expect(countTotal(build(checkpoint, paths, 'cuda'))).toBe(countTotal(build(checkpoint, paths)))
   })
 })
 

@@ -62,16 +62,16 @@ test('steps on several devices have their own measurements', () => {
     Object.assign(createJob('job', createJobBody({ guidance_scale: 4 }), {}), { parallel })
   estimates.record(jobOf(false), { phase: 'load', load: { seconds: 0, devices: 2 } }, 0)
   estimates.record(jobOf(false), { phase: 'step', step: 0 }, 80)
-  const stepMs = (parallel: boolean) => {
+  const estimateStepMs = (parallel: boolean) => {
     const job = jobOf(parallel)
     const before = estimates.leftMs(job)
     estimates.record(job, { phase: 'step', step: 0 }, parallel ? 45 : 80)
     return before - estimates.leftMs(job)
   }
-  expect(stepMs(false)).toBeCloseTo(80)
-  stepMs(true)
-  expect(stepMs(true)).toBeCloseTo(45)
-  expect(stepMs(false)).toBeCloseTo(80)
+  expect(estimateStepMs(false)).toBeCloseTo(80)
+  estimateStepMs(true)
+  expect(estimateStepMs(true)).toBeCloseTo(45)
+  expect(estimateStepMs(false)).toBeCloseTo(80)
 })
 
 test('steps with a ControlNet, or without guidance, do not affect estimates of other steps', () => {

@@ -100,7 +100,7 @@ test('incomplete and corrupt packages never open', { timeout: 60_000 + ROUNDS * 
   expect(counts.killed).toBeGreaterThan(0)
   expect(counts.verified).toBeGreaterThan(0)
 
-  // The remains of killed processes do not affect a process without faults.
+  // Files left by killed processes do not affect a process without faults.
   const last: Task = { directory, url: bucket.address.url, budgetBytes: BUDGET_BYTES, name: packages[0]!.name }
   expect(await runAndKill(last, 120_000)).toBe('finished')
   expect(await verifyCache(directory)).toBeGreaterThan(0)

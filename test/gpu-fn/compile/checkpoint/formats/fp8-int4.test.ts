@@ -96,12 +96,12 @@ describe('quantization', () => {
     expect(values.subarray(0, GROUP).every((value) => value === 0)).toBe(true)
     expect(values.subarray(3 * GROUP).every((value) => value === 0)).toBe(true)
     for (const row of [1, 2]) {
-      const part = (of: Float32Array) => of.subarray(row * GROUP, (row + 1) * GROUP)
-      const unit = Math.max(...part(exact).map(Math.abs))
+      const sliceGroup = (of: Float32Array) => of.subarray(row * GROUP, (row + 1) * GROUP)
+      const unit = Math.max(...sliceGroup(exact).map(Math.abs))
       expect(
         errorOf(
-          part(values).map((x) => x / unit),
-          part(exact).map((x) => x / unit),
+          sliceGroup(values).map((x) => x / unit),
+          sliceGroup(exact).map((x) => x / unit),
         ),
       ).toBeLessThan(0.12)
     }
