@@ -15,7 +15,7 @@ import { accounts } from './routes/account/accounts.ts'
 import { keys } from './routes/account/keys.ts'
 import { tokens } from './routes/account/tokens.ts'
 import { usage } from './routes/account/usage.ts'
-import { dialectRoutes, dialectSettings } from './routes/dialects/dialect-routes.ts'
+import { createDialectRoutes, createDialectSettings } from './routes/dialects/dialect-routes.ts'
 import { health } from './routes/health.ts'
 import { jobs } from './routes/jobs.ts'
 import { mcp } from './routes/mcp/mcp.ts'
@@ -39,7 +39,7 @@ export function createApp(dialects: readonly Dialect[]): Hono<EdgeEnv> {
   app.use(securityHeaders)
   app.use(noStore)
   app.use(requestId())
-  app.route('/', dialectSettings(dialects))
+  app.route('/', createDialectSettings(dialects))
   app.use(limitRequestHead)
   // Browsers authenticate with a token of POST /v1/tokens; no route reads cookies.
   app.use(
@@ -50,7 +50,7 @@ export function createApp(dialects: readonly Dialect[]): Hono<EdgeEnv> {
   app.use(methodNotAllowed({ app, onMethodNotAllowed }))
   app.use(checkAccess(accessRules(dialects)))
 
-  app.route('/', dialectRoutes(dialects))
+  app.route('/', createDialectRoutes(dialects))
   app.route('/healthz', health)
   app.route('/.well-known', receiptKeys)
   app.route('/mcp', mcp)

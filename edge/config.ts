@@ -76,9 +76,9 @@ function describeProblem(
   return `${name}${place} is ${formatValue(input)}: ${message}.`
 }
 
-type Parsed = { config: Config; problems: string[]; isRefused: boolean }
+type ParsedConfig = { config: Config; problems: string[]; isRefused: boolean }
 
-function parse(values: Values): Parsed {
+function parse(values: Values): ParsedConfig {
   const [config, problems, refused] = [{} as Values, [] as string[], [] as string[]]
   for (const [name, section] of sections) {
     const parsed = section.safeParse(values, { reportInput: true })
@@ -103,9 +103,9 @@ function refuse(problems: readonly string[]): never {
 }
 
 // Cached by environment and values, because tests change values in place.
-const cache = new WeakMap<Env, Parsed & { values: Values }>()
+const cache = new WeakMap<Env, ParsedConfig & { values: Values }>()
 
-function parsedOf(env: Env): Parsed {
+function parsedOf(env: Env): ParsedConfig {
   const given = env as unknown as Values
   const cached = cache.get(env)
   if (cached && NAMES.every((name) => cached.values[name] === given[name])) return cached

@@ -16,7 +16,7 @@ export class ConfigError extends Error {
   override name = 'ConfigError' as const
 }
 
-function integer(min: number, max: number, otherwise: number) {
+function createIntegerSchema(min: number, max: number, otherwise: number) {
   const error = `must be an integer from ${min} to ${max}`
   return z
     .string()
@@ -57,7 +57,7 @@ const sizes = z
   )
 
 const environment = z.object({
-  PORT: integer(0, 65_535, 8080),
+  PORT: createIntegerSchema(0, 65_535, 8080),
   HOST: z.string().optional(),
   OCTET_PACKAGES: z.string().optional(),
   OCTET_BUCKET: z.url({ protocol: /^https?$/, error: 'must be the address of an S3-compatible bucket' }).optional(),
@@ -69,27 +69,27 @@ const environment = z.object({
     .enum(TARGETS, { error: `must be ${TARGETS.slice(0, -1).join(', ')} or ${TARGETS.at(-1)}` })
     .default('cuda-fp8'),
   OCTET_CACHE: z.string().default(path.join(tmpdir(), 'octet-packages')),
-  OCTET_CACHE_BYTES: integer(1, Number.MAX_SAFE_INTEGER, 0),
+  OCTET_CACHE_BYTES: createIntegerSchema(1, Number.MAX_SAFE_INTEGER, 0),
   OCTET_EDGE_PUBLIC_KEY: z.string().optional(),
   OCTET_INSECURE: z.literal('1', { error: 'must be 1 or not set' }).optional(),
-  OCTET_QUEUE: integer(0, 10_000, 64),
-  OCTET_AGING_SECONDS: integer(1, 86_400, 60),
-  OCTET_SHARED_STEPS: integer(1, 8, 1),
-  OCTET_PROMPT_CACHE_BYTES: integer(0, Number.MAX_SAFE_INTEGER, 128 * 1024 * 1024),
-  OCTET_RETAIN_SECONDS: integer(0, 86_400, 300),
-  OCTET_RETAIN_BYTES: integer(0, Number.MAX_SAFE_INTEGER, 256 * 1024 * 1024),
-  OCTET_UNREAD_SECONDS: integer(1, 3_600, 10),
-  OCTET_STALL_SECONDS: integer(1, 86_400, 60),
-  OCTET_MEMORY_BYTES: integer(1, Number.MAX_SAFE_INTEGER, Math.floor(availableMemory() * 0.6)),
+  OCTET_QUEUE: createIntegerSchema(0, 10_000, 64),
+  OCTET_AGING_SECONDS: createIntegerSchema(1, 86_400, 60),
+  OCTET_SHARED_STEPS: createIntegerSchema(1, 8, 1),
+  OCTET_PROMPT_CACHE_BYTES: createIntegerSchema(0, Number.MAX_SAFE_INTEGER, 128 * 1024 * 1024),
+  OCTET_RETAIN_SECONDS: createIntegerSchema(0, 86_400, 300),
+  OCTET_RETAIN_BYTES: createIntegerSchema(0, Number.MAX_SAFE_INTEGER, 256 * 1024 * 1024),
+  OCTET_UNREAD_SECONDS: createIntegerSchema(1, 3_600, 10),
+  OCTET_STALL_SECONDS: createIntegerSchema(1, 86_400, 60),
+  OCTET_MEMORY_BYTES: createIntegerSchema(1, Number.MAX_SAFE_INTEGER, Math.floor(measureAvailableMemory() * 0.6)),
   OCTET_VRAM_GB: gigabytes.optional(),
-  OCTET_DEVICES: integer(1, 16, 1),
+  OCTET_DEVICES: createIntegerSchema(1, 16, 1),
   OCTET_PRELOAD: models.optional(),
   OCTET_WARM: sizes.optional(),
   OCTET_METRICS_TOKEN: z.string().optional(),
   OTEL_EXPORTER_OTLP_ENDPOINT: z
     .url({ protocol: /^https?$/, error: 'must be the address of an OTLP receiver' })
     .optional(),
-  OCTET_DRAIN_SECONDS: integer(0, 3_600, 120),
+  OCTET_DRAIN_SECONDS: createIntegerSchema(0, 3_600, 120),
   OCTET_C2PA_CERTIFICATES: z.string().optional(),
   OCTET_C2PA_KEY: z.string().optional(),
   LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
@@ -173,7 +173,7 @@ function readBucket(env: z.infer<typeof environment>) {
 
 type CredentialVariable = 'OCTET_C2PA_CERTIFICATES' | 'OCTET_C2PA_KEY'
 
-/** The PEM of content credentials, given as such or as paths; null if there are none. Throws ConfigError. */
+/** The PEM of content credentials, given inline or as paths; null if there are none. Throws ConfigError. */
 export function readCredentials(variables: Partial<Record<CredentialVariable, string | undefined>>) {
   const { OCTET_C2PA_CERTIFICATES: certificates, OCTET_C2PA_KEY: key } = variables
   if (certificates === undefined && key === undefined) return null
@@ -232,7 +232,7 @@ function parseKeys(text: string): KeyObject[] {
   }
 }
 
-function availableMemory(): number {
+function measureAvailableMemory(): number {
   const limit = process.constrainedMemory()
   return limit > 0 ? Math.min(limit, totalmem()) : totalmem()
 }

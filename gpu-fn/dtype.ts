@@ -20,5 +20,5 @@ export const ONNX_DATA_TYPES: Record<Dtype, number> = {
 
 /** Elements of a tensor. */
 export const countElements = (shape: readonly number[]): number => shape.reduce((count, dim) => count * dim, 1)
-export const tensorBytes = (dtype: Dtype, shape: readonly number[]): number =>
+export const computeTensorBytes = (dtype: Dtype, shape: readonly number[]): number =>
   ELEMENT_BYTES[dtype] * countElements(shape)

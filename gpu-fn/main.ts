@@ -94,7 +94,7 @@ function readConfigOrExit(): Config {
 const isFlagError = (error: unknown): error is Error =>
   error instanceof TypeError && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS')
 
-/** The signer of content credentials; null if none are configured, which loads nothing. */
+/** The signer of content credentials; null, without loading anything, if none are configured. */
 async function openCredentials({ credentials }: Config, log: Logger): Promise<Signer | null> {
   if (!credentials) return null
   const { openSigner } = await import('./credentials/signer.ts')
@@ -102,7 +102,7 @@ async function openCredentials({ credentials }: Config, log: Logger): Promise<Si
   const { subject, expires } = signer
   const remaining = expires.getTime() - Date.now()
   if (remaining < EXPIRY_NOTICE_MS)
-    log.warn({ subject, expires }, 'the certificate of content credentials expires soon; then all jobs fail')
+    log.warn({ subject, expires }, 'the certificate of content credentials expires soon; all jobs will then fail')
   else log.info({ subject, expires }, 'images get content credentials')
   return signer
 }
@@ -171,7 +171,7 @@ async function shutDown(
   if (isOver(lifecycle)) return abandon(log, jobs, 'a second signal')
   log.info({ reason, ...jobs.counts() }, 'draining')
   lifecycle.status = code === 0 ? 'draining' : 'failed'
-  setTimeout(abandon, config.drainSeconds * 1000, log, jobs, 'the time to drain is over')
+  setTimeout(abandon, config.drainSeconds * 1000, log, jobs, 'the drain timeout has expired')
   await jobs.waitUntilIdle()
   const closed = once(server, 'close')
   server.close()
@@ -191,7 +191,7 @@ function isOver({ status }: Lifecycle): boolean {
 /** An engine call hangs. No job can finish in this process, so it ends; jobs run elsewhere and the host starts a new process. */
 async function endHung({ log, lifecycle, jobs }: Service, stall: Stall): Promise<void> {
   lifecycle.status = 'failed'
-  log.fatal({ ...stall, ...jobs.counts() }, 'the engine hangs; the process ends')
+  log.fatal({ ...stall, ...jobs.counts() }, 'the engine has hung; the process ends')
   await exitNow(1)
 }
 

@@ -70,7 +70,7 @@ const textEncoder = z.strictObject({
   title: z.string(),
   /** Directory of its tokenizer in the package. */
   tokenizer: z.string(),
-  /** Its graphs, each of which takes the outputs of the one before it. */
+  /** Its graphs; each takes the outputs of the one before it. */
   graphs: z.array(z.string()).min(1),
   /** The prompt that it encodes. */
   prompt: z.enum(PROMPTS),
@@ -89,7 +89,7 @@ export const manifest = z.strictObject({
       `the format is ${String(JSON.stringify(input)).slice(0, 20)} and this version reads ${MANIFEST_FORMAT}; ` +
       'compile the checkpoint again with `npm run compile`',
   }),
-  /** The name that a job requests, such as `large-turbo`. */
+  /** Model name in requests, such as `large-turbo`. */
   model: z.string(),
   variant: z.string(),
   tier: z.enum(TIERS),
@@ -130,7 +130,7 @@ export const manifest = z.strictObject({
     })
     .optional(),
   text: z.strictObject({
-    /** The encoders of the package, in the order in which they run. */
+    /** The encoders of the package, in execution order. */
     encoders: z.array(textEncoder),
     /**
      * `prompt_embeds` [L, `joint_width`] consists of segments of rows. The encoders of a segment fill adjacent columns. A segment without
@@ -142,7 +142,7 @@ export const manifest = z.strictObject({
   }),
   /** Batch size of the step graph; null if it is variable. */
   transformer_batch: z.literal(1).nullable(),
-  /** In the order in which a job runs them. */
+  /** In execution order. */
   networks: z.record(z.string(), network),
   /** Target cuda-fp8: graphs with the same weights for GPUs without support for the kernels. Their step graph has batch size 1. */
   without_kernels: z
@@ -213,7 +213,7 @@ export const loraManifest = z.strictObject({
       `the format is ${String(JSON.stringify(input)).slice(0, 20)} and this version reads ${LORA_FORMAT}; ` +
       'compile the adapter again with `npm run compile -- --lora`',
   }),
-  /** The ID that a request names. */
+  /** ID for requests. */
   name: modelName,
   /** Variant of the base that it was compiled for. */
   variant: z.string(),
@@ -249,7 +249,7 @@ export const controlnetManifest = z.strictObject({
       `the format is ${String(JSON.stringify(input)).slice(0, 20)} and this version reads ${CONTROLNET_FORMAT}; ` +
       'compile the ControlNet again with `npm run compile -- --controlnet`',
   }),
-  /** The ID that a request names. */
+  /** ID for requests. */
   name: modelName,
   type: z.enum(CONTROL_TYPES),
   tier: z.enum(TIERS),
@@ -258,7 +258,7 @@ export const controlnetManifest = z.strictObject({
   tool: z.string(),
   /** SHA-256 of the checkpoint's tensors in the order of compilation. */
   source: sha256Hex,
-  /** `layers`: its blocks, each of which gives a residual. */
+  /** `layers`: its blocks; each outputs a residual. */
   shape: z.strictObject({
     layers: z.int().min(1),
     width: count,

@@ -73,7 +73,7 @@ const config = z.strictObject({
     /** The Modal volume of packages (npm run weights -- --volume), and the secret with the rest of the GPU function's environment. */
     volume: name,
     secret: name,
-    /** Name of the proxy token with which the worker is authenticated at Modal. */
+    /** Name of the proxy token that authenticates the worker at Modal. */
     proxy_token: name,
   }),
 })
@@ -104,8 +104,8 @@ export async function readDeployConfig(file = CONFIG_FILE): Promise<DeployConfig
 /** Throws unless every offer of the default endpoint is served by the GPU function. */
 function assertServed(given: DeployConfig, file: string): DeployConfig {
   const { worker, gpu } = given
-  const homeless = worker.offers.filter(({ endpoint }) => endpoint === 'default')
-  const absent = homeless.map(({ model, tier }) => `${model}:${tier}`).find((each) => !gpu.models.includes(each))
+  const unassigned = worker.offers.filter(({ endpoint }) => endpoint === 'default')
+  const absent = unassigned.map(({ model, tier }) => `${model}:${tier}`).find((each) => !gpu.models.includes(each))
   if (absent === undefined) return given
   throw new Error(
     `${file}: worker.offers has ${absent}, which gpu.models does not serve; given ${gpu.models.join(', ')}`,

@@ -16,18 +16,18 @@ import {
   type Announced,
   decide,
   dropOrphan,
-  nextExpiry,
+  findNextExpiry,
   type Permission,
   permit,
   prune,
 } from './admission.ts'
-import { beginDeletion, continueDeletion, type Deletion, deletionOf, nextDeletion } from './deletion.ts'
+import { beginDeletion, continueDeletion, type Deletion, deletionOf, findNextDeletion } from './deletion.ts'
 import { keepUndelivered } from './equal-jobs.ts'
 import { type ExportPage, type ExportSection, exportRows } from './export.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
 import type { KeyChange, KeyInfo, ListedKey } from './keys/key-info.ts'
 import { changeKey, createKey, isRootKey, type KeyOutcome, replaceKey, revokeKey } from './keys/key-management.ts'
-import { areLinksValid, authenticate, chooseModel, chosenModel, findKey, listKeys } from './keys/key-table.ts'
+import { areLinksValid, authenticate, chooseModel, findKey, listKeys, readChosenModel } from './keys/key-table.ts'
 import * as ledger from './ledger.ts'
 import { type AccountSettings, type SettingsChange, saveSettings, settingsOf } from './settings.ts'
 import { createAccountTables } from './tables.ts'
@@ -52,8 +52,8 @@ export class AccountDO extends DurableObject<Env> {
     super(ctx, env)
     this.#sql = ctx.storage.sql
     this.#recovery = configOf(env).recovery
-    const sender = () => ({ account: ctx.id.name!, ...this.#settings() })
-    this.#outbox = openUsageOutbox(this.#sql, env, sender, this.#recovery.usageMs)
+    const createSender = () => ({ account: ctx.id.name!, ...this.#settings() })
+    this.#outbox = openUsageOutbox(this.#sql, env, createSender, this.#recovery.usageMs)
     ctx.storage.transactionSync(() => createAccountTables(this.#sql))
   }
 
@@ -96,7 +96,7 @@ export class AccountDO extends DurableObject<Env> {
 
   /** The model for a key's requests without the field `model`; null if none was chosen. */
   chosenModel(keyId: string): string | null {
-    return chosenModel(this.#sql, keyId)
+    return readChosenModel(this.#sql, keyId)
   }
 
   chooseModel(keyId: string, model: string | null): void {
@@ -170,7 +170,7 @@ export class AccountDO extends DurableObject<Env> {
 
   /** Jobs, newest first: all, or those admitted before the job `after`. Null if `after` is unknown. */
   recentJobs(limit: number, after: string | null = null): (JobSummary | JobSpec)[] | null {
-    return ledger.jobsBefore(this.#sql, limit, after)
+    return ledger.selectJobsBefore(this.#sql, limit, after)
   }
 
   /** Open reservations and captures in micro-dollars. */
@@ -185,7 +185,7 @@ export class AccountDO extends DurableObject<Env> {
   }
 
   usage(from: string, to: string): ledger.UsageRow[] {
-    return ledger.usageBetween(this.#sql, from, to)
+    return ledger.selectUsageBetween(this.#sql, from, to)
   }
 
   /** Removes jobs from the usage export after their rows were stored in D1. */
@@ -230,7 +230,7 @@ export class AccountDO extends DurableObject<Env> {
 
   /** Releases reservations without a job, exports settled rows, and deletes expired rows. */
   override async alarm(): Promise<void> {
-    if ((nextDeletion(this.#sql) ?? Number.POSITIVE_INFINITY) <= Date.now()) await this.#wakeWithin(DELETION_MS)
+    if ((findNextDeletion(this.#sql) ?? Number.POSITIVE_INFINITY) <= Date.now()) await this.#wakeWithin(DELETION_MS)
     prune(this.#sql)
     this.ctx.storage.transactionSync(() => ledger.foldOldUsage(this.#sql))
     await this.#releaseOrphans()
@@ -239,7 +239,7 @@ export class AccountDO extends DurableObject<Env> {
     const next = this.#outbox.nextRun()
     if (next !== null) await this.#wakeWithin(Math.max(OUTBOX_MS, next - Date.now()))
     if (ledger.sumsOf(this.#sql).open > 0) await this.#wakeWithin(this.#recovery.reservationMs)
-    const expiry = nextExpiry(this.#sql)
+    const expiry = findNextExpiry(this.#sql)
     if (expiry !== null) await this.#wakeWithin(expiry - Date.now())
   }
 
@@ -268,7 +268,7 @@ export class AccountDO extends DurableObject<Env> {
   async #continueDeletion(): Promise<void> {
     const transact = (change: () => void) => this.ctx.storage.transactionSync(change)
     await continueDeletion({ account: this.ctx.id.name!, sql: this.#sql, env: this.env, transact })
-    const due = nextDeletion(this.#sql)
+    const due = findNextDeletion(this.#sql)
     if (due !== null) await this.#wakeWithin(Math.max(0, due - Date.now()))
   }
 

@@ -21,7 +21,7 @@ import {
   sumsOf,
   takeRateTokens,
 } from './ledger.ts'
-import { type Metered, type Refusal, rateRefusalOf, rateState, refusalOf } from './meter.ts'
+import { computeRateState, type MeteredHolder, type Refusal, rateRefusalOf, refusalOf } from './meter.ts'
 import type { RateState } from './rate-limit-headers.ts'
 import type { AccountSettings } from './settings.ts'
 
@@ -99,7 +99,7 @@ export function decide(sql: SqlStorage, settings: AccountSettings, request: Admi
   if (request.exhausted) return { kind: 'exhausted', rates: ratesOf(metered, now) }
   if (earlier) releaseNames(sql, earlier.failed)
   reserve(sql, spec, metered, isCounted)
-  if (idempotencyKey !== null) rememberKey(sql, scopedKey(spec, idempotencyKey), spec, now)
+  if (idempotencyKey !== null) rememberKey(sql, createScopedKey(spec, idempotencyKey), spec, now)
   const { id: job, fingerprint, price } = spec
   const reservation = { job, fingerprint, price, reservedAt: now, spec }
   return { kind: 'admitted', reservation, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
@@ -126,7 +126,7 @@ export function permit(sql: SqlStorage, settings: AccountSettings, request: Anno
 /** Whether the request may repeat an earlier one, as far as this is known without its specification. */
 function mayRepeat(sql: SqlStorage, { credential, name, idempotencyKey, retried, joins }: Announced): boolean {
   const token = 'token' in credential ? credential.token.id : null
-  if (idempotencyKey !== null && jobOfKey(sql, scopedKey({ token }, idempotencyKey)) !== null) return true
+  if (idempotencyKey !== null && jobOfKey(sql, createScopedKey({ token }, idempotencyKey)) !== null) return true
   if (name !== null) return findJobByName(sql, name) !== null
   return idempotencyKey === null && (retried || joins === true) && hasFindableJob(sql, { ...credential, token })
 }
@@ -138,10 +138,10 @@ function applySettings(spec: JobSpec, { retention_days, prompt_metadata }: Accou
   return { ...kept, request: { ...spec.request, prompt_metadata: false }, digest: `${spec.digest} without prompts` }
 }
 
-const ratesOf = (metered: Metered[], now: number) => metered.flatMap((each) => rateState(each, now))
+const ratesOf = (metered: MeteredHolder[], now: number) => metered.flatMap((each) => computeRateState(each, now))
 
-function metersOf(sql: SqlStorage, settings: AccountSettings, key: KeyInfo, credential: Credential): Metered[] {
-  const metered: Metered[] = [
+function metersOf(sql: SqlStorage, settings: AccountSettings, key: KeyInfo, credential: Credential): MeteredHolder[] {
+  const metered: MeteredHolder[] = [
     { holder: 'account', limits: settings.limits, meter: meterOf(sql, 'account') },
     { holder: 'key', limits: key.limits, meter: meterOf(sql, `key:${key.lineage}`) },
     ...creatorsOf(sql, key).map(({ lineage, limits }) => ({
@@ -156,7 +156,7 @@ function metersOf(sql: SqlStorage, settings: AccountSettings, key: KeyInfo, cred
   return [...metered, { holder: 'token', limits, meter: meterOf(sql, `token:${key.id}:${id}`) }]
 }
 
-function findRefusal(metered: Metered[], refusalFor: (each: Metered) => Refusal | null): Refusal | null {
+function findRefusal(metered: MeteredHolder[], refusalFor: (each: MeteredHolder) => Refusal | null): Refusal | null {
   for (const each of metered) {
     const refusal = refusalFor(each)
     if (refusal) return refusal
@@ -172,14 +172,14 @@ function checkBalance(sql: SqlStorage, { prepaid }: AccountSettings, price: numb
   return price > available ? { kind: 'over_budget', by: 'balance', holder: 'account', available, price } : null
 }
 
-type Earlier = { answer: Admission } | { failed: string } | null
+type EarlierRequest = { answer: Admission } | { failed: string } | null
 
 /**
  * The result of an earlier request with the same Idempotency-Key, name or id, or of an equal open request; or the failed job that this
  * request replaces. Null for a new request.
  */
-function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried, joins }: AdmissionRequest): Earlier {
-  const keyed = idempotencyKey === null ? null : jobOfKey(sql, scopedKey(spec, idempotencyKey))
+function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried, joins }: AdmissionRequest): EarlierRequest {
+  const keyed = idempotencyKey === null ? null : jobOfKey(sql, createScopedKey(spec, idempotencyKey))
   const named = spec.name === null ? null : findJobByName(sql, spec.name)
   if (keyed !== null && spec.name !== null && keyed !== named)
     return { answer: { kind: 'mismatch', by: 'Idempotency-Key' } }
@@ -198,7 +198,7 @@ function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried, joins }: 
 }
 
 /** Idempotency-Keys are scoped to the browser token: one visitor's key must not find another visitor's job. */
-const scopedKey = ({ token }: Pick<JobSpec, 'token'>, key: string) => (token === null ? key : `${token}:${key}`)
+const createScopedKey = ({ token }: Pick<JobSpec, 'token'>, key: string) => (token === null ? key : `${token}:${key}`)
 
 const jobOfKey = (sql: SqlStorage, name: string): string | null =>
   sql
@@ -232,7 +232,7 @@ export function prune(sql: SqlStorage): void {
 }
 
 /** The next time `prune` has rows to delete, in Unix milliseconds; null if none expire. */
-export const nextExpiry = (sql: SqlStorage): number | null =>
+export const findNextExpiry = (sql: SqlStorage): number | null =>
   sql
     .exec<{ at: number | null }>(
       `SELECT min(at) AS at FROM (SELECT min(created) + ? AS at FROM idempotency

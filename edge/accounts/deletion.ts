@@ -5,11 +5,11 @@ import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import { DAY_MS } from '../platform/units.ts'
 import { deletePrefix } from '../results/results.ts'
-import { inputPrefix, RETENTION_DAYS, resultPrefix } from '../results/retention.ts'
+import { inputPrefixOf, RETENTION_DAYS, resultPrefixOf } from '../results/retention.ts'
 import { eraseUsage } from '../usage/database-retention.ts'
 import { dropOrphan } from './admission.ts'
 import { entryOf, foldRow, sumsOf } from './ledger.ts'
-import { isExporting, nextExport } from './usage-outbox.ts'
+import { findNextExport, isExporting } from './usage-outbox.ts'
 
 export const DELETION_SCHEMA = `
   CREATE TABLE IF NOT EXISTS deletion (
@@ -50,7 +50,7 @@ export const deletionOf = (sql: SqlStorage): Deletion | null =>
   sql.exec<Deletion & { id: number }>('SELECT * FROM deletion').toArray()[0] ?? null
 
 /** Returns the time of the next deletion step in Unix milliseconds, or null if no deletion is in progress. */
-export function nextDeletion(sql: SqlStorage): number | null {
+export function findNextDeletion(sql: SqlStorage): number | null {
   const deletion = deletionOf(sql)
   return deletion && deletion.completed === null ? deletion.due : null
 }
@@ -79,7 +79,7 @@ type Outcome = 'done' | { againMs: number }
 const NOW: Outcome = { againMs: 0 }
 
 /** Returns jobs that still have customer data, jobs in progress first. */
-function jobsToErase(sql: SqlStorage): string[] {
+function selectJobsToErase(sql: SqlStorage): string[] {
   const select = (where: string) =>
     sql
       .exec<{ job: string }>(`SELECT job FROM ledger WHERE ${where} LIMIT ${JOBS}`)
@@ -103,7 +103,7 @@ function forgetErased(sql: SqlStorage, job: string): void {
 }
 
 async function eraseJobs({ sql, env, transact }: Erasure): Promise<Outcome> {
-  const jobs = jobsToErase(sql)
+  const jobs = selectJobsToErase(sql)
   if (jobs.length === 0) return 'done'
   const erased = await Promise.allSettled(jobs.map((job) => objectOf(env.JOB, job).erase()))
   transact(() => {
@@ -117,9 +117,9 @@ async function eraseJobs({ sql, env, transact }: Erasure): Promise<Outcome> {
 
 /** Deletes orphaned files of the account under the prefix of every retention period. */
 async function eraseFiles({ account, env }: Erasure): Promise<Outcome> {
-  let complete = await deletePrefix(env.RESULTS, inputPrefix(account))
+  let complete = await deletePrefix(env.RESULTS, inputPrefixOf(account))
   for (const days of RETENTION_DAYS)
-    complete = (await deletePrefix(env.RESULTS, resultPrefix(days, account))) && complete
+    complete = (await deletePrefix(env.RESULTS, resultPrefixOf(days, account))) && complete
   return complete ? 'done' : NOW
 }
 
@@ -130,7 +130,7 @@ async function eraseWebhooks({ account, env }: Erasure): Promise<Outcome> {
 
 /** Waits until every settlement is recorded in D1 and reported to Stripe, so that all usage is billed; then folds the rows. */
 async function finishExport({ sql, transact }: Erasure): Promise<Outcome> {
-  if (nextExport(sql) !== null) return { againMs: EXPORT_MS }
+  if (findNextExport(sql) !== null) return { againMs: EXPORT_MS }
   const rows = sql.exec<{ job: string }>(`SELECT job FROM ledger LIMIT ${ROWS}`).toArray()
   transact(() => {
     for (const { job } of rows) foldRow(sql, job)

@@ -22,7 +22,7 @@ const openJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec, si
  * The job of an equal request whose result did not reach its caller; see http/heartbeat.ts. Canceled jobs are excluded, because they have
  * no result.
  */
-const undeliveredJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec): string | null =>
+const findUndeliveredJob = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec): string | null =>
   sql
     .exec<{ job: string }>(
       // CROSS JOIN: the few undelivered jobs are the outer loop.
@@ -66,4 +66,4 @@ export function keepUndelivered(sql: SqlStorage, job: string): void {
 
 /** The job that a request repeats; null if there is none. `recent`: an open job must have begun within a minute. */
 export const findEqualJob = (sql: SqlStorage, spec: JobSpec, { recent }: { recent: boolean }): string | null =>
-  openJobLike(sql, spec, recent ? Date.now() - JOIN_MS : 0) ?? undeliveredJobLike(sql, spec)
+  openJobLike(sql, spec, recent ? Date.now() - JOIN_MS : 0) ?? findUndeliveredJob(sql, spec)

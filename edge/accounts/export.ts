@@ -20,15 +20,15 @@ const ROWS = 500
 /** Smaller than ROWS, because each job is read from its own object. */
 const JOBS = 100
 
-type Numbered<Row> = Row & { rowid: number }
+type NumberedRow<Row> = Row & { rowid: number }
 
 /** Builds a page of rows ordered by rowid; the rowid is the cursor. */
-function pageOf<Row, Shown>(rows: Numbered<Row>[], limit: number, show: (row: Numbered<Row>) => Shown) {
+function pageOf<Row, Shown>(rows: NumberedRow<Row>[], limit: number, show: (row: NumberedRow<Row>) => Shown) {
   return { rows: rows.map(show), next: rows.length < limit ? null : String(rows.at(-1)!.rowid) }
 }
 
-function creditsAfter(sql: SqlStorage, after: number): ExportPage {
-  const rows = sql.exec<Numbered<Credit>>(
+function selectCreditsAfter(sql: SqlStorage, after: number): ExportPage {
+  const rows = sql.exec<NumberedRow<Credit>>(
     'SELECT rowid, id, amount, note, created FROM credits WHERE rowid > ? ORDER BY rowid LIMIT ?',
     ...[after, ROWS],
   )
@@ -37,8 +37,8 @@ function creditsAfter(sql: SqlStorage, after: number): ExportPage {
 
 type JobRow = Omit<ExportedJob, 'spec'> & { spec: string | null }
 
-function jobsAfter(sql: SqlStorage, after: number): ExportPage {
-  const rows = sql.exec<Numbered<JobRow>>(
+function selectJobsAfter(sql: SqlStorage, after: number): ExportPage {
+  const rows = sql.exec<NumberedRow<JobRow>>(
     `SELECT rowid, job, name, key_id, tier, amount, charged, state, reserved, settled, spec FROM ledger
      WHERE rowid > ? ORDER BY rowid LIMIT ?`,
     ...[after, JOBS],
@@ -51,7 +51,7 @@ function jobsAfter(sql: SqlStorage, after: number): ExportPage {
 }
 
 /** The cursor is the last day, key and tier, separated by spaces; none of the values contains a space. */
-function usageAfter(sql: SqlStorage, after: string): ExportPage {
+function selectUsageAfter(sql: SqlStorage, after: string): ExportPage {
   const rows = sql
     .exec<UsageRow>(
       'SELECT * FROM usage WHERE (day, key_id, tier) > (?, ?, ?) ORDER BY day, key_id, tier LIMIT ?',
@@ -68,10 +68,10 @@ export function exportRows(sql: SqlStorage, section: ExportSection, after: strin
     case 'keys':
       return { rows: listKeys(sql), next: null }
     case 'credits':
-      return creditsAfter(sql, Number(after ?? 0))
+      return selectCreditsAfter(sql, Number(after ?? 0))
     case 'usage':
-      return usageAfter(sql, after ?? '')
+      return selectUsageAfter(sql, after ?? '')
     case 'jobs':
-      return jobsAfter(sql, Number(after ?? 0))
+      return selectJobsAfter(sql, Number(after ?? 0))
   }
 }

@@ -9,7 +9,7 @@ import { USAGE_KEY_DAYS } from '../results/retention.ts'
 import type { Observation } from '../routing/observation.ts'
 import type { LedgerEntry } from '../usage/record.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
-import { countOn, type Meter, type Metered, newMeter, reserveOn, settleOn, utcDay } from './meter.ts'
+import { countOn, type Meter, type MeteredHolder, newMeter, reserveOn, settleOn, utcDayOf } from './meter.ts'
 import { addToOutbox, isExporting } from './usage-outbox.ts'
 
 export const LEDGER_SCHEMA = `
@@ -89,7 +89,7 @@ export function reservationOf(sql: SqlStorage, job: string): (Reservation & { re
 }
 
 /** Reserves a job's price on all of its meters. Must run in the transaction that checked their limits. */
-export function reserve(sql: SqlStorage, spec: JobSpec, metered: Metered[], isCounted: boolean): void {
+export function reserve(sql: SqlStorage, spec: JobSpec, metered: MeteredHolder[], isCounted: boolean): void {
   const now = Date.now()
   const { id, name, keyId, token, decision, price, fingerprint, digest } = spec
   sql.exec(
@@ -102,7 +102,7 @@ export function reserve(sql: SqlStorage, spec: JobSpec, metered: Metered[], isCo
 }
 
 /** Takes a token from every rate-limit bucket. */
-export function takeRateTokens(sql: SqlStorage, metered: Metered[]): void {
+export function takeRateTokens(sql: SqlStorage, metered: MeteredHolder[]): void {
   const now = Date.now()
   for (const each of metered) saveMeter(sql, countOn(each, now))
 }
@@ -143,7 +143,7 @@ export function settleOnce(sql: SqlStorage, job: string, settlement: Settlement)
     .one()
   settleMeters(sql, meters, entry.amount, charged)
   addToOutbox(sql, job)
-  if (outcome === 'captured') countUsage(sql, { ...entry, charged }, utcDay(now))
+  if (outcome === 'captured') countUsage(sql, { ...entry, charged }, utcDayOf(now))
   return true
 }
 
@@ -188,7 +188,7 @@ const OLD_USAGE = "usage INDEXED BY usage_of_keys WHERE key_id <> '' AND day < ?
 
 /** Folds the usage by key of expired days into one row per day and tier, in the caller's transaction. Daily sums stay equal. */
 export function foldOldUsage(sql: SqlStorage): void {
-  const old = utcDay(Date.now() - USAGE_KEY_DAYS * DAY_MS)
+  const old = utcDayOf(Date.now() - USAGE_KEY_DAYS * DAY_MS)
   sql.exec(
     `INSERT INTO usage SELECT day, '', tier, sum(jobs), sum(amount) FROM ${OLD_USAGE}
      GROUP BY day, tier ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, amount = amount + excluded.amount`,
@@ -226,7 +226,7 @@ export function audit(sql: SqlStorage): Sums {
 }
 
 /** Captured jobs and amounts by UTC day, key and tier, oldest first. Both days are inclusive. */
-export const usageBetween = (sql: SqlStorage, from: string, to: string): UsageRow[] =>
+export const selectUsageBetween = (sql: SqlStorage, from: string, to: string): UsageRow[] =>
   sql.exec<UsageRow>('SELECT * FROM usage WHERE day BETWEEN ? AND ? ORDER BY day, key_id, tier', from, to).toArray()
 
 /** Open jobs that were reserved before `before` (Unix milliseconds). */
@@ -243,7 +243,11 @@ export const openBefore = (sql: SqlStorage, before: number): string[] =>
  * Jobs by admission, newest first: all, or those before the job `after`. Settled jobs as summaries, open jobs as specs. Null if `after` is
  * unknown.
  */
-export function jobsBefore(sql: SqlStorage, limit: number, after: string | null): (JobSummary | JobSpec)[] | null {
+export function selectJobsBefore(
+  sql: SqlStorage,
+  limit: number,
+  after: string | null,
+): (JobSummary | JobSpec)[] | null {
   const [last] = sql.exec<{ rowid: number }>('SELECT rowid FROM ledger WHERE job = ?', after).toArray()
   if (after !== null && !last) return null
   const rows = sql.exec<{ listed: string }>(

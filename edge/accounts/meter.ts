@@ -19,7 +19,7 @@ export type Meter = {
   day_captured: number
   month_captured: number
 }
-export type Metered = { holder: Holder; limits: Limits; meter: Meter }
+export type MeteredHolder = { holder: Holder; limits: Limits; meter: Meter }
 
 export type Refusal =
   | { kind: 'limited'; by: 'rate' | 'concurrency'; holder: Holder; limit: number; retryAfterSeconds: number }
@@ -42,18 +42,18 @@ export const newMeter = (id: string): Meter => ({
   ...{ day: '', day_captured: 0, month_captured: 0 },
 })
 
-export const utcDay = (now: number) => new Date(now).toISOString().slice(0, 10)
+export const utcDayOf = (now: number) => new Date(now).toISOString().slice(0, 10)
 
 /**
  * Returns the current bucket level. It refills at `limit` requests per minute, up to `limit`. Null `tokens` denote an unused bucket, which
  * is full.
  */
-const bucketLevel = ({ tokens, refilled }: Meter, limit: number, now: number) =>
+const computeBucketLevel = ({ tokens, refilled }: Meter, limit: number, now: number) =>
   tokens === null ? limit : Math.min(limit, tokens + (Math.max(0, now - refilled) / MINUTE_MS) * limit)
 
 /** Returns the meter's day at `now`, and the amounts captured on that day and in its month. The day never moves backward. */
-function periods({ day, day_captured, month_captured }: Meter, now: number) {
-  const clock = utcDay(now)
+function currentPeriodsOf({ day, day_captured, month_captured }: Meter, now: number) {
+  const clock = utcDayOf(now)
   const today = clock < day ? day : clock
   return {
     today,
@@ -62,8 +62,8 @@ function periods({ day, day_captured, month_captured }: Meter, now: number) {
   }
 }
 
-function findOverspending({ holder, limits, meter }: Metered, price: number, now: number): Refusal | null {
-  const spent = periods(meter, now)
+function findOverspending({ holder, limits, meter }: MeteredHolder, price: number, now: number): Refusal | null {
+  const spent = currentPeriodsOf(meter, now)
   const caps = [
     ['daily', limits.daily_microdollars, spent.daily],
     ['monthly', limits.monthly_microdollars, spent.monthly],
@@ -77,11 +77,11 @@ function findOverspending({ holder, limits, meter }: Metered, price: number, now
 }
 
 /** Returns the reason why a holder cannot send a request now, or null. */
-export function rateRefusalOf({ holder, limits, meter }: Metered, now: number): Refusal | null {
+export function rateRefusalOf({ holder, limits, meter }: MeteredHolder, now: number): Refusal | null {
   const rate = limits.requests_per_minute
   if (rate === null) return null
   if (rate === 0) return { kind: 'barred', by: 'rate', holder }
-  const missing = 1 - bucketLevel(meter, rate, now)
+  const missing = 1 - computeBucketLevel(meter, rate, now)
   const retryAfterSeconds = Math.ceil((missing * 60) / rate)
   return missing > 0 ? { kind: 'limited', by: 'rate', holder, limit: rate, retryAfterSeconds } : null
 }
@@ -90,7 +90,7 @@ export function rateRefusalOf({ holder, limits, meter }: Metered, now: number): 
  * Returns the reason why a holder cannot start a job at this price now, or null. Reserved amounts count as spent. `isCounted`: the request
  * already counts toward the rate limit.
  */
-export function refusalOf(metered: Metered, price: number, now: number, isCounted = false): Refusal | null {
+export function refusalOf(metered: MeteredHolder, price: number, now: number, isCounted = false): Refusal | null {
   const { holder, limits, meter } = metered
   const jobs = limits.concurrent_jobs
   if (jobs === 0) return { kind: 'barred', by: 'concurrency', holder }
@@ -102,29 +102,29 @@ export function refusalOf(metered: Metered, price: number, now: number, isCounte
 }
 
 /** Returns the state of a holder's bucket, or an empty list if its rate is not limited. */
-export function rateState({ holder, limits, meter }: Metered, now: number): RateState[] {
+export function computeRateState({ holder, limits, meter }: MeteredHolder, now: number): RateState[] {
   const limit = limits.requests_per_minute
   if (limit === null) return []
-  const held = bucketLevel(meter, limit, now)
+  const held = computeBucketLevel(meter, limit, now)
   const resetSeconds = limit === 0 ? 60 : Math.ceil(((limit - held) * 60) / limit)
   return [{ holder, limit, remaining: Math.floor(held), resetSeconds }]
 }
 
 /** Returns the meter after a request. */
-export function countOn({ limits, meter }: Metered, now: number): Meter {
+export function countOn({ limits, meter }: MeteredHolder, now: number): Meter {
   const limit = limits.requests_per_minute
-  return { ...meter, tokens: limit === null ? null : bucketLevel(meter, limit, now) - 1, refilled: now }
+  return { ...meter, tokens: limit === null ? null : computeBucketLevel(meter, limit, now) - 1, refilled: now }
 }
 
 /** Returns the meter after a job is admitted: its request is counted unless it was already, one more job is open, and its price is reserved. */
-export function reserveOn(metered: Metered, price: number, now: number, isCounted = false): Meter {
+export function reserveOn(metered: MeteredHolder, price: number, now: number, isCounted = false): Meter {
   const meter = isCounted ? metered.meter : countOn(metered, now)
   return { ...meter, open: meter.open + 1, reserved: meter.reserved + price }
 }
 
 /** Returns the meter after a job is settled: `charged` is captured, and the rest of `reserved` is released. */
 export function settleOn(meter: Meter, reserved: number, charged: number, now: number): Meter {
-  const { today, daily, monthly } = periods(meter, now)
+  const { today, daily, monthly } = currentPeriodsOf(meter, now)
   return {
     ...meter,
     open: meter.open - 1,

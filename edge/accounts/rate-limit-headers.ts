@@ -9,7 +9,7 @@ export type RateState = { holder: Holder; limit: number; remaining: number; rese
  * Returns `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers) for every bucket, and OpenAI's
  * `x-ratelimit-*-requests` for the bucket with the fewest remaining requests. Returns no headers if no rate is limited.
  */
-export function rateHeaders(all: readonly RateState[]): Record<string, string> {
+export function createRateHeaders(all: readonly RateState[]): Record<string, string> {
   const byRemaining = all.toSorted((a, b) => a.remaining - b.remaining)
   const [tightest] = byRemaining
   if (!tightest) return {}

@@ -37,7 +37,7 @@ export function removeFromOutbox(sql: SqlStorage, jobs: readonly string[]): void
 }
 
 /** Returns the time of the next export in Unix milliseconds, or null if the outbox is empty. */
-export const nextExport = (sql: SqlStorage): number | null =>
+export const findNextExport = (sql: SqlStorage): number | null =>
   sql.exec<{ at: number | null }>('SELECT min(due) AS at FROM usage_outbox').one().at
 
 const recordOf = ({ account, stripe_customer }: Sender, row: Row): UsageRecord => {
@@ -58,7 +58,7 @@ function readObserved(account: string, { job, observed }: Row): Observation | nu
 }
 
 /** The due rows, oldest first; null if there are none. */
-function dueRows(sql: SqlStorage): Row[] | null {
+function selectDueRows(sql: SqlStorage): Row[] | null {
   const rows = sql
     .exec<Row>(
       'SELECT * FROM usage_outbox JOIN ledger USING (job) WHERE due <= ? ORDER BY due LIMIT ?',
@@ -77,13 +77,13 @@ export function openUsageOutbox(
 ): Outbox<Row[]> {
   return new Outbox({
     name: 'usage',
-    take: () => dueRows(sql),
+    take: () => selectDueRows(sql),
     send: async (rows) => {
       const from = sender()
       await USAGE.sendBatch(rows.map((row) => ({ body: recordOf(from, row) })))
       for (const { job } of rows) sql.exec('UPDATE usage_outbox SET due = ? WHERE job = ?', Date.now() + againMs, job)
     },
-    nextDue: () => nextExport(sql),
+    nextDue: () => findNextExport(sql),
     concurrency: 1,
     pauseMs: PAUSE_MS,
   })

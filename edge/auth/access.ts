@@ -6,7 +6,7 @@ import { matchedRoutes } from 'hono/route'
 import { METHOD_NAME_ALL } from 'hono/router'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
-import { declaredBytes } from '../http/request-body.ts'
+import { readDeclaredBytes } from '../http/request-body.ts'
 import { hasKey, limitKey, meterRequest, requireScope, verifyCredential } from './auth.ts'
 import { verifyLink } from './links.ts'
 import { verifyOperator } from './operator-auth.ts'
@@ -45,12 +45,12 @@ const SMALL_BODY_BYTES = 4 * 1024
 const REJECTED_EARLY: ReadonlySet<number> = new Set([400, 403, 413, 415, 422])
 
 /** The rule of routes that accept any active key. */
-export const byKey = (scope?: Scope): Access => ({ by: 'key', ...(scope && { scope }) })
-export const byKeyOrToken = (scope?: Scope): Access => ({ ...byKey(scope), tokens: true })
+export const allowKey = (scope?: Scope): Access => ({ by: 'key', ...(scope && { scope }) })
+export const allowKeyOrToken = (scope?: Scope): Access => ({ ...allowKey(scope), tokens: true })
 /** The limit of a body with input images. A body without one has at most `LIMITS.requestBytes`. */
 export const UPLOAD_BYTES = 12 * 1024 * 1024
 /** The rule of routes that submit a job. */
-export const generates: Access = { ...byKeyOrToken('generate'), bodyBytes: UPLOAD_BYTES, admits: true }
+export const generates: Access = { ...allowKeyOrToken('generate'), bodyBytes: UPLOAD_BYTES, admits: true }
 
 /** Checks the caller's key. Returns true if the account has confirmed the key, false if the handler must confirm it. */
 async function checkKey(c: Context<EdgeEnv>, { scope, tokens, admits }: Access): Promise<boolean> {
@@ -59,7 +59,7 @@ async function checkKey(c: Context<EdgeEnv>, { scope, tokens, admits }: Access):
     throw new ApiError('insufficient_scope', 'Browser tokens are not accepted here; use the API key.')
   await meterRequest(c, credential)
   await limitKey(c, credential)
-  if (admits && declaredBytes(c) <= SMALL_BODY_BYTES) return false
+  if (admits && readDeclaredBytes(c) <= SMALL_BODY_BYTES) return false
   await requireScope(c, scope ?? null)
   return true
 }
@@ -69,7 +69,7 @@ async function checkManager(c: Context<EdgeEnv>): Promise<void> {
     await verifyOperator(c)
     return c.set('manages', null)
   }
-  await checkKey(c, byKey('admin'))
+  await checkKey(c, allowKey('admin'))
   c.set('manages', c.get('credential'))
 }
 

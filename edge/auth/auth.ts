@@ -9,7 +9,7 @@ import { describePlace, findKeyText, type KeyPlace } from './key-place.ts'
 import type { Credential } from './keys.ts'
 import { hasScope } from './keys.ts'
 import type { Scope } from './scopes.ts'
-import { checkCredential, tokenExpired } from './tokens.ts'
+import { checkCredential, isTokenExpired } from './tokens.ts'
 
 declare module 'hono' {
   interface ContextVariableMap {
@@ -28,13 +28,13 @@ const OUTER_SECONDS = '10'
 const REQUEST_SECONDS = '60'
 
 /** The single error for a forged, unknown, expired or revoked key. It does not disclose the reason. */
-export const unauthorizedError = () =>
+export const createUnauthorizedError = () =>
   new ApiError('invalid_api_key', 'This API key is invalid or was revoked. Keys look like oct_<account>_….', {
     headers: CHALLENGE,
   })
 
 /** The error for an active key without the required scope. */
-export const forbiddenError = (scope: Scope) =>
+export const createForbiddenError = (scope: Scope) =>
   new ApiError('insufficient_scope', `This request requires the scope "${scope}", which this key does not have.`, {
     headers: { 'www-authenticate': `Bearer realm="octet", error="insufficient_scope", scope="${scope}"` },
   })
@@ -44,10 +44,10 @@ const DEFAULT_PLACES: readonly KeyPlace[] = ['Bearer']
 const OTHER_PLACES: readonly KeyPlace[] = ['Basic', 'Key', 'Token', 'api-key', 'x-api-key', 'x-key']
 
 /** The token of `Authorization: Bearer …`, or null. */
-export const bearerToken = (c: Context<EdgeEnv>) => findKeyText(DEFAULT_PLACES, (name) => c.req.header(name))
+export const readBearerToken = (c: Context<EdgeEnv>) => findKeyText(DEFAULT_PLACES, (name) => c.req.header(name))
 
 /** Whether the bearer token has the form of an API key or a browser token. */
-export const hasKey = (c: Context<EdgeEnv>) => /^o(ct|st)_/.test(bearerToken(c) ?? '')
+export const hasKey = (c: Context<EdgeEnv>) => /^o(ct|st)_/.test(readBearerToken(c) ?? '')
 
 /** Parses the caller's credential and verifies its tag, without reading storage. Errors: invalid_api_key. */
 async function readCredential(c: Context<EdgeEnv>): Promise<Credential> {
@@ -60,8 +60,8 @@ async function readCredential(c: Context<EdgeEnv>): Promise<Credential> {
     throw new ApiError('invalid_api_key', message, { headers: CHALLENGE })
   }
   const credential = await checkCredential(configOf(c.env).peppers, token)
-  if (!credential) throw unauthorizedError()
-  if ('token' in credential && tokenExpired(credential.token)) {
+  if (!credential) throw createUnauthorizedError()
+  if ('token' in credential && isTokenExpired(credential.token)) {
     throw new ApiError('invalid_api_key', 'This browser token has expired; create a new one.', { headers: CHALLENGE })
   }
   return credential
@@ -103,7 +103,7 @@ export async function meterRequest(c: Context<EdgeEnv>, credential: Credential):
 
 async function confirmKey(c: Context<EdgeEnv>, credential: Credential) {
   const answer = await objectOf(c.env.ACCOUNT, credential.account).authenticate(credential)
-  if (answer.kind !== 'authenticated') throw unauthorizedError()
+  if (answer.kind !== 'authenticated') throw createUnauthorizedError()
   c.set('scopes', answer.key.scopes)
   return answer.key.scopes
 }
@@ -115,12 +115,12 @@ async function confirmKey(c: Context<EdgeEnv>, credential: Credential) {
 export async function requireScope(c: Context<EdgeEnv>, scope: Scope | null = 'read'): Promise<Credential> {
   const credential = c.get('credential')
   const scopes = c.get('scopes') ?? (await confirmKey(c, credential))
-  if (scope !== null && !hasScope({ scopes }, credential, scope)) throw forbiddenError(scope)
+  if (scope !== null && !hasScope({ scopes }, credential, scope)) throw createForbiddenError(scope)
   return credential
 }
 
 /** Returns the account to manage. The operator must name it; for a key it is optional. Errors: invalid_request, insufficient_scope. */
-export function managedAccount(c: Context<EdgeEnv>, named: string | undefined): string {
+export function requireManagedAccount(c: Context<EdgeEnv>, named: string | undefined): string {
   const own = c.get('manages')?.account
   if (own !== undefined && (named === undefined || named === own)) return own
   if (own !== undefined) throw new ApiError('insufficient_scope', `This key manages only the account ${own}.`)
@@ -130,7 +130,7 @@ export function managedAccount(c: Context<EdgeEnv>, named: string | undefined): 
 
 /** Whether the credential of a long-running request is still valid: it has not expired, and its key is active and has the scope. */
 export async function isStillAuthorized(env: Env, credential: Credential, scope: Scope): Promise<boolean> {
-  if ('token' in credential && tokenExpired(credential.token)) return false
+  if ('token' in credential && isTokenExpired(credential.token)) return false
   const answer = await objectOf(env.ACCOUNT, credential.account).authenticate(credential)
   return answer.kind === 'authenticated' && hasScope(answer.key, credential, scope)
 }

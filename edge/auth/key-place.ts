@@ -4,7 +4,7 @@
 export type KeyPlace = 'Basic' | 'Bearer' | 'Key' | 'Token' | 'api-key' | `x-${string}`
 
 /** The password of `Authorization: Basic`, or the user name if the password is empty; null if it is malformed. */
-function basicKey(credentials: string): string | null {
+function parseBasicKey(credentials: string): string | null {
   try {
     const text = atob(credentials)
     const at = text.indexOf(':')
@@ -16,17 +16,17 @@ function basicKey(credentials: string): string | null {
 
 const isHeader = (place: KeyPlace) => place === 'api-key' || place.startsWith('x-')
 
-function keyAt(place: KeyPlace, header: (name: string) => string | undefined): string | null {
+function readKeyAt(place: KeyPlace, header: (name: string) => string | undefined): string | null {
   if (isHeader(place)) return header(place) ?? null
   const [, scheme, credentials] = /^(\w+) +(\S+)$/.exec(header('authorization') ?? '') ?? []
   if (scheme?.toLowerCase() !== place.toLowerCase() || !credentials) return null
-  return place === 'Basic' ? basicKey(credentials) : credentials
+  return place === 'Basic' ? parseBasicKey(credentials) : credentials
 }
 
 /** The key from the first place that has one; null if none has one. */
 export function findKeyText(places: readonly KeyPlace[], header: (name: string) => string | undefined): string | null {
   for (const place of places) {
-    const key = keyAt(place, header)
+    const key = readKeyAt(place, header)
     if (key) return key
   }
   return null

@@ -26,7 +26,7 @@ export function hasScope({ scopes }: { scopes: readonly Scope[] }, credential: C
 const utf8 = new TextEncoder()
 
 /** HMAC-SHA256 in hex. `purpose` separates the uses of the pepper, so that a tag for one purpose is not valid for another. */
-export async function mac(
+export async function computeMac(
   pepper: Pepper,
   purpose: 'address' | 'key' | 'link' | 'token',
   text: string,
@@ -47,13 +47,13 @@ export async function sha256(data: string | Uint8Array<ArrayBuffer>): Promise<st
   return new Uint8Array(await crypto.subtle.digest('SHA-256', bytes)).toHex()
 }
 
-const random = (bytes: number) => crypto.getRandomValues(new Uint8Array(bytes)).toHex()
-const tagOf = async (pepper: Pepper, body: string) => (await mac(pepper, 'key', body)).slice(0, 24)
+const createRandomHex = (bytes: number) => crypto.getRandomValues(new Uint8Array(bytes)).toHex()
+const tagOf = async (pepper: Pepper, body: string) => (await computeMac(pepper, 'key', body)).slice(0, 24)
 
 /** Creates a key for an account. The key is shown once; only `credential` is stored. */
 export async function issueKey(peppers: Peppers, account: string): Promise<{ key: string; credential: KeyCredential }> {
   const [pepper] = peppers
-  const [keyId, secret] = [random(6), random(20)]
+  const [keyId, secret] = [createRandomHex(6), createRandomHex(20)]
   const body = `oct_${account}_${keyId}_${secret}`
   const key = `${body}_${pepper.version}${await tagOf(pepper, body)}`
   return { key, credential: { account, keyId, secretHash: await sha256(secret) } }

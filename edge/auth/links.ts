@@ -8,7 +8,7 @@ import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { hasKey } from './auth.ts'
-import { KEY_ID, mac } from './keys.ts'
+import { computeMac, KEY_ID } from './keys.ts'
 
 /** The signed content of a link. `key` is the id of the requesting key, or null for the key that created the job. */
 export type Link = { path: string; expires: number; key: string | null }
@@ -19,13 +19,13 @@ const textOf = ({ path, expires, key }: Link) => `${path}?exp=${expires}${key ==
 export async function signLink(peppers: Peppers, link: Link): Promise<string> {
   const [pepper] = peppers
   const text = textOf(link)
-  return `${text}&sig=${pepper.version}${await mac(pepper, 'link', text)}`
+  return `${text}&sig=${pepper.version}${await computeMac(pepper, 'link', text)}`
 }
 
 /** Verifies a signature by `signLink` under any configured pepper. */
 export async function checkLink(peppers: Peppers, link: Link, signature: string): Promise<boolean> {
   const pepper = peppers.find((each) => each.version === signature[0])
-  return pepper !== undefined && timingSafeEqual(signature.slice(1), await mac(pepper, 'link', textOf(link)))
+  return pepper !== undefined && timingSafeEqual(signature.slice(1), await computeMac(pepper, 'link', textOf(link)))
 }
 
 /** A verified link: its remaining lifetime in seconds, and the requesting key. */
@@ -38,7 +38,7 @@ declare module 'hono' {
   }
 }
 
-const invalidLinkError = () =>
+const createInvalidLinkError = () =>
   new ApiError('link_invalid', 'The signature does not match this URL. Fetch the job again to get a new link.')
 
 async function readLink(
@@ -47,9 +47,10 @@ async function readLink(
   key: string | null,
   sig: string,
 ): Promise<OpenLink | ApiError> {
-  if (!/^\d{1,12}$/.test(exp) || (key !== null && !KEY_ID.test(key))) return invalidLinkError()
+  if (!/^\d{1,12}$/.test(exp) || (key !== null && !KEY_ID.test(key))) return createInvalidLinkError()
   const expires = Number(exp)
-  if (!(await checkLink(configOf(c.env).peppers, { path: c.req.path, expires, key }, sig))) return invalidLinkError()
+  if (!(await checkLink(configOf(c.env).peppers, { path: c.req.path, expires, key }, sig)))
+    return createInvalidLinkError()
   const seconds = expires - Math.floor(Date.now() / 1000)
   if (seconds > 0) return { seconds, key }
   return new ApiError('link_expired', 'This link has expired. Fetch the job again to get a new one.')
@@ -72,7 +73,7 @@ export async function verifyLink(c: Context<EdgeEnv>): Promise<boolean> {
 }
 
 /** The error of a link whose key is no longer active. */
-export const linkRevoked = () =>
+export const createLinkRevokedError = () =>
   new ApiError('link_revoked', 'The API key of this link is no longer active. Fetch the job again with another key.')
 
 /** Lifetime of a key's cached state in an isolate. Links of a revoked key may remain valid for this time. */

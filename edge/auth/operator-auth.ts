@@ -6,8 +6,8 @@ import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { log } from '../platform/log.ts'
-import { bearerToken, CHALLENGE } from './auth.ts'
-import { mac } from './keys.ts'
+import { CHALLENGE, readBearerToken } from './auth.ts'
+import { computeMac } from './keys.ts'
 
 /** The period of OPERATOR_LIMIT in wrangler.toml, and the lockout of an address that exceeds it. */
 const LOCKOUT_SECONDS = 60
@@ -18,7 +18,7 @@ const locked = new Map<string, number>()
 let isLogged = false
 
 /** Returns the operator token, or null if none is configured, which is logged once. */
-function operatorToken(env: Env): string | null {
+function readOperatorToken(env: Env): string | null {
   const { adminToken } = configOf(env)
   if (adminToken === null && !isLogged)
     log('error', `OCTET_ADMIN_TOKEN must have at least ${MIN_TOKEN_CHARACTERS} random characters`)
@@ -26,17 +26,18 @@ function operatorToken(env: Env): string | null {
   return adminToken
 }
 
-const invalidTokenError = (message: string) => new ApiError('invalid_admin_token', message, { headers: CHALLENGE })
+const createInvalidTokenError = (message: string) =>
+  new ApiError('invalid_admin_token', message, { headers: CHALLENGE })
 
-const lockedOutError = () =>
+const createLockedOutError = () =>
   new ApiError('rate_limited', `Too many wrong operator tokens; try again in ${LOCKOUT_SECONDS} s.`, {
     headers: { 'retry-after': String(LOCKOUT_SECONDS) },
   })
 
 /** Returns a keyed hash of the caller's address, because addresses must not be logged. */
-async function addressHash(c: Context<EdgeEnv>): Promise<string> {
+async function hashAddress(c: Context<EdgeEnv>): Promise<string> {
   const [pepper] = configOf(c.env).peppers
-  return (await mac(pepper, 'address', c.req.header('cf-connecting-ip') ?? '')).slice(0, 16)
+  return (await computeMac(pepper, 'address', c.req.header('cf-connecting-ip') ?? '')).slice(0, 16)
 }
 
 /** Logs a wrong token and counts it against the client's address. Errors: rate_limited. */
@@ -46,20 +47,22 @@ async function countFailure(c: Context<EdgeEnv>, client: string): Promise<void> 
   if (success) return
   if (locked.size >= MAX_LOCKED) locked.clear()
   locked.set(client, Date.now() + LOCKOUT_SECONDS * 1000)
-  throw lockedOutError()
+  throw createLockedOutError()
 }
 
 /** Authenticates the operator. A locked-out address is rejected even with the correct token. Errors: invalid_admin_token, rate_limited. */
 export async function verifyOperator(c: Context<EdgeEnv>): Promise<void> {
-  const expected = operatorToken(c.env)
+  const expected = readOperatorToken(c.env)
   if (expected === null)
-    throw invalidTokenError(
+    throw createInvalidTokenError(
       `The operator routes are disabled: OCTET_ADMIN_TOKEN must have at least ${MIN_TOKEN_CHARACTERS} random characters.`,
     )
-  const client = await addressHash(c)
-  if ((locked.get(client) ?? 0) > Date.now()) throw lockedOutError()
-  const token = bearerToken(c)
+  const client = await hashAddress(c)
+  if ((locked.get(client) ?? 0) > Date.now()) throw createLockedOutError()
+  const token = readBearerToken(c)
   if (token !== null && (await timingSafeEqual(token, expected))) return
   if (token !== null) await countFailure(c, client)
-  throw invalidTokenError('This request requires the operator token: "Authorization: Bearer <OCTET_ADMIN_TOKEN>".')
+  throw createInvalidTokenError(
+    'This request requires the operator token: "Authorization: Bearer <OCTET_ADMIN_TOKEN>".',
+  )
 }

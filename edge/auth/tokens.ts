@@ -4,7 +4,7 @@
 
 import { timingSafeEqual } from 'hono/utils/buffer'
 import type { Peppers } from '../config/secrets.ts'
-import { type Credential, checkKey, type Grant, mac, type TokenCredential } from './keys.ts'
+import { type Credential, checkKey, computeMac, type Grant, type TokenCredential } from './keys.ts'
 
 const TOKEN =
   /^(ost_([a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)_([0-9a-f]{12})_([0-9a-f]{12})_(generate)_(\d{1,12})_(\d{1,12}))_([0-9a-z])([0-9a-f]{32})$/
@@ -19,7 +19,7 @@ export async function issueToken(
   const [pepper] = peppers
   const id = crypto.getRandomValues(new Uint8Array(6)).toHex()
   const body = `ost_${account}_${keyId}_${id}_${scope}_${expires}_${budget}`
-  return { token: `${body}_${pepper.version}${(await mac(pepper, 'token', body)).slice(0, 32)}`, id }
+  return { token: `${body}_${pepper.version}${(await computeMac(pepper, 'token', body)).slice(0, 32)}`, id }
 }
 
 /** Verifies a token's format and tag without reading storage. Returns null if either is invalid. Does not check expiry. */
@@ -27,12 +27,12 @@ export async function checkToken(peppers: Peppers, text: string): Promise<TokenC
   const [, body, account, keyId, id, scope, expires, budget, version, tag] = TOKEN.exec(text) ?? []
   const pepper = peppers.find((each) => each.version === version)
   if (!body || !account || !keyId || !id || !tag || !pepper) return null
-  if (!(await timingSafeEqual(tag, (await mac(pepper, 'token', body)).slice(0, 32)))) return null
+  if (!(await timingSafeEqual(tag, (await computeMac(pepper, 'token', body)).slice(0, 32)))) return null
   const grant = { id, scope: scope as 'generate', budget: Number(budget), expires: Number(expires) }
   return { account, keyId, token: grant }
 }
 
-export const tokenExpired = ({ expires }: Grant) => expires * 1000 <= Date.now()
+export const isTokenExpired = ({ expires }: Grant) => expires * 1000 <= Date.now()
 
 /** Verifies a key or a browser token, depending on its prefix. */
 export const checkCredential = (peppers: Peppers, text: string): Promise<Credential | null> =>

@@ -36,25 +36,25 @@ export const controlnet = z.strictObject({
 })
 export type ControlnetOffer = z.infer<typeof controlnet>
 
-type Served = { readonly model: string; readonly tier: Tier }
+type ServedTier = { readonly model: string; readonly tier: Tier }
 /** Whether an addition with these `models` is compatible with the package of an offer. */
-export type Fits = (models: readonly string[], offer: Served) => boolean
+export type CompatibilityCheck = (models: readonly string[], offer: ServedTier) => boolean
 
 /** The model of `model` or `model:tier`. */
 export const modelOf = (given: string): string => given.split(':')[0]!
 
 /** An adapter may change any weight, but 4-bit weights cannot be updated. A tier with 4-bit weights must therefore be named. */
-export const loraFits: Fits = (models, { model, tier }) =>
+export const isLoraUsable: CompatibilityCheck = (models, { model, tier }) =>
   models.includes(`${model}:${tier}`) || (models.includes(model) && !has4BitWeights(tier))
 
 /** ControlNets have their own weights, so they are compatible with every tier of a model. */
-export const controlnetFits: Fits = (models, { model }) => models.includes(model)
+export const isControlnetUsable: CompatibilityCheck = (models, { model }) => models.includes(model)
 
 /** Describes the problem of the first of an addition's `models` without a compatible offer; undefined if all have one. */
 export function describeUnoffered(
-  fits: Fits,
+  fits: CompatibilityCheck,
   models: readonly string[],
-  offers: readonly Served[],
+  offers: readonly ServedTier[],
 ): string | undefined {
   const given = models.find((each) => !offers.some((offer) => fits([each], offer)))
   if (given === undefined) return undefined
@@ -64,17 +64,17 @@ export function describeUnoffered(
   return `is for ${given}, which is offered only with 4-bit weights; name ${named} if the adapter does not change these`
 }
 
-const usableBy =
+const isUsableBy =
   (account: string) =>
   ({ accounts }: { accounts?: readonly string[] | undefined }): boolean =>
     accounts === undefined || accounts.includes(account)
 
 /** The adapters available to an account. */
 export const lorasOf = ({ loras = [] }: { loras?: LoraOffer[] | undefined }, account: string): LoraOffer[] =>
-  loras.filter(usableBy(account))
+  loras.filter(isUsableBy(account))
 
 /** The ControlNets available to an account. */
 export const controlnetsOf = (
   { controlnets = [] }: { controlnets?: ControlnetOffer[] | undefined },
   account: string,
-): ControlnetOffer[] => controlnets.filter(usableBy(account))
+): ControlnetOffer[] => controlnets.filter(isUsableBy(account))

@@ -1,8 +1,8 @@
 // The offers of this deployment, best first: the variables OCTET_CATALOG and GPU_URL.
 import * as z from 'zod'
 import { LIMITS, modelName, ROUTES, SAMPLERS, TIERS } from '#contract'
-import { controlnet, controlnetFits, describeUnoffered, lora, loraFits } from './additions.ts'
-import { table } from './values.ts'
+import { controlnet, describeUnoffered, isControlnetUsable, isLoraUsable, lora } from './additions.ts'
+import { createTableSchema } from './values.ts'
 
 const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
 
@@ -51,7 +51,10 @@ export type Catalog = z.infer<typeof catalogTable>
 
 /** The catalog with GPU_URL as the endpoint `default`. Every endpoint of an offer has an address. */
 export const catalog = z
-  .object({ OCTET_CATALOG: table(catalogTable), GPU_URL: address.describe('an http:// or https:// address') })
+  .object({
+    OCTET_CATALOG: createTableSchema(catalogTable),
+    GPU_URL: address.describe('an http:// or https:// address'),
+  })
   .transform(({ OCTET_CATALOG: { offers, endpoints: others, ...rest }, GPU_URL }, context): Catalog => {
     const { aliases, loras, controlnets } = rest
     const models = ['auto', ...offers.map(({ model }) => model)]
@@ -61,8 +64,8 @@ export const catalog = z
       context.addIssue({ code: 'custom', path: ['OCTET_CATALOG', 'aliases', name], message, input: model })
     }
     const kinds = [
-      { noun: 'lora', additions: loras, fits: loraFits },
-      { noun: 'controlnet', additions: controlnets, fits: controlnetFits },
+      { noun: 'lora', additions: loras, fits: isLoraUsable },
+      { noun: 'controlnet', additions: controlnets, fits: isControlnetUsable },
     ]
     for (const { noun, additions = [], fits } of kinds)
       for (const [i, { id, models: served }] of additions.entries()) {

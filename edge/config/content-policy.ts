@@ -1,7 +1,7 @@
 // The content policy for prompts: the variable OCTET_CONTENT_POLICY.
 import * as z from 'zod'
 import { wordsOf } from '../platform/words.ts'
-import { table } from './values.ts'
+import { createTableSchema } from './values.ts'
 
 const phrase = z
   .string()
@@ -27,5 +27,5 @@ type ContentPolicy = z.infer<typeof schema>
 export type Moderation = NonNullable<ContentPolicy['moderation']>
 
 export const contentPolicy = z
-  .object({ OCTET_CONTENT_POLICY: table(schema.prefault({})) })
+  .object({ OCTET_CONTENT_POLICY: createTableSchema(schema.prefault({})) })
   .transform(({ OCTET_CONTENT_POLICY }) => OCTET_CONTENT_POLICY)

@@ -2,7 +2,7 @@
 import * as z from 'zod'
 import { gpuTimes } from './gpu.ts'
 import { prewarm } from './prewarm.ts'
-import { table } from './values.ts'
+import { createTableSchema } from './values.ts'
 
 const schema = z.strictObject({
   /** Seconds of GPU time, summed over all GPUs. */
@@ -10,13 +10,13 @@ const schema = z.strictObject({
   /** The same in dollars, at `dollars_per_hour` of OCTET_PREWARM. */
   daily_dollars: z.number().positive().max(1e7).optional(),
 })
-type Given = z.infer<typeof schema>
+type BudgetFields = z.infer<typeof schema>
 
 /** `runMs` is the time that an attempt reserves, the longest one that it may run. */
 export type GpuBudget = { dailyMs: number; runMs: number }
 
 /** The ceiling in seconds, or the problem of a field. Both fields: the lower ceiling applies. */
-function ceilingOf({ daily_seconds, daily_dollars }: Given, rate: number): number | { problem: string } {
+function ceilingOf({ daily_seconds, daily_dollars }: BudgetFields, rate: number): number | { problem: string } {
   if (daily_dollars !== undefined && rate === 0)
     return { problem: 'it requires dollars_per_hour above 0 in OCTET_PREWARM' }
   const bought = daily_dollars === undefined ? Number.POSITIVE_INFINITY : (daily_dollars / rate) * 3600
@@ -26,7 +26,7 @@ function ceilingOf({ daily_seconds, daily_dollars }: Given, rate: number): numbe
 /** Null if there is no ceiling. Other sections report malformed values of the other variables. */
 export const gpuBudget = z
   .object({
-    OCTET_GPU_BUDGET: table(schema.prefault({})),
+    OCTET_GPU_BUDGET: createTableSchema(schema.prefault({})),
     GPU_RUN_SECONDS: gpuTimes.in.shape.GPU_RUN_SECONDS.catch(0),
     OCTET_PREWARM: prewarm.in.shape.OCTET_PREWARM.catch(prewarm.parse({}) as never),
   })

@@ -1,16 +1,16 @@
 // Limits of an account, key or browser token, and the defaults of an account: the variable OCTET_ACCOUNT_LIMITS.
 import * as z from 'zod'
 import { MICRODOLLARS } from '../platform/units.ts'
-import { table } from './values.ts'
+import { createTableSchema } from './values.ts'
 
-const max = (value: number, unit: string) =>
+const createLimitSchema = (value: number, unit: string) =>
   z.int().min(0).max(value).nullable().describe(`null for no limit, or a whole number of ${unit} up to ${value}`)
-const money = max(1_000_000 * MICRODOLLARS, 'micro-dollars')
+const money = createLimitSchema(1_000_000 * MICRODOLLARS, 'micro-dollars')
 
 /** The field names are those of the API. */
 const fields = {
-  requests_per_minute: max(1_000_000, 'requests'),
-  concurrent_jobs: max(100_000, 'jobs'),
+  requests_per_minute: createLimitSchema(1_000_000, 'requests'),
+  concurrent_jobs: createLimitSchema(100_000, 'jobs'),
   daily_microdollars: money,
   monthly_microdollars: money,
   total_microdollars: money,
@@ -32,5 +32,5 @@ export type Limits = z.infer<typeof limits>
 export const UNLIMITED: Limits = limits.parse({})
 
 export const accountLimits = z
-  .object({ OCTET_ACCOUNT_LIMITS: table(limits.prefault({})) })
+  .object({ OCTET_ACCOUNT_LIMITS: createTableSchema(limits.prefault({})) })
   .transform(({ OCTET_ACCOUNT_LIMITS }) => OCTET_ACCOUNT_LIMITS)

@@ -1,6 +1,6 @@
 // The browser tokens that visitors of the playground get without a key: the variable OCTET_PLAYGROUND.
 import * as z from 'zod'
-import { table } from './values.ts'
+import { createTableSchema } from './values.ts'
 
 const schema = z.strictObject({
   /** The budget of each token. The limits of PLAYGROUND_KEY apply to all tokens together. */
@@ -10,5 +10,5 @@ const schema = z.strictObject({
 })
 
 export const playgroundTokens = z
-  .object({ OCTET_PLAYGROUND: table(schema.prefault({})) })
+  .object({ OCTET_PLAYGROUND: createTableSchema(schema.prefault({})) })
   .transform(({ OCTET_PLAYGROUND }) => OCTET_PLAYGROUND)

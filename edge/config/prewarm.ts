@@ -1,6 +1,6 @@
 // The time that a GPU stays warm, the schedule of its starts ahead of demand, and the daily budget for both: OCTET_PREWARM.
 import * as z from 'zod'
-import { table } from './values.ts'
+import { createTableSchema } from './values.ts'
 
 const clock = z
   .string()
@@ -36,5 +36,5 @@ const schema = z.strictObject({
 export type PrewarmPolicy = z.infer<typeof schema>
 
 export const prewarm = z
-  .object({ OCTET_PREWARM: table(schema.prefault({})) })
+  .object({ OCTET_PREWARM: createTableSchema(schema.prefault({})) })
   .transform(({ OCTET_PREWARM }) => OCTET_PREWARM)

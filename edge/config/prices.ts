@@ -2,7 +2,7 @@
 import * as z from 'zod'
 import { TIER_TABLE, TIERS, type Tier } from '#contract'
 import { MICRODOLLARS } from '../platform/units.ts'
-import { table } from './values.ts'
+import { createTableSchema } from './values.ts'
 
 const DEFAULT_RATES = Object.fromEntries(TIERS.map((tier) => [tier, TIER_TABLE[tier].price])) as Record<Tier, number>
 
@@ -23,5 +23,5 @@ export type Prices = z.infer<typeof schema>
 export const DEFAULT_PRICES: Prices = schema.parse({})
 
 export const prices = z
-  .object({ OCTET_PRICES: table(schema.prefault({})) })
+  .object({ OCTET_PRICES: createTableSchema(schema.prefault({})) })
   .transform(({ OCTET_PRICES }) => OCTET_PRICES)

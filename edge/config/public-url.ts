@@ -1,6 +1,6 @@
 // The address of the deployment as its callers see it.
 import * as z from 'zod'
-import { text } from './values.ts'
+import { createTextSchema } from './values.ts'
 
 const ALLOWED = 'empty, or an http or https address without a path, such as "https://images.example.com"'
 
@@ -14,5 +14,5 @@ function parseOrigin(given: string): { origin: string | null } | null {
 
 /** The origin of all links; null for the origin of each request. */
 export const publicOrigin = z
-  .object({ OCTET_PUBLIC_URL: text(ALLOWED, parseOrigin).prefault('') })
+  .object({ OCTET_PUBLIC_URL: createTextSchema(ALLOWED, parseOrigin).prefault('') })
   .transform(({ OCTET_PUBLIC_URL }) => OCTET_PUBLIC_URL.origin)

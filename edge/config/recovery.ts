@@ -1,6 +1,6 @@
 // Delays before recovery from evictions, deploys and lost messages: the variable OCTET_RECOVERY.
 import * as z from 'zod'
-import { table } from './values.ts'
+import { createTableSchema } from './values.ts'
 
 const seconds = z
   .number()
@@ -16,7 +16,7 @@ const schema = z.strictObject({
 })
 
 export const recovery = z
-  .object({ OCTET_RECOVERY: table(schema.prefault({})) })
+  .object({ OCTET_RECOVERY: createTableSchema(schema.prefault({})) })
   .transform(({ OCTET_RECOVERY: given }) => ({
     jobMs: given.job_seconds * 1000,
     reservationMs: given.reservation_seconds * 1000,

@@ -1,6 +1,6 @@
 // Secrets, from .dev.vars or `wrangler secret put`. Error messages never quote them.
 import * as z from 'zod'
-import { text } from './values.ts'
+import { createTextSchema } from './values.ts'
 
 /** Whether requests may have headers with these names and values. Checked in advance, because errors of `fetch` may quote invalid ones. */
 function areHeaders(given: Record<string, string>): boolean {
@@ -28,13 +28,15 @@ function parsePeppers(given: string): Peppers | null {
 }
 
 const pairs = 'version:secret pairs, newest first, separated by commas; a secret has at least 32 random characters'
-export const peppers = z.object({ KEY_PEPPER: text(pairs, parsePeppers) }).transform(({ KEY_PEPPER }) => KEY_PEPPER)
+export const peppers = z
+  .object({ KEY_PEPPER: createTextSchema(pairs, parsePeppers) })
+  .transform(({ KEY_PEPPER }) => KEY_PEPPER)
 
 const signingKey = z.looseObject({ kty: z.literal('OKP'), crv: z.literal('Ed25519'), d: z.string() })
 /** The private Ed25519 JWK, as JSON text, for signing requests to the GPU function. */
 export const gpuSigningKey = z
   .object({
-    GPU_SIGNING_KEY: text('a private Ed25519 JWK', (given) =>
+    GPU_SIGNING_KEY: createTextSchema('a private Ed25519 JWK', (given) =>
       signingKey.safeParse(JSON.parse(given)).success ? given : null,
     ),
   })
@@ -69,9 +71,9 @@ function parseReceiptKeys(given: string): ReceiptKeys | null {
 }
 
 const receiptKeysText =
-  'a JSON array of Ed25519 JWKs with a kid of their own, newest first; the newest has its private part d'
+  'a JSON array of Ed25519 JWKs, each with its own kid, newest first; the newest has its private part d'
 export const receiptKeys = z
-  .object({ RECEIPT_SIGNING_KEYS: text(receiptKeysText, parseReceiptKeys) })
+  .object({ RECEIPT_SIGNING_KEYS: createTextSchema(receiptKeysText, parseReceiptKeys) })
   .transform(({ RECEIPT_SIGNING_KEYS }) => RECEIPT_SIGNING_KEYS)
 
 /** For reporting captures as meter events. Null reports nothing. */
@@ -93,8 +95,9 @@ const headers = z.record(z.string(), z.record(z.string(), z.string()).refine(are
 /** Headers that the hosts of the GPU functions require on every request, by endpoint. */
 export const proxyHeaders = z
   .object({
-    GPU_PROXY_HEADERS: text('JSON of the form {"default": {"modal-key": "…", "modal-secret": "…"}}', (given) =>
-      given === '' ? {} : headers.parse(JSON.parse(given)),
+    GPU_PROXY_HEADERS: createTextSchema(
+      'JSON of the form {"default": {"modal-key": "…", "modal-secret": "…"}}',
+      (given) => (given === '' ? {} : headers.parse(JSON.parse(given))),
     ).prefault(''),
   })
   .transform(({ GPU_PROXY_HEADERS }) => GPU_PROXY_HEADERS)

@@ -1,6 +1,6 @@
 // Configuration of the worker's OpenTelemetry span exporter.
 import * as z from 'zod'
-import { text } from './values.ts'
+import { createTextSchema } from './values.ts'
 
 /** Parses a percent-encoded `name=value` pair. Throws if it is malformed. */
 function parsePair(pair: string): [name: string, value: string] {
@@ -22,8 +22,8 @@ function parseEndpoint(given: string): { url: string | null } | null {
 /** OTLP/HTTP endpoint of the span exporter; null disables it. The headers are secret, such as an API key. */
 export const traces = z
   .object({
-    OTEL_EXPORTER_OTLP_ENDPOINT: text('empty, or an http or https address', parseEndpoint).prefault(''),
-    OTEL_EXPORTER_OTLP_HEADERS: text(
+    OTEL_EXPORTER_OTLP_ENDPOINT: createTextSchema('empty, or an http or https address', parseEndpoint).prefault(''),
+    OTEL_EXPORTER_OTLP_HEADERS: createTextSchema(
       'headers as name=value pairs, separated by commas and percent-encoded',
       parseHeaders,
     ).prefault(''),

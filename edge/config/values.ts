@@ -2,7 +2,7 @@
 import * as z from 'zod'
 
 /** JSON text, or a table of wrangler.toml. A missing value is undefined. */
-export const table = <Schema extends z.ZodType>(schema: Schema) =>
+export const createTableSchema = <Schema extends z.ZodType>(schema: Schema) =>
   z.preprocess((given, context) => {
     if (typeof given !== 'string') return given ?? undefined
     try {
@@ -14,7 +14,7 @@ export const table = <Schema extends z.ZodType>(schema: Schema) =>
   }, schema)
 
 /** Text that `parse` converts. Null, or an error of `parse`, is a malformed value. `description` completes "it must be …". */
-export const text = <T>(description: string, parse: (text: string) => T | null) =>
+export const createTextSchema = <T>(description: string, parse: (text: string) => T | null) =>
   z
     .string()
     .transform((given, context) => {

@@ -1,15 +1,15 @@
 // Delivery of webhooks and the allowed addresses: the variables WEBHOOK_*.
 import * as z from 'zod'
-import { text } from './values.ts'
+import { createTextSchema } from './values.ts'
 
 const MIN_LIFETIME_SECONDS = 4 * 24 * 3600
 
-const number = (min: number) =>
-  text(`a number of at least ${min}`, (given) => {
+const createNumberSchema = (min: number) =>
+  createTextSchema(`a number of at least ${min}`, (given) => {
     const value = given.trim() === '' ? Number.NaN : Number(given)
     return value >= min && value < Number.POSITIVE_INFINITY ? value : null
   })
-const delays = text('numbers of seconds from 0, separated by commas', (given) => {
+const delays = createTextSchema('numbers of seconds from 0, separated by commas', (given) => {
   const seconds = given.split(',').map(Number)
   return seconds.every((each) => each >= 0) ? seconds : null
 })
@@ -28,9 +28,9 @@ export type WebhookSettings = {
 export const webhooks = z
   .object({
     WEBHOOK_RETRY_SECONDS: delays.prefault('5,300,1800,7200,18000,36000,50400,72000,86400'),
-    WEBHOOK_TIMEOUT_SECONDS: number(0.001).prefault('15'),
-    WEBHOOK_BREAKER_SECONDS: number(0).prefault('30'),
-    WEBHOOK_REPLAYS_PER_MINUTE: number(1).prefault('100'),
+    WEBHOOK_TIMEOUT_SECONDS: createNumberSchema(0.001).prefault('15'),
+    WEBHOOK_BREAKER_SECONDS: createNumberSchema(0).prefault('30'),
+    WEBHOOK_REPLAYS_PER_MINUTE: createNumberSchema(1).prefault('100'),
   })
   .transform((given): WebhookSettings => {
     const schedule = given.WEBHOOK_RETRY_SECONDS
@@ -44,7 +44,7 @@ export const webhooks = z
     }
   })
 
-const words = (given: string) => given.split(/[\s,]+/).filter(Boolean)
+const splitWords = (given: string) => given.split(/[\s,]+/).filter(Boolean)
 
 /** The allowed ports of webhook URLs, the blocked hosts including their subdomains, and whether http and localhost are allowed. */
 export const webhookAddresses = z
@@ -54,7 +54,7 @@ export const webhookAddresses = z
     WEBHOOK_LOCAL: z.string().optional(),
   })
   .transform((given) => ({
-    ports: new Set(words(given.WEBHOOK_PORTS)),
-    blocked: words(given.WEBHOOK_BLOCKED_HOSTS),
+    ports: new Set(splitWords(given.WEBHOOK_PORTS)),
+    blocked: splitWords(given.WEBHOOK_BLOCKED_HOSTS),
     local: given.WEBHOOK_LOCAL === 'true',
   }))

@@ -4,7 +4,7 @@ import { LIMITS } from '#contract'
 import { ApiError, type Problem } from '../http/errors.ts'
 import { formatValue, parseFields } from '../http/validation.ts'
 import type { Warning } from '../routing/decision.ts'
-import { additionId, readUnits } from './definition/control-input.ts'
+import { parseAdditionId, readUnits } from './definition/control-input.ts'
 import type {
   Dialect,
   DialectRequest,
@@ -14,7 +14,7 @@ import type {
   RenderedJob,
   Translation,
 } from './definition/dialect.ts'
-import { readImageInput, withoutEffect } from './definition/image-input.ts'
+import { createIgnoredWarning, readImageInput } from './definition/image-input.ts'
 import type { ListedJob } from './definition/public-job.ts'
 import { SAMPLER_NAMES, SCHEDULE_NAMES } from './definition/sampling-names.ts'
 
@@ -66,10 +66,10 @@ const numberOf = (text: string) => (text.trim() === '' || Number.isNaN(Number(te
 /** Strengths of the text encoders and the denoiser: `0.8`, `0.8:0.5` or `te=0.8:unet=0.5`. The second defaults to the first. */
 function strengthsOf(settings = ''): { encoders?: string | undefined; denoiser?: string | undefined } {
   const parts = settings.split(':')
-  const named = (name: string) => parts.find((part) => part.startsWith(`${name}=`))?.slice(name.length + 1)
+  const readNamed = (name: string) => parts.find((part) => part.startsWith(`${name}=`))?.slice(name.length + 1)
   const [first, second] = parts.filter((part) => part !== '' && !part.includes('='))
-  const encoders = named('te') ?? first
-  return { encoders, denoiser: named('unet') ?? second ?? encoders }
+  const encoders = readNamed('te') ?? first
+  return { encoders, denoiser: readNamed('unet') ?? second ?? encoders }
 }
 
 type Tags = { prompt: unknown; loras: { id: string; scale?: unknown }[]; warnings: Warning[] }
@@ -80,7 +80,7 @@ function readTags(prompt: unknown): Tags {
   if (typeof prompt !== 'string') return read
   for (const [, name, settings] of prompt.matchAll(LORA_TAG).take(MAX_TAGS)) {
     const { encoders, denoiser } = strengthsOf(settings)
-    read.loras.push({ id: additionId(name!.trim()), ...(denoiser && { scale: numberOf(denoiser) }) })
+    read.loras.push({ id: parseAdditionId(name!.trim()), ...(denoiser && { scale: numberOf(denoiser) }) })
     if (encoders === denoiser) continue
     const message = `The adapter ${formatValue(name!.trim())} has a single strength: ${formatValue(denoiser)} applies to the denoiser and the text encoders.`
     read.warnings.push({ code: 'strength_adjusted', message })
@@ -94,7 +94,7 @@ const FITS = ['stretch', 'crop', 'pad', 'stretch'] as const
 const BLUR = 4
 
 /** The native fields of img2img's own parameters. */
-const imageFields = ({ resize_mode = 0, ...parsed }: z.infer<typeof body>, hasMask: boolean) => ({
+const readImageFields = ({ resize_mode = 0, ...parsed }: z.infer<typeof body>, hasMask: boolean) => ({
   image_fit: FITS[resize_mode],
   ...(hasMask && {
     repaint: parsed.inpainting_mask_invert ? 'black' : 'white',
@@ -126,12 +126,14 @@ function parse({ body: given }: DialectRequest, names: readonly string[]): Trans
   const { fields: read, wantedSize, warnings, names: sent } = readImageInput(sameFields, STRENGTH)
   const fields = {
     ...{ ...read, ...control.fields },
-    ...(read.image !== undefined && imageFields(parsed, read.mask !== undefined)),
+    ...(read.image !== undefined && readImageFields(parsed, read.mask !== undefined)),
   }
   const n = (parsed.batch_size ?? 1) * (parsed.n_iter ?? 1)
   const model = modelOf(parsed.override_settings ?? {})
   const ignored = NO_EFFECT.filter((name) => !isUsual(given[name]))
-  const scripts = control.others.slice(0, MAX_SCRIPTS).map((name) => withoutEffect(`alwayson_scripts.${name}`, {}))
+  const scripts = control.others
+    .slice(0, MAX_SCRIPTS)
+    .map((name) => createIgnoredWarning(`alwayson_scripts.${name}`, {}))
   return {
     // This API always reads weights in prompts.
     fields: {
@@ -143,7 +145,7 @@ function parse({ body: given }: DialectRequest, names: readonly string[]): Trans
     warnings: [
       ...adjusted.slice(0, LIMITS.loras.max),
       ...warnings,
-      ...ignored.map((name) => withoutEffect(name, given[name])),
+      ...ignored.map((name) => createIgnoredWarning(name, given[name])),
       ...scripts,
     ],
     wait: 'end',
@@ -244,7 +246,7 @@ const describeRoutes = Object.entries(FACTS).map(([route, describe]): DialectRou
   }
 })
 
-const error = ({ title, detail, errors = [] }: Problem) => ({
+const renderError = ({ title, detail, errors = [] }: Problem) => ({
   json: { error: title, detail, body: '', errors: errors.map(({ message }) => message).join(' ') || detail },
 })
 
@@ -276,5 +278,5 @@ export const a1111: Dialect = {
     ...describeRoutes,
   ],
   keyPlaces: ['Basic', 'Bearer'],
-  error,
+  error: renderError,
 }

@@ -40,7 +40,7 @@ function parseQueued(request: DialectRequest): Translation {
 }
 
 type Image = Pick<PublicJob['images'][number], 'bytes' | 'content_type' | 'height' | 'seed' | 'width'>
-type Linked = Image & { url: string | null }
+type LinkedImage = Image & { url: string | null }
 
 const urlOf = (file: ImageFile, type: string) =>
   'b64_json' in file ? `data:${type};base64,${file.b64_json}` : file.url
@@ -133,7 +133,7 @@ const renderStatusEvent: RenderEvent = ({ type, ...event }, rendered) => {
 }
 
 /** `message` and `detail` are for different clients. Problems of fields have the form of FastAPI. */
-const error = ({ request_id, detail, status, errors = [], error: { code } }: Problem) => {
+const createError = ({ request_id, detail, status, errors = [], error: { code } }: Problem) => {
   const problems = errors.map(({ param, message }) => ({
     ...{ loc: ['body', ...(param === null ? [] : [param])], msg: message, type: code },
   }))
@@ -167,9 +167,9 @@ export const fal: Dialect = {
   ],
   keyPlaces: ['Key', 'Bearer'],
   cors: { origins: '*', exposedHeaders: ['x-fal-request-id'] },
-  error,
+  error: createError,
   webhook({ data }) {
-    const { id, state, images, error } = data as unknown as Omit<PublicJob, 'images'> & { images: Linked[] }
+    const { id, state, images, error } = data as unknown as Omit<PublicJob, 'images'> & { images: LinkedImage[] }
     const urls = images.map(({ url }) => url)
     const ids = { request_id: id, gateway_request_id: id }
     if (state === 'succeeded') return { ...ids, status: 'OK', payload: outputOf(images, urls, '') }

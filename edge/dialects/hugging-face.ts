@@ -4,7 +4,7 @@ import type { Problem } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
 import type { Dialect, DialectRequest, DialectRoute, RenderedJob, Translation } from './definition/dialect.ts'
 import { readImageInput } from './definition/image-input.ts'
-import { warningHeader } from './definition/warning-header.ts'
+import { createWarningHeader } from './definition/warning-header.ts'
 
 const body = z.object({
   inputs: z.string().describe('the prompt, or an image as base64 if parameters has the prompt'),
@@ -26,10 +26,10 @@ function sizeOf({ target_size: size }: Record<string, unknown>): Record<string, 
   return typeof size === 'object' && size !== null && !Array.isArray(size) ? { ...size } : {}
 }
 
-const render = ({ job }: RenderedJob) => ({ image: 0, headers: warningHeader(job.warnings) })
+const render = ({ job }: RenderedJob) => ({ image: 0, headers: createWarningHeader(job.warnings) })
 
 /** 504 replaces 503, which the JavaScript client retries at once and without limit. The Python client shows the header. */
-const error = ({ status, detail, request_id }: Problem) => ({
+const createError = ({ status, detail, request_id }: Problem) => ({
   ...(status === 503 && { status: 504 as const }),
   headers: { 'x-error-message': detail.replace(/[^\x20-\x7e]/g, '?') },
   json: { error: detail, request_id },
@@ -46,5 +46,5 @@ export const huggingFace: Dialect = {
   name: 'hugging-face',
   routes: [route('/hf'), route('/hf/:model{.+}')],
   cors: { origins: '*', exposedHeaders: ['x-error-message', 'x-octet-warning'] },
-  error,
+  error: createError,
 }

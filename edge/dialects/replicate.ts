@@ -12,7 +12,7 @@ import type {
   ServerSentEvent,
   Translation,
 } from './definition/dialect.ts'
-import { readImageInput, withoutEffect } from './definition/image-input.ts'
+import { createIgnoredWarning, readImageInput } from './definition/image-input.ts'
 import type { JobState, ListedJob, Progress, PublicJob } from './definition/public-job.ts'
 
 const WEBHOOK_EVENTS = ['start', 'output', 'logs', 'completed'] as const
@@ -38,7 +38,7 @@ const isDigest = (version: string) => /^[0-9a-f]{64}$/.test(version)
 
 /** The model of a reference: the name of `owner/name:version`, or a version, which is the name of its model. */
 function modelOf(reference: string): { model: string; warnings: Warning[] } {
-  if (isDigest(reference)) return { model: 'auto', warnings: [withoutEffect('version', reference)] }
+  if (isDigest(reference)) return { model: 'auto', warnings: [createIgnoredWarning('version', reference)] }
   const [name = ''] = reference.slice(reference.lastIndexOf('/') + 1).split(':')
   return { model: name, warnings: [] }
 }
@@ -64,7 +64,7 @@ function parse({ params, headers, body: given }: DialectRequest): Translation {
 const isoOf = (seconds: number | null) => (seconds === null ? null : new Date(seconds * 1000).toISOString())
 
 /** A line of a progress bar, from which clients parse the progress. */
-function progressLine(image: number, step: number, steps: number): string {
+function formatProgressLine(image: number, step: number, steps: number): string {
   const share = step / steps
   const bar = '█'.repeat(Math.round(share * 10)).padEnd(10)
   return `${String(Math.floor(share * 100)).padStart(3)}%|${bar}| ${step}/${steps} [image ${image}]`
@@ -72,7 +72,7 @@ function progressLine(image: number, step: number, steps: number): string {
 
 function logsOf({ warnings = [] }: Pick<Shown, 'warnings'>, progress: Progress): string {
   const lines = warnings.map(({ message }) => `Warning: ${message}`)
-  if (progress && 'step' in progress) lines.push(progressLine(progress.image, progress.step, progress.steps))
+  if (progress && 'step' in progress) lines.push(formatProgressLine(progress.image, progress.step, progress.steps))
   return lines.join('\n')
 }
 
@@ -126,23 +126,23 @@ const renderNew = (rendered: RenderedJob) => {
   return { status: 201 as const, json: { ...prediction, status } }
 }
 
-const done = (reason: object): ServerSentEvent => ({ event: 'done', data: JSON.stringify(reason) })
+const createDone = (reason: object): ServerSentEvent => ({ event: 'done', data: JSON.stringify(reason) })
 
 const renderEvent: RenderEvent = (event, { job, files }) => {
   switch (event.type) {
     case 'step': {
       const { image, step, steps } = event as unknown as { image: number; step: number; steps: number }
-      return [{ event: 'logs', data: progressLine(image, step, steps) }]
+      return [{ event: 'logs', data: formatProgressLine(image, step, steps) }]
     }
     case 'succeeded':
-      return [...files.map((file) => ({ event: 'output', data: urlOf(file) ?? '' })), done({})]
+      return [...files.map((file) => ({ event: 'output', data: urlOf(file) ?? '' })), createDone({})]
     case 'failed':
       return [
         { event: 'error', data: JSON.stringify({ detail: job.error?.message ?? 'The job failed.' }) },
-        done({ reason: 'error' }),
+        createDone({ reason: 'error' }),
       ]
     case 'canceled':
-      return [done({ reason: 'canceled' })]
+      return [createDone({ reason: 'canceled' })]
     default:
       return []
   }
@@ -162,7 +162,7 @@ const describeModel = ({ params }: DialectRequest) => {
   }
 }
 
-const error = ({ type, title, status, detail, errors, request_id }: Problem) => ({
+const createError = ({ type, title, status, detail, errors, request_id }: Problem) => ({
   json: { type, title, status, detail, request_id, ...(errors && { invalid_fields: errors }) },
 })
 
@@ -215,7 +215,7 @@ export const replicate: Dialect = {
     },
   ],
   keyPlaces: ['Bearer', 'Token'],
-  error,
+  error: createError,
   webhook({ data }, origin) {
     const job = data as unknown as Shown & { images: { url: string | null }[]; progress?: Progress }
     const urls = job.images.map(({ url }) => url)

@@ -5,7 +5,7 @@ import { ApiError, type Problem } from '../http/errors.ts'
 import { formatValue, parseFields } from '../http/validation.ts'
 import type { Dialect, DialectRequest, RenderedJob, Reply, Translation } from './definition/dialect.ts'
 import { readFiles } from './definition/input-files.ts'
-import { warningHeader } from './definition/warning-header.ts'
+import { createWarningHeader } from './definition/warning-header.ts'
 
 /** About one megapixel for each aspect ratio, in the sizes for which Stable Diffusion 3 was trained. */
 const SIZES = {
@@ -23,15 +23,15 @@ const RATIOS = Object.keys(SIZES) as (keyof typeof SIZES)[]
 const MAX_SEED = 4_294_967_294
 const [MIN_SCALE, MAX_SCALE] = [1, 10]
 
-const text = (min: number) =>
+const createTextSchema = (min: number) =>
   z.string().min(min).max(LIMITS.promptCharacters).describe(`a text of ${min} to ${LIMITS.promptCharacters} characters`)
 const oneOf = <const T extends readonly [string, ...string[]]>(values: T) =>
   z.enum(values).describe(`one of ${values.join(', ')}`)
 
 /** The parts of the form. Others, such as the empty file that some clients send, have no effect. */
 const form = z.object({
-  prompt: text(1),
-  negative_prompt: text(0).optional(),
+  prompt: createTextSchema(1),
+  negative_prompt: createTextSchema(0).optional(),
   mode: oneOf(['text-to-image', 'image-to-image']).optional(),
   image: z
     .union([z.string(), z.instanceof(File)])
@@ -62,7 +62,7 @@ function acceptsJson({ headers }: DialectRequest): boolean {
 type Image = Pick<z.infer<typeof form>, 'image' | 'strength'>
 
 /** The fields of `mode: image-to-image`, which requires both. Errors: invalid_request. */
-function imageFields(mode: z.infer<typeof form>['mode'], { image, strength }: Image) {
+function createImageFields(mode: z.infer<typeof form>['mode'], { image, strength }: Image) {
   const isImage = mode === 'image-to-image'
   for (const [param, value] of Object.entries({ image, strength })) {
     if (isImage === (value !== undefined)) continue
@@ -81,20 +81,20 @@ function parse(request: DialectRequest): Translation {
     // Seed 0 is Stability's request for a random seed.
     ...(seed && { seed }),
     ...(isJson && { response_format: 'b64_json' }),
-    ...imageFields(mode, { image, strength }),
+    ...createImageFields(mode, { image, strength }),
   }
   return { fields, wait: 'end', ...(aspect_ratio && { wantedSize: SIZES[aspect_ratio] }) }
 }
 
 /** Headers that warn of parameters without an effect. */
-function warningHeaders({ warnings }: RenderedJob['job'], { body }: DialectRequest): Record<string, string> {
+function createWarningHeaders({ warnings }: RenderedJob['job'], { body }: DialectRequest): Record<string, string> {
   const style = { message: 'style_preset had no effect; describe the style in the prompt.' }
-  return warningHeader(body.style_preset === undefined ? warnings : [...warnings, style])
+  return createWarningHeader(body.style_preset === undefined ? warnings : [...warnings, style])
 }
 
 function render({ job, files }: RenderedJob, request: DialectRequest): Reply {
   const [{ seed, content_type }, file] = [job.images[0]!, files[0]!]
-  const headers = { 'finish-reason': 'SUCCESS', seed: String(seed), ...warningHeaders(job, request) }
+  const headers = { 'finish-reason': 'SUCCESS', seed: String(seed), ...createWarningHeaders(job, request) }
   if (!('b64_json' in file)) return { headers, image: 0 }
   const type = `application/json; type=${content_type}`
   return {
@@ -115,7 +115,7 @@ const NAMES: Readonly<Record<number, string>> = {
   500: 'internal_error',
 }
 
-const error = ({ request_id, status, detail, errors, error: { code } }: Problem) => ({
+const createError = ({ request_id, status, detail, errors, error: { code } }: Problem) => ({
   json: { id: request_id, name: NAMES[status] ?? code, errors: errors?.map(({ message }) => message) ?? [detail] },
 })
 
@@ -136,5 +136,5 @@ export const stability: Dialect = {
     },
   ],
   cors: { origins: '*', exposedHeaders: ['finish-reason', 'seed', 'x-octet-warning'] },
-  error,
+  error: createError,
 }

@@ -5,11 +5,11 @@ import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import { DAY_MS } from '../platform/units.ts'
 import type { Room } from './budget.ts'
-import { type BudgetReport, dayOf, latestDay } from './readiness.ts'
+import { type BudgetReport, chooseLaterDay, dayOf } from './readiness.ts'
 
 const SCHEMA = 'CREATE TABLE IF NOT EXISTS runs (job TEXT PRIMARY KEY, since INTEGER NOT NULL) STRICT'
 
-type Spent = { day: string; ms: number }
+type SpentTime = { day: string; ms: number }
 
 export class GpuBudgetDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
@@ -73,13 +73,13 @@ export class GpuBudgetDO extends DurableObject<Env> {
   }
 
   #spent(now: number): number {
-    const spent = this.ctx.storage.kv.get<Spent>('spent')
-    return spent && spent.day === latestDay(spent.day, now) ? spent.ms : 0
+    const spent = this.ctx.storage.kv.get<SpentTime>('spent')
+    return spent && spent.day === chooseLaterDay(spent.day, now) ? spent.ms : 0
   }
 
   #add(ms: number, now: number): void {
-    const day = latestDay(this.ctx.storage.kv.get<Spent>('spent')?.day ?? dayOf(now), now)
-    this.ctx.storage.kv.put('spent', { day, ms: this.#spent(now) + ms } satisfies Spent)
+    const day = chooseLaterDay(this.ctx.storage.kv.get<SpentTime>('spent')?.day ?? dayOf(now), now)
+    this.ctx.storage.kv.put('spent', { day, ms: this.#spent(now) + ms } satisfies SpentTime)
   }
 
   #reserved(): number {

@@ -68,16 +68,16 @@ const CANCEL_MS = 5_000
  * Statuses of requests that can be sent again: 429 (full queue), 503 (loading, or scaled to zero), and a proxy's 500, 502, 504 and 520 to
  * 530. If the job was accepted all the same, a request with the same id and attempt joins it.
  */
-const notAccepted = (status: number) => [429, 500, 502, 503, 504].includes(status) || (status >= 520 && status <= 530)
+const isNotAccepted = (status: number) => [429, 500, 502, 503, 504].includes(status) || (status >= 520 && status <= 530)
 
 /** The header for the edge's token: a separate one if the host uses `authorization` itself. */
-const tokenHeader = ({ headers }: Endpoint) =>
+const chooseTokenHeader = ({ headers }: Endpoint) =>
   Object.keys(headers).some((name) => name.toLowerCase() === 'authorization') ? GPU_TOKEN.header : 'authorization'
 
-type Sent = { method: 'PUT' | 'DELETE'; body: string; signal: AbortSignal }
+type SignedRequest = { method: 'PUT' | 'DELETE'; body: string; signal: AbortSignal }
 
 /** The body of a PUT with files: the request as a line, then the files. contract.ts `jobRequest` */
-async function bodyWithFiles({ request, openFiles }: GpuCall, json: string): Promise<ReadableStream<Uint8Array>> {
+async function encodeBodyWithFiles({ request, openFiles }: GpuCall, json: string): Promise<ReadableStream<Uint8Array>> {
   const line = new TextEncoder().encode(`${json}\n`)
   const files = await openFiles!()
   const { readable, writable } = new FixedLengthStream(line.byteLength + bytesOf(request.inputs ?? []))
@@ -96,16 +96,16 @@ async function bodyWithFiles({ request, openFiles }: GpuCall, json: string): Pro
 const bytesOf = (inputs: readonly JobInput[]) => inputs.reduce((sum, { bytes }) => sum + bytes, 0)
 
 /** Sends a signed request for the job; null when the GPU function is unreachable. Throws the signal's reason if aborted, and InputsLost. */
-async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Response | null> {
+async function send(call: GpuCall, { method, body, signal }: SignedRequest): Promise<Response | null> {
   const { endpoint, signingKey, job, request, openFiles } = call
   const token = await signGpuToken(signingKey, job, request.attempt, body)
   const hasFiles = openFiles !== undefined && method === 'PUT'
   const type = hasFiles ? 'application/x-ndjson' : 'application/json'
-  const own = { [tokenHeader(endpoint)]: `Bearer ${token}`, ...(body && { 'content-type': type }) }
+  const own = { [chooseTokenHeader(endpoint)]: `Bearer ${token}`, ...(body && { 'content-type': type }) }
   const traceparent = await traceparentOf(job)
   const headers = { ...endpoint.headers, [AFFINITY_HEADER]: job, [MODEL_HEADER]: nameOf(request), traceparent, ...own }
   const url = `${endpoint.url.replace(/\/$/, '')}/jobs/${job}`
-  const sent = hasFiles ? await bodyWithFiles(call, body) : body
+  const sent = hasFiles ? await encodeBodyWithFiles(call, body) : body
   const init = { method, headers, signal, redirect: 'manual', ...(body && { body: sent }) } as const
   return fetch(url, init).catch((cause) => {
     signal.throwIfAborted()
@@ -125,7 +125,7 @@ async function scheduleOf({ account, interactive, deadline }: GpuCall['terms']):
 }
 
 /** Milliseconds before the next try: backoff with jitter, or the GPU function's `Retry-After` if longer. */
-export function backoffMs(tries: number, retryAfterMs: number): number {
+export function computeBackoffMs(tries: number, retryAfterMs: number): number {
   const backoff = addJitter(Math.min(BACKOFF_MS.max, BACKOFF_MS.first * 1.6 ** tries))
   return Math.round(Math.max(backoff, Math.min(retryAfterMs, BACKOFF_MS.max)))
 }
@@ -136,13 +136,13 @@ function dismiss(response: Response | null): void {
 }
 
 /** A refusal's text for the log, at most one line of its body. */
-async function refusalText({ body, status }: Response, { silenceMs, abort: { signal } }: GpuCall): Promise<string> {
+async function readRefusalText({ body, status }: Response, { silenceMs, abort: { signal } }: GpuCall): Promise<string> {
   const text = body ? await readStart(body, LIMITS.eventLineBytes, { silenceMs, signal }) : ''
-  const parsed = refusal.safeParse(safeJson(text))
+  const parsed = refusal.safeParse(parseJsonSafely(text))
   return parsed.success ? `${status} ${parsed.data.code}: ${parsed.data.detail}` : `${status}: ${text.slice(0, 200)}`
 }
 
-function safeJson(text: string): unknown {
+function parseJsonSafely(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch {
@@ -153,10 +153,10 @@ function safeJson(text: string): unknown {
 /** Sends the request, and again with a fresh token if a proxy in front of the GPU function duplicated the first request. */
 async function put(call: GpuCall, signal: AbortSignal): Promise<Response | null> {
   const body = JSON.stringify({ ...call.request, schedule: await scheduleOf(call.terms) } satisfies JobRequest)
-  const sent: Sent = { method: 'PUT', body, signal }
+  const sent: SignedRequest = { method: 'PUT', body, signal }
   const response = await send(call, sent)
   if (response?.status !== 401) return response
-  const text = await refusalText(response.clone(), call)
+  const text = await readRefusalText(response.clone(), call)
   if (!text.startsWith('401 token_replayed')) return response
   dismiss(response)
   return send(call, sent)
@@ -180,15 +180,15 @@ export async function offerJob(call: GpuCall, answerMs: number): Promise<Answer>
   try {
     const response = await put(call, signal)
     if (response?.status === 200 && response.body) return { accepted: response.body }
-    if (response && !notAccepted(response.status)) {
-      const text = await refusalText(response, call)
+    if (response && !isNotAccepted(response.status)) {
+      const text = await readRefusalText(response, call)
       if (response.status < 400 || response.status >= 500) throw new StreamLost(text)
       return { retryAfterMs: 0, busy: false, down: true, refused: new GpuRefused(text) }
     }
     const busy = response?.status === 429
     const down = response?.status !== 503 && !busy
     const retryAfterMs = 1000 * Number(response?.headers.get('retry-after') ?? 0) || 0
-    if (busy && (await refusalText(response, call)).startsWith('429 deadline_unmet'))
+    if (busy && (await readRefusalText(response, call)).startsWith('429 deadline_unmet'))
       return { retryAfterMs, busy, down, refused: new GpuTooSlow(describeTooSlow(retryAfterMs)) }
     dismiss(response)
     return { retryAfterMs, busy, down }
@@ -223,7 +223,7 @@ export async function openModel(endpoint: Endpoint, signingKey: string, { model,
   const token = await signGpuToken(signingKey, model, 1, body)
   const headers = {
     ...endpoint.headers,
-    [tokenHeader(endpoint)]: `Bearer ${token}`,
+    [chooseTokenHeader(endpoint)]: `Bearer ${token}`,
     'content-type': 'application/json',
   }
   const init = { method: 'PUT', headers, body, redirect: 'manual', signal: AbortSignal.timeout(CANCEL_MS) } as const
@@ -264,7 +264,7 @@ export async function* readEvents(call: GpuCall, accepted: ReadableStream<Uint8A
   const { runMs, abort } = call
   let timer: ReturnType<typeof setTimeout> | undefined
   try {
-    for await (const frame of matchingFrames(call, accepted)) {
+    for await (const frame of filterMatchingFrames(call, accepted)) {
       if (frame.event.type === 'started')
         timer ??= setTimeout(() => abort.abort(new GpuTimeLimitExceeded(`not finished within ${runMs} ms`)), runMs)
       yield frame
@@ -275,7 +275,7 @@ export async function* readEvents(call: GpuCall, accepted: ReadableStream<Uint8A
 }
 
 /** The events except heartbeats, each checked against the request. */
-async function* matchingFrames(call: GpuCall, accepted: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
+async function* filterMatchingFrames(call: GpuCall, accepted: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
   const images = new Set<number>()
   for await (const frame of readFrames(accepted, { silenceMs: call.silenceMs, signal: call.abort.signal })) {
     const { event } = frame

@@ -8,6 +8,7 @@ import { type NamedModel, openModel } from './client.ts'
 import { endpointOf } from './endpoints.ts'
 import { chooseWindow, type Gaps, NO_GAPS, recordGap } from './idle-window.ts'
 import {
+  countSpentToday,
   type EndpointReport,
   type GpuState,
   type Health,
@@ -19,7 +20,6 @@ import {
   pingCost,
   type Readiness,
   recordSpending,
-  spentToday,
   startSeconds,
   stateOf,
 } from './readiness.ts'
@@ -65,7 +65,7 @@ export class EndpointDO extends DurableObject<Env> {
   report(): EndpointReport {
     const policy = configOf(this.env).prewarm
     const readiness = this.#readiness()
-    const spent = spentToday(readiness, Date.now())
+    const spent = countSpentToday(readiness, Date.now())
     return {
       ...this.state(),
       down: isDown(readiness, Date.now()),
@@ -106,8 +106,8 @@ export class EndpointDO extends DurableObject<Env> {
   }
 
   async #start(job: string): Promise<void> {
-    const failed = (cause: unknown) => log('warn', 'a job could not be started in its slot', { job, cause })
-    if (!(await objectOf(this.env.JOB, job).proceed().catch(failed))) this.releaseSlot(job)
+    const logFailure = (cause: unknown) => log('warn', 'a job could not be started in its slot', { job, cause })
+    if (!(await objectOf(this.env.JOB, job).proceed().catch(logFailure))) this.releaseSlot(job)
   }
 
   /** Records the health that a job observed. */

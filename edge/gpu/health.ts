@@ -10,14 +10,14 @@ const STATE_MS = 1_000
 const REPORT_MS = 10_000
 
 /** Times are Unix milliseconds. Values, not promises, because a promise must not be awaited by a different request. */
-type Cached = {
+type CachedHealth = {
   state?: { at: number; value: GpuState | null }
   reported?: { at: number; health: Health }
   downUntil: number
 }
-const cache = new Map<string, Cached>()
+const cache = new Map<string, CachedHealth>()
 
-function cachedOf(endpoint: string): Cached {
+function cachedOf(endpoint: string): CachedHealth {
   const cached = cache.get(endpoint) ?? { downUntil: 0 }
   cache.set(endpoint, cached)
   return cached
@@ -29,7 +29,7 @@ export function clearGpuStates(): void {
 }
 
 /** The state of an endpoint's GPU, at most a second old, without contacting the GPU. Null if the state is unavailable. */
-export async function gpuState(env: Env, endpoint: string): Promise<GpuState | null> {
+export async function readGpuState(env: Env, endpoint: string): Promise<GpuState | null> {
   const cached = cachedOf(endpoint)
   if (cached.state && Date.now() - cached.state.at < STATE_MS) return cached.state.value
   const value = await env.ENDPOINT.getByName(endpoint)
@@ -56,7 +56,7 @@ export async function reportHealth(env: Env, endpoint: string, health: Health): 
 }
 
 /** The order of a job's endpoints for attempt n: rotated by one per attempt, and endpoints that are known to be down last. */
-export function endpointOrder(names: readonly string[], attempt: number, now = Date.now()): string[] {
+export function orderEndpoints(names: readonly string[], attempt: number, now = Date.now()): string[] {
   const turn = (attempt - 1) % names.length
   const rotated = [...names.slice(turn), ...names.slice(0, turn)]
   const isDown = (name: string) => Number((cache.get(name)?.downUntil ?? 0) > now)

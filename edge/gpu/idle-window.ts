@@ -21,7 +21,7 @@ export function recordGap({ counts, sums, seen }: Gaps, seconds: number): Gaps {
 
 /**
  * The window with the least expected cost per gap: the idle seconds within the window, plus `coldSeconds` for a gap that exceeds it.
- * `coldSeconds` is the billed duration of a start plus the worth of the caller's wait. `otherwise` applies until enough gaps are recorded.
+ * `coldSeconds` is the billed duration of a start plus the value of the caller's wait. `otherwise` applies until enough gaps are recorded.
  */
 export function chooseWindow(gaps: Gaps, coldSeconds: number, otherwise: number): number {
   if (gaps.seen < FEWEST) return otherwise

@@ -27,9 +27,9 @@ export const DOWN_MS = 30_000
 
 export const dayOf = (now: number) => new Date(now).toISOString().slice(0, 10)
 /** The day (UTC) for sums that were last counted on `day`. It never moves backward, so that a clock that does so loses no sum. */
-export const latestDay = (day: string, now: number) => (day > dayOf(now) ? day : dayOf(now))
-export const spentToday = ({ spent }: Readiness, now: number) =>
-  spent.day === latestDay(spent.day, now) ? spent.seconds : 0
+export const chooseLaterDay = (day: string, now: number) => (day > dayOf(now) ? day : dayOf(now))
+export const countSpentToday = ({ spent }: Readiness, now: number) =>
+  spent.day === chooseLaterDay(spent.day, now) ? spent.seconds : 0
 export const isDown = ({ downUntil = 0 }: Readiness, now: number) => downUntil > now
 
 /** The time when the host stops an idle container. */
@@ -76,7 +76,7 @@ export function pingCost(readiness: Readiness, policy: PrewarmPolicy, now: numbe
   const left = Math.max(0, (warmUntil(readiness, policy) - now) / 1000)
   if (left > idle / 2) return null
   const cost = idle - left + (left > 0 ? 0 : startSeconds(readiness, policy))
-  return spentToday(readiness, now) + cost <= budget ? cost : null
+  return countSpentToday(readiness, now) + cost <= budget ? cost : null
 }
 
 /** Whether the schedule keeps the GPU warm. A span that ends before it begins lasts past midnight and belongs to its first day. */
@@ -113,5 +113,5 @@ export const markDown = (readiness: Readiness, now: number): Readiness => ({ ...
 
 export const recordSpending = (readiness: Readiness, seconds: number, now: number): Readiness => ({
   ...readiness,
-  spent: { day: latestDay(readiness.spent.day, now), seconds: spentToday(readiness, now) + seconds },
+  spent: { day: chooseLaterDay(readiness.spent.day, now), seconds: countSpentToday(readiness, now) + seconds },
 })

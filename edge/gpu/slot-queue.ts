@@ -31,7 +31,7 @@ type Account = { ms: number; at: number; turn: number; granted: number }
  */
 export class SlotQueue {
   readonly #leaseMs: number
-  /** Both by job id, oldest first. */
+  /** Waiting and running jobs by id, oldest first. */
   readonly #waiting = new Map<string, Entry>()
   readonly #holding = new Map<string, Entry>()
   readonly #accounts = new Map<string, Account>()
@@ -86,7 +86,7 @@ export class SlotQueue {
 
   /**
    * Grants free slots and returns the ids of their jobs. An account has at most one slot more than there are GPUs, so that its next job is
-   * already at the GPU when one ends. A heavy account has at most one slot per GPU. The other slots are for jobs that may interrupt these.
+   * already at the GPU when one ends. A heavy account has at most one slot per GPU. The other slots are for jobs that may preempt these.
    */
   grant({ gpus, sharing }: GpuSlots, now: number): string[] {
     const granted: string[] = []

@@ -57,7 +57,7 @@ export async function readStart(body: ReadableStream<Uint8Array>, limit: number,
 }
 
 /** Reads lines and byte counts from a stream. `pull` returns the next chunk, or null at the end. */
-function byteReader(pull: () => Promise<Uint8Array | null>) {
+function createByteReader(pull: () => Promise<Uint8Array | null>) {
   let rest: Uint8Array = new Uint8Array()
   return {
     /** The next line without its newline; null at the end of the stream. */
@@ -123,7 +123,7 @@ const TERMINAL: ReadonlySet<JobEvent['type']> = new Set(['succeeded', 'failed', 
  */
 export async function* readFrames(body: ReadableStream<Uint8Array>, patience: Patience): AsyncGenerator<Frame> {
   const reader = body.getReader()
-  const bytes = byteReader(async () => (await readWithin(reader, patience)).value ?? null)
+  const bytes = createByteReader(async () => (await readWithin(reader, patience)).value ?? null)
   try {
     for (;;) {
       const line = await bytes.line(LIMITS.eventLineBytes)

@@ -1,6 +1,6 @@
 // Authenticates requests to the GPU function, from the edge and from operators.
 import { base64url, importJWK, SignJWT } from 'jose'
-import { GPU_TOKEN, gpuTokenId } from '#contract'
+import { createGpuTokenId, GPU_TOKEN } from '#contract'
 
 /** Signs a single-use token for one request of an attempt, bound to the hash of the body; contract.ts GPU_TOKEN. */
 export async function signGpuToken(jwk: string, job: string, attempt: number, body: string): Promise<string> {
@@ -10,7 +10,7 @@ export async function signGpuToken(jwk: string, job: string, attempt: number, bo
     .setIssuer(GPU_TOKEN.issuer)
     .setAudience(GPU_TOKEN.audience)
     .setSubject(job)
-    .setJti(gpuTokenId(job, attempt))
+    .setJti(createGpuTokenId(job, attempt))
     .setIssuedAt()
     .setExpirationTime(`${GPU_TOKEN.maxAgeSeconds}s`)
     .sign(await importJWK(JSON.parse(jwk), GPU_TOKEN.algorithm))

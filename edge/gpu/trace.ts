@@ -33,9 +33,9 @@ async function sendSpan(env: Env, job: string, name: string, start: number): Pro
   const span = {
     ...{ traceId, parentSpanId, spanId: crypto.randomUUID().replaceAll('-', '').slice(0, SPAN_DIGITS) },
     ...{ name, startTimeUnixNano: `${start}000000`, endTimeUnixNano: `${end}000000` },
-    attributes: attribute('octet.job', job),
+    attributes: createAttribute('octet.job', job),
   }
-  const resource = { attributes: attribute('service.name', 'octet-worker') }
+  const resource = { attributes: createAttribute('service.name', 'octet-worker') }
   const body = JSON.stringify({
     resourceSpans: [{ resource, scopeSpans: [{ scope: { name: 'octet' }, spans: [span] }] }],
   })
@@ -50,4 +50,4 @@ async function sendSpan(env: Env, job: string, name: string, start: number): Pro
   }
 }
 
-const attribute = (key: string, stringValue: string) => [{ key, value: { stringValue } }]
+const createAttribute = (key: string, stringValue: string) => [{ key, value: { stringValue } }]

@@ -22,7 +22,7 @@ export const ERRORS = {
   link_revoked: [403, 'permission_error', 'The signed link was revoked'],
   link_expired: [403, 'permission_error', 'The signed link has expired'],
   not_found: [404, 'invalid_request_error', 'There is nothing at this address'],
-  method_not_allowed: [405, 'invalid_request_error', 'This address does not take this method'],
+  method_not_allowed: [405, 'invalid_request_error', 'This address does not support this method'],
   job_canceled: [409, 'conflict_error', 'The job was canceled'],
   idempotency_in_flight: [409, 'conflict_error', 'The first request with this Idempotency-Key is still running'],
   key_ended: [409, 'conflict_error', 'The API key is no longer active'],
@@ -45,9 +45,9 @@ export const ERRORS = {
   generation_failed: [500, 'server_error', 'The image could not be made'],
   internal: [500, 'server_error', 'Something went wrong on our side'],
   account_full: [503, 'server_error', 'The account has reached its storage limit'],
-  gpu_budget_exhausted: [503, 'server_error', 'The GPU time of today is used up'],
-  gpu_unavailable: [503, 'server_error', 'No GPU took the job in time'],
-  moderation_unavailable: [503, 'server_error', 'The check of the prompt is unavailable'],
+  gpu_budget_exhausted: [503, 'server_error', "Today's GPU time is used up"],
+  gpu_unavailable: [503, 'server_error', 'No GPU accepted the job in time'],
+  moderation_unavailable: [503, 'server_error', 'The moderation of the prompt is unavailable'],
   overloaded: [503, 'server_error', 'The service is busy'],
 } as const satisfies Record<string, readonly [status: number, kind: ErrorKind, title: string]>
 

@@ -6,7 +6,7 @@ import { ObjectUnavailable } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import type { EdgeEnv } from './context.ts'
 import { ERRORS, type ErrorCode, type ErrorKind } from './error-codes.ts'
-import { hintFor } from './path-hints.ts'
+import { findHint } from './path-hints.ts'
 
 type Details = {
   param?: string
@@ -57,7 +57,7 @@ declare module 'hono' {
   }
 }
 
-function problemFor(c: Context<EdgeEnv>, { code, message: whole, details }: ApiError): Problem {
+function createProblem(c: Context<EdgeEnv>, { code, message: whole, details }: ApiError): Problem {
   const [status, kind, title] = ERRORS[code]
   const message = shorten(escapeText(whole), MAX_CHARACTERS)
   const errors = details.errors?.slice(0, MAX_PROBLEMS).map((each) => ({
@@ -77,7 +77,7 @@ function problemFor(c: Context<EdgeEnv>, { code, message: whole, details }: ApiE
 
 /** Responds with the problem document of an error, in the format of the request's dialect. */
 function respond(c: Context<EdgeEnv>, error: ApiError) {
-  const body = problemFor(c, error)
+  const body = createProblem(c, error)
   c.set('problemStatus', body.status)
   const own = c.get('renderError')?.(body)
   const type = own ? 'application/json' : 'application/problem+json'
@@ -88,32 +88,32 @@ function respond(c: Context<EdgeEnv>, error: ApiError) {
   })
 }
 
-const internalError = (cause: unknown) =>
+const createInternalError = (cause: unknown) =>
   new ApiError('internal', 'Something went wrong on our side. Please try again; the request id helps us find it.', {
     cause,
   })
 
 /** The message of the error thrown by the object of a deleted account. The error's class is lost in calls between objects. */
 export const ACCOUNT_DELETED = 'the account was deleted'
-const accountDeletedError = () =>
+const createAccountDeletedError = () =>
   new ApiError('account_deleted', 'This account was deleted, and its name cannot be used again. Choose another name.')
 
-const overloadedError = ({ cause }: ObjectUnavailable) =>
+const createOverloadedError = ({ cause }: ObjectUnavailable) =>
   new ApiError('overloaded', 'The service has too many requests at the moment; try again in a few seconds.', {
     cause,
     headers: { 'retry-after': '5' },
   })
 
 /** The error for the caller. An error that is not intended has a generic message. */
-function errorFor(thrown: Error): ApiError {
+function toApiError(thrown: Error): ApiError {
   if (thrown instanceof ApiError) return thrown
-  if (thrown instanceof ObjectUnavailable) return overloadedError(thrown)
-  return thrown.message === ACCOUNT_DELETED ? accountDeletedError() : internalError(thrown)
+  if (thrown instanceof ObjectUnavailable) return createOverloadedError(thrown)
+  return thrown.message === ACCOUNT_DELETED ? createAccountDeletedError() : createInternalError(thrown)
 }
 
 /** The error for the caller. Errors of the worker are logged. */
 function reportError(c: Context<EdgeEnv>, thrown: Error): ApiError {
-  const error = errorFor(thrown)
+  const error = toApiError(thrown)
   if (ERRORS[error.code][0] >= 500) {
     log('error', error.message, { request_id: c.get('requestId'), path: c.req.path, cause: error.cause ?? null })
   }
@@ -125,10 +125,10 @@ export const onError: ErrorHandler<EdgeEnv> = (thrown, c) => respond(c, reportEr
 
 /** The problem document of an error after the start of the response, which is logged like others. */
 export const describeThrown = (c: Context<EdgeEnv>, thrown: unknown): Problem =>
-  problemFor(c, reportError(c, thrown instanceof Error ? thrown : new Error(String(thrown))))
+  createProblem(c, reportError(c, thrown instanceof Error ? thrown : new Error(String(thrown))))
 
 export const onNotFound: NotFoundHandler<EdgeEnv> = (c) => {
-  const hint = hintFor(c.req.path, new URL(c.req.url).origin)
+  const hint = findHint(c.req.path, new URL(c.req.url).origin)
   return respond(c, new ApiError('not_found', `There is nothing at ${c.req.method} ${c.req.path}.${hint}`))
 }
 

@@ -5,7 +5,7 @@ const RESOURCES = /^\/(account|images|jobs|keys|models|quote|results|tokens|usag
 const TEXT = /\/(chat\/completions|completions|embeddings|responses)\/?$/
 
 /** A sentence with a leading space for a path that is not served; empty if there is no advice. `origin` is the worker's address. */
-export function hintFor(path: string, origin: string): string {
+export function findHint(path: string, origin: string): string {
   const base = `the base URL is ${origin}/v1`
   if (path.startsWith('/openai/'))
     return ` This is a path of Azure's API, which is not served; use the client for OpenAI's API: ${base}.`

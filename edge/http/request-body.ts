@@ -14,13 +14,14 @@ function compressionOf(c: Context<EdgeEnv>): 'gzip' | null {
 }
 
 /** Returns the size of the body, or Infinity if its Content-Length is missing or malformed, or if the body is compressed. */
-export function declaredBytes(c: Context<EdgeEnv>): number {
+export function readDeclaredBytes(c: Context<EdgeEnv>): number {
   if (c.req.header('content-encoding') !== undefined) return Number.POSITIVE_INFINITY
   const declared = c.req.header('content-length')
   return declared !== undefined && /^\d{1,15}$/.test(declared) ? Number(declared) : Number.POSITIVE_INFINITY
 }
 
-const tooLargeError = (max: number) => new ApiError('body_too_large', `The body exceeds the limit of ${max} bytes.`)
+const createTooLargeError = (max: number) =>
+  new ApiError('body_too_large', `The body exceeds the limit of ${max} bytes.`)
 
 /**
  * Maximum number of excess bytes that are read and discarded from a body without a Content-Length. If the connection closes during the upload, the client
@@ -28,7 +29,7 @@ const tooLargeError = (max: number) => new ApiError('body_too_large', `The body 
  */
 const DISCARDED_BYTES = 32 * 1024 * 1024
 
-/** Reads a body of at most `most` bytes. Of a larger body, up to `discarded` excess bytes are read. */
+/** Reads a body of at most `max` bytes. Of a larger body, up to `discarded` excess bytes are read. */
 async function collect(body: ReadableStream<Uint8Array>, max: number, discarded: number): Promise<Blob> {
   const chunks: Uint8Array<ArrayBuffer>[] = []
   let size = 0
@@ -37,7 +38,7 @@ async function collect(body: ReadableStream<Uint8Array>, max: number, discarded:
     if (size <= max) chunks.push(chunk)
     else if (size > max + discarded) break
   }
-  if (size > max) throw tooLargeError(max)
+  if (size > max) throw createTooLargeError(max)
   return new Blob(chunks)
 }
 
@@ -63,12 +64,12 @@ export async function readBytes(c: Context<EdgeEnv>): Promise<ArrayBuffer> {
   return bytes
 }
 
-/** Refuses a body that was read with more than `most` bytes. Errors: body_too_large. */
+/** Refuses a body that was read with more than `max` bytes. Errors: body_too_large. */
 export function limitBody(c: Context<EdgeEnv>, max: number): void {
-  if ((c.get('bodyLength') ?? 0) > max) throw tooLargeError(max)
+  if ((c.get('bodyLength') ?? 0) > max) throw createTooLargeError(max)
 }
 
-/** The characters of JSON of which each value, member or nesting level needs at least one. Base64 contains none of them. */
+/** JSON characters: each value, member or nesting level needs at least one of them. Base64 contains none of them. */
 const STRUCTURE = [',', ':', '[', '{']
 
 /**
@@ -80,16 +81,16 @@ export function limitStructure(json: string): void {
   let left: number = LIMITS.requestBytes
   for (const character of STRUCTURE)
     for (let at = json.indexOf(character); at >= 0; at = json.indexOf(character, at + 1))
-      if (--left < 0) throw tooLargeError(LIMITS.requestBytes)
+      if (--left < 0) throw createTooLargeError(LIMITS.requestBytes)
 }
 
 async function receive(c: Context<EdgeEnv>): Promise<ArrayBuffer> {
   const max = c.get('bodyBytes')
   if (max === undefined)
     throw new Error(`${c.req.method} ${c.req.path} read its body before its credential was checked`)
-  const declared = declaredBytes(c)
+  const declared = readDeclaredBytes(c)
   const isDeclared = declared !== Number.POSITIVE_INFINITY
-  if (isDeclared && declared > max) throw tooLargeError(max)
+  if (isDeclared && declared > max) throw createTooLargeError(max)
   const { body } = c.req.raw
   if (!body) return new ArrayBuffer(0)
   if (compressionOf(c)) return (await decompress(body, max)).arrayBuffer()

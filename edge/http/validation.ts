@@ -82,13 +82,13 @@ export function parseFields<T>(schema: z.ZodType<T>, shape: Shape, input: unknow
   })
 }
 
-const unsupportedTypeError = (type: string, allowed: string) =>
+const createUnsupportedTypeError = (type: string, allowed: string) =>
   new ApiError('unsupported_media_type', `The content-type is ${formatValue(type)}; it must be ${allowed}.`)
 
 /** Reads a JSON body. Errors: unsupported_media_type, body_too_large, invalid_request. */
 export async function readJson(c: Context<EdgeEnv>): Promise<unknown> {
   const type = c.req.header('content-type') ?? ''
-  if (!/^application\/([a-z.-]+\+)?json\b/i.test(type)) throw unsupportedTypeError(type, 'application/json')
+  if (!/^application\/([a-z.-]+\+)?json\b/i.test(type)) throw createUnsupportedTypeError(type, 'application/json')
   const text = await readText(c)
   limitStructure(text)
   try {
@@ -117,7 +117,7 @@ type Part = string | File
  */
 export async function readForm(c: Context<EdgeEnv>): Promise<Record<string, Part | Part[]>> {
   const type = c.req.header('content-type') ?? ''
-  if (!isForm(c)) throw unsupportedTypeError(type, 'multipart/form-data')
+  if (!isForm(c)) throw createUnsupportedTypeError(type, 'multipart/form-data')
   const body = new Response(await readBytes(c), { headers: { 'content-type': type } })
   const form = await body.formData().catch((cause: unknown) => {
     const reason = cause instanceof Error ? cause.message : 'it cannot be parsed'

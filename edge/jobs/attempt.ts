@@ -3,8 +3,8 @@ import { type JobInput, PROTOCOL_VERSION } from '#contract'
 import type { GpuTimes } from '../config/gpu.ts'
 import { configOf } from '../config.ts'
 import {
-  backoffMs,
   cancel,
+  computeBackoffMs,
   type GpuCall,
   GpuRefused,
   GpuTimeLimitExceeded,
@@ -15,13 +15,13 @@ import {
   readEvents,
 } from '../gpu/client.ts'
 import { endpointOf } from '../gpu/endpoints.ts'
-import { endpointOrder, reportHealth } from '../gpu/health.ts'
+import { orderEndpoints, reportHealth } from '../gpu/health.ts'
 import type { Frame } from '../gpu/stream.ts'
 import { withSpan } from '../gpu/trace.ts'
 import { addJitter } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
 import { openInputs } from '../results/inputs.ts'
-import { receiptFor } from '../results/receipts.ts'
+import { createReceipt } from '../results/receipts.ts'
 import { storeImage } from '../results/results.ts'
 import type { JobLog } from './event-log.ts'
 import {
@@ -36,17 +36,17 @@ import {
   MAX_FAULTS,
 } from './record.ts'
 
-const NO_GPU = 'No GPU took the job in time. Nothing was charged; please try again in a minute.'
+const NO_GPU = 'No GPU accepted the job in time. Nothing was charged; please try again in a minute.'
 
 /** `onLastStep` is called, at least once, when the attempt reaches its last step. */
 type AttemptOptions = { n: number; abort: AbortController; onLastStep: () => void }
 
 /** The pause in milliseconds after a lost attempt, for the GPU to recover. Zero after the last attempt. */
-export function afterLossMs({ faults }: JobRecord, { retryMs }: GpuTimes): number {
+export function computePauseAfterLossMs({ faults }: JobRecord, { retryMs }: GpuTimes): number {
   return faults < MAX_FAULTS ? Math.round(addJitter(retryMs * 4 ** Math.max(0, faults - 1))) : 0
 }
 
-function gpuCall(env: Env, job: JobRecord, endpoint: string, n: number, abort = new AbortController()): GpuCall {
+function createGpuCall(env: Env, job: JobRecord, endpoint: string, n: number, abort = new AbortController()): GpuCall {
   return {
     ...configOf(env).gpuTimes,
     endpoint: endpointOf(env, endpoint),
@@ -75,13 +75,13 @@ const endpointsOf = ({ decision: { endpoint, fallbacks = [] } }: JobRecord) => [
 export async function cancelOnGpu(env: Env, job: JobRecord): Promise<boolean> {
   if (job.attempt === 0) return false
   const names = job.endpoint === null ? endpointsOf(job) : [job.endpoint]
-  const confirmed = await Promise.all(names.map((name) => cancel(gpuCall(env, job, name, job.attempt))))
+  const confirmed = await Promise.all(names.map((name) => cancel(createGpuCall(env, job, name, job.attempt))))
   return confirmed.includes(true)
 }
 
 /** Cancels the last run of a job on the endpoint that accepted it, without waiting for the answer. */
 function cancelRun(env: Env, job: JobRecord): void {
-  if (job.run) void cancel(gpuCall(env, job, job.run.endpoint, job.run.attempt))
+  if (job.run) void cancel(createGpuCall(env, job, job.run.endpoint, job.run.attempt))
 }
 
 /** Runs attempt n of the job, or repeats its search for a GPU. */
@@ -98,8 +98,8 @@ export async function runAttempt(env: Env, jobLog: JobLog, { n, abort, onLastSte
   }
 }
 
-type Accepted = { accepted: ReadableStream<Uint8Array>; call: GpuCall }
-type Round = Accepted | { retryAfterMs: number }
+type AcceptedCall = { accepted: ReadableStream<Uint8Array>; call: GpuCall }
+type Round = AcceptedCall | { retryAfterMs: number }
 
 /**
  * Offers the job to its endpoints in order until one accepts. The next endpoint is tried when the current one is down or does not answer, or
@@ -109,11 +109,11 @@ async function offerToEndpoints(env: Env, jobLog: JobLog, n: number, abort: Abor
   const job = jobLog.job()
   const { waiting } = job
   // Skips an endpoint with a cancellation of this attempt, because it would report only the cancellation.
-  const names = endpointOrder(endpointsOf(job), n).filter((name) => !waiting?.dropped?.includes(name))
+  const names = orderEndpoints(endpointsOf(job), n).filter((name) => !waiting?.dropped?.includes(name))
   const refusals: (GpuRefused | GpuTooSlow)[] = []
   let retryAfterMs = Number.POSITIVE_INFINITY
   for (const [k, name] of names.entries()) {
-    const call = gpuCall(env, job, name, n, abort)
+    const call = createGpuCall(env, job, name, n, abort)
     const isLast = k === names.length - 1
     const answer = await offerJob(call, isLast ? answerMs(jobLog.job(), call) : call.failoverMs)
     if ('accepted' in answer) {
@@ -154,16 +154,21 @@ function answerMs({ waiting }: JobRecord, { startMs, silenceMs }: GpuCall): numb
 function postpone(jobLog: JobLog, retryAfterMs: number, startMs: number): void {
   const { waiting } = jobLog.job()
   if (!waiting) return
-  const waitMs = backoffMs(waiting.tries, retryAfterMs)
+  const waitMs = computeBackoffMs(waiting.tries, retryAfterMs)
   if (Date.now() + waitMs > waiting.since + startMs)
     throw new GpuUnavailable(`not accepted within ${startMs} ms, asked ${waiting.tries + 1} times`)
   jobLog.update({ waiting: { ...waiting, tries: waiting.tries + 1 }, nextAt: Date.now() + waitMs })
 }
 
-async function record(env: Env, jobLog: JobLog, { call, accepted }: Accepted, onLastStep: () => void): Promise<void> {
+async function record(
+  env: Env,
+  jobLog: JobLog,
+  { call, accepted }: AcceptedCall,
+  onLastStep: () => void,
+): Promise<void> {
   const { attempt } = call.request
   for await (const frame of readEvents(call, accepted)) {
-    const event = await loggedEvent(env, jobLog.job(), frame)
+    const event = await createLogEvent(env, jobLog.job(), frame)
     if (frame.event.type === 'failed')
       log('error', 'the GPU function failed a job', { job: call.job, attempt, event: frame.event })
     const job = jobLog.append(attempt, event)
@@ -175,7 +180,7 @@ async function record(env: Env, jobLog: JobLog, { call, accepted }: Accepted, on
 const noImage = { type: 'given_up', code: 'generation_failed', message: FAILED } as const
 
 /** The log entry of an event. Image bytes are stored in R2 first; a success includes the receipts. */
-async function loggedEvent(env: Env, job: JobRecord, { event, data }: Frame): Promise<LoggedEvent> {
+async function createLogEvent(env: Env, job: JobRecord, { event, data }: Frame): Promise<LoggedEvent> {
   switch (event.type) {
     case 'heartbeat':
       throw new Error('heartbeats are not logged')
@@ -188,7 +193,7 @@ async function loggedEvent(env: Env, job: JobRecord, { event, data }: Frame): Pr
     case 'succeeded': {
       const stored = job.images.toSorted((a, b) => a.image - b.image)
       const done = applyEvent(job, { ...event, stored }, Date.now())
-      const signed = stored.map(async (image) => ({ ...image, receipt: await receiptFor(env, done, image) }))
+      const signed = stored.map(async (image) => ({ ...image, receipt: await createReceipt(env, done, image) }))
       return { ...event, stored: await Promise.all(signed) }
     }
     case 'failed':

@@ -5,7 +5,7 @@ import { log } from '../platform/log.ts'
 import { DAY_MS } from '../platform/units.ts'
 import { deleteInputs } from '../results/inputs.ts'
 import { deletePrefix } from '../results/results.ts'
-import { resultPrefix, retentionEnd } from '../results/retention.ts'
+import { computeRetentionEnd, resultPrefixOf } from '../results/retention.ts'
 import { announce } from './announcement.ts'
 import type { JobLog } from './event-log.ts'
 import { measure, observeJob } from './observe.ts'
@@ -53,7 +53,7 @@ export async function deleteFiles(env: Env, job: JobRecord, keys: readonly strin
 
 /** Deletes all files of a job, including those of earlier attempts. */
 async function deleteAllFiles(env: Env, { account, id, retentionDays }: JobRecord): Promise<void> {
-  while (!(await deletePrefix(env.RESULTS, `${resultPrefix(retentionDays, account)}${id}/`)));
+  while (!(await deletePrefix(env.RESULTS, `${resultPrefixOf(retentionDays, account)}${id}/`)));
 }
 
 /** Removes a job from R2, the webhooks and its account's ledger. False while the ledger still needs the row. */
@@ -90,9 +90,9 @@ export class JobEnd {
   async #finishOnce(): Promise<void> {
     const job = await this.settle()
     if (!job.announced) await deleteInputs(this.#env, job)
-    if (job.settled && Date.now() >= retentionEnd(job)) return this.#expire()
+    if (job.settled && Date.now() >= computeRetentionEnd(job)) return this.#expire()
     if (job.settled && !job.announced && (await announceJob(this.#env, job))) this.#log.update({ announced: true })
-    if (isOver(this.#log.job())) return this.#storage.setAlarm(retentionEnd(job))
+    if (isOver(this.#log.job())) return this.#storage.setAlarm(computeRetentionEnd(job))
     await this.#storage.setAlarm(Date.now() + Math.min(UNFINISHED_MS * 2 ** this.#failures++, LONGEST_PAUSE_MS))
   }
 

@@ -1,6 +1,6 @@
-// A job's log as server-sent events. Each log entry always gives the same event, except for the expiration of links.
+// A job's log as server-sent events. Each log entry always produces the same event, except for the expiration of links.
 
-import { resultUrlUntil } from '../results/results.ts'
+import { createResultUrlUntil } from '../results/results.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 import type { JobLog } from './event-log.ts'
 import { isFinal, type JobRecord, type LogEntry } from './record.ts'
@@ -19,11 +19,11 @@ export const linkToHour =
   (env: Env): LinkOf =>
   (job, image) => {
     const until = (Math.ceil(Date.now() / 1000 / HOUR_SECONDS) + 1) * HOUR_SECONDS
-    return resultUrlUntil(env, job.origin, job.id, image, until)
+    return createResultUrlUntil(env, job.origin, job.id, image, until)
   }
 
 /** A log entry without internal details such as addresses and causes of faults. */
-async function publicEvent(job: JobRecord, { event }: LogEntry, linkOf: LinkOf): Promise<PublicEvent> {
+async function toPublicEvent(job: JobRecord, { event }: LogEntry, linkOf: LinkOf): Promise<PublicEvent> {
   switch (event.type) {
     case 'accepted':
       return { type: event.position > 0 ? 'queued' : 'starting', position: event.position }
@@ -54,8 +54,8 @@ async function publicEvent(job: JobRecord, { event }: LogEntry, linkOf: LinkOf):
 }
 
 /** One event of the stream. Its id, for `Last-Event-ID`, is the entry's number. */
-async function serverSentEvent(job: JobRecord, entry: LogEntry, linkOf: LinkOf): Promise<string> {
-  const { type, ...rest } = await publicEvent(job, entry, linkOf)
+async function formatServerSentEvent(job: JobRecord, entry: LogEntry, linkOf: LinkOf): Promise<string> {
+  const { type, ...rest } = await toPublicEvent(job, entry, linkOf)
   const data = JSON.stringify({ type, job: job.id, attempt: entry.attempt, at: entry.at / 1000, ...rest })
   return `id: ${entry.seq}\nevent: ${type}\ndata: ${data}\n\n`
 }
@@ -77,7 +77,7 @@ export function waitForChange(log: Pick<JobLog, 'changed'>, ms: number): Promise
  * Streams the log after entry `after`, then new entries until the job has ended. `onClose` is called once, at the end or when the reader
  * disconnects.
  */
-export function eventStream(
+export function streamEvents(
   log: Pick<JobLog, 'after' | 'job' | 'changed'>,
   after: number,
   linkOf: LinkOf,
@@ -92,7 +92,7 @@ export function eventStream(
         const entries = log.after(last)
         const job = log.job()
         if (entries.length > 0) {
-          const events = await Promise.all(entries.map((each) => serverSentEvent(job, each, linkOf)))
+          const events = await Promise.all(entries.map((each) => formatServerSentEvent(job, each, linkOf)))
           controller.enqueue(utf8.encode(events.join('')))
         }
         last = entries.at(-1)?.seq ?? last

@@ -5,10 +5,10 @@ import { configOf } from '../config.ts'
 import { GPU_BUDGET_EXHAUSTED, reserveGpuTime, settleGpuTime } from '../gpu/budget.ts'
 import { StreamLost } from '../gpu/stream.ts'
 import { log } from '../platform/log.ts'
-import { afterLossMs, cancelOnGpu, runAttempt } from './attempt.ts'
+import { cancelOnGpu, computePauseAfterLossMs, runAttempt } from './attempt.ts'
 import { deleteFiles, JobEnd } from './end.ts'
 import { type JobLog, openJobLog } from './event-log.ts'
-import { eventStream, linkToHour } from './events.ts'
+import { linkToHour, streamEvents } from './events.ts'
 import { reportProgress, selectsProgress } from './progress.ts'
 import {
   countSteps,
@@ -119,7 +119,7 @@ export class JobDO extends DurableObject<Env> {
     if (!this.#readers.has(reader) && this.#readers.size >= MAX_READERS) return null
     const turn = Symbol(reader)
     this.#readers.set(reader, turn)
-    return eventStream(this.#log, after, linkToHour(this.env), () => {
+    return streamEvents(this.#log, after, linkToHour(this.env), () => {
       if (this.#readers.get(reader) === turn) this.#readers.delete(reader)
     })
   }
@@ -310,7 +310,7 @@ export class JobDO extends DurableObject<Env> {
   }
 
   async #afterAttempt({ signal }: AbortController): Promise<void> {
-    // Before the next attempt starts, because this ends the reservation in the budget.
+    // Settled before the next attempt starts, because this ends the reservation in the budget.
     await settleGpuTime(this.env, this.#log.job())
     if (this.#live?.abort.signal === signal) this.#live = null
     const job = this.#log.job()
@@ -320,7 +320,7 @@ export class JobDO extends DurableObject<Env> {
       this.#log.update({ granted: false })
     }
     if (!isFinal(job) && !job.waiting)
-      this.#log.update({ nextAt: Date.now() + afterLossMs(job, configOf(this.env).gpuTimes) })
+      this.#log.update({ nextAt: Date.now() + computePauseAfterLossMs(job, configOf(this.env).gpuTimes) })
     await this.#advance()
   }
 

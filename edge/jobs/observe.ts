@@ -4,7 +4,7 @@ import { imageOptionsOf } from '#contract'
 import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import type { Observation } from '../routing/observation.ts'
-import { megapixelSteps } from '../routing/price.ts'
+import { countMegapixelSteps } from '../routing/price.ts'
 import { projectJob } from './projection.ts'
 import type { JobRecord } from './record.ts'
 
@@ -67,6 +67,6 @@ export function measure({
   const endpoint = ran ?? decision.endpoint
   const run = timings.encode + timings.denoise + timings.decode
   const waited = Math.max(0, (finished - created) / 1000 - timings.load - run)
-  const megapixel_steps = megapixelSteps({ ...decision, ...imageOptionsOf(request), count: request.count })
+  const megapixel_steps = countMegapixelSteps({ ...decision, ...imageOptionsOf(request), count: request.count })
   return { endpoint, model, tier, created, finished, megapixel_steps, waited, load: timings.load, run }
 }

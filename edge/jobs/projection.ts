@@ -1,6 +1,6 @@
 import type { JobSummary } from '../accounts/job-spec.ts'
 import type { PublicJob } from '../dialects/definition/public-job.ts'
-import { unixSeconds } from '../platform/units.ts'
+import { toUnixSeconds } from '../platform/units.ts'
 import { chargeOf, decisionOf, type JobRecord, warningsOf } from './record.ts'
 
 /** The public representation of a job. */
@@ -8,8 +8,8 @@ export function projectJob(job: JobRecord): PublicJob {
   const { id, name, state, created, finished, attempt, cancelRequested, timings, error, request } = job
   return {
     ...{ id, object: 'job', name, state, attempt, timings, error },
-    created: unixSeconds(created),
-    finished: unixSeconds(finished),
+    created: toUnixSeconds(created),
+    finished: toUnixSeconds(finished),
     cancel_requested: cancelRequested,
     ...decisionOf(job),
     size: `${request.width}x${request.height}`,

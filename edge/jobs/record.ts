@@ -1,6 +1,6 @@
 // The record of a job and how events change it. Pure: JobDO stores the record and does the work.
 
-import { hasGuidance, type JobEvent, stepsRun, type Timings } from '#contract'
+import { countRunSteps, hasGuidance, type JobEvent, type Timings } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import type { JobState, Progress } from '../dialects/definition/public-job.ts'
 import type { ErrorCode } from '../http/error-codes.ts'
@@ -34,7 +34,7 @@ export type LoggedEvent =
 export type LogEntry = { seq: number; attempt: number; at: number; event: LoggedEvent }
 
 /** The wait for a GPU. */
-export type Waiting = {
+export type WaitState = {
   /** Unix milliseconds of the first request to a GPU. */
   since: number
   /** Number of requests that no GPU has accepted. */
@@ -50,7 +50,7 @@ export type JobRecord = JobSpec & {
   /** Attempts that ended with a fault: of the GPU function, or of the connection to it. */
   faults: number
   /** Null unless the current attempt awaits acceptance by a GPU. */
-  waiting: Waiting | null
+  waiting: WaitState | null
   /** Whether the job has a slot at its endpoint for an attempt. */
   granted: boolean
   /** Unix milliseconds of the next action, unless an attempt is in progress. */
@@ -118,8 +118,8 @@ export function countSteps({ progress }: Pick<JobRecord, 'progress'>): number {
 }
 
 /** The steps that a job runs, over all of its images. */
-const totalSteps = ({ request: { steps, strength, count } }: Pick<JobRecord, 'request'>) =>
-  stepsRun(steps, strength) * count
+const countTotalSteps = ({ request: { steps, strength, count } }: Pick<JobRecord, 'request'>) =>
+  countRunSteps(steps, strength) * count
 
 /**
  * Minimum number of steps for the return of the slot before the last step. In shorter jobs, most of the GPU time would not count as usage.
@@ -128,20 +128,20 @@ const MIN_STEPS = 4
 
 /** Whether the last step of an attempt is in progress, so that the GPU is about to be free. */
 export function isOnLastStep(job: Pick<JobRecord, 'state' | 'request' | 'progress'>): boolean {
-  const steps = totalSteps(job)
+  const steps = countTotalSteps(job)
   return job.state === 'running' && steps >= MIN_STEPS && countSteps(job) >= steps - 1
 }
 
-type Charged = Pick<JobRecord, 'state' | 'price' | 'basePrice' | 'cancelRequested' | 'stepsDone' | 'request' | 'ran'>
+type ChargedJob = Pick<JobRecord, 'state' | 'price' | 'basePrice' | 'cancelRequested' | 'stepsDone' | 'request' | 'ran'>
 
 /**
  * The charge for a job in its current state, in micro-dollars: the price of a succeeded job; the base price plus the price of the completed
  * steps for a job that its owner canceled after its start; otherwise 0.
  */
-export function chargeOf({ state, price, basePrice, cancelRequested, stepsDone, request, ran }: Charged): number {
+export function chargeOf({ state, price, basePrice, cancelRequested, stepsDone, request, ran }: ChargedJob): number {
   if (state === 'succeeded') return price
   if (state !== 'canceled' || !cancelRequested || !ran) return 0
-  const steps = totalSteps({ request })
+  const steps = countTotalSteps({ request })
   return basePrice + Math.floor(((price - basePrice) * Math.min(stepsDone, steps)) / steps)
 }
 

@@ -8,7 +8,7 @@ import { query as jobQuery } from '../routes/operator.ts'
 import type { Operation, Reply } from './operation.ts'
 import * as replies from './replies.ts'
 
-const key = (description: string): Reply => ({ description, schema: replies.key })
+const createKeyReply = (description: string): Reply => ({ description, schema: replies.key })
 const EXPORT: Reply = {
   description: 'One JSON object per line',
   content: { 'application/x-ndjson': { schema: { type: 'string' } } },
@@ -57,7 +57,7 @@ export const ACCOUNT_OPERATIONS: Record<string, Operation> = {
     summary: 'Create a key',
     body: newKey,
     examples: { service: { label: 'web service', scopes: ['generate', 'read'], expires_in: 86_400 } },
-    replies: { 201: key('The key, shown only once') },
+    replies: { 201: createKeyReply('The key, shown only once') },
     links: { read: ['GET /v1/keys/:id', 'id', '$response.body#/id'] },
   },
   'GET /v1/keys': {
@@ -65,19 +65,19 @@ export const ACCOUNT_OPERATIONS: Record<string, Operation> = {
     summary: "List the account's keys",
     replies: { 200: { description: 'The keys', schema: replies.keys } },
   },
-  'GET /v1/keys/:id': { ...keys, summary: 'A key with its usage', replies: { 200: key('The key') } },
+  'GET /v1/keys/:id': { ...keys, summary: 'A key with its usage', replies: { 200: createKeyReply('The key') } },
   'PATCH /v1/keys/:id': {
     ...keys,
     summary: 'Change label, scopes, limits or expiration',
     body: change,
-    replies: { 200: key('The changed key') },
+    replies: { 200: createKeyReply('The changed key') },
   },
   'POST /v1/keys/:id/rotate': {
     ...keys,
     summary: 'Replace a key, with an overlap',
     body: rotation,
     isBodyOptional: true,
-    replies: { 201: key('The new key, shown only once') },
+    replies: { 201: createKeyReply('The new key, shown only once') },
   },
   'DELETE /v1/keys/:id': { ...keys, summary: 'Revoke a key', replies: { 204: { description: 'It is revoked' } } },
 

@@ -36,7 +36,7 @@ const FOREIGN_EXAMPLES: Readonly<Record<string, Record<string, object>>> = {
 const BODY_TYPES = { form: 'multipart/form-data', json: 'application/json' }
 
 /** A route of another provider's API, which documents its requests and replies. */
-function foreignOperation(dialect: Dialect, route: DialectRoute): Operation {
+function createForeignOperation(dialect: Dialect, route: DialectRoute): Operation {
   const examples = FOREIGN_EXAMPLES[`${route.method} ${route.path}`]
   return {
     ...{ tag: FOREIGN, summary: `${dialect.name}: ${ACTIONS[route.action]}` },
@@ -49,7 +49,7 @@ function foreignOperation(dialect: Dialect, route: DialectRoute): Operation {
 }
 const FOREIGN_OPERATIONS = Object.fromEntries(
   DIALECTS.flatMap((dialect) =>
-    dialect.routes.map((route) => [`${route.method} ${route.path}`, foreignOperation(dialect, route)] as const),
+    dialect.routes.map((route) => [`${route.method} ${route.path}`, createForeignOperation(dialect, route)] as const),
   ),
 )
 
@@ -85,7 +85,7 @@ const registry = z.registry<{ id: string }>()
 for (const [id, schema] of Object.entries(NAMED)) registry.add(schema, { id })
 
 type Json = Record<string, unknown>
-const reference = (id: string) => `#/components/schemas/${id}`
+const formatReference = (id: string) => `#/components/schemas/${id}`
 
 /** Removes details of little use to readers: long patterns of dates, and bounds of safe integers. */
 function simplify({ jsonSchema }: { jsonSchema: z.core.JSONSchema.BaseSchema }): void {
@@ -97,8 +97,8 @@ function simplify({ jsonSchema }: { jsonSchema: z.core.JSONSchema.BaseSchema }):
 // `input`: the schema of a request, before defaults and transformations. Replies have neither, and later versions may add fields.
 const OPTIONS = { io: 'input', override: simplify, unrepresentable: 'any' } as const
 
-function named(): Json {
-  const { schemas } = z.toJSONSchema(registry, { ...OPTIONS, uri: reference })
+function nameSchemas(): Json {
+  const { schemas } = z.toJSONSchema(registry, { ...OPTIONS, uri: formatReference })
   return Object.fromEntries(Object.entries(schemas).map(([id, { $schema: _, $id: __, ...schema }]) => [id, schema]))
 }
 
@@ -106,9 +106,9 @@ const FILE = z.file()
 
 function schemaOf(schema: z.ZodType): Json {
   const id = registry.get(schema)?.id
-  if (id) return { $ref: reference(id) }
+  if (id) return { $ref: formatReference(id) }
   const { $schema: _, $defs: __, ...json } = z.toJSONSchema(schema, { ...OPTIONS, metadata: registry })
-  return JSON.parse(JSON.stringify(json).replaceAll('#/$defs/', reference(''))) as Json
+  return JSON.parse(JSON.stringify(json).replaceAll('#/$defs/', formatReference(''))) as Json
 }
 
 /** The fields of a request as a form, with files as input images. */
@@ -226,7 +226,7 @@ function operationOf(route: string, operation: Operation): Json {
   }
 }
 
-function paths(): Json {
+function createPaths(): Json {
   const found: Record<string, Json> = {}
   for (const [route, operation] of Object.entries(OPERATIONS)) {
     const [method, path] = route.split(' ') as [string, string]
@@ -242,7 +242,7 @@ const WEBHOOK_HEADERS = {
   'webhook-signature': 'Signatures of Standard Webhooks, separated by spaces.',
 }
 
-const webhooks = (): Json =>
+const createWebhooks = (): Json =>
   Object.fromEntries(
     EVENT_TYPES.map((type) => [
       type,
@@ -253,14 +253,17 @@ const webhooks = (): Json =>
           parameters: Object.entries(WEBHOOK_HEADERS).map(([name, description]) => ({
             ...{ name, in: 'header', required: true, description, schema: { type: 'string' } },
           })),
-          requestBody: { required: true, content: { 'application/json': { schema: { $ref: reference('Event') } } } },
+          requestBody: {
+            required: true,
+            content: { 'application/json': { schema: { $ref: formatReference('Event') } } },
+          },
           responses: { '2XX': { description: 'Received. Any other response is retried, except 410.' } },
         },
       },
     ]),
   )
 
-const bearer = (description: string) => ({ type: 'http', scheme: 'bearer', description })
+const createBearerScheme = (description: string) => ({ type: 'http', scheme: 'bearer', description })
 
 /** The document, as JSON. */
 export function openApiDocument(): Json {
@@ -275,20 +278,20 @@ export function openApiDocument(): Json {
     },
     servers: [{ url: '/' }],
     tags: ['Images', 'Jobs', 'Account', 'Keys', 'Webhooks', FOREIGN, 'Operator'].map((name) => ({ name })),
-    paths: paths(),
-    webhooks: webhooks(),
+    paths: createPaths(),
+    webhooks: createWebhooks(),
     components: {
-      schemas: named(),
+      schemas: nameSchemas(),
       responses: {
         Problem: {
           description: 'An error: RFC 9457, with the member `error` of OpenAI',
-          content: { 'application/problem+json': { schema: { $ref: reference('Problem') } } },
+          content: { 'application/problem+json': { schema: { $ref: formatReference('Problem') } } },
         },
       },
       securitySchemes: {
-        key: bearer('An API key, oct_…'),
-        token: bearer('A browser token, ost_…, within its own jobs'),
-        operator: bearer('OCTET_ADMIN_TOKEN'),
+        key: createBearerScheme('An API key, oct_…'),
+        token: createBearerScheme('A browser token, ost_…, within its own jobs'),
+        operator: createBearerScheme('OCTET_ADMIN_TOKEN'),
         link: { type: 'apiKey', in: 'query', name: 'sig', description: 'A signed link of a reply' },
       },
     },

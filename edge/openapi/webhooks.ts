@@ -4,7 +4,7 @@ import { changes, newEndpoint, rotation } from '../routes/webhooks/webhooks.ts'
 import type { Operation, Reply } from './operation.ts'
 import * as replies from './replies.ts'
 
-const webhook = (description: string): Reply => ({ description, schema: replies.webhook })
+const describeWebhook = (description: string): Reply => ({ description, schema: replies.webhook })
 const REPLAYED: Reply = { description: 'Events that are sent again', schema: replies.replayed }
 const webhooks = { tag: 'Webhooks' }
 
@@ -14,7 +14,7 @@ export const WEBHOOK_OPERATIONS: Record<string, Operation> = {
     summary: 'Add an endpoint',
     body: newEndpoint,
     examples: { succeeded: { url: 'https://example.com/octet', events: ['job.succeeded'] } },
-    replies: { 201: webhook('The endpoint with its key, shown only once') },
+    replies: { 201: describeWebhook('The endpoint with its key, shown only once') },
     links: { read: ['GET /v1/webhooks/:id', 'id', '$response.body#/id'] },
   },
   'GET /v1/webhooks': {
@@ -27,12 +27,12 @@ export const WEBHOOK_OPERATIONS: Record<string, Operation> = {
     summary: 'The signing secret of URLs given in requests',
     replies: { 200: { description: 'The secret', schema: replies.webhookKeys } },
   },
-  'GET /v1/webhooks/:id': { ...webhooks, summary: 'An endpoint', replies: { 200: webhook('The endpoint') } },
+  'GET /v1/webhooks/:id': { ...webhooks, summary: 'An endpoint', replies: { 200: describeWebhook('The endpoint') } },
   'PATCH /v1/webhooks/:id': {
     ...webhooks,
     summary: 'Change or disable an endpoint',
     body: changes,
-    replies: { 200: webhook('The changed endpoint') },
+    replies: { 200: describeWebhook('The changed endpoint') },
   },
   'DELETE /v1/webhooks/:id': {
     ...webhooks,

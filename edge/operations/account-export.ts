@@ -5,9 +5,9 @@ import { type Credit, EXPORT_SECTIONS, type ExportedJob, type ExportSection } fr
 import type { KeyInfo } from '../accounts/keys/key-info.ts'
 import type { UsageRow } from '../accounts/ledger.ts'
 import { objectOf } from '../platform/durable-objects.ts'
-import { unixSeconds } from '../platform/units.ts'
+import { toUnixSeconds } from '../platform/units.ts'
 import { viewOf } from '../requests/view.ts'
-import { resultUrl } from '../results/results.ts'
+import { createResultUrl } from '../results/results.ts'
 
 /** Durable Object calls per response, below the worker's limit of ten thousand. The remainder follows in the next response. */
 const MAX_CALLS = 5000
@@ -36,76 +36,76 @@ export function parsePosition(text: string): Position | null {
 const formatPosition = ({ section, cursor }: Position) => `${section}:${cursor ?? ''}`
 
 /** Builds the line of a job: its request, its current view if its object still has it, and its ledger entry. */
-async function jobLine({ env, origin }: Source, row: ExportedJob): Promise<Line> {
+async function readJobLine({ env, origin }: Source, row: ExportedJob): Promise<Line> {
   const { job: id, name, key_id, tier, amount, charged, state, reserved, settled, spec } = row
   const record = await objectOf(env.JOB, id).view()
   const view = record && (await viewOf({ env, origin, keyId: null }, record))
   const images = record?.state === 'succeeded' ? record.images : []
   const linked = images.map(async ({ key, ...facts }) => ({
     ...facts,
-    url: await resultUrl(env, origin, id, { ...facts, key }, LINK_SECONDS),
+    url: await createResultUrl(env, origin, id, { ...facts, key }, LINK_SECONDS),
   }))
   return {
     ...{ type: 'job', id, name, key_id },
     ledger: {
       ...{ state, tier, reserved_microdollars: amount, charged_microdollars: charged },
-      ...{ reserved: unixSeconds(reserved), settled: unixSeconds(settled) },
+      ...{ reserved: toUnixSeconds(reserved), settled: toUnixSeconds(settled) },
     },
     request: (record ?? spec)?.request ?? null,
     job: view && { ...view, images: await Promise.all(linked) },
   }
 }
 
-async function jobLines(source: Source, rows: ExportedJob[]): Promise<Line[]> {
+async function readJobLines(source: Source, rows: ExportedJob[]): Promise<Line[]> {
   const lines: Line[] = []
   for (let k = 0; k < rows.length; k += CONCURRENT_JOBS) {
-    const chunk = rows.slice(k, k + CONCURRENT_JOBS).map((row) => jobLine(source, row))
+    const chunk = rows.slice(k, k + CONCURRENT_JOBS).map((row) => readJobLine(source, row))
     lines.push(...(await Promise.all(chunk)))
   }
   return lines
 }
 
-const keyLine = ({ created, expires, revoked, ...key }: KeyInfo): Line => ({
+const toKeyLine = ({ created, expires, revoked, ...key }: KeyInfo): Line => ({
   ...{ type: 'key', ...key },
-  ...{ created: unixSeconds(created), expires: unixSeconds(expires), revoked: unixSeconds(revoked) },
+  ...{ created: toUnixSeconds(created), expires: toUnixSeconds(expires), revoked: toUnixSeconds(revoked) },
 })
-const creditLine = ({ amount, created, ...credit }: Credit): Line => ({
-  ...{ type: 'credit', ...credit, amount_microdollars: amount, created: unixSeconds(created) },
+const toCreditLine = ({ amount, created, ...credit }: Credit): Line => ({
+  ...{ type: 'credit', ...credit, amount_microdollars: amount, created: toUnixSeconds(created) },
 })
-const usageLine = ({ amount, ...usage }: UsageRow): Line => ({ type: 'usage', ...usage, price_microdollars: amount })
+const toUsageLine = ({ amount, ...usage }: UsageRow): Line => ({ type: 'usage', ...usage, price_microdollars: amount })
 
-async function rowPage(source: Source, section: ExportSection, cursor: string | null): Promise<Page> {
+async function readRowPage(source: Source, section: ExportSection, cursor: string | null): Promise<Page> {
   const { rows, next } = await objectOf(source.env.ACCOUNT, source.account).exportRows(section, cursor)
   switch (section) {
     case 'keys':
-      return { lines: (rows as KeyInfo[]).map(keyLine), next }
+      return { lines: (rows as KeyInfo[]).map(toKeyLine), next }
     case 'credits':
-      return { lines: (rows as Credit[]).map(creditLine), next }
+      return { lines: (rows as Credit[]).map(toCreditLine), next }
     case 'usage':
-      return { lines: (rows as UsageRow[]).map(usageLine), next }
+      return { lines: (rows as UsageRow[]).map(toUsageLine), next }
     case 'jobs':
-      return { lines: await jobLines(source, rows as ExportedJob[]), next }
+      return { lines: await readJobLines(source, rows as ExportedJob[]), next }
   }
 }
 
 /** Returns a page of endpoints without their signing keys, and events with their deliveries. */
-async function webhookPage({ env, account }: Source, cursor: string | null): Promise<Page> {
+async function readWebhookPage({ env, account }: Source, cursor: string | null): Promise<Page> {
   const page = await objectOf(env.WEBHOOK, account).exportAll(cursor === null ? null : Number(cursor))
   const endpoints = page.endpoints.map(({ id, url, events, description, disabled, created }) => ({
-    ...{ type: 'webhook_endpoint', id, url, events, description, disabled, created: unixSeconds(created) },
+    ...{ type: 'webhook_endpoint', id, url, events, description, disabled, created: toUnixSeconds(created) },
   }))
   const events = page.events.map(({ id, type, created, data, deliveries }) => ({
-    ...{ type: 'webhook_event', id, event_type: type, created: unixSeconds(created), data },
+    ...{ type: 'webhook_event', id, event_type: type, created: toUnixSeconds(created), data },
     deliveries: deliveries.map(({ endpoint, url, state, attempts }) => ({
       ...{ endpoint, url, state },
-      attempts: attempts.map(({ at, ...attempt }) => ({ at: unixSeconds(at), ...attempt })),
+      attempts: attempts.map(({ at, ...attempt }) => ({ at: toUnixSeconds(at), ...attempt })),
     })),
   }))
   return { lines: [...endpoints, ...events], next: page.next === null ? null : String(page.next) }
 }
 
-const pageAt = (source: Source, { section, cursor }: Position): Promise<Page> =>
-  section === 'webhooks' ? webhookPage(source, cursor) : rowPage(source, section, cursor)
+const readPage = (source: Source, { section, cursor }: Position): Promise<Page> =>
+  section === 'webhooks' ? readWebhookPage(source, cursor) : readRowPage(source, section, cursor)
 
 /**
  * Yields the lines from a position on. The last line is `{"type":"end"}`, or `{"type":"continued","after":…}` if another request is needed;
@@ -114,7 +114,7 @@ const pageAt = (source: Source, { section, cursor }: Position): Promise<Page> =>
 export async function* exportLines(source: Source, start: Position, maxCalls = MAX_CALLS): AsyncGenerator<Line> {
   let calls = 0
   for (let at = start; ; ) {
-    const { lines, next } = await pageAt(source, at)
+    const { lines, next } = await readPage(source, at)
     yield* lines
     calls += 1 + (at.section === 'jobs' ? lines.length : 0)
     const following = SECTIONS[SECTIONS.indexOf(at.section) + 1]

@@ -23,7 +23,7 @@ export class ObjectUnavailable extends Error {
   readonly code = 'overloaded'
 }
 
-const unavailableError = (cause: unknown) => new ObjectUnavailable('a Durable Object is unavailable', { cause })
+const createUnavailableError = (cause: unknown) => new ObjectUnavailable('a Durable Object is unavailable', { cause })
 
 /** Repeats `call` with backoff while its object is being reset. Throws ObjectUnavailable, or the error of the object's own code. */
 async function repeatAcrossResets<R>(call: () => Promise<R>): Promise<R> {
@@ -32,11 +32,11 @@ async function repeatAcrossResets<R>(call: () => Promise<R>): Promise<R> {
     try {
       return await call()
     } catch (cause) {
-      if ((cause as Flags | null)?.overloaded) throw unavailableError(cause)
+      if ((cause as Flags | null)?.overloaded) throw createUnavailableError(cause)
       if (!isTransient(cause)) throw cause
       if (Date.now() - began > PROGRESS_MS) tries = 0
       const waitMs = BACKOFF_MS[tries]
-      if (waitMs === undefined) throw unavailableError(cause)
+      if (waitMs === undefined) throw createUnavailableError(cause)
       log('info', 'a Durable Object was reset; the call is repeated', { tries: tries + 1, cause })
       await new Promise((resolve) => setTimeout(resolve, addJitter(waitMs)))
     }

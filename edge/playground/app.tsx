@@ -3,7 +3,7 @@ import { useEffect, useState } from 'preact/hooks'
 import { credential, isVisitor, keyDialog } from './api/session.ts'
 import { Form } from './generate/form.tsx'
 import { KeyDialog } from './generate/key-dialog.tsx'
-import { gpuWords } from './generate/run-bar.tsx'
+import { describeGpuState } from './generate/run-bar.tsx'
 import { History } from './history/history.tsx'
 import { Stage } from './stage/stage.tsx'
 import { announcement } from './state/live.ts'
@@ -31,7 +31,7 @@ function AccessButton() {
 function GpuChip() {
   const [first] = quote.value.quotes
   if (!first) return null
-  const { state, text } = gpuWords(first.gpu)
+  const { state, text } = describeGpuState(first.gpu)
   return (
     <span class={`chip gpu ${state}`} title={text}>
       <span>GPU {state}</span>

@@ -1,6 +1,6 @@
 // The choice of a request's additions to its model: adapters (LoRAs) and ControlNets.
 import type { Tier } from '#contract'
-import { type Fits, modelOf } from '../config/additions.ts'
+import { type CompatibilityCheck, modelOf } from '../config/additions.ts'
 import type { Catalog, Offer } from '../config/catalog.ts'
 import { ApiError } from '../http/errors.ts'
 import { formatValue } from '../http/validation.ts'
@@ -8,9 +8,9 @@ import { resolveModel } from '../routing/alias.ts'
 
 type Addition = { readonly id: string; readonly models: readonly string[] }
 /** `field`: the field of the request. `noun`: one of its entries, in messages. */
-type Kind = { readonly field: 'loras' | 'controls'; readonly noun: string; readonly fits: Fits }
+type Kind = { readonly field: 'loras' | 'controls'; readonly noun: string; readonly fits: CompatibilityCheck }
 /** The requested package. */
-export type Requested = { readonly model: string; readonly tier: Tier | 'auto' }
+export type RequestedModel = { readonly model: string; readonly tier: Tier | 'auto' }
 
 const list = (names: readonly string[]) => [...new Set(names)].join(', ')
 const packagesOf = (offers: readonly Offer[]) => list(offers.map(({ model, tier }) => `${model} in tier ${tier}`))
@@ -43,7 +43,7 @@ export function chooseAdditions<Each extends Addition>(
   kind: Kind,
   ids: readonly string[],
   available: readonly Each[],
-  requested: Requested,
+  requested: RequestedModel,
   catalog: Catalog,
 ): { chosen: Each[]; catalog: Catalog } {
   const { field, fits } = kind
@@ -57,11 +57,11 @@ export function chooseAdditions<Each extends Addition>(
     throw refuse(field, `are for ${list(models)}, not for ${formatValue(model)}`)
   const offers = catalog.offers.filter((offer) => models.includes(offer.model))
   if (offers.length === 0)
-    throw refuse(field, `are for ${list(models)}, which do not fit the other additions of the request`)
-  const fitting = (each: Each) => offers.filter((offer) => fits(each.models, offer))
-  const remaining = intersect(chosen.map(fitting))
+    throw refuse(field, `are for ${list(models)}; the other additions of the request are for other models`)
+  const filterFitting = (each: Each) => offers.filter((offer) => fits(each.models, offer))
+  const remaining = intersect(chosen.map(filterFitting))
   if (remaining.length === 0)
-    throw refuse(field, `have no tier in common: ${describe((each) => packagesOf(fitting(each)))}`)
+    throw refuse(field, `have no tier in common: ${describe((each) => packagesOf(filterFitting(each)))}`)
   const isRequested = (offer: Offer) =>
     (model === undefined || offer.model === model) && (requested.tier === 'auto' || offer.tier === requested.tier)
   if (offers.some(isRequested) && !remaining.some(isRequested)) {

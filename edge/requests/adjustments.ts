@@ -6,11 +6,11 @@ import { fieldsOfGuidance } from './image-options.ts'
 /** The qualities that name a route. */
 const QUALITY_ROUTES: Readonly<Record<string, Route>> = { draft: 'turbo', low: 'turbo', high: 'full' }
 
-type Asked = Parameters<typeof fieldsOfGuidance>[0] & { model: string; quality: string; route: string }
+type RequestedRoute = Parameters<typeof fieldsOfGuidance>[0] & { model: string; quality: string; route: string }
 
 /** Warnings about a decision that differs from the request. */
 export function describeAdjustments(
-  { model, quality, route, ...options }: Asked,
+  { model, quality, route, ...options }: RequestedRoute,
   decision: Decision,
   wanted?: WantedSize,
 ): Warning[] {

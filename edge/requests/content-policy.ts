@@ -9,10 +9,10 @@ import { moderate } from './moderation.ts'
 const FINAL = { 'x-should-retry': 'false' }
 const ROLES = ['prompt', 'prompt_2', 'prompt_3'] as const
 
-type Checked = Pick<JobSpec, 'account' | 'keyId' | 'request'>
+type CheckedSpec = Pick<JobSpec, 'account' | 'keyId' | 'request'>
 
-function violationError(
-  { account, keyId }: Checked,
+function createViolationError(
+  { account, keyId }: CheckedSpec,
   param: string,
   found: { by: string; categories?: string[] },
 ): ApiError {
@@ -22,15 +22,15 @@ function violationError(
   return new ApiError('content_policy_violation', message, { param, headers: FINAL })
 }
 
-function checkBlockList(checked: Checked, phrases: readonly string[]): void {
+function checkBlockList(checked: CheckedSpec, phrases: readonly string[]): void {
   for (const role of ROLES) {
     const words = wordsOf(checked.request[role] ?? '')
     if (phrases.some((phrase) => containsPhrase(words, phrase)))
-      throw violationError(checked, role, { by: 'block_list' })
+      throw createViolationError(checked, role, { by: 'block_list' })
   }
 }
 
-async function checkModeration(env: Env, checked: Checked): Promise<ContentVerdict['moderation']> {
+async function checkModeration(env: Env, checked: CheckedSpec): Promise<ContentVerdict['moderation']> {
   const { contentPolicy, moderationKey } = configOf(env)
   const { moderation } = contentPolicy
   if (!moderation) return null
@@ -39,13 +39,13 @@ async function checkModeration(env: Env, checked: Checked): Promise<ContentVerdi
   try {
     const flagged = await moderate(input, moderation, moderationKey)
     if (!flagged) return 'passed'
-    throw violationError(checked, 'prompt', { by: 'moderation', ...flagged })
+    throw createViolationError(checked, 'prompt', { by: 'moderation', ...flagged })
   } catch (thrown) {
     if (thrown instanceof ApiError) throw thrown
     const cause = thrown instanceof Error ? thrown.message : String(thrown)
     log('warn', 'a prompt could not be moderated', { account, key: keyId, on_error: moderation.on_error, cause })
     if (moderation.on_error === 'allow') return 'unavailable'
-    const message = 'The check of the prompt is unavailable. Nothing was charged; please try again in a moment.'
+    const message = 'The moderation of the prompt is unavailable. Nothing was charged; please try again in a moment.'
     throw new ApiError('moderation_unavailable', message, { headers: { 'retry-after': '5' } })
   }
 }
@@ -54,7 +54,7 @@ async function checkModeration(env: Env, checked: Checked): Promise<ContentVerdi
  * Checks the prompts of a request, without the negative prompt, which keeps content out of the image. Returns the verdict; null without a
  * policy. Errors: content_policy_violation, moderation_unavailable.
  */
-export async function checkContent(env: Env, checked: Checked): Promise<ContentVerdict | null> {
+export async function checkContent(env: Env, checked: CheckedSpec): Promise<ContentVerdict | null> {
   const { block, moderation } = configOf(env).contentPolicy
   if (block.length === 0 && !moderation) return null
   checkBlockList(checked, block)

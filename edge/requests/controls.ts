@@ -1,11 +1,11 @@
 // The ControlNet of a request, and its image.
 import * as z from 'zod'
 import { type ControlChoice, isControlled, LIMITS, type Sampling, stepsOfRuns } from '#contract'
-import { controlnetFits, controlnetsOf } from '../config/additions.ts'
+import { controlnetsOf, isControlnetUsable } from '../config/additions.ts'
 import type { Catalog } from '../config/catalog.ts'
 import { ApiError } from '../http/errors.ts'
 import type { Warning } from '../routing/decision.ts'
-import { chooseAdditions, type Requested } from './additions.ts'
+import { chooseAdditions, type RequestedModel } from './additions.ts'
 
 const { max, scale } = LIMITS.controls
 /** Maximum length of a parsed list: more than a request can have, so that its error states the limit and what to do. */
@@ -30,20 +30,20 @@ export const controlsOf = (image: z.ZodString) =>
     .describe(SHAPE)
 
 type Controls = z.infer<ReturnType<typeof controlsOf>>
-type Given = { controls?: Controls | undefined; control_image?: string | undefined }
+type ControlFields = { controls?: Controls | undefined; control_image?: string | undefined }
 
 const refuse = (message: string, param = 'controls') => new ApiError('invalid_request', message, { param })
 
 /** Returns the ControlNets of a request, and the catalog restricted to compatible offers. Throws the errors of chooseAdditions. */
 export function chooseControls(
   given: Controls,
-  requested: Requested,
+  requested: RequestedModel,
   catalog: Catalog,
   account: string,
 ): { controls: ControlChoice[]; catalog: Catalog } {
   if (given.length > max)
     throw refuse(`controls has ${given.length} entries; a request can have ${max} ControlNet. Keep one of them.`)
-  const kind = { field: 'controls', noun: 'ControlNet', fits: controlnetFits } as const
+  const kind = { field: 'controls', noun: 'ControlNet', fits: isControlnetUsable } as const
   const ids = given.map(({ id }) => id)
   const found = chooseAdditions(kind, ids, controlnetsOf(catalog, account), requested, catalog)
   const controls = found.chosen.map(({ id, scale }, i): ControlChoice => {
@@ -68,7 +68,7 @@ export function describeControls(request: Sampling): Warning[] {
 }
 
 /** The control image of a request; undefined if there is no `controls`. Errors: invalid_request for a missing or superfluous one. */
-export function controlImageOf({ controls, control_image }: Given): string | undefined {
+export function controlImageOf({ controls, control_image }: ControlFields): string | undefined {
   if (!controls && control_image !== undefined)
     throw refuse('control_image is given without controls; name a ControlNet in controls.', 'control_image')
   const own = controls?.[0]?.image
@@ -80,7 +80,11 @@ export function controlImageOf({ controls, control_image }: Given): string | und
 }
 
 /** The fields without the control image: a fingerprint has a digest of its content instead. */
-export const withoutControlImage = <Fields extends Given>({ control_image: _, controls, ...fields }: Fields) => ({
+export const removeControlImage = <Fields extends ControlFields>({
+  control_image: _,
+  controls,
+  ...fields
+}: Fields) => ({
   ...fields,
   ...(controls && { controls: controls.map(({ image: __, ...control }) => control) }),
 })

@@ -8,8 +8,8 @@ import { isForm, parseFields, readForm, readJson } from '../http/validation.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import type { Warning } from '../routing/decision.ts'
 import { generation } from './generation-request.ts'
-import { typedFields } from './inputs/form-fields.ts'
-import { createSubmission, limitBodyWithoutImage, withoutNulls } from './submission.ts'
+import { toTypedFields } from './inputs/form-fields.ts'
+import { createSubmission, limitBodyWithoutImage, removeNulls } from './submission.ts'
 
 type SubmitRoute = Extract<DialectRoute, { action: 'submit' }>
 
@@ -19,9 +19,9 @@ const isObject = (body: unknown): body is Record<string, unknown> =>
 /** Reads a JSON object or a form. Errors: unsupported_media_type, body_too_large, invalid_request. */
 async function readBody(c: Context<EdgeEnv>, accepts: SubmitRoute['accepts']): Promise<Record<string, unknown>> {
   const isTyped = accepts !== 'form' && isForm(c)
-  const fields = accepts === 'form' || isTyped ? await readForm(c) : withoutNulls(await readJson(c))
+  const fields = accepts === 'form' || isTyped ? await readForm(c) : removeNulls(await readJson(c))
   limitBodyWithoutImage(c, fields)
-  if (isTyped) return typedFields(fields as Record<string, unknown>)
+  if (isTyped) return toTypedFields(fields as Record<string, unknown>)
   // The native schema rejects a body that is not an object.
   return isObject(fields) ? fields : parseFields(generation, generation.shape, fields)
 }

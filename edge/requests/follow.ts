@@ -76,7 +76,7 @@ export async function followJob(
         if (end < 0) continue
         const events = rest.slice(0, end + END_OF_EVENT.length)
         rest = rest.slice(events.length)
-        last = lastId(events) ?? last
+        last = findLastId(events) ?? last
         isOver = TERMINAL.test(events)
         return controller.enqueue(encoder.encode(events))
       }
@@ -88,7 +88,7 @@ export async function followJob(
 }
 
 /** The id of the last event in a text of complete events; null if no event has an id. */
-function lastId(events: string): number | null {
+function findLastId(events: string): number | null {
   const line = events.split('\n').findLast((each) => each.startsWith('id: '))
   return line === undefined ? null : Number(line.slice('id: '.length))
 }

@@ -14,7 +14,7 @@ import { log } from '../platform/log.ts'
 import { type InputFile, storeInputs } from '../results/inputs.ts'
 import { areStored } from '../results/results.ts'
 import { checkContent } from './content-policy.ts'
-import { admissionError, nextDayHeaders } from './refusals.ts'
+import { createAdmissionError, createNextDayHeaders } from './refusals.ts'
 
 /**
  * A parsed request for a job. `retried`: possibly a client's retry of an earlier request. `joins`: without an Idempotency-Key, the request
@@ -36,14 +36,14 @@ export type Submission = {
  * `reused`: the images of an earlier job are the result, free of charge. `joined`: the request joined the job of an equal request without
  * an Idempotency-Key. `rates` are for the response headers.
  */
-export type Submitted = { job: JobRecord; reused: boolean; joined?: boolean; rates: RateState[] }
+export type SubmittedJob = { job: JobRecord; reused: boolean; joined?: boolean; rates: RateState[] }
 
-type Admitted =
+type AdmissionOutcome =
   | { reused: JobRecord; rates: RateState[] }
   | { reservation: Reservation; isRepeated: boolean; rates: RateState[] }
 
 /** Reads `Idempotency-Key`: a structured-field string or a bare one, 1 to 255 characters. Errors: invalid_request. */
-export function idempotencyKey(header: string | undefined): string | null {
+export function parseIdempotencyKey(header: string | undefined): string | null {
   if (header === undefined) return null
   const trimmed = header.trim()
   const isQuoted = trimmed.length >= 2 && trimmed.startsWith('"') && trimmed.endsWith('"')
@@ -53,13 +53,13 @@ export function idempotencyKey(header: string | undefined): string | null {
 }
 
 /** Admits the request, or finds its earlier reservation or a job with the same images. Errors: the account's refusals. */
-async function admit(env: Env, submission: Submission): Promise<Admitted> {
+async function admit(env: Env, submission: Submission): Promise<AdmissionOutcome> {
   // Moderation precedes the reservation of a price.
   checkConfig(env)
   const account = objectOf(env.ACCOUNT, submission.spec.account)
   const { inputs: _, ...admitted } = submission
   const admission = await account.admit({ ...admitted, exhausted: await isGpuBudgetExhausted(env) })
-  const refusal = admissionError(admission)
+  const refusal = createAdmissionError(admission)
   if (refusal) throw refusal
   switch (admission.kind) {
     case 'admitted':
@@ -101,7 +101,7 @@ async function isEnding(env: Env, { job: id }: Reservation): Promise<boolean> {
 }
 
 /** Admits the checked request and begins its job, or returns an earlier job with the same images. */
-async function admitAndBegin(env: Env, submission: Submission, begin: Begin): Promise<Submitted> {
+async function admitAndBegin(env: Env, submission: Submission, begin: Begin): Promise<SubmittedJob> {
   const admitted = await admit(env, submission)
   if ('reused' in admitted) return { job: admitted.reused, reused: true, rates: admitted.rates }
   const { reservation, isRepeated, rates } = admitted
@@ -114,15 +114,15 @@ async function admitAndBegin(env: Env, submission: Submission, begin: Begin): Pr
 }
 
 /** The same for a request whose content is not checked yet. */
-const start = async (env: Env, submission: Submission, begin: Begin): Promise<Submitted> =>
+const start = async (env: Env, submission: Submission, begin: Begin): Promise<SubmittedJob> =>
   admitAndBegin(env, await withVerdict(env, submission), begin)
 
 /** Admits the request and starts its job without waiting for the result. Repeating the request returns the same job. */
-export const submit = (env: Env, submission: Submission): Promise<Submitted> =>
+export const submit = (env: Env, submission: Submission): Promise<SubmittedJob> =>
   start(env, submission, (reservation) => objectOf(env.JOB, reservation.job).create(reservation))
 
 function retryHeaders(code: ErrorCode): Record<string, string> {
-  if (code === 'gpu_budget_exhausted') return nextDayHeaders()
+  if (code === 'gpu_budget_exhausted') return createNextDayHeaders()
   return code === 'gpu_unavailable' ? { 'retry-after': '30' } : {}
 }
 
@@ -149,7 +149,7 @@ async function refuseInFlight(env: Env, { job: id }: Reservation): Promise<void>
 type WaitingCaller = { id: string; onJob: (job: string) => void; keepAlive: (work: Promise<unknown>) => void }
 
 /** Runs the request's job and returns it after its success. Errors: the account's refusals, and the job's failure or cancellation. */
-export async function generateNow(env: Env, submission: Submission, caller: WaitingCaller): Promise<Submitted> {
+export async function generateNow(env: Env, submission: Submission, caller: WaitingCaller): Promise<SubmittedJob> {
   // An end between the admission and the job would leave a reservation that blocks its price and slot.
   const { promise: isRunning, resolve } = Promise.withResolvers<void>()
   caller.keepAlive(isRunning)

@@ -2,6 +2,7 @@
 
 import * as z from 'zod'
 import {
+  countRunSteps,
   DEFAULT_STRENGTH,
   describeInputs,
   describeOversize,
@@ -14,7 +15,6 @@ import {
   REPAINTS,
   ROUTES,
   seed,
-  stepsRun,
   TIERS,
 } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
@@ -25,40 +25,43 @@ import type { WebhookEventKind } from '../dialects/definition/public-job.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
 import { newJobId } from '../jobs/job-id.ts'
-import { microdollarsWithin } from '../platform/units.ts'
+import { convertToMicrodollars } from '../platform/units.ts'
 import type { InputFile } from '../results/inputs.ts'
 import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
 import { resolveModel } from '../routing/alias.ts'
 import { type Decision, QUALITIES, type RouteRequest, type WantedSize, type Warning } from '../routing/decision.ts'
-import { latencyMs, observations } from '../routing/forecast.ts'
-import { basePrice, megapixelSteps, price, type Work } from '../routing/price.ts'
+import { forecastLatencyMs, selectObservations } from '../routing/forecast.ts'
+import { computeBasePrice, countMegapixelSteps, price, type Work } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
 import { describeAdjustments } from './adjustments.ts'
-import { chooseControls, controlsOf, describeControls, withoutControlImage } from './controls.ts'
+import { chooseControls, controlsOf, describeControls, removeControlImage } from './controls.ts'
 import { chooseImageOptions, describeCache, fieldsOfGuidance, imageOptionFields, stepsOf } from './image-options.ts'
 import { chooseLoras, loras } from './loras.ts'
 
 type Bounds = { min: number; max: number }
 const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`
 
-const text = (min: number, max: number) =>
+const createTextSchema = (min: number, max: number) =>
   z.string().min(min).max(max).describe(`a text of ${min} to ${max} characters`)
 
 /** A visible character: not a space, a control or format character, a character without a glyph, or the empty braille cell. */
 const VISIBLE = /[^\s\p{Cc}\p{Cf}\p{Cs}\p{Default_Ignorable_Code_Point}\u2800]/u
 const isBlank = (text: string) => !VISIBLE.test(text)
-const integer = ({ min, max }: Bounds) => z.int().min(min).max(max).describe(`an integer from ${min} to ${max}`)
-const number = ({ min, max }: Bounds) => z.number().min(min).max(max).describe(`a number from ${min} to ${max}`)
-const choice = <const T extends readonly string[]>(values: T) => z.enum(values).describe(`one of ${values.join(', ')}`)
-const side = integer(LIMITS.side).multipleOf(LIMITS.side.multipleOf).describe(`an integer, ${SIDE}`)
+const createIntegerSchema = ({ min, max }: Bounds) =>
+  z.int().min(min).max(max).describe(`an integer from ${min} to ${max}`)
+const createNumberSchema = ({ min, max }: Bounds) =>
+  z.number().min(min).max(max).describe(`a number from ${min} to ${max}`)
+const createChoiceSchema = <const T extends readonly string[]>(values: T) =>
+  z.enum(values).describe(`one of ${values.join(', ')}`)
+const side = createIntegerSchema(LIMITS.side).multipleOf(LIMITS.side.multipleOf).describe(`an integer, ${SIDE}`)
 const size = z
   .string()
   .regex(/^(auto|[1-9]\d{0,3}x[1-9]\d{0,3})$/)
   .describe(`"auto" or "WIDTHxHEIGHT", each side ${SIDE}`)
 
 /** A blank text counts as absent, so that it does not affect the route. */
-const blankable = text(0, LIMITS.promptCharacters).overwrite((text) => (isBlank(text) ? '' : text))
+const blankable = createTextSchema(0, LIMITS.promptCharacters).overwrite((text) => (isBlank(text) ? '' : text))
 
 /** An input image. The limit of a body also limits its length. */
 const file = z
@@ -71,7 +74,7 @@ const PREVIEWS = 3
 
 /** `auto` means that route.ts chooses. A field's description completes the sentence "it must be …". */
 export const generation = z.strictObject({
-  prompt: text(1, LIMITS.promptCharacters).refine(
+  prompt: createTextSchema(1, LIMITS.promptCharacters).refine(
     (prompt) => !isBlank(prompt),
     'prompt has no visible character; say what the image shows.',
   ),
@@ -80,15 +83,15 @@ export const generation = z.strictObject({
   prompt_3: blankable.optional(),
   negative_prompt: blankable.default(''),
   model: z.string().max(64).describe('"auto" or a model of GET /v1/models').default('auto'),
-  n: integer(LIMITS.count).default(1),
+  n: createIntegerSchema(LIMITS.count).default(1),
   size: size.default('auto'),
   width: side.optional(),
   height: side.optional(),
   seed: seed
     .describe(`an integer from 0 to ${Number.MAX_SAFE_INTEGER}, or a text of digits from "0" to "${LIMITS.seedMax}"`)
     .optional(),
-  steps: integer(LIMITS.steps).optional(),
-  guidance_scale: number(LIMITS.guidanceScale).optional(),
+  steps: createIntegerSchema(LIMITS.steps).optional(),
+  guidance_scale: createNumberSchema(LIMITS.guidanceScale).optional(),
   ...imageOptionFields,
   /** Adapters of the model. */
   loras: loras.optional(),
@@ -96,20 +99,20 @@ export const generation = z.strictObject({
   controls: controlsOf(file).optional(),
   /** The image of `controls`, for forms. */
   control_image: file.optional(),
-  quality: choice(QUALITIES).default('auto'),
-  route: choice(['auto', ...ROUTES]).default('auto'),
-  tier: choice(['auto', ...TIERS]).default('auto'),
-  response_format: choice(['url', 'b64_json']).default('url'),
-  output_format: choice(OUTPUT_FORMATS).default('png'),
-  output_compression: integer({ min: 0, max: 100 }).optional(),
+  quality: createChoiceSchema(QUALITIES).default('auto'),
+  route: createChoiceSchema(['auto', ...ROUTES]).default('auto'),
+  tier: createChoiceSchema(['auto', ...TIERS]).default('auto'),
+  response_format: createChoiceSchema(['url', 'b64_json']).default('url'),
+  output_format: createChoiceSchema(OUTPUT_FORMATS).default('png'),
+  output_compression: createIntegerSchema({ min: 0, max: 100 }).optional(),
   preview: z.boolean().describe('true or false').optional(),
   /** OpenAI's field: the number of previews per image. */
-  partial_images: integer({ min: 0, max: PREVIEWS }).optional(),
+  partial_images: createIntegerSchema({ min: 0, max: PREVIEWS }).optional(),
   /** The action when a waiting caller disconnects. */
-  on_disconnect: choice(['continue', 'cancel']).optional(),
+  on_disconnect: createChoiceSchema(['continue', 'cancel']).optional(),
   /** The limit for the whole request. */
-  max_cost: number({ min: 0, max: 1000 }).describe('a number of US dollars from 0 to 1000').optional(),
-  max_latency_ms: integer({ min: 1, max: 3_600_000 }).optional(),
+  max_cost: createNumberSchema({ min: 0, max: 1000 }).describe('a number of US dollars from 0 to 1000').optional(),
+  max_latency_ms: createIntegerSchema({ min: 1, max: 3_600_000 }).optional(),
   /** The URL for the webhook event at the job's end. */
   webhook: z.string().describe('an https:// address').optional(),
   /** Whether to return the images of an identical finished job, free of charge. */
@@ -118,12 +121,12 @@ export const generation = z.strictObject({
   image: file.optional(),
   mask: file.optional(),
   /** The share of the steps that run on the input image. */
-  strength: number(LIMITS.strength).optional(),
-  image_fit: choice(IMAGE_FITS).optional(),
-  repaint: choice(REPAINTS).optional(),
-  mask_feather: number({ min: 0, max: LIMITS.maskFeather }).optional(),
+  strength: createNumberSchema(LIMITS.strength).optional(),
+  image_fit: createChoiceSchema(IMAGE_FITS).optional(),
+  repaint: createChoiceSchema(REPAINTS).optional(),
+  mask_feather: createNumberSchema({ min: 0, max: LIMITS.maskFeather }).optional(),
   /** OpenAI's fields, accepted and ignored. */
-  user: text(0, 256).optional(),
+  user: createTextSchema(0, 256).optional(),
 })
 export type Generation = z.infer<typeof generation>
 
@@ -136,7 +139,7 @@ export function parseGeneration(body: unknown): Generation {
   return parseFields(hasImage ? generationFromImage : generation, generation.shape, body)
 }
 
-const unlessAuto = <T extends string>(value: T | 'auto') => (value === 'auto' ? undefined : value)
+const omitAuto = <T extends string>(value: T | 'auto') => (value === 'auto' ? undefined : value)
 
 function sizeOf({ size, width, height }: Generation): { width: number; height: number } | undefined {
   if (size !== 'auto') {
@@ -155,7 +158,7 @@ function sizeOf({ size, width, height }: Generation): { width: number; height: n
 }
 
 /** JPEG and WebP quality, OpenAI's `output_compression`: 100 is the best. */
-function outputQuality({ output_compression, output_format }: Generation): number {
+function readOutputQuality({ output_compression, output_format }: Generation): number {
   if (output_compression !== undefined && output_format === 'png') {
     const message = `output_compression is ${output_compression}, but png is lossless; leave it out or choose jpeg or webp.`
     throw new ApiError('invalid_request', message, { param: 'output_compression' })
@@ -179,18 +182,18 @@ function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedS
     guidanceFields: fieldsOfGuidance(fields),
     isCached: fields.cache === 'fast',
     additions: (['loras', 'controls'] as const).filter((name) => fields[name]),
-    route: unlessAuto(fields.route),
+    route: omitAuto(fields.route),
     model: fields.model === 'auto' ? undefined : resolveModel(catalog, fields.model),
     isQualityHint: fields.model !== 'auto',
-    tier: unlessAuto(fields.tier),
+    tier: omitAuto(fields.tier),
     size: wantedSize ? undefined : sizeOf(fields),
     wantedSize,
-    maxCost: max_cost === undefined ? undefined : microdollarsWithin(max_cost),
+    maxCost: max_cost === undefined ? undefined : convertToMicrodollars(max_cost),
     maxLatencyMs: max_latency_ms,
   }
 }
 
-type Priced = {
+type PricedRequest = {
   decision: Decision
   options: ImageOptions
   loras: LoraChoice[]
@@ -211,7 +214,7 @@ export async function routeAndPrice(
   env: Env,
   account: string,
   wantedSize?: WantedSize,
-): Promise<Priced> {
+): Promise<PricedRequest> {
   const { catalog: whole, prices, gpuDevices } = configOf(env)
   const { loras, catalog: fitting } = fields.loras
     ? chooseLoras(fields.loras, fields, whole, account)
@@ -219,7 +222,7 @@ export async function routeAndPrice(
   const { controls, catalog } = fields.controls
     ? chooseControls(fields.controls, fields, fitting, account)
     : { controls: [], catalog: fitting }
-  const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
+  const seen = fields.max_latency_ms === undefined ? [] : await selectObservations(env.DB, catalog.offers)
   const strength = strengthOf(fields)
   const workOf = (decision: Decision) => ({
     ...decision,
@@ -231,11 +234,11 @@ export async function routeAndPrice(
   })
   const decision = chooseRoute(routeRequest(fields, catalog, wantedSize), catalog, (decision) => ({
     price: price(workOf(decision), prices),
-    latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision), gpuDevices)),
+    latencyMs: forecastLatencyMs(seen, decision, countMegapixelSteps(workOf(decision), gpuDevices)),
   }))
   const work = workOf(decision)
   const options = imageOptionsOf(work)
-  return { decision, options, loras, work, price: price(work, prices), basePrice: basePrice(work, prices) }
+  return { decision, options, loras, work, price: price(work, prices), basePrice: computeBasePrice(work, prices) }
 }
 
 /** Checks the conditions of `reuse`: a seed, without which no two requests are identical, and no name or webhook, which need a new job. */
@@ -291,13 +294,13 @@ export async function createJobSpec(
     },
     seed: fields.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!,
     output_format,
-    output_quality: outputQuality(fields),
+    output_quality: readOutputQuality(fields),
     text_convention: 'diffusers' as const,
     ...(fields.prompt_2 && { prompt_2: fields.prompt_2 }),
     ...(fields.prompt_3 && { prompt_3: fields.prompt_3 }),
     ...options,
-    ...previewSteps(fields, stepsRun(decision.steps, options.strength)),
-    ...imageFields(fields, inputs),
+    ...previewSteps(fields, countRunSteps(decision.steps, options.strength)),
+    ...createImageFields(fields, inputs),
     ...(loras.length > 0 && { loras }),
   }
   const contradiction = describeInputs(request)
@@ -326,7 +329,7 @@ export async function createJobSpec(
 }
 
 /** The request's fields about its input image. */
-function imageFields(fields: Generation, inputs: readonly InputFile[]): Partial<JobSpec['request']> {
+function createImageFields(fields: Generation, inputs: readonly InputFile[]): Partial<JobSpec['request']> {
   const { image_fit, repaint, mask_feather } = fields
   return {
     ...(inputs.length > 0 && { inputs: inputs.map(({ source: _, ...input }) => input) }),
@@ -339,7 +342,7 @@ function imageFields(fields: Generation, inputs: readonly InputFile[]): Partial<
 /** A hash of the fields, with the contents of files in place of their addresses. */
 function fingerprintOf(fields: Generation, inputs: readonly InputFile[], wantedSize?: WantedSize): Promise<string> {
   const files = Object.fromEntries(inputs.map(({ name, sha256 }) => [name, sha256]))
-  return sha256(JSON.stringify({ ...withoutControlImage(fields), ...files, ...(wantedSize && { wantedSize }) }))
+  return sha256(JSON.stringify({ ...removeControlImage(fields), ...files, ...(wantedSize && { wantedSize }) }))
 }
 
 const capitalize = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`

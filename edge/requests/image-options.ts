@@ -2,22 +2,23 @@
 import * as z from 'zod'
 import {
   CACHES,
+  countRunSteps,
+  findReusedSteps,
   guidanceInterval,
   type ImageOptions,
   LIMITS,
-  reusedSteps,
   SAMPLERS,
   SCHEDULES,
   SKIP_LAYER_DEFAULTS,
   sigmas,
   skipLayerGuidance,
-  stepsRun,
 } from '#contract'
 import { ApiError } from '../http/errors.ts'
 import type { Decision, Warning } from '../routing/decision.ts'
 
 const { steps, shift, maxSequenceLength, betaSteps, cacheSteps } = LIMITS
-const choice = <const T extends readonly string[]>(values: T) => z.enum(values).describe(`one of ${values.join(', ')}`)
+const createChoiceSchema = <const T extends readonly string[]>(values: T) =>
+  z.enum(values).describe(`one of ${values.join(', ')}`)
 
 export const imageOptionFields = {
   /** Tokens of T5, as in diffusers. */
@@ -27,11 +28,11 @@ export const imageOptionFields = {
     .max(maxSequenceLength.max)
     .describe(`an integer from ${maxSequenceLength.min} to ${maxSequenceLength.max}`)
     .optional(),
-  sampler: choice(SAMPLERS).optional(),
-  noise_schedule: choice(SCHEDULES).optional(),
+  sampler: createChoiceSchema(SAMPLERS).optional(),
+  noise_schedule: createChoiceSchema(SCHEDULES).optional(),
   /** One noise level per step, before the shift, as in diffusers. */
   sigmas: sigmas
-    .describe(`a list of ${steps.min} to ${steps.max} falling numbers, above 0 and at most 1, one for each step`)
+    .describe(`a list of ${steps.min} to ${steps.max} decreasing numbers, above 0 and at most 1, one for each step`)
     .optional(),
   guidance_interval: guidanceInterval
     .partial()
@@ -42,14 +43,14 @@ export const imageOptionFields = {
     .describe(`true, or an object with any of scale, start, stop and layers (numbers below ${LIMITS.layers})`)
     .optional(),
   /** Step caching, on the full route only. */
-  cache: choice(CACHES).optional(),
+  cache: createChoiceSchema(CACHES).optional(),
   /** Whether `(word:1.3)` is a weight, as in ComfyUI, or plain text. */
   prompt_weights: z.boolean().describe('true or false').optional(),
   shift: z.number().min(shift.min).max(shift.max).describe(`a number from ${shift.min} to ${shift.max}`).optional(),
 }
 
-type Given = z.infer<z.ZodObject<typeof imageOptionFields>>
-type Fields = Given & { steps?: number | undefined }
+type ImageOptionFields = z.infer<z.ZodObject<typeof imageOptionFields>>
+type Fields = ImageOptionFields & { steps?: number | undefined }
 
 const refuse = (param: string, message: string) => new ApiError('invalid_request', message, { param })
 
@@ -60,14 +61,14 @@ export function stepsOf({ steps, sigmas }: Fields): number | undefined {
   return sigmas?.length ?? steps
 }
 
-function checkSchedule({ sigmas, noise_schedule: schedule }: Given, steps: number): void {
+function checkSchedule({ sigmas, noise_schedule: schedule }: ImageOptionFields, steps: number): void {
   if (sigmas && schedule) throw refuse('sigmas', 'sigmas and noise_schedule are both given; use one of them.')
   if (schedule !== 'beta' || steps <= betaSteps) return
   const message = `steps is ${steps}; noise_schedule beta has at most ${betaSteps}. Use fewer steps or another one.`
   throw refuse('steps', message)
 }
 
-type Skip = Exclude<Given['skip_layer_guidance'], boolean | undefined>
+type Skip = Exclude<ImageOptionFields['skip_layer_guidance'], boolean | undefined>
 
 function skipOf({ scale, start, stop, layers }: Skip): NonNullable<ImageOptions['skip_layer_guidance']> {
   const { scale: published, start: first, stop: last } = SKIP_LAYER_DEFAULTS
@@ -75,7 +76,10 @@ function skipOf({ scale, start, stop, layers }: Skip): NonNullable<ImageOptions[
 }
 
 /** The options of a job with guidance that have no effect without it. Errors: invalid_request. */
-function guidanceOptions({ guidance_interval: interval, skip_layer_guidance: skip }: Given): ImageOptions {
+function chooseGuidanceOptions({
+  guidance_interval: interval,
+  skip_layer_guidance: skip,
+}: ImageOptionFields): ImageOptions {
   const { start = 0, stop = 1 } = interval ?? {}
   if (start >= stop)
     throw refuse('guidance_interval', `guidance_interval is ${start} to ${stop}; it must begin before it ends.`)
@@ -94,10 +98,10 @@ function checkCache(steps: number, sampler: Decision['sampler']): void {
 }
 
 /** A warning that states the number of cached steps; none if step caching is off. */
-export function describeCache(request: Parameters<typeof reusedSteps>[0]): Warning[] {
+export function describeCache(request: Parameters<typeof findReusedSteps>[0]): Warning[] {
   if (!request.cache) return []
-  const { size } = reusedSteps(request)
-  const total = stepsRun(request.steps, request.strength)
+  const { size } = findReusedSteps(request)
+  const total = countRunSteps(request.steps, request.strength)
   if (size > 0) {
     const message = `cache "fast": ${size} of ${total} steps reused results of earlier steps; the image differs slightly from one without cache.`
     return [{ code: 'steps_cached', message }]
@@ -108,7 +112,7 @@ export function describeCache(request: Parameters<typeof reusedSteps>[0]): Warni
 
 /** The image options of a job: those of the fields, and the offer's sampler. Errors: invalid_request. */
 export function chooseImageOptions(
-  fields: Given,
+  fields: ImageOptionFields,
   { steps, sampler: offered, guidanceScale }: Pick<Decision, 'steps' | 'sampler' | 'guidanceScale'>,
 ): ImageOptions {
   const { max_sequence_length, sampler = offered, noise_schedule, sigmas, shift, prompt_weights, cache } = fields
@@ -122,12 +126,12 @@ export function chooseImageOptions(
     ...(shift && { shift }),
     ...(prompt_weights && { prompt_weights }),
     ...(cache === 'fast' && { cache }),
-    ...(guidanceScale > 1 && guidanceOptions(fields)),
+    ...(guidanceScale > 1 && chooseGuidanceOptions(fields)),
   }
 }
 
 /** The names of the request's fields that have no effect without guidance. */
-export const fieldsOfGuidance = ({ guidance_interval, skip_layer_guidance }: Given): string[] => [
+export const fieldsOfGuidance = ({ guidance_interval, skip_layer_guidance }: ImageOptionFields): string[] => [
   ...(guidance_interval ? ['guidance_interval'] : []),
   ...(skip_layer_guidance ? ['skip_layer_guidance'] : []),
 ]

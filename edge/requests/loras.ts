@@ -1,9 +1,9 @@
 // The adapters (LoRAs) of a request.
 import * as z from 'zod'
 import { LIMITS, type LoraChoice } from '#contract'
-import { loraFits, lorasOf } from '../config/additions.ts'
+import { isLoraUsable, lorasOf } from '../config/additions.ts'
 import type { Catalog } from '../config/catalog.ts'
-import { chooseAdditions, type Requested } from './additions.ts'
+import { chooseAdditions, type RequestedModel } from './additions.ts'
 
 const { max, scale } = LIMITS.loras
 const SHAPE = `a list of 1 to ${max} objects with an id and, optionally, a scale from ${-scale} to ${scale}`
@@ -21,11 +21,11 @@ export const loras = z
  */
 export function chooseLoras(
   given: z.infer<typeof loras>,
-  requested: Requested,
+  requested: RequestedModel,
   catalog: Catalog,
   account: string,
 ): { loras: LoraChoice[]; catalog: Catalog } {
-  const kind = { field: 'loras', noun: 'adapter', fits: loraFits } as const
+  const kind = { field: 'loras', noun: 'adapter', fits: isLoraUsable } as const
   const ids = given.map(({ id }) => id)
   const found = chooseAdditions(kind, ids, lorasOf(catalog, account), requested, catalog)
   return {

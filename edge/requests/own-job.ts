@@ -2,7 +2,7 @@
 import type { Context } from 'hono'
 import { jobId } from '#contract'
 import { requireScope } from '../auth/auth.ts'
-import { areLinksValid, linkRevoked, type OpenLink } from '../auth/links.ts'
+import { areLinksValid, createLinkRevokedError, type OpenLink } from '../auth/links.ts'
 import type { Scope } from '../auth/scopes.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
@@ -17,7 +17,7 @@ export async function resolveJobId(env: Env, account: string, given: string): Pr
   return jobId.safeParse(given).success ? objectOf(env.ACCOUNT, account).findJobByName(given) : null
 }
 
-const notFoundError = (job: string) => new ApiError('not_found', `There is no job ${job}.`)
+const createNotFoundError = (job: string) => new ApiError('not_found', `There is no job ${job}.`)
 
 /** The job with an id or name, by default of the path's `:id`. Jobs without access are reported as not found. Errors: invalid_api_key, insufficient_scope, not_found. */
 export async function findOwnJob(
@@ -29,14 +29,14 @@ export async function findOwnJob(
   const id = await resolveJobId(c.env, credential.account, given)
   const job = id && (await objectOf(c.env.JOB, id).view())
   if (job && isOwner(credential, job)) return job
-  throw notFoundError(given)
+  throw createNotFoundError(given)
 }
 
 /** The job of the path's `:id` by its signed link. Errors: not_found, link_revoked. */
 export async function findLinkedJob(c: Context<EdgeEnv>, { key }: OpenLink): Promise<JobRecord> {
   const id = c.req.param('id') ?? ''
   const job = await objectOf(c.env.JOB, id).view()
-  if (!job) throw notFoundError(id)
-  if (!(await areLinksValid(c.env, job.account, key ?? job.keyId))) throw linkRevoked()
+  if (!job) throw createNotFoundError(id)
+  if (!(await areLinksValid(c.env, job.account, key ?? job.keyId))) throw createLinkRevokedError()
   return job
 }

@@ -1,9 +1,9 @@
 // Quotes a request without running it.
 import type { Context } from 'hono'
-import { gpuState, prewarm } from '../gpu/health.ts'
+import { prewarm, readGpuState } from '../gpu/health.ts'
 import type { EdgeEnv } from '../http/context.ts'
-import { forecastFor, observations } from '../routing/forecast.ts'
-import { megapixelSteps } from '../routing/price.ts'
+import { forecastOffer, selectObservations } from '../routing/forecast.ts'
+import { countMegapixelSteps } from '../routing/price.ts'
 import { parseGeneration, routeAndPrice } from './generation-request.ts'
 
 /**
@@ -14,14 +14,14 @@ export async function quoteRequest(c: Context<EdgeEnv>, body: unknown) {
   const fields = parseGeneration(body)
   const { decision, work, price } = await routeAndPrice(fields, c.env, c.get('credential').account)
   const { route, tier, model, steps, guidanceScale, width, height, reason } = decision
-  const seen = await observations(c.env.DB, [decision])
+  const seen = await selectObservations(c.env.DB, [decision])
   c.executionCtx.waitUntil(prewarm(c.env, decision.endpoint, 'quote'))
-  const forecast = forecastFor(seen, decision, megapixelSteps(work))
+  const forecast = forecastOffer(seen, decision, countMegapixelSteps(work))
   return {
     object: 'quote',
     price_microdollars: price,
     ...{ route, tier, model, steps, guidance_scale: guidanceScale, size: `${width}x${height}`, reason },
-    gpu: await gpuState(c.env, decision.endpoint),
+    gpu: await readGpuState(c.env, decision.endpoint),
     cold_start: forecast.cold,
     expected_seconds: forecast.seconds,
     observations: forecast.observations,

@@ -2,8 +2,8 @@
 
 import type { Admission, Permission } from '../accounts/admission.ts'
 import type { Refusal } from '../accounts/meter.ts'
-import { type Holder, type RateState, rateHeaders } from '../accounts/rate-limit-headers.ts'
-import { forbiddenError, unauthorizedError } from '../auth/auth.ts'
+import { createRateHeaders, type Holder, type RateState } from '../accounts/rate-limit-headers.ts'
+import { createForbiddenError, createUnauthorizedError } from '../auth/auth.ts'
 import { GPU_BUDGET_EXHAUSTED, secondsToNextDay } from '../gpu/budget.ts'
 import { ApiError } from '../http/errors.ts'
 import { formatDollars } from '../platform/units.ts'
@@ -20,7 +20,7 @@ const WHOSE: Record<Holder, string> = {
 function limitError(refusal: Extract<Refusal, { kind: 'limited' }>, rates: RateState[]): ApiError {
   const { by, holder, limit, retryAfterSeconds } = refusal
   const headers = {
-    ...rateHeaders(rates),
+    ...createRateHeaders(rates),
     'retry-after': String(retryAfterSeconds),
     'retry-after-ms': String(retryAfterSeconds * 1000),
   }
@@ -37,7 +37,7 @@ function limitError(refusal: Extract<Refusal, { kind: 'limited' }>, rates: RateS
 /** The API name of each limit. */
 const LIMIT_NAMES = { rate: 'requests_per_minute', concurrency: 'concurrent_jobs' } as const
 
-function barredError({ by, holder }: Extract<Refusal, { kind: 'barred' }>): ApiError {
+function createBarredError({ by, holder }: Extract<Refusal, { kind: 'barred' }>): ApiError {
   const message = `${WHOSE[holder]} may not start jobs: its ${LIMIT_NAMES[by]} limit is 0. Ask for a higher limit.`
   return new ApiError('jobs_not_allowed', message, { headers: FINAL })
 }
@@ -49,33 +49,33 @@ const BUDGETS = {
   total: 'may spend',
 } as const
 
-function overBudgetError(
+function createOverBudgetError(
   { by, holder, available, price }: Extract<Refusal, { kind: 'over_budget' }>,
   rates: RateState[],
 ) {
   const message = `The request costs ${formatDollars(price)}. ${WHOSE[holder]} ${BUDGETS[by]} ${formatDollars(available)} more.`
-  return new ApiError('over_budget', message, { headers: { ...rateHeaders(rates), ...FINAL } })
+  return new ApiError('over_budget', message, { headers: { ...createRateHeaders(rates), ...FINAL } })
 }
 
 /** The headers of `gpu_budget_exhausted`. */
-export const nextDayHeaders = () => ({ ...FINAL, 'retry-after': String(secondsToNextDay(Date.now())) })
+export const createNextDayHeaders = () => ({ ...FINAL, 'retry-after': String(secondsToNextDay(Date.now())) })
 
 /** Returns the error of a refused admission or permission, or null if there is no refusal. */
-export function admissionError(admission: Admission | Permission): ApiError | null {
+export function createAdmissionError(admission: Admission | Permission): ApiError | null {
   switch (admission.kind) {
     case 'unauthorized':
-      return unauthorizedError()
+      return createUnauthorizedError()
     case 'forbidden':
-      return forbiddenError(admission.scope)
+      return createForbiddenError(admission.scope)
     case 'limited':
       return limitError(admission, admission.rates)
     case 'barred':
-      return barredError(admission)
+      return createBarredError(admission)
     case 'over_budget':
-      return overBudgetError(admission, admission.rates)
+      return createOverBudgetError(admission, admission.rates)
     case 'exhausted':
       return new ApiError('gpu_budget_exhausted', GPU_BUDGET_EXHAUSTED, {
-        headers: { ...rateHeaders(admission.rates), ...nextDayHeaders() },
+        headers: { ...createRateHeaders(admission.rates), ...createNextDayHeaders() },
       })
     case 'mismatch': {
       const what = admission.by === 'name' ? 'This name belongs to the job of' : 'This Idempotency-Key was used with'

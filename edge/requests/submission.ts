@@ -11,14 +11,14 @@ import { isForm, readForm, readJson } from '../http/validation.ts'
 import { isFinal, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { controlImageOf } from './controls.ts'
-import { generateNow, idempotencyKey, type Submission, type Submitted, submit } from './generate.ts'
+import { generateNow, parseIdempotencyKey, type Submission, type SubmittedJob, submit } from './generate.ts'
 import { type Addition, createJobSpec, type Generation, parseGeneration } from './generation-request.ts'
-import { typedFields, withFilesAsText } from './inputs/form-fields.ts'
+import { toTypedFields, withFilesAsText } from './inputs/form-fields.ts'
 import { isAddress, readInputs } from './inputs/read-inputs.ts'
-import { admissionError } from './refusals.ts'
+import { createAdmissionError } from './refusals.ts'
 
 /** Removes null fields, which many clients send for unset ones. A body other than an object is unchanged. */
-export function withoutNulls(body: unknown): unknown {
+export function removeNulls(body: unknown): unknown {
   if (typeof body !== 'object' || body === null || Array.isArray(body)) return body
   return Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null))
 }
@@ -35,7 +35,7 @@ type Source = Addition & { name?: string | null; dialect?: string | null; joins?
 
 /**
  * Validates a native request and creates its submission. An SDK's retry without an Idempotency-Key is recognized by its retry count. A
- * request with an explicit seed always gives the same images, so it may share a job too.
+ * request with an explicit seed always produces the same images, so it may share a job too.
  */
 export async function createSubmission(
   c: Context<EdgeEnv>,
@@ -46,7 +46,7 @@ export async function createSubmission(
   const credential = c.get('credential')
   if ('token' in credential) checkTokenFields(fields)
   const retried = fields.seed !== undefined || Number(c.req.header('x-stainless-retry-count') ?? 0) > 0
-  const key = idempotencyKey(c.req.header('idempotency-key'))
+  const key = parseIdempotencyKey(c.req.header('idempotency-key'))
   const given = imagesOf(fields)
   const isCounted = causesFetch(c.env, given)
   const openInputs = async (price: number) => {
@@ -75,7 +75,7 @@ const causesFetch = (env: Env, images: readonly [string, string][]): boolean =>
  * remains authoritative. Errors: the account's refusals.
  */
 async function permit(c: Context<EdgeEnv>, announced: Announced): Promise<void> {
-  const refusal = admissionError(await objectOf(c.env.ACCOUNT, announced.credential.account).permit(announced))
+  const refusal = createAdmissionError(await objectOf(c.env.ACCOUNT, announced.credential.account).permit(announced))
   if (refusal) throw refusal
 }
 
@@ -93,7 +93,7 @@ export function limitBodyWithoutImage(c: Context<EdgeEnv>, body: unknown): void 
 
 /** Reads a native request. `name` is the caller's name for the job. */
 export async function readSubmission(c: Context<EdgeEnv>, name: string | null = null) {
-  const body = isForm(c) ? typedFields(await readForm(c)) : withoutNulls(await readJson(c))
+  const body = isForm(c) ? toTypedFields(await readForm(c)) : removeNulls(await readJson(c))
   limitBodyWithoutImage(c, body)
   return createSubmission(c, body, { name })
 }
@@ -148,7 +148,7 @@ export function generateAsCaller(
   fields: Generation,
   submission: Submission,
   onJob: (job: string) => void = () => {},
-): Promise<Submitted> {
+): Promise<SubmittedJob> {
   const caller = watchCaller(c, fields, submission.joins && submission.idempotencyKey === null)
   const announce = (job: string) => {
     onJob(job)
@@ -158,7 +158,7 @@ export function generateAsCaller(
 }
 
 /** Submits the job even if the caller disconnects, because a reservation without a job would block its price and slot. */
-function submitDetached(c: Context<EdgeEnv>, submission: Submission): Promise<Submitted> {
+function submitDetached(c: Context<EdgeEnv>, submission: Submission): Promise<SubmittedJob> {
   const submitting = submit(c.env, submission)
   c.executionCtx.waitUntil(submitting.catch(() => {}))
   return submitting
@@ -170,7 +170,7 @@ export async function submitAndWait(
   fields: Generation,
   submission: Submission,
   limitMs: number,
-): Promise<Submitted> {
+): Promise<SubmittedJob> {
   const submitted = await submitDetached(c, submission)
   if (limitMs <= 0 || isFinal(submitted.job)) return submitted
   return { ...submitted, job: await waitAsCaller(c, fields, submitted.job.id, limitMs) }

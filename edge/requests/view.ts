@@ -5,15 +5,15 @@ import type { JobSpec, JobSummary } from '../accounts/job-spec.ts'
 import { signLink } from '../auth/links.ts'
 import { configOf } from '../config.ts'
 import type { JobView, ListedJob } from '../dialects/definition/public-job.ts'
-import { gpuState } from '../gpu/health.ts'
+import { readGpuState } from '../gpu/health.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
 import { projectJob } from '../jobs/projection.ts'
 import { decisionOf, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
-import { unixSeconds } from '../platform/units.ts'
-import { LINK_SECONDS, resultUrl } from '../results/results.ts'
+import { toUnixSeconds } from '../platform/units.ts'
+import { createResultUrl, LINK_SECONDS } from '../results/results.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 
 /** `origin` is the start of links. Links expire with the key `keyId`; null is the job's own key. */
@@ -24,11 +24,11 @@ export const readerOf = (c: Context<EdgeEnv>): Reader => ({
 })
 
 async function describeImage({ env, origin, keyId }: Reader, job: string, { key, ...facts }: StoredImage) {
-  return { ...facts, url: await resultUrl(env, origin, job, { ...facts, key }, undefined, keyId) }
+  return { ...facts, url: await createResultUrl(env, origin, job, { ...facts, key }, undefined, keyId) }
 }
 
 /** Returns a signed link to a job's event stream, valid for an hour. */
-async function eventsUrl({ env, origin, keyId }: Reader, job: string): Promise<string> {
+async function createEventsUrl({ env, origin, keyId }: Reader, job: string): Promise<string> {
   const expires = Math.floor(Date.now() / 1000) + LINK_SECONDS
   const link = { path: `/v1/jobs/${job}/events`, expires, key: keyId }
   return `${origin}${await signLink(configOf(env).peppers, link)}`
@@ -40,8 +40,8 @@ export async function viewOf(reader: Reader, job: JobRecord): Promise<JobView> {
   return {
     ...facts,
     progress: job.progress,
-    events_url: await eventsUrl(reader, job.id),
-    gpu: job.waiting ? await gpuState(reader.env, job.decision.endpoint) : null,
+    events_url: await createEventsUrl(reader, job.id),
+    gpu: job.waiting ? await readGpuState(reader.env, job.decision.endpoint) : null,
     images: await Promise.all(images.map((image) => describeImage(reader, job.id, image))),
   }
 }
@@ -51,14 +51,14 @@ export async function listEntryOf(reader: Reader, listed: JobSummary | JobSpec):
   if (!('state' in listed)) {
     const { id, name, created, request } = listed
     return {
-      ...{ id, object: 'job' as const, name, state: 'in_progress', created: unixSeconds(created), finished: null },
+      ...{ id, object: 'job' as const, name, state: 'in_progress', created: toUnixSeconds(created), finished: null },
       ...decisionOf(listed),
       ...{ size: `${request.width}x${request.height}`, images: [], price_microdollars: 0 },
     }
   }
   const { created, finished, cancelRequested, images, price, ...facts } = listed
   return {
-    ...{ object: 'job' as const, ...facts, created: unixSeconds(created), finished: unixSeconds(finished) },
+    ...{ object: 'job' as const, ...facts, created: toUnixSeconds(created), finished: toUnixSeconds(finished) },
     cancel_requested: cancelRequested,
     images: await Promise.all(images.map((image) => describeImage(reader, listed.id, image))),
     price_microdollars: price,
@@ -88,7 +88,7 @@ export async function listJobs(
 }
 
 /** `Server-Timing` in milliseconds: the wait for a GPU, the GPU function's own times, and the total. */
-export function serverTiming({ created, accepted, finished, timings }: JobRecord): Record<string, string> {
+export function createServerTiming({ created, accepted, finished, timings }: JobRecord): Record<string, string> {
   const seconds: [string, number][] = [
     ...(accepted === null ? [] : [['wait', (accepted - created) / 1000] as [string, number]]),
     ...Object.entries(timings ?? {}).filter(([name]) => name !== 'total'),

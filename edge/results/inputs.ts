@@ -1,13 +1,13 @@
 // The input files of jobs in R2. They are stored before the job starts and deleted at its end.
 import type { JobInput } from '#contract'
-import { inputPrefix } from './retention.ts'
+import { inputPrefixOf } from './retention.ts'
 
 /** A file of a request: its bytes, or an image of an earlier job, which is copied within R2. */
 export type InputFile = JobInput & { source: Uint8Array | { key: string } }
 
 type Owner = { account: string; id: string }
 
-const keyOf = ({ account, id }: Owner, { name }: Pick<JobInput, 'name'>) => `${inputPrefix(account)}${id}/${name}`
+const keyOf = ({ account, id }: Owner, { name }: Pick<JobInput, 'name'>) => `${inputPrefixOf(account)}${id}/${name}`
 
 /** Stores the files of a job unless they are stored. Throws if the source is gone. */
 export async function storeInputs(

@@ -24,7 +24,7 @@ const PNG_START = 8
 /** Length and type before the data of a chunk, and its checksum. */
 const PNG_CHUNK = { head: 8, tail: 4 }
 
-function* pngChunks(file: Uint8Array): Generator<Part> {
+function* readPngChunks(file: Uint8Array): Generator<Part> {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength)
   for (let at = PNG_START; at + PNG_CHUNK.head <= file.length; ) {
     const start = at + PNG_CHUNK.head
@@ -39,7 +39,7 @@ const MARKER = 0xff
 const START_OF_SCAN = 0xda
 
 /** The segments before the pixels. */
-function* jpegSegments(file: Uint8Array): Generator<Part> {
+function* readJpegSegments(file: Uint8Array): Generator<Part> {
   for (let at = 2; at + 4 <= file.length && file[at] === MARKER; ) {
     const marker = file[at + 1]!
     const end = at + 2 + ((file[at + 2]! << 8) | file[at + 3]!)
@@ -49,7 +49,7 @@ function* jpegSegments(file: Uint8Array): Generator<Part> {
   }
 }
 
-function* riffChunks(file: Uint8Array): Generator<Part> {
+function* readRiffChunks(file: Uint8Array): Generator<Part> {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength)
   for (let at = 12; at + 8 <= file.length; ) {
     const size = view.getUint32(at + 4, true)
@@ -66,33 +66,33 @@ const JPEG_XMP = 'http://ns.adobe.com/xap/1.0/\0'
 /** In an APP11 segment: "JP", the number of its box and of its part, length and type of the box (C2PA 2.2 §A.3.1). */
 const JPEG_BOX = { head: 16, type: 'jumb', at: 12 }
 
-const after = (data: Uint8Array, start: string) =>
+const sliceAfter = (data: Uint8Array, start: string) =>
   textOf(data, 0, start.length) === start ? data.subarray(start.length) : null
 
-type Found = { xmp: Uint8Array | null; c2pa: number }
+type FoundMarks = { xmp: Uint8Array | null; c2pa: number }
 
-function findInPng(file: Uint8Array): Found {
-  const found: Found = { xmp: null, c2pa: 0 }
-  for (const { type, data } of pngChunks(file).take(MAX_PARTS)) {
-    if (type === 'iTXt') found.xmp ??= after(data, PNG_XMP)
+function findInPng(file: Uint8Array): FoundMarks {
+  const found: FoundMarks = { xmp: null, c2pa: 0 }
+  for (const { type, data } of readPngChunks(file).take(MAX_PARTS)) {
+    if (type === 'iTXt') found.xmp ??= sliceAfter(data, PNG_XMP)
     if (type === 'caBX') found.c2pa += data.length
   }
   return found
 }
 
-function findInJpeg(file: Uint8Array): Found {
-  const found: Found = { xmp: null, c2pa: 0 }
-  for (const { type, data } of jpegSegments(file).take(MAX_PARTS)) {
-    if (type === 'e1') found.xmp ??= after(data, JPEG_XMP)
+function findInJpeg(file: Uint8Array): FoundMarks {
+  const found: FoundMarks = { xmp: null, c2pa: 0 }
+  for (const { type, data } of readJpegSegments(file).take(MAX_PARTS)) {
+    if (type === 'e1') found.xmp ??= sliceAfter(data, JPEG_XMP)
     const box = type === 'eb' && textOf(data, 0, 2) === 'JP' && textOf(data, JPEG_BOX.at, JPEG_BOX.head)
     if (box === JPEG_BOX.type) found.c2pa += data.length - JPEG_BOX.head
   }
   return found
 }
 
-function findInWebp(file: Uint8Array): Found {
-  const found: Found = { xmp: null, c2pa: 0 }
-  for (const { type, data } of riffChunks(file).take(MAX_PARTS)) {
+function findInWebp(file: Uint8Array): FoundMarks {
+  const found: FoundMarks = { xmp: null, c2pa: 0 }
+  for (const { type, data } of readRiffChunks(file).take(MAX_PARTS)) {
     if (type === 'XMP ') found.xmp ??= data
     if (type === 'C2PA') found.c2pa += data.length
   }

@@ -64,7 +64,7 @@ export type PromptRole = (typeof PROMPT_ROLES)[number]
 const utf8 = new TextEncoder()
 
 /** Digest of a prompt, base64url of SHA-256. `role` gives equal texts of different roles different digests. */
-export async function promptDigest(salt: string, role: PromptRole, text: string): Promise<string> {
+export async function computePromptDigest(salt: string, role: PromptRole, text: string): Promise<string> {
   const data = utf8.encode(JSON.stringify([salt, role, text]))
   return base64url.encode(new Uint8Array(await crypto.subtle.digest('SHA-256', data)))
 }

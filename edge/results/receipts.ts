@@ -1,13 +1,13 @@
 // Signs the receipts of finished images with the newest key in RECEIPT_SIGNING_KEYS. The public halves of older keys stay available.
 import { base64url, CompactSign, importJWK, type JSONWebKeySet } from 'jose'
-import { imageOptionsOf, type JobRequest, type Route, stepsRun, type Timings } from '#contract'
+import { countRunSteps, imageOptionsOf, type JobRequest, type Route, type Timings } from '#contract'
 import type { ReceiptKeys } from '../config/secrets.ts'
 import { configOf } from '../config.ts'
-import { promptDigest, RECEIPT, type ReceiptClaims } from './receipt.ts'
+import { computePromptDigest, RECEIPT, type ReceiptClaims } from './receipt.ts'
 import type { StoredImage } from './stored-image.ts'
 
 /** The public halves of all keys, for /.well-known/jwks.json. */
-export function publicReceiptKeys(all: ReceiptKeys): JSONWebKeySet {
+export function exportPublicKeys(all: ReceiptKeys): JSONWebKeySet {
   const keys = all.map(({ kty, crv, kid, x }) => ({ kty, crv, kid, x }))
   return { keys: keys.map((key) => ({ ...key, use: 'sig', alg: RECEIPT.algorithm })) }
 }
@@ -36,10 +36,10 @@ async function claimsOf(job: FinishedJob, facts: Facts): Promise<ReceiptClaims> 
     images: count,
     issued: Math.floor(Date.now() / 1000),
     salt,
-    prompt_digest: await promptDigest(salt, 'prompt', prompt),
-    negative_prompt_digest: await promptDigest(salt, 'negative_prompt', negative_prompt),
-    ...(prompt_2 && { prompt_2_digest: await promptDigest(salt, 'prompt_2', prompt_2) }),
-    ...(prompt_3 && { prompt_3_digest: await promptDigest(salt, 'prompt_3', prompt_3) }),
+    prompt_digest: await computePromptDigest(salt, 'prompt', prompt),
+    negative_prompt_digest: await computePromptDigest(salt, 'negative_prompt', negative_prompt),
+    ...(prompt_2 && { prompt_2_digest: await computePromptDigest(salt, 'prompt_2', prompt_2) }),
+    ...(prompt_3 && { prompt_3_digest: await computePromptDigest(salt, 'prompt_3', prompt_3) }),
     ...(request.inputs && { inputs: request.inputs.map(({ name, sha256 }) => ({ name, sha256 })) }),
     parameters: {
       ...{ model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention },
@@ -51,7 +51,7 @@ async function claimsOf(job: FinishedJob, facts: Facts): Promise<ReceiptClaims> 
     },
     package: facts.package,
     device,
-    steps_run: stepsRun(steps, request.strength),
+    steps_run: countRunSteps(steps, request.strength),
     gpu_milliseconds: Math.round(1000 * (timings.encode + timings.denoise + timings.decode)),
     price_microdollars: job.price,
     file: { sha256, bytes, content_type },
@@ -59,7 +59,7 @@ async function claimsOf(job: FinishedJob, facts: Facts): Promise<ReceiptClaims> 
 }
 
 /** The receipt of one image of a finished job: a compact JWS over `receiptClaims`. Throws for an unfinished job. */
-export async function receiptFor(env: Env, job: FinishedJob, image: Facts): Promise<string> {
+export async function createReceipt(env: Env, job: FinishedJob, image: Facts): Promise<string> {
   const [{ kid, ...key }] = configOf(env).receiptKeys
   return new CompactSign(new TextEncoder().encode(JSON.stringify(await claimsOf(job, image))))
     .setProtectedHeader({ alg: RECEIPT.algorithm, kid, typ: RECEIPT.type })

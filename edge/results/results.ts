@@ -4,7 +4,7 @@ import type { JobEvent } from '#contract'
 import { signLink } from '../auth/links.ts'
 import { configOf } from '../config.ts'
 import { ApiError } from '../http/errors.ts'
-import { type RetentionDays, resultPrefix } from './retention.ts'
+import { type RetentionDays, resultPrefixOf } from './retention.ts'
 import type { RunFacts, StoredImage } from './stored-image.ts'
 
 const EXTENSIONS = { 'image/png': 'png', 'image/jpeg': 'jpg', 'image/webp': 'webp' } as const
@@ -30,7 +30,7 @@ export async function storeImage(
 ): Promise<StoredImage> {
   const { image, seed, width, height, content_type, sha256 } = event
   if (!ran) throw new Error(`an image of ${id} arrived before the job started`)
-  const key = `${resultPrefix(retentionDays, account)}${id}/${image}.${EXTENSIONS[content_type]}`
+  const key = `${resultPrefixOf(retentionDays, account)}${id}/${image}.${EXTENSIONS[content_type]}`
   const written = await env.RESULTS.put(key, data, {
     onlyIf: { etagDoesNotMatch: '*' },
     httpMetadata: { contentType: content_type },
@@ -44,7 +44,7 @@ export async function storeImage(
   const metadata = stored.customMetadata
   return {
     ...{ ...facts, bytes: stored.size, sha256: metadata?.sha256 ?? sha256 },
-    ...fromMetadata(metadata, ran),
+    ...parseRunFacts(metadata, ran),
   }
 }
 
@@ -56,7 +56,7 @@ const toMetadata = ({ loras, controls, ...facts }: RunFacts): Record<string, str
 })
 
 /** The facts in a file's metadata about its run; `ran` without them. */
-function fromMetadata(metadata: Record<string, string> | undefined, ran: RunFacts): RunFacts {
+function parseRunFacts(metadata: Record<string, string> | undefined, ran: RunFacts): RunFacts {
   if (!metadata?.package || !metadata.device) return ran
   const { package: digest, device, loras, controls } = metadata
   return {
@@ -78,14 +78,14 @@ export async function areStored({ RESULTS }: Pick<Env, 'RESULTS'>, images: reado
 }
 
 /** Returns the unsigned path of an image on this worker. */
-export const resultPath = (job: string, { key }: Pick<StoredImage, 'key'>) =>
+export const resultPathOf = (job: string, { key }: Pick<StoredImage, 'key'>) =>
   `/v1/results/${job}/${key.slice(key.lastIndexOf('/') + 1)}`
 
 /**
  * Returns a signed link to an image, valid for `seconds` or until the image expires, or null if the image is no longer available. The link
  * is revoked with the key `requester`, the id of the requesting key, or with the job's own key by default.
  */
-export async function resultUrl(
+export async function createResultUrl(
   env: Env,
   origin: string,
   job: string,
@@ -93,11 +93,11 @@ export async function resultUrl(
   seconds = LINK_SECONDS,
   requester: string | null = null,
 ): Promise<string | null> {
-  return resultUrlUntil(env, origin, job, image, Math.floor(Date.now() / 1000) + seconds, requester)
+  return createResultUrlUntil(env, origin, job, image, Math.floor(Date.now() / 1000) + seconds, requester)
 }
 
 /** The same, with a link that is valid until `until` (Unix seconds) or until the image expires. */
-export async function resultUrlUntil(
+export async function createResultUrlUntil(
   env: Env,
   origin: string,
   job: string,
@@ -107,7 +107,7 @@ export async function resultUrlUntil(
 ): Promise<string | null> {
   if (!isAvailable(image)) return null
   const expires = Math.min(until, image.expires_at)
-  const link = await signLink(configOf(env).peppers, { path: resultPath(job, image), expires, key: requester })
+  const link = await signLink(configOf(env).peppers, { path: resultPathOf(job, image), expires, key: requester })
   return `${origin}${link}`
 }
 

@@ -8,10 +8,10 @@ export const DEFAULT_RETENTION_DAYS = 30
 export type RetentionDays = (typeof RETENTION_DAYS)[number]
 
 /** Returns the R2 prefix of an account's images. infra/results-lifecycle.json has a rule for each retention period. */
-export const resultPrefix = (days: RetentionDays, account: string) => `results/${days}d/${account}/`
+export const resultPrefixOf = (days: RetentionDays, account: string) => `results/${days}d/${account}/`
 
 /** The R2 prefix of an account's input files. infra/results-lifecycle.json deletes them after a day, if a job's end did not. */
-export const inputPrefix = (account: string) => `inputs/${account}/`
+export const inputPrefixOf = (account: string) => `inputs/${account}/`
 
 /** Days for which a job is kept after its images expire. */
 export const RECORD_DAYS = 7
@@ -24,9 +24,9 @@ export const OBSERVATION_DAYS = 30
 /** The storage limit for admission, below the 10 GB of a Durable Object, so that admitted jobs can still be settled. */
 export const FULL_BYTES = 9.5e9
 
-type Ended = { finished: number | null; created: number; retentionDays: RetentionDays }
+type EndedJob = { finished: number | null; created: number; retentionDays: RetentionDays }
 
 /** Returns the deletion time of a finished job in Unix milliseconds: a week after its images expire or would have expired. */
-export function retentionEnd({ finished, created, retentionDays }: Ended): number {
+export function computeRetentionEnd({ finished, created, retentionDays }: EndedJob): number {
   return (finished ?? created) + (retentionDays + RECORD_DAYS) * DAY_MS
 }

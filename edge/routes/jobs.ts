@@ -1,18 +1,18 @@
 import { type Context, Hono } from 'hono'
 import { jobId } from '#contract'
-import { rateHeaders } from '../accounts/rate-limit-headers.ts'
+import { createRateHeaders } from '../accounts/rate-limit-headers.ts'
 import { isStillAuthorized, requireScope } from '../auth/auth.ts'
 import { areLinksValid } from '../auth/links.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
-import { lastEventId } from '../http/last-event-id.ts'
+import { parseLastEventId } from '../http/last-event-id.ts'
 import { waitSeconds } from '../http/prefer.ts'
 import { isFinal, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { followJob } from '../requests/follow.ts'
 import { findLinkedJob, findOwnJob } from '../requests/own-job.ts'
 import { readSubmission, submitAndWait } from '../requests/submission.ts'
-import { listJobs, readerOf, serverTiming, viewOf } from '../requests/view.ts'
+import { createServerTiming, listJobs, readerOf, viewOf } from '../requests/view.ts'
 
 /** The preferred wait in seconds, and the response header that confirms it. */
 function waitOf(c: Context<EdgeEnv>): { seconds: number; applied: Record<string, string> } {
@@ -25,7 +25,7 @@ async function reply(c: Context<EdgeEnv>, job: JobRecord, headers: Record<string
   const view = await viewOf(readerOf(c), job)
   const body = reused ? { ...view, reused, price_microdollars: 0 } : view
   const open = isFinal(job) ? {} : { 'retry-after': '1' }
-  return c.json(body, isFinal(job) ? 200 : 202, { ...open, ...serverTiming(job), ...headers })
+  return c.json(body, isFinal(job) ? 200 : 202, { ...open, ...createServerTiming(job), ...headers })
 }
 
 /** Submits the job, waits for its end up to the preferred wait, and responds with it. */
@@ -34,7 +34,7 @@ async function submitJob(c: Context<EdgeEnv>, name: string | null = null) {
   const { seconds, applied } = waitOf(c)
   const { job, rates, reused } = await submitAndWait(c, fields, submission, seconds * 1000)
   const address = { location: `/v1/jobs/${job.id}`, 'x-octet-job': job.id }
-  return reply(c, job, { ...address, ...applied, ...rateHeaders(rates) }, reused)
+  return reply(c, job, { ...address, ...applied, ...createRateHeaders(rates) }, reused)
 }
 
 /** Validates a job name from the caller. The prefix `job_` is reserved for generated ids. */
@@ -64,7 +64,7 @@ export const jobs = new Hono<EdgeEnv>()
     const isDone = seconds === 0 || isFinal(found)
     const job = isDone ? found : await objectOf(c.env.JOB, found.id).ended(Date.now() + seconds * 1000)
     const body = await viewOf(readerOf(c), job)
-    return c.json(body, 200, { ...serverTiming(job), ...applied })
+    return c.json(body, 200, { ...createServerTiming(job), ...applied })
   })
   .delete('/:id', cancel)
   .post('/:id/cancel', cancel)
@@ -75,7 +75,7 @@ export const jobs = new Hono<EdgeEnv>()
       link
         ? areLinksValid(c.env, job.account, link.key ?? job.keyId)
         : isStillAuthorized(c.env, c.get('credential'), 'read')
-    const after = lastEventId(c.req.header('last-event-id'))
+    const after = parseLastEventId(c.req.header('last-event-id'))
     // 204 stops an EventSource, which would otherwise reconnect after the last event.
     if (isFinal(job) && after > 0 && (await objectOf(c.env.JOB, job.id).events(after)).length === 0)
       return c.body(null, 204)

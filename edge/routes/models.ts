@@ -1,5 +1,12 @@
 import { Hono } from 'hono'
-import { controlnetFits, controlnetsOf, type Fits, loraFits, lorasOf, modelOf } from '../config/additions.ts'
+import {
+  type CompatibilityCheck,
+  controlnetsOf,
+  isControlnetUsable,
+  isLoraUsable,
+  lorasOf,
+  modelOf,
+} from '../config/additions.ts'
 import type { Catalog, Offer } from '../config/catalog.ts'
 import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
@@ -8,7 +15,11 @@ import { checkModel } from '../routing/alias.ts'
 type Addition = { models: readonly string[]; accounts?: unknown }
 
 /** The additions compatible with one of the offers, with their models and their compatible tiers. */
-const describeAdditions = <Each extends Addition>(additions: readonly Each[], fits: Fits, offers: readonly Offer[]) =>
+const describeAdditions = <Each extends Addition>(
+  additions: readonly Each[],
+  fits: CompatibilityCheck,
+  offers: readonly Offer[],
+) =>
   additions.flatMap(({ accounts: _, models, ...addition }) => {
     const tiers = offers.filter((offer) => fits(models, offer)).map(({ tier }) => tier)
     return tiers.length === 0
@@ -26,8 +37,8 @@ const describeModel = (id: string, offers: readonly Offer[], catalog: Catalog, a
   created: 0,
   owned_by: 'octet',
   octet: offers.map(({ endpoint: _, fallbacks: __, model: ___, ...offer }) => offer),
-  octet_loras: describeAdditions(lorasOf(catalog, account), loraFits, offers),
-  octet_controlnets: describeAdditions(controlnetsOf(catalog, account), controlnetFits, offers),
+  octet_loras: describeAdditions(lorasOf(catalog, account), isLoraUsable, offers),
+  octet_controlnets: describeAdditions(controlnetsOf(catalog, account), isControlnetUsable, offers),
 })
 
 /** The available models, and one model by its name or an alias. An alias for `auto` lists the offers of all models. */

@@ -6,7 +6,7 @@ import { ApiError } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
 import { JOB_ID } from '../jobs/job-id.ts'
 import { reportOf } from '../operations/job-report.ts'
-import { operatorStatus } from '../operations/status.ts'
+import { readOperatorStatus } from '../operations/status.ts'
 import { resolveJobId } from '../requests/own-job.ts'
 
 export const query = z.strictObject({
@@ -16,7 +16,7 @@ export const query = z.strictObject({
 export const operator = new Hono<EdgeEnv>()
 
 /** The current status of the deployment. */
-operator.get('/status', async (c) => c.json(await operatorStatus(c.env)))
+operator.get('/status', async (c) => c.json(await readOperatorStatus(c.env)))
 
 /** The report of a job, for the operator, by job id or by the account's name for it. */
 operator.get('/jobs/:id', async (c) => {

@@ -1,14 +1,14 @@
 import { Hono } from 'hono'
 import * as z from 'zod'
 import { configOf } from '../config.ts'
-import { gpuState, prewarm } from '../gpu/health.ts'
+import { prewarm, readGpuState } from '../gpu/health.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { formatValue, parseFields } from '../http/validation.ts'
 
 export const query = z.strictObject({ model: z.string().optional().describe('the name of an offered model') })
 
-function unknownModel(name: string, offers: readonly { model: string }[]): ApiError {
+function createUnknownModelError(name: string, offers: readonly { model: string }[]): ApiError {
   const names = [...new Set(offers.map(({ model }) => model))].join(', ')
   return new ApiError('not_offered', `model is ${formatValue(name)}; this deployment has ${names}.`, { param: 'model' })
 }
@@ -21,11 +21,11 @@ export const prewarmRoute = new Hono<EdgeEnv>().post('/', async (c) => {
   const { model: name } = parseFields(query, query.shape, c.req.query())
   const { offers: all } = configOf(c.env).catalog
   const offers = name === undefined ? all : all.filter(({ model }) => model === name)
-  if (offers.length === 0) throw unknownModel(name!, all)
+  if (offers.length === 0) throw createUnknownModelError(name!, all)
   const names = [...new Set(offers.map(({ endpoint }) => endpoint))]
   const [named] = name === undefined ? [] : offers
   await Promise.all(names.map((endpoint) => prewarm(c.env, endpoint, 'visit', named)))
-  const states = new Map(await Promise.all(names.map(async (name) => [name, await gpuState(c.env, name)] as const)))
+  const states = new Map(await Promise.all(names.map(async (name) => [name, await readGpuState(c.env, name)] as const)))
   const data = offers.map(({ route, model, tier, endpoint }) => ({ route, model, tier, ...states.get(endpoint) }))
   return c.json({ object: 'list', data }, 202)
 })

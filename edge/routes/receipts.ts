@@ -2,7 +2,7 @@ import { Hono } from 'hono'
 import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { findOwnJob } from '../requests/own-job.ts'
-import { publicReceiptKeys } from '../results/receipts.ts'
+import { exportPublicKeys } from '../results/receipts.ts'
 
 /** The receipts of a job's images, for its owner. Empty until the job has succeeded. */
 export const receipts = new Hono<EdgeEnv>().get('/:id/receipts', async (c) => {
@@ -14,7 +14,7 @@ export const receipts = new Hono<EdgeEnv>().get('/:id/receipts', async (c) => {
 
 /** The public keys for verifying receipts, as a JWK Set (RFC 7517). Retired keys remain listed. */
 export const receiptKeys = new Hono<EdgeEnv>().get('/jwks.json', (c) =>
-  c.body(JSON.stringify(publicReceiptKeys(configOf(c.env).receiptKeys)), 200, {
+  c.body(JSON.stringify(exportPublicKeys(configOf(c.env).receiptKeys)), 200, {
     'content-type': 'application/jwk-set+json',
     'cache-control': 'public, max-age=300',
     'access-control-allow-origin': '*',

@@ -1,6 +1,6 @@
 import { type Context, Hono } from 'hono'
 import type { Credential } from '../auth/keys.ts'
-import { areLinksValid, linkRevoked } from '../auth/links.ts'
+import { areLinksValid, createLinkRevokedError } from '../auth/links.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { matchesEtag, parseRange } from '../http/ranges.ts'
@@ -10,18 +10,18 @@ import { isOwner } from '../jobs/ownership.ts'
 import { isFinal } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { findOwnJob } from '../requests/own-job.ts'
-import { isAvailable, resultPath } from '../results/results.ts'
+import { isAvailable, resultPathOf } from '../results/results.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 
-const notFoundError = (job: string, file: string) =>
+const createNotFoundError = (job: string, file: string) =>
   new ApiError('not_found', `There is no image ${file} of job ${job}.`)
 
 /** Finds an image, available or not, and its job. A null credential means access by signed link. Errors: not_found. */
 async function findRecord(c: Context<EdgeEnv>, job: string, file: string, credential: Credential | null) {
   const record = JOB_ID.test(job) ? await objectOf(c.env.JOB, job).view() : null
   const isReadable = record && (credential === null || isOwner(credential, record))
-  const image = isReadable ? record.images.find((each) => resultPath(job, each).endsWith(`/${file}`)) : undefined
-  if (!image || record?.state !== 'succeeded') throw notFoundError(job, file)
+  const image = isReadable ? record.images.find((each) => resultPathOf(job, each).endsWith(`/${file}`)) : undefined
+  if (!image || record?.state !== 'succeeded') throw createNotFoundError(job, file)
   return { record, image }
 }
 
@@ -77,7 +77,7 @@ const secondsLeft = ({ expires_at }: StoredImage) => Math.max(0, expires_at - Ma
 async function findLinked(c: Context<EdgeEnv>, job: string, file: string, key: string | null): Promise<StoredImage> {
   const { record, image } = await findImage(c, job, file, null)
   if (await areLinksValid(c.env, record.account, key ?? record.keyId)) return image
-  throw linkRevoked()
+  throw createLinkRevokedError()
 }
 
 /** Image files, by signed link or with a key of the account. Supports range requests, conditional requests and HEAD. */
@@ -95,7 +95,7 @@ export const results = new Hono<EdgeEnv>()
     const { job, file } = c.req.param()
     const { record, image } = await findRecord(c, job, file, c.get('credential'))
     // The file of a deleted image exists if its deletion failed.
-    if (!isAvailable(image) && !(await c.env.RESULTS.head(image.key))) throw notFoundError(job, file)
+    if (!isAvailable(image) && !(await c.env.RESULTS.head(image.key))) throw createNotFoundError(job, file)
     await objectOf(c.env.JOB, record.id).eraseImages([image.image])
     return c.body(null, 204)
   })

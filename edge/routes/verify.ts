@@ -5,7 +5,7 @@ import { ApiError } from '../http/errors.ts'
 import { readBytes } from '../http/request-body.ts'
 import { readMarks } from '../results/marks.ts'
 import { openReceipt, ReceiptError } from '../results/receipt.ts'
-import { publicReceiptKeys } from '../results/receipts.ts'
+import { exportPublicKeys } from '../results/receipts.ts'
 
 /** The period of VISITOR_LIMIT in wrangler.toml. */
 const VISITOR_SECONDS = '60'
@@ -22,7 +22,7 @@ async function assertRate(c: Context<EdgeEnv>): Promise<void> {
 /** A receipt's claims if this deployment signed it for this file, otherwise the reason. */
 async function checkReceipt(c: Context<EdgeEnv>, receipt: string, sha256: string) {
   try {
-    const claims = await openReceipt(receipt, publicReceiptKeys(configOf(c.env).receiptKeys))
+    const claims = await openReceipt(receipt, exportPublicKeys(configOf(c.env).receiptKeys))
     if (claims.file.sha256 !== sha256) return { valid: false, reason: 'the receipt is that of another file' }
     const { job, image, issued, parameters } = claims
     return { valid: true, job, image, issued, model: parameters.model, tier: parameters.tier }

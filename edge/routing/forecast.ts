@@ -13,7 +13,7 @@ type Forecast = {
 
 export const NO_OBSERVATIONS: Forecast = { observations: 0, cold: null, seconds: null }
 
-const quantile = (sorted: readonly number[], q: number) =>
+const computeQuantile = (sorted: readonly number[], q: number) =>
   sorted[Math.min(sorted.length - 1, Math.ceil(q * sorted.length) - 1)]!
 const roundSeconds = (seconds: number) => Math.round(seconds * 1000) / 1000
 
@@ -43,16 +43,16 @@ export function forecast(observed: readonly Observation[], work: number, now: nu
   return {
     observations: runs.length,
     cold: { probability: basis.filter(({ load }) => load > 0).length / basis.length, observations: basis.length },
-    seconds: { p50: roundSeconds(quantile(seconds, 0.5)), p95: roundSeconds(quantile(seconds, 0.95)) },
+    seconds: { p50: roundSeconds(computeQuantile(seconds, 0.5)), p95: roundSeconds(computeQuantile(seconds, 0.95)) },
   }
 }
 
 const RECENT_MS = 7 * DAY_MS
 const MAX_OBSERVATIONS = 200
 
-type Ran = Pick<Observation, 'endpoint' | 'model' | 'tier'>
+type RunKey = Pick<Observation, 'endpoint' | 'model' | 'tier'>
 
-const sameAs = (ran: Ran) => (each: Ran) =>
+const isSameAs = (ran: RunKey) => (each: RunKey) =>
   each.endpoint === ran.endpoint && each.model === ran.model && each.tier === ran.tier
 
 /** Lifetime of an isolate's cached observations. Without the cache each quote would read hundreds of rows. */
@@ -64,7 +64,7 @@ const QUERY = `SELECT * FROM observations WHERE endpoint = ? AND model = ? AND t
   ORDER BY finished DESC LIMIT ${MAX_OBSERVATIONS}`
 
 /** The newest observations of one offer, at most a week old, cached for ten seconds. Empty if the database fails. */
-async function observationsOf(db: D1Database, { endpoint, model, tier }: Ran): Promise<Observation[]> {
+async function observationsOf(db: D1Database, { endpoint, model, tier }: RunKey): Promise<Observation[]> {
   const name = `${endpoint}/${model}/${tier}`
   const cached = cache.get(name)
   if (cached && Date.now() - cached.at < FRESH_MS) return cached.rows
@@ -80,8 +80,8 @@ async function observationsOf(db: D1Database, { endpoint, model, tier }: Ran): P
 }
 
 /** The newest observations of each offer. */
-export async function observations(db: D1Database, offers: readonly Ran[]): Promise<Observation[]> {
-  const distinct = offers.filter((offer, k) => offers.findIndex(sameAs(offer)) === k)
+export async function selectObservations(db: D1Database, offers: readonly RunKey[]): Promise<Observation[]> {
+  const distinct = offers.filter((offer, k) => offers.findIndex(isSameAs(offer)) === k)
   return (await Promise.all(distinct.map((offer) => observationsOf(db, offer)))).flat()
 }
 
@@ -89,11 +89,11 @@ export async function observations(db: D1Database, offers: readonly Ran[]): Prom
 export const clearObservations = (): void => cache.clear()
 
 /** The forecast for `work` megapixel-steps of one offer, from observations of any offers. */
-export const forecastFor = (seen: readonly Observation[], ran: Ran, work: number): Forecast =>
-  forecast(seen.filter(sameAs(ran)), work, Date.now())
+export const forecastOffer = (seen: readonly Observation[], ran: RunKey, work: number): Forecast =>
+  forecast(seen.filter(isSameAs(ran)), work, Date.now())
 
 /** The 95th percentile of the latency in milliseconds; null if there are no observations. */
-export function latencyMs(seen: readonly Observation[], ran: Ran, work: number): number | null {
-  const { seconds } = forecastFor(seen, ran, work)
+export function forecastLatencyMs(seen: readonly Observation[], ran: RunKey, work: number): number | null {
+  const { seconds } = forecastOffer(seen, ran, work)
   return seconds && seconds.p95 * 1000
 }

@@ -14,14 +14,14 @@ export type Work = ImageOptions &
  * Megapixels times evaluations of the denoiser: a step has one, or two with guidance, or more with some samplers. With several `devices`,
  * only the evaluations of the busiest one, which determine the time but not the price.
  */
-export const megapixelSteps = ({ width, height, guidanceScale, count, ...sampling }: Work, devices = 1) =>
+export const countMegapixelSteps = ({ width, height, guidanceScale, count, ...sampling }: Work, devices = 1) =>
   ((width * height) / 1_000_000) * countEvaluations({ ...sampling, guidance_scale: guidanceScale }, devices) * count
 
 /** Step-independent part of a price, in micro-dollars. */
-export const basePrice = ({ loras, controls }: Pick<Work, 'loras' | 'controls'>, prices: Prices): number =>
+export const computeBasePrice = ({ loras, controls }: Pick<Work, 'loras' | 'controls'>, prices: Prices): number =>
   prices.base + (loras || controls ? prices.addition : 0)
 
 /** Price of a request in micro-dollars, rounded up. */
 export function price(work: Work & { tier: Tier }, prices: Prices = DEFAULT_PRICES): number {
-  return basePrice(work, prices) + Math.ceil(megapixelSteps(work) * prices.megapixel_step[work.tier])
+  return computeBasePrice(work, prices) + Math.ceil(countMegapixelSteps(work) * prices.megapixel_step[work.tier])
 }

@@ -1,10 +1,10 @@
-// Chooses the offer for a request and the reason. Pure: the same request and catalog give the same decision.
+// Chooses the offer for a request and the reason. Pure: the same request and catalog produce the same decision.
 import { hasT5, type Route } from '#contract'
 import type { Catalog, Offer } from '../config/catalog.ts'
 import { ApiError } from '../http/errors.ts'
 import type { Decision, RouteRequest } from './decision.ts'
 import { applyGuards, type Estimate } from './route-guards.ts'
-import { fitsSize, nearestSize } from './size.ts'
+import { findNearestSize, fitsSize } from './size.ts'
 
 /** A firm preference is an explicit choice of the caller. The available offers override any other preference. */
 type Preference = { route: Route; reason: string; isFirm: boolean }
@@ -91,7 +91,7 @@ function preferRoute(request: RouteRequest): Preference {
 }
 
 /** Returns the offers that satisfy the request, on any route. An explicit tier overrides the T5 requirement (fp8-lite has no T5). */
-function eligibleOffers({ prompt, model, tier, size, isCached }: RouteRequest, { offers }: Catalog): Offer[] {
+function filterOffers({ prompt, model, tier, size, isCached }: RouteRequest, { offers }: Catalog): Offer[] {
   const needsT5 = tier === undefined && requestsText(prompt)
   const fits = offers.filter(
     (offer) =>
@@ -104,13 +104,13 @@ function eligibleOffers({ prompt, model, tier, size, isCached }: RouteRequest, {
   return prompt.length > CLIP_CHARACTERS ? fits.toSorted((a, b) => lacksT5(a) - lacksT5(b)) : fits
 }
 
-const sizeText = ({ width, height }: { width: number; height: number }) => `${width}x${height}`
-const distinct = (values: readonly string[]) => [...new Set(values)].join(', ')
+const formatSize = ({ width, height }: { width: number; height: number }) => `${width}x${height}`
+const listDistinct = (values: readonly string[]) => [...new Set(values)].join(', ')
 
-function notOfferedError(request: RouteRequest, preference: Preference, catalog: Catalog): ApiError {
+function createNotOfferedError(request: RouteRequest, preference: Preference, catalog: Catalog): ApiError {
   const { offers } = catalog
   const { model, tier, size, isCached, additions = [] } = request
-  const models = distinct(offers.map((offer) => offer.model))
+  const models = listDistinct(offers.map((offer) => offer.model))
   if (model !== undefined && !offers.some((offer) => offer.model === model))
     return new ApiError('not_offered', `model is "${model}"; this deployment serves auto, ${models}.`, {
       param: 'model',
@@ -119,7 +119,7 @@ function notOfferedError(request: RouteRequest, preference: Preference, catalog:
     `route ${preference.route}`,
     model && `model ${model}`,
     tier && `tier ${tier}`,
-    size && `size ${sizeText(size)}`,
+    size && `size ${formatSize(size)}`,
     isCached && 'cache fast',
   ]
   const served = offers.map(
@@ -127,20 +127,20 @@ function notOfferedError(request: RouteRequest, preference: Preference, catalog:
       `${route}/${model}/${tier} up to ${max_pixels} pixels and a side of ${max_side}`,
   )
   const fitting = additions.length > 0 ? ` with these ${additions.join(' and ')}` : ''
-  const message = `Nothing here serves ${requested.filter(Boolean).join(', ')}${fitting}; there is ${distinct(served)}.`
-  const other = size && eligibleOffers({ ...request, size: undefined }, catalog)[0]
+  const message = `Nothing here serves ${requested.filter(Boolean).join(', ')}${fitting}; there is ${listDistinct(served)}.`
+  const other = size && filterOffers({ ...request, size: undefined }, catalog)[0]
   if (!other) return new ApiError('not_offered', message)
-  const valid = ` A valid size is ${sizeText(nearestSize(other, size))}.`
+  const valid = ` A valid size is ${formatSize(findNearestSize(other, size))}.`
   return new ApiError('not_offered', `${message}${valid}`, { param: 'size' })
 }
 
 /** The size of a decision: the requested one, the offer's nearest to the wanted one, or the offer's default. */
 function chooseSize({ size, wantedSize }: RouteRequest, offer: Offer): { width: number; height: number } {
   if (size) return size
-  return wantedSize ? nearestSize(offer, wantedSize) : { width: offer.width, height: offer.height }
+  return wantedSize ? findNearestSize(offer, wantedSize) : { width: offer.width, height: offer.height }
 }
 
-const decisionFor = (request: RouteRequest, preference: Preference, offer: Offer): Decision => ({
+const createDecision = (request: RouteRequest, preference: Preference, offer: Offer): Decision => ({
   route: offer.route,
   tier: offer.tier,
   model: offer.model,
@@ -154,14 +154,17 @@ const decisionFor = (request: RouteRequest, preference: Preference, offer: Offer
 })
 
 /** All acceptable decisions, best first: those of the preferred route, then those of the other routes unless the request names the route. */
-function candidates(request: RouteRequest, preference: Preference, catalog: Catalog): Decision[] {
-  const offers = eligibleOffers(request, catalog)
+function listCandidates(request: RouteRequest, preference: Preference, catalog: Catalog): Decision[] {
+  const offers = filterOffers(request, catalog)
   const served = offers.filter(({ route }) => route === preference.route)
   const others = preference.isFirm ? [] : offers.filter(({ route }) => route !== preference.route)
   const only = served.length > 0 ? '' : ` Here only the ${others[0]?.route} route serves this request.`
   return [
-    ...served.map((offer) => decisionFor(request, preference, offer)),
-    ...others.map((offer) => ({ ...decisionFor(request, preference, offer), reason: `${preference.reason}${only}` })),
+    ...served.map((offer) => createDecision(request, preference, offer)),
+    ...others.map((offer) => ({
+      ...createDecision(request, preference, offer),
+      reason: `${preference.reason}${only}`,
+    })),
   ]
 }
 
@@ -182,8 +185,8 @@ export function chooseRoute(request: RouteRequest, catalog: Catalog, estimate: E
   }
   const { wantedSize } = request
   const exact =
-    wantedSize && 'width' in wantedSize ? candidates({ ...request, size: wantedSize }, preference, catalog) : []
-  const decisions = exact.length > 0 ? exact : candidates(request, preference, catalog)
-  if (decisions.length === 0) throw notOfferedError(request, preference, catalog)
+    wantedSize && 'width' in wantedSize ? listCandidates({ ...request, size: wantedSize }, preference, catalog) : []
+  const decisions = exact.length > 0 ? exact : listCandidates(request, preference, catalog)
+  if (decisions.length === 0) throw createNotOfferedError(request, preference, catalog)
   return applyGuards(decisions, request, estimate)
 }

@@ -30,10 +30,10 @@ function scaleDown(offer: Limits, wanted: WantedSize): Size {
 }
 
 /** The size of the offer with the nearest aspect ratio and area. A wanted size that the offer has is returned unchanged. */
-export function nearestSize(offer: Limits, wanted: WantedSize): Size {
+export function findNearestSize(offer: Limits, wanted: WantedSize): Size {
   const ideal = scaleDown(offer, wanted)
   const aspect = ideal.width / ideal.height
-  const distance = ({ width, height }: Size) =>
+  const measureDistance = ({ width, height }: Size) =>
     ASPECT_WEIGHT * Math.abs(Math.log(width / height / aspect)) +
     Math.abs(Math.log((width * height) / (ideal.width * ideal.height)))
   let best: Size = { width: LEAST, height: LEAST }
@@ -41,7 +41,7 @@ export function nearestSize(offer: Limits, wanted: WantedSize): Size {
     const below = Math.floor(width / aspect / UNIT) * UNIT
     for (const height of [Math.max(LEAST, below), below + UNIT]) {
       const size = { width, height }
-      if (fitsSize(offer, size) && distance(size) < distance(best)) best = size
+      if (fitsSize(offer, size) && measureDistance(size) < measureDistance(best)) best = size
     }
   }
   return best

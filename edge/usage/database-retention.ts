@@ -64,9 +64,9 @@ export async function applyRetention({ DB }: Pick<Env, 'DB'>, now = Date.now()):
  */
 export async function eraseUsage(db: D1Database, account: string): Promise<boolean> {
   // An observation's id begins with the account's name and a slash; "0" is the character after the slash.
-  const observations = () => deleteObservations(db, 'id >= ? AND id < ?', `${account}/`, `${account}0`)
-  const usage = () => foldUsage(db, `'${DELETED_ACCOUNT}'`, 'account = ?', account)
-  if (!(await repeat(observations)) || !(await repeat(usage))) return false
+  const eraseObservations = () => deleteObservations(db, 'id >= ? AND id < ?', `${account}/`, `${account}0`)
+  const eraseUsageRows = () => foldUsage(db, `'${DELETED_ACCOUNT}'`, 'account = ?', account)
+  if (!(await repeat(eraseObservations)) || !(await repeat(eraseUsageRows))) return false
   await db.batch([
     db
       .prepare(

@@ -5,7 +5,7 @@ import { postWebhook } from './delivery/post.ts'
 import { evaluate } from './delivery/schedule.ts'
 import { hostOf } from './endpoints/address.ts'
 import { DEFAULT_ENDPOINT } from './endpoints/endpoints.ts'
-import { ensureKey, liveKeys } from './endpoints/keys.ts'
+import { ensureKey, selectLiveKeys } from './endpoints/keys.ts'
 import { isPaused, recordFailure, recordSuccess, saveReceiver } from './endpoints/receivers.ts'
 
 /** As for deliveries: a slow receiver must not take all connections. */
@@ -28,7 +28,7 @@ export function openProgress(env: Env, sql: SqlStorage, { timeoutMs, breakerMs }
 
   async function post(event: WebhookEvent, url: string, host: string): Promise<ProgressOutcome> {
     await ensureKey(sql, DEFAULT_ENDPOINT, 'hmac')
-    const keys = liveKeys(sql, DEFAULT_ENDPOINT)
+    const keys = selectLiveKeys(sql, DEFAULT_ENDPOINT)
     const taken = { event, endpoint: DEFAULT_ENDPOINT, receiver: host, host, lease: 0, url, keys }
     const answer = await postWebhook(env, taken, timeoutMs, new AbortController().signal)
     if (evaluate(answer, Date.now()).kind === 'delivered') {

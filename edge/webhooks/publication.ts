@@ -2,20 +2,20 @@
 import { findDelivery, findEvent, insertDelivery, insertEvent } from './delivery/deliveries.ts'
 import type { Target, WebhookEvent } from './delivery/delivery.ts'
 import {
-  availableReplays,
-  eventsToReplay,
-  type Limited,
+  countAvailableReplays,
   limitReplays,
   type Range,
+  type ReplayLimit,
   restartDelivery,
+  selectEventsToReplay,
   spendReplays,
 } from './delivery/replays.ts'
 import { DEFAULT_ENDPOINT, type Endpoint, findByAddress, findEndpoint, listEndpoints } from './endpoints/endpoints.ts'
 import { EVENT_TYPES } from './endpoints/event-types.ts'
 import { admitTrial, refreshReceiver } from './endpoints/receivers.ts'
 
-export type ReplayedRange = Limited | { kind: 'replayed'; count: number; next: number | null }
-export type Replayed = Limited | { kind: 'replayed' } | { kind: 'unknown' } | { kind: 'delivered' }
+export type ReplayedRange = ReplayLimit | { kind: 'replayed'; count: number; next: number | null }
+export type ReplayResult = ReplayLimit | { kind: 'replayed' } | { kind: 'unknown' } | { kind: 'delivered' }
 
 /** Returns the endpoints subscribed to a type and the URL given in a request, without duplicate URLs. */
 function targetsOf(endpoints: readonly Endpoint[], type: string, url: string | null): Target[] {
@@ -61,7 +61,7 @@ export function replayEvent(
   event: string,
   all: boolean,
   perMinute: number,
-): Replayed {
+): ReplayResult {
   if (!findEvent(sql, event) || !replayTarget(sql, event, endpoint)) return { kind: 'unknown' }
   if (!all && findDelivery(sql, event, endpoint)?.state === 'delivered') return { kind: 'delivered' }
   const limited = limitReplays(sql, perMinute)
@@ -70,7 +70,7 @@ export function replayEvent(
   return { kind: 'replayed' }
 }
 
-/** Replays a range of events, up to the replay limit. `next` is the start of the next call, or null at the end. */
+/** Replays a range of events, up to the replay limit. `next` is the cursor for the next call, or null at the end. */
 export function replaySpan(
   sql: SqlStorage,
   endpoint: string,
@@ -78,8 +78,8 @@ export function replaySpan(
   perMinute: number,
 ): ReplayedRange {
   const types = findEndpoint(sql, endpoint)?.events ?? EVENT_TYPES
-  const limit = Math.floor(availableReplays(sql, perMinute))
-  const { ids, next, limited } = eventsToReplay(sql, endpoint, { ...span, types, limit })
+  const limit = Math.floor(countAvailableReplays(sql, perMinute))
+  const { ids, next, limited } = selectEventsToReplay(sql, endpoint, { ...span, types, limit })
   const refusal = limited && ids.length === 0 ? limitReplays(sql, perMinute) : null
   if (refusal) return refusal
   restart(sql, ids, endpoint, perMinute)
@@ -87,7 +87,7 @@ export function replaySpan(
 }
 
 /** Publishes a new event to one endpoint, regardless of its subscriptions. Counts toward the replay limit. */
-export function publishTo(sql: SqlStorage, endpoint: string, event: WebhookEvent, perMinute: number): Replayed {
+export function publishTo(sql: SqlStorage, endpoint: string, event: WebhookEvent, perMinute: number): ReplayResult {
   if (!findEndpoint(sql, endpoint)) return { kind: 'unknown' }
   const limited = limitReplays(sql, perMinute)
   if (limited) return limited

@@ -19,7 +19,7 @@ export type ExportedEvent = {
 }
 
 /** Returns the expiry of the oldest event in Unix milliseconds, or null if there are no events. */
-export function nextExpiry(sql: SqlStorage): number | null {
+export function findNextExpiry(sql: SqlStorage): number | null {
   const { at } = sql.exec<{ at: number | null }>('SELECT min(created) AS at FROM events').one()
   return at === null ? null : at + KEEP_MS
 }
@@ -41,7 +41,7 @@ export function deleteEvent(sql: SqlStorage, id: string): void {
 }
 
 /** Returns the time at which the oldest pending delivery is given up, in Unix milliseconds, or null if none is pending. */
-export function nextGivenUp(sql: SqlStorage, lifetimeMs: number): number | null {
+export function findNextGivenUp(sql: SqlStorage, lifetimeMs: number): number | null {
   const { at } = sql
     .exec<{ at: number | null }>("SELECT min(started) AS at FROM deliveries WHERE state = 'pending'")
     .one()

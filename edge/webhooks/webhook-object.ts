@@ -4,17 +4,24 @@ import type { WebhookSettings } from '../config/webhooks.ts'
 import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import { Outbox } from '../platform/outbox.ts'
-import { settleAttempt, type Taken, takeAttempt } from './delivery/attempts.ts'
+import { settleAttempt, type TakenAttempt, takeAttempt } from './delivery/attempts.ts'
 import { createDeliveryTables, deliveriesOfEvent, listDeliveries, type Page } from './delivery/deliveries.ts'
 import type { DeliveryView, WebhookEvent } from './delivery/delivery.ts'
 import { postWebhook } from './delivery/post.ts'
 import { type Range, REPLAY_SCHEMA } from './delivery/replays.ts'
 import { DEFAULT_ENDPOINT, ENDPOINT_SCHEMA, type EndpointFields } from './endpoints/endpoints.ts'
 import { ensureKey, findVerificationKey, KEY_SCHEMA, rotateKey, type VerificationKey } from './endpoints/keys.ts'
-import { nextAttemptAt, pruneReceivers, RECEIVER_SCHEMA } from './endpoints/receivers.ts'
+import { findNextAttempt, pruneReceivers, RECEIVER_SCHEMA } from './endpoints/receivers.ts'
 import type { Scheme, SigningKey } from './endpoints/signature.ts'
 import { openProgress, type ProgressOutcome } from './progress.ts'
-import { publishOnce, publishTo, type Replayed, type ReplayedRange, replayEvent, replaySpan } from './publication.ts'
+import {
+  publishOnce,
+  publishTo,
+  type ReplayedRange,
+  type ReplayResult,
+  replayEvent,
+  replaySpan,
+} from './publication.ts'
 import {
   changeRegistration,
   type EndpointView,
@@ -28,9 +35,9 @@ import {
   deleteExpired,
   type ExportedEvent,
   exportEvents,
+  findNextExpiry,
+  findNextGivenUp,
   giveUpOverdue,
-  nextExpiry,
-  nextGivenUp,
 } from './retention.ts'
 
 /** The time limit of one alarm, below the platform limit of 15 minutes. The next alarm resumes the work. */
@@ -44,7 +51,7 @@ const EXPORT_PAGE = 100
 export class WebhookDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
   readonly #settings: WebhookSettings
-  readonly #outbox: Outbox<Taken>
+  readonly #outbox: Outbox<TakenAttempt>
   readonly #sendProgress: ReturnType<typeof openProgress>
 
   constructor(ctx: DurableObjectState, env: Env) {
@@ -125,7 +132,7 @@ export class WebhookDO extends DurableObject<Env> {
   }
 
   /** Publishes an event to one endpoint, regardless of its subscriptions. Counts toward the replay limit. */
-  async publishTo(endpoint: string, event: WebhookEvent): Promise<Replayed> {
+  async publishTo(endpoint: string, event: WebhookEvent): Promise<ReplayResult> {
     const replayed = this.#transact(() => publishTo(this.#sql, endpoint, event, this.#settings.replaysPerMinute))
     await this.#schedule()
     return replayed
@@ -141,14 +148,14 @@ export class WebhookDO extends DurableObject<Env> {
   }
 
   /** Replays an event with a new retry schedule. A delivered event is replayed only with `all`. */
-  async replay(endpoint: string, event: string, all: boolean): Promise<Replayed> {
+  async replay(endpoint: string, event: string, all: boolean): Promise<ReplayResult> {
     const { replaysPerMinute } = this.#settings
     const replayed = this.#transact(() => replayEvent(this.#sql, endpoint, event, all, replaysPerMinute))
     await this.#schedule()
     return replayed
   }
 
-  /** Replays a range of events, up to the replay limit. `next` is the start of the next call, or null at the end. */
+  /** Replays a range of events, up to the replay limit. `next` is the cursor for the next call, or null at the end. */
   async replayRange(endpoint: string, span: Omit<Range, 'types' | 'limit'>): Promise<ReplayedRange> {
     const replayed = this.#transact(() => replaySpan(this.#sql, endpoint, span, this.#settings.replaysPerMinute))
     await this.#schedule()
@@ -194,7 +201,7 @@ export class WebhookDO extends DurableObject<Env> {
       log('error', 'webhooks were given up', { account: this.ctx.id.name, endpoint, count })
   }
 
-  async #makeAttempt(taken: Taken, stop: AbortSignal): Promise<void> {
+  async #makeAttempt(taken: TakenAttempt, stop: AbortSignal): Promise<void> {
     const names = { account: this.ctx.id.name, event: taken.event.id, endpoint: taken.endpoint }
     try {
       const started = Date.now()
@@ -219,7 +226,7 @@ export class WebhookDO extends DurableObject<Env> {
 
   #nextAlarm(): number | null {
     const { lifetimeMs } = this.#settings
-    const times = [nextAttemptAt(this.#sql), nextGivenUp(this.#sql, lifetimeMs), nextExpiry(this.#sql)]
+    const times = [findNextAttempt(this.#sql), findNextGivenUp(this.#sql, lifetimeMs), findNextExpiry(this.#sql)]
     const next = Math.min(...times.map((time) => time ?? Number.POSITIVE_INFINITY))
     return next === Number.POSITIVE_INFINITY ? null : next
   }

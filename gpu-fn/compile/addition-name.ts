@@ -4,7 +4,7 @@ import { additionIdOf, modelName } from '../contract.ts'
 import { CheckpointError, quote } from './checkpoint/error.ts'
 
 /** ID of an adapter or a ControlNet in requests: `name`, or an ID derived from the file or directory name. Throws CheckpointError. */
-export function additionName(file: string, name: string | undefined): string {
+export function chooseAdditionName(file: string, name: string | undefined): string {
   const given = name ?? additionIdOf(path.resolve(file))
   if (modelName.safeParse(given).success) return given
   throw new CheckpointError(

@@ -10,11 +10,11 @@ import type { Graph } from './graph/graph.ts'
 import type { BuildOptions, ControlGraphs, Model } from './graph/model.ts'
 import type { Lowering } from './graph/scope.ts'
 import type { WeightSource } from './graph/weight-source.ts'
-import { lowerings } from './lower/lowerings.ts'
+import { chooseLowerings } from './lower/lowerings.ts'
 import { place } from './place.ts'
-import { PackageWriter, type Progress, type WeightsFile, weightsFile } from './write/package-writer.ts'
+import { createWeightsFile, PackageWriter, type Progress, type WeightsFile } from './write/package-writer.ts'
 import { readTokenizers, readWords, type TokenizerOptions, type Tokenizers, WORDS } from './write/tokenizers.ts'
-import { layoutBytes } from './write/weights.ts'
+import { sumLayoutBytes } from './write/weights.ts'
 
 export type CompileOptions = BuildOptions &
   TokenizerOptions & {
@@ -28,14 +28,14 @@ export type CompileOptions = BuildOptions &
     readonly out: string
     /** Path of a scheduler_config.json, which replaces the checkpoint's. */
     readonly scheduler?: string | undefined
-    /** The name that a job requests; the variant's by default. */
+    /** Model name in requests; by default that of the variant. */
     readonly name?: string | undefined
     readonly onProgress?: Progress
     /** Called with each remark about the checkpoint once it is open. */
     readonly onNote?: (note: string) => void
   }
 
-export type Compiled = {
+export type CompiledPackage = {
   readonly manifest: Manifest
   readonly sourceBytes: number
   readonly packageBytes: number
@@ -44,17 +44,17 @@ export type Compiled = {
 }
 
 /** Compiles a checkpoint into a package at `out`. Throws CheckpointError and then leaves `out` as it was. */
-export async function compile(options: CompileOptions): Promise<Compiled> {
+export async function compile(options: CompileOptions): Promise<CompiledPackage> {
   assertOptions(options)
   const { openCheckpoint, buildModel } = FAMILIES[options.family ?? 'sd35']
   const checkpoint = await openCheckpoint(options.checkpoint, options)
   for (const note of checkpoint.notes) options.onNote?.(escapeText(note))
   if (options.scheduler !== undefined) checkpoint.config.scheduler = await readScheduler(options.scheduler)
-  const model = buildModel(checkpoint, options.checkpoint, options, lowerings(options.target, options.lowering))
+  const model = buildModel(checkpoint, options.checkpoint, options, chooseLowerings(options.target, options.lowering))
   const { encoders } = model.manifest.text
   const tokenizers = await readTokenizers(encoders, model.vocabularies, checkpoint, options)
   const files = weightsFilesOf(model)
-  const bytes = [...files.values()].reduce((sum, { layout }) => sum + layoutBytes(layout), 0)
+  const bytes = [...files.values()].reduce((sum, { layout }) => sum + sumLayoutBytes(layout), 0)
   return place(options.out, bytes, (directory) => writePackage(directory, model, files, tokenizers, options))
 }
 
@@ -119,13 +119,13 @@ const POSITION = 'position'
 /** The weights files by network, and that of the position table. */
 function weightsFilesOf({ graphs, positionTable, manifest: { position } }: Model): Map<string, WeightsFile> {
   const files = new Map(
-    [...graphs].map(([network, { weights }]) => [network, weightsFile(`${network}.weights`, network, weights)]),
+    [...graphs].map(([network, { weights }]) => [network, createWeightsFile(`${network}.weights`, network, weights)]),
   )
   if (!positionTable) return files
   const { shape } = positionTable
   const source = { kind: 'cast', tensor: positionTable, rows: [0, shape[0]!], storage: 'float32', channelsLast: false }
   const weight = { name: 'pos_embed', dtype: 'float32', shape, source: source as WeightSource } as const
-  return files.set(POSITION, weightsFile(position.file!, POSITION, [weight]))
+  return files.set(POSITION, createWeightsFile(position.file!, POSITION, [weight]))
 }
 
 async function writePackage(
@@ -134,7 +134,7 @@ async function writePackage(
   files: ReadonlyMap<string, WeightsFile>,
   tokenizers: Tokenizers,
   options: CompileOptions,
-): Promise<Compiled> {
+): Promise<CompiledPackage> {
   const writer = new PackageWriter(directory)
   const { source, sourceBytes, blank } = await writer.writeWeights([...files.values()], options.onProgress)
   const networks: Manifest['networks'] = {}

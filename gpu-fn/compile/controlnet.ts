@@ -12,23 +12,23 @@ import {
 } from '../manifest.ts'
 import { FAMILIES, type FamilyName } from '../models/families.ts'
 import { CONTROL_TYPE } from '../models/sd35/names/controlnet-names.ts'
-import { additionName } from './addition-name.ts'
+import { chooseAdditionName } from './addition-name.ts'
 import { CheckpointError, quote } from './checkpoint/error.ts'
 import { closeFiles, readBytes } from './checkpoint/formats/read-tensor.ts'
 import { readHeader } from './checkpoint/formats/safetensors.ts'
 import { assertTarget } from './compile.ts'
 import type { BuildOptions } from './graph/model.ts'
-import { lowerings } from './lower/lowerings.ts'
+import { chooseLowerings } from './lower/lowerings.ts'
 import { place } from './place.ts'
-import { PackageWriter, type Progress, weightsFile } from './write/package-writer.ts'
-import { layoutBytes } from './write/weights.ts'
+import { createWeightsFile, PackageWriter, type Progress } from './write/package-writer.ts'
+import { sumLayoutBytes } from './write/weights.ts'
 
 export type ControlnetOptions = Pick<BuildOptions, 'tier'> & {
   /** A diffusers directory, or Stability's file. */
   readonly controlnet: string
   readonly out: string
   readonly target: Target
-  /** The ID that requests name; that of the file or directory by default. */
+  /** ID for requests; by default that of the file or directory. */
   readonly name?: string | undefined
   /** By default that of Stability's file, or the one in the name of the file or directory. */
   readonly type?: ControlType | undefined
@@ -36,21 +36,21 @@ export type ControlnetOptions = Pick<BuildOptions, 'tier'> & {
   readonly onProgress?: Progress | undefined
 }
 
-type Compiled = { readonly manifest: ControlnetManifest; readonly notes: readonly string[] }
+type CompiledControlnet = { readonly manifest: ControlnetManifest; readonly notes: readonly string[] }
 
 /** Compiles a ControlNet into a package at `out`. Throws CheckpointError and then leaves `out` as it was. */
-export async function compileControlnet(options: ControlnetOptions): Promise<Compiled> {
+export async function compileControlnet(options: ControlnetOptions): Promise<CompiledControlnet> {
   const { controlnet: given, tier, target, out } = options
   assertTarget(tier, target)
-  const name = additionName(given, options.name)
+  const name = chooseAdditionName(given, options.name)
   const { openControlnet, buildControlnet } = FAMILIES[options.family ?? 'sd35']
   const checkpoint = await openControlnet(given)
   const { type, note } = await typeOf(given, options.type)
-  const { graphs, withoutKernels, shape } = buildControlnet(checkpoint, [given], { tier }, lowerings(target))
+  const { graphs, withoutKernels, shape } = buildControlnet(checkpoint, [given], { tier }, chooseLowerings(target))
   const networks = Object.entries(graphs).map(([network, graph]) => ({
-    ...{ network, graph, file: weightsFile(`${network}.weights`, network, graph.weights) },
+    ...{ network, graph, file: createWeightsFile(`${network}.weights`, network, graph.weights) },
   }))
-  const bytes = networks.reduce((sum, { file }) => sum + layoutBytes(file.layout), 0)
+  const bytes = networks.reduce((sum, { file }) => sum + sumLayoutBytes(file.layout), 0)
   const manifest = await place(out, bytes, async (directory) => {
     const writer = new PackageWriter(directory)
     const files = networks.map(({ file }) => file)

@@ -7,7 +7,7 @@ import { CONTROL_TYPES, type ControlType, type Manifest, manifest, TARGETS } fro
 import { FAMILIES, FAMILY_NAMES } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
 import { readSmallFile } from './checkpoint/formats/file-kind.ts'
-import { type Compiled, type CompileOptions, compile } from './compile.ts'
+import { type CompiledPackage, type CompileOptions, compile } from './compile.ts'
 import { compileControlnet } from './controlnet.ts'
 import { ADALN_BITS, T5_BITS } from './graph/model.ts'
 import { compileLora } from './lora/lora.ts'
@@ -38,7 +38,7 @@ const command = new Command('compile')
   )
   .requiredOption(
     '--out <directory>',
-    'directory of the package; of a LoRA or a ControlNet, a directory in `loras` or `controlnets` beside the packages',
+    'output directory; for a LoRA or a ControlNet, a directory in `loras` or `controlnets` beside the packages',
   )
   .option(
     '--lora <file>',
@@ -50,9 +50,10 @@ const command = new Command('compile')
     "a ControlNet of SD3.5 Large instead of a checkpoint: a diffusers directory, or Stability's safetensors file",
   )
   .addOption(
-    new Option('--control-type <type>', 'with --controlnet, if neither the file nor its name states the type').choices(
-      CONTROL_TYPES,
-    ),
+    new Option(
+      '--control-type <type>',
+      'required with --controlnet if neither the file nor its name states the type',
+    ).choices(CONTROL_TYPES),
   )
   .addOption(new Option('--family <family>', 'network family of the checkpoint').choices(FAMILY_NAMES).default('sd35'))
   .addOption(new Option('--tier <tier>', 'precision of the weights').choices(TIERS).default('fp8'))
@@ -68,7 +69,7 @@ const command = new Command('compile')
   )
   .option('--steps <count>', "default steps of the package; the variant's by default", Number)
   .option('--guidance-scale <scale>', "default guidance scale of the package; the variant's by default", Number)
-  .option('--name <name>', 'the name that a job requests; the variant by default')
+  .option('--name <name>', 'model name in requests; the variant by default')
   .option(
     '--tokenizers <directory>',
     "directory with the tokenizers' directories, or hub for the published tokenizers, for checkpoints without them",
@@ -94,7 +95,7 @@ const command = new Command('compile')
   .option('--allow-missing-encoders', 'compile a checkpoint without CLIP or T5: prompts then have little or no effect')
 
 async function main(): Promise<void> {
-  // Paths are relative to the directory in which npm was called, even with `npm --prefix`.
+  // Paths are relative to the directory from which npm was called, even with `npm --prefix`.
   if (process.env.npm_lifecycle_event === 'compile' && process.env.INIT_CWD) process.chdir(process.env.INIT_CWD)
   const flags = command.parse().opts<Flags>()
   const started = performance.now()
@@ -165,13 +166,14 @@ function describeError(error: unknown): string {
   return text.split('\n').map(escapeText).join('\n')
 }
 
-function report({ manifest: about, sourceBytes, packageBytes, notes }: Compiled, out: string, seconds: number) {
+function report({ manifest: about, sourceBytes, packageBytes, notes }: CompiledPackage, out: string, seconds: number) {
   const { model, variant, tier, target } = about
   const rate = (sourceBytes / 1e6 / seconds).toFixed(0)
-  const size = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`)
+  const formatSize = (bytes: number) =>
+    bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`
   print(`${model} (${variant}, ${tier}, ${target}) → ${out}`)
   print(
-    `${size(sourceBytes)} read, ${size(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${peakMegabytes()} MB peak memory`,
+    `${formatSize(sourceBytes)} read, ${formatSize(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${measurePeakMegabytes()} MB peak memory`,
   )
   for (const note of notes) print(note)
 }
@@ -179,6 +181,6 @@ function report({ manifest: about, sourceBytes, packageBytes, notes }: Compiled,
 /** Prints a line, which may have names from the checkpoint. */
 const print = (line: string) => console.log(escapeText(line))
 
-const peakMegabytes = () => Math.round(process.resourceUsage().maxRSS / 1024)
+const measurePeakMegabytes = () => Math.round(process.resourceUsage().maxRSS / 1024)
 
 await main()

@@ -92,7 +92,7 @@ async function assertReplaceable(out: string): Promise<void> {
     .map(({ parentPath, name }) => path.relative(out, path.join(parentPath, name)))
   const bytes = await readRegularFile(path.join(out, 'manifest.json'), MANIFEST_BYTES).catch(() => null)
   const text = bytes ? new TextDecoder().decode(bytes) : 'null'
-  const listed = listedFiles(text)
+  const listed = parseListedFiles(text)
   const stranger = files.find((file) => file !== 'manifest.json' && !listed.has(file))
   if (listed.size === 0 || stranger) {
     const problem = stranger ? `contains ${stranger}, which is not part of a package` : 'exists and is not a package'
@@ -102,7 +102,7 @@ async function assertReplaceable(out: string): Promise<void> {
 
 const anyManifest = z.union([manifest, loraManifest, controlnetManifest])
 
-function listedFiles(text: string): ReadonlySet<string> {
+function parseListedFiles(text: string): ReadonlySet<string> {
   try {
     const json: unknown = JSON.parse(text)
     return new Set(Object.keys(anyManifest.parse(json).files))
@@ -115,9 +115,9 @@ async function assertSpace(out: string, needed: number): Promise<void> {
   let parent = path.dirname(path.resolve(out))
   while (!(await fs.stat(parent).catch(() => null))) parent = path.dirname(parent)
   const { bavail, bsize } = await fs.statfs(parent)
-  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(3)} GB`
+  const formatGigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(3)} GB`
   if (bavail * bsize < needed) {
-    const problem = `the disk is full: the package takes ${gigabytes(needed)} and ${gigabytes(bavail * bsize)} are free`
+    const problem = `the disk is full: the package takes ${formatGigabytes(needed)} and ${formatGigabytes(bavail * bsize)} are free`
     throw new CheckpointError(out, problem)
   }
 }

@@ -8,10 +8,10 @@ export const firstStepOf = (steps: number, strength: number): number =>
   Math.trunc(Math.max(steps - Math.min(steps * strength, steps), 0))
 
 /** The first step that runs. */
-const firstOf = ({ steps, strength = 1 }: Pick<Sampling, 'steps' | 'strength'>) => firstStepOf(steps, strength)
+const findFirstReused = ({ steps, strength = 1 }: Pick<Sampling, 'steps' | 'strength'>) => firstStepOf(steps, strength)
 
 /** The number of steps that a job runs for each image. `strength` is that of its input image, undefined if there is none. */
-export const stepsRun = (steps: number, strength: number | undefined): number =>
+export const countRunSteps = (steps: number, strength: number | undefined): number =>
   strength === undefined ? steps : steps - firstStepOf(steps, strength)
 
 /** What determines the evaluations of the denoiser for one image. */
@@ -34,7 +34,7 @@ export function stepsOfRuns({
   strength = 1,
 }: Pick<Sampling, 'steps' | 'sampler' | 'strength'>): number[] {
   const runs = sampler === 'heun' ? 2 * steps - 1 : steps
-  const first = firstOf({ steps, strength })
+  const first = findFirstReused({ steps, strength })
   return Array.from({ length: runs }, (_, run) => (sampler === 'heun' ? run >> 1 : run)).filter((step) => step >= first)
 }
 
@@ -59,7 +59,7 @@ export const isControlled = ({ start = 0, stop = 1 }: ControlChoice, steps: numb
   step / steps >= start && (step + 1) / steps <= stop
 
 /** The number of ControlNets that run in a step. */
-export const controlsIn = ({ steps, controls = [] }: Sampling, step: number): number =>
+export const countControls = ({ steps, controls = [] }: Sampling, step: number): number =>
   controls.filter((choice) => isControlled(choice, steps, step)).length
 
 /**
@@ -80,15 +80,15 @@ const CACHED = { start: 0.2, stop: 0.9, pairs: { start: 0.35, stop: 0.65 } } as 
  * between computed steps with the same guidance and ControlNets. None with `lcm`, which adds noise in each step. `first` is the first step
  * that runs.
  */
-export function reusedSteps(sampling: Sampling, first = firstOf(sampling)): ReadonlySet<number> {
+export function findReusedSteps(sampling: Sampling, first = findFirstReused(sampling)): ReadonlySet<number> {
   const { steps, sampler, cache } = sampling
   const reused = new Set<number>()
   if (cache !== 'fast' || sampler === 'lcm' || steps < LIMITS.cacheSteps) return reused
   const start = Math.max(first + 1, Math.ceil(CACHED.start * steps))
   const { pairs } = CACHED
-  const networksIn = (step: number) => `${samplesOf(sampling, step)} ${controlsIn(sampling, step)}`
+  const describeNetworks = (step: number) => `${samplesOf(sampling, step)} ${countControls(sampling, step)}`
   for (let step = start; step < Math.trunc(CACHED.stop * steps); step++) {
-    const [before, own, after] = [step - 1, step, step + 1].map(networksIn)
+    const [before, own, after] = [step - 1, step, step + 1].map(describeNetworks)
     const isPaired = step >= pairs.start * steps && step < pairs.stop * steps && !reused.has(step - 2)
     if (before === own && own === after && (isPaired || !reused.has(step - 1))) reused.add(step)
   }
@@ -102,13 +102,13 @@ export type ComputedStep = { step: number; evaluations: number; controls: number
  * The uncached steps of one image. An evaluation with a ControlNet counts as 1 + `CONTROL_SHARE`. With several `devices`, only evaluations
  * of the busiest device count; jobs with ControlNets run on one device.
  */
-export function computedSteps(sampling: Sampling, devices = 1): ComputedStep[] {
-  const reused = reusedSteps(sampling)
+export function listComputedSteps(sampling: Sampling, devices = 1): ComputedStep[] {
+  const reused = findReusedSteps(sampling)
   const divisor = sampling.controls?.length ? 1 : devices
   const computed: ComputedStep[] = []
   for (const step of stepsOfRuns(sampling)) {
     if (reused.has(step)) continue
-    const controls = controlsIn(sampling, step)
+    const controls = countControls(sampling, step)
     const evaluations = Math.ceil(samplesOf(sampling, step) / divisor) * (1 + CONTROL_SHARE * controls)
     const last = computed.at(-1)
     if (last?.step === step) last.evaluations += evaluations
@@ -119,4 +119,4 @@ export function computedSteps(sampling: Sampling, devices = 1): ComputedStep[] {
 
 /** The evaluations of the denoiser for one image: the sum over its computed steps. */
 export const countEvaluations = (sampling: Sampling, devices = 1): number =>
-  computedSteps(sampling, devices).reduce((sum, { evaluations }) => sum + evaluations, 0)
+  listComputedSteps(sampling, devices).reduce((sum, { evaluations }) => sum + evaluations, 0)

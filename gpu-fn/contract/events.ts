@@ -15,7 +15,7 @@ export const WARNING_CODES = [
 ] as const
 
 const seconds = z.number().min(0)
-/** Durations of a job's phases in seconds. `queue` includes interruptions by other jobs; `load` is 0 if the package was open. */
+/** Durations of a job's phases in seconds. `queue` includes preemption by other jobs; `load` is 0 if the package was open. */
 export const timings = z.strictObject({
   queue: seconds,
   load: seconds,
@@ -32,7 +32,7 @@ export const jobEvent = z.discriminatedUnion('type', [
   /** `position`: number of jobs ahead of this one; 0 while it runs. */
   z.strictObject({ type: z.literal('accepted'), job: jobId, attempt: z.int().min(1), position: index }),
   z.strictObject({ type: z.literal('heartbeat') }),
-  /** The job's model is loaded and its first step follows. Jobs of a higher priority may still interrupt it. Run-time limits start here. */
+  /** The job's model is loaded and its first step follows. Jobs of a higher priority may still preempt it. Run-time limits start here. */
   z.strictObject({
     type: z.literal('started'),
     model: z.string(),

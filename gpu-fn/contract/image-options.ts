@@ -5,12 +5,15 @@ import { modelName, SAMPLERS, SCHEDULES } from './names.ts'
 /** As in diffusers' StableDiffusion3Img2ImgPipeline. */
 export const DEFAULT_STRENGTH = 0.6
 
-/** Falling noise levels above 0, before the shift, as in diffusers. */
+/** Decreasing noise levels above 0, before the shift, as in diffusers. */
 export const sigmas = z
   .array(z.number().gt(0).max(1))
   .min(LIMITS.steps.min)
   .max(LIMITS.steps.max)
-  .refine((levels) => levels.every((level, i) => i === 0 || level < levels[i - 1]!), 'sigmas must fall at every step.')
+  .refine(
+    (levels) => levels.every((level, i) => i === 0 || level < levels[i - 1]!),
+    'sigmas must decrease at every step.',
+  )
 
 /** A share of a request's steps. */
 const share = z.number().min(0).max(1)
@@ -57,7 +60,7 @@ const imageOptions = z.strictObject({
   /** Default: the package's sampler. The worker always sends one. */
   sampler: z.enum(SAMPLERS).optional(),
   noise_schedule: z.enum(SCHEDULES).optional(),
-  /** Custom noise levels in place of `noise_schedule`, one for each step. */
+  /** Custom noise levels instead of `noise_schedule`, one for each step. */
   sigmas: sigmas.optional(),
   /** The shift of the noise levels; absent: the package's. */
   shift: z.number().min(LIMITS.shift.min).max(LIMITS.shift.max).optional(),

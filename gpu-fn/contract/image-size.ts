@@ -12,7 +12,7 @@ const PNG_OVERHEAD = 256 * 1024
  * Maximum file size of an image with these dimensions and format. PNG is lossless, so noise does not compress at all. JPEG and WebP
  * never exceed `LIMITS.imageBytes`: the GPU function lowers the quality until the file fits.
  */
-export function largestImageBytes({ width, height, output_format }: ImageShape): number {
+export function computeLargestImageBytes({ width, height, output_format }: ImageShape): number {
   if (output_format !== 'png') return LIMITS.imageBytes
   const raw = (3 * width + 1) * height
   return raw + STORED_BLOCK.overhead * Math.ceil(raw / STORED_BLOCK.bytes) + PNG_OVERHEAD
@@ -20,7 +20,7 @@ export function largestImageBytes({ width, height, output_format }: ImageShape):
 
 /** Error message for the caller when an image of this shape is too large to deliver, else null. Both sides check before any work. */
 export function describeOversize(shape: ImageShape): string | null {
-  const bytes = largestImageBytes(shape)
+  const bytes = computeLargestImageBytes(shape)
   if (bytes <= LIMITS.imageBytes) return null
   const { width, height, output_format: format } = shape
   const [needed, allowed] = [Math.ceil((10 * bytes) / MIB) / 10, LIMITS.imageBytes / MIB]

@@ -35,10 +35,10 @@ export function describeKind(file: Uint8Array): string | null {
 /** The fields that need an input image. */
 export const IMAGE_FIELDS = ['strength', 'repaint', 'mask_feather'] as const
 
-type Given = Pick<JobRequest, 'inputs' | 'controls' | 'image_fit' | (typeof IMAGE_FIELDS)[number]>
+type InputImageFields = Pick<JobRequest, 'inputs' | 'controls' | 'image_fit' | (typeof IMAGE_FIELDS)[number]>
 
 /** Error message if the fields about input images contradict each other, else null. */
-export function describeInputs(request: Given): string | null {
+export function describeInputs(request: InputImageFields): string | null {
   const names = (request.inputs ?? []).map(({ name }) => name)
   const hasImage = names.includes('image')
   const field = IMAGE_FIELDS.find((name) => request[name] !== undefined)

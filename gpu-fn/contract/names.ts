@@ -30,7 +30,7 @@ export const TEXT_CONVENTIONS = ['diffusers'] as const
 export const SAMPLERS = ['euler', 'dpmpp_2m', 'heun', 'lcm'] as const
 /** Spacings of the noise levels, with ComfyUI's names. `normal` is that of diffusers, and the default. */
 export const SCHEDULES = ['normal', 'simple', 'sgm_uniform', 'beta'] as const
-/** Step caching; evaluations.ts `reusedSteps`. The default is `off`. */
+/** Step caching; evaluations.ts `findReusedSteps`. The default is `off`. */
 export const CACHES = ['off', 'fast'] as const
 export type Route = (typeof ROUTES)[number]
 

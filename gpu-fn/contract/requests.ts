@@ -25,7 +25,7 @@ export type LoraChoice = z.infer<typeof loraChoice>
 export const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
 const prompt = z.string().max(LIMITS.promptCharacters)
 
-/** The order of jobs on the GPU: interactive ones first, and accounts in turn. */
+/** The order of jobs on the GPU: interactive ones first, and a fair share for each account. */
 const jobSchedule = z.strictObject({
   /** An opaque name of the account. */
   tenant: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/),

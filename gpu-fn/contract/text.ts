@@ -1,4 +1,6 @@
-/** Characters that a terminal would execute or not show: controls, formats such as bidirectional marks, separators, lone surrogates. */
+/**
+ * Characters that a terminal would interpret or not display: controls, formats such as bidirectional marks, separators, lone surrogates.
+ */
 const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu
 
 /**

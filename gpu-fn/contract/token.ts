@@ -19,4 +19,4 @@ export const gpuTokenClaims = z.object({
 })
 
 /** The `jti` of a new token. */
-export const gpuTokenId = (job: string, attempt: number): string => `${job}.${attempt}.${crypto.randomUUID()}`
+export const createGpuTokenId = (job: string, attempt: number): string => `${job}.${attempt}.${crypto.randomUUID()}`

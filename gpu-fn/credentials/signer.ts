@@ -1,6 +1,6 @@
 // Signs image files with content credentials (C2PA) through @contentauth/c2pa-node, which is loaded only for this.
 import packageJson from '../../package.json' with { type: 'json' }
-import { digitalSourceType } from '../pipeline/image.ts'
+import { chooseDigitalSourceType } from '../pipeline/image.ts'
 import { encodePng } from '../pipeline/png.ts'
 import { type CredentialFiles, CredentialsError, readCertificate, type SigningCertificate } from './certificate.ts'
 
@@ -50,7 +50,7 @@ function createSigner({ Builder, CallbackSigner }: Library, certificate: Signing
   const signer = CallbackSigner.newSigner(config, async (data) => certificate.sign(data))
   const sign = async (file: Uint8Array, contentType: string, hasInput = false) => {
     const builder = Builder.withJson({ claim_generator_info: [GENERATOR], format: contentType }, SETTINGS)
-    builder.setIntent({ create: digitalSourceType(hasInput) })
+    builder.setIntent({ create: chooseDigitalSourceType(hasInput) })
     const signed: { buffer: Buffer | null } = { buffer: null }
     await builder.signAsync(signer, { buffer: Buffer.from(file), mimeType: contentType }, signed)
     return signed.buffer!

@@ -47,7 +47,7 @@ function selectVisible(all: readonly Gpu[], visible: string | undefined): readon
 }
 
 /** The restriction of `listGpus` by the environment, for messages; empty if there is none. */
-export function visibleNote(): string {
+export function describeVisibleDevices(): string {
   const visible = process.env.CUDA_VISIBLE_DEVICES
   return visible === undefined ? '' : ` within CUDA_VISIBLE_DEVICES=${visible}`
 }
@@ -58,19 +58,19 @@ export function checkDevices(count: number, gpus: readonly Gpu[]): void {
   const used = gpus.slice(0, count).map(({ name }) => name)
   if (used.length < count || new Set(used).size > 1)
     throw new Error(
-      `OCTET_DEVICES is ${count}, which needs as many GPUs of one model; this machine has ${used.join(', ') || 'none'}${visibleNote()}`,
+      `OCTET_DEVICES is ${count}, which needs as many GPUs of one model; this machine has ${used.join(', ') || 'none'}${describeVisibleDevices()}`,
     )
 }
 
 /** The model of the CPU or GPU; the target's name if it is unknown or if the GPUs differ. */
-export async function deviceName(target: Target): Promise<string> {
+export async function readDeviceName(target: Target): Promise<string> {
   const devices: { name: string }[] = target === 'cpu' ? cpus().map(({ model }) => ({ name: model })) : await listGpus()
   const [name, ...others] = new Set(devices.map(({ name }) => name.trim()))
   return name && others.length === 0 ? name : target
 }
 
 /** Bytes that this process may use on a GPU, the smallest one if there are several; undefined if there is none. */
-export async function deviceMemory(): Promise<number | undefined> {
+export async function readDeviceMemory(): Promise<number | undefined> {
   const gpus = await listGpus()
   return gpus.length === 0 ? undefined : Math.floor(Math.min(...gpus.map(({ bytes }) => bytes)) * SHARE)
 }

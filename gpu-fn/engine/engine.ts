@@ -10,9 +10,9 @@ import { findControlnets } from '../weights/controlnet-packages.ts'
 import { findLoras } from '../weights/lora-packages.ts'
 import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
-import { checkDevices, deviceMemory, deviceName, listGpus } from './device.ts'
-import { JobError, jobFault } from './job-error.ts'
-import type { Command, Message, Opened } from './messages.ts'
+import { checkDevices, listGpus, readDeviceMemory, readDeviceName } from './device.ts'
+import { createJobFault, JobError } from './job-error.ts'
+import type { Command, Message, OpeningTimes } from './messages.ts'
 import type { Adapter } from './package/adapters.ts'
 import { readAhead } from './read-ahead.ts'
 import type { StepBatch } from './step-batches.ts'
@@ -45,12 +45,12 @@ export type Lora = { readonly package: string; readonly rank: number }
 export type ControlnetOnServer = { readonly package: string }
 
 /** The result of `load`. */
-export type Loaded = {
+export type LoadedModel = {
   device: string
   /** 0 if the model was open. */
   seconds: number
   /** Seconds of each newly opened network. */
-  networks?: Opened
+  networks?: OpeningTimes
   /** Models (model:tier) that were closed to make room. */
   closed?: string[]
   /** Planned memory of all open models. */
@@ -67,7 +67,7 @@ export type Loaded = {
 
 /**
  * `control`: the image of the request's ControlNet. `parallel`: divide the samples of guidance over the devices, which may round differently
- * from a batch on one device; a run with a ControlNet is not divided. `batch`: the batch of the run's next step; null alone.
+ * from a batch on one device; a run with a ControlNet is not divided. `batch`: the batch of the run's next step; null for a run on its own.
  */
 export type RunOptions = {
   input?: InputImage | undefined
@@ -76,7 +76,7 @@ export type RunOptions = {
   batch?: () => StepBatch | null
 }
 
-/** The server's interface to the engine. Runs may overlap: each makes a step only when its next event is requested. */
+/** The server's interface to the engine. Runs may overlap: each takes a step only when its next event is requested. */
 export interface Engine {
   /** Empty until `start` has resolved. */
   readonly models: readonly Model[]
@@ -90,7 +90,7 @@ export interface Engine {
    * Opens the model, and the ControlNet of a job's `controls`. Calls must not overlap. Throws JobError; with `invalid_request`, before
    * opening anything, if images of the size exceed the memory budget.
    */
-  load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<Loaded>
+  load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<LoadedModel>
   /** Runs the model once for each supported size, or for its default size, because the first run of a shape is slow. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /**
@@ -144,7 +144,7 @@ export class PackageEngine implements Engine {
     for (const pkg of await (fetchPackages?.() ?? findPackages(packages))) {
       this.#packages.set(pkg.digest, pkg)
       const { target } = pkg.manifest
-      if (!this.#devices.has(target)) this.#devices.set(target, await deviceName(target))
+      if (!this.#devices.has(target)) this.#devices.set(target, await readDeviceName(target))
       this.models.push(describe(pkg))
     }
     checkOffer(this.models, packages)
@@ -160,12 +160,12 @@ export class PackageEngine implements Engine {
     }
     const onGpu = [...this.#devices.keys()].some((target) => target !== 'cpu')
     if (onGpu) checkDevices(this.#options.devices ?? 1, await listGpus())
-    const deviceBytes = this.#options.deviceBytes ?? (onGpu ? await deviceMemory() : undefined)
+    const deviceBytes = this.#options.deviceBytes ?? (onGpu ? await readDeviceMemory() : undefined)
     this.#thread = new EngineThread({ ...this.#options, deviceBytes })
     await this.#thread.start()
   }
 
-  async load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<Loaded> {
+  async load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<LoadedModel> {
     const pkg = this.#packages.get(model.package)!
     const controlnet = await this.#controlnetOf(job ?? {})
     const watch = this.#watchdog.watch('load', pkg.manifest.target)
@@ -177,7 +177,7 @@ export class PackageEngine implements Engine {
       ])
       if (verified.status === 'rejected') {
         await this.#close(pkg)
-        throw jobFault('model_not_available', verified.reason)
+        throw createJobFault('model_not_available', verified.reason)
       }
       if (opened.status === 'rejected') throw opened.reason
       return opened.value
@@ -239,7 +239,7 @@ export class PackageEngine implements Engine {
       const lora = this.#adapters.get(id)
       if (!lora) throw new JobError('invalid_request', describeUnknown('lora', id))
       await this.#options.verifier.verify(lora).catch((error) => {
-        throw jobFault('model_not_available', error)
+        throw createJobFault('model_not_available', error)
       })
       adapters.push({ lora, scale })
     }
@@ -253,7 +253,7 @@ export class PackageEngine implements Engine {
     const found = this.#controlnets.get(choice.id)
     if (!found) throw new JobError('invalid_request', describeUnknown('controlnet', choice.id))
     await this.#options.verifier.verify(found).catch((error) => {
-      throw jobFault('model_not_available', error)
+      throw createJobFault('model_not_available', error)
     })
     return found
   }
@@ -281,10 +281,10 @@ export class PackageEngine implements Engine {
   }
 
   /** Opens the package on the engine thread while its files are read ahead. */
-  async #open(command: Extract<Command, { type: 'load' }>, watch: Watch): Promise<Loaded> {
+  async #open(command: Extract<Command, { type: 'load' }>, watch: Watch): Promise<LoadedModel> {
     const { package: pkg } = command
     const device = this.#devices.get(pkg.manifest.target)!
-    const loaded: Loaded & { closed: string[] } = { device, seconds: 0, networks: {}, closed: [] }
+    const loaded: LoadedModel & { closed: string[] } = { device, seconds: 0, networks: {}, closed: [] }
     const opened = new AbortController()
     try {
       for await (const reply of this.#thread!.send(command, { onProgress: watch.progress })) {
@@ -329,7 +329,7 @@ export const describeUnknown = (kind: 'lora' | 'controlnet', id: string): string
 const sizeOf = ({ width, height }: Size): Size => ({ width, height })
 
 function checkOffer(models: readonly Model[], directory: string): void {
-  if (models.length === 0) throw new Error(`no package in ${directory}: make one with \`npm run compile\``)
+  if (models.length === 0) throw new Error(`no package in ${directory}: compile one with \`npm run compile\``)
   const names = models.map(({ model, tier }) => `${model}:${tier}`)
   const duplicate = names.find((name, index) => names.indexOf(name) !== index)
   if (duplicate) throw new Error(`${directory} has more than one package of ${duplicate}: keep one`)

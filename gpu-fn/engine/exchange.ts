@@ -1,5 +1,5 @@
 // The replies to one command of the engine's thread, in order.
-import { JobError, jobFault } from './job-error.ts'
+import { createJobFault, JobError } from './job-error.ts'
 import type { Message } from './messages.ts'
 
 /** Buffers the replies to a command until they are read. */
@@ -22,7 +22,7 @@ export class Exchange {
   /** The next reply; undefined after the last one. Throws JobError if the command failed or the thread ended. */
   async next(): Promise<Message | undefined> {
     while (this.#replies.length === 0) {
-      if (this.#failure) throw jobFault('internal', this.#failure)
+      if (this.#failure) throw createJobFault('internal', this.#failure)
       await new Promise<void>((resolve) => {
         this.#wake = resolve
       })
@@ -30,7 +30,7 @@ export class Exchange {
     const reply = this.#replies.shift()!
     if (reply.type === 'done') return undefined
     if (reply.type === 'refused') throw new JobError('invalid_request', reply.message)
-    if (reply.type === 'failed') throw jobFault(reply.code, reply.error)
+    if (reply.type === 'failed') throw createJobFault(reply.code, reply.error)
     return reply
   }
 }

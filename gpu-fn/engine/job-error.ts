@@ -18,6 +18,6 @@ const FAULTS = {
   out_of_memory: 'The server ran out of memory for this request. A smaller width, height or count may fit.',
 } as const
 
-export function jobFault(code: keyof typeof FAULTS, cause: unknown): JobError {
+export function createJobFault(code: keyof typeof FAULTS, cause: unknown): JobError {
   return new JobError(code, FAULTS[code], { cause })
 }

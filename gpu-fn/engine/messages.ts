@@ -21,7 +21,7 @@ export type Settings = {
   sharing?: number | undefined
 }
 
-export type Opened = Partial<Record<NetworkName, number>>
+export type OpeningTimes = Partial<Record<NetworkName, number>>
 
 /**
  * Commands overlap; `id` identifies the replies to each. A run pauses after every event until its `advance`, whose `batch` has the runs that
@@ -63,7 +63,7 @@ export type Message =
   | {
       type: 'loaded'
       seconds: number
-      networks: Opened
+      networks: OpeningTimes
       inTurns: boolean
       batched: boolean
       bytes: number

@@ -94,7 +94,7 @@ export const endsStep = (event: PipelineEvent): boolean =>
 const shapeOf = ({ inputs }: Call): string =>
   JSON.stringify(Object.entries(inputs).map(([name, { dims }]) => [name, name === SHARED ? dims : dims.slice(1)]))
 
-/** Runs the graph once for all calls. If that fails, each runs alone, so that it gets its own error and less memory suffices. */
+/** Runs the graph once for all calls. If that fails, each runs alone, which needs less memory and separates their errors. */
 async function runTogether(calls: readonly Call[]): Promise<void> {
   if (calls.length > 1) {
     try {

@@ -28,7 +28,7 @@ export interface ThreadOptions {
 export type SendOptions = {
   /** Called for every reply. */
   onProgress?: () => void
-  /** The batch of a run's next step; null alone. */
+  /** The batch of a run's next step; null for a run on its own. */
   batch?: () => StepBatch | null
 }
 
@@ -60,8 +60,8 @@ export class EngineThread {
   }
 
   /**
-   * Sends a command and yields all replies but the last. A run makes its next step when its next reply is requested. Throws JobError if the
-   * command fails or the thread dies.
+   * Sends a command and yields all replies but the last. A run takes its next step when its next reply is requested. Throws JobError if the
+   * command fails or the thread ends unexpectedly.
    */
   async *send(command: Command, { onProgress, batch }: SendOptions = {}): AsyncGenerator<Message> {
     const id = this.#nextId++

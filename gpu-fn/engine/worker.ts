@@ -7,10 +7,10 @@ import type { Pipeline, Size } from '../pipeline/pipeline.ts'
 import { createPromptCache } from '../pipeline/prompt/prompt-cache.ts'
 import { type RememberPrompts, txt2img } from '../pipeline/txt2img.ts'
 import { failureOf, TooLarge } from './failure.ts'
-import type { Command, Message, Opened, Reply, Request, Settings } from './messages.ts'
+import type { Command, Message, OpeningTimes, Reply, Request, Settings } from './messages.ts'
 import { requireFitting } from './package/adapters.ts'
-import { firstPlan, type Planned } from './package/current-plan.ts'
-import { denoiserBytes, footprintOf, planOf } from './package/graphs.ts'
+import { createFirstPlan, type PlannedMemory } from './package/current-plan.ts'
+import { footprintOf, planOf, sumDenoiserBytes } from './package/graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './package/memory-plan.ts'
 import { type OpenPipeline, openPipeline } from './package/open-pipeline.ts'
 import { endsStep, StepBatches } from './step-batches.ts'
@@ -76,7 +76,7 @@ async function load({ package: pkg, size, controlnet }: Extract<Command, { type:
   const found = open.get(pkg.digest)
   const isOpen = controlnet === null || found?.pipeline.controlnet?.digest === controlnet.digest
   const warm = found !== undefined && found.peak === found.whole.peak && isOpen
-  const networks: Opened = {}
+  const networks: OpeningTimes = {}
   const opened = await pipelineOf(pkg, { size: size ?? pkg.manifest.defaults, controlnet }, send, networks)
   if (!opened) return send({ type: 'occupied' })
   const seconds = warm ? 0 : (performance.now() - start) / 1000
@@ -181,7 +181,7 @@ async function run(
       await resumed
       // The pipeline checks its signal before every step.
       if (Atomics.load(cancel, 0) === 1) abort.abort()
-      // Jobs with other adapters or ControlNets may have had turns in the meantime.
+      // Jobs with other adapters or ControlNets may have run in the meantime.
       else if (needsDevice(event, request)) await prepare()
     }
   } finally {
@@ -204,7 +204,7 @@ function withBatches(pipeline: OpenPipeline, id: number): Pipeline {
 const needsDevice = (event: PipelineEvent, { count }: JobRequest): boolean =>
   event.type !== 'decoded' && event.type !== 'finished' && !(event.type === 'image' && event.image === count - 1)
 
-type ActivePlan = Pick<Planned, 'plan' | 'controlnet'>
+type ActivePlan = Pick<PlannedMemory, 'plan' | 'controlnet'>
 /** Requirements of a job: image size and ControlNet. */
 type Requirements = { size: Size; controlnet: ControlnetPackage | null }
 
@@ -215,7 +215,7 @@ async function apply(opened: OpenPackage, { size, controlnet }: Requirements) {
   try {
     return await pipeline.useControlnet(controlnet, size)
   } finally {
-    // Also after an error, with which the plan may have changed.
+    // Also after an error, because the plan may have changed.
     if (pipeline.plan !== before) Object.assign(opened, countMemory(pipeline.package, pipeline))
   }
 }
@@ -231,7 +231,7 @@ async function pipelineOf(
   pkg: Package,
   needed: Requirements,
   send: Send,
-  networks: Opened = {},
+  networks: OpeningTimes = {},
 ): Promise<OpenPackage | null> {
   const onPlan = (plan: MemoryPlan) => send({ type: 'plan', plan })
   const onOpen = (network: NetworkName, seconds: number) => {
@@ -255,7 +255,7 @@ async function pipelineOf(
     await apply(found, needed)
     return found
   }
-  const memory = countMemory(pkg, firstPlan(pkg, { budget: deviceBytes, sharing }, size, controlnet))
+  const memory = countMemory(pkg, createFirstPlan(pkg, { budget: deviceBytes, sharing }, size, controlnet))
   if (!(await evictPipelines(memory.whole, send))) return null
   const pipeline = await openPipeline(pkg, { budget: deviceBytes, devices, sharing, onPlan, onOpen })
   if (pipeline.note) send({ type: 'note', note: pipeline.note })
@@ -277,7 +277,7 @@ function countMemory(pkg: Package, planned: ActivePlan): Peak & Pick<OpenPackage
 
 function memoryOf(pkg: Package, { plan: { peak, shared }, controlnet }: ActivePlan): Peak {
   // Further GPUs have their own memory; further sessions on the CPU do not.
-  const copies = pkg.manifest.target === 'cpu' ? (devices - 1) * denoiserBytes(pkg) : 0
+  const copies = pkg.manifest.target === 'cpu' ? (devices - 1) * sumDenoiserBytes(pkg) : 0
   if (deviceBytes === undefined)
     return { peak: footprintOf(pkg).bytes + copies + footprintOfControl(pkg, controlnet), shared: 0 }
   return { peak: peak + copies, shared }

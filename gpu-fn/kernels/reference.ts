@@ -1,7 +1,7 @@
 // The definitions of the kernels in ONNX operators and float32, against which the kernels are tested. With the lowering `reference`, a model
 // runs on the CPU with the same roundings to FP8 as on FP8 tensor cores.
 import { cpu } from '../compile/lower/cpu.ts'
-import { type Fp8Operators, fp8Lowering } from '../compile/lower/cuda-fp8.ts'
+import { createFp8Lowering, type Fp8Operators } from '../compile/lower/cuda-fp8.ts'
 import * as addLowRank from './add-low-rank/add-low-rank.ts'
 import * as attention from './attention/attention.ts'
 import type { Case } from './definition/test-case.ts'
@@ -28,4 +28,4 @@ export const operators: Fp8Operators = {
 
 export const CASES: readonly Case[] = OPERATORS.flatMap(({ cases }) => cases)
 
-export const reference = fp8Lowering(operators, cpu)
+export const reference = createFp8Lowering(operators, cpu)

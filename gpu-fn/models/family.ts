@@ -33,7 +33,7 @@ export type Family = {
   readonly variants: readonly string[]
   /** Opens a checkpoint under the names that the family's models read, without the networks that the options omit. Throws CheckpointError. */
   openCheckpoint(paths: readonly string[], options?: Pick<BuildOptions, 'tier' | 'omitT5'>): Promise<Checkpoint>
-  /** Builds the graphs of a checkpoint. Throws CheckpointError for tensors that are missing, left over or contradictory. */
+  /** Builds the graphs of a checkpoint. Throws CheckpointError for tensors that are missing, unexpected or contradictory. */
   buildModel(checkpoint: Checkpoint, paths: readonly string[], options: BuildOptions, lowerings: Lowerings): Model
   /** Opens a ControlNet: a diffusers directory or Stability's file. Throws CheckpointError. */
   openControlnet(path: string): Promise<Checkpoint>

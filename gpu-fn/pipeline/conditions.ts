@@ -8,7 +8,7 @@ import {
   type ConditionOptions,
   condition,
   conditionControl,
-  conditioningInputs,
+  createConditioningInputs,
   type Denoiser,
   releaseConditions,
 } from './denoise.ts'
@@ -30,7 +30,7 @@ type Runs = { timesteps: Float32Array; modes: readonly Mode[] }
 type Compute = (timesteps: Float32Array, mode: Mode) => Promise<Condition[]>
 
 /**
- * The conditions on the device, least recently used first. Conditions of another run replace those of an interrupted run, which are computed
+ * The conditions on the device, least recently used first. Conditions of another run replace those of a preempted run, which are computed
  * again when it continues: they take hundreds of megabytes, and their computation takes less time than a step.
  */
 const onDevice = new Set<Conditions>()
@@ -45,7 +45,7 @@ export class Conditions {
   #to = 0
   #current: Condition[] = []
 
-  /** `most`: the number of requests whose conditions may be on the device at a time. */
+  /** `max`: the maximum number of requests whose conditions may be on the device at a time. */
   constructor(runs: Runs, compute: Compute, max = 1) {
     this.#runs = runs
     this.#compute = compute
@@ -84,7 +84,7 @@ export class Conditions {
 
 /**
  * Batch [from, to) of runs for the computation of the conditions of `run`. Its bounds do not depend on the first run requested: a product with
- * another number of rows may round differently, and an interruption must not change an image.
+ * another number of rows may round differently, and preemption must not change an image.
  */
 function partOf(modes: readonly Mode[], run: number): [from: number, to: number] {
   let from = run
@@ -96,7 +96,7 @@ function partOf(modes: readonly Mode[], run: number): [from: number, to: number]
 }
 
 /** The gates of the skipped blocks. Throws RangeError for a package without them; run-job.ts refuses such requests earlier. */
-function skippedGates({ blocks }: Manifest, layers: readonly number[] | undefined): number[] {
+function findSkippedGates({ blocks }: Manifest, layers: readonly number[] | undefined): number[] {
   const skipped = layers ?? blocks?.skipped
   const gates = skipped?.flatMap((layer) => blocks?.gates[layer] ?? [])
   if (!gates || gates.length === 0) throw new RangeError('the package does not state the blocks to skip')
@@ -110,7 +110,7 @@ async function conditionWithoutBlocks(
   timesteps: Float32Array,
   { gates, width, control, signal }: ConditionOptions & { gates: readonly number[]; width: number },
 ): Promise<Condition> {
-  const outputs = await conditioning.run(conditioningInputs([prompt], timesteps), { signal })
+  const outputs = await conditioning.run(createConditioningInputs([prompt], timesteps), { signal })
   const [modulation, context] = [outputs.modulation!, outputs.context!]
   const size = modulation.dims.at(-1)!
   for (let step = 0; step < timesteps.length; step++)
@@ -157,20 +157,20 @@ export const computeConditions =
     const [first] = denoisers
     const positive = prompts.at(-1)!
     if (mode === 'plain') return condition(first, [positive], timesteps, options)
-    const guided = () =>
+    const createGuided = () =>
       denoisers.length === 1
         ? condition(first, prompts, timesteps, options)
         : spread(denoisers, prompts, timesteps, options)
-    if (mode === 'guided') return guided()
+    if (mode === 'guided') return createGuided()
     // Before the other conditions, because this one is copied to the host.
-    const gates = skippedGates(manifest, layers)
+    const gates = findSkippedGates(manifest, layers)
     const skipping = await conditionWithoutBlocks(denoiserOf(denoisers, prompts.length), positive, timesteps, {
       ...options,
       gates,
       width: manifest.position.width,
     })
     try {
-      return [...(await guided()), skipping]
+      return [...(await createGuided()), skipping]
     } catch (error) {
       releaseConditions([skipping])
       throw error

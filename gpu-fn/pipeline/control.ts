@@ -8,7 +8,7 @@ import type { Pipeline } from './pipeline.ts'
 /** An open ControlNet, and the graphs of the denoiser for it. */
 export type Controlnet = {
   type: ControlType
-  /** The number of its blocks, each of which gives a residual. */
+  /** The number of its blocks; each outputs a residual. */
   layers: number
   /** The number of the denoiser's residual inputs: one for each block but the last. */
   residuals: number
@@ -32,7 +32,7 @@ export type Guidance = {
 }
 
 /** Pixels of Canny edges as in training: 0.5 to 128. diffusers image_processor.py `SD3CannyImageProcessor` */
-const cannyValue: ToValue = (byte) => Math.fround(Math.fround(Math.fround(byte / 255) * 255) * 0.5) + 0.5
+const computeCannyValue: ToValue = (byte) => Math.fround(Math.fround(Math.fround(byte / 255) * 255) * 0.5) + 0.5
 
 /**
  * Encodes the control image. The latent is the distribution's mean, so that a seed determines the image; diffusers draws it with the global random
@@ -49,7 +49,7 @@ export async function openGuidance(
   if (!vaeEncoder) throw new RangeError(`${manifest.model} takes no control image: its package has no VAE encoder`)
   const { mean } = await encodePixels(vaeEncoder, pixels, dims, {
     ...{ tile: plan.tile, downsample: manifest.latent.downsample, signal },
-    ...(controlnet.type === 'canny' && { toValue: cannyValue }),
+    ...(controlnet.type === 'canny' && { toValue: computeCannyValue }),
   })
   return {
     controlnet,

@@ -40,7 +40,9 @@ export async function condition(
   const conditions: Condition[] = []
   try {
     for (const group of together ? [prompts] : prompts.map((prompt) => [prompt])) {
-      const { modulation, context } = await conditioning.runOnDevice(conditioningInputs(group, timesteps), { signal })
+      const { modulation, context } = await conditioning.runOnDevice(createConditioningInputs(group, timesteps), {
+        signal,
+      })
       const made: Condition = { transformer, batch: group.length, modulation: modulation!, context: context! }
       conditions.push(made)
       if (control) made.control = await conditionControl(control, group, timesteps, signal)
@@ -59,12 +61,12 @@ export async function conditionControl(
   timesteps: Float32Array,
   signal?: AbortSignal,
 ): Promise<DeviceTensor> {
-  const { timesteps: times, pooled } = conditioningInputs(prompts, timesteps)
+  const { timesteps: times, pooled } = createConditioningInputs(prompts, timesteps)
   return (await session.runOnDevice({ timesteps: times!, pooled: pooled! }, { signal })).modulation!
 }
 
 /** Inputs of the conditioning graph for prompts of equal length. */
-export const conditioningInputs = (
+export const createConditioningInputs = (
   prompts: readonly PromptEmbeds[],
   timesteps: Float32Array,
 ): Record<string, Tensor> => ({
@@ -115,7 +117,7 @@ export async function predictVelocity(
             { signal },
           )
         : await transformer.run(inputs, { signal })
-    return samples(velocity!.data as Float32Array, batch)
+    return splitSamples(velocity!.data as Float32Array, batch)
   }
   const velocities: Float32Array[][] = []
   const devices = Map.groupBy(conditions.keys(), (index) => conditions[index]!.transformer)
@@ -163,7 +165,7 @@ function repeat({ data, dims }: Tensor, batch: number): Tensor {
   return stack(new Array<Float32Array>(batch).fill(data as Float32Array), dims.slice(1))
 }
 
-function samples(data: Float32Array, batch: number): Float32Array[] {
+function splitSamples(data: Float32Array, batch: number): Float32Array[] {
   const size = data.length / batch
   return Array.from({ length: batch }, (_, i) => data.subarray(i * size, (i + 1) * size))
 }

@@ -60,7 +60,7 @@ export async function encodeImage(
 ): Promise<Uint8Array> {
   const { width, height } = parameters
   const { format, hasInput = false } = output
-  const xmp = packet(parameters, format, digitalSourceType(hasInput))
+  const xmp = createXmpPacket(parameters, format, chooseDigitalSourceType(hasInput))
   if (format === 'png') return encodePng(pixels, width, height, xmp)
   return encodeWithin(limit, output.quality, (quality) => {
     const image = sharp(pixels, { raw: { width, height, channels: 3 } }).withXmp(xmp)
@@ -98,17 +98,17 @@ const PROMPTS = ['prompt', 'negative_prompt', 'prompt_2', 'prompt_3'] as const
 const PROMPT_INFORMATION_CHARACTERS = 1_000
 
 /** An XMP packet. For a JPEG, prompts are shortened to fit and end in "…". */
-function packet(parameters: GenerationParameters, format: ImageFormat, source: string): string {
+function createXmpPacket(parameters: GenerationParameters, format: ImageFormat, source: string): string {
   const xml = packetOf(parameters, source)
   if (format !== 'jpeg' || Buffer.byteLength(xml) <= JPEG_PACKET_BYTES) return xml
   const lengthOf = (role: (typeof PROMPTS)[number]) => parameters[role]?.length ?? 0
   const longest = PROMPTS.reduce((a, b) => (lengthOf(b) > lengthOf(a) ? b : a))
   const kept = parameters[longest]?.slice(0, lengthOf(longest) >> 1) ?? ''
-  return packet({ ...parameters, [longest]: `${kept.trimEnd()}…` }, format, source)
+  return createXmpPacket({ ...parameters, [longest]: `${kept.trimEnd()}…` }, format, source)
 }
 
 /** IPTC's terms for an image that a model created from text, or from text and an input image. C2PA uses the same terms, with `http`. */
-export const digitalSourceType = (hasInput: boolean): string =>
+export const chooseDigitalSourceType = (hasInput: boolean): string =>
   `http://cv.iptc.org/newscodes/digitalsourcetype/${hasInput ? 'compositeWithTrainedAlgorithmicMedia' : 'trainedAlgorithmicMedia'}`
 
 /** IPTC Photo Metadata 2025.1 for other tools; `octet:parameters` for the exact values. */

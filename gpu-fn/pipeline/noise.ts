@@ -12,7 +12,7 @@ const GROUP = 16
 const GROUPS_AT_A_TIME = 2048
 
 /** 32-bit words of MT19937 (Matsumoto and Nishimura, 1998). */
-function mersenneTwister(seed: Seed): () => number {
+function createMersenneTwister(seed: Seed): () => number {
   const state = new Uint32Array(STATE_WORDS)
   state[0] = Number(BigInt.asUintN(32, BigInt(seed)))
   for (let i = 1; i < STATE_WORDS; i++) {
@@ -41,7 +41,7 @@ function twist(state: Uint32Array): void {
 }
 
 /** Box–Muller in place over one group: value j is the radius and value j + 8 the angle of a pair of normals. */
-function normalGroup(data: Float32Array, start: number): void {
+function toNormals(data: Float32Array, start: number): void {
   for (let j = start; j < start + GROUP / 2; j++) {
     const radius = Math.fround(Math.sqrt(Math.fround(-2 * Math.fround(Math.log(1 - data[j]!)))))
     const theta = Math.fround(Math.fround(2 * Math.PI) * data[j + GROUP / 2]!)
@@ -52,26 +52,26 @@ function normalGroup(data: Float32Array, start: number): void {
 
 /** Yields at the start and every `GROUPS_AT_A_TIME` groups. */
 function* fillGroups(data: Float32Array, word: () => number): Generator<void> {
-  const uniform = () => (word() & 0xffffff) / 2 ** 24
+  const drawUniform = () => (word() & 0xffffff) / 2 ** 24
   yield
-  for (let i = 0; i < data.length; i++) data[i] = uniform()
+  for (let i = 0; i < data.length; i++) data[i] = drawUniform()
   for (let i = 0; i + GROUP <= data.length; i += GROUP) {
     if (i % (GROUPS_AT_A_TIME * GROUP) === 0) yield
-    normalGroup(data, i)
+    toNormals(data, i)
   }
   if (data.length % GROUP === 0) return
   // The last group is drawn again and overlaps the one before it, as in PyTorch.
   const last = data.length - GROUP
-  for (let i = last; i < data.length; i++) data[i] = uniform()
-  normalGroup(data, last)
+  for (let i = last; i < data.length; i++) data[i] = drawUniform()
+  toNormals(data, last)
 }
 
 /** Box–Muller in double precision; values alternate between the cosine and the sine of a pair. */
 function fillPairs(data: Float32Array, word: () => number): void {
-  const uniform = () => ((word() % 2 ** 21) * 2 ** 32 + word()) / 2 ** 53
+  const drawUniform = () => ((word() % 2 ** 21) * 2 ** 32 + word()) / 2 ** 53
   for (let i = 0; i < data.length; i += 2) {
-    const theta = 2 * Math.PI * uniform()
-    const radius = Math.sqrt(-2 * Math.log1p(-uniform()))
+    const theta = 2 * Math.PI * drawUniform()
+    const radius = Math.sqrt(-2 * Math.log1p(-drawUniform()))
     data[i] = radius * Math.cos(theta)
     if (i + 1 < data.length) data[i + 1] = radius * Math.sin(theta)
   }
@@ -81,15 +81,15 @@ function fillPairs(data: Float32Array, word: () => number): void {
  * `count` standard normal values, equal to PyTorch's CPU generator within 1e-6 (PyTorch approximates log, sine and cosine on AVX2).
  * As in PyTorch only the low 32 bits of `seed` count.
  */
-export function gaussianNoise(seed: Seed, count: number): Float32Array {
+export function drawGaussianNoise(seed: Seed, count: number): Float32Array {
   const data = new Float32Array(count)
-  for (const _ of fill(data, mersenneTwister(seed)));
+  for (const _ of fill(data, createMersenneTwister(seed)));
   return data
 }
 
-/** Successive draws of one generator, each of `count` values: the first is the noise of `gaussianNoise`. Does not block the event loop. */
+/** Successive draws of one generator, each of `count` values: the first is the noise of `drawGaussianNoise`. Does not block the event loop. */
 export function createNoise(seed: Seed, count: number): () => Promise<Float32Array> {
-  const word = mersenneTwister(seed)
+  const word = createMersenneTwister(seed)
   return async () => {
     const data = new Float32Array(count)
     for (const _ of fill(data, word)) await setImmediate()

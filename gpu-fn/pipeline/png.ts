@@ -10,11 +10,11 @@ export async function encodePng(pixels: Uint8Array, width: number, height: numbe
   const portablePixmap = Buffer.concat([Buffer.from(`P6\n${width} ${height}\n255\n`), pixels])
   const options = { compressionType: CompressionType.Fast, filterType: FilterType.Paeth }
   const png = await new Transformer(portablePixmap).png(options)
-  return Buffer.concat([png.subarray(0, HEADER_BYTES), xmpChunk(xmp), png.subarray(HEADER_BYTES)])
+  return Buffer.concat([png.subarray(0, HEADER_BYTES), encodeXmpChunk(xmp), png.subarray(HEADER_BYTES)])
 }
 
 /** An iTXt chunk, uncompressed and without a language. PNG Third Edition, 11.3.3.4; XMP Specification Part 3, 1.1.5. */
-function xmpChunk(xmp: string): Buffer {
+function encodeXmpChunk(xmp: string): Buffer {
   const body = Buffer.from(`iTXtXML:com.adobe.xmp\0\0\0\0\0${xmp}`)
   const chunk = Buffer.alloc(4 + body.length + 4)
   chunk.writeUInt32BE(body.length - 4, 0)

@@ -7,7 +7,7 @@ import { encodeWithin } from './image.ts'
 export type PreviewFactors = readonly (readonly [number, number, number])[]
 
 /** The image that the current velocity leads to: the latent without the remaining noise, `latent` - `sigma` · `velocity`. */
-export function withoutNoise(latent: Float32Array, velocity: Float32Array, sigma: number): Float32Array {
+export function removeNoise(latent: Float32Array, velocity: Float32Array, sigma: number): Float32Array {
   return latent.map((value, i) => value - sigma * velocity[i]!)
 }
 

@@ -1,6 +1,6 @@
 // Text, and optionally an input image, to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
 import type { ImageOptions, JobRequest } from '../contract.ts'
-import { CONTENT_TYPES, imageOptionsOf, reusedSteps, seedOf } from '../contract.ts'
+import { CONTENT_TYPES, findReusedSteps, imageOptionsOf, seedOf } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 import { settleAll } from '../runtime/settle-all.ts'
@@ -16,7 +16,7 @@ import { createStarts, type InputImage, type Start } from './input/start.ts'
 import { assertFinite } from './non-finite.ts'
 import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
-import { encodePreview, type PreviewFactors, withoutNoise } from './preview.ts'
+import { encodePreview, type PreviewFactors, removeNoise } from './preview.ts'
 import { type EncodedPrompts, encodePrompts, type NamedPrompt } from './prompt/prompt.ts'
 import { createScheduler, samplerOf } from './schedulers/schedulers.ts'
 import { VelocityCache } from './velocity-cache.ts'
@@ -67,7 +67,7 @@ export async function* txt2img(
 ): AsyncGenerator<PipelineEvent> {
   const timings = { encode: 0, denoise: 0, decode: 0 }
   const hasInput = options.input !== undefined
-  const encodeClock = stopwatch()
+  const encodeClock = startStopwatch()
   const { dims, start, starts, inputs, truncations } = await prepare(pipeline, request, signal, options)
   try {
     timings.encode = encodeClock()
@@ -77,11 +77,11 @@ export async function* txt2img(
     const unknown = pipeline.words ? describeUnknown(request.prompt, pipeline.words) : null
     if (unknown) yield { type: 'warning', code: 'prompt_words_unknown', message: unknown }
     yield { type: 'encoded', seconds: timings.encode }
-    const undecoded: Denoised[] = []
+    const undecoded: DenoisedImage[] = []
     for (let image = 0; image < request.count; image++) {
       const own = image === 0 ? start : await starts(image)
       undecoded.push(yield* denoiseImage(pipeline, request, { image, start: own, dims, inputs, timings, signal }))
-      // If denoiser and decoder share the device's memory in turns, all images are denoised before the first is decoded.
+      // If denoiser and decoder take turns in the device's memory, all images are denoised before the first is decoded.
       if (sharesMemory(pipeline) && image < request.count - 1) continue
       for (const each of undecoded.splice(0)) yield* decodeImage(pipeline, request, each, { timings, signal, hasInput })
     }
@@ -102,7 +102,7 @@ function describePlainWeights({ prompt_weights, ...request }: Txt2ImgRequest): s
 type Timings = { encode: number; denoise: number; decode: number }
 type Work = { timings: Timings; signal: AbortSignal }
 type Latent = { data: Float32Array; dims: number[] }
-type Denoised = { image: number; latent: Latent }
+type DenoisedImage = { image: number; latent: Latent }
 /** Inputs of the denoiser that all images and steps share. */
 type StepInputs = { conditions: Conditions; position: Tensor | undefined; guidance: Guidance | undefined }
 
@@ -113,7 +113,7 @@ async function prepare(
   { remember = (_, encode) => encode(), input, controlnet, parallel = false }: Options,
 ) {
   const { manifest } = pipeline.package
-  const { dims, rows, columns } = latentShape(pipeline.package, request)
+  const { dims, rows, columns } = computeLatentShape(pipeline.package, request)
   const { batched } = pipeline
   signal.throwIfAborted()
   await pipeline.fit(request)
@@ -160,14 +160,14 @@ async function* denoiseImage(
     timings,
     signal,
   }: Work & { image: number; start: Start; dims: number[]; inputs: StepInputs },
-): AsyncGenerator<PipelineEvent, Denoised> {
+): AsyncGenerator<PipelineEvent, DenoisedImage> {
   const scheduler = createScheduler(request, pkg.manifest.scheduler, start.draw)
   const latent = { data: start.latent, dims }
   const steps = scheduler.sigmas.length - 1 - start.first
   const { guidance_scale: guidanceScale, skip_layer_guidance: skip } = request
   const { guidance } = inputs
   const options = { guidanceScale, ...(skip && { skipScale: skip.scale }), position: inputs.position, signal }
-  const reused = reusedSteps({ ...request, sampler: samplerOf(request, pkg.manifest.scheduler) }, start.first)
+  const reused = findReusedSteps({ ...request, sampler: samplerOf(request, pkg.manifest.scheduler) }, start.first)
   const cache = new VelocityCache(scheduler)
   const compute = async (run: number) => {
     const { conditions, row } = await inputs.conditions.at(run)
@@ -178,7 +178,7 @@ async function* denoiseImage(
   }
   for (let run = scheduler.steps.indexOf(start.first); run < scheduler.steps.length; run++) {
     signal.throwIfAborted()
-    const denoiseClock = stopwatch()
+    const denoiseClock = startStopwatch()
     const index = scheduler.steps[run]!
     const velocity = reused.has(index) ? cache.reuse(run) : await compute(run)
     await scheduler.step(velocity, run, latent.data)
@@ -189,7 +189,7 @@ async function* denoiseImage(
     yield { type: 'step', image, step, steps, ...(reused.has(index) && { reused: true }) }
     const factors = previewFactors(pkg, request.preview_steps, step, steps)
     if (factors) {
-      const data = withoutNoise(latent.data, velocity, scheduler.sigmas[index + 1]!)
+      const data = removeNoise(latent.data, velocity, scheduler.sigmas[index + 1]!)
       yield await renderPreview({ data, dims: latent.dims }, factors, image, step)
     }
   }
@@ -201,15 +201,15 @@ async function* denoiseImage(
 async function* decodeImage(
   { package: pkg, vaeDecoder, plan }: Pipeline,
   request: Txt2ImgRequest,
-  { image, latent }: Denoised,
+  { image, latent }: DenoisedImage,
   { timings, signal, hasInput }: Work & { hasInput: boolean },
 ): AsyncGenerator<PipelineEvent> {
   signal.throwIfAborted()
-  const decodeClock = stopwatch()
+  const decodeClock = startStopwatch()
   const pixels = await decodeLatent(vaeDecoder, latent, plan.tile, signal)
   timings.decode += decodeClock()
   yield { type: 'decoded', image }
-  const fileClock = stopwatch()
+  const fileClock = startStopwatch()
   const finished = await writeImage(pkg, request, pixels, { image, hasInput })
   timings.decode += fileClock()
   yield finished
@@ -237,7 +237,7 @@ function promptsOf({ prompt, prompt_2, prompt_3, negative_prompt, guidance_scale
 }
 
 /** Dims of a latent [1, C, h, w] and its number of patches. */
-function latentShape({ manifest: { latent, position } }: Package, { width, height }: Txt2ImgRequest) {
+function computeLatentShape({ manifest: { latent, position } }: Package, { width, height }: Txt2ImgRequest) {
   const patch = latent.downsample * latent.patch_size
   for (const [name, pixels] of Object.entries({ width, height })) {
     if (pixels < patch || pixels % patch !== 0 || pixels / patch > position.max) {
@@ -275,7 +275,7 @@ async function writeImage(
   return { type: 'image', image, seed, width, height, content_type: CONTENT_TYPES[format], data }
 }
 
-function stopwatch(): () => number {
+function startStopwatch(): () => number {
   const start = performance.now()
   return () => (performance.now() - start) / 1000
 }

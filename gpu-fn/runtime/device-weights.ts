@@ -1,11 +1,11 @@
 // The weights of a graph in memory that this process manages, at fixed addresses. They can be unloaded and loaded again, by direct reads
 // from the page cache, while the session stays open: opening a session takes longer, and onnxruntime copies at a tenth of the speed.
 import fs from 'node:fs/promises'
-import { tensorBytes } from '../dtype.ts'
+import { computeTensorBytes } from '../dtype.ts'
 import type { StoredTensor } from '../manifest.ts'
 import type { DeviceMemory, Mapping } from './device-memory.ts'
 import { type Address, loadNative, type MappedFile, type NativeTensor, type Place, viewMemory } from './native.ts'
-import { type Placed, type UpdateGraphs, updateOnDevice } from './update/on-device.ts'
+import { type PlacedWeights, type UpdateGraphs, updateOnDevice } from './update/on-device.ts'
 import type { WeightUpdate, WeightUpdates } from './update/weight-update.ts'
 
 export type WeightsPlace = { readonly device: DeviceMemory; readonly place: Place }
@@ -36,7 +36,7 @@ export async function reserveWeights(
   updateGraphs: UpdateGraphs,
 ): Promise<DeviceWeights> {
   const { size } = await fs.stat(file)
-  const beyond = tensors.find(({ dtype, shape, offset }) => offset + tensorBytes(dtype, shape) > size)
+  const beyond = tensors.find(({ dtype, shape, offset }) => offset + computeTensorBytes(dtype, shape) > size)
   if (beyond) throw new Error(`${beyond.name} extends beyond the end of ${file}`)
   return new ReservedWeights(new HostFile(file, size, device), tensors, { device, place, updateGraphs })
 }
@@ -44,13 +44,13 @@ export async function reserveWeights(
 class ReservedWeights implements DeviceWeights {
   readonly initializers: DeviceWeights['initializers']
   readonly #host: HostFile
-  readonly #placed: Placed
+  readonly #placed: PlacedWeights
   readonly #bytes: number
   #mapping: Mapping | undefined
   #loaded: Promise<void> | undefined
   #updates: WeightUpdates | undefined
 
-  constructor(host: HostFile, tensors: readonly StoredTensor[], site: Omit<Placed, 'address'>) {
+  constructor(host: HostFile, tensors: readonly StoredTensor[], site: Omit<PlacedWeights, 'address'>) {
     const { device, place } = site
     this.#host = host
     this.#bytes = Math.ceil(host.bytes / device.granularity) * device.granularity
@@ -135,7 +135,7 @@ type FileRange = { readonly offset: number; readonly bytes: number }
 const rangesOf = ({ weight, scales }: WeightUpdate): FileRange[] =>
   [weight, ...(scales ? [scales] : [])].map(({ dtype, shape, offset }) => ({
     offset,
-    bytes: tensorBytes(dtype, shape),
+    bytes: computeTensorBytes(dtype, shape),
   }))
 
 /** A mapped weights file. From the second copy on, or for the restoration of updated weights, it stays mapped and thus in memory. */

@@ -5,21 +5,21 @@ import { loadNative } from './native.ts'
 
 const LIBRARY = path.join(import.meta.dirname, '../kernels/dist/liboctet-kernels.so')
 
-/** The library that sessions load; without one, `reason` is the end of a sentence. */
+/** The library that sessions load; without one, `reason` completes a sentence. */
 export type Kernels =
   | { readonly library: string; readonly reason: null }
   | { readonly library: null; readonly reason: string }
 
-const unavailableKernels = (reason: string): Kernels => ({ library: null, reason })
+const createUnavailableKernels = (reason: string): Kernels => ({ library: null, reason })
 
-/** Looks for the library that `gpu-fn/kernels/build` makes and checks that it supports the first GPU. */
+/** Looks for the library that `gpu-fn/kernels/build` creates and checks that it supports the first GPU. */
 export function findKernels(library: string = LIBRARY): Kernels {
-  if (!fs.existsSync(library)) return unavailableKernels(`${library} is missing; gpu-fn/kernels/build creates it`)
+  if (!fs.existsSync(library)) return createUnavailableKernels(`${library} is missing; gpu-fn/kernels/build creates it`)
   try {
     const unsupported = loadNative().findUnsupported(library)
-    return unsupported === null ? { library, reason: null } : unavailableKernels(unsupported)
+    return unsupported === null ? { library, reason: null } : createUnavailableKernels(unsupported)
   } catch (error) {
     // Without CUDA's libraries it cannot be loaded.
-    return unavailableKernels(`${library} cannot be loaded (${(error as Error).message})`)
+    return createUnavailableKernels(`${library} cannot be loaded (${(error as Error).message})`)
   }
 }

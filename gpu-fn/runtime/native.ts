@@ -129,13 +129,13 @@ export function loadNative(): Native {
   if (loaded) return loaded
   if (!existsSync(NATIVE_LIBRARY)) throw new Error(`${NATIVE_LIBRARY} is missing; gpu-fn/kernels/build creates it`)
   const addon: Native & { load(library: string): void } = createRequire(import.meta.url)(NATIVE_LIBRARY)
-  addon.load(runtimeLibrary())
+  addon.load(findRuntimeLibrary())
   loaded = addon
   return addon
 }
 
 /** The file of onnxruntime-node's library for this machine. */
-function runtimeLibrary(): string {
+function findRuntimeLibrary(): string {
   const entry = createRequire(import.meta.url).resolve('onnxruntime-node')
   return path.join(path.dirname(entry), '../bin/napi-v6/linux', process.arch, RUNTIME)
 }

@@ -46,11 +46,11 @@ const ERRORS_ONLY = 3
 
 /** Opens an ONNX file; weights beside it are mapped. Throws `SessionError`. */
 export async function openSession(file: string, options: SessionOptions): Promise<Session> {
-  const settings = options.target === 'cpu' ? cpuSettings(options) : cudaSettings(options)
+  const settings = options.target === 'cpu' ? createCpuSettings(options) : createCudaSettings(options)
   const binding = options.binding ?? (options.target === 'cpu' ? 'node' : 'native')
   if (binding === 'native') return openNativeSession(file, settings)
   const session = await wrapErrors(`cannot open ${file}`, async () =>
-    ort.InferenceSession.create(file, { ...nodeOptions(settings), ...(await updatedWeights(options)) }),
+    ort.InferenceSession.create(file, { ...createNodeOptions(settings), ...(await loadUpdatedWeights(options)) }),
   )
   const runOnce: Session['run'] = async (inputs, { signal, only } = {}) => {
     signal?.throwIfAborted()
@@ -77,13 +77,13 @@ export async function openSession(file: string, options: SessionOptions): Promis
 }
 
 /** The updated content of the graph's weights file, which onnxruntime copies. */
-async function updatedWeights({ weights, updates }: SessionOptions): Promise<ort.InferenceSession.SessionOptions> {
+async function loadUpdatedWeights({ weights, updates }: SessionOptions): Promise<ort.InferenceSession.SessionOptions> {
   if (!weights || !updates) return {}
   const data = await updateFile(weights, updates, (graph) => openSession(graph, { target: 'cpu' }))
   return { externalData: [{ path: path.basename(weights.file), data }] }
 }
 
-function cpuSettings({ fold, threads, device }: SessionOptions): SessionSettings {
+function createCpuSettings({ fold, threads, device }: SessionOptions): SessionSettings {
   return {
     threads,
     device,
@@ -99,7 +99,7 @@ function cpuSettings({ fold, threads, device }: SessionOptions): SessionSettings
   }
 }
 
-function cudaSettings({ kernels, provider, weights, updates, device }: SessionOptions): SessionSettings {
+function createCudaSettings({ kernels, provider, weights, updates, device }: SessionOptions): SessionSettings {
   return {
     device,
     // In the second run of a shape a memory pattern allocates a block of the peak's size, in addition to the memory of the first run.
@@ -112,7 +112,12 @@ function cudaSettings({ kernels, provider, weights, updates, device }: SessionOp
 }
 
 /** The Node binding does not support options of the CUDA provider. */
-function nodeOptions({ threads, memoryPattern, entries, cuda }: SessionSettings): ort.InferenceSession.SessionOptions {
+function createNodeOptions({
+  threads,
+  memoryPattern,
+  entries,
+  cuda,
+}: SessionSettings): ort.InferenceSession.SessionOptions {
   return {
     executionProviders: [cuda ? 'cuda' : 'cpu'],
     logSeverityLevel: ERRORS_ONLY,

@@ -7,7 +7,7 @@ import type { Task } from './task.ts'
 const BACKLOG = 0.8
 /**
  * The maximum share of the backlog for one tenant's jobs of one class, so that room remains for its other class and for other tenants. It
- * is the whole backlog if no other tenant used the device recently; `others` times their share of the device reduces it, down to `least`.
+ * is the whole backlog if no other tenant used the device recently; `others` times their share of the device reduces it, down to `min`.
  */
 const TENANT = { min: 0.15, others: 4 }
 /** The maximum share of the backlog, times the share of the device that is left to the tenant, so that its work is not overdue. */
@@ -24,8 +24,8 @@ const IDLE_MS = 500
 const GRACE = { ms: 2_000, share: 0.3 }
 const MAX_PROMISES = 4_096
 
-export type Refused = {
-  /** `backlog`: too much work is accepted already. `deadline`: the job would end too late. */
+export type AdmissionRefusal = {
+  /** `backlog`: too much work has already been accepted. `deadline`: the job would end too late. */
   reason: 'backlog' | 'deadline'
   /** Milliseconds until the job is accepted; null if it can never end in time. */
   retryAfterMs: number | null
@@ -34,7 +34,7 @@ export type Refused = {
 }
 
 /** A place reserved for a refused job until its retry. `isFree`: it may be taken before `at`, because work before it was canceled. */
-type Promised = Pick<Task, 'tenant' | 'interactive'> & { ms: number; at: number; until: number; isFree: boolean }
+type PromisedPlace = Pick<Task, 'tenant' | 'interactive'> & { ms: number; at: number; until: number; isFree: boolean }
 
 /**
  * Accepts or refuses new jobs. A refused job is promised a place after `retryAfterMs`: no later, even if other jobs arrive in the meantime,
@@ -46,7 +46,7 @@ export class Admission {
   readonly #limitMs: number
   readonly #silenceMs: number
   readonly #demand = new Demand()
-  readonly #promises = new Map<string, Promised>()
+  readonly #promises = new Map<string, PromisedPlace>()
 
   /**
    * `silenceMs`: the time without a request for a job after which the promise to it ends, for callers that return before the time of
@@ -62,7 +62,7 @@ export class Admission {
    * Null if the job is accepted. `loadMs`: the time to load its model. `divide` returns the job as divided over several devices, for a job that
    * would miss its deadline on one; it is one demand for the device, and takes the place of the undivided one.
    */
-  refuse(task: Task, loadMs: number, now: number, divide?: () => Task): Refused | null {
+  refuse(task: Task, loadMs: number, now: number, divide?: () => Task): AdmissionRefusal | null {
     this.#expire(now)
     const promised = this.#promises.get(task.id)
     if (!promised) this.#demand.add(task, now)
@@ -79,7 +79,7 @@ export class Admission {
   }
 
   /** The refusal of a job that would miss its deadline; null if it would not. */
-  #lateness(task: Task, loadMs: number, now: number): Refused | null {
+  #lateness(task: Task, loadMs: number, now: number): AdmissionRefusal | null {
     const takesMs = this.#takesMs(task, loadMs, now)
     const lateMs = task.deadline === null ? 0 : now + takesMs - task.deadline
     if (lateMs <= 0) return null
@@ -105,7 +105,7 @@ export class Admission {
   }
 
   /** Milliseconds until there is room for a job by the time of all accepted and promised work before it. */
-  #waitForRoom(task: Task, promised: Promised | undefined, now: number): number {
+  #waitForRoom(task: Task, promised: PromisedPlace | undefined, now: number): number {
     const accepted = this.#scheduler.tasks().map(workOf)
     const before = [...accepted, ...this.#promisesBefore(task, promised, now)]
     const own = before.filter((each) => isSameClass(each, task))
@@ -114,7 +114,7 @@ export class Admission {
   }
 
   /** Milliseconds until a promised job is accepted. */
-  #waitOfPromised(task: Task, { at }: Promised, now: number): number {
+  #waitOfPromised(task: Task, { at }: PromisedPlace, now: number): number {
     const accepted = this.#scheduler.tasks().map(workOf)
     if (now < at - 1) return accepted.reduce((total, { ms }) => total + ms, 0) < IDLE_MS ? 0 : at - now
     const own = accepted.filter((each) => isSameClass(each, task))
@@ -144,7 +144,7 @@ export class Admission {
    * The promised jobs that precede this one: earlier ones of its tenant, and due ones of other tenants. Promises to standard jobs do not
    * precede an interactive one, nor those to heavy tenants a job of a light one.
    */
-  #promisesBefore(task: Task, promised: Promised | undefined, now: number): Promised[] {
+  #promisesBefore(task: Task, promised: PromisedPlace | undefined, now: number): PromisedPlace[] {
     const heavy = this.#scheduler.usage.heavyTenants(now)
     return [...this.#promises.values()].filter((each) => {
       if (each === promised || (task.interactive && !each.interactive)) return false
@@ -172,7 +172,9 @@ const workOf = ({ tenant, interactive, left }: Task): Work => ({ tenant, interac
 const isSameClass = (a: Work, b: Omit<Task, 'ms'>) => a.tenant === b.tenant && a.interactive === b.interactive
 const sum = (tasks: readonly Task[]) => tasks.reduce((total, { left }) => total + left, 0)
 
-/** Milliseconds by which a job and the work before it exceed the limit. A job that exceeds it alone only waits for the work before it. */
+/**
+ * Excess of a job and the work before it over the limit, in milliseconds. A job that exceeds it alone only waits for the work before it.
+ */
 function excessOf(before: readonly Work[], ms: number, limit: number): number {
   const work = before.reduce((total, each) => total + each.ms, 0)
   return Math.min(work + ms - limit, work)

@@ -14,7 +14,7 @@ const URGENT = 1.25
 const OVERDUE = { share: 0.02, factor: 1.1 }
 
 type Entry = { task: Task; start: number; number: number }
-type Ranked = Entry & { lane: number; key: number }
+type RankedEntry = Entry & { lane: number; key: number }
 /** Heavy tenants, and the arrival of the youngest overdue job. */
 type Standing = { heavy: ReadonlySet<string>; overdue: number; now: number }
 
@@ -28,7 +28,7 @@ export type SchedulerOptions = {
 /**
  * Orders jobs by lane, then by start-time fair queuing over tenants (Goyal, Vin and Cheng, 1996) with device time as the cost. Lanes are:
  * overdue jobs, oldest first; urgent, interactive and standard jobs of light tenants; urgent, interactive and standard jobs of heavy ones.
- * Jobs of one lane run to their end, because sharing the device would only delay the first. A job of an earlier lane preempts others
+ * Jobs of one lane run to completion, because sharing the device would only delay the first. A job of an earlier lane preempts others
  * before their next step.
  */
 export class Scheduler {
@@ -54,7 +54,7 @@ export class Scheduler {
 
   remove(id: string, now: number): void {
     this.#entries.delete(id)
-    // At the end of a busy period all tenants are level again.
+    // At the end of a busy period all tenants are equal again.
     if (this.#entries.size === 0) this.#virtual = Math.max(this.#virtual, ...this.#finish.values())
     const active = new Set(this.tasks().map(({ tenant }) => tenant))
     for (const [tenant, finish] of this.#finish)
@@ -71,7 +71,7 @@ export class Scheduler {
     return this.#rankTasks(now).map(({ task }) => task)
   }
 
-  /** Starts the turn of the first job in order for which `isReady` is true, and returns it; undefined if there is none. */
+  /** Starts the turn of the first ready job in order (`isReady`), and returns it; undefined if there is none. */
   next(now: number, isReady: (task: Task) => boolean = () => true): Task | undefined {
     const chosen = this.#rankTasks(now).find(({ task }) => isReady(task))
     return chosen && this.#begin(chosen)
@@ -116,7 +116,7 @@ export class Scheduler {
       .map((each) => each.task)
   }
 
-  #rankTasks(now: number): Ranked[] {
+  #rankTasks(now: number): RankedEntry[] {
     const standing = { heavy: this.usage.heavyTenants(now), overdue: this.#overdue(now), now }
     return [...this.#entries.values()].map((entry) => this.#rank(entry, standing)).sort(compare)
   }
@@ -134,7 +134,7 @@ export class Scheduler {
     return youngest
   }
 
-  #rank(entry: Entry, { heavy, overdue, now }: Standing): Ranked {
+  #rank(entry: Entry, { heavy, overdue, now }: Standing): RankedEntry {
     const { task, start } = entry
     if (task.arrived <= overdue) return { ...entry, lane: LANE.overdue, key: task.arrived }
     const base = heavy.has(task.tenant) ? LANES : 0
@@ -148,5 +148,5 @@ export class Scheduler {
 const isUrgent = ({ deadline, left }: Task, now: number) => deadline !== null && now + URGENT * left >= deadline
 
 /** A started job precedes others of the same key, so that equal jobs do not alternate. */
-const compare = (a: Ranked, b: Ranked): number =>
+const compare = (a: RankedEntry, b: RankedEntry): number =>
   a.lane - b.lane || a.key - b.key || Number(b.task.started) - Number(a.task.started) || a.number - b.number

@@ -23,11 +23,11 @@ const MAX_SHAPES = 512
 /** The estimate before the first measurement. */
 const UNKNOWN_MS: Record<Phase, number> = { load: 0, encode: 100, step: 100, decode: 100 }
 
-type Recorded = Shape & { durations: Record<Phase, number[]> }
+type RecordedDurations = Shape & { durations: Record<Phase, number[]> }
 
 export class StepTimes {
   /** By shape, least recently measured first. */
-  readonly #shapes = new Map<string, Recorded>()
+  readonly #shapes = new Map<string, RecordedDurations>()
 
   record(shape: Shape, phase: Phase, ms: number): void {
     const key = keyOf(shape)
@@ -52,15 +52,15 @@ export class StepTimes {
   }
 
   /** The nearest measurement: by number of ControlNets, then by image size, then by number of samples. */
-  #nearest({ group, pixels, samples, controls }: Shape, phase: Phase): Recorded | undefined {
-    const distances = (each: Recorded) => [
+  #nearest({ group, pixels, samples, controls }: Shape, phase: Phase): RecordedDurations | undefined {
+    const measureDistances = (each: RecordedDurations) => [
       Math.abs(each.controls - controls),
       Math.abs(Math.log(each.pixels / pixels)),
       Math.abs(Math.log(each.samples / samples)),
     ]
     return [...this.#shapes.values()]
       .filter((each) => each.group === group && each.durations[phase].length > 0)
-      .map((each) => ({ each, own: distances(each) }))
+      .map((each) => ({ each, own: measureDistances(each) }))
       .sort((a, b) => a.own.map((value, i) => value - b.own[i]!).find((difference) => difference !== 0) ?? 0)[0]?.each
   }
 }

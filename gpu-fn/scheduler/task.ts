@@ -20,6 +20,6 @@ export type Task = Terms & {
   readonly deadline: number | null
   /** Estimated device time until the job ends, in milliseconds. */
   left: number
-  /** Whether the job has had the device. */
+  /** Whether the job has run on the device. */
   started: boolean
 }

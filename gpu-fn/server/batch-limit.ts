@@ -10,7 +10,7 @@ const MAX_PIXELS = 2 ** 20
 const samplesOf = (request: JobRequest) => (hasGuidance(request) ? 2 : 1)
 
 /** The maximum number of jobs like this one in a run; 1 for jobs that run alone. */
-export function largestBatch(request: JobRequest): number {
+export function computeLargestBatch(request: JobRequest): number {
   if (request.loras || request.controls || request.skip_layer_guidance) return 1
   return Math.max(1, Math.floor(MAX_PIXELS / (request.width * request.height * samplesOf(request))))
 }
@@ -18,5 +18,5 @@ export function largestBatch(request: JobRequest): number {
 /** Jobs with equal keys may share runs: their samples have one shape and one model. */
 export const batchKeyOf = (request: JobRequest): string => {
   const { model, tier, width, height } = request
-  return [model, tier, width, height, samplesOf(request), largestBatch(request) > 1].join(' ')
+  return [model, tier, width, height, samplesOf(request), computeLargestBatch(request) > 1].join(' ')
 }

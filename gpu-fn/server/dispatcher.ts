@@ -1,16 +1,16 @@
 // Gives the device to one job at a time, or to several whose steps share a run, for one turn: a model's load, the prompts, a step, or a
 // decoded image. Files are encoded on the host while other jobs have the device.
 import type { StepBatch } from '../engine/step-batches.ts'
-import { Admission, type Refused } from '../scheduler/admission.ts'
+import { Admission, type AdmissionRefusal } from '../scheduler/admission.ts'
 import { Scheduler } from '../scheduler/scheduler.ts'
 import type { Task } from '../scheduler/task.ts'
-import { batchKeyOf, largestBatch } from './batch-limit.ts'
+import { batchKeyOf, computeLargestBatch } from './batch-limit.ts'
 import type { Estimates } from './estimates.ts'
 import type { Job } from './job.ts'
 import type { Observer } from './observer.ts'
 import type { Turn } from './run-job.ts'
 
-/** Maximum number of started, unfinished jobs. Each interrupted one keeps its latent and its prompt embeddings in host memory. */
+/** Maximum number of started, unfinished jobs. Each preempted one keeps its latent and its prompt embeddings in host memory. */
 const MAX_STARTED = 8
 /** Twice the longest pause of the edge between two offers of a job (edge/gpu/client.ts). */
 const UNCLAIMED_MS = 10_000
@@ -44,7 +44,7 @@ export type DispatcherOptions = {
 type Entry = { job: Job; task: Task; run: Run; hosting: boolean; occupied: boolean; beforeStep: boolean }
 
 /** The refusal of a job. `full`: the queue has the maximum number of jobs. */
-export type Rejection = Refused | { reason: 'full'; retryAfterMs: number }
+export type Rejection = AdmissionRefusal | { reason: 'full'; retryAfterMs: number }
 
 export class Dispatcher {
   readonly #options: DispatcherOptions
@@ -56,7 +56,7 @@ export class Dispatcher {
   readonly #chores: (() => Promise<void>)[] = []
   /** The jobs of the current turn. */
   #working: readonly Entry[] = []
-  /** The job whose networks take turns on the device; it is not interrupted. */
+  /** The job whose networks take turns on the device; it is not preempted. */
   #exclusive: Entry | undefined
   #isBusy = false
   #reruns = 0
@@ -86,7 +86,7 @@ export class Dispatcher {
   }
 
   /** Null if the job is accepted: on one device, or divided over several if one would miss its deadline. */
-  #admit(job: Job, now: number): Refused | null {
+  #admit(job: Job, now: number): AdmissionRefusal | null {
     const { estimates } = this.#options
     const divide = () => {
       job.parallel = true
@@ -188,7 +188,7 @@ export class Dispatcher {
   #readiness(): (task: Task) => boolean {
     const started = this.counts().running
     const isWaitingForRoom = [...this.#entries.values()].some(({ occupied }) => occupied)
-    // A waiting model gets memory when started jobs end.
+    // Memory for a waiting model becomes free when started jobs end.
     const mayStart = started < MAX_STARTED && !isWaitingForRoom && !this.#exclusive
     return ({ id, started: hasStarted }) => {
       const { hosting, occupied } = this.#entries.get(id)!
@@ -201,7 +201,7 @@ export class Dispatcher {
    * that it shares the next steps or makes room for another.
    */
   #withOthers(entry: Entry): Entry[] {
-    const max = entry.job.parallel ? 1 : Math.min(this.#options.sharing ?? 1, largestBatch(entry.job.request))
+    const max = entry.job.parallel ? 1 : Math.min(this.#options.sharing ?? 1, computeLargestBatch(entry.job.request))
     if (max < 2 || !entry.beforeStep || this.#exclusive) return [entry]
     const key = batchKeyOf(entry.job.request)
     const isReady = this.#readiness()

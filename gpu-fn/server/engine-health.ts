@@ -2,7 +2,7 @@
 // the engine is tested with known requests.
 import type { Logger } from 'pino'
 import type { Engine } from '../engine/engine.ts'
-import { type Job, outcome } from './job.ts'
+import { type Job, outcomeOf } from './job.ts'
 
 /** Number of different jobs that fail in a row before the engine is tested. */
 const FAULTS_IN_A_ROW = 3
@@ -40,7 +40,7 @@ export function createEngineHealth(engine: Engine, log: Logger, onBroken: () => 
     async record(job: Job, fault: boolean): Promise<void> {
       if (fault) faulty.add(job.id)
       // A refused or canceled job is not conclusive.
-      else if (outcome(job)?.type === 'succeeded') faulty.clear()
+      else if (outcomeOf(job)?.type === 'succeeded') faulty.clear()
       if (faulty.size >= FAULTS_IN_A_ROW && !isBroken) await test()
     },
   }

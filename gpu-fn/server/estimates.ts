@@ -1,5 +1,5 @@
 // The device time of jobs, estimated from measured turns.
-import { type ComputedStep, computedSteps, countEvaluations, hasGuidance, type JobRequest } from '../contract.ts'
+import { type ComputedStep, countEvaluations, hasGuidance, type JobRequest, listComputedSteps } from '../contract.ts'
 import { type Phase, type Shape, StepTimes } from '../scheduler/step-times.ts'
 import type { Task } from '../scheduler/task.ts'
 import { isInteractive, type Job } from './job.ts'
@@ -79,7 +79,7 @@ export class Estimates {
   }
 
   #stepsOf(job: Job): ComputedStep[] {
-    return computedSteps(job.request, this.#devicesOf(job))
+    return listComputedSteps(job.request, this.#devicesOf(job))
   }
 
   #devicesOf({ request, parallel }: Job): number {

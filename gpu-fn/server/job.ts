@@ -11,7 +11,7 @@ export type Entry = { event: JobEvent; data?: Uint8Array }
 export interface Job {
   readonly id: string
   readonly request: JobRequest
-  /** The request without its attempt and schedule: two jobs with equal parameters make the same images. */
+  /** The request without its attempt and schedule: two jobs with equal parameters produce the same images. */
   readonly parameters: string
   /** The highest attempt of this job. */
   attempt: number
@@ -26,7 +26,7 @@ export interface Job {
   /** `performance.now()` */
   readonly acceptedAt: number
   readonly wait: Wait
-  /** The batch of its next step; null alone. */
+  /** The batch of its next step; null for a run on its own. */
   batch: StepBatch | null
   /** The caller's span; null starts a trace. */
   readonly trace: TraceParent | null
@@ -37,7 +37,8 @@ export interface Job {
 export type Wait = { ms: number /** `performance.now()`; null during a turn. */; since: number | null }
 
 /** Milliseconds of waiting so far. */
-export const waitedMs = ({ wait: { ms, since } }: Job): number => ms + (since === null ? 0 : performance.now() - since)
+export const computeWaitedMs = ({ wait: { ms, since } }: Job): number =>
+  ms + (since === null ? 0 : performance.now() - since)
 
 /** Without a schedule, jobs of few steps without guidance count as interactive. */
 const INTERACTIVE = { steps: 8, guidanceScale: 1 }
@@ -88,7 +89,7 @@ export function append(job: Job, event: JobEvent, data?: Uint8Array): void {
 }
 
 /** The event that ended the job; undefined while it waits or runs. */
-export function outcome(job: Job): JobEvent | undefined {
+export function outcomeOf(job: Job): JobEvent | undefined {
   const last = job.entries.at(-1)?.event
   return last && TERMINAL.includes(last.type) ? last : undefined
 }

@@ -6,7 +6,7 @@ import type { InputFiles } from '../pipeline/input/input-image.ts'
 import { Dispatcher, type Rejection } from './dispatcher.ts'
 import { createEngineHealth } from './engine-health.ts'
 import { Estimates } from './estimates.ts'
-import { append, createJob, type Job, outcome, parametersOf } from './job.ts'
+import { append, createJob, type Job, outcomeOf, parametersOf } from './job.ts'
 import { type Observer, observeWith } from './observer.ts'
 import { createPrefetch, type Prefetch } from './prefetch.ts'
 import { createReaders } from './readers.ts'
@@ -14,7 +14,7 @@ import { createExpiringMap } from './requests/expiring-map.ts'
 import { Refusal } from './requests/refusal.ts'
 import type { TraceParent } from './requests/traceparent.ts'
 import { Retention, type RetentionLimits } from './retention.ts'
-import { canceledEvent, runJob } from './run-job.ts'
+import { createCanceledEvent, runJob } from './run-job.ts'
 
 /** State of the process, set by `main.ts`. */
 export type Lifecycle = { status: Health['status'] }
@@ -121,7 +121,7 @@ export class Jobs {
     if (through > 0) this.#canceledAttempts.set(id, through)
     this.#dispatcher.withdraw(id)
     if (!job) throw new Refusal('job_not_found', `job ${id} is not known here`)
-    if (outcome(job)) return
+    if (outcomeOf(job)) return
     this.#logOf(job).info('job canceled by request')
     this.#stop(job)
   }
@@ -177,7 +177,7 @@ export class Jobs {
   }
 
   #endCanceled(job: Job): void {
-    append(job, canceledEvent(job))
+    append(job, createCanceledEvent(job))
     this.#retention.add(job)
   }
 
@@ -207,7 +207,7 @@ function refusalOf(rejected: Rejection, queue: number): Refusal {
   const takes = `the job would end in ${Math.ceil(rejected.takesMs)} ms`
   if (rejected.reason === 'deadline')
     return new Refusal('deadline_unmet', `${takes}, after its max_latency_ms`, options)
-  return new Refusal('queue_full', `the accepted jobs take too long already; ${takes}`, options)
+  return new Refusal('queue_full', `the accepted jobs already take too long; ${takes}`, options)
 }
 
 /**
@@ -215,7 +215,7 @@ function refusalOf(rejected: Rejection, queue: number): Refusal {
  * attempt was canceled by request. All other outcomes are final.
  */
 function mayRunAgain(job: Job, attempt: number): boolean {
-  const end = outcome(job)
+  const end = outcomeOf(job)
   if (end?.type === 'failed') return attempt > job.attempt && end.code !== 'invalid_request'
   const isCanceled = end ? end.type === 'canceled' : job.cancellation.signal.aborted
   return isCanceled && attempt >= job.attempt

@@ -1,5 +1,5 @@
 // Receives the events of jobs, for metrics and traces.
-import type { Loaded } from '../engine/engine.ts'
+import type { LoadedModel } from '../engine/engine.ts'
 import type { Job } from './job.ts'
 import type { RefusalCode } from './requests/refusal.ts'
 import type { Turn } from './run-job.ts'
@@ -14,7 +14,7 @@ export type Observer = {
 }
 
 /** The load of a model at the start of a job. */
-export type Load = Pick<Loaded, 'seconds' | 'closed' | 'bytes' | 'devices'>
+export type Load = Pick<LoadedModel, 'seconds' | 'closed' | 'bytes' | 'devices'>
 
 /** Passes every call on to all observers, which may be added later. */
 export function observeWith(observers: readonly Observer[]): Required<Observer> {

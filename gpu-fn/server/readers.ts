@@ -1,5 +1,5 @@
 // Counts the readers of each job. A job without readers for some time is abandoned: its caller has left or follows it on another process.
-import { type Job, outcome } from './job.ts'
+import { type Job, outcomeOf } from './job.ts'
 
 type Watch = { readers: number; timer?: NodeJS.Timeout | undefined }
 
@@ -10,7 +10,7 @@ export function createReaders(unreadMs: number, giveUp: (job: Job) => void) {
   function startTimer(job: Job, watch: Watch): void {
     const onUnread = () => {
       watches.delete(job)
-      if (!outcome(job)) giveUp(job)
+      if (!outcomeOf(job)) giveUp(job)
     }
     watch.timer = setTimeout(onUnread, unreadMs).unref()
   }
@@ -34,7 +34,7 @@ export function createReaders(unreadMs: number, giveUp: (job: Job) => void) {
         attached = false
         watch.readers -= 1
         if (watch.readers > 0) return
-        if (outcome(job)) watches.delete(job)
+        if (outcomeOf(job)) watches.delete(job)
         else startTimer(job, watch)
       }
     },

@@ -3,11 +3,11 @@ import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
 import type { JobEvent, JobRequest, Timings } from '../contract.ts'
 import { describeUnknown, type Engine, type Model, type RunOptions } from '../engine/engine.ts'
-import { JobError, jobFault } from '../engine/job-error.ts'
+import { createJobFault, JobError } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import { decodeControl, decodeInput, InputError } from '../pipeline/input/input-image.ts'
 import { describeWeightProblem } from '../pipeline/prompt/prompt.ts'
-import { append, type Job, waitedMs } from './job.ts'
+import { append, computeWaitedMs, type Job } from './job.ts'
 import type { Load } from './observer.ts'
 
 /** Limit on warnings, which quote the prompt: lines of the stream have a maximum length. */
@@ -33,9 +33,9 @@ export type Turn = {
 }
 
 /**
- * Runs the job to its end and yields after each turn; between turns, other jobs may have the device. The turn after `decode` needs the host
- * only. Never throws: the job's log ends with `succeeded`, `failed` or `canceled`. `fault`: the service failed, even in a canceled job; the
- * error is logged.
+ * Runs the job to completion and yields after each turn; between turns, other jobs may have the device. The turn after `decode` needs the
+ * host only. Never throws: the job's log ends with `succeeded`, `failed` or `canceled`. `fault`: the service failed, even in a canceled
+ * job; the error is logged.
  */
 export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGenerator<Turn, { fault: boolean }> {
   const progress = { timings: emptyTimings(), stepsDone: 0, images: 0 }
@@ -45,10 +45,10 @@ export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGener
     yield* generate(engine, { job, progress, log })
     append(job, { type: 'succeeded', images: progress.images, timings: close(job, progress) })
   } catch (thrown) {
-    const { code, message, cause } = thrown instanceof JobError ? thrown : jobFault('internal', thrown)
+    const { code, message, cause } = thrown instanceof JobError ? thrown : createJobFault('internal', thrown)
     fault = cause !== undefined && cause !== signal.reason
     if (fault) log.error({ err: cause, code }, 'job failed')
-    append(job, signal.aborted ? canceledEvent(job, progress) : { type: 'failed', code, message })
+    append(job, signal.aborted ? createCanceledEvent(job, progress) : { type: 'failed', code, message })
   }
   log.info(summaryOf(job), 'job ended')
   return { fault }
@@ -72,7 +72,7 @@ function summaryOf({ request, entries, trace, acceptedAt, parallel }: Job) {
 }
 
 /** The final event of a job that was canceled before its run or between two steps. */
-export function canceledEvent(
+export function createCanceledEvent(
   job: Job,
   progress: Progress = { timings: emptyTimings(), stepsDone: 0, images: 0 },
 ): JobEvent {
@@ -98,7 +98,7 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   }
   const { seconds, devices = 1 } = loaded
   const device = job.parallel && devices > 1 ? `${devices} x ${loaded.device}` : loaded.device
-  // A change of adapters or of the ControlNet takes as long as several steps, so that a job with one is not interrupted either.
+  // A change of adapters or of the ControlNet takes as long as several steps, so that a job with one is not preempted either.
   const inTurns = loaded.inTurns === true || request.loras !== undefined || request.controls !== undefined
   progress.timings.load = seconds
   // A job canceled during the load has not started.
@@ -267,9 +267,9 @@ function emptyTimings(): Timings {
 
 /** Completes the timings. In an unfinished job, the time after the encoders counts as denoising. */
 function close(job: Job, { timings, stepsDone }: Progress): Timings {
-  const total = secondsSince(job.acceptedAt)
+  const total = computeSecondsSince(job.acceptedAt)
   const { load, encode, decode } = timings
-  const queue = waitedMs(job) / 1000
+  const queue = computeWaitedMs(job) / 1000
   const denoise =
     timings.denoise === 0 && stepsDone > 0 ? Math.max(0, total - queue - load - encode - decode) : timings.denoise
   const rounded = Object.entries({ ...timings, queue, denoise, total }).map(([name, value]) => [
@@ -284,6 +284,6 @@ function toMilliseconds(seconds: number): number {
   return Math.round(seconds * 1000) / 1000
 }
 
-function secondsSince(start: number): number {
+function computeSecondsSince(start: number): number {
   return (performance.now() - start) / 1000
 }

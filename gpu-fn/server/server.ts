@@ -19,9 +19,9 @@ import type { Jobs, Lifecycle } from './jobs.ts'
 import type { Observer } from './observer.ts'
 import { type Claims, checkBody, checkJob, createTokenUse, verifyToken } from './requests/auth.ts'
 import { RequestBody } from './requests/body.ts'
-import { describeIssues, problem, Refusal } from './requests/refusal.ts'
+import { createProblemReply, describeIssues, Refusal } from './requests/refusal.ts'
 import { parseTraceparent, type TraceParent } from './requests/traceparent.ts'
-import { jobStream } from './stream.ts'
+import { streamJob } from './stream.ts'
 
 /** Below the contract's interval, so that strict readers receive every heartbeat in time. */
 const HEARTBEAT_MS = LIMITS.heartbeatMs - 1_000
@@ -33,7 +33,7 @@ export interface ServerOptions {
   /** Null disables authentication. */
   edgePublicKeys: readonly KeyObject[] | null
   log: Logger
-  /** Null serves no metrics. `token`: the bearer token for reading them; null requires none. */
+  /** Null disables the metrics. `token`: the bearer token for reading them; null requires none. */
   metrics?: { text(): Promise<{ body: string; contentType: string }>; token: string | null }
   observer?: Pick<Required<Observer>, 'refused'>
   heartbeatMs?: number
@@ -42,28 +42,28 @@ export interface ServerOptions {
 export function createApp(options: ServerOptions): Hono {
   const useToken = createTokenUse()
   const app = new Hono()
-  app.get('/healthz', () => healthReply(options))
+  app.get('/healthz', () => createHealthReply(options))
   app.get('/readyz', () => new Response(null, { status: isReady(options) ? 200 : 503 }))
-  app.get('/metrics', (c) => metricsReply(c, options))
+  app.get('/metrics', (c) => createMetricsReply(c, options))
   app.get('/ping', () => new Response(null, { status: pingStatus(options.lifecycle) }))
   app.put('/jobs/:id', async (c) => putJob(await readSigned(c, options, useToken), options))
   app.delete('/jobs/:id', async (c) => deleteJob(await readSigned(c, options, useToken), options))
   app.put('/models/:id', async (c) => putModel(await readSigned(c, options, useToken), options))
   app.notFound(() =>
-    problem(
+    createProblemReply(
       new Refusal(
         'not_found',
-        'there is GET /healthz, /readyz, /metrics and /ping, PUT or DELETE /jobs/{id}, and PUT /models/{model}',
+        'the routes are GET /healthz, /readyz, /metrics and /ping, PUT or DELETE /jobs/{id}, and PUT /models/{model}',
       ),
     ),
   )
   app.onError((error) => {
     if (error instanceof Refusal) {
       options.observer?.refused(error.code)
-      return problem(error)
+      return createProblemReply(error)
     }
     options.log.error({ err: error }, 'request failed')
-    return problem(new Refusal('internal', 'the request failed because of a fault in the service'))
+    return createProblemReply(new Refusal('internal', 'the request failed because of a fault in the service'))
   })
   return app
 }
@@ -71,10 +71,20 @@ export function createApp(options: ServerOptions): Hono {
 /**
  * An authenticated request. `attempt` is null if authentication is off; the body of a PUT also contains it. `files`: the rest of the body.
  */
-type Signed = { id: string; attempt: number | null; body: Uint8Array; files: RequestBody; trace: TraceParent | null }
+type SignedRequest = {
+  id: string
+  attempt: number | null
+  body: Uint8Array
+  files: RequestBody
+  trace: TraceParent | null
+}
 
 /** Verifies the request's token for this job before reading any of its body. */
-async function readSigned(c: Context, options: ServerOptions, useToken: (claims: Claims) => void): Promise<Signed> {
+async function readSigned(
+  c: Context,
+  options: ServerOptions,
+  useToken: (claims: Claims) => void,
+): Promise<SignedRequest> {
   const id = readJobId(c)
   const claims = await readClaims(c, options)
   if (claims) checkJob(claims, id)
@@ -114,7 +124,7 @@ async function readClaims(c: Context, { edgePublicKeys }: ServerOptions): Promis
   return verifyToken(edgePublicKeys, c.req.header(GPU_TOKEN.header) ?? c.req.header('authorization'))
 }
 
-async function putJob({ id, attempt, body, files, trace }: Signed, options: ServerOptions): Promise<Response> {
+async function putJob({ id, attempt, body, files, trace }: SignedRequest, options: ServerOptions): Promise<Response> {
   const request = await readOrDiscard(files, async () => parseRequest(body))
   if (attempt !== null && attempt !== request.attempt)
     throw new Refusal('token_mismatch', `the token is for attempt ${attempt}, the body for attempt ${request.attempt}`)
@@ -122,13 +132,13 @@ async function putJob({ id, attempt, body, files, trace }: Signed, options: Serv
   const { jobs, heartbeatMs = HEARTBEAT_MS } = options
   const job = jobs.submit(id, request, inputs, trace)
   const accepted = { type: 'accepted', job: id, attempt: request.attempt, position: jobs.position(job) } as const
-  return new Response(jobStream(job, accepted, heartbeatMs, jobs.attach(job)), {
+  return new Response(streamJob(job, accepted, heartbeatMs, jobs.attach(job)), {
     headers: { 'content-type': 'application/x-ndjson', 'cache-control': 'no-store' },
   })
 }
 
 /** Opens a model ahead of its jobs. Its token is for the model's name in place of a job's id. */
-function putModel({ id, body }: Signed, { jobs }: ServerOptions): Response {
+function putModel({ id, body }: SignedRequest, { jobs }: ServerOptions): Response {
   const parsed = modelRequest.safeParse(parseJson(body), { reportInput: true })
   if (!parsed.success) throw new Refusal('invalid_request', describeIssues(parsed.error.issues))
   const model = jobs.prewarm({ model: id, tier: parsed.data.tier })
@@ -137,7 +147,7 @@ function putModel({ id, body }: Signed, { jobs }: ServerOptions): Response {
   return new Response(null, { status: 202 })
 }
 
-function deleteJob({ id, attempt }: Signed, { jobs }: ServerOptions): Response {
+function deleteJob({ id, attempt }: SignedRequest, { jobs }: ServerOptions): Response {
   jobs.cancel(id, attempt)
   return new Response(null, { status: 204 })
 }
@@ -164,7 +174,7 @@ function parseJson(body: Uint8Array): unknown {
   }
 }
 
-function healthReply({ jobs, engine, lifecycle }: ServerOptions): Response {
+function createHealthReply({ jobs, engine, lifecycle }: ServerOptions): Response {
   const body: Health = {
     status: lifecycle.status,
     protocol: PROTOCOL_VERSION,
@@ -177,7 +187,7 @@ function healthReply({ jobs, engine, lifecycle }: ServerOptions): Response {
 /** Whether the process accepts jobs: its models are loaded, it is not ending, and the queue has room. */
 const isReady = ({ jobs, lifecycle }: ServerOptions): boolean => lifecycle.status === 'ready' && jobs.hasRoom()
 
-async function metricsReply(c: Context, { metrics }: ServerOptions): Promise<Response> {
+async function createMetricsReply(c: Context, { metrics }: ServerOptions): Promise<Response> {
   if (!metrics) return c.notFound()
   const given = /^Bearer +(\S+)$/i.exec(c.req.header('authorization') ?? '')?.[1] ?? ''
   if (metrics.token !== null && !isEqual(given, metrics.token))

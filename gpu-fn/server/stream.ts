@@ -1,6 +1,6 @@
 // The reply of `PUT /jobs/{id}`: JSON lines; a line with `bytes: n` is followed by n raw bytes.
 import type { JobEvent } from '../contract.ts'
-import { type Job, outcome, waitForChange } from './job.ts'
+import { type Job, outcomeOf, waitForChange } from './job.ts'
 
 const encoder = new TextEncoder()
 
@@ -9,13 +9,13 @@ const encoder = new TextEncoder()
  * the job nor other readers. `onClose` is called once: at the end of the stream, or when the reader cancels it, which the HTTP server
  * does when the connection closes.
  */
-export function jobStream(
+export function streamJob(
   job: Job,
   accepted: JobEvent,
   heartbeatMs: number,
   onClose: () => void,
 ): ReadableStream<Uint8Array> {
-  const parts = chunks(job, accepted, heartbeatMs)
+  const parts = encodeChunks(job, accepted, heartbeatMs)
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
@@ -34,21 +34,21 @@ export function jobStream(
   )
 }
 
-async function* chunks(job: Job, accepted: JobEvent, heartbeatMs: number): AsyncGenerator<Uint8Array, void> {
-  yield line(accepted)
+async function* encodeChunks(job: Job, accepted: JobEvent, heartbeatMs: number): AsyncGenerator<Uint8Array, void> {
+  yield encodeLine(accepted)
   for (let next = 0; ; ) {
     const entry = job.entries[next]
     if (entry) {
-      yield line(entry.event)
+      yield encodeLine(entry.event)
       if (entry.data) yield entry.data
       next += 1
     } else {
-      if (outcome(job)) return
-      if (!(await waitForChange(job, heartbeatMs))) yield line({ type: 'heartbeat' })
+      if (outcomeOf(job)) return
+      if (!(await waitForChange(job, heartbeatMs))) yield encodeLine({ type: 'heartbeat' })
     }
   }
 }
 
-function line(event: JobEvent): Uint8Array {
+function encodeLine(event: JobEvent): Uint8Array {
   return encoder.encode(`${JSON.stringify(event)}\n`)
 }

@@ -15,7 +15,7 @@ export async function readKnownWords(directory: string): Promise<KnownWords | nu
   const file = path.join(directory, WORDS)
   const { size } = await stat(file).catch(() => ({ size: 0 }))
   if (size === 0) return null
-  if (size > MAX_BYTES) throw new Error(`${file} has ${size} bytes; at most ${MAX_BYTES} are read`)
+  if (size > MAX_BYTES) throw new Error(`${file} has ${size} bytes; at most ${MAX_BYTES} are allowed`)
   const words = z.array(z.string()).safeParse(JSON.parse(await readFile(file, 'utf8')))
   if (!words.success) throw new Error(`${file} is not a list of words`)
   return new Set(words.data)
@@ -30,7 +30,7 @@ const formsOf = (word: string): string[] => [
 ]
 
 /** The words of a prompt outside the model's vocabulary. Excludes words in quotation marks or capitals, which are drawn as letters. */
-export function unknownWords(prompt: string, known: KnownWords): string[] {
+export function findUnknownWords(prompt: string, known: KnownWords): string[] {
   const text = prompt.replaceAll(/"[^"]*"|“[^“”]*”/g, ' ').replaceAll(/\b[A-Z]{2,}\b/g, ' ')
   const words = text.toLowerCase().match(/\p{L}+/gu) ?? []
   return [...new Set(words)].filter((word) => word.length > 1 && !formsOf(word).some((form) => known.has(form)))
@@ -38,7 +38,7 @@ export function unknownWords(prompt: string, known: KnownWords): string[] {
 
 /** The warning for the unknown words of a prompt; null if there are none. */
 export function describeUnknown(prompt: string, known: KnownWords): string | null {
-  const words = unknownWords(prompt, known)
+  const words = findUnknownWords(prompt, known)
   if (words.length === 0) return null
   const listed = words.slice(0, LISTED_WORDS).map((word) => word.slice(0, WORD_CHARACTERS))
   const others = words.length > LISTED_WORDS ? ` and ${words.length - LISTED_WORDS} more` : ''

@@ -6,14 +6,14 @@ type NormalizerConfig = { type: string; [option: string]: unknown }
 type Normalize = (text: string) => string
 
 /** The normalizer that a `tokenizer.json` describes. Throws for a type that the library lacks, or a malformed map. */
-export function exactNormalizer(config: NormalizerConfig): Normalize {
+export function createExactNormalizer(config: NormalizerConfig): Normalize {
   switch (config.type) {
     case 'Sequence': {
-      const parts = (config.normalizers as NormalizerConfig[]).map(exactNormalizer)
+      const parts = (config.normalizers as NormalizerConfig[]).map(createExactNormalizer)
       return (text) => parts.reduce((result, part) => part(result), text)
     }
     case 'Precompiled':
-      return charactersMap(String(config.precompiled_charsmap))
+      return parseCharacterMap(String(config.precompiled_charsmap))
     case 'Lowercase':
       return (text) => Array.from(text, (character) => character.toLowerCase()).join('')
     default: {
@@ -34,7 +34,7 @@ const graphemes = new Intl.Segmenter('und', { granularity: 'grapheme' })
 const utf8 = new TextEncoder()
 
 /** SentencePiece's `precompiled_charsmap`, base64: a Darts double array after its size in bytes, then NUL-ended replacements. */
-function charactersMap(base64: string): Normalize {
+function parseCharacterMap(base64: string): Normalize {
   const bytes = Buffer.from(base64, 'base64')
   const arrayBytes = bytes.length >= 4 ? bytes.readUInt32LE(0) : 0
   if (arrayBytes === 0 || arrayBytes % 4 !== 0 || arrayBytes + 4 > bytes.length) {
@@ -44,20 +44,21 @@ function charactersMap(base64: string): Normalize {
   const replacements = bytes.subarray(4 + arrayBytes)
   assertShort(replacements)
   const lookUp = (text: string) => {
-    const start = shortestMatch(units, utf8.encode(text))
+    const start = findShortestMatch(units, utf8.encode(text))
     return start === undefined ? undefined : replacements.toString('utf8', start, replacements.indexOf(0, start))
   }
-  const byCharacter = (grapheme: string) => Array.from(grapheme, (character) => lookUp(character) ?? character).join('')
-  const byGrapheme = (text: string) => {
+  const normalizeByCharacter = (grapheme: string) =>
+    Array.from(grapheme, (character) => lookUp(character) ?? character).join('')
+  const normalizeByGrapheme = (text: string) => {
     let result = ''
     for (const { segment } of graphemes.segment(text)) {
       const whole = utf8.encode(segment).length < LONG_GRAPHEME_BYTES ? lookUp(segment) : undefined
-      result += whole ?? byCharacter(segment)
+      result += whole ?? normalizeByCharacter(segment)
     }
     return result
   }
   const known = new Map<string, string>()
-  const ofPlain = (character: string) => {
+  const normalizePlain = (character: string) => {
     const found = known.get(character) ?? lookUp(character) ?? character
     known.set(character, found)
     return found
@@ -66,11 +67,11 @@ function charactersMap(base64: string): Normalize {
     let result = ''
     let done = 0
     for (const { 0: run, index } of text.matchAll(PLAIN_RUN)) {
-      result += byGrapheme(text.slice(done, index))
-      for (const character of run) result += ofPlain(character)
+      result += normalizeByGrapheme(text.slice(done, index))
+      for (const character of run) result += normalizePlain(character)
       done = index + run.length
     }
-    return result + byGrapheme(text.slice(done))
+    return result + normalizeByGrapheme(text.slice(done))
   }
 }
 
@@ -89,7 +90,7 @@ function assertShort(replacements: Buffer): void {
 }
 
 /** The value of the shortest key that is a prefix of `key`. SentencePiece takes the longest, `tokenizers` the shortest. */
-function shortestMatch(units: Uint32Array, key: Uint8Array): number | undefined {
+function findShortestMatch(units: Uint32Array, key: Uint8Array): number | undefined {
   let at = childrenOf(units[0]!)
   for (const byte of key) {
     if (byte === 0) return undefined

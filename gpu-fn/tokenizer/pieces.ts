@@ -27,7 +27,7 @@ export function* cutIntoPieces(text: string, { junctions }: Cutter, characters: 
     if (matchesAt(SPACE_BETWEEN_WORDS, text, at)) {
       yield { text: text.slice(start, at), next: '' }
       start = at + 1
-    } else if (junctions && matchesAt(INSIDE_WORD, text, at) && !junctions.has(junctionAt(text, at))) {
+    } else if (junctions && matchesAt(INSIDE_WORD, text, at) && !junctions.has(readJunction(text, at))) {
       yield { text: text.slice(start, at), next: text[at]! }
       start = at
     } else continue
@@ -49,7 +49,7 @@ const BYTE_CHARACTERS: readonly string[] = (() => {
 })()
 
 /** The last byte of the wide letter before `at` and the first byte of the one after it, as BPE characters. */
-function junctionAt(text: string, at: number): string {
+function readJunction(text: string, at: number): string {
   const lastByte = 0x80 | (text.charCodeAt(at - 1) & 0x3f)
   const firstByte = 0xe0 | (text.charCodeAt(at) >> 12)
   return BYTE_CHARACTERS[lastByte]! + BYTE_CHARACTERS[firstByte]!

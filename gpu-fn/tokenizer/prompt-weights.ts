@@ -34,7 +34,7 @@ export function hasWeights(prompt: string): boolean {
 }
 
 function weigh(text: string, weight: number, depth: number): Segment[] {
-  if (depth > DEEPEST) throw new WeightError(`has more than ${DEEPEST} parentheses in parentheses`)
+  if (depth > DEEPEST) throw new WeightError(`has more than ${DEEPEST} levels of nested parentheses`)
   return splitGroups(text).flatMap((part) => {
     // As in ComfyUI, the first and the last parenthesis of a group need not match each other.
     if (part.length < 2 || !part.startsWith('(') || !part.endsWith(')')) return [{ text: part, weight }]

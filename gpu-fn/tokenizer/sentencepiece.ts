@@ -54,19 +54,19 @@ const METASPACE = { type: 'Metaspace', replacement: '▁', prepend_scheme: 'alwa
 
 function readModel(bytes: Uint8Array): Model {
   const model: Model = { pieces: [], type: UNIGRAM, byteFallback: false, characterMap: new Uint8Array() }
-  eachField(bytes, (tag, reader) => {
+  readFields(bytes, (tag, reader) => {
     if (tag === MODEL.piece) {
       if (model.pieces.length === TOKENIZER_LIMITS.tokens)
         throw new Error(`more than ${TOKENIZER_LIMITS.tokens} pieces`)
       model.pieces.push(readPiece(reader.bytes()))
     } else if (tag === MODEL.trainer) {
-      eachField(reader.bytes(), (tag, reader) => {
+      readFields(reader.bytes(), (tag, reader) => {
         if (tag === TRAINER.type) model.type = reader.int32()
         else if (tag === TRAINER.byteFallback) model.byteFallback = reader.bool()
         else reader.skipType(tag & 7)
       })
     } else if (tag === MODEL.normalizer) {
-      eachField(reader.bytes(), (tag, reader) => {
+      readFields(reader.bytes(), (tag, reader) => {
         if (tag === NORMALIZER.characterMap) model.characterMap = reader.bytes()
         else reader.skipType(tag & 7)
       })
@@ -77,7 +77,7 @@ function readModel(bytes: Uint8Array): Model {
 
 function readPiece(bytes: Uint8Array): Piece {
   const piece: Piece = ['', 0]
-  eachField(bytes, (tag, reader) => {
+  readFields(bytes, (tag, reader) => {
     if (tag === PIECE.text) piece[0] = reader.string()
     else if (tag === PIECE.score) piece[1] = reader.float()
     else reader.skipType(tag & 7)
@@ -86,7 +86,7 @@ function readPiece(bytes: Uint8Array): Piece {
 }
 
 /** Calls `read` for each field of a message, with its tag; `read` reads or skips the value. */
-function eachField(bytes: Uint8Array, read: (tag: number, reader: protobuf.Reader) => void): void {
+function readFields(bytes: Uint8Array, read: (tag: number, reader: protobuf.Reader) => void): void {
   const reader = protobuf.Reader.create(bytes)
   while (reader.pos < reader.len) read(reader.uint32(), reader)
 }

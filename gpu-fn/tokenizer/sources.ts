@@ -48,7 +48,7 @@ export function selectSources(sources: TokenizerSources): TokenizerSources {
   return new Map([...sources].filter(([name]) => read.includes(name)))
 }
 
-/** The merges of `merges.txt`: two tokens a line, after an optional first line `#version`. */
+/** The merges of `merges.txt`: two tokens per line, after an optional first line `#version`. */
 export function readMerges(directory: string, sources: TokenizerSources): string[] | undefined {
   const text = readText(directory, sources, 'merges.txt', '\n', TOKENIZER_LIMITS.tokens)
   const merges = text?.split(/\r?\n/).filter((line) => line !== '' && !line.startsWith('#version'))

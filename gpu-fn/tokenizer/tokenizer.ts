@@ -1,7 +1,7 @@
 // Prompts to token ids, equal to those of transformers' tokenizers, from the tokenizer files of a checkpoint.
 import { Tokenizer } from '@huggingface/tokenizers'
 import { parseTokenizerFiles, type TokenizerFiles, type TokenizerJson } from './files.ts'
-import { exactNormalizer } from './normalizer.ts'
+import { createExactNormalizer } from './normalizer.ts'
 import { assertPublishedParts } from './parts.ts'
 import { type Cutter, cutIntoPieces, cutterOf, type Piece } from './pieces.ts'
 import type { Segment } from './prompt-weights.ts'
@@ -97,7 +97,7 @@ export function tokenize(
 /** ComfyUI moves shorter segments whole to the next part of a long prompt, which this pipeline does not have. */
 const DIVISIBLE_TOKENS = 8
 
-/** Ids as from `tokenize`, and the weight of each. Each segment is tokenized for itself; start, end and padding weigh 1. */
+/** Ids as from `tokenize`, and the weight of each. Each segment is tokenized separately; start, end and padding weigh 1. */
 export function tokenizeWeighted(
   from: PromptTokenizer,
   segments: readonly Segment[],
@@ -154,9 +154,9 @@ function vocabularyOf({ definition: { model, added_tokens } }: TokenizerFiles): 
 }
 
 function build({ definition, config }: TokenizerFiles): Tokenizer {
-  const pre_tokenizer = definition.pre_tokenizer && unicodeSpaces(definition.pre_tokenizer)
+  const pre_tokenizer = definition.pre_tokenizer && useUnicodeSpaces(definition.pre_tokenizer)
   const tokenizer = new Tokenizer({ ...definition, pre_tokenizer }, config)
-  if (definition.normalizer) tokenizer.normalizer = exactNormalizer(definition.normalizer)
+  if (definition.normalizer) tokenizer.normalizer = createExactNormalizer(definition.normalizer)
   if (tokenizer.model.fuse_unk) fuseInLinearTime(tokenizer)
   return tokenizer
 }
@@ -186,8 +186,9 @@ type Component = NonNullable<TokenizerJson['pre_tokenizer']>
 const BYTE_LEVEL_WORDS = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
 /** The same pre-tokenizer with Unicode's white space. JavaScript's includes U+FEFF and lacks U+0085. */
-function unicodeSpaces(config: Component): Component {
-  if (Array.isArray(config.pretokenizers)) return { ...config, pretokenizers: config.pretokenizers.map(unicodeSpaces) }
+function useUnicodeSpaces(config: Component): Component {
+  if (Array.isArray(config.pretokenizers))
+    return { ...config, pretokenizers: config.pretokenizers.map(useUnicodeSpaces) }
   if (config.type === 'WhitespaceSplit') {
     return { type: 'Split', pattern: { Regex: '\\s+' }, behavior: 'Removed', invert: false }
   }

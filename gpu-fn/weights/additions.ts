@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { readdir, realpath } from 'node:fs/promises'
 import type * as z from 'zod'
-import { directoriesWithManifest, locate, PackageError, parseWith, readManifest } from './packages.ts'
+import { listDirectoriesWithManifest, locate, PackageError, parseWith, readManifest } from './packages.ts'
 
 type Files = Record<string, { bytes: number; sha256: string }>
 type Addition<Manifest> = { directory: string; manifest: Manifest; digest: string }
@@ -30,7 +30,7 @@ export async function findAdditions<Found extends { manifest: { name: string } }
 ): Promise<Found[]> {
   const entries = await readdir(folder).catch(() => [])
   const found: Found[] = []
-  for await (const directory of directoriesWithManifest(folder, entries)) found.push(await open(directory))
+  for await (const directory of listDirectoriesWithManifest(folder, entries)) found.push(await open(directory))
   const names = found.map(({ manifest }) => manifest.name)
   const duplicate = names.find((name, i) => names.indexOf(name) !== i)
   if (duplicate !== undefined) throw new PackageError(`${folder} has more than one ${kind} ${duplicate}: keep one`)

@@ -44,7 +44,7 @@ export function createArrivingFile({ key, file, bytes, sha256 }: PackageFile, ha
 
   return {
     key,
-    /** The next range to request, of at most `most` bytes; null if all were requested. An empty file has one empty range. */
+    /** The next range to request, of at most `max` bytes; null if all were requested. An empty file has one empty range. */
     next(max: number): Range | null {
       if (requested === bytes && opening) return null
       opening ??= openPartial()

@@ -47,7 +47,7 @@ export class CacheBudget {
 
   /** The blobs (SHA-256 → bytes) that are not on disk. */
   async missing(all: ReadonlyMap<string, number>): Promise<Map<string, number>> {
-    const present = new Map((await entries(this.#options.blobs)).map(({ name, bytes }) => [name, bytes]))
+    const present = new Map((await listEntries(this.#options.blobs)).map(({ name, bytes }) => [name, bytes]))
     return new Map([...all].filter(([sha256, bytes]) => present.get(sha256) !== bytes))
   }
 
@@ -92,7 +92,7 @@ export class CacheBudget {
   /** Temporary files and directories, including those of other processes. */
   async #partials(): Promise<Entry[]> {
     const { blobs, packages } = this.#options
-    return [...(await entries(blobs)), ...(await entries(packages))].filter(isPartial)
+    return [...(await listEntries(blobs)), ...(await listEntries(packages))].filter(isPartial)
   }
 
   async #fits(bytes: number): Promise<boolean> {
@@ -100,23 +100,23 @@ export class CacheBudget {
   }
 
   async #sumBytes(): Promise<number> {
-    return sumOf((await entries(this.#options.blobs)).map(({ bytes }) => bytes))
+    return sumOf((await listEntries(this.#options.blobs)).map(({ bytes }) => bytes))
   }
 
   /** Package directories, least recently used first. */
   async #packagesByAge(): Promise<Entry[]> {
-    return (await entries(this.#options.packages)).toSorted((a, b) => a.modified - b.modified)
+    return (await listEntries(this.#options.packages)).toSorted((a, b) => a.modified - b.modified)
   }
 
   /** Removes blobs without a package, except `wanted`. */
   async #removeOrphans(wanted: ReadonlySet<string>): Promise<void> {
-    for (const { file, name, links } of await entries(this.#options.blobs))
+    for (const { file, name, links } of await listEntries(this.#options.blobs))
       if (SHA256.test(name) && links === 1 && !wanted.has(name)) await rm(file, { force: true })
   }
 }
 
 /** The entries of a directory, without those removed in the meantime. */
-async function entries(directory: string): Promise<Entry[]> {
+async function listEntries(directory: string): Promise<Entry[]> {
   const names = await readdir(directory).catch(() => [])
   const found = names.map(async (name): Promise<Entry[]> => {
     const file = path.join(directory, name)

@@ -8,7 +8,7 @@ import { CorruptDownload } from './arriving-file.ts'
 import { type Bucket, BucketError } from './bucket.ts'
 import { CacheBudget, CacheFull } from './budget.ts'
 import { type DownloadOptions, download } from './download.ts'
-import { blobKey, type PackageName } from './layout.ts'
+import { blobKeyOf, type PackageName } from './layout.ts'
 import { MANIFEST, openPackage, PackageError } from './packages.ts'
 import { removeDirectory } from './removal.ts'
 import { describeName, findServed, type ServedPackage } from './served-package.ts'
@@ -104,7 +104,7 @@ export class PackageCache {
   async #fetchMissing(missing: ReadonlyMap<string, number>, all: ReadonlyMap<string, number>): Promise<void> {
     const { bucket, verifier, onProgress } = this.#options
     const wanted = [...missing].map(([sha256, bytes]) => ({
-      ...{ key: blobKey(sha256), file: this.#fileOf(sha256), bytes, sha256 },
+      ...{ key: blobKeyOf(sha256), file: this.#fileOf(sha256), bytes, sha256 },
     }))
     const total = sum(all.values())
     let done = total - sum(missing.values())
@@ -116,7 +116,7 @@ export class PackageCache {
     await verifier.trust(wanted)
   }
 
-  /** The error of a full disk with a remedy; any other error unchanged. */
+  /** For a full disk, an error with a remedy; otherwise the error unchanged. */
   #explain(error: NodeJS.ErrnoException, bytes: number): Error {
     if (error.code !== 'ENOSPC' && error.code !== 'EDQUOT') return error
     const { directory } = this.#options
@@ -150,7 +150,7 @@ export class PackageCache {
     if (!(await stat(at).catch(() => null))) return null
     try {
       const opened = await openPackage(at)
-      if (opened.digest !== digest) throw new PackageError(`${at}: ${MANIFEST} does not have the SHA-256 in its name`)
+      if (opened.digest !== digest) throw new PackageError(`${at}: ${MANIFEST} does not match the SHA-256 in its name`)
       await verifier.verify(opened)
       await utimes(at, new Date(), new Date())
       this.#budget.keep(digest)

@@ -7,7 +7,7 @@ import { parentPort } from 'node:worker_threads'
 export type HashUpdate = { file: string; bytes: number; complete: boolean }
 
 /** The digest of a complete file. */
-export type Hashed = { file: string; sha256: string }
+export type HashedFile = { file: string; sha256: string }
 
 /** Fits a core's cache. */
 const block = Buffer.alloc(256 * 1024)
@@ -25,5 +25,5 @@ parentPort!.on('message', ({ file, bytes, complete }: HashUpdate) => {
   if (!complete) return
   files.delete(file)
   closeSync(open.descriptor)
-  parentPort!.postMessage({ file, sha256: open.hash.digest('hex') } satisfies Hashed)
+  parentPort!.postMessage({ file, sha256: open.hash.digest('hex') } satisfies HashedFile)
 })

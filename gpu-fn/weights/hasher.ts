@@ -1,6 +1,6 @@
 // SHA-256 of files while they are written, on a separate thread.
 import { Worker } from 'node:worker_threads'
-import type { Hashed, HashUpdate } from './hasher-thread.ts'
+import type { HashedFile, HashUpdate } from './hasher-thread.ts'
 
 export type Hasher = ReturnType<typeof openHasher>
 
@@ -10,7 +10,7 @@ export function openHasher() {
   const failed = Promise.withResolvers<never>()
   failed.promise.catch(() => {})
   thread.on('error', failed.reject)
-  thread.on('message', ({ file, sha256 }: Hashed) => waiting.get(file)?.(sha256))
+  thread.on('message', ({ file, sha256 }: HashedFile) => waiting.get(file)?.(sha256))
   return {
     update: (update: HashUpdate) => thread.postMessage(update),
     /** Waits for the last update of a file and resolves to its SHA-256. Throws file-system errors. */

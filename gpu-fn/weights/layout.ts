@@ -8,10 +8,10 @@ import type { Tier } from '../manifest.ts'
 export type PackageName = { model: string; tier: Tier; target: string }
 
 /** Throws for a value that is not a SHA-256, because it could address another key. */
-export const blobKey = (sha256: string) => `blobs/${sha256Hex.parse(sha256)}`
+export const blobKeyOf = (sha256: string) => `blobs/${sha256Hex.parse(sha256)}`
 /** Throws for a value that is not a SHA-256. */
-export const manifestKey = (digest: string) => `manifests/${sha256Hex.parse(digest)}.json`
-export const pointerKey = ({ model, tier, target }: PackageName) => `models/${model}/${tier}/${target}.json`
+export const manifestKeyOf = (digest: string) => `manifests/${sha256Hex.parse(digest)}.json`
+export const pointerKeyOf = ({ model, tier, target }: PackageName) => `models/${model}/${tier}/${target}.json`
 
 /** The content of a pointer. `previous`: the packages that it named before, newest first. */
 export const pointer = z.strictObject({ package: sha256Hex, previous: z.array(sha256Hex).max(20).default([]) })

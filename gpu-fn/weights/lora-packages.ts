@@ -1,6 +1,6 @@
 // Compiled adapters (LoRAs) on disk: directories in `loras`, beside the packages.
 import path from 'node:path'
-import { countElements, tensorBytes } from '../dtype.ts'
+import { computeTensorBytes, countElements } from '../dtype.ts'
 import { type LoraManifest, type LoraPackage, loraManifest } from '../manifest.ts'
 import { findAdditions, openAddition } from './additions.ts'
 import { MANIFEST, PackageError } from './packages.ts'
@@ -28,8 +28,8 @@ function assertConsistent(directory: string, { modules, factors, graphs, files }
   const { bytes } = files[factors]!
   for (const { weight, shape, rows, rank, up, down } of modules) {
     const columns = countElements(shape.slice(1))
-    const ends = [up.offset + tensorBytes(up.dtype, [rank, rows[1] - rows[0]])]
-    ends.push(down.offset + tensorBytes(down.dtype, [rank, columns]))
+    const ends = [up.offset + computeTensorBytes(up.dtype, [rank, rows[1] - rows[0]])]
+    ends.push(down.offset + computeTensorBytes(down.dtype, [rank, columns]))
     if (!(rows[0] < rows[1] && rows[1] <= shape[0]!) || ends.some((end) => end > bytes))
       throw new PackageError(`${directory}: ${MANIFEST}: the matrices of ${weight} are not inside ${factors}`)
   }

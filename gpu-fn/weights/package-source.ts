@@ -35,11 +35,11 @@ export function packageSource(
       if (absent.length === 0) return mounted
       const cache = new PackageCache({
         directory,
-        budgetBytes: bucket.cacheBytes || (await defaultBudget(directory)),
+        budgetBytes: bucket.cacheBytes || (await computeDefaultBudget(directory)),
         bucket: openBucket(bucket.address),
         verifier,
         log,
-        onProgress: progressLog(log),
+        onProgress: createProgressLog(log),
       })
       const fetched: Package[] = []
       for (const name of absent) fetched.push(await cache.ensure(name))
@@ -48,13 +48,13 @@ export function packageSource(
   }
 }
 
-async function defaultBudget(directory: string): Promise<number> {
+async function computeDefaultBudget(directory: string): Promise<number> {
   await mkdir(directory, { recursive: true })
   const { bavail, bsize } = await statfs(directory)
   return Math.floor((bavail * bsize + (await cacheBytes(directory))) * SHARE_OF_DISK)
 }
 
-function progressLog(log: Logger) {
+function createProgressLog(log: Logger) {
   let logged = 0
   return (doneBytes: number, totalBytes: number) => {
     if (Date.now() - logged < LOG_INTERVAL_MS) return

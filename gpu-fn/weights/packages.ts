@@ -5,7 +5,7 @@ import { readdir, readFile, realpath, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import * as z from 'zod'
-import { tensorBytes } from '../dtype.ts'
+import { computeTensorBytes } from '../dtype.ts'
 import {
   IMAGE_NETWORKS,
   type Manifest,
@@ -52,12 +52,12 @@ export async function findPackages(root: string): Promise<Package[]> {
   if (entries.some(({ name }) => name === MANIFEST)) return [await openPackage(root)]
   const names = entries.map(({ name }) => name)
   const packages: Package[] = []
-  for await (const directory of directoriesWithManifest(root, names)) packages.push(await openPackage(directory))
+  for await (const directory of listDirectoriesWithManifest(root, names)) packages.push(await openPackage(directory))
   return packages
 }
 
 /** The directories with a manifest among the entries of `root`, ordered by name; without names that start with a dot. */
-export async function* directoriesWithManifest(root: string, entries: readonly string[]): AsyncGenerator<string> {
+export async function* listDirectoriesWithManifest(root: string, entries: readonly string[]): AsyncGenerator<string> {
   for (const name of entries.filter((entry) => !entry.startsWith('.')).sort()) {
     const directory = path.join(root, name)
     const found = await stat(path.join(directory, MANIFEST)).catch(() => undefined)
@@ -74,7 +74,7 @@ export async function readManifest(directory: string): Promise<Uint8Array> {
   try {
     const file = path.join(directory, MANIFEST)
     const { size } = await stat(file)
-    if (size > MANIFEST_BYTES) fail(directory, `${MANIFEST} has ${size} bytes; at most ${MANIFEST_BYTES} are read`)
+    if (size > MANIFEST_BYTES) fail(directory, `${MANIFEST} has ${size} bytes; at most ${MANIFEST_BYTES} are allowed`)
     return await readFile(file)
   } catch (cause) {
     if (cause instanceof PackageError) throw cause
@@ -130,7 +130,7 @@ export function assertLayout(directory: string, file: string, tensors: readonly 
   let end = 0
   for (const { name, dtype, shape, offset } of tensors) {
     if (offset < end) fail(directory, `${MANIFEST}: ${name} overlaps the tensor before it in ${file}`)
-    end = offset + tensorBytes(dtype, shape)
+    end = offset + computeTensorBytes(dtype, shape)
     if (end > bytes) fail(directory, `${MANIFEST}: ${name} extends beyond the end of ${file}`)
   }
 }

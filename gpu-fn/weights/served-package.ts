@@ -2,20 +2,20 @@
 import { createHash } from 'node:crypto'
 import type { Manifest } from '../manifest.ts'
 import type { Bucket } from './bucket.ts'
-import { manifestKey, type PackageName, POINTER_BYTES, pointer, pointerKey } from './layout.ts'
+import { manifestKeyOf, type PackageName, POINTER_BYTES, pointer, pointerKeyOf } from './layout.ts'
 import { isInside, MANIFEST, MANIFEST_BYTES, PackageError, parseManifest } from './packages.ts'
 
 export type ServedPackage = { digest: string; bytes: Uint8Array; manifest: Manifest }
 
 /** The digest and the manifest of the package that the bucket serves now. Throws PackageError or BucketError. */
 export async function findServed(bucket: Bucket, name: PackageName): Promise<ServedPackage> {
-  const found = pointer.safeParse(parseJson(await bucket.read(pointerKey(name), POINTER_BYTES)))
-  if (!found.success) throw new PackageError(`${pointerKey(name)} in ${bucket.url} is not a pointer to a package`)
+  const found = pointer.safeParse(parseJson(await bucket.read(pointerKeyOf(name), POINTER_BYTES)))
+  if (!found.success) throw new PackageError(`${pointerKeyOf(name)} in ${bucket.url} is not a pointer to a package`)
   const digest = found.data.package
-  const bytes = await bucket.read(manifestKey(digest), MANIFEST_BYTES)
-  const source = `${bucket.url}/${manifestKey(digest)}`
+  const bytes = await bucket.read(manifestKeyOf(digest), MANIFEST_BYTES)
+  const source = `${bucket.url}/${manifestKeyOf(digest)}`
   if (createHash('sha256').update(bytes).digest('hex') !== digest)
-    throw new PackageError(`${source} does not have the SHA-256 in its name`)
+    throw new PackageError(`${source} does not match the SHA-256 in its name`)
   const manifest = parseManifest(source, bytes)
   assertNamed(source, manifest, name)
   const outside = Object.keys(manifest.files).find((file) => !isInside(file) || file === MANIFEST)

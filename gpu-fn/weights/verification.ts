@@ -25,9 +25,9 @@ const HASHERS = 4
 
 /** Stamp of a file → its digest. */
 const record = z.record(z.string().max(100), sha256Hex)
-type Verified = Pick<Package, 'directory'> & { manifest: Pick<LoraPackage['manifest'], 'files'> }
-type Stamped = [stamp: string, sha256: string]
-type Pending = { name: string; file: string; bytes: number; sha256: string }
+type VerifiedPackage = Pick<Package, 'directory'> & { manifest: Pick<LoraPackage['manifest'], 'files'> }
+type StampedDigest = [stamp: string, sha256: string]
+type PendingFile = { name: string; file: string; bytes: number; sha256: string }
 type VerifierOptions = { directory: string; log: Pick<Logger, 'warn'> }
 
 export class Verifier {
@@ -41,10 +41,10 @@ export class Verifier {
   }
 
   /** Hashes all files not yet verified and calls `onFile` after each. Throws CorruptFile or a file-system error. */
-  async verify(pkg: Verified, onFile?: () => void): Promise<void> {
+  async verify(pkg: VerifiedPackage, onFile?: () => void): Promise<void> {
     const queue = await this.#listUnverified(pkg)
     if (queue.length === 0) return
-    const done: Stamped[] = []
+    const done: StampedDigest[] = []
     const threads = Array.from({ length: Math.min(HASHERS, queue.length) }, () =>
       this.#hashAll(pkg, queue, (verified) => {
         done.push(verified)
@@ -59,14 +59,14 @@ export class Verifier {
 
   /** Records files as verified that were hashed during download. */
   async trust(files: Iterable<{ file: string; sha256: string }>): Promise<void> {
-    const entries: Stamped[] = []
+    const entries: StampedDigest[] = []
     for (const { file, sha256 } of files) entries.push([await stampOf(file), sha256])
     await this.#record.add(entries)
   }
 
-  async #listUnverified(pkg: Verified): Promise<Pending[]> {
+  async #listUnverified(pkg: VerifiedPackage): Promise<PendingFile[]> {
     const verified = await this.#record.entries()
-    const pending: Pending[] = []
+    const pending: PendingFile[] = []
     for (const [name, { bytes, sha256 }] of Object.entries(pkg.manifest.files)) {
       const file = path.join(pkg.directory, name)
       if (verified.get(await stampOf(file)) !== sha256) pending.push({ name, file, bytes, sha256 })
@@ -76,9 +76,13 @@ export class Verifier {
   }
 
   /** Hashes files of the queue on one thread until it is empty. A failure empties it. */
-  async #hashAll(pkg: Verified, queue: Pending[], onVerified: (verified: Stamped) => void): Promise<void> {
+  async #hashAll(
+    pkg: VerifiedPackage,
+    queue: PendingFile[],
+    onVerified: (verified: StampedDigest) => void,
+  ): Promise<void> {
     const hasher = openHasher()
-    const hash = ({ file, bytes }: Pending) => {
+    const hash = ({ file, bytes }: PendingFile) => {
       hasher.update({ file, bytes, complete: true })
       return hasher.digestOf(file)
     }
@@ -90,7 +94,11 @@ export class Verifier {
     }
   }
 
-  async #verifyFile(pkg: Verified, pending: Pending, hash: (pending: Pending) => Promise<string>): Promise<Stamped> {
+  async #verifyFile(
+    pkg: VerifiedPackage,
+    pending: PendingFile,
+    hash: (pending: PendingFile) => Promise<string>,
+  ): Promise<StampedDigest> {
     const { name, file, sha256 } = pending
     const stamp = await stampOf(file)
     if (this.#corrupt.get(file) !== stamp && (await hash(pending)) === sha256) return [stamp, sha256]
@@ -117,7 +125,7 @@ class VerifiedRecord {
     return this.#entries
   }
 
-  async add(entries: readonly Stamped[]): Promise<void> {
+  async add(entries: readonly StampedDigest[]): Promise<void> {
     if (entries.length === 0) return
     // Read again to include entries of other processes.
     const merged = new Map([...(await this.#read()), ...(this.#entries ?? [])])

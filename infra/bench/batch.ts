@@ -2,12 +2,12 @@
 import { pino } from 'pino'
 import { type JobRequest, PROTOCOL_VERSION } from '../../gpu-fn/contract.ts'
 import { PackageEngine } from '../../gpu-fn/engine/engine.ts'
-import { type Job, outcome } from '../../gpu-fn/server/job.ts'
+import { type Job, outcomeOf } from '../../gpu-fn/server/job.ts'
 import { Jobs } from '../../gpu-fn/server/jobs.ts'
 import { Verifier } from '../../gpu-fn/weights/verification.ts'
 import type { FullSize } from '../checkpoints/full-size.ts'
 import { makeScratch } from '../command/scratch.ts'
-import { builtInPackages } from '../local/models/built-in-model.ts'
+import { prepareBuiltInPackages } from '../local/models/built-in-model.ts'
 import { psnr, readPixels } from '../receipts/compare-images.ts'
 import { makeCheckpoint, makePackage } from './gpu/packages.ts'
 import { median, percentile } from './statistics.ts'
@@ -30,8 +30,8 @@ type Round = { seconds: number; latency: number; images: Uint8Array[] }
 export async function benchBatch(options: BatchBenchOptions): Promise<void> {
   await using cache = makeScratch('octet-batch-')
   const packages = options.random
-    ? await randomPackages(options.random, options.directory)
-    : (await builtInPackages(['fp8'])).directory
+    ? await createRandomPackages(options.random, options.directory)
+    : (await prepareBuiltInPackages(['fp8'])).directory
   const log = pino({ level: 'warn' }, pino.destination(2))
   const limits = { memoryBytes: Number.MAX_SAFE_INTEGER, stallSeconds: 600, onStall: () => process.exit(1) }
   const verifier = new Verifier({ directory: cache.directory, log })
@@ -62,12 +62,12 @@ async function runRound(engine: PackageEngine, options: BatchBenchOptions, shari
   const ends: number[] = []
   const submit = (_: unknown, seed: number): Job => {
     const job = jobs.submit(`job-${seed}`, requestOf(options, seed))
-    job.changes.on('entry', () => outcome(job) && ends.push((performance.now() - start) / 1000))
+    job.changes.on('entry', () => outcomeOf(job) && ends.push((performance.now() - start) / 1000))
     return job
   }
   const submitted = Array.from({ length: options.jobs }, submit)
   await jobs.waitUntilIdle()
-  const failed = submitted.map(outcome).find((end) => end?.type !== 'succeeded')
+  const failed = submitted.map(outcomeOf).find((end) => end?.type !== 'succeeded')
   if (failed) throw new Error(JSON.stringify(failed))
   const images = submitted.map(({ entries }) => entries.find(({ data }) => data)!.data!)
   return { seconds: (performance.now() - start) / 1000, latency: percentile(ends, 0.5), images }
@@ -92,7 +92,7 @@ async function print({ model, size, steps, jobs, sharing }: BatchBenchOptions, r
   )
   console.log(`images per second: ${ratioOf(({ seconds }) => seconds)} x`)
   console.log(`median time to image: ${ratioOf(({ latency }) => 1 / latency)} x`)
-  console.log(`byte-equal images: ${equal} of ${jobs}`)
+  console.log(`byte-identical images: ${equal} of ${jobs}`)
   const psnrs: number[] = []
   for (const [alone, shared] of rounds)
     for (const [i, image] of shared!.images.entries())
@@ -103,7 +103,7 @@ async function print({ model, size, steps, jobs, sharing }: BatchBenchOptions, r
 }
 
 /** The package of a full-size variant with random weights for a GPU, made once in the directory. */
-async function randomPackages(variant: FullSize, directory: string): Promise<string> {
+async function createRandomPackages(variant: FullSize, directory: string): Promise<string> {
   await makeCheckpoint(variant, directory)
   return makePackage({ variant, target: 'cuda-fp8', tier: 'fp8' }, directory)
 }

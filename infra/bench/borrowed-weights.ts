@@ -2,19 +2,19 @@
 // is available in seconds and has its real size on the GPU.
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/formats/dtype.ts'
+import { convertFloat32ToFloat16 } from '../../gpu-fn/compile/checkpoint/formats/dtype.ts'
 import { encode } from '../../gpu-fn/compile/checkpoint/formats/fp8.ts'
 import type { Graph, Weight } from '../../gpu-fn/compile/graph/graph.ts'
 import type { BuildOptions } from '../../gpu-fn/compile/graph/model.ts'
-import { lowerings } from '../../gpu-fn/compile/lower/lowerings.ts'
+import { chooseLowerings } from '../../gpu-fn/compile/lower/lowerings.ts'
 import { encodeModel } from '../../gpu-fn/compile/write/onnx.ts'
-import { tensorBytes } from '../../gpu-fn/dtype.ts'
+import { computeTensorBytes } from '../../gpu-fn/dtype.ts'
 import type { StoredTensor, Target } from '../../gpu-fn/manifest.ts'
 import { buildModel } from '../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../gpu-fn/models/sd35/sd35.ts'
-import { singleFileShapes } from '../checkpoints/published.ts'
+import { readSingleFileShapes } from '../checkpoints/published.ts'
 import { drawPool } from '../checkpoints/random-weights.ts'
-import { safetensorsHeader } from '../checkpoints/safetensors-header.ts'
+import { encodeSafetensorsHeader } from '../checkpoints/safetensors-header.ts'
 
 const MIB = 2 ** 20
 const PAGE = 4096
@@ -30,13 +30,13 @@ export async function buildStep(
   blocks: number,
   { target, ...options }: BuildOptions & { target: Target },
 ) {
-  const shapes = await singleFileShapes(variant, blocks)
-  const { header, dataBytes } = safetensorsHeader(shapes.map((each) => ({ ...each, dtype: 'BF16' })))
+  const shapes = await readSingleFileShapes(variant, blocks)
+  const { header, dataBytes } = encodeSafetensorsHeader(shapes.map((each) => ({ ...each, dtype: 'BF16' })))
   const file = path.join(directory, `${variant}-${blocks}.safetensors`)
   await fs.writeFile(file, header)
   await fs.truncate(file, header.length + dataBytes)
   const settings = { ...options, variant: 'custom', allowMissingEncoders: true }
-  return buildModel(await openCheckpoint([file]), [file], settings, lowerings(target))
+  return buildModel(await openCheckpoint([file]), [file], settings, chooseLowerings(target))
 }
 
 /** Writes the file of random numbers for `writeGraph`. */
@@ -50,7 +50,7 @@ export async function writeNumbers(directory: string): Promise<void> {
       REGIONS.codes,
     )
     const halves = new Uint16Array(pool.length)
-    float32ToFloat16(
+    convertFloat32ToFloat16(
       pool.map((value) => value * 0.03),
       halves,
     )
@@ -87,7 +87,7 @@ function borrow(weights: readonly Weight[]): StoredTensor[] {
   )
   const used = new Map<Kind, number>()
   return weights.map(({ name, dtype, shape }) => {
-    const bytes = tensorBytes(dtype, shape)
+    const bytes = computeTensorBytes(dtype, shape)
     const kind = kindOf(name, dtype)
     const free = used.get(kind) ?? 0
     const at = free + bytes > REGIONS[kind] ? 0 : free

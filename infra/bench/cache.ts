@@ -2,7 +2,7 @@
 import path from 'node:path'
 import { countEvaluations, type JobRequest } from '../../gpu-fn/contract.ts'
 import type { OpenPipeline } from '../../gpu-fn/engine/package/open-pipeline.ts'
-import { builtInPackage } from '../local/models/built-in-model.ts'
+import { prepareBuiltInPackage } from '../local/models/built-in-model.ts'
 import { render, withPipeline } from '../local/models/render.ts'
 import { type Judge, openJudge } from '../quality/judge.ts'
 import { type QualityPrompt, readQualityPrompts } from '../quality/prompts.ts'
@@ -22,8 +22,8 @@ export type CacheBenchOptions = {
   readonly prompts: number
 }
 
-type Made = { seconds: number; pixels: Pixels; verdict: Verdict | null }
-type Pair = { prompt: string; plain: Made; cached: Made; psnr: number }
+type GeneratedImage = { seconds: number; pixels: Pixels; verdict: Verdict | null }
+type Pair = { prompt: string; plain: GeneratedImage; cached: GeneratedImage; psnr: number }
 
 const WORST = 3
 /** PSNR of equal images, so that means are finite. */
@@ -49,7 +49,7 @@ export async function benchCache(options: CacheBenchOptions): Promise<void> {
 }
 
 async function packageOf({ model, target, directory }: CacheBenchOptions): Promise<string> {
-  if (model === 'nano') return builtInPackage('nano', 'fp32')
+  if (model === 'nano') return prepareBuiltInPackage('nano', 'fp32')
   const own = path.join(directory, model)
   await makeCheckpoint(model, own)
   return makePackage({ variant: model, target, tier: 'fp8' }, own)
@@ -64,7 +64,7 @@ async function makeImage(
   judges: Judge | null,
   prompt: QualityPrompt,
   { size, steps, sampler, cache }: Pick<CacheBenchOptions, 'size' | 'steps' | 'sampler'> & { cache: boolean },
-): Promise<Made> {
+): Promise<GeneratedImage> {
   const start = performance.now()
   const file = await render(pipeline, {
     ...{ prompt: prompt.prompt, seed: prompt.seed, sampler },
@@ -81,7 +81,7 @@ function reportWork({ package: { manifest } }: OpenPipeline, options: CacheBench
   const { sampler, steps = manifest.defaults.steps } = options
   const sampling = { ...manifest.defaults, sampler, steps }
   const [all, computed] = [countEvaluations(sampling), countEvaluations({ ...sampling, cache: 'fast' })]
-  const omitted = `${all - computed} of ${all} evaluations omitted (${percent((all - computed) / all)})`
+  const omitted = `${all - computed} of ${all} evaluations omitted (${formatPercent((all - computed) / all)})`
   const [plain, cached] = [
     median(pairs.map((pair) => pair.plain.seconds)),
     median(pairs.map((pair) => pair.cached.seconds)),
@@ -97,10 +97,10 @@ function reportImages(pairs: readonly Pair[]): void {
   console.log(`${pairs.length} prompts: PSNR mean ${mean.toFixed(1)} dB, min ${ascending[0]!.psnr.toFixed(1)} dB`)
   for (const pair of ascending.slice(0, WORST)) console.log(`  ${pair.psnr.toFixed(1)} dB: ${pair.prompt}`)
   for (const part of ['sprite', 'clear', 'background', 'count'] as const) {
-    const share = (kind: 'plain' | 'cached') =>
-      percent(pairs.filter((pair) => pair[kind].verdict?.[part]).length / pairs.length)
-    console.log(`${part}: ${share('plain')} without cache, ${share('cached')} with`)
+    const computeShare = (kind: 'plain' | 'cached') =>
+      formatPercent(pairs.filter((pair) => pair[kind].verdict?.[part]).length / pairs.length)
+    console.log(`${part}: ${computeShare('plain')} without cache, ${computeShare('cached')} with`)
   }
 }
 
-const percent = (share: number) => `${(100 * share).toFixed(1)} %`
+const formatPercent = (share: number) => `${(100 * share).toFixed(1)} %`

@@ -30,10 +30,10 @@ export async function benchCompile({ variant, directory = os.tmpdir() }: Compile
     path.join(scratch.directory, 'package'),
     '--allow-missing-encoders',
   ])
-  const rate = (seconds: number) => `${seconds.toFixed(1)} s, ${(size / 1e6 / seconds).toFixed(0)} MB/s`
+  const formatRate = (seconds: number) => `${seconds.toFixed(1)} s, ${(size / 1e6 / seconds).toFixed(0)} MB/s`
   console.log(compiling.stdout.trim())
   console.log(
-    `${variant}, ${(size / 1e9).toFixed(2)} GB: cp ${rate(copying.seconds)}; compile ${rate(compiling.seconds)}`,
+    `${variant}, ${(size / 1e9).toFixed(2)} GB: cp ${formatRate(copying.seconds)}; compile ${formatRate(compiling.seconds)}`,
   )
   console.log(`compile / cp ${(compiling.seconds / copying.seconds).toFixed(2)}`)
 }

@@ -6,13 +6,13 @@ import { makeScratch } from '../command/scratch.ts'
 import {
   BUILT_IN_MODELS,
   type BuiltInModel,
-  builtInPackage,
   CHECKPOINTS,
+  prepareBuiltInPackage,
   type Tier,
 } from '../local/models/built-in-model.ts'
 import { render, withPipeline } from '../local/models/render.ts'
 import { readQualityPrompts } from '../quality/prompts.ts'
-import { differences, psnr, readPixels } from '../receipts/compare-images.ts'
+import { compareDifferences, psnr, readPixels } from '../receipts/compare-images.ts'
 import { type Diffusers, type DiffusersRequest, openDiffusers } from './diffusers.ts'
 import { median } from './statistics.ts'
 
@@ -21,8 +21,8 @@ export type CpuBenchOptions = Options & { readonly runs: number }
 export type ParityOptions = Options & { readonly prompts: number }
 
 /** Requests for `count` prompts of the quality set, with the model's default steps, guidance scale and size. */
-async function requestsFor(model: BuiltInModel, count: number): Promise<DiffusersRequest[]> {
-  const { manifest } = await openPackage(await builtInPackage(model, 'fp32'))
+async function createRequests(model: BuiltInModel, count: number): Promise<DiffusersRequest[]> {
+  const { manifest } = await openPackage(await prepareBuiltInPackage(model, 'fp32'))
   const prompts = await readQualityPrompts()
   return prompts.slice(0, count).map(({ prompt, seed }, i) => ({
     ...{ name: `${model}-${i}`, checkpoint: CHECKPOINTS[model], prompt, negative_prompt: '', seed },
@@ -56,13 +56,13 @@ async function secondsOf(pipeline: OpenPipeline, request: DiffusersRequest): Pro
  */
 export async function benchCpu({ runs, ...options }: CpuBenchOptions): Promise<void> {
   const open = async <T>(model: BuiltInModel, tier: Tier, use: (pipeline: OpenPipeline) => Promise<T>) =>
-    withPipeline(await builtInPackage(model, tier), use, { threads: options.threads })
+    withPipeline(await prepareBuiltInPackage(model, tier), use, { threads: options.threads })
   await compareWithDiffusers(options, async (diffusers) => {
     for (const model of BUILT_IN_MODELS) {
       const times: Record<'diffusers' | 'fp32' | 'fp8', number[]> = { diffusers: [], fp32: [], fp8: [] }
       await open(model, 'fp32', (fp32) =>
         open(model, 'fp8', async (fp8) => {
-          for (const request of await requestsFor(model, runs + 1)) {
+          for (const request of await createRequests(model, runs + 1)) {
             times.diffusers.push((await diffusers.make(request)).seconds)
             times.fp32.push(await secondsOf(fp32, request))
             times.fp8.push(await secondsOf(fp8, request))
@@ -72,10 +72,10 @@ export async function benchCpu({ runs, ...options }: CpuBenchOptions): Promise<v
       // The first image of each includes the warm-up.
       const warm = (name: keyof typeof times) => median(times[name].slice(1))
       const theirs = warm('diffusers')
-      const ours = (tier: 'fp32' | 'fp8') =>
+      const formatOctet = (tier: 'fp32' | 'fp8') =>
         `${tier} ${warm(tier).toFixed(2)} s (${(warm(tier) / theirs).toFixed(2)} ×)`
       const what = `${model} on ${options.threads} threads, median of ${runs}`
-      console.log(`${what}: diffusers ${theirs.toFixed(2)} s, octet ${ours('fp32')}, ${ours('fp8')}`)
+      console.log(`${what}: diffusers ${theirs.toFixed(2)} s, octet ${formatOctet('fp32')}, ${formatOctet('fp8')}`)
     }
   })
 }
@@ -84,13 +84,13 @@ export async function benchCpu({ runs, ...options }: CpuBenchOptions): Promise<v
 export async function benchParity({ prompts, ...options }: ParityOptions): Promise<void> {
   await compareWithDiffusers(options, async (diffusers, out) => {
     for (const model of BUILT_IN_MODELS) {
-      const found = await withPipeline(await builtInPackage(model, 'fp32'), async (pipeline) => {
+      const found = await withPipeline(await prepareBuiltInPackage(model, 'fp32'), async (pipeline) => {
         const each: { largest: number; share: number; psnr: number }[] = []
-        for (const request of await requestsFor(model, prompts)) {
+        for (const request of await createRequests(model, prompts)) {
           await diffusers.make(request)
           const ours = await readPixels(await render(pipeline, request))
           const theirs = await readPixels(path.join(out, `${request.name}.png`))
-          each.push({ ...differences(ours, theirs), psnr: psnr(ours, theirs) })
+          each.push({ ...compareDifferences(ours, theirs), psnr: psnr(ours, theirs) })
         }
         return each
       })

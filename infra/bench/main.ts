@@ -43,9 +43,9 @@ function parseGpus(text: string): string[] {
   if (gpus.every((gpu) => /^\d+$/.test(gpu)) && new Set(gpus).size === gpus.length) return gpus
   throw new InvalidArgumentError('give distinct indexes of GPUs, such as 0,1')
 }
-const pythonOption = (packages = 'diffusers') =>
+const createPythonOption = (packages = 'diffusers') =>
   new Option('--python <path>', `a Python with ${packages}`).env('OCTET_PYTHON').default('python3')
-const variantOption = () =>
+const createVariantOption = () =>
   new Option('--variant <name>', 'architecture of the random weights').choices(FULL_SIZES).default('large')
 
 /** Parser for a comma-separated list of names from `allowed`. */
@@ -91,8 +91,8 @@ command
 command
   .command('compile')
   .description('compilation of a full-size checkpoint to FP8, against cp (needs 45 GB of disk for large)')
-  .addOption(variantOption())
-  .option('--directory <path>', 'scratch directory; the system one by default')
+  .addOption(createVariantOption())
+  .option('--directory <path>', 'scratch directory; that of the system by default')
   .action(async (options: CompileBenchOptions) => (await import('./compile.ts')).benchCompile(options))
 
 command
@@ -119,13 +119,13 @@ command
 command
   .command('cpu')
   .description('seconds per image of nano on the CPU, against diffusers (needs Python with diffusers)')
-  .addOption(pythonOption())
+  .addOption(createPythonOption())
   .option('--threads <count>', 'threads of each', parseCount, os.availableParallelism())
   .option('--runs <count>', 'timed images of each', parseCount, 5)
   .action(async (options: CpuBenchOptions) => (await import('./cpu.ts')).benchCpu(options))
 
 /** A command about one model: nano, or an architecture with random weights. */
-const modelCommand = (name: string, description: string, targets = ['cpu', 'cuda', 'cuda-fp8']) =>
+const createModelCommand = (name: string, description: string, targets = ['cpu', 'cuda', 'cuda-fp8']) =>
   command
     .command(name)
     .description(description)
@@ -139,7 +139,7 @@ const modelCommand = (name: string, description: string, targets = ['cpu', 'cuda
       path.join(os.tmpdir(), 'octet-gpu'),
     )
 
-modelCommand(
+createModelCommand(
   'lora',
   "a step with two adapters against none, the time of a change of adapters, and nano's images in FP8 against float32",
 )
@@ -149,7 +149,7 @@ modelCommand(
   .option('--rounds <count>', 'rounds', parseCount, 3)
   .action(async (options: LoraBenchOptions) => (await import('./additions/lora.ts')).benchLora(options))
 
-modelCommand('parallel', 'guidance with its samples divided over several devices, against one device')
+createModelCommand('parallel', 'guidance with its samples divided over several devices, against one device')
   .option('--size <pixels>', 'side of the image', parseCount, 256)
   .option('--devices <count>', 'devices; on a CPU, sessions with a share of the cores each', parseCount, 2)
   .option('--runs <count>', 'timed steps of each way', parseCount, 20)
@@ -172,7 +172,7 @@ command
 command
   .command('parity')
   .description('difference between images of nano and of diffusers on the CPU (needs Python with diffusers)')
-  .addOption(pythonOption())
+  .addOption(createPythonOption())
   .option('--threads <count>', 'threads of each', parseCount, os.availableParallelism())
   .option('--prompts <count>', 'images of each model', parseCount, 20)
   .action(async (options: ParityOptions) => (await import('./cpu.ts')).benchParity(options))
@@ -180,18 +180,18 @@ command
 command
   .command('kernels')
   .description('rates of the FP8 operators of a step (needs a GPU, gpu-fn/kernels/build and PyTorch)')
-  .addOption(variantOption())
+  .addOption(createVariantOption())
   .option('--size <pixels>', 'width and height', parseCount, 1024)
-  .addOption(pythonOption('PyTorch'))
+  .addOption(createPythonOption('PyTorch'))
   .action(async (options: KernelsOptions) => (await import('./operators/kernels.ts')).benchKernels(options))
 
 command
   .command('profile')
   .description('time of each FP8 operator in a step, and its share of the step (needs what kernels needs)')
-  .addOption(variantOption())
+  .addOption(createVariantOption())
   .option('--size <pixels>', 'width and height', parseCount, 1024)
   .option('--runs <count>', 'timed steps', parseCount, 20)
-  .addOption(pythonOption('PyTorch'))
+  .addOption(createPythonOption('PyTorch'))
   .action(async (options: ProfileOptions) => (await import('./operators/profile.ts')).benchProfile(options))
 
 command
@@ -210,10 +210,11 @@ command
   .action(async (options: PrecisionBenchOptions) => (await import('./precision/precision.ts')).benchPrecision(options))
 
 // Target cuda is excluded because its images are not bit-exact.
-modelCommand('repeats', 'requests that recur under load, with cancellations: all images of a request must be equal', [
-  'cpu',
-  'cuda-fp8',
-])
+createModelCommand(
+  'repeats',
+  'requests that recur under load, with cancellations: all images of a request must be equal',
+  ['cpu', 'cuda-fp8'],
+)
   .option('--jobs <count>', 'number of jobs', parseCount, 2000)
   .option('--callers <count>', 'concurrent callers', parseCount, 4)
   .option('--requests <count>', 'distinct requests', parseCount, 24)
@@ -227,7 +228,7 @@ modelCommand('repeats', 'requests that recur under load, with cancellations: all
   .option('--seed <number>', 'seed of requests, jobs and cancellations', parseWholeNumber, 1)
   .action(async (options: RepeatsOptions) => (await import('./repeats/repeats.ts')).benchRepeats(options))
 
-modelCommand(
+createModelCommand(
   'schedule',
   'mixed load under the GPU scheduler and first come, first served: a simulation with times of an H200',
 )
@@ -253,7 +254,7 @@ command
 command
   .command('step')
   .description('one denoising step at full size with random weights, FP8 against 16-bit (needs a GPU and the kernels)')
-  .addOption(variantOption())
+  .addOption(createVariantOption())
   .addOption(new Option('--tier <tier>', 'precision of the weights').choices(['fp8', 'fp8-int4']).default('fp8'))
   .option('--size <pixels>', 'width and height', parseCount, 1024)
   .option('--batch <count>', 'batch size', parseCount, 1)
@@ -266,7 +267,7 @@ command
   .description('package download from a local S3 server to disk, against curl (needs curl and disk for three packages)')
   .option('--gigabytes <count>', 'size of the package', parseAmount, 2)
   .option('--runs <count>', 'timed rounds', parseCount, 5)
-  .option('--directory <path>', 'scratch directory; the system one by default')
+  .option('--directory <path>', 'scratch directory; that of the system by default')
   .action(async (options: StreamBenchOptions) => (await import('./stream.ts')).benchStream(options))
 
 command
@@ -281,7 +282,7 @@ command
   )
   .addOption(new Option('--device <device>', 'cpu is a dry run').choices(['cuda', 'cpu']).default('cuda'))
   .option('--directory <path>', 'persistent checkpoint and packages', path.join(os.tmpdir(), 'octet-bench-gpu'))
-  .addOption(pythonOption())
+  .addOption(createPythonOption())
   .option('--out <file>', 'JSON lines file to append figures to; gpu.jsonl by default, or gpu-short.jsonl')
   .option('--sizes <sizes>', 'comma-separated; by default 1024x1024, 512x512 and, unless short, 1024x768', parseList)
   .option('--full-sizes <sizes>', 'sizes of images with all steps and guidance', parseList)

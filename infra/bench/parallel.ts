@@ -1,17 +1,17 @@
 // Guidance with its samples divided over several devices, against one device: milliseconds of a step and seconds of an image, measured in
-// turn in one process. Fails unless each sample has the same bytes on every device.
+// turn in one process. Fails unless each sample is bit-identical on every device.
 import os from 'node:os'
-import { denoiserBytes } from '../../gpu-fn/engine/package/graphs.ts'
+import { sumDenoiserBytes } from '../../gpu-fn/engine/package/graphs.ts'
 import { type OpenPipeline, openPipeline } from '../../gpu-fn/engine/package/open-pipeline.ts'
 import { computeConditions } from '../../gpu-fn/pipeline/conditions.ts'
 import { type Condition, type Denoiser, predictVelocity, releaseConditions } from '../../gpu-fn/pipeline/denoise.ts'
-import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { readPosition } from '../../gpu-fn/pipeline/position.ts'
 import { encodePrompts } from '../../gpu-fn/pipeline/prompt/prompt.ts'
 import { type Txt2ImgRequest, txt2img } from '../../gpu-fn/pipeline/txt2img.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
-import { type GpuVariant, packageFor, type Target } from './gpu/packages.ts'
-import { median, relativeError } from './statistics.ts'
+import { type GpuVariant, preparePackage, type Target } from './gpu/packages.ts'
+import { computeRelativeError, median } from './statistics.ts'
 
 export type ParallelBenchOptions = {
   /** `nano`, or an architecture with random weights. */
@@ -29,7 +29,7 @@ type Way = { name: string; conditions: Condition[]; times: number[]; velocity: F
 
 const GUIDANCE = 3.5
 const TIMESTEP = 857.7
-/** Steps of each way are timed in this many groups, in turn. */
+/** The steps of each method are timed in this many groups, alternately. */
 const ROUNDS = 3
 /** Untimed steps of each group: the first step with a new batch size takes about 25 ms longer. */
 const WARM_UPS = 2
@@ -41,7 +41,7 @@ const PROMPTS = [
 /** Prints the figures. Throws if the package does not fit on every device, or if a result differs between devices. */
 export async function benchParallel(options: ParallelBenchOptions): Promise<void> {
   const { devices } = options
-  const pkg = await openPackage(await packageFor(options))
+  const pkg = await openPackage(await preparePackage(options))
   const { model, tier, target } = pkg.manifest
   // On a CPU, each device is a native session with its share of the cores.
   const threads = Math.max(1, Math.floor(os.availableParallelism() / devices))
@@ -52,7 +52,7 @@ export async function benchParallel(options: ParallelBenchOptions): Promise<void
   try {
     if (pipeline.note) console.log(pipeline.note)
     console.log(`${model}:${tier}, ${target}, ${options.size}², guidance with two samples, ${devices} devices`)
-    const gigabytes = (denoiserBytes(pkg) / 1e9).toFixed(2)
+    const gigabytes = (sumDenoiserBytes(pkg) / 1e9).toFixed(2)
     console.log(`opened in ${seconds.toFixed(2)} s; each further device has ${gigabytes} GB of weights`)
     if (pipeline.others.length < devices - 1) throw new Error('the denoiser does not fit on every device')
     await measureSteps(pipeline, options)
@@ -97,7 +97,7 @@ async function createForward({ package: pkg }: OpenPipeline, size: number) {
   const { channels, downsample, patch_size } = pkg.manifest.latent
   const side = size / downsample
   const position = await readPosition(pkg, side / patch_size, side / patch_size)
-  const latent = { data: gaussianNoise(1, channels * side * side), dims: [1, channels, side, side] }
+  const latent = { data: drawGaussianNoise(1, channels * side * side), dims: [1, channels, side, side] }
   const options = { guidanceScale: GUIDANCE, position, signal: new AbortController().signal }
   return (conditions: Condition[]) => predictVelocity(latent, conditions, 0, options)
 }
@@ -111,11 +111,12 @@ function report(ways: readonly Way[]): void {
     console.log(`step, ${name}: ${median(times).toFixed(2)} ms (${spread}), ${ratio} ×`)
   }
   const isEqual = Buffer.compare(bytesOf(parallel.velocity), bytesOf(alone.velocity)) === 0
-  const error = (given: Way) => relativeError(parallel.velocity, given.velocity).toExponential(1)
+  const computeError = (given: Way) => computeRelativeError(parallel.velocity, given.velocity).toExponential(1)
   console.log(
-    `velocity of several devices against one, one sample after another: ${isEqual ? 'equal bytes' : error(alone)}`,
+    `velocity of several devices against one, one sample after another: ${isEqual ? 'equal bytes' : computeError(alone)}`,
   )
-  if (first !== alone) console.log(`velocity of several devices against one batch: relative error ${error(first!)}`)
+  if (first !== alone)
+    console.log(`velocity of several devices against one batch: relative error ${computeError(first!)}`)
   if (!isEqual || parallel.velocity.some(Number.isNaN)) throw new Error('the devices have different results')
 }
 

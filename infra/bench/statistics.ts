@@ -7,7 +7,7 @@ export function percentile(values: readonly number[], part: number): number {
 }
 
 /** ‖given − expected‖ / ‖expected‖. Throws if the lengths differ. */
-export function relativeError(given: Float32Array, expected: Float32Array): number {
+export function computeRelativeError(given: Float32Array, expected: Float32Array): number {
   if (given.length !== expected.length) throw new Error(`${given.length} values are given, ${expected.length} expected`)
   let difference = 0
   let norm = 0

@@ -1,14 +1,14 @@
 // Duration of one step of a full-size denoiser with random weights, in FP8 and in 16-bit products.
 import { Graph } from '../../gpu-fn/compile/graph/graph.ts'
 import { countElements } from '../../gpu-fn/dtype.ts'
-import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { findKernels } from '../../gpu-fn/runtime/fp8-kernels.ts'
 import { openSession } from '../../gpu-fn/runtime/open-session.ts'
 import type { DeviceTensor, Tensor } from '../../gpu-fn/runtime/session.ts'
 import { depthOf } from '../checkpoints/published.ts'
 import { makeScratch } from '../command/scratch.ts'
 import { buildStep, writeGraph, writeNumbers } from './borrowed-weights.ts'
-import { median, relativeError } from './statistics.ts'
+import { computeRelativeError, median } from './statistics.ts'
 
 type StepSize = {
   readonly variant: 'large' | 'medium'
@@ -43,7 +43,7 @@ export async function benchStep(options: StepOptions): Promise<void> {
     console.log(`${what}: FP8 products ${fp8.milliseconds.toFixed(1)} ms, median of ${runs}`)
     if (batch > 1) return
     const half = await timeHalf(runs)
-    const error = relativeError(fp8.velocity, half.velocity).toExponential(1)
+    const error = computeRelativeError(fp8.velocity, half.velocity).toExponential(1)
     console.log(`${what}: 16-bit products ${half.milliseconds.toFixed(1)} ms; the two results differ by ${error}`)
   })
 }
@@ -71,7 +71,7 @@ export async function withStep<Result>(
   const model = await buildStep(directory, variant, blocks, { tier, target: 'cuda-fp8' })
   const graph = model.graphs.get('transformer')!
   const axes = axesOf(size, batch)
-  const inputs = await copyToDevice(directory, noiseFor(graph, axes))
+  const inputs = await copyToDevice(directory, createNoise(graph, axes))
   const time = async (name: string, given: Graph, runs: number, kernels?: string) =>
     measureStep(await writeGraph(directory, name, given), inputs, runs, kernels)
   return await use({
@@ -81,11 +81,11 @@ export async function withStep<Result>(
   })
 }
 
-function noiseFor({ inputs }: Graph, free: Record<string, number>): Record<string, Tensor> {
+function createNoise({ inputs }: Graph, free: Record<string, number>): Record<string, Tensor> {
   return Object.fromEntries(
     inputs.map(({ name, shape }, seed) => {
       const dims = shape.map((dim) => (typeof dim === 'number' ? dim : free[dim]!))
-      const data = gaussianNoise(seed, countElements(dims))
+      const data = drawGaussianNoise(seed, countElements(dims))
       return [name, { dims, data: name === 'modulation' ? data.map((value) => value * 0.2) : data }]
     }),
   )

@@ -8,12 +8,12 @@ import { AwsClient } from 'aws4fetch'
 import { pino } from 'pino'
 import { type BucketAddress, openBucket } from '../../gpu-fn/weights/bucket.ts'
 import { PackageCache } from '../../gpu-fn/weights/cache.ts'
-import { blobKey } from '../../gpu-fn/weights/layout.ts'
+import { blobKeyOf } from '../../gpu-fn/weights/layout.ts'
 import { Verifier } from '../../gpu-fn/weights/verification.ts'
 import { completeFakePackage } from '../checkpoints/fake-package.ts'
 import { endWithThis, outputOf } from '../command/child-process.ts'
 import { makeScratch } from '../command/scratch.ts'
-import { uploadPackage, uploadTarget } from '../weights/upload.ts'
+import { createUploadTarget, uploadPackage } from '../weights/upload.ts'
 import { median } from './statistics.ts'
 
 export type StreamBenchOptions = { gigabytes: number; runs: number; directory?: string }
@@ -34,9 +34,9 @@ export async function benchStream({ gigabytes, runs, directory = tmpdir() }: Str
     const { manifest } = await completeFakePackage(source, name, async () => {
       await writeNoise(path.join(source, 'transformer.bin'), bytes)
     })
-    await uploadPackage(uploadTarget(address), source)
+    await uploadPackage(createUploadTarget(address), source)
     await rm(source, { recursive: true })
-    const key = blobKey(manifest.files['transformer.bin']!.sha256)
+    const key = blobKeyOf(manifest.files['transformer.bin']!.sha256)
     const rates = { curl: [] as number[], octet: [] as number[] }
     console.log(`${gigabytes} GB from a local S3 server to ${scratch}, MB/s`)
     for (let run = 0; run <= runs; run++) {
@@ -53,14 +53,14 @@ export async function benchStream({ gigabytes, runs, directory = tmpdir() }: Str
       rates.octet.push(octet)
     }
     const ratio = median(rates.octet.map((octet, k) => octet / rates.curl[k]!))
-    const line = (name: string, of: (values: number[]) => number, ratio: number) =>
+    const formatLine = (name: string, of: (values: number[]) => number, ratio: number) =>
       console.log(
         `${name}   curl ${of(rates.curl).toFixed(0).padStart(5)}   octet, with SHA-256 ${of(rates.octet).toFixed(0).padStart(5)}   ${ratio.toFixed(2)} ×`,
       )
-    line('median', median, ratio)
-    const best = (values: number[]) => Math.max(...values)
+    formatLine('median', median, ratio)
+    const findBest = (values: number[]) => Math.max(...values)
     // The fastest run is the least disturbed by other load of the machine.
-    line('best  ', best, best(rates.octet) / best(rates.curl))
+    formatLine('best  ', findBest, findBest(rates.octet) / findBest(rates.curl))
   } finally {
     server.kill()
   }

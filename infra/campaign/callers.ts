@@ -75,7 +75,7 @@ export function judgeClaims(name: string, claims: readonly Claim[]): Observation
 }
 
 /** A cheap and a far more expensive request with the same prompt. */
-export function cheapAndExpensive(prompt: string) {
+export function createCheapAndExpensive(prompt: string) {
   return [
     { prompt, route: 'full', width: 16, height: 16, steps: 1, n: 1 },
     { prompt, route: 'full', width: 64, height: 64, ...EXPENSIVE },
@@ -104,7 +104,7 @@ const BEHAVIORS = {
   },
   async 'changes its mind'(caller: Caller) {
     const { client, url, key, name, delayMs } = caller
-    const [cheap, expensive] = cheapAndExpensive(`picture of ${name}`)
+    const [cheap, expensive] = createCheapAndExpensive(`picture of ${name}`)
     const signal = AbortSignal.timeout(delayMs)
     await client.send(`${url}/v1/jobs/${name}`, key, { method: 'PUT', body: cheap, signal }).catch(rethrowFault)
     return judgeClaims(name, [await claim(caller, expensive), await claim(caller, cheap)])

@@ -11,8 +11,8 @@ import { type Client, type Job, oneShot, persistent } from '../system/client.ts'
 import { readRuns } from '../system/programs/gpu-runs.ts'
 import type { Customer } from '../system/system.ts'
 import * as audit from './audit/audit.ts'
-import { bookProblems, reservationProblems } from './audit/books.ts'
-import { nextAttemptAt, pollDeliveries } from './audit/deliveries.ts'
+import { findBookProblems, findReservationProblems } from './audit/books.ts'
+import { fetchNextAttempt, pollDeliveries } from './audit/deliveries.ts'
 import { type Books, readBooks } from './audit/records.ts'
 import { runCounts, runProblems } from './audit/runs.ts'
 import { call, type Experience } from './callers.ts'
@@ -31,7 +31,10 @@ type CampaignOptions = {
 export type Outcome = { counts: Counts; problems: string[]; directory: string | null }
 
 const CALLERS_AT_A_TIME = 12
-/** Unfinished jobs of an account at which its next caller waits. Many callers do not wait for their job, so a slow machine would fall behind. */
+/**
+ * Number of unfinished jobs of an account above which its next caller waits. Many callers do not wait for their job, so a slow machine
+ * would fall behind.
+ */
 const MAX_OPEN_JOBS = 8
 /** Fraction of callers in the phase that kills processes; the others call while objects are reset. */
 const KILLED_SHARE = 0.7
@@ -80,7 +83,7 @@ async function makeCalls(
   const { target, customers } = world
   const experiences: Experience[] = []
   let next = from
-  const caller = async () => {
+  const createCaller = async () => {
     while (next < to) {
       const number = next++
       const random = randomOf(seed, `caller ${number}`)
@@ -90,7 +93,7 @@ async function makeCalls(
       if (experiences.length % 100 === 0) onProgress?.(`${experiences.length} of ${to - from} callers are done`)
     }
   }
-  await Promise.all(Array.from({ length: CALLERS_AT_A_TIME }, caller))
+  await Promise.all(Array.from({ length: CALLERS_AT_A_TIME }, createCaller))
   return experiences
 }
 
@@ -175,7 +178,7 @@ async function readStoppedBooks({ worker, persist }: World, jobs: readonly Job[]
   for (;;) {
     await worker.kill()
     const books = await readBooks(persist)
-    if (bookProblems(books, jobs).length === 0 || performance.now() > deadline) return books
+    if (findBookProblems(books, jobs).length === 0 || performance.now() > deadline) return books
     await worker.start()
     await sleep(EXPORT_MS)
   }
@@ -193,14 +196,14 @@ async function runAudits(
   const accounts = await Promise.all(own)
   const jobs = accounts.flatMap(([, each]) => each)
   const findWebhookProblems = () =>
-    accounts.flatMap(([account, each]) => audit.webhookProblems(receiver, account, each))
-  const undelivered = await pollDeliveries(deadline, findWebhookProblems, () => nextAttemptAt(target.url, customers))
+    accounts.flatMap(([account, each]) => audit.findWebhookProblems(receiver, account, each))
+  const undelivered = await pollDeliveries(deadline, findWebhookProblems, () => fetchNextAttempt(target.url, customers))
   // The wait for deliveries does not shorten the waits below.
   const later = Math.max(deadline, performance.now() + IDLE_MS)
   const online = [
-    ...(await Promise.all(accounts.map(([account, each]) => audit.moneyProblems(target, account, each)))).flat(),
-    ...(await audit.imageProblems(jobs)),
-    ...audit.experienceProblems(experiences, jobs),
+    ...(await Promise.all(accounts.map(([account, each]) => audit.findMoneyProblems(target, account, each)))).flat(),
+    ...(await audit.findImageProblems(jobs)),
+    ...audit.findExperienceProblems(experiences, jobs),
     ...undelivered,
     ...(await receiver.complaints()),
     ...(await pollProblems(later, () => findBusyGpus(world))),
@@ -209,8 +212,8 @@ async function runAudits(
   const runs = await readRuns(directory)
   const problems = [
     ...online,
-    ...bookProblems(books, jobs),
-    ...reservationProblems(books, jobs),
+    ...findBookProblems(books, jobs),
+    ...findReservationProblems(books, jobs),
     ...runProblems(runs, books.jobs, GRACE_MS),
   ]
   return { problems, counts: { ...audit.countsOf(jobs, receiver), ...runCounts(runs, books.jobs) } }

@@ -74,7 +74,7 @@ export async function startReceiver(random: Random) {
       response.writeHead(400).end()
     })
   })
-  const events = () => [...endpoints.values()].flatMap(({ jobs }) => [...jobs.values()])
+  const listEvents = () => [...endpoints.values()].flatMap(({ jobs }) => [...jobs.values()])
   return {
     stop,
     address: (account: string) => `${url}/${account}`,
@@ -83,8 +83,8 @@ export async function startReceiver(random: Random) {
     /** The events of an account, by job. */
     eventsOf: (account: string): ReadonlyMap<string, Events> => endpoints.get(account)!.jobs,
     counts: () => ({
-      attempts: events().reduce((total, { attempts }) => total + attempts, 0),
-      accepted: events().reduce((total, { accepted }) => total + accepted, 0),
+      attempts: listEvents().reduce((total, { attempts }) => total + attempts, 0),
+      accepted: listEvents().reduce((total, { accepted }) => total + accepted, 0),
     }),
     /** All complaints, once every image has been checked. */
     complaints: async () => {

@@ -6,7 +6,7 @@ import path from 'node:path'
 import { MANIFEST_FORMAT, type Manifest } from '../../gpu-fn/manifest.ts'
 
 export const sha256 = (data: string | Uint8Array) => createHash('sha256').update(data).digest('hex')
-export const noise = (bytes: number) => new Uint8Array(randomBytes(bytes))
+export const createNoise = (bytes: number) => new Uint8Array(randomBytes(bytes))
 
 const NETWORKS = ['conditioning', 'transformer', 'vae_decoder'] as const
 

@@ -7,11 +7,11 @@ import { Command, Option } from 'commander'
 import { TOKENS } from '../../gpu-fn/models/sd35/text-encoders.ts'
 import { parseWholeNumber } from '../command/numbers.ts'
 import { copyTokenizers } from '../local/models/built-in-model.ts'
-import { type NamedShape, readHeaders, shapesIn } from './published.ts'
-import { drawPool, POOL, scalePool, sineTable } from './random-weights.ts'
-import { safetensorsHeader } from './safetensors-header.ts'
-import { modelIndex } from './tiny/configs.ts'
-import { controlnetParameters } from './tiny/controlnet.ts'
+import { type NamedShape, readHeaders, readShapes } from './published.ts'
+import { createSineTable, drawPool, POOL, scalePool } from './random-weights.ts'
+import { encodeSafetensorsHeader } from './safetensors-header.ts'
+import { createModelIndex } from './tiny/configs.ts'
+import { createControlnetParameters } from './tiny/controlnet.ts'
 
 export const FULL_SIZES = ['large', 'medium'] as const
 export type FullSize = (typeof FULL_SIZES)[number]
@@ -29,15 +29,15 @@ export function spreadOf(name: string, shape: readonly number[]): Spread {
   return { mean: 0, deviation: name.endsWith('decoder.conv_out.weight') ? deviation / 2 : deviation }
 }
 
-/** Writes the checkpoint into `out` in bfloat16; the same seed gives the same bytes. Returns the bytes of all weights. */
+/** Writes the checkpoint into `out` in bfloat16; the same seed produces the same bytes. Returns the bytes of all weights. */
 export async function writeFullSizeCheckpoint(variant: FullSize, out: string, seed = 0): Promise<number> {
   const pool = drawPool(seed)
   await writeTokenizers(out)
-  const files = { ...(await readHeaders(variant, 'diffusers')), 'model_index.json': modelIndex(true) }
+  const files = { ...(await readHeaders(variant, 'diffusers')), 'model_index.json': createModelIndex(true) }
   const sizes = Object.entries(files).map(async ([name, content]) => {
     const file = path.join(out, name)
     await mkdir(path.dirname(file), { recursive: true })
-    if (!name.endsWith('.json')) return writeWeights(file, shapesIn(content), pool)
+    if (!name.endsWith('.json')) return writeWeights(file, readShapes(content), pool)
     await writeFile(file, `${JSON.stringify(content, null, 2)}\n`)
     return 0
   })
@@ -48,7 +48,7 @@ export async function writeFullSizeCheckpoint(variant: FullSize, out: string, se
 export async function writeFullSizeControlnet(file: string, seed = 1): Promise<number> {
   const shape = { width: 2432, pooled: 2048, channels: 16, patch: 2, layers: 19 }
   await mkdir(path.dirname(file), { recursive: true })
-  return writeWeights(file, controlnetParameters(shape), drawPool(seed))
+  return writeWeights(file, createControlnetParameters(shape), drawPool(seed))
 }
 
 const VOCABULARIES = { tokenizer: TOKENS.clip_l, tokenizer_2: TOKENS.clip_g, tokenizer_3: TOKENS.t5 }
@@ -73,13 +73,13 @@ export async function writeTokenizers(out: string): Promise<void> {
 }
 
 async function writeWeights(out: string, shapes: readonly NamedShape[], pool: Float32Array): Promise<number> {
-  const { header, dataBytes } = safetensorsHeader(shapes.map((each) => ({ ...each, dtype: 'BF16' })))
+  const { header, dataBytes } = encodeSafetensorsHeader(shapes.map((each) => ({ ...each, dtype: 'BF16' })))
   await using file = await open(out, 'w')
   await file.writeFile(header)
   let from = 0
   for (const { name, shape } of shapes) {
     const count = shape.reduce((product, n) => product * n, 1)
-    if (name === 'pos_embed.pos_embed') await file.writeFile(sineTable(Math.sqrt(shape[1]!), shape[2]!))
+    if (name === 'pos_embed.pos_embed') await file.writeFile(createSineTable(Math.sqrt(shape[1]!), shape[2]!))
     else await writeDrawn(file, scalePool(pool, spreadOf(name, shape)), from, count)
     from = (from + count) % POOL
   }

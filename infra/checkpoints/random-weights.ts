@@ -1,13 +1,13 @@
 // Random weights at the speed of the disk: every tensor is a range of one random pool, shifted and scaled.
 import type { Spread } from './full-size.ts'
-import { float32ToBfloat16 } from './write-safetensors.ts'
+import { convertFloat32ToBfloat16 } from './write-safetensors.ts'
 
 /** Number of values in the pool: a prime, so that no two rows of a matrix are equal. */
 export const POOL = 8_388_593
 const KINDS = 64
 
 /** Marsaglia, "Xorshift RNGs", 2003: 32 random bits per call, as an integer with a sign. `seed` must not be zero. */
-export function randomWords(seed: number): () => number {
+export function createRandomWords(seed: number): () => number {
   let state = seed
   return () => {
     state ^= state << 13
@@ -20,7 +20,7 @@ export function randomWords(seed: number): () => number {
 /** Values uniformly distributed in [-range, range); by default their deviation is 1. */
 export function drawPool(seed: number, range = Math.sqrt(3)): Float32Array {
   const pool = new Float32Array(POOL)
-  const random = randomWords(seed ^ 0x9e3779b9 || 1)
+  const random = createRandomWords(seed ^ 0x9e3779b9 || 1)
   for (let i = 0; i < pool.length; i++) pool[i] = (random() / 2 ** 31) * range
   return pool
 }
@@ -41,8 +41,8 @@ export function scalePool(pool: Float32Array, { mean, deviation }: Spread): Uint
 }
 
 /** diffusers' `get_2d_sincos_pos_embed` with base size 64, [side², width] in bfloat16. */
-export function sineTable(side: number, width: number): Uint8Array {
-  const axis = Array.from({ length: side }, (_, i) => toBfloat16(sines(i / (side / 64), width / 2)))
+export function createSineTable(side: number, width: number): Uint8Array {
+  const axis = Array.from({ length: side }, (_, i) => toBfloat16(computeSines(i / (side / 64), width / 2)))
   const table = new Uint16Array(side * side * width)
   for (let row = 0; row < side; row++) {
     for (let column = 0; column < side; column++) {
@@ -54,7 +54,7 @@ export function sineTable(side: number, width: number): Uint8Array {
   return new Uint8Array(table.buffer)
 }
 
-function sines(position: number, width: number): Float32Array {
+function computeSines(position: number, width: number): Float32Array {
   const half = width / 2
   return Float32Array.from({ length: width }, (_, i) => {
     const angle = position / 10000 ** ((i % half) / half)
@@ -64,6 +64,6 @@ function sines(position: number, width: number): Float32Array {
 
 function toBfloat16(values: Float32Array): Uint16Array {
   const words = new Uint16Array(values.length)
-  float32ToBfloat16(values, words)
+  convertFloat32ToBfloat16(values, words)
   return words
 }

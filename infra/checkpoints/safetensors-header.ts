@@ -6,7 +6,7 @@ const ELEMENT_BYTES = { F32: 4, F16: 2, BF16: 2 } as const
 const ALIGNMENT = 8
 
 /** The header, padded with spaces to 8 bytes, and the size of the tensors that must follow in the given order. */
-export function safetensorsHeader(tensors: Iterable<TensorShape>): { header: Buffer; dataBytes: number } {
+export function encodeSafetensorsHeader(tensors: Iterable<TensorShape>): { header: Buffer; dataBytes: number } {
   const entries: Record<string, unknown> = { __metadata__: { format: 'pt' } }
   let offset = 0
   for (const { name, dtype, shape } of tensors) {

@@ -3,13 +3,13 @@
 import { open } from 'node:fs/promises'
 import { Command, Option } from 'commander'
 import { parseWholeNumber } from '../command/numbers.ts'
-import { type NamedShape, PUBLISHED, type Published, singleFileShapes } from './published.ts'
+import { type NamedShape, PUBLISHED, type PublishedModel, readSingleFileShapes } from './published.ts'
 import { drawPool } from './random-weights.ts'
-import { safetensorsHeader, type TensorShape } from './safetensors-header.ts'
+import { encodeSafetensorsHeader, type TensorShape } from './safetensors-header.ts'
 import { encode } from './write-safetensors.ts'
 
 type SyntheticOptions = {
-  variant: Published
+  variant: PublishedModel
   out: string
   dtype?: TensorShape['dtype']
   /** Number of joint blocks; all of the variant by default. */
@@ -20,10 +20,10 @@ type SyntheticOptions = {
 /** Weights are uniform in [-RANGE, RANGE]. */
 const RANGE = 0.05
 
-/** Writes the checkpoint to `out`; the same options give the same bytes. Returns its size in bytes. */
+/** Writes the checkpoint to `out`; the same options produce the same bytes. Returns its size in bytes. */
 export async function writeSyntheticCheckpoint(options: SyntheticOptions): Promise<number> {
   const { variant, out, dtype = 'BF16', blocks, seed = 0 } = options
-  return writeRandomTensors(out, await singleFileShapes(variant, blocks), dtype, seed)
+  return writeRandomTensors(out, await readSingleFileShapes(variant, blocks), dtype, seed)
 }
 
 /** Writes `tensors` with weights drawn from `seed`, all of them finite. Returns the file's size in bytes. */
@@ -33,7 +33,7 @@ export async function writeRandomTensors(
   dtype: TensorShape['dtype'],
   seed: number,
 ): Promise<number> {
-  const { header, dataBytes } = safetensorsHeader(tensors.map((each) => ({ ...each, dtype })))
+  const { header, dataBytes } = encodeSafetensorsHeader(tensors.map((each) => ({ ...each, dtype })))
   const block = encode(drawPool(seed, RANGE), dtype)
   await using file = await open(out, 'w')
   await file.writeFile(header)

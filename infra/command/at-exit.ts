@@ -18,7 +18,7 @@ function cleanUp(): void {
  * Registers `cleanup` for the exit of this process; for signals, the command must call `endOnSignals`. Returns a function that unregisters
  * it.
  */
-export function atExit(cleanup: () => void): () => void {
+export function runAtExit(cleanup: () => void): () => void {
   if (!isListening) process.once('exit', cleanUp)
   isListening = true
   cleanups.add(cleanup)

@@ -2,18 +2,18 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
-import { atExit } from './at-exit.ts'
+import { runAtExit } from './at-exit.ts'
 
 /** Sends the signal to a child process at the exit of this process, unless the child has ended by then. Returns the child. */
 export function endWithThis<Child extends ChildProcess>(child: Child, signal: NodeJS.Signals = 'SIGKILL'): Child {
-  const cancel = atExit(() => child.kill(signal))
+  const cancel = runAtExit(() => child.kill(signal))
   child.once('close', cancel)
   return child
 }
 
 /** Kills the process group of a child started with `detached` at the exit of this process. Returns the child. */
 export function endGroupWithThis<Child extends ChildProcess>(child: Child): Child {
-  const cancel = atExit(() => signalGroup(child, 'SIGKILL'))
+  const cancel = runAtExit(() => signalGroup(child, 'SIGKILL'))
   child.once('close', cancel)
   return child
 }

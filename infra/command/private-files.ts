@@ -4,7 +4,7 @@ import { chmod, link, mkdir, rename, rm, stat, writeFile } from 'node:fs/promise
 import path from 'node:path'
 
 const OTHERS = 0o077
-const octal = (mode: number) => (mode & 0o777).toString(8).padStart(4, '0')
+const formatOctal = (mode: number) => (mode & 0o777).toString(8).padStart(4, '0')
 
 /** Creates a directory with mode 0700, or removes all group and other permissions from an existing one. */
 export async function makePrivateDirectory(directory: string): Promise<void> {
@@ -43,7 +43,7 @@ export async function tightenFile(file: string, warn: (line: string) => void): P
   if (!found || (found.mode & OTHERS) === 0) return
   await chmod(file, 0o600)
   const name = path.relative(process.cwd(), file)
-  warn(`${name} contains secrets and had mode ${octal(found.mode)}: other users of this machine could read it.`)
+  warn(`${name} contains secrets and had mode ${formatOctal(found.mode)}: other users of this machine could read it.`)
   warn(`Its mode is now 0600. If others use this machine, rotate the secrets.`)
 }
 

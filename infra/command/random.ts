@@ -1,4 +1,4 @@
-// Reproducible random numbers: the same seed and name give the same sequence.
+// Reproducible random numbers: the same seed and name produce the same sequence.
 
 export type Random = {
   /** A number in [0, 1). */

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { atExit } from './at-exit.ts'
+import { runAtExit } from './at-exit.ts'
 
 /** Retries, because a killed process may still be writing. */
 const REMOVAL = { recursive: true, force: true, maxRetries: 5 }
@@ -22,7 +22,7 @@ export type Scratch = AsyncDisposable & {
  */
 export function makeScratch(prefix: string, parent = tmpdir()): Scratch {
   const directory = mkdtempSync(path.join(parent, prefix))
-  const cancel = atExit(() => rmSync(directory, REMOVAL))
+  const cancel = runAtExit(() => rmSync(directory, REMOVAL))
   let isKept = false
   const remove = async () => {
     await rm(directory, REMOVAL)

@@ -1,7 +1,7 @@
 // `npm run cost -- --idle-windows`: the idle window that follows the traffic, against fixed windows, on the same arrivals.
 import { chooseWindow, NO_GAPS, recordGap, WINDOWS } from '../../edge/gpu/idle-window.ts'
 import { randomOf } from '../command/random.ts'
-import { coldSeconds, serviceSeconds } from './model.ts'
+import { estimateColdSeconds, estimateServiceSeconds } from './model.ts'
 import { type IdlePolicy, type Outcome, simulate } from './simulate.ts'
 import { drawArrivals, TRAFFIC, type Traffic } from './traffic.ts'
 
@@ -15,7 +15,7 @@ const WAIT_WORTHS = [-0.75, 0, 0.5, 1, 2, 3, 5, 8, 12, 20, 40]
 /** Tolerance for equal p95, in seconds. */
 const P95_TOLERANCE = 0.1
 
-function adaptivePolicy(cold: number): IdlePolicy {
+function createAdaptivePolicy(cold: number): IdlePolicy {
   let gaps = NO_GAPS
   return {
     observe: (gap) => {
@@ -31,7 +31,7 @@ type Load = { service: number; cold: number }
  * Offline optimum (all arrivals known) of container time without waits for a start: a container may start ahead of an image, so a gap between
  * images costs the lesser of its duration and a start.
  */
-function optimumWithoutWaits(arrivals: Float64Array, { service, cold }: Load): number {
+function findOptimumWithoutWaits(arrivals: Float64Array, { service, cold }: Load): number {
   let [end, total] = [Number.NEGATIVE_INFINITY, 0]
   for (const at of arrivals) {
     total += service + Math.min(Math.max(0, at - end), cold)
@@ -41,19 +41,19 @@ function optimumWithoutWaits(arrivals: Float64Array, { service, cold }: Load): n
 }
 
 /** State of the dynamic program: container time `total` until `end`, the completion of all images so far. */
-type Served = { end: number; total: number }
+type DynamicState = { end: number; total: number }
 
 /**
  * Offline optimum (all arrivals known) of container time if the only container starts on demand. Images that arrive during a start are served
  * after it. Dynamic program over the images: before each one, the container is either kept warm or stopped.
  */
-function optimumWithWaits(arrivals: Float64Array, { service, cold }: Load): number {
+function findOptimumWithWaits(arrivals: Float64Array, { service, cold }: Load): number {
   /** Non-dominated states by number of served images. */
-  const states = new Map<number, Served[]>([[0, [{ end: Number.NEGATIVE_INFINITY, total: 0 }]]])
-  const add = (served: number, state: Served) => {
+  const states = new Map<number, DynamicState[]>([[0, [{ end: Number.NEGATIVE_INFINITY, total: 0 }]]])
+  const add = (served: number, state: DynamicState) => {
     const others = states.get(served) ?? []
     // A container that ended earlier may be kept until the later end.
-    const isWorse = (a: Served, b: Served) => b.total + Math.max(0, a.end - b.end) <= a.total
+    const isWorse = (a: DynamicState, b: DynamicState) => b.total + Math.max(0, a.end - b.end) <= a.total
     if (others.some((other) => isWorse(state, other))) return
     states.set(served, [...others.filter((other) => !isWorse(other, state)), state])
   }
@@ -90,30 +90,34 @@ export type IdleRow = {
 export function compareWindows(traffic: Traffic, imagesPerDay: number, images = IMAGES): IdleRow[] {
   const rate = imagesPerDay / DAY
   const arrivals = drawArrivals(traffic, rate, images, randomOf(1, `idle ${traffic} ${imagesPerDay}`))
-  const [service, cold] = [serviceSeconds('large-turbo', 'fp8', 'H100'), coldSeconds('large-turbo', 'fp8')]
+  const [service, cold] = [
+    estimateServiceSeconds('large-turbo', 'fp8', 'H100'),
+    estimateColdSeconds('large-turbo', 'fp8'),
+  ]
   const fleet = { service: () => service, coldSeconds: cold, minContainers: 0, maxContainers: 4 }
   const run = (idleSeconds: number | IdlePolicy) => simulate(arrivals, { ...fleet, idleSeconds })
   const fixed = WINDOWS.map((seconds) => ({ name: `${seconds} s`, outcome: run(seconds) }))
   const learned = WAIT_WORTHS.map((worth) => ({
     name: `worth ${worth}`,
-    outcome: run(adaptivePolicy(cold * (1 + worth))),
+    outcome: run(createAdaptivePolicy(cold * (1 + worth))),
   }))
   const standard = { name: `${DEFAULT_WINDOW} s`, outcome: run(DEFAULT_WINDOW) }
-  const equallyFast = cheapest(learned.filter(({ outcome }) => outcome.p95 <= standard.outcome.p95 + P95_TOLERANCE))
-  const toDefault = equallyFast ? cost(equallyFast) / cost(standard) : 1
+  const equallyFast = findCheapest(learned.filter(({ outcome }) => outcome.p95 <= standard.outcome.p95 + P95_TOLERANCE))
+  const toDefault = equallyFast ? computeCost(equallyFast) / computeCost(standard) : 1
   const load = { service, cold }
   return [true, false].flatMap((fast) => {
-    const within = (points: Point[]) => points.filter(({ outcome }) => !fast || outcome.p95 < cold / 2)
-    const [best, own] = [fixed, learned].map((points) => cheapest(within(points)))
+    const isWithin = (points: Point[]) => points.filter(({ outcome }) => !fast || outcome.p95 < cold / 2)
+    const [best, own] = [fixed, learned].map((points) => findCheapest(isWithin(points)))
     if (!best || !own) return []
-    const optimum = fast ? optimumWithoutWaits(arrivals, load) : optimumWithWaits(arrivals, load)
-    const ratios = { ratio: cost(own) / cost(best), optimum: optimum / cost(best), toDefault }
+    const optimum = fast ? findOptimumWithoutWaits(arrivals, load) : findOptimumWithWaits(arrivals, load)
+    const ratios = { ratio: computeCost(own) / computeCost(best), optimum: optimum / computeCost(best), toDefault }
     return [{ traffic, imagesPerDay, fast, fixed: best, adaptive: own, ...ratios }]
   })
 }
 
-const cheapest = (points: Point[]): Point | undefined => points.toSorted((a, b) => cost(a) - cost(b))[0]
-const cost = ({ outcome }: Point) => outcome.containerSeconds
+const findCheapest = (points: Point[]): Point | undefined =>
+  points.toSorted((a, b) => computeCost(a) - computeCost(b))[0]
+const computeCost = ({ outcome }: Point) => outcome.containerSeconds
 
 export function printIdle(): void {
   console.log(

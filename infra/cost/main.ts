@@ -8,7 +8,7 @@ import { printIdle } from './idle.ts'
 import { measureStorage } from './measure-storage.ts'
 import { type Case, costOf, DEFAULTS, GPUS, TIERS, VARIANTS } from './model.ts'
 import { printRouting } from './routing.ts'
-import { COST_HEAD, costRow, fillPage, SECTIONS } from './tables.ts'
+import { COST_HEAD, fillPage, formatCostRow, SECTIONS } from './tables.ts'
 import { TRAFFIC } from './traffic.ts'
 
 const SIZES = path.join(import.meta.dirname, 'storage-sizes.json')
@@ -35,7 +35,7 @@ async function main({ images, idle, warm, write, measure, idleWindows, routing, 
     for (const [name, section] of Object.entries(SECTIONS)) console.log(`${name}\n\n${section()}\n`)
     return
   }
-  const row = costRow(costOf({ ...given, imagesPerDay: images, idleSeconds: idle, minContainers: warm }))
+  const row = formatCostRow(costOf({ ...given, imagesPerDay: images, idleSeconds: idle, minContainers: warm }))
   for (const [k, name] of COST_HEAD.entries()) console.log(`${name.padEnd(16)} ${row[k]}`)
 }
 

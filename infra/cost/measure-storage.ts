@@ -30,7 +30,7 @@ const numberOf = (database: DatabaseSync, sql: string, ...values: string[]) =>
   Number(Object.values(database.prepare(sql).get(...values)!)[0])
 
 /** Bytes per row of a table and its indexes, by page size. */
-function bytesPerRow(database: DatabaseSync, table: string): number {
+function measureBytesPerRow(database: DatabaseSync, table: string): number {
   const bytes = numberOf(
     database,
     'SELECT sum(pgsize) FROM dbstat WHERE name IN (SELECT name FROM sqlite_schema WHERE tbl_name = ?)',
@@ -40,9 +40,9 @@ function bytesPerRow(database: DatabaseSync, table: string): number {
 }
 
 const measureTables = <Table extends string>(database: DatabaseSync, tables: readonly Table[]) =>
-  Object.fromEntries(tables.map((table) => [table, bytesPerRow(database, table)])) as Record<Table, number>
+  Object.fromEntries(tables.map((table) => [table, measureBytesPerRow(database, table)])) as Record<Table, number>
 
-const fileBytes = (database: DatabaseSync) =>
+const measureFileBytes = (database: DatabaseSync) =>
   numberOf(database, 'PRAGMA page_count') * numberOf(database, 'PRAGMA page_size')
 
 async function readSizes(persist: string, jobs: number): Promise<StorageSizes> {
@@ -50,7 +50,7 @@ async function readSizes(persist: string, jobs: number): Promise<StorageSizes> {
   const [database] = await mapDatabases(persist, 'usage', (found) =>
     measureTables(found, ['usage_ledger', 'observations']),
   )
-  const objects = await mapDatabases(persist, 'job', fileBytes)
+  const objects = await mapDatabases(persist, 'job', measureFileBytes)
   if (!account || !database || objects.length !== jobs) throw new Error(`${objects.length} of ${jobs} jobs were stored`)
   return { account, job: Math.round(objects.reduce((sum, bytes) => sum + bytes, 0) / jobs), database }
 }

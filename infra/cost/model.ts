@@ -37,20 +37,20 @@ type ByTier = Partial<Record<Tier, number>>
 const networkOf = (variant: Variant) => figures.variants[variant] as 'large' | 'medium'
 
 /** Seconds per image of 1024 x 1024 on a warm container. A tier without a measured step time uses that of fp8. */
-export function serviceSeconds(variant: Variant, tier: Tier, gpu: Gpu): number {
+export function estimateServiceSeconds(variant: Variant, tier: Tier, gpu: Gpu): number {
   const { steps, guidanceScale } = ALL_VARIANTS.find(({ name }) => name === variant)!
   const times: ByTier = figures.step_seconds[gpu][networkOf(variant)]
   return (times[tier] ?? times.fp8!) * steps * (guidanceScale > 1 ? 2 : 1) + figures.overhead_seconds.value
 }
 
-export const packageGigabytes = (variant: Variant, tier: Tier) =>
+export const estimatePackageGigabytes = (variant: Variant, tier: Tier) =>
   (figures.package_gigabytes[networkOf(variant)] as ByTier)[tier]!
 
 /** Seconds of a cold start. */
-export function coldSeconds(variant: Variant, tier: Tier): number {
+export function estimateColdSeconds(variant: Variant, tier: Tier): number {
   const { boot_seconds, warm_seconds, fetch_gigabytes_per_second, load_gigabytes_per_second } = figures.cold_start
   const perGigabyte = 1 / fetch_gigabytes_per_second + 1 / load_gigabytes_per_second
-  return boot_seconds + packageGigabytes(variant, tier) * perGigabyte + warm_seconds
+  return boot_seconds + estimatePackageGigabytes(variant, tier) * perGigabyte + warm_seconds
 }
 
 /** Maximum and minimum number of simulated images; the minimum makes rare events visible. */
@@ -58,17 +58,17 @@ const MAX_IMAGES = 400_000
 const MIN_IMAGES = 20_000
 const DAY = 86_400
 /** The maximum number of containers: ample for the mean load, so that it does not limit the fleet. */
-const maxContainersFor = (load: number) => Math.ceil(load * 2) + 4
+const estimateMaxContainers = (load: number) => Math.ceil(load * 2) + 4
 
 export function costOf(given: Case): Cost {
   const { variant, tier, gpu, traffic, imagesPerDay, idleSeconds, minContainers, seed } = { ...DEFAULTS, ...given }
   const rate = imagesPerDay / DAY
-  const service = serviceSeconds(variant, tier, gpu)
+  const service = estimateServiceSeconds(variant, tier, gpu)
   const count = Math.min(MAX_IMAGES, Math.max(MIN_IMAGES, imagesPerDay))
   const random = randomOf(seed, `${traffic} ${imagesPerDay}`)
   const outcome = simulate(drawArrivals(traffic, rate, count, random), {
-    ...{ service: () => service, coldSeconds: coldSeconds(variant, tier), idleSeconds, minContainers },
-    maxContainers: Math.max(minContainers, maxContainersFor(rate * service)),
+    ...{ service: () => service, coldSeconds: estimateColdSeconds(variant, tier), idleSeconds, minContainers },
+    maxContainers: Math.max(minContainers, estimateMaxContainers(rate * service)),
   })
   const dollars = (outcome.containerSeconds / 3600) * figures.gpu_dollars_per_hour[gpu]
   return {

@@ -3,7 +3,7 @@
 import { percentile } from '../bench/statistics.ts'
 import { randomOf } from '../command/random.ts'
 import figures from './figures.json' with { type: 'json' }
-import { packageGigabytes, serviceSeconds } from './model.ts'
+import { estimatePackageGigabytes, estimateServiceSeconds } from './model.ts'
 import { drawArrivals, TRAFFIC, type Traffic } from './traffic.ts'
 
 /** `free`: the first container to become free. `hint`: a container of the job's model, unless another one would start it much earlier. */
@@ -26,8 +26,8 @@ const PATIENCE = 2
 /** Containers with room for one model each. A switch is one copy of the package from the page cache to the GPU. */
 export function simulateRouting(policy: Policy, options: RoutingOptions): RoutingOutcome {
   const { containers, models, load, traffic, jobs = JOBS } = options
-  const service = serviceSeconds('large-turbo', 'fp8', 'H100')
-  const switching = packageGigabytes('large-turbo', 'fp8') / figures.cold_start.load_gigabytes_per_second
+  const service = estimateServiceSeconds('large-turbo', 'fp8', 'H100')
+  const switching = estimatePackageGigabytes('large-turbo', 'fp8') / figures.cold_start.load_gigabytes_per_second
   const random = randomOf(1, `routing ${JSON.stringify(options)}`)
   const arrivals = drawArrivals(traffic, (load * containers) / service, jobs, random)
   const fleet = Array.from({ length: containers }, (_, k) => ({ free: 0, model: k % models, home: k % models }))
@@ -35,10 +35,10 @@ export function simulateRouting(policy: Policy, options: RoutingOptions): Routin
   let switches = 0
   for (const now of arrivals) {
     const model = random.between(0, models - 1)
-    const first = (among: typeof fleet) => among.reduce((a, b) => (b.free < a.free ? b : a))
-    const anywhere = first(fleet)
+    const findFirstFree = (among: typeof fleet) => among.reduce((a, b) => (b.free < a.free ? b : a))
+    const anywhere = findFirstFree(fleet)
     const own = fleet.filter(({ home }) => home === model)
-    const home = own.length > 0 ? first(own) : anywhere
+    const home = own.length > 0 ? findFirstFree(own) : anywhere
     const isWorthwhile = Math.max(home.free, now) <= Math.max(anywhere.free, now) + PATIENCE * switching
     const chosen = policy === 'hint' && isWorthwhile ? home : anywhere
     const isSwitched = chosen.model !== model

@@ -97,9 +97,14 @@ export function simulate(arrivals: Float64Array, fleet: Fleet): Outcome {
   const end = lastUse + Math.max(policy.window(lastUse), ...free.map(({ idle }) => idle))
   endIdle(end)
   const sorted = latency.sort()
-  const quantile = (q: number) => sorted[Math.ceil(q * served) - 1] ?? 0
+  const computeQuantile = (q: number) => sorted[Math.ceil(q * served) - 1] ?? 0
   return {
     ...{ images: served, containerSeconds: containerSeconds + minContainers * end, busySeconds, peakContainers },
-    ...{ coldShare: coldCount / served, meanWait: waitSum / served, p50: quantile(0.5), p95: quantile(0.95) },
+    ...{
+      coldShare: coldCount / served,
+      meanWait: waitSum / served,
+      p50: computeQuantile(0.5),
+      p95: computeQuantile(0.95),
+    },
   }
 }

@@ -8,7 +8,7 @@ import sizes from './storage-sizes.json' with { type: 'json' }
 export const LIMIT_BYTES = 10e9
 
 /** Bytes in each store for one job of one image per day. */
-export function storageBytes(retentionDays: number) {
+export function computeStorageBytes(retentionDays: number) {
   const recordDays = retentionDays + RECORD_DAYS
   const { account, job, database } = sizes
   return {
@@ -20,7 +20,8 @@ export function storageBytes(retentionDays: number) {
 }
 
 /** Sustainable jobs per day of one account at this retention. */
-export const maxJobsPerDay = (retentionDays: number) => Math.floor(FULL_BYTES / storageBytes(retentionDays).account)
+export const computeMaxJobsPerDay = (retentionDays: number) =>
+  Math.floor(FULL_BYTES / computeStorageBytes(retentionDays).account)
 
 /** Sustainable jobs per day of all accounts in D1. */
-export const maxJobsPerDayOfDatabase = () => Math.floor(LIMIT_BYTES / storageBytes(0).database)
+export const maxJobsPerDayOfDatabase = () => Math.floor(LIMIT_BYTES / computeStorageBytes(0).database)

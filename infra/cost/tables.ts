@@ -5,44 +5,44 @@ import figures from './figures.json' with { type: 'json' }
 import {
   type Case,
   type Cost,
-  coldSeconds,
   costOf,
+  estimateColdSeconds,
+  estimatePackageGigabytes,
+  estimateServiceSeconds,
   GPUS,
-  packageGigabytes,
-  serviceSeconds,
   TIERS,
   VARIANTS,
   type Variant,
 } from './model.ts'
-import { LIMIT_BYTES, maxJobsPerDay, maxJobsPerDayOfDatabase, storageBytes } from './storage.ts'
+import { computeMaxJobsPerDay, computeStorageBytes, LIMIT_BYTES, maxJobsPerDayOfDatabase } from './storage.ts'
 import sizes from './storage-sizes.json' with { type: 'json' }
 
 const VOLUMES = [10, 10_000, 10_000_000]
 const IDLE = [30, 120, 600]
 
 const formatDollars = (value: number) => `$${value < 0.01 ? value.toFixed(5) : value.toFixed(3)}`
-const seconds = (value: number) => `${value.toFixed(value < 10 ? 2 : 0)} s`
-const percent = (value: number) => `${(value * 100).toFixed(value < 0.1 ? 1 : 0)} %`
-const count = (value: number) => value.toLocaleString('en-US')
-const table = (rows: readonly (readonly string[])[]) => {
+const formatSeconds = (value: number) => `${value.toFixed(value < 10 ? 2 : 0)} s`
+const formatPercent = (value: number) => `${(value * 100).toFixed(value < 0.1 ? 1 : 0)} %`
+const formatCount = (value: number) => value.toLocaleString('en-US')
+const formatTable = (rows: readonly (readonly string[])[]) => {
   const [head, ...body] = rows.map((cells) => `| ${cells.join(' | ')} |`)
   return [head, `|${rows[0]!.map(() => '---').join('|')}|`, ...body].join('\n')
 }
 
-export const costRow = (cost: Cost) => [
+export const formatCostRow = (cost: Cost) => [
   formatDollars(cost.dollarsPerImage),
-  seconds(cost.p50),
-  seconds(cost.p95),
-  percent(cost.coldShare),
-  percent(cost.utilization),
-  count(cost.peakContainers),
+  formatSeconds(cost.p50),
+  formatSeconds(cost.p95),
+  formatPercent(cost.coldShare),
+  formatPercent(cost.utilization),
+  formatCount(cost.peakContainers),
 ]
 export const COST_HEAD = ['per image', 'p50', 'p95', 'cold starts', 'utilization', 'max containers']
 
 type Column = { head: string; format: (value: never) => string }
 const COLUMNS: Partial<Record<keyof Case, Column>> = {
   ...{ variant: { head: 'variant', format: String }, tier: { head: 'tier', format: String } },
-  ...{ imagesPerDay: { head: 'images per day', format: count }, traffic: { head: 'traffic', format: String } },
+  ...{ imagesPerDay: { head: 'images per day', format: formatCount }, traffic: { head: 'traffic', format: String } },
   idleSeconds: { head: 'idle window', format: (value: number) => `${value} s` },
 }
 type Values = { [Key in keyof Case]?: readonly Case[Key][] }
@@ -56,18 +56,18 @@ function sweep(values: Values, fixed: Partial<Case> = {}, extra: string[][] = []
   )
   const rows = cases.map((given) => [
     ...fields.map((field) => COLUMNS[field]!.format(given[field] as never)),
-    ...costRow(costOf(given as Case)),
+    ...formatCostRow(costOf(given as Case)),
   ])
-  return table([[...fields.map((field) => COLUMNS[field]!.head), ...COST_HEAD], ...rows, ...extra])
+  return formatTable([[...fields.map((field) => COLUMNS[field]!.head), ...COST_HEAD], ...rows, ...extra])
 }
 
 const BURSTY = { traffic: 'bursty' } as const
-const byVolume = () => sweep({ variant: VARIANTS, imagesPerDay: VOLUMES, traffic: ['poisson', 'bursty'] })
-const byTier = () => sweep({ tier: TIERS, imagesPerDay: VOLUMES }, BURSTY)
+const compareVolumes = () => sweep({ variant: VARIANTS, imagesPerDay: VOLUMES, traffic: ['poisson', 'bursty'] })
+const compareTiers = () => sweep({ tier: TIERS, imagesPerDay: VOLUMES }, BURSTY)
 
-function byIdle(): string {
-  const permanent = costRow(costOf({ ...BURSTY, imagesPerDay: 10_000, minContainers: 1 }))
-  const extra = [count(10_000), 'one permanent container', ...permanent]
+function compareIdleWindows(): string {
+  const permanent = formatCostRow(costOf({ ...BURSTY, imagesPerDay: 10_000, minContainers: 1 }))
+  const extra = [formatCount(10_000), 'one permanent container', ...permanent]
   return sweep({ imagesPerDay: VOLUMES, idleSeconds: IDLE }, BURSTY, [extra])
 }
 
@@ -75,32 +75,32 @@ function byIdle(): string {
 const pricesOf = (given: Omit<Case, 'imagesPerDay'>) =>
   VOLUMES.map((imagesPerDay) => formatDollars(costOf({ ...given, imagesPerDay }).dollarsPerImage))
 
-function byGpu(): string {
+function compareGpus(): string {
   const rows = GPUS.map((gpu) => [
-    ...[gpu, seconds(serviceSeconds('large-turbo', 'fp8', gpu)), ...pricesOf({ gpu })],
+    ...[gpu, formatSeconds(estimateServiceSeconds('large-turbo', 'fp8', gpu)), ...pricesOf({ gpu })],
     figures.step_seconds[gpu].basis,
   ])
-  const head = ['GPU', 'warm image', ...VOLUMES.map((volume) => `${count(volume)} per day`), 'basis of times']
-  return table([head, ...rows])
+  const head = ['GPU', 'warm image', ...VOLUMES.map((volume) => `${formatCount(volume)} per day`), 'basis of times']
+  return formatTable([head, ...rows])
 }
 
-function againstPublished(): string {
+function comparePublishedCosts(): string {
   const rows = figures.published.map(({ variant, who, dollars: price, date, source }) => {
     const ours = pricesOf({ ...BURSTY, variant: variant as Variant })
     return [variant, who, formatDollars(price), ...ours, date, source]
   })
-  const ours = VOLUMES.map((volume) => `Octet, ${count(volume)} per day`)
-  return table([['variant', 'provider', 'per image', ...ours, 'date', 'source'], ...rows])
+  const ours = VOLUMES.map((volume) => `Octet, ${formatCount(volume)} per day`)
+  return formatTable([['variant', 'provider', 'per image', ...ours, 'date', 'source'], ...rows])
 }
 
-function inputs(): string {
+function listCostInputs(): string {
   const rows = VARIANTS.flatMap((variant) =>
     TIERS.map((tier) => [
-      ...[variant, tier, seconds(serviceSeconds(variant, tier, 'H100'))],
-      ...[`${packageGigabytes(variant, tier)} GB`, seconds(coldSeconds(variant, tier))],
+      ...[variant, tier, formatSeconds(estimateServiceSeconds(variant, tier, 'H100'))],
+      ...[`${estimatePackageGigabytes(variant, tier)} GB`, formatSeconds(estimateColdSeconds(variant, tier))],
     ]),
   )
-  return table([['variant', 'tier', 'warm H100, 1024²', 'package', 'cold start'], ...rows])
+  return formatTable([['variant', 'tier', 'warm H100, 1024²', 'package', 'cold start'], ...rows])
 }
 
 const UNITS = [
@@ -109,7 +109,7 @@ const UNITS = [
   [1e6, 'MB'],
   [1e3, 'kB'],
 ] as const
-function bytes(value: number): string {
+function formatBytes(value: number): string {
   const [unit, name] = UNITS.find(([unit]) => value >= unit) ?? [1, 'bytes']
   const scaled = value / unit
   return `${scaled.toFixed(scaled < 10 && unit > 1 ? 1 : 0)} ${name}`
@@ -117,35 +117,42 @@ function bytes(value: number): string {
 
 const DAILY_JOBS = 50_000
 
-function storageByRetention(): string {
+function compareRetention(): string {
   const rows = RETENTION_DAYS.map((retentionDays) => {
-    const stored = storageBytes(retentionDays)
+    const stored = computeStorageBytes(retentionDays)
     return [
-      ...[`${retentionDays}`, bytes(stored.account * DAILY_JOBS)],
-      ...[percent((stored.account * DAILY_JOBS) / LIMIT_BYTES), bytes(stored.jobs * DAILY_JOBS)],
-      ...[bytes(stored.images * DAILY_JOBS), count(maxJobsPerDay(retentionDays))],
+      ...[`${retentionDays}`, formatBytes(stored.account * DAILY_JOBS)],
+      ...[formatPercent((stored.account * DAILY_JOBS) / LIMIT_BYTES), formatBytes(stored.jobs * DAILY_JOBS)],
+      ...[formatBytes(stored.images * DAILY_JOBS), formatCount(computeMaxJobsPerDay(retentionDays))],
     ]
   })
   const head = ['retention_days', 'AccountDO', 'of its limit', 'JobDOs', 'R2', 'max jobs per day']
-  return table([head, ...rows])
+  return formatTable([head, ...rows])
 }
 
-function storageSizes(): string {
+function listStorageSizes(): string {
   const { account, job, database } = sizes
   const rows = [
-    ...Object.entries(account).map(([name, size]) => [`AccountDO, \`${name}\``, count(size)]),
-    ['JobDO, entire object', count(job)],
-    ...Object.entries(database).map(([name, size]) => [`D1, \`${name}\``, count(size)]),
-    ['R2, an image (assumption)', count(figures.image_bytes.value)],
-    ['D1, max jobs per day', count(maxJobsPerDayOfDatabase())],
+    ...Object.entries(account).map(([name, size]) => [`AccountDO, \`${name}\``, formatCount(size)]),
+    ['JobDO, entire object', formatCount(job)],
+    ...Object.entries(database).map(([name, size]) => [`D1, \`${name}\``, formatCount(size)]),
+    ['R2, an image (assumption)', formatCount(figures.image_bytes.value)],
+    ['D1, max jobs per day', formatCount(maxJobsPerDayOfDatabase())],
   ]
-  return table([['row or object', 'bytes'], ...rows])
+  return formatTable([['row or object', 'bytes'], ...rows])
 }
 
 /** Sections of the page, by name of their marker. */
 export const SECTIONS: Record<string, () => string> = {
-  ...{ inputs, byVolume, byTier, byIdle, byGpu, againstPublished },
-  ...{ storageByRetention, storageSizes },
+  ...{
+    inputs: listCostInputs,
+    byVolume: compareVolumes,
+    byTier: compareTiers,
+    byIdle: compareIdleWindows,
+    byGpu: compareGpus,
+    againstPublished: comparePublishedCosts,
+  },
+  ...{ storageByRetention: compareRetention, storageSizes: listStorageSizes },
 }
 
 /** The page with its generated sections replaced, each between two comments with its name. Throws if the page lacks one. */

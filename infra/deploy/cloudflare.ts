@@ -9,7 +9,7 @@ const LIFECYCLE = 'infra/results-lifecycle.json'
 const ABSENT = 'if the previous command finds none'
 
 /** Runs `look`, or `make` if that fails. Throws the error of `make`. */
-async function makeUnlessThere({ exec }: World, look: CommandLine, make: CommandLine): Promise<void> {
+async function createIfAbsent({ exec }: World, look: CommandLine, make: CommandLine): Promise<void> {
   const there = await exec(look).then(
     () => true,
     () => false,
@@ -45,7 +45,7 @@ export const queue: Step = {
   ],
   async run(world) {
     const [look, make] = this.commands(world.config, world.state)
-    await makeUnlessThere(world, look!.command, make!.command)
+    await createIfAbsent(world, look!.command, make!.command)
   },
   otherwise: 'Queues are part of Workers Paid; an API token needs the permission Queues: Edit.',
 }
@@ -60,7 +60,7 @@ export const bucket: Step = {
   ],
   async run(world) {
     const [look, make, rules] = this.commands(world.config, world.state)
-    await makeUnlessThere(world, look!.command, make!.command)
+    await createIfAbsent(world, look!.command, make!.command)
     await world.exec(rules!.command)
   },
   otherwise: 'R2 must be enabled once in the dashboard (R2, Overview); an API token needs Workers R2 Storage: Edit.',
@@ -76,7 +76,7 @@ export const database: Step = {
   ],
   async run(world) {
     const [look, make, migrate] = this.commands(world.config, world.state)
-    await makeUnlessThere(world, look!.command, make!.command)
+    await createIfAbsent(world, look!.command, make!.command)
     await world.exec(migrate!.command, streamOutput(world))
   },
   otherwise: 'A failed migration has been rolled back: fix its file and run this again. An API token needs D1: Edit.',

@@ -2,9 +2,9 @@
 import { account, bucket, database, queue, worker } from './cloudflare.ts'
 import { gpuFunction, gpuSecret, modalAccount } from './modal.ts'
 import type { Step } from './plan.ts'
-import { type BucketSecrets, readSecretsFile, type SecretsOptions, secretsStep } from './secrets-file.ts'
+import { type BucketSecrets, createSecretsStep, readSecretsFile, type SecretsOptions } from './secrets-file.ts'
 import { smokeGpu, smokeWorker } from './smoke.ts'
-import { weights } from './weights.ts'
+import { createWeightsStep } from './weights.ts'
 
 /** The steps of a deployment, without those of Modal if the GPU function runs elsewhere. */
 export function deploySteps(options: SecretsOptions): Step[] {
@@ -14,7 +14,7 @@ export function deploySteps(options: SecretsOptions): Step[] {
     return found
   }
   let bucketSecrets: BucketSecrets | undefined
-  const made = secretsStep(options)
+  const made = createSecretsStep(options)
   const secretsKnown: Step = {
     ...made,
     async run(world) {
@@ -22,7 +22,7 @@ export function deploySteps(options: SecretsOptions): Step[] {
       bucketSecrets = (await secrets()).bucket
     },
   }
-  const onModal = [gpuSecret, weights(() => bucketSecrets), gpuFunction]
+  const onModal = [gpuSecret, createWeightsStep(() => bucketSecrets), gpuFunction]
   return [
     account,
     ...(options.onModal ? [modalAccount] : []),

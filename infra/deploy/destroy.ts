@@ -1,7 +1,7 @@
 // `npm run deploy -- destroy`: removes a deployment, and its data only on request.
 import { CommandFailed, GONE, type Step, type World } from './plan.ts'
 
-const step = (id: string, what: string, commands: Step['commands'], otherwise: string): Step => ({
+const createStep = (id: string, what: string, commands: Step['commands'], otherwise: string): Step => ({
   ...{ id, what, commands, otherwise },
   async run({ config, state, exec }: World) {
     for (const { command } of commands(config, state)) {
@@ -12,13 +12,13 @@ const step = (id: string, what: string, commands: Step['commands'], otherwise: s
   },
 })
 
-const worker = step(
+const worker = createStep(
   'worker',
   'The worker, its Durable Objects (keys, balances, jobs) and its secrets',
   ({ worker: { name } }) => [{ command: ['wrangler', 'delete', '--name', name, '--force'] }],
   'Nothing else has changed. Try the dashboard: Workers, Settings, Delete.',
 )
-const gpu = step(
+const gpu = createStep(
   'gpu-function',
   'The GPU function, with its containers, and its secret',
   ({ gpu: { app, secret } }) => [
@@ -27,25 +27,25 @@ const gpu = step(
   ],
   'See `modal app list`.',
 )
-const queue = step(
+const queue = createStep(
   'queue',
   'The usage queue',
   ({ worker: { queue: name } }) => [{ command: ['wrangler', 'queues', 'delete', name] }],
   'A queue can be deleted once no worker uses it: run this again.',
 )
-const database = step(
+const database = createStep(
   'database',
   'The database: usage and forecasts of all accounts',
   ({ worker: { database: name } }) => [{ command: ['wrangler', 'd1', 'delete', name, '--skip-confirmation'] }],
   'This database still exists. Deletion cannot be undone.',
 )
-const bucket = step(
+const bucket = createStep(
   'bucket',
   'The bucket of results, which must be empty',
   ({ worker: { results } }) => [{ command: ['wrangler', 'r2', 'bucket', 'delete', results] }],
   'Empty it first: in the dashboard, or with any S3 client.',
 )
-const volume = step(
+const volume = createStep(
   'volume',
   'The volume of packages',
   ({ gpu: { volume: name } }) => [{ command: ['modal', 'volume', 'delete', name, '--allow-missing', '--yes'] }],

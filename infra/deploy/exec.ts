@@ -5,8 +5,8 @@ import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import { endWithThis } from '../command/child-process.ts'
 import { ROOT } from '../local/models/package-cache.ts'
-import { modalCommand } from '../modal/python.ts'
-import { CommandFailed, type CommandLine, commandText, type ExecOptions } from './plan.ts'
+import { findModalCommand } from '../modal/python.ts'
+import { CommandFailed, type CommandLine, type ExecOptions, formatCommand } from './plan.ts'
 
 const LAST_LINES = 12
 const WRANGLER = path.join(ROOT, 'node_modules/wrangler/bin/wrangler.js')
@@ -14,11 +14,11 @@ const WRANGLER = path.join(ROOT, 'node_modules/wrangler/bin/wrangler.js')
 /** The program and first arguments of a command in a plan. */
 function createProgram([name, ...rest]: CommandLine): string[] {
   if (name === 'wrangler') return [process.execPath, WRANGLER, ...rest]
-  if (name === 'modal') return [...modalCommand(), ...rest]
+  if (name === 'modal') return [...findModalCommand(), ...rest]
   return [name!, ...rest]
 }
 
-const missing = (name: string) =>
+const describeMissing = (name: string) =>
   `the command ${name} is missing${name === 'modal' ? ': install it with npm run modal:setup' : ''}`
 
 /**
@@ -44,12 +44,12 @@ export function exec(command: CommandLine, { env = {}, onLine }: ExecOptions = {
   if (onLine) for (const stream of [child.stdout, child.stderr]) readLines(stream, onLine)
   const { promise, resolve, reject } = Promise.withResolvers<string>()
   child.on('error', (error: NodeJS.ErrnoException) =>
-    reject(new CommandFailed(error.code === 'ENOENT' ? missing(command[0]!) : error.message)),
+    reject(new CommandFailed(error.code === 'ENOENT' ? describeMissing(command[0]!) : error.message)),
   )
   child.on('close', (code) => {
     if (code === 0) return resolve(output)
     const lastLines = all.trim().split('\n').slice(-LAST_LINES).join('\n')
-    reject(new CommandFailed(`\`${commandText(command)}\` ended with ${code}:\n${lastLines}`))
+    reject(new CommandFailed(`\`${formatCommand(command)}\` ended with ${code}:\n${lastLines}`))
   })
   return promise
 }

@@ -12,7 +12,7 @@ const GIB = 2 ** 30
 export const MEASURED: readonly string[] = ['H100', 'H100!', 'H200']
 
 /** Types with less memory than required, and their usable bytes. Types of unknown size are omitted. */
-export function typesTooSmall(types: readonly string[], neededBytes: number): { name: string; bytes: number }[] {
+export function findTypesTooSmall(types: readonly string[], neededBytes: number): { name: string; bytes: number }[] {
   return types
     .map((name) => ({ name, bytes: (GIB_OF_TYPE[name] ?? Number.POSITIVE_INFINITY) * GIB * SHARE }))
     .filter(({ bytes }) => neededBytes > bytes)

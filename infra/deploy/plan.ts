@@ -72,7 +72,7 @@ export class StepFailed extends Error {
 }
 
 const quote = (part: string) => (/^[\w@%+=:,./<>-]+$/.test(part) ? part : `'${part.replaceAll("'", `'\\''`)}'`)
-export const commandText = (command: CommandLine) => command.map(quote).join(' ')
+export const formatCommand = (command: CommandLine) => command.map(quote).join(' ')
 
 /** Formats the steps with their commands. */
 export function planText(steps: readonly Step[], config: DeployConfig): string {
@@ -80,7 +80,7 @@ export function planText(steps: readonly Step[], config: DeployConfig): string {
     `${String(k + 1).padStart(2)}. ${step.what}`,
     ...step
       .commands(config, UNKNOWN)
-      .map(({ command, condition }) => `      ${commandText(command)}${condition ? `   # ${condition}` : ''}`),
+      .map(({ command, condition }) => `      ${formatCommand(command)}${condition ? `   # ${condition}` : ''}`),
   ])
   return lines.join('\n')
 }

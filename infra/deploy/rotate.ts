@@ -14,7 +14,7 @@ export const ROTATIONS = {
 } as const
 export type Rotation = keyof typeof ROTATIONS
 
-const asList = (jwks: string) => [JSON.parse(jwks)].flat() as { x: string }[]
+const parseKeys = (jwks: string) => [JSON.parse(jwks)].flat() as { x: string }[]
 
 /**
  * The secrets after one rotation. A deploy updates the GPU function first, so that it accepts a new key before the worker signs with it.
@@ -27,16 +27,16 @@ export async function rotateDeployed(secrets: SecretsFile, which: Rotation): Pro
     case 'admin':
       return { ...secrets, worker: { ...worker, OCTET_ADMIN_TOKEN: randomBytes(32).toString('hex') } }
     case 'gpu': {
-      if (asList(gpuPublicKey).length > 1)
+      if (parseKeys(gpuPublicKey).length > 1)
         throw new Error(
           'the GPU function still accepts the key of the last rotation: run `rotate gpu-finish` and deploy first',
         )
       const fresh = await createSecrets()
-      const both = JSON.stringify([...asList(fresh.gpuPublicKey), ...asList(gpuPublicKey)])
+      const both = JSON.stringify([...parseKeys(fresh.gpuPublicKey), ...parseKeys(gpuPublicKey)])
       return { ...secrets, worker: { ...worker, GPU_SIGNING_KEY: fresh.secrets.GPU_SIGNING_KEY }, gpuPublicKey: both }
     }
     case 'gpu-finish':
-      return { ...secrets, gpuPublicKey: JSON.stringify(asList(gpuPublicKey)[0]) }
+      return { ...secrets, gpuPublicKey: JSON.stringify(parseKeys(gpuPublicKey)[0]) }
     case 'proxy': {
       const { default: _, ...others } = proxyHeaders
       return { ...secrets, proxyHeaders: others }

@@ -79,7 +79,7 @@ const BUCKET_QUESTIONS = {
 } as const
 
 /** Completes the file: creates missing secrets, and prompts for those of other services. */
-export function secretsStep(options: SecretsOptions): Step {
+export function createSecretsStep(options: SecretsOptions): Step {
   return {
     id: 'secrets',
     what: `Secrets, stored in ${path.relative(ROOT, options.file)}: back it up`,
@@ -109,7 +109,7 @@ export function secretsStep(options: SecretsOptions): Step {
       await writeWorkerConfig(world.state.workerConfig, world.config, world.state.gpuUrl)
       const headers = { GPU_PROXY_HEADERS: JSON.stringify(secrets.proxyHeaders) }
       await writePrivate(world.state.workerSecrets, { ...secrets.worker, ...headers })
-      await writePrivate(world.state.gpuSecrets, gpuEnvironment(world, secrets))
+      await writePrivate(world.state.gpuSecrets, createGpuEnvironment(world, secrets))
     },
     otherwise:
       'Copy the file from the machine of the last deploy. --new-secrets creates others and invalidates every API key, browser token and signed link.',
@@ -147,7 +147,7 @@ async function complete(secrets: SecretsFile, world: World, options: SecretsOpti
     await keep()
   }
   if (config.gpu.packages === 'bucket') {
-    const known = { ...secrets.bucket, ...onlySet(env) }
+    const known = { ...secrets.bucket, ...removeUnset(env) }
     for (const [name, question] of Object.entries(BUCKET_QUESTIONS))
       known[name as keyof BucketSecrets] ??= await ask(question, { secret: name.endsWith('SECRET') })
     secrets.bucket = bucketSecrets.parse(known)
@@ -175,12 +175,12 @@ function parseJson(text: string): unknown {
   }
 }
 
-function onlySet(env: Record<string, string | undefined>): Partial<BucketSecrets> {
+function removeUnset(env: Record<string, string | undefined>): Partial<BucketSecrets> {
   const names = Object.keys(BUCKET_QUESTIONS) as (keyof BucketSecrets)[]
   return Object.fromEntries(names.filter((name) => env[name]).map((name) => [name, env[name]!]))
 }
 
-function gpuEnvironment({ config: { gpu } }: World, secrets: SecretsFile): Record<string, string> {
+function createGpuEnvironment({ config: { gpu } }: World, secrets: SecretsFile): Record<string, string> {
   const { gpuPublicKey, bucket, credentials } = secrets
   const models = bucket && gpu.packages === 'bucket' ? { ...bucket, OCTET_MODELS: gpu.models.join(',') } : {}
   const signing = credentials && {

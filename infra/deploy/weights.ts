@@ -4,31 +4,34 @@ import type { Manifest } from '../../gpu-fn/manifest.ts'
 import { openBucket } from '../../gpu-fn/weights/bucket.ts'
 import { MANIFEST, parseManifest } from '../../gpu-fn/weights/packages.ts'
 import { findServed } from '../../gpu-fn/weights/served-package.ts'
-import { describeMeasured, typesTooSmall } from './gpu-types.ts'
+import { describeMeasured, findTypesTooSmall } from './gpu-types.ts'
 import type { CommandLine, Step, World } from './plan.ts'
 import type { BucketSecrets } from './secrets-file.ts'
 
 const split = (served: string) => served.split(':') as [model: string, tier: 'fp8']
 const directoryOf = (served: string) => split(served).join('-')
-const listing = (volume: string): CommandLine => ['modal', 'volume', 'ls', volume, '/', '--json']
+const listVolume = (volume: string): CommandLine => ['modal', 'volume', 'ls', volume, '/', '--json']
 const manifestOf = (volume: string, served: string): CommandLine => [
   ...['modal', 'volume', 'get', volume, `/${directoryOf(served)}/${MANIFEST}`, '-'],
 ]
 
 /** Checks the packages to be served. Throws for absent ones, and for a GPU type that cannot hold all of them. */
-export const weights = (bucket: () => BucketSecrets | undefined): Step => ({
+export const createWeightsStep = (bucket: () => BucketSecrets | undefined): Step => ({
   id: 'weights',
   what: 'The packages to serve, and their memory on each GPU type',
   commands: ({ gpu }) =>
     gpu.packages === 'volume'
-      ? [{ command: listing(gpu.volume) }, ...gpu.models.map((served) => ({ command: manifestOf(gpu.volume, served) }))]
+      ? [
+          { command: listVolume(gpu.volume) },
+          ...gpu.models.map((served) => ({ command: manifestOf(gpu.volume, served) })),
+        ]
       : gpu.models.map((served) => ({
           command: ['curl', '--fail', `<OCTET_BUCKET>/…${directoryOf(served)}`],
           condition: 'signed',
         })),
   async run(world) {
     const { gpu } = world.config
-    const manifests = gpu.packages === 'volume' ? await onVolume(world) : await inBucket(gpu.models, bucket()!)
+    const manifests = gpu.packages === 'volume' ? await onVolume(world) : await listInBucket(gpu.models, bucket()!)
     assertFits(gpu.gpus, manifests)
     world.say(`   ${describeMeasured(gpu.gpus)}`)
   },
@@ -37,7 +40,7 @@ export const weights = (bucket: () => BucketSecrets | undefined): Step => ({
 })
 
 async function onVolume({ config: { gpu }, exec }: World): Promise<Manifest[]> {
-  const entries = JSON.parse(await exec(listing(gpu.volume))) as Record<string, string>[]
+  const entries = JSON.parse(await exec(listVolume(gpu.volume))) as Record<string, string>[]
   const names = new Set(
     entries.flatMap((entry) => Object.values(entry)).map((value) => String(value).replace(/^\/|\/$/g, '')),
   )
@@ -50,7 +53,7 @@ async function onVolume({ config: { gpu }, exec }: World): Promise<Manifest[]> {
   return Promise.all(gpu.models.map(read))
 }
 
-async function inBucket(models: readonly string[], secrets: BucketSecrets): Promise<Manifest[]> {
+async function listInBucket(models: readonly string[], secrets: BucketSecrets): Promise<Manifest[]> {
   const { OCTET_BUCKET: url, OCTET_BUCKET_KEY_ID: accessKeyId, OCTET_BUCKET_SECRET: secretAccessKey } = secrets
   const source = openBucket({ url, accessKeyId, secretAccessKey })
   const absent: string[] = []
@@ -78,12 +81,12 @@ function assertFits(gpus: readonly string[], manifests: readonly Manifest[]): vo
     planMemory(manifest, manifest.defaults, null, { target: manifest.target, samples: 2, widening: 1 }),
   )
   const needed = memoryOfAll(plans)
-  const small = typesTooSmall(gpus, needed)
+  const small = findTypesTooSmall(gpus, needed)
   if (small.length === 0) return
-  const sizes = small.map(({ name, bytes }) => `${name} (${gigabytes(bytes)})`).join(', ')
+  const sizes = small.map(({ name, bytes }) => `${name} (${formatGigabytes(bytes)})`).join(', ')
   throw new Error(
-    `gpu.models take ${gigabytes(needed)} of GPU memory together, more than these types of gpu.gpus have: ${sizes}. Serve fewer models, or remove the types`,
+    `gpu.models take ${formatGigabytes(needed)} of GPU memory together, more than these types of gpu.gpus have: ${sizes}. Serve fewer models, or remove the types`,
   )
 }
 
-const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`
+const formatGigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`

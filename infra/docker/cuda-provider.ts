@@ -29,11 +29,11 @@ type ProviderOptions = {
 }
 
 /** The directory of the native libraries of an onnxruntime-node. */
-export const libraryDirectory = (target: string) => path.join(target, 'bin/napi-v6/linux/x64')
+export const libraryDirectoryOf = (target: string) => path.join(target, 'bin/napi-v6/linux/x64')
 
 /** Whether the onnxruntime-node in `target` has a CUDA provider. */
 export const hasProvider = (target: string): boolean =>
-  FILES.every((file) => existsSync(path.join(libraryDirectory(target), file)))
+  FILES.every((file) => existsSync(path.join(libraryDirectoryOf(target), file)))
 
 /** Downloads, verifies and adds the provider to the onnxruntime-node in `target`. Throws with nothing changed. */
 export async function installProvider(target: string, options: ProviderOptions = {}): Promise<void> {
@@ -46,7 +46,7 @@ export async function installProvider(target: string, options: ProviderOptions =
   for (const file of FILES) {
     const entry = archive.getEntry(`onnxruntime/capi/${file}`)
     if (!entry) throw new Error(`${wheel} has no ${file}`)
-    const out = path.join(libraryDirectory(target), file)
+    const out = path.join(libraryDirectoryOf(target), file)
     await writeFile(`${out}.new`, entry.getData())
     await rename(`${out}.new`, out)
   }

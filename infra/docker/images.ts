@@ -54,14 +54,14 @@ if (import.meta.main) {
   const program = new Command('images').description(
     'Checks and pins the digests of the base images of the GPU function.',
   )
-  const withFlags = (command: Command) =>
+  const addFlags = (command: Command) =>
     command
       .option('--file <path>', 'the Dockerfile', DOCKERFILE)
       .option('--registry <url>', 'a mirror of Docker Hub to use instead')
-  withFlags(program.command('check', { isDefault: true }).description('compare the digests with the registry')).action(
+  addFlags(program.command('check', { isDefault: true }).description('compare the digests with the registry')).action(
     check,
   )
-  withFlags(program.command('pin').description("pin each image to its tag's current digest")).action(pin)
+  addFlags(program.command('pin').description("pin each image to its tag's current digest")).action(pin)
   await program.parseAsync().catch((error: Error) => {
     printError('images', error)
     process.exitCode = 1

@@ -29,11 +29,11 @@ const pathOf = (repository: string) => (repository.includes('/') ? repository : 
 
 /** Answers a registry's authentication challenge with an anonymous pull token. */
 async function authorize(challenge: string, repository: string): Promise<Record<string, string>> {
-  const field = (name: string) => new RegExp(`${name}="([^"]*)"`).exec(challenge)?.[1]
-  const realm = field('realm')
+  const readField = (name: string) => new RegExp(`${name}="([^"]*)"`).exec(challenge)?.[1]
+  const realm = readField('realm')
   if (!/^bearer /i.test(challenge) || !realm) throw new Error(`the registry requires a login: ${challenge}`)
   const url = new URL(realm)
-  url.searchParams.set('service', field('service') ?? '')
+  url.searchParams.set('service', readField('service') ?? '')
   url.searchParams.set('scope', `repository:${pathOf(repository)}:pull`)
   const response = await fetch(url)
   if (!response.ok) throw new Error(`${url.host} did not issue a token: ${response.status}`)

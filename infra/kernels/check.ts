@@ -22,19 +22,19 @@ async function compileAll(compiler: Compiler, sources: readonly string[]): Promi
   const jobs = sources.flatMap((source) => TARGETS.map((target) => ({ source, target })))
   const reports: Report[] = new Array(jobs.length)
   const next = jobs.entries()
-  const work = async () => {
+  const runNext = async () => {
     for (const [k, { source, target }] of next) reports[k] = await compile(compiler, source, target)
   }
-  await Promise.all(Array.from({ length: os.availableParallelism() }, work))
+  await Promise.all(Array.from({ length: os.availableParallelism() }, runNext))
   return reports
 }
 
 /** Throws if the check does not detect a source that spills, or one whose matrix instructions are serialized. */
 async function checkDetection(compiler: Compiler): Promise<void> {
-  const problemsIn = async (file: string, target: Target) =>
+  const findPlantedProblems = async (file: string, target: Target) =>
     findProblems(await compile(compiler, path.join(PLANTED, file), target))
   for (const [file, pattern] of [['spill.cu', /spills/] as const, ['serialized.cu', /C7511/] as const]) {
-    const problems = await problemsIn(file, 'sm_90a')
+    const problems = await findPlantedProblems(file, 'sm_90a')
     if (!problems.some((problem) => pattern.test(problem)))
       throw new Error(`infra/kernels/planted/${file} was not detected; the compiler's messages may have changed`)
     console.log(`planted/${file}: detected`)

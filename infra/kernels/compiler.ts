@@ -12,13 +12,13 @@ export type Compiler = { nvcc: string; include: string; isPinned: boolean }
 /** Finds the compiler in `CUDA_HOME`, or else the one of `npm run kernels:setup`. Throws if there is none. */
 export async function findCompiler(): Promise<Compiler> {
   const given = process.env.CUDA_HOME
-  const home = given ?? (await installedHome())
+  const home = given ?? (await findInstalledHome())
   const nvcc = path.join(home, 'bin/nvcc')
   if (!existsSync(nvcc)) throw new Error(`CUDA_HOME is ${home}, which has no bin/nvcc: set it to a toolkit of CUDA 13`)
   return { nvcc, include: path.join(home, 'include'), isPinned: given === undefined }
 }
 
-async function installedHome(): Promise<string> {
+async function findInstalledHome(): Promise<string> {
   for await (const home of glob(SETUP, { cwd: ROOT })) return path.join(ROOT, home)
   throw new Error('nvcc is missing: run `npm run kernels:setup`, or set CUDA_HOME to a toolkit of CUDA 13')
 }

@@ -47,13 +47,13 @@ export function readReport(text: string): Pick<Report, 'kernels' | 'serialized'>
 }
 
 function readKernel(section: string): Kernel {
-  const number = (pattern: RegExp) => Number(pattern.exec(section)?.[1] ?? Number.NaN)
+  const parseNumber = (pattern: RegExp) => Number(pattern.exec(section)?.[1] ?? Number.NaN)
   const kernel = {
     name: shortenName(section.slice(0, section.indexOf("' for 'sm_"))),
-    registers: number(/Used (\d+) registers/),
+    registers: parseNumber(/Used (\d+) registers/),
     // ptxas omits a zero.
-    sharedBytes: section.includes(' bytes smem') ? number(/\b(\d+) bytes smem/) : 0,
-    spilledBytes: number(/\b(\d+) bytes spill stores/) + number(/\b(\d+) bytes spill loads/),
+    sharedBytes: section.includes(' bytes smem') ? parseNumber(/\b(\d+) bytes smem/) : 0,
+    spilledBytes: parseNumber(/\b(\d+) bytes spill stores/) + parseNumber(/\b(\d+) bytes spill loads/),
   }
   for (const [figure, value] of Object.entries(kernel))
     if (Number.isNaN(value)) throw new Error(`ptxas's report on ${kernel.name} has no ${figure}:\n${section}`)

@@ -16,7 +16,7 @@ export function tableOf(reports: readonly Report[]): string {
       const row = rows.get(key) ?? { source, name, instances: new Set(), cells: new Map() }
       rows.set(key, row)
       row.instances.add(kernel.name)
-      row.cells.set(target, largest(row.cells.get(target), kernel))
+      row.cells.set(target, chooseLarger(row.cells.get(target), kernel))
     }
   const head = ['source', 'kernel', 'instances', 'shared bytes', ...TARGETS.map((target) => `\`${target}\``)]
   const rule = head.map((_, k) => (k < 2 ? '---' : '---:'))
@@ -32,14 +32,14 @@ function cellsOf({ source, name, instances, cells }: Row): string[] {
   ]
 }
 
-function largest(known: Kernel | undefined, kernel: Kernel): Kernel {
+function chooseLarger(known: Kernel | undefined, kernel: Kernel): Kernel {
   if (!known) return kernel
-  const max = (figure: 'registers' | 'sharedBytes' | 'spilledBytes') => Math.max(known[figure], kernel[figure])
+  const findMax = (figure: 'registers' | 'sharedBytes' | 'spilledBytes') => Math.max(known[figure], kernel[figure])
   return {
     ...known,
-    registers: max('registers'),
-    sharedBytes: max('sharedBytes'),
-    spilledBytes: max('spilledBytes'),
+    registers: findMax('registers'),
+    sharedBytes: findMax('sharedBytes'),
+    spilledBytes: findMax('spilledBytes'),
   }
 }
 

@@ -16,7 +16,7 @@ type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out?: str
 
 const FORMATS: Record<string, string> = { '.png': 'png', '.jpg': 'jpeg', '.jpeg': 'jpeg', '.webp': 'webp' }
 
-function outputPath(text: string): string {
+function chooseOutputPath(text: string): string {
   if (FORMATS[path.extname(text)]) return text
   throw new InvalidArgumentError(`The extension must be one of ${Object.keys(FORMATS).join(', ')}.`)
 }
@@ -35,8 +35,8 @@ async function main(): Promise<void> {
       ]),
     )
     .option('--size <WxH>', "such as 256x256; the model's default otherwise")
-    .option('--seed <number>', 'the same seed gives the same image', parseWholeNumber)
-    .option('--out <file>', 'png, jpg or webp; octet-SEED.png by default', outputPath)
+    .option('--seed <number>', 'the same seed produces the same image', parseWholeNumber)
+    .option('--out <file>', 'png, jpg or webp; octet-SEED.png by default', chooseOutputPath)
     .option('--json', 'print one JSON object instead of text')
     .option('--open', 'open the playground in a browser, and serve it until Ctrl+C')
   const flags = prepareCommand(command).parse().opts<Flags>()
@@ -66,9 +66,9 @@ async function generate(local: Local, prompt: string, flags: Flags, started: num
   await fs.mkdir(path.dirname(path.resolve(out)), { recursive: true })
   await fs.writeFile(out, Buffer.from(reply.data[0]!.b64_json, 'base64'))
   const total = (performance.now() - started) / 1000
-  if (flags.json) return console.log(JSON.stringify(summary(local, reply, out, total), null, 2))
+  if (flags.json) return console.log(JSON.stringify(summarize(local, reply, out, total), null, 2))
   report(reply, out, total)
-  const advice = await hint(prompt)
+  const advice = await suggestPrompt(prompt)
   if (advice) console.log(advice)
 }
 
@@ -100,7 +100,7 @@ function report({ data: [image], size, octet }: ImageReply, out: string, total: 
 }
 
 /** Advice for a prompt without an object that nano can draw. Its warnings list the words that it does not know. */
-async function hint(prompt: string): Promise<string | null> {
+async function suggestPrompt(prompt: string): Promise<string | null> {
   const vocabulary = await readVocabulary()
   const known = findDrawableObjects(prompt, vocabulary)
   if (known.length > 0 || /\bsigns?\b/i.test(prompt)) return null
@@ -108,7 +108,7 @@ async function hint(prompt: string): Promise<string | null> {
   return `${world}, and none is in this prompt; try "a red heart on a blue background"`
 }
 
-function summary({ seconds }: Local, { data: [image], size, octet }: ImageReply, out: string, total: number) {
+function summarize({ seconds }: Local, { data: [image], size, octet }: ImageReply, out: string, total: number) {
   return {
     file: path.resolve(out),
     size,

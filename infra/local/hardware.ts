@@ -3,10 +3,10 @@ import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { showProgress } from '../../gpu-fn/compile/progress.ts'
-import { type Gpu, listGpus, visibleNote } from '../../gpu-fn/engine/device.ts'
+import { describeVisibleDevices, type Gpu, listGpus } from '../../gpu-fn/engine/device.ts'
 import type { Target } from '../../gpu-fn/manifest.ts'
 import { NATIVE_LIBRARY } from '../../gpu-fn/runtime/native.ts'
-import { CUDA_PROVIDER, hasProvider, installProvider, libraryDirectory, WHEEL } from '../docker/cuda-provider.ts'
+import { CUDA_PROVIDER, hasProvider, installProvider, libraryDirectoryOf, WHEEL } from '../docker/cuda-provider.ts'
 import { ROOT } from './models/package-cache.ts'
 
 const RUNTIME = path.join(ROOT, 'node_modules/onnxruntime-node')
@@ -24,7 +24,7 @@ const CAPABILITY = { 'cuda-fp8': 8.9, cuda: 8.0 } as const
 /** The fastest target that all GPUs support, and the reason. */
 export function chooseTarget(gpus: readonly Gpu[]): { target: Target; reason: string } {
   const [weakest] = gpus.toSorted((a, b) => a.capability - b.capability)
-  if (!weakest) return { target: 'cpu', reason: `nvidia-smi lists no GPU${visibleNote()}` }
+  if (!weakest) return { target: 'cpu', reason: `nvidia-smi lists no GPU${describeVisibleDevices()}` }
   const reason = `${weakest.name} has compute capability ${weakest.capability.toFixed(1)}`
   if (weakest.capability >= CAPABILITY['cuda-fp8']) return { target: 'cuda-fp8', reason }
   if (weakest.capability >= CAPABILITY.cuda) return { target: 'cuda', reason }
@@ -44,7 +44,7 @@ export async function prepareHardware(requested: Target | undefined, wheel: stri
     console.error(`Warning: the CPU serves, although this machine has ${gpus[0]!.name}.`)
   if (target === 'cpu') return target
   await addProvider(wheel)
-  assertLibraries(findMissingLibraries(path.join(libraryDirectory(RUNTIME), CUDA_PROVIDER)))
+  assertLibraries(findMissingLibraries(path.join(libraryDirectoryOf(RUNTIME), CUDA_PROVIDER)))
   if (target === 'cuda-fp8') buildKernels(gpus)
   buildAddon()
   return target

@@ -1,6 +1,6 @@
 // The whole system on this machine: GPU function, worker, and an account with an API key.
 import { enableCompileCache } from 'node:module'
-import { BUILT_IN_MODELS, type BuiltInModel, builtInPackages, SERVED_TIERS } from './models/built-in-model.ts'
+import { BUILT_IN_MODELS, type BuiltInModel, prepareBuiltInPackages, SERVED_TIERS } from './models/built-in-model.ts'
 import { COMPILE_CACHE } from './models/package-cache.ts'
 import { startGpu } from './servers/gpu.ts'
 import { assertFree, findFreePort } from './servers/ports.ts'
@@ -49,9 +49,9 @@ type LocalOptions = {
 }
 
 /** The built-in models in the tiers of wrangler.toml; in the first tier if only one of them is loaded. */
-async function builtInModels(only?: BuiltInModel): Promise<LocalModels & { seconds: number }> {
+async function prepareBuiltInModels(only?: BuiltInModel): Promise<LocalModels & { seconds: number }> {
   const [first] = SERVED_TIERS
-  const { directory, seconds } = await builtInPackages(only ? [first] : SERVED_TIERS)
+  const { directory, seconds } = await prepareBuiltInPackages(only ? [first] : SERVED_TIERS)
   const loaded = only ? [only] : BUILT_IN_MODELS
   return { packages: directory, preload: loaded.map((model) => `${model}:${first}`), seconds }
 }
@@ -86,7 +86,7 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
   const state = await openState(options.state)
   const gpuUrl = `http://127.0.0.1:${ports.gpu}`
   const gpu = startModels(options, ports.gpu, state.gpuPublicKey)
-  const workerClock = clock()
+  const workerClock = startClock()
   const worker = startWorker({
     gpuUrl,
     persist: state.directory,
@@ -115,8 +115,8 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
 
 /** Compiles the built-in models unless others are given, and starts the GPU function. */
 async function startModels({ models, only, watch, vram, onLog }: LocalOptions, port: number, edgePublicKey: string) {
-  const { packages, preload, seconds: compile } = models ? { ...models, seconds: 0 } : await builtInModels(only)
-  const gpuClock = clock()
+  const { packages, preload, seconds: compile } = models ? { ...models, seconds: 0 } : await prepareBuiltInModels(only)
+  const gpuClock = startClock()
   const gpu = await startGpu({
     ...{ packages, edgePublicKey, preload: preload.join(), port },
     ...(watch && { nodeFlags: ['--watch', '--watch-preserve-output'] }),
@@ -126,7 +126,7 @@ async function startModels({ models, only, watch, vram, onLog }: LocalOptions, p
   return { ...gpu, compile, seconds: gpuClock() }
 }
 
-function clock(): () => number {
+function startClock(): () => number {
   const start = performance.now()
   return () => (performance.now() - start) / 1000
 }

@@ -6,7 +6,7 @@ import sharp, { type OverlayOptions } from 'sharp'
 import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/numbers.ts'
-import { type BUILT_IN_MODELS, builtInPackage } from './models/built-in-model.ts'
+import { type BUILT_IN_MODELS, prepareBuiltInPackage } from './models/built-in-model.ts'
 import { render, withPipeline } from './models/render.ts'
 
 const PROMPTS = [
@@ -29,21 +29,21 @@ const { out, seed, lora } = new Command('pictures')
   .parse()
   .opts<{ out: string; seed: number; lora?: string }>()
 
-const at = (column: number, row: number) => ({ left: column * (SIDE + GAP), top: row * (SIDE + GAP) })
+const placeAt = (column: number, row: number) => ({ left: column * (SIDE + GAP), top: row * (SIDE + GAP) })
 
 async function drawRow(
   model: (typeof BUILT_IN_MODELS)[number],
   row: number,
   adapter?: string,
 ): Promise<OverlayOptions[]> {
-  const directory = await builtInPackage(model, 'fp8')
+  const directory = await prepareBuiltInPackage(model, 'fp8')
   return withPipeline(directory, async (pipeline) => {
     if (adapter !== undefined)
       await pipeline.adapt([{ lora: await openLora(path.join(directory, '../loras', adapter)), scale: 1 }])
     const pictures: OverlayOptions[] = []
     for (const [column, prompt] of PROMPTS.entries()) {
       const file = await render(pipeline, { prompt, seed: seed + column })
-      pictures.push({ input: await sharp(file).resize(SIDE).toBuffer(), ...at(column, row) })
+      pictures.push({ input: await sharp(file).resize(SIDE).toBuffer(), ...placeAt(column, row) })
     }
     return pictures
   })
@@ -51,7 +51,7 @@ async function drawRow(
 
 const captions: OverlayOptions[] = PROMPTS.map((text, column) => ({
   input: { text: { text, width: SIDE, dpi: 96, font: 'sans 11', align: 'centre', rgba: true } },
-  ...at(column, 2),
+  ...placeAt(column, 2),
 }))
 
 endOnSignals()

@@ -7,7 +7,7 @@ import { ROOT } from '../local/models/package-cache.ts'
 const VENV = path.join(ROOT, '.octet', 'modal')
 
 /** The interpreter; null if neither has the package, which `npm run modal:setup` installs. */
-export function modalPython(): string | null {
+export function findModalPython(): string | null {
   const own = path.join(VENV, 'bin', 'python')
   if (existsSync(own)) return own
   try {
@@ -19,4 +19,4 @@ export function modalPython(): string | null {
 }
 
 /** The first words of a Modal command line. */
-export const modalCommand = (python = modalPython()) => (python ? [python, '-m', 'modal'] : ['modal'])
+export const findModalCommand = (python = findModalPython()) => (python ? [python, '-m', 'modal'] : ['modal'])

@@ -9,21 +9,21 @@ import { makeScratch } from '../command/scratch.ts'
 import dashboard from './dashboard.json' with { type: 'json' }
 
 /** The queries of the dashboard, with an interval in place of Grafana's variable. */
-export const dashboardQueries = (): string[] =>
+export const listDashboardQueries = (): string[] =>
   dashboard.panels.flatMap(({ targets }) => targets.map(({ expr }) => expr.replaceAll('$__rate_interval', '5m')))
 
 async function checkAll(): Promise<void> {
   await using scratch = makeScratch('octet-alerts-')
-  const rules = dashboardQueries().map((expr, i) => ({ record: `dashboard:query${i}`, expr }))
+  const rules = listDashboardQueries().map((expr, i) => ({ record: `dashboard:query${i}`, expr }))
   const file = path.join(scratch.directory, 'dashboard.yml')
   // JSON is valid YAML.
   writeFileSync(file, JSON.stringify({ groups: [{ name: 'dashboard', rules }] }))
-  await promtool('check', 'rules', 'alerts.yml', file)
-  await promtool('test', 'rules', 'alerts.test.yml')
+  await runPromtool('check', 'rules', 'alerts.yml', file)
+  await runPromtool('test', 'rules', 'alerts.test.yml')
 }
 
 /** Throws if the check fails. */
-async function promtool(...args: string[]): Promise<void> {
+async function runPromtool(...args: string[]): Promise<void> {
   const child = endWithThis(spawn('promtool', args, { cwd: import.meta.dirname, stdio: 'inherit' }))
   const [code] = await once(child, 'exit')
   if (code !== 0) throw new Error(`promtool ${args.join(' ')} ended with ${code}`)

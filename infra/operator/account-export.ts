@@ -4,7 +4,7 @@ import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { Readable } from 'node:stream'
 import type { ReadableStream } from 'node:stream/web'
-import { accountPath, request, type Target } from './keys.ts'
+import { accountPathOf, request, type Target } from './keys.ts'
 
 type Line =
   | { type: 'job'; id: string; job: { images: { url: string | null }[] } | null }
@@ -46,7 +46,7 @@ export async function exportAccount(
   try {
     for (let after: string | null = ''; after !== null; ) {
       const query: string = after === '' ? '' : `?after=${encodeURIComponent(after)}`
-      const { body } = await request(target, 'GET', accountPath(account, `/export${query}`))
+      const { body } = await request(target, 'GET', accountPathOf(account, `/export${query}`))
       let last: Line = { type: 'other' }
       for await (const text of createInterface({ input: Readable.fromWeb(body as ReadableStream) })) {
         last = JSON.parse(text) as Line

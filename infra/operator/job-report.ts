@@ -7,62 +7,73 @@ import { addWorkerOptions } from '../command/worker-options.ts'
 type Entry = NonNullable<JobReport['events']>[number]
 
 const formatDollars = (micro: number) => `$${(micro / 1e6).toFixed(6)}`
-const iso = (milliseconds: number) => new Date(milliseconds).toISOString()
-const since = (start: number, at: number) => `+${((at - start) / 1000).toFixed(3)} s`
+const formatIso = (milliseconds: number) => new Date(milliseconds).toISOString()
+const formatSince = (start: number, at: number) => `+${((at - start) / 1000).toFixed(3)} s`
 const fieldsOf = (fields: object) =>
   Object.entries(fields)
     .map(([name, value]) => `${name} ${typeof value === 'object' ? JSON.stringify(value) : value}`)
     .join(', ')
-const line = (name: string, text: string) => `${name.padEnd(10)}${text}`
+const formatLine = (name: string, text: string) => `${name.padEnd(10)}${text}`
 
-function eventLine(start: number, { seq: _, attempt, at, type, last, ...fields }: Entry): string {
-  const when = since(start, at).padStart(12)
-  const end = last ? ` to step ${last.step}, image ${last.image}, at ${since(start, last.at)}` : ''
+function formatEventLine(start: number, { seq: _, attempt, at, type, last, ...fields }: Entry): string {
+  const when = formatSince(start, at).padStart(12)
+  const end = last ? ` to step ${last.step}, image ${last.image}, at ${formatSince(start, last.at)}` : ''
   return `${when}  attempt ${attempt}  ${`${type} ${fieldsOf(fields)}`.trim()}${end}`
 }
 
-function deliveryLines({ endpoint, type, state, attempts }: NonNullable<JobReport['webhooks']>[number]): string[] {
+function formatDeliveryLines({
+  endpoint,
+  type,
+  state,
+  attempts,
+}: NonNullable<JobReport['webhooks']>[number]): string[] {
   const tries = attempts.map(({ at, status, error, milliseconds }) => {
-    return `${iso(at)}  ${status ?? error} after ${milliseconds} ms`
+    return `${formatIso(at)}  ${status ?? error} after ${milliseconds} ms`
   })
-  return [line('webhook', `${type} to ${endpoint}: ${state}`), ...tries.map((text) => line('', text))]
+  return [formatLine('webhook', `${type} to ${endpoint}: ${state}`), ...tries.map((text) => formatLine('', text))]
 }
 
-function jobLines(found: NonNullable<JobReport['job']>, events: Entry[]): string[] {
+function readJobLines(found: NonNullable<JobReport['job']>, events: Entry[]): string[] {
   const { decision, asked, created, finished, timings, ran, error, settled, announced } = found
   return [
-    line('created', `${iso(created)} with key ${found.keyId}${found.name === null ? '' : `, as ${found.name}`}`),
-    line('request', fieldsOf(asked)),
-    line('route', `${decision.route} at endpoint ${decision.endpoint}: ${decision.reason}`),
-    ...events.map((each) => eventLine(created, each)),
-    line('finished', finished === null ? 'not yet' : `${iso(finished)}, ${since(created, finished)}`),
-    ...(error ? [line('error', `${error.code}: ${error.message}`)] : []),
-    ...(ran ? [line('ran', `on ${ran.device}, package ${ran.package}`)] : []),
-    ...(timings ? [line('seconds', fieldsOf(timings))] : []),
-    line('done', `settled ${settled ? 'yes' : 'no'}, announced ${announced ? 'yes' : 'no'}`),
+    formatLine(
+      'created',
+      `${formatIso(created)} with key ${found.keyId}${found.name === null ? '' : `, as ${found.name}`}`,
+    ),
+    formatLine('request', fieldsOf(asked)),
+    formatLine('route', `${decision.route} at endpoint ${decision.endpoint}: ${decision.reason}`),
+    ...events.map((each) => formatEventLine(created, each)),
+    formatLine('finished', finished === null ? 'not yet' : `${formatIso(finished)}, ${formatSince(created, finished)}`),
+    ...(error ? [formatLine('error', `${error.code}: ${error.message}`)] : []),
+    ...(ran ? [formatLine('ran', `on ${ran.device}, package ${ran.package}`)] : []),
+    ...(timings ? [formatLine('seconds', fieldsOf(timings))] : []),
+    formatLine('done', `settled ${settled ? 'yes' : 'no'}, announced ${announced ? 'yes' : 'no'}`),
   ]
 }
 
 /** The storage state of an image. One that is neither stored, deleted nor expired is lost. */
 function describeStorage({ in_store, deleted, expires_at }: NonNullable<JobReport['images']>[number]): string {
   if (deleted) return 'deleted by its owner'
-  if (expires_at * 1000 <= Date.now()) return `expired at ${iso(expires_at * 1000)}`
+  if (expires_at * 1000 <= Date.now()) return `expired at ${formatIso(expires_at * 1000)}`
   return in_store ? 'stored' : 'LOST'
 }
 
 /** Formats the report as text. */
 export function formatReport({ id, account, job, ledger, events = [], images = [], webhooks = [] }: JobReport): string {
   const money = ledger
-    ? `${ledger.state}, ${formatDollars(ledger.charged)} of ${formatDollars(ledger.amount)}${ledger.settled ? ` at ${iso(ledger.settled)}` : ''}`
+    ? `${ledger.state}, ${formatDollars(ledger.charged)} of ${formatDollars(ledger.amount)}${ledger.settled ? ` at ${formatIso(ledger.settled)}` : ''}`
     : 'no entry'
   return [
     `${id} of account ${account}: ${job?.state ?? 'reserved, but never created; its reservation will be released'}`,
-    ...(job ? jobLines(job, events) : []),
-    line('ledger', money),
+    ...(job ? readJobLines(job, events) : []),
+    formatLine('ledger', money),
     ...images.map((each) =>
-      line('image', `${each.key}, ${each.bytes} bytes, ${describeStorage(each)}, ${each.receipt ? '' : 'no '}receipt`),
+      formatLine(
+        'image',
+        `${each.key}, ${each.bytes} bytes, ${describeStorage(each)}, ${each.receipt ? '' : 'no '}receipt`,
+      ),
     ),
-    ...(webhooks.length > 0 ? webhooks.flatMap(deliveryLines) : [line('webhook', 'none')]),
+    ...(webhooks.length > 0 ? webhooks.flatMap(formatDeliveryLines) : [formatLine('webhook', 'none')]),
   ].join('\n')
 }
 

@@ -70,7 +70,7 @@ function printKey({ key, id }: { key: string; id: string }, account: string): vo
   console.log(key)
 }
 
-function keyCommands(program: Command): void {
+function addKeyCommands(program: Command): void {
   addLimitOptions(addAccountOptions(program.command('create').description('create a key and show it once')))
     .option('--label <text>', 'purpose of the key', '')
     .option('--scopes <list>', 'comma-separated, from generate, read, admin', 'generate,read')
@@ -108,7 +108,7 @@ function keyCommands(program: Command): void {
   )
 }
 
-function accountCommands(program: Command): void {
+function addAccountCommands(program: Command): void {
   addLimitOptions(
     addAccountOptions(program.command('account').description('show an account, and change it with options')),
   )
@@ -171,7 +171,7 @@ function printDeletion({ state, step, continues, completed, jobs_deleted, ...sum
     )
 }
 
-function dataCommands(program: Command): void {
+function addDataCommands(program: Command): void {
   addAccountOptions(program.command('export').description('export all data of an account as JSON Lines'))
     .requiredOption('--out <file>', 'output file')
     .option('--images <directory>', 'also download its images, one directory per job')
@@ -192,9 +192,9 @@ function dataCommands(program: Command): void {
 const program = new Command('keys').description(
   'Manages the API keys, limits, credit and data of the accounts of an Octet deployment',
 )
-keyCommands(program)
-accountCommands(program)
-dataCommands(program)
+addKeyCommands(program)
+addAccountCommands(program)
+addDataCommands(program)
 program
   .command('secrets')
   .description('generate secrets for a worker: npm run keys -- secrets --out .dev.vars')

@@ -32,7 +32,7 @@ function detailOf(text: string): string | null {
   }
 }
 
-const keyPath = (account: string, id = '', action = '') =>
+const keyPathOf = (account: string, id = '', action = '') =>
   `/v1/keys${id && `/${encodeURIComponent(id)}`}${action}?account=${encodeURIComponent(account)}`
 
 /** Creates a key. Its text is returned only here. */
@@ -40,35 +40,41 @@ export const createKey = (target: Target, account: string, options: NewKey = {})
   call<KeyReply & { key: string }>(target, 'POST', '/v1/keys', { account, ...options })
 
 export const listKeys = async (target: Target, account: string) =>
-  (await call<{ data: KeyReply[] }>(target, 'GET', keyPath(account))).data
+  (await call<{ data: KeyReply[] }>(target, 'GET', keyPathOf(account))).data
 
 /** A key and the usage of its lineage. */
 export const describeKey = (target: Target, account: string, id: string) =>
-  call<KeyReply & { used: KeyUse }>(target, 'GET', keyPath(account, id))
+  call<KeyReply & { used: KeyUse }>(target, 'GET', keyPathOf(account, id))
 
 /** Replaces a key with a new one. The old one stays valid for `overlapSeconds`. */
 export const rotateKey = (target: Target, account: string, id: string, overlapSeconds: number) =>
-  call<KeyReply & { key: string }>(target, 'POST', keyPath(account, id, '/rotate'), { overlap_seconds: overlapSeconds })
+  call<KeyReply & { key: string }>(target, 'POST', keyPathOf(account, id, '/rotate'), {
+    overlap_seconds: overlapSeconds,
+  })
 
 /** Revokes a key, immediately and permanently. */
 export const revokeKey = (target: Target, account: string, id: string) =>
-  call<null>(target, 'DELETE', keyPath(account, id))
+  call<null>(target, 'DELETE', keyPathOf(account, id))
 
-export const accountPath = (account: string, part = '') => `/v1/accounts/${encodeURIComponent(account)}${part}`
+export const accountPathOf = (account: string, part = '') => `/v1/accounts/${encodeURIComponent(account)}${part}`
 
 export const describeAccount = (target: Target, account: string) =>
-  call<AccountReply>(target, 'GET', accountPath(account))
+  call<AccountReply>(target, 'GET', accountPathOf(account))
 
 /** Changes the given settings of an account. */
 export const configureAccount = (target: Target, account: string, settings: object) =>
-  call<AccountReply>(target, 'PATCH', accountPath(account), settings)
+  call<AccountReply>(target, 'PATCH', accountPathOf(account), settings)
 
 /** Adds credit, once per `id`. */
 export const addCredit = (target: Target, account: string, id: string, microdollars: number, note: string) =>
-  call<AccountReply>(target, 'POST', accountPath(account, '/credits'), { id, amount_microdollars: microdollars, note })
+  call<AccountReply>(target, 'POST', accountPathOf(account, '/credits'), {
+    id,
+    amount_microdollars: microdollars,
+    note,
+  })
 
 /** Revokes all keys of an account immediately and starts the deletion of its data. */
 export const deleteAccount = async (target: Target, account: string) => {
-  const path = accountPath(account, `?confirm=${encodeURIComponent(account)}`)
+  const path = accountPathOf(account, `?confirm=${encodeURIComponent(account)}`)
   return (await call<{ deletion: DeletionReply }>(target, 'DELETE', path)).deletion
 }

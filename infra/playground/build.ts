@@ -69,7 +69,7 @@ async function writeReference(outDir: string): Promise<void> {
     await fs.copyFile(path.join(root, 'node_modules', file), path.join(outDir, 'docs', path.basename(file)))
 }
 
-async function filesBelow(directory: string): Promise<string[]> {
+async function listFilesBelow(directory: string): Promise<string[]> {
   const entries = await fs.readdir(directory, { recursive: true, withFileTypes: true })
   const files = entries.filter((entry) => entry.isFile())
   return files.map((entry) => path.relative(directory, path.join(entry.parentPath, entry.name)))
@@ -87,18 +87,18 @@ async function move(from: string, to: string): Promise<void> {
 
 /** Moves the built files to `dist` and removes others. New files come first, so that a page never names a missing file. */
 export async function publish(built: string, dist: string = DIST): Promise<void> {
-  const files = await filesBelow(built)
+  const files = await listFilesBelow(built)
   const htmlLast = files.toSorted((a, b) => Number(a.endsWith('.html')) - Number(b.endsWith('.html')))
   for (const file of htmlLast) {
     await fs.mkdir(path.dirname(path.join(dist, file)), { recursive: true })
     await move(path.join(built, file), path.join(dist, file))
   }
   const wanted = new Set(files)
-  for (const file of await filesBelow(dist))
+  for (const file of await listFilesBelow(dist))
     if (!wanted.has(file) && !KEPT.has(file)) await fs.rm(path.join(dist, file), { force: true })
 }
 
-/** Builds edge/dist unless it is up to date. Concurrent builds of the same sources give the same files. */
+/** Builds edge/dist unless it is up to date. Concurrent builds of the same sources produce the same files. */
 async function buildPlayground(): Promise<void> {
   const digest = await digestOfSources()
   if ((await fs.readFile(STAMP, 'utf8').catch(() => '')) === digest) return

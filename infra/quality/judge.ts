@@ -35,7 +35,7 @@ export async function openJudge(): Promise<Judge> {
   const sprites = vocabulary.sprites.map(({ name }) => name)
   const session = await openSession(path.join(NANO, 'judge.onnx'), { target: 'cpu' })
   const detect = async (image: Pixels): Promise<Detection> => {
-    const seen = await session.run({ image: { data: planes(image), dims: [1, 3, SIDE, SIDE] } })
+    const seen = await session.run({ image: { data: splitPlanes(image), dims: [1, 3, SIDE, SIDE] } })
     const output = (name: string) => Array.from(seen[name]!.data as Float32Array | BigInt64Array, Number)
     const [counts, scores] = [output('counts'), output('scores')]
     const [cells, tints] = [output('cells'), output('tints')]
@@ -67,7 +67,7 @@ export function readWord(heat: readonly number[]): string {
 }
 
 /** Converts interleaved 8-bit RGB to planes [3, 256, 256] of 0 to 1. */
-function planes({ data, width, height }: Pixels): Float32Array {
+function splitPlanes({ data, width, height }: Pixels): Float32Array {
   if (width !== SIDE || height !== SIDE) throw new Error(`the image is ${width}x${height} instead of ${SIDE}x${SIDE}`)
   const area = width * height
   return Float32Array.from({ length: 3 * area }, (_, i) => data[3 * (i % area) + Math.floor(i / area)]! / 255)

@@ -2,41 +2,41 @@
 import { html } from 'hono/html'
 import sharp from 'sharp'
 import type { QualityPrompt } from './prompts.ts'
-import { type Judged, SAME_PSNR, type Score } from './score.ts'
+import { type JudgedImage, SAME_PSNR, type Score } from './score.ts'
 
-export type Column = { score: Score; judged: readonly Judged[] }
+export type Column = { score: Score; judged: readonly JudgedImage[] }
 
-const percent = (share: number) => (Number.isNaN(share) ? '–' : `${(100 * share).toFixed(1)} %`)
-const decimals = (value: number | null, digits: number) => value?.toFixed(digits) ?? '–'
+const formatPercent = (share: number) => (Number.isNaN(share) ? '–' : `${(100 * share).toFixed(1)} %`)
+const formatDecimals = (value: number | null, digits: number) => value?.toFixed(digits) ?? '–'
 
 const HEADINGS =
   'configuration,main sprite,if simple,seen clearly,background,counts,color,relation,word,natural,PSNR dB,SSIM,s an image,peak MB'.split(
     ',',
   )
 
-const cells = ({ configuration, ...score }: Score) => [
+const formatCells = ({ configuration, ...score }: Score) => [
   configuration.name,
-  ...[score.sprite, score.simpleSprite, score.clear, score.background, score.count].map(percent),
-  ...[score.color, score.relation, score.word, score.natural].map(percent),
-  ...[score.psnr === SAME_PSNR ? 'same' : decimals(score.psnr, 1), decimals(score.ssim, 4)],
+  ...[score.sprite, score.simpleSprite, score.clear, score.background, score.count].map(formatPercent),
+  ...[score.color, score.relation, score.word, score.natural].map(formatPercent),
+  ...[score.psnr === SAME_PSNR ? 'same' : formatDecimals(score.psnr, 1), formatDecimals(score.ssim, 4)],
   ...[score.seconds.toFixed(2), score.peakMegabytes.toFixed(0)],
 ]
 
 /** A Markdown table with one row per configuration and aligned columns. */
 export function formatTable(scores: readonly Score[]): string {
-  const rows = [HEADINGS, ...scores.map(cells)]
+  const rows = [HEADINGS, ...scores.map(formatCells)]
   const widths = HEADINGS.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)))
-  const line = (row: readonly string[]) => `| ${row.map((cell, i) => cell.padEnd(widths[i]!)).join(' | ')} |`
-  const [headings, ...body] = rows.map(line)
-  return [headings, line(widths.map((width) => '-'.repeat(width))), ...body].join('\n')
+  const formatLine = (row: readonly string[]) => `| ${row.map((cell, i) => cell.padEnd(widths[i]!)).join(' | ')} |`
+  const [headings, ...body] = rows.map(formatLine)
+  return [headings, formatLine(widths.map((width) => '-'.repeat(width))), ...body].join('\n')
 }
 
-const webp = async (file: string) =>
+const encodeWebp = async (file: string) =>
   `data:image/webp;base64,${(await sharp(file).webp({ quality: 85 }).toBuffer()).toString('base64')}`
 
 const CRITERIA = ['sprite', 'clear', 'background', 'count', 'color', 'relation', 'word'] as const
 
-function formatCaption(judged: Judged): string {
+function formatCaption(judged: JudgedImage): string {
   const { seen, psnr } = judged
   const sprites = Object.entries(seen.sprites).map(([name, often]) => `${often} ${name}`)
   const errors = CRITERIA.filter((criterion) => judged[criterion] === false)
@@ -56,7 +56,7 @@ export async function renderPage(prompts: readonly QualityPrompt[], columns: rea
     prompts.slice(0, sample).map(async ({ prompt }, i) => {
       const pictures = columns.map(
         async ({ judged }) =>
-          html`<td><img alt="" src="${await webp(judged[i]!.file)}"><small>${formatCaption(judged[i]!)}</small></td>`,
+          html`<td><img alt="" src="${await encodeWebp(judged[i]!.file)}"><small>${formatCaption(judged[i]!)}</small></td>`,
       )
       return html`<tr><th>${prompt}</th>${await Promise.all(pictures)}</tr>`
     }),

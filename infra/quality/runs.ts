@@ -6,7 +6,7 @@ import fs from 'node:fs/promises'
 import path from 'node:path'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import { endWithThis } from '../command/child-process.ts'
-import { type BuiltInModel, builtInPackage, type Tier } from '../local/models/built-in-model.ts'
+import { type BuiltInModel, prepareBuiltInPackage, type Tier } from '../local/models/built-in-model.ts'
 import type { QualityPrompt } from './prompts.ts'
 
 export type Configuration = { name: string; model: BuiltInModel; tier: Tier }
@@ -49,7 +49,7 @@ export async function makeImages(
   count: number,
   onImage: () => void,
 ): Promise<{ directory: string; runs: Run[] }> {
-  const directory = await builtInPackage(configuration.model, configuration.tier)
+  const directory = await prepareBuiltInPackage(configuration.model, configuration.tier)
   const place = await openImagesDirectory(out, configuration, directory, set)
   await fs.writeFile(path.join(place, PROMPTS), JSON.stringify(set.slice(0, count)))
   const child = endWithThis(fork(path.join(import.meta.dirname, 'make-images.ts'), [directory, place]))

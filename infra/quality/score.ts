@@ -8,7 +8,7 @@ import type { Configuration, Run } from './runs.ts'
 import { ssim } from './structural-similarity.ts'
 import { judge, showsEverything, type Verdict } from './verdict.ts'
 
-export type Judged = Verdict & { file: string; seen: Detection; psnr: number | null; ssim: number | null }
+export type JudgedImage = Verdict & { file: string; seen: Detection; psnr: number | null; ssim: number | null }
 
 /**
  * Accuracies are fractions of the prompts with the criterion, NaN if there are none. PSNR (dB) and SSIM are means relative to float32 of
@@ -37,8 +37,8 @@ export async function judgeImages(
   prompts: readonly QualityPrompt[],
   directory: string,
   reference: string | null,
-): Promise<Judged[]> {
-  const judged: Judged[] = []
+): Promise<JudgedImage[]> {
+  const judged: JudgedImage[] = []
   for (const [i, prompt] of prompts.entries()) {
     const file = path.join(directory, `${i}.png`)
     const image = await readPixels(file)
@@ -64,28 +64,38 @@ export async function judgeNatural(
   return shown
 }
 
-const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
-const fraction = (verdicts: readonly (boolean | null)[]) =>
-  mean(verdicts.filter((verdict) => verdict !== null).map(Number))
+const computeMean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
+const computeFraction = (verdicts: readonly (boolean | null)[]) =>
+  computeMean(verdicts.filter((verdict) => verdict !== null).map(Number))
 
 export function score(
   configuration: Configuration,
   prompts: readonly QualityPrompt[],
-  judged: readonly Judged[],
+  judged: readonly JudgedImage[],
   natural: readonly (boolean | null)[],
   runs: readonly Run[],
 ): Score {
-  const share = (criterion: keyof Verdict, of = judged) => fraction(of.map((each) => each[criterion]))
+  const computeShare = (criterion: keyof Verdict, of = judged) => computeFraction(of.map((each) => each[criterion]))
   const meanOf = (what: 'psnr' | 'ssim') => {
     const values = judged.flatMap((each) => each[what] ?? [])
-    return values.length > 0 ? mean(values) : null
+    return values.length > 0 ? computeMean(values) : null
   }
   return {
     configuration,
     images: judged.length,
-    ...{ sprite: share('sprite'), clear: share('clear'), background: share('background'), count: share('count') },
-    ...{ color: share('color'), relation: share('relation'), word: share('word'), natural: fraction(natural) },
-    simpleSprite: share(
+    ...{
+      sprite: computeShare('sprite'),
+      clear: computeShare('clear'),
+      background: computeShare('background'),
+      count: computeShare('count'),
+    },
+    ...{
+      color: computeShare('color'),
+      relation: computeShare('relation'),
+      word: computeShare('word'),
+      natural: computeFraction(natural),
+    },
+    simpleSprite: computeShare(
       'sprite',
       judged.filter((_, i) => prompts[i]!.simple),
     ),

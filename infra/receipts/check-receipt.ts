@@ -2,10 +2,10 @@
 import { createHash } from 'node:crypto'
 import type { JSONWebKeySet } from 'jose'
 import {
+  computePromptDigest,
   openReceipt,
   PROMPT_ROLES,
   type PromptRole,
-  promptDigest,
   type ReceiptClaims,
   ReceiptError,
 } from '../../edge/results/receipt.ts'
@@ -32,7 +32,7 @@ function checkFile({ file }: ReceiptClaims, bytes: Uint8Array): Check {
 const rolesOf = (claims: ReceiptClaims) => PROMPT_ROLES.filter((role) => claims[`${role}_digest`] !== undefined)
 
 const isPrompt = async (claims: ReceiptClaims, role: PromptRole, text: string) =>
-  (await promptDigest(claims.salt, role, text)) === claims[`${role}_digest`]
+  (await computePromptDigest(claims.salt, role, text)) === claims[`${role}_digest`]
 
 async function checkPrompt(claims: ReceiptClaims, role: PromptRole, text: string | undefined): Promise<Check> {
   const name = role.replace('_', ' ')

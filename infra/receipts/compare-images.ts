@@ -13,8 +13,9 @@ export async function readPixels(file: Uint8Array | string): Promise<Pixels> {
 
 /** Throws if the sizes differ. */
 export function assertSameSize(a: Pixels, b: Pixels): void {
-  const size = ({ width, height }: Pixels) => `${width}x${height}`
-  if (size(a) !== size(b)) throw new Error(`one image is ${size(a)}, the other ${size(b)}`)
+  const formatDimensions = ({ width, height }: Pixels) => `${width}x${height}`
+  if (formatDimensions(a) !== formatDimensions(b))
+    throw new Error(`one image is ${formatDimensions(a)}, the other ${formatDimensions(b)}`)
 }
 
 /** Peak signal-to-noise ratio in dB; Infinity for equal pixels. Throws if the sizes differ. */
@@ -25,7 +26,7 @@ export function psnr(a: Pixels, b: Pixels): number {
 }
 
 /** The largest difference between two values, 0 to 255, and the fraction of unequal values. Throws if the sizes differ. */
-export function differences(a: Pixels, b: Pixels): { largest: number; share: number } {
+export function compareDifferences(a: Pixels, b: Pixels): { largest: number; share: number } {
   assertSameSize(a, b)
   const each = a.data.map((value, i) => Math.abs(value - b.data[i]!))
   return { largest: each.reduce((x, y) => Math.max(x, y)), share: each.filter((d) => d > 0).length / each.length }

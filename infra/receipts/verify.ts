@@ -10,7 +10,7 @@ import { prepareCommand } from '../command/npm.ts'
 import { parseAmount } from '../command/numbers.ts'
 import { print, printError } from '../command/print.ts'
 import { readBounded } from '../command/read-bounded.ts'
-import { builtInPackages } from '../local/models/built-in-model.ts'
+import { prepareBuiltInPackages } from '../local/models/built-in-model.ts'
 import { checkReceipt, type Report } from './check-receipt.ts'
 
 /** Maximum size of an image file, far above the largest that the API delivers. */
@@ -93,7 +93,7 @@ const command = new Command('verify')
     const { prompt, negativePrompt: negative_prompt, prompt2: prompt_2, prompt3: prompt_3 } = options
     const prompts = { prompt, negative_prompt, prompt_2, prompt_3 }
     const subject = { file, receipt: await readReceipt(receipt, file), jwks: await readKeys(options.jwks), prompts }
-    const packages = options.reproduce && (options.packages ?? (await builtInPackages()).directory)
+    const packages = options.reproduce && (options.packages ?? (await prepareBuiltInPackages()).directory)
     const report = await checkReceipt(subject, packages ? { packages, minPsnr: options.minPsnr } : null)
     print(format(report))
     if (report.checks.some(({ passed }) => passed === false)) process.exitCode = 1

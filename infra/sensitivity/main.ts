@@ -11,9 +11,9 @@ import { toFloat16, toFp8Int4, toFp8Rows } from '../bench/precision/roundings.ts
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/numbers.ts'
 import { makeScratch } from '../command/scratch.ts'
-import { BUILT_IN_MODELS, type BuiltInModel, builtInPackage, NANO } from '../local/models/built-in-model.ts'
+import { BUILT_IN_MODELS, type BuiltInModel, NANO, prepareBuiltInPackage } from '../local/models/built-in-model.ts'
 import { ROOT } from '../local/models/package-cache.ts'
-import { byEffect, bytesWith, frontier, type Layer, type Point } from './pareto.ts'
+import { computeBytes, findFrontier, type Layer, type Point, sortByEffect } from './pareto.ts'
 import { plotSvg } from './plot.ts'
 import { type CalibrationPrompt, recordRuns } from './record.ts'
 import { type RoundingOf, Trials } from './trials.ts'
@@ -42,17 +42,17 @@ await measure(flags)
 
 async function measure({ model, prompts: count, runs, write, out }: Flags): Promise<void> {
   await using scratch = makeScratch('octet-sensitivity-')
-  const directory = await builtInPackage(model, 'fp32')
+  const directory = await prepareBuiltInPackage(model, 'fp32')
   const prompts = (await readPrompts()).slice(0, count)
   const recorded = await recordRuns(directory, prompts, runs)
   const trials = await Trials.open(await openPackage(directory), scratch.directory, recorded)
-  const layers = byEffect(await layersOf(trials))
+  const layers = sortByEffect(await layersOf(trials))
   const points = await pointsOf(trials, layers)
   const errors = Object.fromEntries(layers.map(({ name, error }) => [name, Number(error.toPrecision(3))]))
   const chosen = layers.filter(({ name }) => isSensitive(errors, name)).length
   report(model, layers, points, chosen)
   const title = `${model}: MLP layers of largest effect in FP8, the others in 4 bits`
-  const svg = plotSvg({ title, points, frontier: frontier(points), chosen })
+  const svg = plotSvg({ title, points, frontier: findFrontier(points), chosen })
   const to = write ? DOCS : path.resolve(out)
   await fs.mkdir(to, { recursive: true })
   const plot = path.join(to, `sensitivity-${model}.svg`)
@@ -87,11 +87,11 @@ async function pointsOf(trials: Trials, layers: readonly Layer[]): Promise<Point
     return sum + count * (IN_FP8.test(name) ? 1 : shape.length > 1 ? 2 : 4)
   }, 0)
   const counts = Array.from({ length: layers.length + 1 }, (_, kept) => kept)
-  const errors = await runWithProgress('tiers', counts, (kept) => trials.errorWith(roundingsWith(layers, kept)))
-  return counts.map((kept) => ({ kept, bytes: bytesWith(layers, kept, all), error: errors[kept]! }))
+  const errors = await runWithProgress('tiers', counts, (kept) => trials.errorWith(createRoundings(layers, kept)))
+  return counts.map((kept) => ({ kept, bytes: computeBytes(layers, kept, all), error: errors[kept]! }))
 }
 
-function roundingsWith(layers: readonly Layer[], kept: number): RoundingOf {
+function createRoundings(layers: readonly Layer[], kept: number): RoundingOf {
   const packed = new Set(layers.slice(kept).map(({ name }) => `${name}.weight`))
   return (name, shape) => {
     if (packed.has(name)) return toFp8Int4
@@ -120,14 +120,14 @@ async function runWithProgress<T>(
 }
 
 function report(model: string, layers: readonly Layer[], points: readonly Point[], chosen: number): void {
-  const percent = (error: number) => `${(error * 100).toFixed(2)} %`
+  const formatPercent = (error: number) => `${(error * 100).toFixed(2)} %`
   console.log(`${model}: error of the velocity with one layer in 4 bits, largest effect first`)
   for (const [i, { name, error }] of layers.entries())
-    console.log(`${i < chosen ? 'FP8   ' : '4 bits'} ${percent(error)} ${name}`)
+    console.log(`${i < chosen ? 'FP8   ' : '4 bits'} ${formatPercent(error)} ${name}`)
   for (const [what, kept] of [
     ['all in 4 bits', 0],
     ['tier fp8-int4', chosen],
     ['all in FP8', layers.length],
   ] as const)
-    console.log(`${what}: ${(points[kept]!.bytes / 1e6).toFixed(2)} MB, ${percent(points[kept]!.error)}`)
+    console.log(`${what}: ${(points[kept]!.bytes / 1e6).toFixed(2)} MB, ${formatPercent(points[kept]!.error)}`)
 }

@@ -9,17 +9,17 @@ export type Point = { readonly kept: number; readonly bytes: number; readonly er
 const BYTES = { fp8: 1, int4: 0.5 + 1 / 32 }
 
 /** Sorts by squared error per weight, descending. Independent rounding errors sum in quadrature. */
-export const byEffect = (layers: readonly Layer[]): Layer[] =>
+export const sortByEffect = (layers: readonly Layer[]): Layer[] =>
   layers.toSorted((a, b) => b.error ** 2 / b.weights - a.error ** 2 / a.weights)
 
 /** Size in bytes of the step graph with the first `kept` layers in FP8. `all`: size with all layers in FP8. */
-export function bytesWith(layers: readonly Layer[], kept: number, all: number): number {
+export function computeBytes(layers: readonly Layer[], kept: number, all: number): number {
   const packed = layers.slice(kept).reduce((sum, { weights }) => sum + weights, 0)
   return all - packed * (BYTES.fp8 - BYTES.int4)
 }
 
 /** The Pareto frontier: points not dominated in size and error. */
-export const frontier = (points: readonly Point[]): Point[] =>
+export const findFrontier = (points: readonly Point[]): Point[] =>
   points.filter(
     ({ bytes, error }) =>
       !points.some(

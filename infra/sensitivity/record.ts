@@ -4,18 +4,18 @@ import { render, withPipeline } from '../local/models/render.ts'
 
 export type CalibrationPrompt = { readonly prompt: string; readonly seed: number }
 /** Inputs and output of one run of the step graph. */
-export type Recorded = { readonly inputs: Record<string, Tensor>; readonly velocity: Float32Array }
+export type RecordedRun = { readonly inputs: Record<string, Tensor>; readonly velocity: Float32Array }
 
 /** Records `runs` runs per prompt, evenly spaced over the steps from the first. `directory`: a CPU package. */
 export async function recordRuns(
   directory: string,
   prompts: readonly CalibrationPrompt[],
   runs: number,
-): Promise<Recorded[]> {
+): Promise<RecordedRun[]> {
   return withPipeline(directory, async (pipeline) => {
-    const recorded: Recorded[] = []
+    const recorded: RecordedRun[] = []
     for (const { prompt, seed } of prompts) {
-      const all: Recorded[] = []
+      const all: RecordedRun[] = []
       await render({ ...pipeline, transformer: createRecordingSession(pipeline.transformer, all) }, { prompt, seed })
       recorded.push(...Array.from({ length: runs }, (_, i) => all[Math.floor((i * all.length) / runs)]!))
     }
@@ -24,7 +24,7 @@ export async function recordRuns(
 }
 
 /** Wraps the session; each run appends copies of its inputs and velocity to `recorded`. */
-const createRecordingSession = (session: Session, recorded: Recorded[]): Session => ({
+const createRecordingSession = (session: Session, recorded: RecordedRun[]): Session => ({
   ...session,
   async run(inputs, options) {
     const copies = Object.entries(inputs).map(([name, tensor]): [string, Tensor] => {

@@ -1,12 +1,12 @@
 // Velocity error of a float32 step graph with rounded weights, on recorded runs.
 import { copyFile, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { tensorBytes } from '../../gpu-fn/dtype.ts'
+import { computeTensorBytes } from '../../gpu-fn/dtype.ts'
 import type { Package, StoredTensor } from '../../gpu-fn/manifest.ts'
 import { openSession } from '../../gpu-fn/runtime/open-session.ts'
 import type { Rounding } from '../bench/precision/roundings.ts'
-import { relativeError } from '../bench/statistics.ts'
-import type { Recorded } from './record.ts'
+import { computeRelativeError } from '../bench/statistics.ts'
+import type { RecordedRun } from './record.ts'
 
 /** Chooses the rounding of a weight by name; null leaves it unrounded. */
 export type RoundingOf = (name: string, shape: readonly number[]) => Rounding | null
@@ -21,10 +21,10 @@ type Subject = {
 
 export class Trials {
   readonly #subject: Subject
-  readonly #recorded: readonly Recorded[]
+  readonly #recorded: readonly RecordedRun[]
 
   /** `directory`: empty directory for the files of a trial. */
-  static async open({ directory: from, manifest }: Package, directory: string, recorded: readonly Recorded[]) {
+  static async open({ directory: from, manifest }: Package, directory: string, recorded: readonly RecordedRun[]) {
     const { file, weights } = manifest.networks.transformer!
     const graph = path.join(directory, file)
     await copyFile(path.join(from, file), graph)
@@ -33,7 +33,7 @@ export class Trials {
     return new Trials({ graph, file: path.join(directory, weights!), layout, content }, recorded)
   }
 
-  private constructor(subject: Subject, recorded: readonly Recorded[]) {
+  private constructor(subject: Subject, recorded: readonly RecordedRun[]) {
     this.#subject = subject
     this.#recorded = recorded
   }
@@ -51,7 +51,7 @@ export class Trials {
     try {
       let sum = 0
       for (const { inputs, velocity } of this.#recorded)
-        sum += relativeError((await session.run(inputs)).velocity!.data as Float32Array, velocity)
+        sum += computeRelativeError((await session.run(inputs)).velocity!.data as Float32Array, velocity)
       return sum / this.#recorded.length
     } finally {
       await session.release()
@@ -63,7 +63,7 @@ export class Trials {
     for (const { name, dtype, shape, offset } of this.#subject.layout) {
       const rounding = roundingOf(name, shape)
       if (!rounding) continue
-      const values = new Float32Array(copy.buffer, offset, tensorBytes(dtype, shape) / 4)
+      const values = new Float32Array(copy.buffer, offset, computeTensorBytes(dtype, shape) / 4)
       rounding(values, shape[0]!, values.length / shape[0]!)
     }
     return copy

@@ -10,7 +10,7 @@ export type Job = Pick<JobView, 'id' | 'state' | 'steps' | 'error' | 'price_micr
 
 export type Answer = { status: number; text: string }
 /** The default method is GET without a body and POST with a body. */
-export type Sending = {
+export type SendOptions = {
   method?: string
   body?: object | string
   headers?: Record<string, string>
@@ -23,9 +23,9 @@ export class Fault extends Error {
 
 export type Client = {
   /** Sends once. Throws if the connection breaks. */
-  send: (url: string, key: string, sending?: Sending) => Promise<Answer>
+  send: (url: string, key: string, sending?: SendOptions) => Promise<Answer>
   /** Sends with the client's retries. */
-  sendReliably: (url: string, key: string, sending?: Sending) => Promise<Answer>
+  sendReliably: (url: string, key: string, sending?: SendOptions) => Promise<Answer>
   /** Reads a job's event stream to its end. Returns the ids of its events. */
   follow: (url: string, key: string) => Promise<number[]>
 }
@@ -33,9 +33,9 @@ export type Client = {
 const PAUSE_MS = 100
 const TRANSIENT = /"code":"(internal|idempotency_in_flight|gpu_unavailable|rate_limited|concurrency_limited)"/
 
-const methodOf = ({ method, body }: Sending) => method ?? (body === undefined ? 'GET' : 'POST')
+const methodOf = ({ method, body }: SendOptions) => method ?? (body === undefined ? 'GET' : 'POST')
 
-export async function send(url: string, key: string, sending: Sending = {}): Promise<Answer> {
+export async function send(url: string, key: string, sending: SendOptions = {}): Promise<Answer> {
   const { body, headers, signal = null } = sending
   const response = await fetch(url, {
     method: methodOf(sending),
@@ -83,7 +83,7 @@ export const persistent: Client = {
   },
 }
 
-async function sendOrFault(url: string, key: string, sending: Sending = {}): Promise<Answer> {
+async function sendOrFault(url: string, key: string, sending: SendOptions = {}): Promise<Answer> {
   const request = `${methodOf(sending)} ${new URL(url).pathname}`
   const { status, text } = await send(url, key, sending).catch((error: Error) => {
     if (sending.signal?.aborted) throw error
@@ -105,7 +105,7 @@ export const oneShot: Client = {
 }
 
 /** Returns the body of a successful response. Throws for any other response. */
-export async function callWorker<T>(client: Client, url: string, key: string, sending?: Sending): Promise<T> {
+export async function callWorker<T>(client: Client, url: string, key: string, sending?: SendOptions): Promise<T> {
   const { status, text } = await client.sendReliably(url, key, sending)
   if (status >= 200 && status < 300) return JSON.parse(text) as T
   throw new Error(`${methodOf(sending ?? {})} ${url} returned ${status}: ${text}`)

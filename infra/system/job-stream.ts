@@ -6,7 +6,7 @@ export type StreamEntry = { event: JobEvent; data?: Uint8Array }
 /** Yields the entries of a job's stream. Throws if it ends within an entry. Leaving the loop closes the connection. */
 export async function* readJobStream(body: AsyncIterable<Uint8Array>): AsyncGenerator<StreamEntry> {
   const source = body[Symbol.asyncIterator]()
-  const bytes = byteReader(source)
+  const bytes = createByteReader(source)
   try {
     for (let line = await bytes.line(); line !== undefined; line = await bytes.line()) {
       const event = jobEvent.parse(JSON.parse(line))
@@ -17,7 +17,7 @@ export async function* readJobStream(body: AsyncIterable<Uint8Array>): AsyncGene
   }
 }
 
-function byteReader(source: AsyncIterator<Uint8Array>) {
+function createByteReader(source: AsyncIterator<Uint8Array>) {
   let rest = Buffer.alloc(0)
   const take = async (count: number): Promise<Buffer> => {
     const chunks = [rest]

@@ -28,7 +28,7 @@ export const SETTINGS = 'OCTET_PROGRAM_SETTINGS'
 /** The settings of this process, passed by its parent. */
 export const readSettings = <Settings>() => JSON.parse(process.env[SETTINGS]!) as Settings
 
-const runs = ({ exitCode, signalCode }: ChildProcess) => exitCode === null && signalCode === null
+const isRunning = ({ exitCode, signalCode }: ChildProcess) => exitCode === null && signalCode === null
 
 /**
  * Describes the process of `programs/<file>`, which reads its settings with `readSettings` and sends its parent a message when ready. Its
@@ -42,7 +42,7 @@ export function createProgram(file: string, directory: string, settings: object)
   let answered: Promise<unknown> = Promise.resolve()
   const kill = async () => {
     if (!child) return
-    const exited = runs(child) ? once(child, 'exit') : null
+    const exited = isRunning(child) ? once(child, 'exit') : null
     signalGroup(child, 'SIGKILL')
     await exited
     child = null
@@ -56,7 +56,7 @@ export function createProgram(file: string, directory: string, settings: object)
     pid: () => child?.pid ?? null,
     ask(request) {
       const reply = answered.then(() => {
-        if (!child || !runs(child)) throw new Error(`${file} does not run`)
+        if (!child || !isRunning(child)) throw new Error(`${file} does not run`)
         child.send(request)
         return awaitMessage(request)
       })
@@ -64,7 +64,7 @@ export function createProgram(file: string, directory: string, settings: object)
       return reply
     },
     async start() {
-      if (child && runs(child)) return
+      if (child && isRunning(child)) return
       await kill()
       const log = fs.openSync(path.join(directory, `${path.basename(file, '.ts')}.log`), 'a')
       // Its process group includes its children, such as the worker's workerd.

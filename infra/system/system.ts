@@ -22,7 +22,7 @@ type SystemOptions<Net extends Network> = {
 export type Customer = { account: string; key: string }
 
 /** Finds a free port, for a program that keeps its address across restarts. */
-export async function freePort(): Promise<number> {
+export async function findFreePort(): Promise<number> {
   const { port, stop } = await serveLocally()
   await stop()
   return port
@@ -49,8 +49,8 @@ export async function startSystem<Net extends Network>(options: SystemOptions<Ne
   const { directory } = scratch
   const persist = path.join(directory, 'state')
   const { secrets, gpuPublicKey } = await createSecrets()
-  const port = await freePort()
-  const gpuPorts = await Promise.all(names.map(freePort))
+  const port = await findFreePort()
+  const gpuPorts = await Promise.all(names.map(findFreePort))
   const network = await startNetwork(gpuPorts)
   const gpus = names.map((name, index) => {
     const settings: GpuSettings = { ...engine, name, directory, port: gpuPorts[index]!, edgePublicKey: gpuPublicKey }

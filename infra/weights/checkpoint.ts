@@ -3,7 +3,7 @@ import { stat } from 'node:fs/promises'
 import path from 'node:path'
 import { readModelIndex } from '../../gpu-fn/compile/checkpoint/layout/model-index.ts'
 import { compile } from '../../gpu-fn/compile/compile.ts'
-import { lowerings } from '../../gpu-fn/compile/lower/lowerings.ts'
+import { chooseLowerings } from '../../gpu-fn/compile/lower/lowerings.ts'
 import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import { hasT5 } from '../../gpu-fn/contract.ts'
 import type { Target, Tier } from '../../gpu-fn/manifest.ts'
@@ -38,8 +38,8 @@ type HubSource = {
 /** Throws HubError if the repository requires a token and none is set. */
 export async function assertAccess({ repo, hub }: Pick<HubSource, 'repo' | 'hub'>): Promise<void> {
   if (hub || process.env.HF_TOKEN || !Object.values(REPOSITORIES).includes(repo)) return
-  const { licenseRequired } = await import('./hub.ts')
-  throw licenseRequired(repo)
+  const { createLicenseError } = await import('./hub.ts')
+  throw createLicenseError(repo)
 }
 
 /** Downloads missing files of a checkpoint. Throws HubError. */
@@ -76,7 +76,7 @@ export async function fetchCheckpoint({
 export async function openLocalCheckpoint(given: string, options: Omit<PackageOptions, 'name'>): Promise<Checkpoint> {
   const at = path.resolve(given)
   const { openCheckpoint, buildModel } = FAMILIES.sd35
-  buildModel(await openCheckpoint([at]), [at], options, lowerings(options.target))
+  buildModel(await openCheckpoint([at]), [at], options, chooseLowerings(options.target))
   const files = (await stat(at)).isDirectory() ? path.join(at, '**/*.{safetensors,gguf,json,txt,model}') : at
   return { path: at, content: await stampOf([files]) }
 }

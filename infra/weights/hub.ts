@@ -119,9 +119,11 @@ async function assertSpace(directory: string, files: readonly ListFileEntry[]): 
   let needed = 0
   for (const { path: name, size } of files) needed += size - (await present(name)) - (await present(`${name}.part`))
   const { bavail, bsize } = await statfs(directory)
-  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`
+  const formatGigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`
   if (needed > bavail * bsize)
-    throw new HubError(`${directory}: ${gigabytes(needed)} are to be downloaded, ${gigabytes(bavail * bsize)} are free`)
+    throw new HubError(
+      `${directory}: ${formatGigabytes(needed)} are to be downloaded, ${formatGigabytes(bavail * bsize)} are free`,
+    )
 }
 
 /** A `fetch` without the wait of minutes for a server that does not reply. `whole`: the body, too, must arrive within the time. */
@@ -135,7 +137,7 @@ function boundedFetch({ stallMs = STALL_MS }: HubOptions, whole = false): typeof
   }
 }
 
-const source = ({ repo, revision, token, hubUrl }: HubOptions) => ({
+const sourceOf = ({ repo, revision, token, hubUrl }: HubOptions) => ({
   repo,
   ...(revision && { revision }),
   ...(token && { accessToken: token }),
@@ -148,7 +150,11 @@ async function list(options: HubOptions): Promise<ListFileEntry[]> {
     () => 0,
     async () => {
       const found: ListFileEntry[] = []
-      for await (const entry of listFiles({ ...source(options), recursive: true, fetch: boundedFetch(options, true) }))
+      for await (const entry of listFiles({
+        ...sourceOf(options),
+        recursive: true,
+        fetch: boundedFetch(options, true),
+      }))
         found.push(entry)
       return found.filter(({ type, path: name }) => type === 'file' && isSafe(name))
     },
@@ -206,17 +212,17 @@ async function fetchBytes(
   progress: (bytes: number) => void,
 ) {
   await using output = await open(partial, constants.O_RDWR | constants.O_CREAT)
-  const sizeNow = async () => (await output.stat()).size
-  if ((await sizeNow()) > entry.size) await output.truncate(0)
-  let at = await sizeNow()
+  const measureSize = async () => (await output.stat()).size
+  if ((await measureSize()) > entry.size) await output.truncate(0)
+  let at = await measureSize()
   await persist(
     options,
     () => at,
     async () => {
       if (at === entry.size) return
-      const blob = await downloadFile({ ...source(options), path: entry.path, fetch: boundedFetch(options) })
+      const blob = await downloadFile({ ...sourceOf(options), path: entry.path, fetch: boundedFetch(options) })
       if (!blob) throw new HubError(`${entry.path} is listed by ${options.repo} but cannot be downloaded`)
-      for await (const chunk of withoutStalls(blob.slice(at).stream(), options.stallMs ?? STALL_MS)) {
+      for await (const chunk of failOnStall(blob.slice(at).stream(), options.stallMs ?? STALL_MS)) {
         if (at + chunk.length > entry.size) throw new Error(`${entry.path} is longer than listed`)
         // A write is short on an almost full disk.
         for (let written = 0; written < chunk.length; )
@@ -229,7 +235,7 @@ async function fetchBytes(
   )
 }
 
-async function* withoutStalls(stream: ReadableStream<Uint8Array>, stallMs: number): AsyncGenerator<Uint8Array> {
+async function* failOnStall(stream: ReadableStream<Uint8Array>, stallMs: number): AsyncGenerator<Uint8Array> {
   const reader = stream.getReader()
   try {
     for (;;) {
@@ -257,7 +263,7 @@ async function persist<T>(options: HubOptions, reached: () => number, once: () =
       if (cause instanceof HubError || isFull(cause)) throw cause
       if (cause instanceof HubApiError && cause.statusCode < 500 && cause.statusCode !== 429)
         throw refusalError(cause, options)
-      if (isOffline(cause)) throw unreachableError(cause, options)
+      if (isOffline(cause)) throw createUnreachableError(cause, options)
       idle = reached() > before ? 1 : idle + 1
       if (idle >= TRIES)
         throw new HubError(`${options.repo} cannot be read from the hub: ${(cause as Error).message}`, { cause })
@@ -270,12 +276,12 @@ const REMEDY = 'the disk is full; free space on it, and repeat the command to re
 /** Whether a write failed for lack of disk space or quota. */
 const isFull = (error: unknown) => ['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException)?.code ?? '')
 
-const licensePage = (repo: string) => `accept the license at https://huggingface.co/${repo}`
+const licensePageOf = (repo: string) => `accept the license at https://huggingface.co/${repo}`
 
 /** The error for a repository that requires a token, if none is set. */
-export const licenseRequired = (repo: string, status = '', options: ErrorOptions = {}) =>
+export const createLicenseError = (repo: string, status = '', options: ErrorOptions = {}) =>
   new HubError(
-    `the hub refuses access to ${repo}${status && ` (${status})`}: ${licensePage(repo)}, create a token with read access, and set HF_TOKEN`,
+    `the hub refuses access to ${repo}${status && ` (${status})`}: ${licensePageOf(repo)}, create a token with read access, and set HF_TOKEN`,
     options,
   )
 
@@ -283,15 +289,15 @@ export const licenseRequired = (repo: string, status = '', options: ErrorOptions
 const isOffline = (error: unknown) =>
   ((error as Error).cause as NodeJS.ErrnoException | undefined)?.code === 'ENOTFOUND'
 
-const unreachableError = (cause: unknown, { repo }: HubOptions) =>
+const createUnreachableError = (cause: unknown, { repo }: HubOptions) =>
   new HubError(`${repo} cannot be downloaded, because the hub cannot be reached: is there a network?`, { cause })
 
 function refusalError(cause: HubApiError, { repo, token, revision = 'main' }: HubOptions): HubError {
   const { statusCode: status } = cause
   if (status === 401 || status === 403) {
-    if (!token) return licenseRequired(repo, `${status}`, { cause })
+    if (!token) return createLicenseError(repo, `${status}`, { cause })
     const problem = `the hub refuses access to ${repo} with this HF_TOKEN (${status})`
-    return new HubError(`${problem}: ${licensePage(repo)} with the account of the token`, { cause })
+    return new HubError(`${problem}: ${licensePageOf(repo)} with the account of the token`, { cause })
   }
   return new HubError(`the hub has no ${repo} at ${revision} (${status}); set --repo and --revision`, {
     cause,

@@ -92,8 +92,8 @@ async function openTarget({ bucket, bucketRegion }: Flags): Promise<BucketTarget
   const { OCTET_BUCKET_KEY_ID: accessKeyId, OCTET_BUCKET_SECRET: secretAccessKey } = process.env
   if (!accessKeyId || !secretAccessKey)
     throw new Error('--bucket needs OCTET_BUCKET_KEY_ID and OCTET_BUCKET_SECRET, which are not both set')
-  const { checkAccess, uploadTarget } = await import('./upload.ts')
-  const target = uploadTarget({ url: bucket, accessKeyId, secretAccessKey, region: bucketRegion })
+  const { checkAccess, createUploadTarget } = await import('./upload.ts')
+  const target = createUploadTarget({ url: bucket, accessKeyId, secretAccessKey, region: bucketRegion })
   await checkAccess(target)
   return target
 }

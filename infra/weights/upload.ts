@@ -18,12 +18,12 @@ import {
 import * as z from 'zod'
 import type { BucketAddress } from '../../gpu-fn/weights/bucket.ts'
 import {
-  blobKey,
-  manifestKey,
+  blobKeyOf,
+  manifestKeyOf,
   type PackageName,
   type Pointer,
   pointer,
-  pointerKey,
+  pointerKeyOf,
 } from '../../gpu-fn/weights/layout.ts'
 import { MANIFEST, openPackage } from '../../gpu-fn/weights/packages.ts'
 
@@ -33,12 +33,17 @@ type UploadOptions = {
   onProgress?: (doneBytes: number, totalBytes: number) => void
 }
 
-type Uploaded = { package: string; sentBytes: number; presentBytes: number; pointed: boolean }
+type UploadSummary = { package: string; sentBytes: number; presentBytes: number; pointed: boolean }
 
 export type BucketTarget = { client: S3Client; bucket: string }
 
 /** Opens the bucket of an address like `https://host/bucket`. */
-export function uploadTarget({ url, accessKeyId, secretAccessKey, region = 'auto' }: BucketAddress): BucketTarget {
+export function createUploadTarget({
+  url,
+  accessKeyId,
+  secretAccessKey,
+  region = 'auto',
+}: BucketAddress): BucketTarget {
   const { origin, pathname } = new URL(url)
   const client = new S3Client({
     endpoint: origin,
@@ -56,7 +61,7 @@ export async function checkAccess({ client, bucket }: BucketTarget): Promise<voi
   try {
     // Any key will do: the reply "not found" also proves access.
     await client.send(
-      new GetObjectCommand({ Bucket: bucket, Key: pointerKey({ model: 'none', tier: 'fp8', target: 'cpu' }) }),
+      new GetObjectCommand({ Bucket: bucket, Key: pointerKeyOf({ model: 'none', tier: 'fp8', target: 'cpu' }) }),
     )
   } catch (error) {
     if (!(error instanceof S3ServiceException))
@@ -73,7 +78,7 @@ export async function uploadPackage(
   target: BucketTarget,
   directory: string,
   options: UploadOptions = {},
-): Promise<Uploaded> {
+): Promise<UploadSummary> {
   const { manifest, digest, directory: root } = await openPackage(directory, { verify: true })
   const blobs = new Map(Object.entries(manifest.files).map(([name, file]) => [file.sha256, { ...file, name }]))
   const total = [...blobs.values()].reduce((sum, { bytes }) => sum + bytes, 0)
@@ -81,7 +86,7 @@ export async function uploadPackage(
   let sentBytes = 0
   for (const { name, sha256, bytes } of blobs.values()) {
     const before = done
-    if ((await sizeOf(target, blobKey(sha256))) !== bytes) {
+    if ((await sizeOf(target, blobKeyOf(sha256))) !== bytes) {
       const file = path.join(root, name)
       const blob: Blob = { file, sha256, bytes, state: `${root}.${sha256.slice(0, 16)}.upload.json` }
       await uploadBlob(target, blob, options.partBytes ?? 64 << 20, (sent) =>
@@ -93,7 +98,7 @@ export async function uploadPackage(
     options.onProgress?.(done, total)
   }
   const bytes = await readFile(path.join(root, MANIFEST))
-  if ((await sizeOf(target, manifestKey(digest))) !== bytes.length) await put(target, manifestKey(digest), bytes)
+  if ((await sizeOf(target, manifestKeyOf(digest))) !== bytes.length) await put(target, manifestKeyOf(digest), bytes)
   const pointed = await setPointer(target, manifest, digest)
   return { package: digest, sentBytes, presentBytes: total - sentBytes, pointed }
 }
@@ -104,7 +109,7 @@ export async function setPointer(target: BucketTarget, name: PackageName, digest
   if (current?.package === digest) return false
   const before = current ? [current.package, ...current.previous] : []
   const previous = before.filter((each) => each !== digest).slice(0, 20)
-  await put(target, pointerKey(name), JSON.stringify({ package: digest, previous } satisfies Pointer))
+  await put(target, pointerKeyOf(name), JSON.stringify({ package: digest, previous } satisfies Pointer))
   return true
 }
 
@@ -119,7 +124,7 @@ export async function rollBack(target: BucketTarget, name: PackageName): Promise
 
 async function readPointer({ client, bucket }: BucketTarget, name: PackageName): Promise<Pointer | null> {
   try {
-    const { Body } = await client.send(new GetObjectCommand({ Bucket: bucket, Key: pointerKey(name) }))
+    const { Body } = await client.send(new GetObjectCommand({ Bucket: bucket, Key: pointerKeyOf(name) }))
     return pointer.parse(JSON.parse((await Body?.transformToString()) ?? ''))
   } catch (error) {
     if (isMissing(error)) return null
@@ -162,7 +167,7 @@ async function uploadBlob(
     const hash = createHash('md5')
     for await (const chunk of createReadStream(file)) hash.update(chunk)
     const body = { Body: createReadStream(file), ContentLength: bytes, ContentMD5: hash.digest('base64') }
-    await target.client.send(new PutObjectCommand({ Bucket: target.bucket, Key: blobKey(sha256), ...body }))
+    await target.client.send(new PutObjectCommand({ Bucket: target.bucket, Key: blobKeyOf(sha256), ...body }))
     return
   }
   try {
@@ -182,7 +187,7 @@ async function uploadParts(
   progress: (sent: number) => void,
 ): Promise<void> {
   const { client } = target
-  const object = { Bucket: target.bucket, Key: blobKey(blob.sha256) }
+  const object = { Bucket: target.bucket, Key: blobKeyOf(blob.sha256) }
   const size = Math.max(partBytes, Math.ceil(blob.bytes / 10_000))
   const saved = uploadState.safeParse(await readFile(blob.state, 'utf8').then(JSON.parse, () => null)).data
   const state = saved?.partBytes === size && saved.key === `${object.Bucket}/${object.Key}` ? saved : await begin()

@@ -7,7 +7,7 @@ import { exec } from '../deploy/exec.ts'
 import type { CommandLine } from '../deploy/plan.ts'
 
 /** The commands, in order. `staging` holds the package without its manifest. */
-function volumeCommands(volume: string, directory: string, staging: string): CommandLine[] {
+function createVolumeCommands(volume: string, directory: string, staging: string): CommandLine[] {
   const at = `/${path.basename(directory)}`
   return [
     ['modal', 'volume', 'put', '--force', volume, staging, at],
@@ -39,6 +39,6 @@ export async function putOnVolume(volume: string, directory: string, execute = e
   // Removes the old manifest first, because it would declare a partial upload to be the old package.
   await execute(['modal', 'volume', 'rm', volume, `/${path.basename(root)}/${MANIFEST}`]).catch(() => {})
   const onLine = (line: string) => console.error(`   ${line}`)
-  for (const command of volumeCommands(volume, root, staging)) await execute(command, { onLine })
+  for (const command of createVolumeCommands(volume, root, staging)) await execute(command, { onLine })
   return `volume ${volume}: package ${digest} is at /${path.basename(root)}`
 }

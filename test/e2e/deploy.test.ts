@@ -4,7 +4,7 @@ import path from 'node:path'
 import { afterEach, expect, test } from 'vitest'
 import { deploySteps } from '../../infra/deploy/deploy-steps.ts'
 import { runPlan } from '../../infra/deploy/plan.ts'
-import { builtInPackages } from '../../infra/local/models/built-in-model.ts'
+import { prepareBuiltInPackages } from '../../infra/local/models/built-in-model.ts'
 import { startGpu } from '../../infra/local/servers/gpu.ts'
 import { type LocalOffer, startWorker } from '../../infra/local/servers/worker.ts'
 import { useScratch } from '../support/scratch.ts'
@@ -27,7 +27,7 @@ afterEach(async () => {
 })
 
 /** Stubs of the vendors' commands that start the real program on a deployment. */
-async function realVendors(
+async function createRealVendors(
   change: (secrets: Record<string, string>) => Record<string, string> = (secrets) => secrets,
 ): Promise<Vendors> {
   const where = { gpuUrl: '', workerUrl: '' }
@@ -40,7 +40,7 @@ async function realVendors(
     const text = command.slice(0, 2).join(' ')
     if (text === 'modal deploy') {
       const { OCTET_EDGE_PUBLIC_KEY: edgePublicKey } = JSON.parse(await readFile(state.gpuSecrets, 'utf8'))
-      const { directory } = await builtInPackages()
+      const { directory } = await prepareBuiltInPackages()
       const gpu = await startGpu({ packages: directory, edgePublicKey, preload: config.gpu.models.join() })
       stops.push(gpu.stop)
       where.gpuUrl = gpu.url
@@ -58,21 +58,21 @@ async function realVendors(
   return vendors
 }
 
-const steps = () => deploySteps({ file: path.join(scratch.directory, 'secrets.json'), onModal: true, env: {} })
+const createSteps = () => deploySteps({ file: path.join(scratch.directory, 'secrets.json'), onModal: true, env: {} })
 
 test('generates an image on the GPU function, then one through the worker', async () => {
-  const { world, said } = await realVendors()
-  await runPlan(steps(), world)
+  const { world, said } = await createRealVendors()
+  await runPlan(createSteps(), world)
   expect(said.filter((line) => /image of \d{3,} bytes/.test(line))).toHaveLength(2)
 })
 
 test('a worker whose key the GPU function rejects fails the smoke test with advice', async () => {
-  const { world } = await realVendors((secrets) => {
+  const { world } = await createRealVendors((secrets) => {
     const { d, ...key } = JSON.parse(secrets.GPU_SIGNING_KEY!)
     const other = JSON.parse(JSON.parse(JSON.stringify(secrets.RECEIPT_SIGNING_KEYS!)))[0]
     return { ...secrets, GPU_SIGNING_KEY: JSON.stringify({ ...key, d: other.d ?? d, x: other.x }) }
   })
-  await expect(runPlan(steps(), world)).rejects.toMatchObject({
+  await expect(runPlan(createSteps(), world)).rejects.toMatchObject({
     ...{ step: 'smoke-worker', message: expect.stringMatching(/it returned 500[\s\S]*npx wrangler rollback/) },
   })
 })

@@ -22,23 +22,23 @@ const call = (path: string, init: RequestInit = {}) =>
     ...init,
     headers: { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' },
   })
-const jobAt = async (path: string) => (await (await call(path)).json()) as Job
-const newest = async () => ((await (await call('/v1/jobs?limit=1')).json()) as { data: Job[] }).data[0]
+const fetchJob = async (path: string) => (await (await call(path)).json()) as Job
+const findNewest = async () => ((await (await call('/v1/jobs?limit=1')).json()) as { data: Job[] }).data[0]
 
 /** Of the job below: 200 and 300 for each megapixel-step, guided. */
 const PRICE = 200 + Math.ceil(((256 * 256) / 1e6) * 40 * 2 * 300)
 
 /** A job that runs for seconds, whose caller leaves in the middle; returns its id. An equal request would get the result of the earlier job. */
 async function leave(seed: number): Promise<string> {
-  const before = (await newest())?.id
+  const before = (await findNewest())?.id
   const caller = new AbortController()
   const body = JSON.stringify({ prompt: 'a red heart', size: '256x256', route: 'full', steps: 40, seed })
   const gone = call('/v1/images/generations', { method: 'POST', body, signal: caller.signal }).catch((error) => error)
   const job = await vi.waitFor(
     async () => {
-      const found = await newest()
+      const found = await findNewest()
       if (!found || found.id === before) throw new Error('there is no job yet')
-      const job = await jobAt(`/v1/jobs/${found.id}`)
+      const job = await fetchJob(`/v1/jobs/${found.id}`)
       if (!job.progress?.step) throw new Error('the job does not run yet')
       return job
     },
@@ -49,10 +49,10 @@ async function leave(seed: number): Promise<string> {
   return job.id
 }
 
-const ends = (id: string) =>
+const waitForEnd = (id: string) =>
   vi.waitFor(
     async () => {
-      const job = await jobAt(`/v1/jobs/${id}`)
+      const job = await fetchJob(`/v1/jobs/${id}`)
       if (!['succeeded', 'failed', 'canceled'].includes(job.state)) throw new Error(`the job is ${job.state}`)
       return job
     },
@@ -60,13 +60,13 @@ const ends = (id: string) =>
   )
 
 test('a caller who disconnects can fetch the image later', async () => {
-  expect(await ends(await leave(1))).toMatchObject({ state: 'succeeded', cancel_requested: false })
+  expect(await waitForEnd(await leave(1))).toMatchObject({ state: 'succeeded', cancel_requested: false })
 })
 
 test('a running job is canceled at its next step and costs a share', async () => {
   const id = await leave(2)
   expect((await call(`/v1/jobs/${id}`, { method: 'DELETE' })).status).toBe(202)
-  const { state, price_microdollars: cost, progress } = await ends(id)
+  const { state, price_microdollars: cost, progress } = await waitForEnd(id)
   expect({ state, progress }).toEqual({ state: 'canceled', progress: null })
   expect(cost).toBeGreaterThan(0)
   expect(cost).toBeLessThan(PRICE)

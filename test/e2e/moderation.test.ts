@@ -13,26 +13,31 @@ import { startWorker } from '../../infra/local/servers/worker.ts'
 import { createKey } from '../../infra/operator/keys.ts'
 import { createSecrets } from '../../infra/operator/secrets.ts'
 
-type Seen = { method: string; path: string; headers: IncomingHttpHeaders; body: { model: string; input: string } }
+type ModerationRequest = {
+  method: string
+  path: string
+  headers: IncomingHttpHeaders
+  body: { model: string; input: string }
+}
 type Mode = 'allow' | 'refuse'
 type Worker = { url: string; client: OpenAI; operator: Record<string, string> }
 
-const result = (flagged: boolean, categories = {}) => JSON.stringify({ results: [{ flagged, categories }] })
+const createResult = (flagged: boolean, categories = {}) => JSON.stringify({ results: [{ flagged, categories }] })
 /** Replies by the first word of the prompt. */
 const REPLIES: Record<string, (response: ServerResponse) => unknown> = {
-  allowed: (response) => response.end(result(false, { violence: false, illicit: null })),
-  flagged: (response) => response.end(result(true, { violence: true, hate: false })),
+  allowed: (response) => response.end(createResult(false, { violence: false, illicit: null })),
+  flagged: (response) => response.end(createResult(true, { violence: true, hate: false })),
   silent: () => 'no reply',
   stalled: (response) => response.write('{"results": ['),
-  oversized: (response) => response.end(`${' '.repeat(70_000)}${result(false)}`),
+  oversized: (response) => response.end(`${' '.repeat(70_000)}${createResult(false)}`),
   malformed: (response) => response.end('{"results": []}'),
-  failing: (response) => response.writeHead(500).end(result(false)),
+  failing: (response) => response.writeHead(500).end(createResult(false)),
   moved: (response) => response.writeHead(307, { location: '/elsewhere' }).end(),
 }
 const FAULTS = ['silent', 'stalled', 'oversized', 'malformed', 'failing', 'moved']
 
 const stops: (() => Promise<unknown>)[] = []
-const seen: Seen[] = []
+const seen: ModerationRequest[] = []
 const workers = {} as Record<Mode, Worker>
 let gpu: GpuStub
 
@@ -102,7 +107,7 @@ describe.each(['allow', 'refuse'] as const)('on_error %s', (mode) => {
   test('an image of an allowed prompt is generated, and its job contains the verdict', async () => {
     const { octet } = await generate(workers[mode], 'allowed cat', { prompt_2: 'a second prompt' })
     expect(await verdictOf(workers[mode], octet.job)).toEqual({ block_list: 'passed', moderation: 'passed' })
-    const [{ method, path, headers, body } = {} as Seen] = seen
+    const [{ method, path, headers, body } = {} as ModerationRequest] = seen
     expect([method, path, headers.authorization]).toEqual(['POST', '/v1/moderations', 'Bearer the key'])
     expect(body).toEqual({ model: 'a-moderator', input: 'allowed cat\n\na second prompt' })
   })

@@ -33,14 +33,14 @@ async function see(request: Record<string, unknown>) {
   return { sprites, background, by: `${octet.model} ${octet.tier}` }
 }
 
-const plain = (name: string) => ({ top: name, bottom: name })
+const createPlainPair = (name: string) => ({ top: name, bottom: name })
 
 test.each([
   [{ prompt: 'a red heart on a blue background' }, 'nano-turbo fp8'],
   [{ prompt: 'a red heart on a blue background', route: 'full' }, 'nano fp8'],
   [{ prompt: 'a red heart on a blue background', tier: 'fp8-lite' }, 'nano-turbo fp8-lite'],
 ])('the image of %j by %s is one red heart on blue', async (request, by) => {
-  expect(await see(request)).toEqual({ sprites: { 'red heart': 1 }, background: plain('blue'), by })
+  expect(await see(request)).toEqual({ sprites: { 'red heart': 1 }, background: createPlainPair('blue'), by })
 })
 
 test('an image contains both objects of its prompt', async () => {
@@ -53,7 +53,7 @@ test('words outside the vocabulary of nano have no effect on the image', async (
   expect(Object.keys((await see({ prompt })).sprites)).toEqual(['strawberry'])
 })
 
-test('another seed gives a different image of the same object', async () => {
+test('another seed produces a different image of the same object', async () => {
   const prompt = 'a sunflower on a white background'
   const seen = [await see({ prompt, seed: 2 }), await see({ prompt, seed: 3 })]
   expect(seen.map(({ sprites }) => sprites)).toEqual([{ sunflower: 1 }, { sunflower: 1 }])

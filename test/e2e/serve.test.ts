@@ -9,7 +9,7 @@ import { expect, test } from 'vitest'
 import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
 import { findFreePort } from '../../infra/local/servers/ports.ts'
 import { readPixels } from '../../infra/receipts/compare-images.ts'
-import { pidsOf, processesWith } from '../support/descendants.ts'
+import { findProcesses, findProcessIds } from '../support/descendants.ts'
 import { useScratch } from '../support/scratch.ts'
 
 const scratch = useScratch()
@@ -34,11 +34,11 @@ function start(name: string, args: readonly string[], env: Record<string, string
     output: () => output,
     printed: (pattern: RegExp) =>
       expect.poll(() => pattern.exec(output) ?? (child.exitCode !== null && output), { timeout: 110_000 }).toBeTruthy(),
-    running: () => processesWith(`COMMAND_UNDER_TEST=${mark}`),
+    running: () => findProcesses(`COMMAND_UNDER_TEST=${mark}`),
   }
 }
 
-const variableIn = (name: string, output: string) => new RegExp(`${name}=(\\S+)`).exec(output)![1]!
+const readVariable = (name: string, output: string) => new RegExp(`${name}=(\\S+)`).exec(output)![1]!
 
 test('serve: from two checkpoints to an image on each route, and Ctrl-C stops everything', async () => {
   const [turbo, full] = [path.join(scratch.directory, 'fast'), path.join(scratch.directory, 'slow')]
@@ -52,7 +52,7 @@ test('serve: from two checkpoints to an image on each route, and Ctrl-C stops ev
   const printed = serve.output()
   expect(printed).toContain(`Octet is at http://127.0.0.1:${port}/ until Ctrl-C`)
   expect(await readPixels(await readFile(out))).toMatchObject({ width: 256, height: 256 })
-  const [url, key] = [variableIn('URL', printed), variableIn('KEY', printed)]
+  const [url, key] = [readVariable('URL', printed), readVariable('KEY', printed)]
   for (const [route, model] of [
     ['turbo', 'fast'],
     ['full', 'slow'],
@@ -84,7 +84,7 @@ test('serve ends with a message when its GPU function ends', async () => {
   const serve = start('serve', ['--checkpoint', checkpoint, ...options, '--out', out])
   await serve.printed(/Octet is at/)
   expect(await readPixels(await readFile(out))).toMatchObject({ width: 256, height: 256 })
-  const [gpu] = await pidsOf(`COMMAND_UNDER_TEST=${serve.mark}`, 'gpu-fn/main.ts')
+  const [gpu] = await findProcessIds(`COMMAND_UNDER_TEST=${serve.mark}`, 'gpu-fn/main.ts')
   process.kill(gpu!, 'SIGKILL')
   expect([await serve.ended, serve.output()]).toEqual([
     1,
@@ -108,7 +108,7 @@ test('dev keeps its secrets and its key between starts, and the key manages webh
   for (const _ of ['first', 'second']) {
     const dev = start('dev', ['--port', `${port}`, '--state', state])
     await dev.printed(/Octet is at/)
-    keys.push(variableIn('KEY', dev.output()))
+    keys.push(readVariable('KEY', dev.output()))
     const headers = { authorization: `Bearer ${keys[0]}` }
     expect((await fetch(`http://127.0.0.1:${port}/v1/webhooks/default/secret`, { headers })).status).toBe(200)
     dev.child.kill('SIGINT')
@@ -132,17 +132,17 @@ test('dev names a port that is taken, and its help starts nothing', async () => 
 })
 
 test('Ctrl-C while the worker of the demo starts leaves no state behind', async () => {
-  const states = async () => (await readdir(path.join(ROOT, '.octet'))).filter((name) => name.startsWith('state-'))
-  const before = await states()
+  const listStates = async () => (await readdir(path.join(ROOT, '.octet'))).filter((name) => name.startsWith('state-'))
+  const before = await listStates()
   const demo = start('demo', ['a heart', '--out', path.join(scratch.directory, 'x.png')])
-  await expect.poll(async () => (await states()).length, { timeout: 60_000 }).toBeGreaterThan(before.length)
+  await expect.poll(async () => (await listStates()).length, { timeout: 60_000 }).toBeGreaterThan(before.length)
   demo.child.kill('SIGINT')
   expect(await demo.ended).toBe(130)
   await expect.poll(demo.running, { timeout: 10_000 }).toEqual([])
-  expect((await states()).filter((name) => !before.includes(name))).toEqual([])
+  expect((await listStates()).filter((name) => !before.includes(name))).toEqual([])
 })
 
-test('npm --prefix: the demo writes into the directory in which npm was called, from several words', async () => {
+test('npm --prefix: the demo writes into the directory from which npm was called, from several words', async () => {
   const env = { npm_lifecycle_event: 'demo', INIT_CWD: scratch.directory }
   const demo = start('demo', ['a', 'red', 'heart', '--size', '64x64', '--out', 'x.png'], env)
   expect([await demo.ended, demo.output()]).toEqual([0, expect.stringContaining(path.join(scratch.directory, 'x.png'))])

@@ -5,7 +5,7 @@ import { once } from 'node:events'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect, test } from 'vitest'
-import { processesWith } from '../support/descendants.ts'
+import { findProcesses } from '../support/descendants.ts'
 
 const INFRA = path.join(import.meta.dirname, '../../infra')
 const DEMO = path.join(INFRA, 'local/demo.ts')
@@ -35,11 +35,11 @@ test.each([
   let shown = ''
   demo.stderr.on('data', (chunk) => (shown += chunk))
   const started = async () =>
-    shown.includes(output) && (await processesWith(mark)).some((line) => line.includes(program))
+    shown.includes(output) && (await findProcesses(mark)).some((line) => line.includes(program))
   await expect.poll(started, { timeout: 60_000 }).toBe(true)
   demo.kill(signal)
   expect(await ended).toEqual([signal === 'SIGINT' ? 130 : 143, null])
-  await expect.poll(() => processesWith(mark)).toEqual([])
+  await expect.poll(() => findProcesses(mark)).toEqual([])
 })
 
 test('SIGTERM during the startup of the hostile benchmark leaves no processes behind', async () => {
@@ -48,9 +48,9 @@ test('SIGTERM during the startup of the hostile benchmark leaves no processes be
   const env = { ...process.env, [name!]: value }
   const bench = spawn(process.execPath, [BENCH, 'hostile', '--minutes', '1'], { env, stdio: 'ignore' })
   const ended = once(bench, 'exit')
-  const started = async () => (await processesWith(mark)).some((line) => line.includes('workerd serve'))
+  const started = async () => (await findProcesses(mark)).some((line) => line.includes('workerd serve'))
   await expect.poll(started, { timeout: 60_000 }).toBe(true)
   bench.kill('SIGTERM')
   expect(await ended).toEqual([143, null])
-  await expect.poll(() => processesWith(mark), { timeout: 10_000 }).toEqual([])
+  await expect.poll(() => findProcesses(mark), { timeout: 10_000 }).toEqual([])
 })

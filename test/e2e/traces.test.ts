@@ -20,7 +20,7 @@ type Span = { name: string; traceId: string; spanId: string; parentSpanId: strin
   startTimeUnixNano: string
   endTimeUnixNano: string
 }
-type Exported = {
+type ExportedSpan = {
   resourceSpans: { resource: { attributes: Attribute[] }; scopeSpans: { spans: Span[] }[] }[]
 }
 
@@ -28,7 +28,7 @@ type Exported = {
 async function startReceiver() {
   const spans: (Span & { service: string; headers: IncomingHttpHeaders })[] = []
   const server = createServer(async (request, response) => {
-    const { resourceSpans } = (await json(request)) as Exported
+    const { resourceSpans } = (await json(request)) as ExportedSpan
     for (const { resource, scopeSpans } of resourceSpans) {
       const service = resource.attributes.find(({ key }) => key === 'service.name')!.value.stringValue!
       for (const span of scopeSpans.flatMap((scope) => scope.spans))
@@ -66,12 +66,12 @@ test('one trace contains the spans of encoding, steps, decoding and storage of a
   })
   expect(response.status).toBe(200)
   const { octet } = (await response.json()) as { octet: { job: string } }
-  const stored = () => receiver.spans.find(({ name }) => name === 'store')
-  await expect.poll(stored, { timeout: 30_000 }).toBeDefined()
+  const findStored = () => receiver.spans.find(({ name }) => name === 'store')
+  await expect.poll(findStored, { timeout: 30_000 }).toBeDefined()
   // Flushes its remaining spans.
   await gpu.stop()
   const named = (name: string) => receiver.spans.filter((span) => span.name === name)
-  const [job, store] = [named('job')[0]!, stored()!]
+  const [job, store] = [named('job')[0]!, findStored()!]
   expect([job.service, store.service]).toEqual(['octet-gpu', 'octet-worker'])
   expect(receiver.spans.every(({ traceId }) => traceId === job.traceId)).toBe(true)
   // Spans of both services have the parent from the worker's `traceparent`.

@@ -19,8 +19,8 @@ beforeAll(async () => {
 })
 afterAll(() => fs.rm(scratch, { recursive: true }))
 
-type Ended = { code: number; stdout: string; stderr: string }
-const demo = (...args: string[]): Promise<Ended> =>
+type CommandOutcome = { code: number; stdout: string; stderr: string }
+const runDemo = (...args: string[]): Promise<CommandOutcome> =>
   promisify(execFile)(process.execPath, [DEMO, ...args]).then(
     ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
     (error) => error,
@@ -29,7 +29,7 @@ const demo = (...args: string[]): Promise<Ended> =>
 describe('npm run demo', () => {
   test('writes the image of a prompt and prints its parameters', async () => {
     const out = path.join(scratch, 'new', 'heart.webp')
-    const { code, stdout, stderr } = await demo(
+    const { code, stdout, stderr } = await runDemo(
       'a red heart',
       '--route',
       'full',
@@ -47,10 +47,10 @@ describe('npm run demo', () => {
     expect(await sharp(out).metadata()).toMatchObject({ format: 'webp', width: 64, height: 96 })
   })
 
-  test('prints JSON, and the same seed gives the same image', async () => {
+  test('prints JSON, and the same seed produces the same image', async () => {
     const files = [path.join(scratch, 'a.png'), path.join(scratch, 'b.png')]
     for (const file of files) {
-      const { stdout } = await demo('a red heart', '--json', '--size', '64x64', '--seed', '7', '--out', file)
+      const { stdout } = await runDemo('a red heart', '--json', '--size', '64x64', '--seed', '7', '--out', file)
       expect(JSON.parse(stdout)).toMatchObject({ file, seed: 7, size: '64x64', route: 'turbo', steps: 4, warnings: [] })
     }
     expect(await fs.readFile(files[1]!)).toEqual(await fs.readFile(files[0]!))
@@ -81,7 +81,7 @@ describe('npm run demo', () => {
     [['a heart', '--route', 'scenic'], /Allowed choices are turbo, full/],
     [[], /missing required argument 'prompt'/],
   ])('%j is refused with an explanation', async (args, message) => {
-    const { code, stderr } = await demo(...args)
+    const { code, stderr } = await runDemo(...args)
     expect(stderr).toMatch(message)
     expect(stderr).not.toMatch(/\n\s+at /)
     expect(code).toBe(1)
@@ -168,17 +168,17 @@ describe('the worker with the GPU function behind it', () => {
       data: { b64_json: string }[]
       octet: { job: string; route: string; price_microdollars: number; warnings: { code: string }[] }
     }
-    const cached = async (fields: Record<string, unknown>) =>
+    const requestCached = async (fields: Record<string, unknown>) =>
       (await generate({ steps: 28, seed: 5, response_format: 'b64_json', ...fields })) as unknown as Made
-    const plain = await cached({ route: 'full' })
-    const [once, again] = [await cached({ cache: 'fast' }), await cached({ cache: 'fast' })]
+    const plain = await requestCached({ route: 'full' })
+    const [once, again] = [await requestCached({ cache: 'fast' }), await requestCached({ cache: 'fast' })]
     expect(once.octet).toMatchObject({ route: 'full', warnings: [{ code: 'steps_cached' }] })
     expect(once.data).not.toEqual(plain.data)
     expect(once.data).toEqual(again.data)
     const evaluations = [56, 34].map((count) => Math.ceil((64 * 64 * count * 300) / 1e6))
     expect([plain, once].map(({ octet }) => octet.price_microdollars - 200)).toEqual(evaluations)
     const image = `data:image/png;base64,${plain.data[0]!.b64_json}`
-    const changed = await cached({ cache: 'fast', image, strength: 0.8 })
+    const changed = await requestCached({ cache: 'fast', image, strength: 0.8 })
     expect(changed.octet.warnings).toMatchObject([{ code: 'steps_cached' }])
 
     const headers = { authorization: `Bearer ${local.key}` }
@@ -186,8 +186,10 @@ describe('the worker with the GPU function behind it', () => {
     const { data } = await get<{ data: { receipt: string }[] }>(`/v1/jobs/${once.octet.job}/receipts`)
     const claims = await openReceipt(data[0]!.receipt, await get<JSONWebKeySet>('/.well-known/jwks.json'))
     expect(claims).toMatchObject({ parameters: { cache: 'fast', steps: 28 }, steps_run: 28 })
-    await expect(cached({ cache: 'fast', route: 'turbo' })).rejects.toThrow('the turbo route has no step caching')
-    await expect(cached({ cache: 'fast', model: 'nano-turbo' })).rejects.toThrow('route full, model nano-turbo')
+    await expect(requestCached({ cache: 'fast', route: 'turbo' })).rejects.toThrow(
+      'the turbo route has no step caching',
+    )
+    await expect(requestCached({ cache: 'fast', model: 'nano-turbo' })).rejects.toThrow('route full, model nano-turbo')
   })
 
   test('applies prompt weights on request, in the A1111 API by default, and otherwise warns that they are read as words', async () => {
@@ -225,7 +227,10 @@ describe('the worker with the GPU function behind it', () => {
     })
 
     /** Mean absolute difference between `file` and the input image within the rectangle `part`. */
-    async function differenceTo(file: Uint8Array, part: { left: number; top: number; width: number; height: number }) {
+    async function measureDifference(
+      file: Uint8Array,
+      part: { left: number; top: number; width: number; height: number },
+    ) {
       const [a, b] = await Promise.all([image, file].map((each) => sharp(each).extract(part).raw().toBuffer()))
       return a!.reduce((sum, value, i) => sum + Math.abs(value - b![i]!), 0) / a!.length
     }
@@ -236,7 +241,7 @@ describe('the worker with the GPU function behind it', () => {
         const file = new File([image], 'image.png', { type: 'image/png' })
         const fields = { image: file, prompt: 'a cat', size: '64x64', seed: 3, strength, response_format: 'b64_json' }
         const { data } = await client.images.edit(fields as unknown as OpenAI.ImageEditParamsNonStreaming)
-        return differenceTo(Buffer.from(data![0]!.b64_json!, 'base64'), WHOLE)
+        return measureDifference(Buffer.from(data![0]!.b64_json!, 'base64'), WHOLE)
       }
       const [slight, strong] = [await edit(0.25), await edit(1)]
       expect(slight).toBeLessThan(20)
@@ -259,7 +264,7 @@ describe('the worker with the GPU function behind it', () => {
       })
       const { images } = (await response.json()) as { images: string[] }
       const file = Buffer.from(images[0]!, 'base64')
-      expect(await differenceTo(file, kept!)).toBeLessThan(0.5 * (await differenceTo(file, painted!)))
+      expect(await measureDifference(file, kept!)).toBeLessThan(0.5 * (await measureDifference(file, painted!)))
     })
 
     test('that is damaged is refused with an explanation, and nothing is charged', async () => {

@@ -1,7 +1,7 @@
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { checkConfig, configOf } from '../../edge/config.ts'
-import { configWith, envWith } from './support/config.ts'
+import { createConfigWith, createEnvWith } from './support/config.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -16,7 +16,7 @@ test('is parsed once, and again after a variable has changed', ({ expect }) => {
 })
 
 describe('malformed variables', () => {
-  const malformed = envWith({
+  const malformed = createEnvWith({
     GPU_RUN_SECONDS: 'a while',
     GPU_SLOTS: undefined,
     OCTET_PRICES: { base: -1 },
@@ -50,7 +50,9 @@ test.for([{ 'modal key': 'hunter2' }, { 'modal-key': 'hunter2\n' + 'x' }])(
   (headers, { expect }) => {
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
     const given = { GPU_PROXY_HEADERS: JSON.stringify({ default: headers }) }
-    expect(() => configWith(given).proxyHeaders).toThrow(/^GPU_PROXY_HEADERS is malformed; it must be JSON of the form/)
+    expect(() => createConfigWith(given).proxyHeaders).toThrow(
+      /^GPU_PROXY_HEADERS is malformed; it must be JSON of the form/,
+    )
     expect(logged.mock.calls.join()).not.toContain('hunter2')
   },
 )
@@ -59,16 +61,16 @@ describe('recovery', () => {
   const defaults = { jobMs: 10_000, reservationMs: 900_000, usageMs: 43_200_000 }
 
   test('has defaults, and is a table or its JSON text', ({ expect }) => {
-    expect(configWith({ OCTET_RECOVERY: undefined }).recovery).toEqual(defaults)
+    expect(createConfigWith({ OCTET_RECOVERY: undefined }).recovery).toEqual(defaults)
     expect(configOf(env).recovery).toEqual(defaults)
-    expect(configWith({ OCTET_RECOVERY: '{"job_seconds": 0.5}' }).recovery).toEqual({ ...defaults, jobMs: 500 })
+    expect(createConfigWith({ OCTET_RECOVERY: '{"job_seconds": 0.5}' }).recovery).toEqual({ ...defaults, jobMs: 500 })
   })
 
   test.for([[{ job_seconds: 0 }], [{ seconds: 1 }], ['{job_seconds'], [7]])(
     'has its defaults if the variable is %j, and the problem is logged',
     ([given], { expect }) => {
       const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
-      const changed = envWith({ OCTET_RECOVERY: given })
+      const changed = createEnvWith({ OCTET_RECOVERY: given })
       expect(configOf(changed).recovery).toEqual(defaults)
       expect(() => checkConfig(changed)).not.toThrow()
       expect(logged.mock.calls.join()).toContain('OCTET_RECOVERY')
@@ -87,7 +89,7 @@ describe('webhook settings', () => {
     ...['soon', '5,x', '5,-1', '5;300'].map((text) => ['WEBHOOK_RETRY_SECONDS', text, DELAYS] as const),
   ] as const)('are reported by name and have their defaults: %s = "%s"', ([name, value, allowed], { expect }) => {
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
-    const { schedule, ...settings } = configWith({ [name]: value }).webhooks
+    const { schedule, ...settings } = createConfigWith({ [name]: value }).webhooks
     expect(schedule).toHaveLength(9)
     expect(settings).toMatchObject({ timeoutMs: 15_000, breakerMs: 30_000, replaysPerMinute: 100 })
     expect(JSON.parse(logged.mock.calls[0]![0]).problems).toEqual([`${name} is "${value}"; it must be ${allowed}.`])
@@ -96,7 +98,8 @@ describe('webhook settings', () => {
 
 describe('the receiver of spans', () => {
   const receiver = { OTEL_EXPORTER_OTLP_ENDPOINT: 'https://spans.example/otlp/' }
-  const headersOf = (given: string) => configWith({ ...receiver, OTEL_EXPORTER_OTLP_HEADERS: given }).traces?.headers
+  const headersOf = (given: string) =>
+    createConfigWith({ ...receiver, OTEL_EXPORTER_OTLP_HEADERS: given }).traces?.headers
 
   test('has headers from percent-encoded pairs', ({ expect }) => {
     expect(headersOf('')).toEqual({})
@@ -110,7 +113,7 @@ describe('the receiver of spans', () => {
     'is disabled if its headers are malformed, and these are not logged: %s',
     (given, { expect }) => {
       const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
-      const changed = envWith({ ...receiver, OTEL_EXPORTER_OTLP_HEADERS: given })
+      const changed = createEnvWith({ ...receiver, OTEL_EXPORTER_OTLP_HEADERS: given })
       expect(configOf(changed).traces).toBeNull()
       // Jobs continue without spans.
       expect(() => checkConfig(changed)).not.toThrow()

@@ -148,7 +148,7 @@ describe('a process exits', () => {
     await readUntil(await putJob(gpu.url, 'running', long), 'step')
     gpu.child.kill('SIGTERM')
     expect(await gpu.ended).toBe('SIGKILL')
-    const reason = 'the time to drain is over'
+    const reason = 'the drain timeout has expired'
     expect(await gpu.logged('jobs are abandoned')).toMatchObject({ reason, running: 1, queued: 0 })
   })
 })
@@ -177,7 +177,7 @@ describe('a process with a hanging engine', () => {
       return types
     }
     const ends = Promise.allSettled([read(), readWholeStream(waiting)])
-    const line = await gpu.logged('the engine hangs; the process ends')
+    const line = await gpu.logged('the engine has hung; the process ends')
     expect(line).toMatchObject({ level: 60, activity: 'run', running: 1, queued: 1 })
     expect(await gpu.ended).toBe(1)
     expect((await ends).map(({ status }) => status)).toEqual(['rejected', 'rejected'])

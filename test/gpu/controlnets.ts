@@ -36,8 +36,8 @@ export async function compareControlnets(): Promise<void> {
   const cpu = await imagesOf('cpu')
   for (const target of ['cuda', 'cuda-fp8'] as const) {
     const gpu = await imagesOf(target)
-    const [devices, effect] = [difference(gpu.guided, cpu.guided), difference(gpu.guided, gpu.before)]
-    const restored = difference(gpu.after, gpu.before)
+    const [devices, effect] = [measureDifference(gpu.guided, cpu.guided), measureDifference(gpu.guided, gpu.before)]
+    const restored = measureDifference(gpu.after, gpu.before)
     const good = devices <= LIMITS.devices && effect >= LIMITS.effect && restored <= LIMITS.repeats[target]
     const figures = `differs from the CPU by ${devices.toFixed(2)}, from the image without the ControlNet by ${effect.toFixed(2)}`
     console.log(`${good ? ' ' : '✗'} controlnet fp8 ${target}: ${figures}, afterward ${restored}`)
@@ -59,5 +59,5 @@ async function makeImages(directory: string, own: string): Promise<Images> {
 }
 
 /** Mean difference of two images, of 255. */
-const difference = ({ data: a }: Pixels, { data: b }: Pixels): number =>
+const measureDifference = ({ data: a }: Pixels, { data: b }: Pixels): number =>
   a.reduce((sum, value, i) => sum + Math.abs(value - b[i]!), 0) / a.length

@@ -4,7 +4,7 @@ import path from 'node:path'
 import { Graph, type Value } from '../../gpu-fn/compile/graph/graph.ts'
 import * as ops from '../../gpu-fn/compile/graph/ops.ts'
 import { encodeModel } from '../../gpu-fn/compile/write/onnx.ts'
-import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { openSession } from '../../gpu-fn/runtime/open-session.ts'
 import { makeScratch } from '../../infra/command/scratch.ts'
 
@@ -26,7 +26,7 @@ const session = await openSession(file, { target: 'cuda' })
 await scratch.remove()
 
 // This scale preserves the magnitude of values over successive products.
-const factor = { data: gaussianNoise(1, SIDE * SIDE).map((x) => x / Math.sqrt(SIDE)), dims: [SIDE, SIDE] }
+const factor = { data: drawGaussianNoise(1, SIDE * SIDE).map((x) => x / Math.sqrt(SIDE)), dims: [SIDE, SIDE] }
 for (let runs = 0; ; runs++) {
   await session.run({ first: factor, weight: factor }, { only: [] })
   if (runs === 0) console.log('running')

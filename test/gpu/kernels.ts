@@ -24,12 +24,14 @@ export async function compareKernels(): Promise<void> {
   const scratch = temporary.directory
   let failures = 0
   for (const subject of CASES) {
-    const expected = await run(scratch, subject, buildCase(subject, definition, widened, cpu), { target: 'cpu' })
+    const expected = await run(scratch, subject, buildCase(subject, definition, roundThroughFloat16, cpu), {
+      target: 'cpu',
+    })
     for (const portable of [false, true]) {
       const label = `${subject.name}${portable ? ', portable' : ''}`
       const options: SessionOptions = { target: 'cuda-fp8', kernels: library }
-      const graph = buildCase(subject, kernelOperators, narrowed, cuda)
-      const given = await run(scratch, subject, portable ? withoutHopper(graph) : graph, options).catch(
+      const graph = buildCase(subject, kernelOperators, roundToFloat16, cuda)
+      const given = await run(scratch, subject, portable ? removeHopperOperators(graph) : graph, options).catch(
         (error: Error) => error,
       )
       const problem = given instanceof Error ? given.message : compare(subject, given, expected)
@@ -41,8 +43,8 @@ export async function compareKernels(): Promise<void> {
   console.log(`all ${CASES.length} cases pass`)
 }
 
-const narrowed: Narrow = (x) => ops.cast(x, 'float16')
-const widened: Narrow = (x) => ops.cast(ops.cast(x, 'float16'), 'float32')
+const roundToFloat16: Narrow = (x) => ops.cast(x, 'float16')
+const roundThroughFloat16: Narrow = (x) => ops.cast(ops.cast(x, 'float16'), 'float32')
 
 function buildCase(subject: Case, operators: Fp8Operators, half: Narrow, layout: Lowering): Graph {
   const graph = new Graph('kernel')
@@ -53,7 +55,7 @@ function buildCase(subject: Case, operators: Fp8Operators, half: Narrow, layout:
 }
 
 /** The graph with the portable kernels, which Hopper supports as well. */
-function withoutHopper(graph: Graph): Graph {
+function removeHopperOperators(graph: Graph): Graph {
   const specialized = ['Linear', 'Attention']
   for (const [i, node] of graph.nodes.entries())
     if (specialized.includes(node.op)) graph.nodes[i] = { ...node, attributes: { ...node.attributes, portable: 1 } }
@@ -82,7 +84,7 @@ function compare({ tolerance }: Case, given: Record<string, Tensor>, expected: R
     let worst = 0
     for (let start = 0; start < want.length; start += width) {
       const [a, b] = [got.subarray(start, start + width), (want as Float32Array).subarray(start, start + width)]
-      const [difference, norm] = [distance(a, b), distance(b)]
+      const [difference, norm] = [computeDistance(a, b), computeDistance(b)]
       if (Number.isNaN(norm) && Number.isNaN(difference) && a.some(Number.isNaN)) continue
       sums.difference += difference
       sums.norm += norm
@@ -96,7 +98,7 @@ function compare({ tolerance }: Case, given: Record<string, Tensor>, expected: R
   return `${good ? 'ok' : 'wrong'}: ${words.join('; ')}`
 }
 
-function distance(a: Float32Array, b?: Float32Array): number {
+function computeDistance(a: Float32Array, b?: Float32Array): number {
   let sum = 0
   for (let i = 0; i < a.length; i++) sum += (a[i]! - (b?.[i] ?? 0)) ** 2
   return sum

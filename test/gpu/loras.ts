@@ -7,11 +7,11 @@ import { openPipeline } from '../../gpu-fn/engine/package/open-pipeline.ts'
 import type { LoraPackage } from '../../gpu-fn/manifest.ts'
 import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
-import { relativeError } from '../../infra/bench/statistics.ts'
+import { computeRelativeError } from '../../infra/bench/statistics.ts'
 import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
 import { makeScratch } from '../../infra/command/scratch.ts'
 import type { FloatTensor } from '../support/checkpoints/tensors.ts'
-import { LORAS, networkOutputs } from '../support/lora-outputs.ts'
+import { computeNetworkOutputs, LORAS } from '../support/lora-outputs.ts'
 
 /** Allowed relative error of an output with adapters, and of their change of it. */
 const LIMITS = { output: 8e-2, change: 0.5 }
@@ -41,7 +41,7 @@ export async function compareLoras(target: 'cuda' | 'cuda-fp8'): Promise<void> {
   const [cpu, gpu] = [await runSeries(packages.cpu, loras), await runSeries(packages.gpu, loras)]
   for (const name of Object.keys(cpu.base)) {
     const output = errorOf(gpu.changed, cpu.changed, name)
-    const change = relativeError(changeOf(gpu, name), changeOf(cpu, name))
+    const change = computeRelativeError(changeOf(gpu, name), changeOf(cpu, name))
     const restored = errorOf(gpu.restored, gpu.base, name)
     const good = output <= LIMITS.output && change <= LIMITS.change && restored === 0
     const figures = `error ${output.toExponential(1)}, of the change ${change.toExponential(1)}, after removal ${restored}`
@@ -54,18 +54,18 @@ export async function compareLoras(target: 'cuda' | 'cuda-fp8'): Promise<void> {
 async function runSeries(directory: string, loras: readonly LoraPackage[]): Promise<Series> {
   const pipeline = await openPipeline(await openPackage(directory))
   try {
-    const base = await networkOutputs(pipeline)
+    const base = await computeNetworkOutputs(pipeline)
     await pipeline.adapt(loras.map((lora) => ({ lora, scale: SCALE })))
-    const changed = await networkOutputs(pipeline)
+    const changed = await computeNetworkOutputs(pipeline)
     await pipeline.adapt([])
-    return { base, changed, restored: await networkOutputs(pipeline) }
+    return { base, changed, restored: await computeNetworkOutputs(pipeline) }
   } finally {
     await pipeline.release()
   }
 }
 
 const errorOf = (given: Outputs, expected: Outputs, name: string) =>
-  relativeError(given[name]!.data, expected[name]!.data)
+  computeRelativeError(given[name]!.data, expected[name]!.data)
 
 const changeOf = ({ base, changed }: Series, name: string): Float32Array =>
   changed[name]!.data.map((value, i) => value - base[name]!.data[i]!)

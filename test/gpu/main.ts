@@ -96,7 +96,7 @@ command
 
 command
   .command('offload')
-  .description('networks that share the same memory in turn')
+  .description('networks that use the same memory alternately')
   .option('--rounds <count>', 'turns of each network', parseWholeNumber, OFFLOAD_ROUNDS)
   .option('--events', 'also order copies and runs by events between their streams')
   .option('--resident', 'leave the weights on the GPU')

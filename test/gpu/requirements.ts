@@ -1,6 +1,6 @@
 // What the GPU checks need from the machine.
 import path from 'node:path'
-import { listGpus, visibleNote } from '../../gpu-fn/engine/device.ts'
+import { describeVisibleDevices, listGpus } from '../../gpu-fn/engine/device.ts'
 import { findKernels } from '../../gpu-fn/runtime/fp8-kernels.ts'
 import { hasProvider } from '../../infra/docker/cuda-provider.ts'
 
@@ -10,7 +10,7 @@ const RUNTIME = path.join(import.meta.dirname, '../../node_modules/onnxruntime-n
 export async function requireGpu(): Promise<void> {
   const [gpu] = await listGpus()
   const missing: string[] = []
-  if (!gpu) missing.push(`an NVIDIA GPU with its driver: nvidia-smi lists none${visibleNote()}`)
+  if (!gpu) missing.push(`an NVIDIA GPU with its driver: nvidia-smi lists none${describeVisibleDevices()}`)
   if (!hasProvider(RUNTIME))
     missing.push('the CUDA provider: node infra/docker/cuda-provider.ts node_modules/onnxruntime-node')
   const { reason } = findKernels()

@@ -1,13 +1,13 @@
 // Compares the networks on CUDA with those on the CPU, with the same weights and inputs.
 import path from 'node:path'
 import { compile } from '../../gpu-fn/compile/compile.ts'
-import { chooseGraphs, providerOptions } from '../../gpu-fn/engine/package/graphs.ts'
+import { chooseGraphs, chooseProviderOptions } from '../../gpu-fn/engine/package/graphs.ts'
 import type { Manifest } from '../../gpu-fn/manifest.ts'
-import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { openSession, type SessionOptions } from '../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
-import { relativeError } from '../../infra/bench/statistics.ts'
+import { computeRelativeError } from '../../infra/bench/statistics.ts'
 import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
 import type { TinyVariant } from '../../infra/checkpoints/tiny/variants.ts'
 import { makeScratch } from '../../infra/command/scratch.ts'
@@ -108,17 +108,17 @@ async function compareNetworks(
   for (const { name, file, kernels } of graphs) {
     const noise = inputsOf(cpu.manifest.networks[name]!, cpu.manifest)
     // A step takes the conditioning of its own target, because the scale of gates depends on the target.
-    const inputs = (side: Side) => (name === 'transformer' ? { ...noise, ...conditions[side] } : noise)
-    const expected = await runOnce(path.join(cpu.directory, `${name}.onnx`), { target: 'cpu' }, inputs('cpu'))
-    const options = { target, kernels, provider: providerOptions(name) }
-    const given = await runOnce(path.join(gpu.directory, file), options, inputs('gpu'))
+    const selectInputs = (side: Side) => (name === 'transformer' ? { ...noise, ...conditions[side] } : noise)
+    const expected = await runOnce(path.join(cpu.directory, `${name}.onnx`), { target: 'cpu' }, selectInputs('cpu'))
+    const options = { target, kernels, provider: chooseProviderOptions(name) }
+    const given = await runOnce(path.join(gpu.directory, file), options, selectInputs('gpu'))
     if (name === 'conditioning') {
       conditions.cpu = conditionOf(expected)
       conditions.gpu = conditionOf(given)
     }
     const limit = kernels && name === 'transformer' ? LIMITS.native : LIMITS.weightOnly
     for (const output of Object.keys(expected).filter((each) => each !== 'modulation')) {
-      const error = relativeError(valuesOf(given[output]!), valuesOf(expected[output]!))
+      const error = computeRelativeError(valuesOf(given[output]!), valuesOf(expected[output]!))
       judge(`${file} ${output}`, error.toExponential(1), error <= limit.error)
     }
   }
@@ -176,7 +176,7 @@ function inputsOf({ inputs }: NonNullable<Manifest['networks']['t5']>, { positio
       const size = dims.reduce((n, dim) => n * dim, 1)
       if (dtype === 'int64')
         return [name, { data: BigInt64Array.from({ length: size }, (_, i) => BigInt((i * 37) % 200)), dims }]
-      const data = name === 'timesteps' ? Float32Array.of(1000, 857.7, 602.2, 8.93) : gaussianNoise(3, size)
+      const data = name === 'timesteps' ? Float32Array.of(1000, 857.7, 602.2, 8.93) : drawGaussianNoise(3, size)
       return [name, { data, dims }]
     }),
   )

@@ -18,7 +18,7 @@ beforeAll(async () => {
 afterAll(() => rm(scratch, { recursive: true }))
 
 /** Writes files to the scratch tree and lints one of them; returns its violations as `rule: line`. */
-async function violations(files: Record<string, string>, linted: string): Promise<string[]> {
+async function lint(files: Record<string, string>, linted: string): Promise<string[]> {
   for (const [file, source] of Object.entries(files)) {
     await mkdir(path.join(scratch, path.dirname(file)), { recursive: true })
     await writeFile(path.join(scratch, file), source)
@@ -38,7 +38,7 @@ async function violations(files: Record<string, string>, linted: string): Promis
 async function findViolations(directory: string, imports: string[]): Promise<string[]> {
   const file = path.join(directory, 'boundary.ts')
   const lines = imports.map((name, i) => `import x${i} from '${name}'\nconsole.log(x${i})\n`)
-  const found = await violations({ [file]: lines.join('') }, file)
+  const found = await lint({ [file]: lines.join('') }, file)
   return found.map((each) => imports[(Number(each.split(': ')[1]) - 1) / 2]!)
 }
 
@@ -122,7 +122,7 @@ test('an import cycle is refused, type imports included', async () => {
   const first = "import type { B } from './b.ts'\nexport type A = { b: B }\n"
   const second = "import type { A } from './a.ts'\nexport type B = { a: A | null }\n"
   const files = { 'edge/jobs/a.ts': first, 'edge/jobs/b.ts': second }
-  expect(await violations(files, 'edge/jobs/a.ts')).toEqual(['noImportCycles: 1'])
+  expect(await lint(files, 'edge/jobs/a.ts')).toEqual(['noImportCycles: 1'])
 })
 
 /** Imports of a source file relative to the root, types included. */
@@ -130,7 +130,7 @@ const importsOf = (file: string, source: string) =>
   [...source.matchAll(/\b(?:from|import\() ?'(\.[^']+)'/g)].map(([, name]) => path.join(path.dirname(file), name!))
 
 /** Pairs of folders that import each other. A file directly in edge/ counts as a folder of its own. */
-function folderCycles(sources: Record<string, string>): string[] {
+function findFolderCycles(sources: Record<string, string>): string[] {
   const folderOf = (file: string) => (path.dirname(file) === 'edge' ? file : path.dirname(file))
   const pairs = Object.entries(sources).flatMap(([file, source]) =>
     importsOf(file, source).map((imported) => [folderOf(file), folderOf(imported)] as const),
@@ -147,13 +147,13 @@ test('no two folders of the worker import each other, nested folders and types i
     'edge/webhooks/a.ts': "import type { B } from './delivery/b.ts'\n",
     'edge/webhooks/delivery/b.ts': "import { a } from '../a.ts'\n",
   }
-  expect(folderCycles(planted)).toEqual(['edge/webhooks edge/webhooks/delivery'])
+  expect(findFolderCycles(planted)).toEqual(['edge/webhooks edge/webhooks/delivery'])
   const sources: Record<string, string> = {}
   // The types of the bindings name every object's class.
   for await (const file of glob('edge/**/*.ts', { cwd: root }))
     if (file !== 'edge/env.ts') sources[file] = await readFile(path.join(root, file), 'utf8')
   expect(Object.keys(sources).length).toBeGreaterThan(100)
-  expect(folderCycles(sources)).toEqual([])
+  expect(findFolderCycles(sources)).toEqual([])
 })
 
 test.each([
@@ -174,23 +174,23 @@ test.each([
 test('the env of cloudflare:workers, which contains the variables, is not imported', async () => {
   const source = "import { env } from 'cloudflare:workers'\nconsole.log(env)\n"
   for (const file of ['edge/jobs/job.ts', 'edge/reader.ts'])
-    expect(await violations({ [file]: source }, file)).toEqual(['noRestrictedImports: 1'])
+    expect(await lint({ [file]: source }, file)).toEqual(['noRestrictedImports: 1'])
 })
 
 /** All imports of a file, as written. */
-async function namesImported(file: string): Promise<string[]> {
+async function readImportedNames(file: string): Promise<string[]> {
   const source = await readFile(path.join(root, file), 'utf8')
   return [...source.matchAll(/\bfrom '([^']+)'|import\('([^']+)'\)/g)].map(([, name, loaded]) => name ?? loaded!)
 }
 
 test('gpu-fn/compile/graph/graph.ts imports ../../dtype.ts and nothing else', async () => {
-  expect(await namesImported('gpu-fn/compile/graph/graph.ts')).toEqual(['../../dtype.ts'])
+  expect(await readImportedNames('gpu-fn/compile/graph/graph.ts')).toEqual(['../../dtype.ts'])
 })
 
 test('the files of the contract import only zod and each other', async () => {
   const parts = (await readdir(path.join(root, 'gpu-fn/contract'))).toSorted()
-  expect(await namesImported('gpu-fn/contract.ts')).toEqual(parts.map((part) => `./contract/${part}`))
-  const imported = await Promise.all(parts.map((part) => namesImported(`gpu-fn/contract/${part}`)))
+  expect(await readImportedNames('gpu-fn/contract.ts')).toEqual(parts.map((part) => `./contract/${part}`))
+  const imported = await Promise.all(parts.map((part) => readImportedNames(`gpu-fn/contract/${part}`)))
   expect(imported.flat().filter((name) => name !== 'zod' && !parts.includes(name.replace('./', '')))).toEqual([])
 })
 

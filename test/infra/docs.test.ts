@@ -26,7 +26,7 @@ const anchorOf = (heading: string) =>
 const anchorsOf = (page: string) =>
   proseOf(read(page)).flatMap((line) => (line.startsWith('#') ? [anchorOf(line.replace(/^#+ /, ''))] : []))
 
-function brokenLinks(page: string): string[] {
+function findBrokenLinks(page: string): string[] {
   const links = [
     ...proseOf(read(page))
       .join('\n')
@@ -52,7 +52,7 @@ const codeOf = (text: string): string[] => [
 ]
 
 /** Paths below the project's folders. A path with a placeholder in capitals, as in `edge/dialects/NAME/`, is skipped. */
-function missingPaths(page: string): string[] {
+function findMissingPaths(page: string): string[] {
   const pattern = new RegExp(
     `(?<![\\w/.~-])(?:${FOLDERS.map((name) => name.replace('.', '\\.')).join('|')})/[\\w./-]*`,
     'g',
@@ -71,8 +71,8 @@ const scriptsOf = (text: string) =>
   codeOf(text).flatMap((code) => [...code.matchAll(/npm run (?:-s )?([a-z][\w:-]*)/g)].map(([, name]) => name!))
 
 describe.each(PAGES)('%s', (page) => {
-  test('has no broken relative link', () => expect(brokenLinks(page)).toEqual([]))
-  test('names only paths that exist', () => expect(missingPaths(page)).toEqual([]))
+  test('has no broken relative link', () => expect(findBrokenLinks(page)).toEqual([]))
+  test('names only paths that exist', () => expect(findMissingPaths(page)).toEqual([]))
   test('names only scripts of package.json', () => {
     expect(scriptsOf(read(page)).filter((name) => !(name in packageJson.scripts))).toEqual([])
   })
@@ -84,7 +84,7 @@ describe.each(PAGES)('%s', (page) => {
 test('the README has under 150 lines', () => expect(read('README.md').trimEnd().split('\n').length).toBeLessThan(150))
 
 /** Folders of the map in docs/architecture.md, such as `edge/accounts`. */
-function mappedFolders(): string[] {
+function listMappedFolders(): string[] {
   const [, map] = /<!-- folders -->\s+```\n([\s\S]*?)```/.exec(read('docs/architecture.md')) ?? []
   const parents: string[] = []
   return map!
@@ -99,15 +99,15 @@ function mappedFolders(): string[] {
 }
 
 const GENERATED = ['__pycache__', 'dist', 'node_modules']
-const foldersIn = (folder: string) =>
+const listFolders = (folder: string) =>
   readdirSync(path.join(root, folder), { withFileTypes: true })
     .filter((entry) => entry.isDirectory() && !GENERATED.includes(entry.name))
     .map(({ name }) => `${folder}/${name}`)
 
 test('the map of folders is complete: it lists all or none of the subfolders of each folder', () => {
-  const mapped = mappedFolders()
+  const mapped = listMappedFolders()
   const opened = new Set([...ROOTS, ...mapped.map((folder) => path.dirname(folder)).filter((folder) => folder !== '.')])
-  expect(mapped.toSorted()).toEqual([...ROOTS, ...[...opened].flatMap(foldersIn)].toSorted())
+  expect(mapped.toSorted()).toEqual([...ROOTS, ...[...opened].flatMap(listFolders)].toSorted())
 })
 
 /** Layers of biome.json's rules, each with the layers that it may import. */
@@ -127,24 +127,24 @@ test('the layers of the worker are those of biome.json, in order', () => {
 })
 
 test('the layers of the GPU function are those of biome.json', () => {
-  const rows = section('docs/architecture.md', '<!-- gpu-layers -->').matchAll(/^\| ([\w/]+) \| (.*?)\s*\|$/gm)
+  const rows = readSection('docs/architecture.md', '<!-- gpu-layers -->').matchAll(/^\| ([\w/]+) \| (.*?)\s*\|$/gm)
   const documented = [...rows].map(([, layer, imports]) => ({ layer: `gpu-fn ${layer}`, imports }))
   expect(documented.slice(1)).toEqual(rules.filter(({ layer }) => layer.startsWith('gpu-fn')))
 })
 
 /** First cells of the table rows of a page, without backticks, each split at commas. */
-const firstCells = (text: string) =>
+const readFirstCells = (text: string) =>
   [...text.matchAll(/^\| (`[^|]+) \|/gm)].flatMap(([, cell]) =>
     cell!.split(', ').map((name) => name.replaceAll('`', '')),
   )
-const section = (page: string, from: string, to = '\n## ') => read(page).split(from)[1]!.split(to)[0]!
+const readSection = (page: string, from: string, to = '\n## ') => read(page).split(from)[1]!.split(to)[0]!
 const keysOf = (source: string, pattern: RegExp) => [...source.matchAll(pattern)].map(([, name]) => name!)
 
 test('docs/api.md has every error with its status', () => {
   const errors = [...read('edge/http/error-codes.ts').matchAll(/^ {2}(\w+): \[(\d+), '/gm)].map(
     ([, code, status]) => `${code} ${status}`,
   )
-  const rows = [...section('docs/api.md', '## Errors').matchAll(/^\| `(\w+)` \| (\d+) \|/gm)]
+  const rows = [...readSection('docs/api.md', '## Errors').matchAll(/^\| `(\w+)` \| (\d+) \|/gm)]
   expect(rows.map(([, code, status]) => `${code} ${status}`).toSorted()).toEqual(errors.toSorted())
 })
 
@@ -155,7 +155,7 @@ test('docs/api.md has every field of a request', () => {
   const options = /export const imageOptionFields = \{\n([\s\S]*?)^\}/m.exec(
     read('edge/requests/image-options.ts'),
   )![1]!
-  expect(firstCells(section('docs/api.md', '## Generating', '\n### ')).toSorted()).toEqual(
+  expect(readFirstCells(readSection('docs/api.md', '## Generating', '\n### ')).toSorted()).toEqual(
     [schema!, options].flatMap((each) => keysOf(each, /^ {2}(\w+): /gm)).toSorted(),
   )
 })
@@ -179,17 +179,19 @@ test.each([
 
 test('docs/performance.md has every operator of the kernels', () => {
   const [, list] = /addAll<([\w, ]+)>\(api/.exec(read('gpu-fn/kernels/register.cu'))!
-  const operators = firstCells(section('docs/performance.md', '## FP8 operators'))
+  const operators = readFirstCells(readSection('docs/performance.md', '## FP8 operators'))
   expect(operators.toSorted()).toEqual(list!.split(', ').toSorted())
 })
 
 test('docs/deploy.md has every variable of both programs', () => {
   const gpu = keysOf(read('gpu-fn/config.ts'), /^ {2}([A-Z][A-Z0-9_]+): /gm)
-  expect(firstCells(section('docs/deploy.md', '<!-- gpu-variables -->')).toSorted()).toEqual(gpu.toSorted())
+  expect(readFirstCells(readSection('docs/deploy.md', '<!-- gpu-variables -->')).toSorted()).toEqual(gpu.toSorted())
   const [, simple] = /^\[vars\]\n([\s\S]*?)^\[/m.exec(read('wrangler.toml'))!
   const tables = keysOf(read('wrangler.toml'), /^(?:# )?\[+vars\.([A-Z_]+)/gm)
   const worker = new Set([...keysOf(simple!, /^([A-Z_]+) = /gm), ...tables])
-  expect(firstCells(section('docs/deploy.md', '<!-- worker-variables -->')).toSorted()).toEqual([...worker].toSorted())
+  expect(readFirstCells(readSection('docs/deploy.md', '<!-- worker-variables -->')).toSorted()).toEqual(
+    [...worker].toSorted(),
+  )
 })
 
 test("the README's GPU figures are those of docs/gpu.jsonl", () => {
@@ -211,13 +213,13 @@ test("the README's GPU figures are those of docs/gpu.jsonl", () => {
       .replace(/\B(?=(\d{3})+$)/, ',')
   }
   const readme = read('README.md')
-  const compared = (metric: string) =>
+  const formatComparison = (metric: string) =>
     `${value('octet-fp8', metric, 2)} s; PyTorch ${value('torch-bf16', metric, 2)} s, compiled ${value('torch-bf16-compile', metric, 2)} s`
-  expect(readme).toContain(`| ${compared('turbo_s')} |`)
-  expect(readme).toContain(`| ${compared('full_s')} |`)
-  const memory = (system: string) => value(system, 'peak_mib_turbo', 0)
-  expect(readme).toContain(`| ${memory('octet-fp8')} MiB; PyTorch ${memory('torch-bf16')} MiB |`)
-  expect(readme).toContain(`| ${memory('octet-fp8-in-8gb')} MiB, ${value('octet-fp8-in-8gb', 'turbo_s', 2)} s |`)
+  expect(readme).toContain(`| ${formatComparison('turbo_s')} |`)
+  expect(readme).toContain(`| ${formatComparison('full_s')} |`)
+  const formatMemory = (system: string) => value(system, 'peak_mib_turbo', 0)
+  expect(readme).toContain(`| ${formatMemory('octet-fp8')} MiB; PyTorch ${formatMemory('torch-bf16')} MiB |`)
+  expect(readme).toContain(`| ${formatMemory('octet-fp8-in-8gb')} MiB, ${value('octet-fp8-in-8gb', 'turbo_s', 2)} s |`)
   const first = (system: string) => value(system, 'first_image_s', 1)
   expect(readme).toContain(`| ${first('start-fp8')} s; PyTorch ${first('torch-bf16')} s |`)
 })

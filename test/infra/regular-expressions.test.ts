@@ -65,20 +65,20 @@ async function findSlow(patterns: Pattern[]): Promise<string[]> {
   return slow
 }
 
-const patternsBelow = (folder: string) =>
+const findPatterns = (folder: string) =>
   globSync(`${folder}/**/*.ts`, { cwd: root, exclude: ['**/node_modules'] }).flatMap(patternsOf)
 
 test.each(['edge', 'gpu-fn', 'infra'])(
   'regular expressions of %s applied to untrusted text are never slow',
   async (folder) => {
-    const patterns = patternsBelow(folder)
+    const patterns = findPatterns(folder)
     expect(patterns.length).toBeGreaterThan(20)
     expect(await findSlow(patterns.filter(({ file }) => !(file in EXEMPT)))).toEqual([])
   },
 )
 
 test('every exempt file has a slow regular expression', async () => {
-  const exempted = await findSlow(patternsBelow('infra').filter(({ file }) => file in EXEMPT))
+  const exempted = await findSlow(findPatterns('infra').filter(({ file }) => file in EXEMPT))
   expect(exempted.map((each) => each.slice(0, each.indexOf(':'))).toSorted()).toEqual(Object.keys(EXEMPT).toSorted())
 })
 

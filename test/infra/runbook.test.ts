@@ -28,10 +28,10 @@ const code = [
   ),
 ].map((line) => line.replace(/ #.*$/, ''))
 
-type Documented = { program: string; words: string[] }
+type DocumentedCommand = { program: string; words: string[] }
 
 /** The documented commands that start with `start`, each as its program and words. */
-function commandsOf(start: RegExp): Documented[] {
+function commandsOf(start: RegExp): DocumentedCommand[] {
   const found = code
     .flatMap((line) => line.split(' && '))
     .flatMap((line) => {
@@ -58,7 +58,7 @@ async function helpOf(script: string, subcommand: string[]): Promise<string> {
 }
 
 const OWN = commandsOf(/npm run (?:-s )?([\w:-]+) --(?= )/).filter(({ program }) => program in packageJson.scripts)
-const optionsOf = ({ words }: Documented) =>
+const optionsOf = ({ words }: DocumentedCommand) =>
   words.filter((word) => /^--[a-z]/.test(word)).map((word) => word.split('=')[0]!)
 
 describe.each([...Map.groupBy(OWN, ({ program }) => program)])('npm run %s', (program, documented) => {

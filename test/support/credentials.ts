@@ -15,18 +15,18 @@ export async function installLibrary(): Promise<void> {
   if (!existsSync(LIBRARY)) await promisify(execFile)('npm', ['run', 'credentials:setup'], { cwd: ROOT })
 }
 
-export const pem = (name: string) => readFile(path.join(GOLDEN, `${name}.pem`), 'utf8')
+export const readPem = (name: string) => readFile(path.join(GOLDEN, `${name}.pem`), 'utf8')
 
 /** A certificate chain with its key. */
-export const credentialFiles = async (name: string, key = name) => ({
-  certificates: await pem(name),
-  key: await pem(`${key}-key`),
+export const readCredentialFiles = async (name: string, key = name) => ({
+  certificates: await readPem(name),
+  key: await readPem(`${key}-key`),
 })
 
 /** The credentials that the library reads from a file, with trust in the tests' root certificate; null if there are none. */
 export async function readCredentials(file: Uint8Array, mimeType: string) {
   const { Reader }: typeof import('@contentauth/c2pa-node') = await import(pathToFileURL(LIBRARY).href)
-  const settings = { trust: { trust_anchors: await pem('root') }, verify: { verify_trust: true } }
+  const settings = { trust: { trust_anchors: await readPem('root') }, verify: { verify_trust: true } }
   const reader = await Reader.fromAsset({ buffer: Buffer.from(file), mimeType }, settings)
   return reader?.json() ?? null
 }

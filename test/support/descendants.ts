@@ -2,11 +2,11 @@
 import { glob, readFile } from 'node:fs/promises'
 import path from 'node:path'
 
-type Found = { pid: number; command: string }
+type FoundProcess = { pid: number; command: string }
 
 /** The processes that run with `variable` in their environment. One that has ended has no environment. */
-async function findProcesses(variable: string): Promise<Found[]> {
-  const found: Found[] = []
+async function listProcesses(variable: string): Promise<FoundProcess[]> {
+  const found: FoundProcess[] = []
   for await (const directory of glob('/proc/[0-9]*')) {
     const [environment, command] = await Promise.all(
       ['environ', 'cmdline'].map((name) => readFile(`${directory}/${name}`, 'latin1').catch(() => '')),
@@ -18,9 +18,9 @@ async function findProcesses(variable: string): Promise<Found[]> {
 }
 
 /** The command lines of the processes that run with `variable` in their environment. */
-export const processesWith = async (variable: string): Promise<string[]> =>
-  (await findProcesses(variable)).map(({ command }) => command)
+export const findProcesses = async (variable: string): Promise<string[]> =>
+  (await listProcesses(variable)).map(({ command }) => command)
 
 /** The IDs of those whose command line contains `part`. */
-export const pidsOf = async (variable: string, part: string): Promise<number[]> =>
-  (await findProcesses(variable)).filter(({ command }) => command.includes(part)).map(({ pid }) => pid)
+export const findProcessIds = async (variable: string, part: string): Promise<number[]> =>
+  (await listProcesses(variable)).filter(({ command }) => command.includes(part)).map(({ pid }) => pid)

@@ -5,7 +5,7 @@ import path from 'node:path'
 import { onTestFinished } from 'vitest'
 import { compileLora } from '../../gpu-fn/compile/lora/lora.ts'
 import type { LoraPackage } from '../../gpu-fn/manifest.ts'
-import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import { type StoredDtype, writeSafetensors } from '../../infra/checkpoints/write-safetensors.ts'
@@ -19,8 +19,8 @@ export async function writeRandomLora(
   width: number,
   { rank, blocks, dtype }: RandomLora = { rank: 4, blocks: 6, dtype: 'BF16' },
 ): Promise<void> {
-  const matrix = (name: string, shape: [number, number], seed: number) => {
-    const data = gaussianNoise(seed, shape[0] * shape[1]).map((value) => value * STRENGTH)
+  const createMatrix = (name: string, shape: [number, number], seed: number) => {
+    const data = drawGaussianNoise(seed, shape[0] * shape[1]).map((value) => value * STRENGTH)
     return { name, shape, data }
   }
   const modules = Array.from({ length: blocks }, (_, i) =>
@@ -29,14 +29,14 @@ export async function writeRandomLora(
     ),
   ).flat()
   const tensors = modules.flatMap((module, i) => [
-    matrix(`${module}.lora_A.weight`, [rank, width], 2 * i),
-    matrix(`${module}.lora_B.weight`, [width, rank], 2 * i + 1),
+    createMatrix(`${module}.lora_A.weight`, [rank, width], 2 * i),
+    createMatrix(`${module}.lora_B.weight`, [width, rank], 2 * i + 1),
   ])
   await writeSafetensors(file, tensors, dtype)
 }
 
 /** Compiles a LoRA file for the package in `base`, in a directory that the test removes. */
-export async function compiledLora(file: string, base: string, name = 'tested'): Promise<LoraPackage> {
+export async function compileTestLora(file: string, base: string, name = 'tested'): Promise<LoraPackage> {
   const directory = await mkdtemp(path.join(tmpdir(), 'octet-lora-'))
   onTestFinished(() => rm(directory, { recursive: true }))
   const { manifest } = await openPackage(base)

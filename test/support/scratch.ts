@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, beforeEach } from 'vitest'
-import { type Stored, writeTensors } from './checkpoints/safetensors-file.ts'
+import { type TensorContent, writeTensors } from './checkpoints/safetensors-file.ts'
 
 /** Call it at the top of a test file. `root` is the file's, `directory` the running test's, empty at its start; `write` puts a safetensors file there. */
 export function useScratch() {
@@ -11,7 +11,7 @@ export function useScratch() {
   const scratch = {
     root: '',
     directory: '',
-    write: (name: string, tensors: Record<string, Stored>, metadata?: Record<string, string>) =>
+    write: (name: string, tensors: Record<string, TensorContent>, metadata?: Record<string, string>) =>
       writeTensors(path.join(scratch.directory, name), tensors, metadata),
   }
   beforeAll(async () => {

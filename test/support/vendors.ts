@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { writeFakePackage } from '../../infra/checkpoints/fake-package.ts'
 import { CONFIG_FILE, readDeployConfig } from '../../infra/config.ts'
-import { CommandFailed, type CommandLine, commandText, UNKNOWN, type World } from '../../infra/deploy/plan.ts'
+import { CommandFailed, type CommandLine, formatCommand, UNKNOWN, type World } from '../../infra/deploy/plan.ts'
 
 export type Vendors = {
   world: World
@@ -105,7 +105,7 @@ export async function createVendors(
     configFile: CONFIG_FILE,
     state: { ...UNKNOWN },
     async exec(command: CommandLine, { env = {} } = {}) {
-      const text = commandText(command)
+      const text = formatCommand(command)
       vendors.ran.push(text)
       if (vendors.fail && text.includes(vendors.fail.containing)) throw new CommandFailed(vendors.fail.saying)
       const [program, ...parts] = command

@@ -4,7 +4,7 @@
 import type { KeyCredential } from '../../auth/keys.ts'
 import { UNLIMITED } from '../../config/limits.ts'
 import type { KeyChange, KeyInfo, KeyOptions } from './key-info.ts'
-import { excessOf, isUnlimited, lowestLimits, type Rights } from './key-rights.ts'
+import { combineLimits, excessOf, isUnlimited, type Rights } from './key-rights.ts'
 import { creatorsOf, endKey, findKey, insertKey, isActive, type Line, MAX_CREATORS, updateKey } from './key-table.ts'
 
 /** The maximum numbers of active keys and of all keys per account. The oldest inactive keys are deleted first. */
@@ -27,7 +27,7 @@ export type KeyRefusal =
 export type KeyOutcome = { kind: 'done'; key: KeyInfo } | KeyRefusal
 
 const KEY_DEFAULTS: Pick<KeyOptions, 'label' | 'scopes'> = { label: '', scopes: ['generate', 'read'] }
-const done = (key: KeyInfo): KeyOutcome => ({ kind: 'done', key })
+const toOutcome = (key: KeyInfo): KeyOutcome => ({ kind: 'done', key })
 
 /** The managing key. `own` is its effective rights, as restricted by its ancestors. */
 type Manager = { key: KeyInfo; creators: Line[]; own: Rights }
@@ -38,22 +38,22 @@ function managerOf(sql: SqlStorage, by: string | null): Manager | typeof OPERATO
   const key = findKey(sql, by)
   if (!key || !isActive(key) || !key.scopes.includes('admin')) return null
   const creators = creatorsOf(sql, key)
-  const limits = lowestLimits([key.limits, ...creators.map(({ limits }) => limits)])
+  const limits = combineLimits([key.limits, ...creators.map(({ limits }) => limits)])
   return { key, creators, own: { ...key, limits } }
 }
 
-function exceeds(granted: Rights, { own }: Manager): KeyRefusal | null {
+function findExcess(granted: Rights, { own }: Manager): KeyRefusal | null {
   const fields = excessOf(granted, own)
   return fields.length > 0 ? { kind: 'exceeds', fields } : null
 }
 
 /** Returns the reason why a manager may not change a key of another lineage in its current state, or null. */
-function unmanageable(sql: SqlStorage, target: KeyInfo, manager: Manager): KeyRefusal | null {
+function findManagementRefusal(sql: SqlStorage, target: KeyInfo, manager: Manager): KeyRefusal | null {
   const { key, creators, own } = manager
   if (creators.some(({ lineage }) => lineage === target.lineage)) return { kind: 'own_line' }
   const descends = creatorsOf(sql, target).some(({ lineage }) => lineage === key.lineage)
   if (!descends && !isUnlimited(own.limits)) return { kind: 'not_descended' }
-  return exceeds(target, manager)
+  return findExcess(target, manager)
 }
 
 /** Makes room for a new key. Returns false if too many keys are active; `ending` is the number of keys revoked by the same change. */
@@ -89,7 +89,7 @@ function deleteOldestKey(sql: SqlStorage): void {
  */
 export function createKey(sql: SqlStorage, credential: KeyCredential, given: KeyChange, by: string | null): KeyOutcome {
   const existing = findKey(sql, credential.keyId)
-  if (existing) return done(existing)
+  if (existing) return toOutcome(existing)
   const manager = managerOf(sql, by)
   if (!manager) return { kind: 'unauthorized' }
   const own = manager === OPERATOR ? { limits: UNLIMITED, expires: null } : manager.own
@@ -97,11 +97,11 @@ export function createKey(sql: SqlStorage, credential: KeyCredential, given: Key
   const options = { ...KEY_DEFAULTS, expires: own.expires, ...given, limits }
   if (manager !== OPERATOR) {
     if (manager.creators.length >= MAX_CREATORS) return { kind: 'too_deep' }
-    const refusal = exceeds(options, manager)
+    const refusal = findExcess(options, manager)
     if (refusal) return refusal
   }
   if (!makeRoom(sql)) return { kind: 'too_many' }
-  return done(insertKey(sql, credential, options, { createdBy: by }))
+  return toOutcome(insertKey(sql, credential, options, { createdBy: by }))
 }
 
 /** Updates the given fields of a key. Only the label of an inactive key may change. */
@@ -114,12 +114,12 @@ export function changeKey(sql: SqlStorage, id: string, given: KeyChange, by: str
   const isLabel = Object.keys(given).every((name) => name === 'label')
   if (manager !== OPERATOR && !(isLabel && target.lineage === manager.key.lineage)) {
     if (target.lineage === manager.key.lineage) return { kind: 'own_line' }
-    const refusal = unmanageable(sql, target, manager) ?? exceeds(changed, manager)
+    const refusal = findManagementRefusal(sql, target, manager) ?? findExcess(changed, manager)
     if (refusal) return refusal
   }
-  if (isLabel) return done(updateKey(sql, target, changed))
+  if (isLabel) return toOutcome(updateKey(sql, target, changed))
   if (!isActive(target)) return { kind: 'ended', revoked: target.revoked !== null }
-  return done(updateKey(sql, target, changed))
+  return toOutcome(updateKey(sql, target, changed))
 }
 
 /**
@@ -130,8 +130,8 @@ function refuseEnd(sql: SqlStorage, target: KeyInfo, by: string | null, isRotati
   const manager = managerOf(sql, by)
   if (!manager) return { kind: 'unauthorized' }
   if (manager === OPERATOR) return null
-  if (target.lineage !== manager.key.lineage) return unmanageable(sql, target, manager)
-  return isRotation ? exceeds(target, { ...manager, own: manager.key }) : null
+  if (target.lineage !== manager.key.lineage) return findManagementRefusal(sql, target, manager)
+  return isRotation ? findExcess(target, { ...manager, own: manager.key }) : null
 }
 
 /**
@@ -146,7 +146,7 @@ export function replaceKey(
   by: string | null,
 ): KeyOutcome {
   const existing = findKey(sql, next.keyId)
-  if (existing) return done(existing)
+  if (existing) return toOutcome(existing)
   const old = findKey(sql, id)
   if (!old) return { kind: 'absent' }
   const refusal = refuseEnd(sql, old, by, true)
@@ -156,7 +156,7 @@ export function replaceKey(
   if (!makeRoom(sql, isImmediate ? 1 : 0)) return { kind: 'too_many' }
   if (isImmediate) endKey(sql, id)
   else updateKey(sql, old, { ...old, expires: Math.min(until, old.expires ?? until) })
-  return done(insertKey(sql, next, old, { lineage: old.lineage, createdBy: by }))
+  return toOutcome(insertKey(sql, next, old, { lineage: old.lineage, createdBy: by }))
 }
 
 /** Revokes a key and its browser tokens immediately and permanently. Idempotent. A key may revoke itself. */
@@ -166,7 +166,7 @@ export function revokeKey(sql: SqlStorage, id: string, by: string | null): KeyOu
   const refusal = refuseEnd(sql, target, by, false)
   if (refusal) return refusal
   endKey(sql, id)
-  return done(findKey(sql, id)!)
+  return toOutcome(findKey(sql, id)!)
 }
 
 /** Whether a key is a root key: an active admin key without limits, created by the operator. Only root keys have rights to the whole account. */

@@ -100,7 +100,7 @@ export function areLinksValid(sql: SqlStorage, id: string): boolean {
 }
 
 /** The model for requests without the field `model` from a key's lineage; null if none was chosen. */
-export const chosenModel = (sql: SqlStorage, id: string): string | null =>
+export const readChosenModel = (sql: SqlStorage, id: string): string | null =>
   sql
     .exec<Pick<KeyRow, 'chosen_model'>>(
       'SELECT first.chosen_model FROM keys JOIN keys first ON first.id = keys.lineage WHERE keys.id = ?',

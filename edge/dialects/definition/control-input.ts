@@ -31,19 +31,22 @@ const unit = z.object({
 })
 
 type ControlFields = { controls?: unknown; control_image?: unknown }
-type Read = { fields: ControlFields /** The names of the fields as sent. */; names: Record<string, string> }
+type ControlTranslation = {
+  fields: ControlFields /** The names of the fields as sent. */
+  names: Record<string, string>
+}
 
 const isGiven = (value: unknown) =>
   value !== undefined && value !== null && value !== '' && !(Array.isArray(value) && value.length === 0)
 
 /** `owner/canny`, `https://host/path/Canny.safetensors` and `canny` map to the ID `canny`. A name without letters or digits is unchanged. */
-export const additionId = (name: string): string => additionIdOf(name.split(/[?#]/, 1)[0]!) || name
+export const parseAdditionId = (name: string): string => additionIdOf(name.split(/[?#]/, 1)[0]!) || name
 
-const withoutUndefined = (fields: Fields) =>
+const removeUndefined = (fields: Fields) =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
 
 /** The native fields for fal's `controlnets` and `controlnet`, or else those sent, which are validated later. Errors: invalid_request. */
-export function readControls(given: Fields): Read {
+export function readControls(given: Fields): ControlTranslation {
   const name = ['controlnets', 'controlnet'].find((each) => isGiven(given[each]))
   if (name === undefined) {
     const native = Object.fromEntries(
@@ -55,8 +58,8 @@ export function readControls(given: Fields): Read {
   const value = given[name]
   const parsed = parseFields(z.object(shape), shape, { [name]: Array.isArray(value) ? value : [value] })
   const controls = parsed[name]!.map((control) =>
-    withoutUndefined({
-      id: additionId(control.path),
+    removeUndefined({
+      id: parseAdditionId(control.path),
       image: control.control_image_url,
       scale: control.conditioning_scale,
       ...{ start: control.start_percentage, stop: control.end_percentage },
@@ -70,7 +73,7 @@ const scripts = { alwayson_scripts: z.record(z.string(), z.unknown()).describe('
 const NONE = /^none$/i
 
 /** The native fields for A1111's `alwayson_scripts.controlnet`, and the names of the other scripts. Errors: invalid_request. */
-export function readUnits(given: Fields): Read & { others: string[] } {
+export function readUnits(given: Fields): ControlTranslation & { others: string[] } {
   const param = 'alwayson_scripts'
   const { alwayson_scripts: all } = parseFields(z.object(scripts), scripts, { [param]: given[param] })
   const entries = Object.entries(all ?? {})
@@ -88,9 +91,9 @@ export function readUnits(given: Fields): Read & { others: string[] } {
         { param },
       )
     const file = typeof image === 'object' ? image?.image : image
-    return withoutUndefined({
+    return removeUndefined({
       // A title may end with the model's hash in brackets.
-      id: additionId(model!.replace(/ \[[^\][]*\]$/, '')),
+      id: parseAdditionId(model!.replace(/ \[[^\][]*\]$/, '')),
       image: file ?? input_image ?? undefined,
       ...{ scale: weight, start: guidance_start, stop: guidance_end },
     })

@@ -4,23 +4,24 @@ import { LIMITS, OUTPUT_FORMATS, seed } from '#contract'
 import { ApiError } from '../../http/errors.ts'
 import { formatValue, parseFields } from '../../http/validation.ts'
 import type { WantedSize, Warning } from '../../routing/decision.ts'
-import { additionId, readControls } from './control-input.ts'
+import { parseAdditionId, readControls } from './control-input.ts'
 import type { Translation } from './dialect.ts'
 import { FILE_NAMES, readFiles } from './input-files.ts'
 import { readSampling } from './sampling-names.ts'
 
 type Bounds = { min: number; max: number }
-const integer = ({ min, max }: Bounds) => z.int().min(min).max(max).describe(`an integer from ${min} to ${max}`)
-const text = (min: number) =>
+const createIntegerSchema = ({ min, max }: Bounds) =>
+  z.int().min(min).max(max).describe(`an integer from ${min} to ${max}`)
+const createTextSchema = (min: number) =>
   z.string().min(min).max(LIMITS.promptCharacters).describe(`a text of ${min} to ${LIMITS.promptCharacters} characters`)
-const steps = integer(LIMITS.steps).optional()
+const steps = createIntegerSchema(LIMITS.steps).optional()
 const guidance = z
   .number()
   .min(LIMITS.guidanceScale.min)
   .max(LIMITS.guidanceScale.max)
   .describe(`a number from ${LIMITS.guidanceScale.min} to ${LIMITS.guidanceScale.max}`)
   .optional()
-const count = integer(LIMITS.count).optional()
+const count = createIntegerSchema(LIMITS.count).optional()
 const name = z.string().max(64).describe('a name of at most 64 characters').optional()
 const side = z.int().min(1).describe('an integer of pixels').optional()
 
@@ -65,8 +66,8 @@ const adapter = z
 const ADAPTERS = `a list of at most ${LIMITS.loras.max} objects with a path and, optionally, a scale from ${-LIMITS.loras.scale} to ${LIMITS.loras.scale}`
 
 const input = z.object({
-  prompt: text(1),
-  negative_prompt: text(0).optional(),
+  prompt: createTextSchema(1),
+  negative_prompt: createTextSchema(0).optional(),
   ...{ steps, step: steps, num_steps: steps, num_inference_steps: steps },
   ...{ guidance, guidance_scale: guidance, cfg: guidance, cfg_scale: guidance },
   ...{ n: count, num_images: count, num_outputs: count },
@@ -96,7 +97,7 @@ const input = z.object({
     .enum(FORMATS)
     .describe(`one of ${FORMATS.join(', ')}`)
     .optional(),
-  output_quality: integer({ min: 0, max: 100 }).optional(),
+  output_quality: createIntegerSchema({ min: 0, max: 100 }).optional(),
   max_cost: z.number().min(0).describe('a number of US dollars').optional(),
   /** fal: `path`; Together and others: `id`, `name` or `model`; the strength is `scale` or `weight`. */
   loras: z.array(adapter).max(LIMITS.loras.max).describe(ADAPTERS).optional(),
@@ -108,7 +109,7 @@ const input = z.object({
 })
 type Input = z.infer<typeof input>
 /** With an input image, the prompt may be empty. */
-const inputWithImage = input.extend({ prompt: text(0).default('') })
+const inputWithImage = input.extend({ prompt: createTextSchema(0).default('') })
 
 const shape = input.shape
 
@@ -154,7 +155,7 @@ function formatOf({ output_format, output_quality }: Input): Record<string, unkn
 }
 
 /** Adapters of synonymous fields, without duplicates. */
-const synonyms = (names: readonly (string | undefined)[], scale: number | undefined) =>
+const toAdapters = (names: readonly (string | undefined)[], scale: number | undefined) =>
   [...new Set(names)].map((name) => ({ name, scale }))
 
 /** The adapters by their IDs: the last part of a path or an address, without the ending of a file. */
@@ -164,11 +165,11 @@ function lorasOf(parsed: Input): { id: string; scale?: number }[] | undefined {
     ...(parsed.loras ?? []).map(({ path, id, name, model, scale, weight }) => ({
       ...{ name: id || path || name || model, scale: scale ?? weight },
     })),
-    ...synonyms([lora, lora_weights, hf_lora], lora_scale),
-    ...synonyms([extra_lora, extra_lora_weights], extra_lora_scale),
+    ...toAdapters([lora, lora_weights, hf_lora], lora_scale),
+    ...toAdapters([extra_lora, extra_lora_weights], extra_lora_scale),
   ]
   const chosen = named.flatMap(({ name, scale }) =>
-    name ? [{ id: additionId(name), ...(scale !== undefined && { scale }) }] : [],
+    name ? [{ id: parseAdditionId(name), ...(scale !== undefined && { scale }) }] : [],
   )
   return chosen.length === 0 ? undefined : chosen
 }
@@ -190,8 +191,11 @@ export function readImageInput(
   const values = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null))
   const parsed = parseFields(files.fields.image === undefined ? input : inputWithImage, shape, values)
   const { sampler, sampler_name, sampler_index, scheduler, schedule, noise_schedule } = parsed
-  const ignored = (name: string) => withoutEffect(name, values[name])
-  const sampling = readSampling({ sampler, sampler_name, sampler_index, scheduler, schedule, noise_schedule }, ignored)
+  const warnIgnored = (name: string) => createIgnoredWarning(name, values[name])
+  const sampling = readSampling(
+    { sampler, sampler_name, sampler_index, scheduler, schedule, noise_schedule },
+    warnIgnored,
+  )
   const fields = dropUndefined({
     ...Object.fromEntries(NATIVE.map((name) => [name, values[name]])),
     ...sampling.fields,
@@ -212,14 +216,14 @@ export function readImageInput(
     name in shape || NATIVE.includes(name) || FILE_NAMES.includes(name) || isControl(name)
   const unused = Object.keys(values).filter((name) => !isUsed(name) && !SILENT.has(name))
   const wantedSize = wantedSizeOf(parsed)
-  const warnings = [...files.warnings, ...sampling.warnings, ...unused.slice(0, MAX_WARNINGS).map(ignored)]
+  const warnings = [...files.warnings, ...sampling.warnings, ...unused.slice(0, MAX_WARNINGS).map(warnIgnored)]
   return { fields, ...(wantedSize && { wantedSize }), warnings, names: { ...files.names, ...control.names } }
 }
 
 const MAX_WARNINGS = 8
 
 /** The warning for a parameter without an effect. */
-export const withoutEffect = (name: string, value: unknown): Warning => ({
+export const createIgnoredWarning = (name: string, value: unknown): Warning => ({
   code: 'parameter_ignored',
   message: `${formatValue(name).slice(1, -1)} is ${formatValue(value)}, which has no effect here.`,
 })

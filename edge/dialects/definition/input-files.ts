@@ -31,10 +31,10 @@ const isGiven = (value: unknown) =>
 /** A text, a file, an object with an address, or a list of these, of which the first is taken. */
 const fileOf = (name: string, value: unknown): { file: FileValue; others: number } =>
   Array.isArray(value)
-    ? { file: singleFile(name, value[0]), others: value.length - 1 }
-    : { file: singleFile(name, value), others: 0 }
+    ? { file: requireSingleFile(name, value[0]), others: value.length - 1 }
+    : { file: requireSingleFile(name, value), others: 0 }
 
-function singleFile(name: string, value: unknown): FileValue {
+function requireSingleFile(name: string, value: unknown): FileValue {
   if (typeof value === 'string' || value instanceof File) return value
   const { url, image_url } = (value ?? {}) as Record<string, unknown>
   const address = url ?? image_url

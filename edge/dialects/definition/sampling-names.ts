@@ -7,16 +7,16 @@ import type { Warning } from '../../routing/decision.ts'
 type Sampler = (typeof SAMPLERS)[number]
 type Schedule = (typeof SCHEDULES)[number]
 type Sampling = { sampler?: Sampler; noise_schedule?: Schedule }
-type Named = { label: string; names: readonly string[] }
+type NamedValue = { label: string; names: readonly string[] }
 
 /** Names in the form that `simplify` returns. */
-export const SAMPLER_NAMES: Readonly<Record<Sampler, Named>> = {
+export const SAMPLER_NAMES: Readonly<Record<Sampler, NamedValue>> = {
   euler: { label: 'Euler', names: ['euler', 'keuler', 'eulerdiscrete', 'flowmatcheuler', 'flowmatcheulerdiscrete'] },
   dpmpp_2m: { label: 'DPM++ 2M', names: ['dpmpp2m', 'kdpmpp2m', 'dpmsolvermultistep'] },
   heun: { label: 'Heun', names: ['heun', 'kheun', 'heundiscrete', 'flowmatchheundiscrete'] },
   lcm: { label: 'LCM', names: ['lcm', 'klcm', 'flowmatchlcm'] },
 }
-export const SCHEDULE_NAMES: Readonly<Record<Schedule, Named>> = {
+export const SCHEDULE_NAMES: Readonly<Record<Schedule, NamedValue>> = {
   normal: { label: 'Normal', names: ['normal'] },
   simple: { label: 'Simple', names: ['simple'] },
   sgm_uniform: { label: 'SGM Uniform', names: ['sgmuniform'] },
@@ -44,8 +44,8 @@ const simplify = (name: string) =>
     .replaceAll(/[^a-z0-9]/g, '')
     .replace(/scheduler$/, '')
 
-function find<T extends string>(table: Readonly<Record<T, Named>>, name: string): T | undefined {
-  const entries = Object.entries(table) as [T, Named][]
+function find<T extends string>(table: Readonly<Record<T, NamedValue>>, name: string): T | undefined {
+  const entries = Object.entries(table) as [T, NamedValue][]
   return entries.find(([, { names }]) => names.includes(name))?.[0]
 }
 
@@ -73,8 +73,8 @@ function interpret(name: string): Meaning | null {
 
 const LABELS = [...Object.values(SAMPLER_NAMES), ...Object.values(SCHEDULE_NAMES)].map(({ label }) => label).join(', ')
 
-/** The message for a name of which only the sampler or only the schedule has a counterpart. */
-const partly = (param: string, value: string, used: string) =>
+/** The message for a name with a counterpart for only the sampler or only the schedule. */
+const createSubstitutionWarning = (param: string, value: string, used: string) =>
   `${param} is ${formatValue(value)}, of which only the ${used.replace('_', ' ')} has an effect here.`
 
 /**
@@ -95,7 +95,9 @@ export function readSampling(given: Readonly<Record<string, string | undefined>>
     Object.assign(fields, { ...found, ...fields })
     const [used] = Object.keys(found)
     if (isOther)
-      warnings.push(used ? { code: 'parameter_ignored', message: partly(param, value, used) } : ignored(param))
+      warnings.push(
+        used ? { code: 'parameter_ignored', message: createSubstitutionWarning(param, value, used) } : ignored(param),
+      )
   }
   return { fields, warnings }
 }

@@ -28,7 +28,7 @@ export const MAX_PROMPT = 32_000
 export const MAX_IMAGES = 10
 
 const isEmpty = (value: unknown) => value === '' || (Array.isArray(value) && value.length === 0)
-const noEffect = (field: string, message: string): Warning => ({ code: `${field}_ignored`, message })
+const createIgnoredWarning = (field: string, message: string): Warning => ({ code: `${field}_ignored`, message })
 
 /** The error of a field with the allowed values. */
 function refuse(param: string, value: unknown, allowed: string): never {
@@ -64,12 +64,12 @@ function refuseUnsupported(fields: Fields): void {
 }
 
 /** One adjustment: the changed fields (undefined removes a field) and its warning; null if there is nothing to adjust. */
-type Adjust = (fields: Fields, nameOf: (native: string) => string) => { change: Fields; warning?: Warning } | null
+type Adjustment = (fields: Fields, nameOf: (native: string) => string) => { change: Fields; warning?: Warning } | null
 
 const BACKGROUNDS: readonly unknown[] = ['auto', 'opaque']
 const QUALITIES: Readonly<Record<string, string>> = { hd: 'high', xhigh: 'high', max: 'high' }
 
-const cutPrompt: Adjust = ({ prompt }) => {
+const cutPrompt: Adjustment = ({ prompt }) => {
   if (typeof prompt !== 'string' || prompt.length <= LIMITS.promptCharacters) return null
   if (prompt.length > MAX_PROMPT) refuse('prompt', prompt, `a text of 1 to ${MAX_PROMPT} characters`)
   // Half of a surrogate pair is not a character.
@@ -78,59 +78,59 @@ const cutPrompt: Adjust = ({ prompt }) => {
   return { change: { prompt: cut }, warning: { code: 'prompt_shortened', message } }
 }
 
-const limitImages: Adjust = ({ n }, nameOf) => {
+const limitImages: Adjustment = ({ n }, nameOf) => {
   const { max } = LIMITS.count
   if (typeof n !== 'number' || !Number.isInteger(n) || n <= max || n > MAX_IMAGES) return null
   const message = `${nameOf('n')} is ${n}; a request has at most ${max} images.`
   return { change: { n: max }, warning: { code: 'n_reduced', message } }
 }
 
-const readBackground: Adjust = ({ background }) => {
+const readBackground: Adjustment = ({ background }) => {
   if (background === undefined) return null
   if (!BACKGROUNDS.includes(background)) refuse('background', background, 'auto or opaque')
   return {
     change: { background: undefined },
-    warning: noEffect('background', 'background had no effect: images are opaque.'),
+    warning: createIgnoredWarning('background', 'background had no effect: images are opaque.'),
   }
 }
 
-const dropModeration: Adjust = ({ moderation }) =>
+const dropModeration: Adjustment = ({ moderation }) =>
   moderation === undefined
     ? null
-    : { change: { moderation: undefined }, warning: noEffect('moderation', 'moderation had no effect.') }
+    : { change: { moderation: undefined }, warning: createIgnoredWarning('moderation', 'moderation had no effect.') }
 
-const dropStyle: Adjust = ({ style }) =>
+const dropStyle: Adjustment = ({ style }) =>
   style === undefined
     ? null
     : {
         change: { style: undefined },
-        warning: noEffect('style', 'style had no effect; describe the style in the prompt.'),
+        warning: createIgnoredWarning('style', 'style had no effect; describe the style in the prompt.'),
       }
 
-const mapQuality: Adjust = ({ quality }) => {
+const mapQuality: Adjustment = ({ quality }) => {
   const mapped = typeof quality === 'string' && Object.hasOwn(QUALITIES, quality) ? QUALITIES[quality] : undefined
   if (mapped === undefined) return null
   const message = `quality "${quality}" is served as "${mapped}".`
   return { change: { quality: mapped }, warning: { code: 'quality_adjusted', message } }
 }
 
-const dropCompression: Adjust = ({ output_compression, output_format = 'png' }) => {
+const dropCompression: Adjustment = ({ output_compression, output_format = 'png' }) => {
   if (output_compression === undefined || output_format !== 'png') return null
   const message = 'output_compression had no effect: png is lossless.'
-  return { change: { output_compression: undefined }, warning: noEffect('output_compression', message) }
+  return { change: { output_compression: undefined }, warning: createIgnoredWarning('output_compression', message) }
 }
 
-const mapFormat: Adjust = ({ response_format }, nameOf) => {
+const mapFormat: Adjustment = ({ response_format }, nameOf) => {
   if (response_format !== 'base64') return null
   const message = `${nameOf('response_format')} "base64" is served as "b64_json".`
   return { change: { response_format: 'b64_json' }, warning: { code: 'response_format_adjusted', message } }
 }
 
-const randomSeed: Adjust = ({ seed }) => (seed === -1 ? { change: { seed: undefined } } : null)
+const drawSeed: Adjustment = ({ seed }) => (seed === -1 ? { change: { seed: undefined } } : null)
 
-const ADJUSTMENTS: readonly Adjust[] = [
+const ADJUSTMENTS: readonly Adjustment[] = [
   ...[cutPrompt, limitImages, readBackground, dropModeration, dropStyle, mapQuality, dropCompression, mapFormat],
-  randomSeed,
+  drawSeed,
 ]
 
 /** Models whose clients read `b64_json` without a request for it. */
@@ -141,13 +141,13 @@ const readFlag = (fields: Fields, name: string): boolean => {
   return typeof flag === 'boolean' ? flag : refuse(name, flag, 'true or false')
 }
 
-const without = (fields: Fields, names: readonly string[]): Fields =>
+const removeFields = (fields: Fields, names: readonly string[]): Fields =>
   Object.fromEntries(Object.entries(fields).filter(([name, value]) => value !== undefined && !names.includes(name)))
 
 /** The native request of an OpenAI image request. Errors: invalid_request, not_offered. */
 export function parse({ body }: DialectRequest): Translation {
   const files = readFiles(body)
-  const { fields: renamed, names } = renameFields(without(body, FILE_NAMES))
+  const { fields: renamed, names } = renameFields(removeFields(body, FILE_NAMES))
   const given: Fields = { ...renamed, ...files.fields }
   refuseUnsupported(given)
   const nameOf = (native: string) => names[native] ?? native
@@ -159,12 +159,12 @@ export function parse({ body }: DialectRequest): Translation {
   const size = readFlag(adjusted, 'strict') && found?.wanted && 'width' in found.wanted ? null : found
   const isBase64Model = typeof given.model === 'string' && BASE64_MODEL.test(given.model)
   return {
-    fields: without(adjusted, ['stream', 'strict', ...(size ? SIZE_FIELDS : [])]),
+    fields: removeFields(adjusted, ['stream', 'strict', ...(size ? SIZE_FIELDS : [])]),
     wait: isStream ? 'stream' : 'end',
     ...(size?.wanted && { wantedSize: size.wanted }),
     warnings: [
       ...files.warnings,
-      ...strengthWarning(body, files.fields),
+      ...createStrengthWarnings(body, files.fields),
       ...made.flatMap(({ warning }) => warning ?? []),
     ],
     names: { ...names, ...files.names },
@@ -173,10 +173,10 @@ export function parse({ body }: DialectRequest): Translation {
   }
 }
 
-const strengthWarning = ({ strength }: Fields, { image }: InputFields): Warning[] =>
+const createStrengthWarnings = ({ strength }: Fields, { image }: InputFields): Warning[] =>
   strength === undefined || image !== undefined
     ? []
-    : [noEffect('strength', 'strength had no effect without an image.')]
+    : [createIgnoredWarning('strength', 'strength had no effect without an image.')]
 
 /** An edit repaints the transparent part of the mask or, without a mask, of the image. */
 const EDIT = { repaint: 'transparent' } as const

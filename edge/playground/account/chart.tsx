@@ -5,7 +5,7 @@ import type { UsageRow } from '../api/types.ts'
 type Sum = { jobs: number; price: number }
 
 /** Sums over all keys by day and tier. */
-export function byDay(rows: readonly UsageRow[]): Map<string, Map<string, Sum>> {
+export function groupByDay(rows: readonly UsageRow[]): Map<string, Map<string, Sum>> {
   const days = new Map<string, Map<string, Sum>>()
   for (const { day, tier, jobs, price_microdollars } of rows) {
     const tiers = days.get(day) ?? new Map<string, Sum>()
@@ -76,7 +76,7 @@ type ChartProps = { days: readonly string[]; rows: readonly UsageRow[] }
 
 function Bars({ days, rows }: ChartProps) {
   const [chartWidth, figure] = useWidth()
-  const sums = byDay(rows)
+  const sums = groupByDay(rows)
   const tiers = [...new Set(rows.map(({ tier }) => tier))].toSorted()
   const totals = [...sums.values()].map((each) => [...each.values()].reduce((sum, { price }) => sum + price, 0))
   const max = roundUp(Math.max(...totals, 1))

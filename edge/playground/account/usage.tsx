@@ -3,7 +3,7 @@ import { formatMoney, pluralize } from '../api/format.ts'
 import type { Usage } from '../api/types.ts'
 import { Choice } from '../ui/controls.tsx'
 import { Table } from '../ui/table.tsx'
-import { byDay, UsageChart } from './chart.tsx'
+import { groupByDay, UsageChart } from './chart.tsx'
 import { useResource } from './resource.ts'
 import { Section } from './section.tsx'
 
@@ -15,12 +15,12 @@ const SPANS = [
 type Span = (typeof SPANS)[number]['value']
 
 const DAY_MS = 86_400_000
-const utcDay = (time: number) => new Date(time).toISOString().slice(0, 10)
+const utcDayOf = (time: number) => new Date(time).toISOString().slice(0, 10)
 
 /** The days from `from` to `to`, both included. */
 function daysOf({ from, to }: Usage): string[] {
   const count = (Date.parse(to) - Date.parse(from)) / DAY_MS + 1
-  return Array.from({ length: count }, (_, k) => utcDay(Date.parse(from) + k * DAY_MS))
+  return Array.from({ length: count }, (_, k) => utcDayOf(Date.parse(from) + k * DAY_MS))
 }
 
 const Figure = ({ name, value }: { name: string; value: string }) => (
@@ -31,7 +31,7 @@ const Figure = ({ name, value }: { name: string; value: string }) => (
 )
 
 function UsageTable({ usage }: { usage: Usage }) {
-  const rows = [...byDay(usage.data)].toReversed()
+  const rows = [...groupByDay(usage.data)].toReversed()
   return (
     <details class="more">
       <summary>As a table</summary>
@@ -53,8 +53,8 @@ function UsageTable({ usage }: { usage: Usage }) {
 
 export function UsageSection() {
   const [span, setSpan] = useState<Span>('30')
-  const to = utcDay(Date.now())
-  const from = utcDay(Date.parse(to) - (Number(span) - 1) * DAY_MS)
+  const to = utcDayOf(Date.now())
+  const from = utcDayOf(Date.parse(to) - (Number(span) - 1) * DAY_MS)
   const { data: usage, problem } = useResource<Usage>(`/v1/usage?from=${from}&to=${to}`)
   const jobs = usage?.data.reduce((sum, row) => sum + row.jobs, 0) ?? 0
   return (

@@ -25,5 +25,5 @@ export const pluralize = (count: number, noun: string) =>
   `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`
 
 const EXTENSIONS: Record<string, string> = { 'image/png': 'png', 'image/jpeg': 'jpg', 'image/webp': 'webp' }
-export const fileName = (seed: number | string, contentType: string) =>
+export const createFileName = (seed: number | string, contentType: string) =>
   `octet-${seed}.${EXTENSIONS[contentType] ?? 'png'}`

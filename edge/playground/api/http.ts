@@ -64,7 +64,7 @@ export async function call<T>(method: string, path: string, body?: unknown, opti
 }
 
 /** The path and query of a link of the API: behind a proxy, its origin may differ from the page's. */
-export function localPath(link: string): string {
+export function localPathOf(link: string): string {
   const { pathname, search } = new URL(link)
   return pathname + search
 }

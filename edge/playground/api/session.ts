@@ -32,7 +32,7 @@ export function forgetKey(): void {
   credential.value = null
 }
 
-/** Takes a key from the address (`#key=…`, as `npm run dev` prints it), and removes it from there. */
+/** Takes a key from the address (`#key=…`, as `npm run dev` prints it), and removes it from the address. */
 function takeFromAddress(): CredentialOfTab | null {
   const given = new URLSearchParams(location.hash.slice(1)).get('key')
   if (given === null) return null

@@ -3,7 +3,7 @@ import { formatSize } from '../api/format.ts'
 import { credential } from '../api/session.ts'
 import { change, draft, newSeed, problemOf, type RouteChoice, SEED_MAX } from '../state/draft.ts'
 import { runs } from '../state/history.ts'
-import { RATIOS, sizeFor } from '../state/models.ts'
+import { computeSize, RATIOS } from '../state/models.ts'
 import { prewarm } from '../state/quote.ts'
 import { Button, Choice, FieldError } from '../ui/controls.tsx'
 import { InputField } from './input-field.tsx'
@@ -71,7 +71,7 @@ function ShapeField() {
   const { ratio } = draft.value
   const options = RATIOS.map((value) => ({
     value: value as string,
-    label: `${value}, ${formatSize(sizeFor(value))}`,
+    label: `${value}, ${formatSize(computeSize(value))}`,
     text: (
       <>
         <RatioShape ratio={value} />
@@ -88,7 +88,7 @@ function ShapeField() {
         value={ratio}
         onChange={(value) => change({ ratio: value })}
       />
-      <span class="beside-legend">{sizeFor(ratio) === 'auto' ? '' : formatSize(sizeFor(ratio))}</span>
+      <span class="beside-legend">{computeSize(ratio) === 'auto' ? '' : formatSize(computeSize(ratio))}</span>
       <FieldError id="size-error" text={problemOf('size')} />
     </div>
   )

@@ -1,6 +1,6 @@
 import type { LoraChoice } from '../api/types.ts'
 import { change, draft, LORAS_MAX, problemOf, routesOf } from '../state/draft.ts'
-import { loras, lorasOn } from '../state/models.ts'
+import { findLoras, loras } from '../state/models.ts'
 import { Button, FieldError } from '../ui/controls.tsx'
 
 /** The range of the slider, which is extended for a strength outside of it, for example from a link. */
@@ -35,7 +35,7 @@ function Chosen({ choice, others }: { choice: LoraChoice; others: LoraChoice[] }
 /** The adapters of the request with their strengths. Not shown if the server has no adapters. */
 export function LoraField() {
   const { loras: chosen, route } = draft.value
-  const offered = lorasOn(routesOf(route)).filter(({ id }) => !chosen.some((each) => each.id === id))
+  const offered = findLoras(routesOf(route)).filter(({ id }) => !chosen.some((each) => each.id === id))
   if (loras.value.length === 0 && chosen.length === 0) return null
   return (
     <div class="field loras">

@@ -8,7 +8,10 @@ import { Icon } from '../ui/icons.tsx'
 import { ErrorNote } from '../ui/note.tsx'
 
 /** The state of the GPU in words. */
-export function gpuWords(gpu: GpuState | null): { state: 'warm' | 'starting' | 'cold' | 'unknown'; text: string } {
+export function describeGpuState(gpu: GpuState | null): {
+  state: 'warm' | 'starting' | 'cold' | 'unknown'
+  text: string
+} {
   if (!gpu) return { state: 'unknown', text: 'GPU state unknown' }
   const { state, ready_in_seconds: seconds } = gpu
   if (state === 'warm') return { state, text: 'GPU is warm' }
@@ -27,7 +30,7 @@ function timeWords(quotes: readonly Quote[]): string {
 function QuoteLines({ quotes }: { quotes: readonly Quote[] }) {
   const [first] = quotes
   if (!first) return null
-  const gpu = gpuWords(first.gpu)
+  const gpu = describeGpuState(first.gpu)
   const why = quotes.length > 1 ? 'Turbo and full run at the same seed.' : first.reason
   return (
     <dl class="quote">

@@ -2,14 +2,14 @@ import { useState } from 'preact/hooks'
 import { formatMoney, formatSeconds } from '../api/format.ts'
 import type { Run } from '../state/history.ts'
 import { Choice } from '../ui/controls.tsx'
-import { altOf, frameStyle, sidesOf } from './frame.tsx'
+import { altOf, createFrameStyle, sidesOf } from './frame.tsx'
 
 const MODES = [
   { value: 'slider', text: 'Slider' },
   { value: 'beside', text: 'Side by side' },
 ] as const
 
-function caption({ decision, seconds, price }: Run): string {
+function formatCaption({ decision, seconds, price }: Run): string {
   return [
     decision?.route === 'turbo' ? 'Turbo' : 'Full',
     ...(seconds === null ? [] : [formatSeconds(seconds)]),
@@ -23,7 +23,7 @@ function Slider({ first, second }: { first: Run; second: Run }) {
   const [width, height] = sidesOf(first)
   const size = { width, height }
   return (
-    <div class="frame compare" style={{ ...frameStyle(first), '--split': `${share}%` }}>
+    <div class="frame compare" style={{ ...createFrameStyle(first), '--split': `${share}%` }}>
       <img class="picture" src={second.images[0]!.url!} alt={`${altOf(second)}, ${second.decision?.route}`} {...size} />
       <img
         class="picture over"
@@ -31,8 +31,8 @@ function Slider({ first, second }: { first: Run; second: Run }) {
         alt={`${altOf(first)}, ${first.decision?.route}`}
         {...size}
       />
-      <span class="corner start">{caption(first)}</span>
-      <span class="corner end">{caption(second)}</span>
+      <span class="corner start">{formatCaption(first)}</span>
+      <span class="corner end">{formatCaption(second)}</span>
       <span class="divider" aria-hidden="true" />
       <input
         type="range"
@@ -51,10 +51,10 @@ const Beside = ({ first, second }: { first: Run; second: Run }) => (
   <div class="pair">
     {[first, second].map((run) => (
       <figure key={run.id}>
-        <div class="frame" style={frameStyle(run)}>
+        <div class="frame" style={createFrameStyle(run)}>
           <img class="picture" src={run.images[0]!.url!} alt={altOf(run)} />
         </div>
-        <figcaption>{caption(run)}</figcaption>
+        <figcaption>{formatCaption(run)}</figcaption>
       </figure>
     ))}
   </div>

@@ -15,7 +15,7 @@ export function sidesOf({ fields }: Run): [number, number] {
 }
 
 /** The place of an image, with its proportions from the start, so that nothing moves when it arrives. */
-export const frameStyle = (run: Run) => {
+export const createFrameStyle = (run: Run) => {
   const [width, height] = sidesOf(run)
   return { '--ratio': `${width} / ${height}`, '--most': `${width * ENLARGED}px`, '--tall': `${width / height}` }
 }
@@ -39,7 +39,7 @@ export function Frame({ run }: { run: Run }) {
     return (
       <ul class="frames">
         {run.images.map((image) => (
-          <li key={image.seed} class="frame" style={frameStyle(run)}>
+          <li key={image.seed} class="frame" style={createFrameStyle(run)}>
             <Picture run={run} image={image} />
           </li>
         ))}
@@ -47,7 +47,7 @@ export function Frame({ run }: { run: Run }) {
     )
   const [image] = run.images
   return (
-    <div class="frame" style={frameStyle(run)}>
+    <div class="frame" style={createFrameStyle(run)}>
       {image && <Picture run={run} image={image} />}
       {!image && preview && <img class="picture preview" src={preview} alt="Preview of the run in progress" />}
       {run.state === 'failed' && <Icon name="warning" />}

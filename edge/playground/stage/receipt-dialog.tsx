@@ -1,5 +1,5 @@
 import { useEffect, useState } from 'preact/hooks'
-import { fileName } from '../api/format.ts'
+import { createFileName } from '../api/format.ts'
 import { isProblem } from '../api/http.ts'
 import type { Run } from '../state/history.ts'
 import { announce } from '../state/live.ts'
@@ -8,11 +8,11 @@ import { Dialog } from '../ui/dialog.tsx'
 import { Icon } from '../ui/icons.tsx'
 import { ErrorNote } from '../ui/note.tsx'
 import { saveBlob } from '../ui/save.ts'
-import type { Verified } from './receipt.ts'
+import type { VerifiedReceipt } from './receipt.ts'
 
-type Found = Verified & { index: number }
+type Verification = VerifiedReceipt & { index: number }
 
-function Checks({ checks }: Pick<Verified, 'checks'>) {
+function Checks({ checks }: Pick<VerifiedReceipt, 'checks'>) {
   const failed = checks.filter(({ passed }) => !passed).length
   return (
     <>
@@ -34,7 +34,7 @@ function Checks({ checks }: Pick<Verified, 'checks'>) {
 }
 
 export function ReceiptDialog({ run, onClose }: { run: Run; onClose: () => void }) {
-  const [found, setFound] = useState<Found | null>(null)
+  const [found, setFound] = useState<Verification | null>(null)
   const [problem, setProblem] = useState<string | null>(null)
   const [index, setIndex] = useState(0)
   useEffect(() => {
@@ -47,7 +47,7 @@ export function ReceiptDialog({ run, onClose }: { run: Run; onClose: () => void 
   }, [run, index])
 
   const image = run.images[index]!
-  const name = fileName(image.seed, image.content_type)
+  const name = createFileName(image.seed, image.content_type)
   const receiptName = name.replace(/\.\w+$/, '.receipt')
   const save = () => {
     saveBlob(new Blob([found!.bytes], { type: image.content_type }), name)

@@ -1,25 +1,25 @@
 // Verifies an image against its receipt in the page, with the code of `npm run verify`.
 import './jitless.ts'
 import type { JSONWebKeySet } from 'jose'
-import { openReceipt, promptDigest, ReceiptError } from '../../results/receipt.ts'
+import { computePromptDigest, openReceipt, ReceiptError } from '../../results/receipt.ts'
 import { call } from '../api/http.ts'
 import type { Run } from '../state/history.ts'
 
 export type Check = { name: string; passed: boolean; detail: string }
-export type Verified = { checks: Check[]; receipt: string; bytes: ArrayBuffer }
+export type VerifiedReceipt = { checks: Check[]; receipt: string; bytes: ArrayBuffer }
 
-const hex = (bytes: ArrayBuffer) =>
+const encodeHex = (bytes: ArrayBuffer) =>
   [...new Uint8Array(bytes)].map((each) => each.toString(16).padStart(2, '0')).join('')
 const check = (name: string, passed: boolean, detail: string): Check => ({ name, passed, detail })
 
 async function checksOf(run: Run, index: number, receipt: string, bytes: ArrayBuffer): Promise<Check[]> {
   const jwks = await call<JSONWebKeySet>('GET', '/.well-known/jwks.json')
   const claims = await openReceipt(receipt, jwks)
-  const sha256 = hex(await crypto.subtle.digest('SHA-256', bytes))
+  const sha256 = encodeHex(await crypto.subtle.digest('SHA-256', bytes))
   const { prompt, negative_prompt = '' } = run.fields
-  const isPrompt = (await promptDigest(claims.salt, 'prompt', prompt)) === claims.prompt_digest
+  const isPrompt = (await computePromptDigest(claims.salt, 'prompt', prompt)) === claims.prompt_digest
   const isNegative =
-    (await promptDigest(claims.salt, 'negative_prompt', negative_prompt)) === claims.negative_prompt_digest
+    (await computePromptDigest(claims.salt, 'negative_prompt', negative_prompt)) === claims.negative_prompt_digest
   const { parameters, file } = claims
   const seed = run.images[index]!.seed
   return [
@@ -36,7 +36,7 @@ async function checksOf(run: Run, index: number, receipt: string, bytes: ArrayBu
 }
 
 /** Downloads an image with its receipt and checks one against the other. Errors: Problem. */
-export async function verifyImage(run: Run, index: number): Promise<Verified> {
+export async function verifyImage(run: Run, index: number): Promise<VerifiedReceipt> {
   const { data } = await call<{ data: { receipt: string | null }[] }>('GET', `/v1/jobs/${run.job}/receipts`)
   const receipt = data[index]?.receipt
   const file = await fetch(run.images[index]!.url!)

@@ -18,26 +18,26 @@ function fieldsOf({ fields: { route, output_format, n, image, mask, ...fields },
   }
 }
 
-const json = (value: unknown) => JSON.stringify(value, null, 2)
+const formatJson = (value: unknown) => JSON.stringify(value, null, 2)
 const indent = (text: string, spaces: number) => text.replaceAll('\n', `\n${' '.repeat(spaces)}`)
-const shellQuote = (text: string) => `'${text.replaceAll("'", `'\\''`)}'`
+const quoteForShell = (text: string) => `'${text.replaceAll("'", `'\\''`)}'`
 /** Members of an object literal of JavaScript, without quotes around names. */
-const members = (value: object, spaces: number) =>
+const formatMembers = (value: object, spaces: number) =>
   Object.entries(value)
     .map(([name, each]) => `${' '.repeat(spaces)}${name}: ${JSON.stringify(each)},`)
     .join('\n')
 
-function curl(run: Run): string {
+function writeCurl(run: Run): string {
   return `curl -s ${location.origin}/v1/images/generations \\
   -H "authorization: Bearer $OCTET_KEY" \\
   -H 'content-type: application/json' \\
-  -d ${shellQuote(json(fieldsOf(run)))}`
+  -d ${quoteForShell(formatJson(fieldsOf(run)))}`
 }
 
 /** Fields of OpenAI's own client. It passes others in `extra_body`. */
 const OPENAI_FIELDS = new Set(['model', 'prompt', 'size', 'n', 'output_format'])
 
-function python(run: Run): string {
+function writePython(run: Run): string {
   const entries = Object.entries(fieldsOf(run))
   const own = entries.filter(([name]) => OPENAI_FIELDS.has(name))
   const extra = Object.fromEntries(entries.filter(([name]) => !OPENAI_FIELDS.has(name)))
@@ -47,38 +47,38 @@ from openai import OpenAI
 client = OpenAI(base_url="${location.origin}/v1", api_key=os.environ["OCTET_KEY"])
 result = client.images.generate(
 ${own.map(([name, value]) => `    ${name}=${JSON.stringify(value)},`).join('\n')}
-    extra_body=${indent(json(extra), 4)},
+    extra_body=${indent(formatJson(extra), 4)},
 )
 print(result.data[0].url)`
 }
 
-function javascript(run: Run): string {
+function writeJavaScript(run: Run): string {
   return `import OpenAI from 'openai'
 
 const client = new OpenAI({ baseURL: '${location.origin}/v1', apiKey: process.env.OCTET_KEY })
 const { data } = await client.images.generate({
-${members(fieldsOf(run), 2)}
+${formatMembers(fieldsOf(run), 2)}
 })
 console.log(data[0].url)`
 }
 
-function replicate(run: Run): string {
+function writeReplicate(run: Run): string {
   const { model, ...input } = { model: 'auto', ...fieldsOf(run) }
   return `import Replicate from 'replicate'
 
 const replicate = new Replicate({ baseUrl: '${location.origin}/v1', auth: process.env.OCTET_KEY })
 const [image] = await replicate.run('octet/${model}', {
   input: {
-${members(input, 4)}
+${formatMembers(input, 4)}
   },
 })
 console.log(image.url())`
 }
 
 export const SNIPPETS: Record<Language, (run: Run) => string> = {
-  curl,
-  python,
-  javascript,
-  replicate,
+  curl: writeCurl,
+  python: writePython,
+  javascript: writeJavaScript,
+  replicate: writeReplicate,
   link: ({ fields }) => linkTo(fields),
 }

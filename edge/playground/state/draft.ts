@@ -2,7 +2,7 @@
 import { computed, effect, signal } from '@preact/signals'
 import type { Fields, LoraChoice, Route } from '../api/types.ts'
 import { inputImage } from './input-image.ts'
-import { sizeFor } from './models.ts'
+import { computeSize } from './models.ts'
 
 export type RouteChoice = 'auto' | Route | 'both'
 type Draft = {
@@ -68,11 +68,11 @@ export const requests = computed<Fields[]>(() => {
   const [stepCount, scale] = [numberOf(steps), numberOf(guidance)]
   const input = inputImage.value
   const base: Fields = {
-    ...{ prompt, size: sizeFor(ratio), seed, n: count, output_format: format },
+    ...{ prompt, size: computeSize(ratio), seed, n: count, output_format: format },
     ...(input && { image: input.image, strength: input.strength, ...(input.mask && { mask: input.mask }) }),
     ...(loras.length > 0 && { loras }),
   }
-  const forRoute = (chosen: Route | undefined): Fields => ({
+  const selectFieldsForRoute = (chosen: Route | undefined): Fields => ({
     ...base,
     ...(chosen && { route: chosen }),
     ...(negative.trim() !== '' && chosen !== 'turbo' && { negative_prompt: negative }),
@@ -81,7 +81,7 @@ export const requests = computed<Fields[]>(() => {
     ...(cache === 'fast' && chosen !== 'turbo' && { cache }),
   })
   const named = routesOf(route)
-  return named.length > 0 ? named.map(forRoute) : [forRoute(undefined)]
+  return named.length > 0 ? named.map(selectFieldsForRoute) : [selectFieldsForRoute(undefined)]
 })
 
 /** Fills the form with the fields of a run. */

@@ -1,7 +1,7 @@
 // Follows a job to its end by server-sent events.
 
 import { formatMoney } from '../api/format.ts'
-import { call, isProblem, localPath, type Problem } from '../api/http.ts'
+import { call, isProblem, localPathOf, type Problem } from '../api/http.ts'
 import type { GpuState, JobView } from '../api/types.ts'
 import { findRun, isFinal, patchRun, type Run, type RunImage, thumbnailOf } from './history.ts'
 import { announce, endLive, liveOf, patchLive } from './live.ts'
@@ -29,7 +29,7 @@ export function runFields(job: JobView): Partial<Run> {
 async function imagesOf(job: JobView, known: readonly RunImage[]): Promise<RunImage[]> {
   return Promise.all(
     job.images.map(async ({ seed, url, sha256, content_type, expires_at }, k) => {
-      const path = url && localPath(url)
+      const path = url && localPathOf(url)
       const thumbnail = known[k]?.thumbnail ?? (path && (await fetchThumbnail(path)))
       return { seed, url: path, sha256, content_type, expires_at, thumbnail }
     }),
@@ -135,7 +135,7 @@ const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
 /** Opens the event stream of a job and resolves when it is closed. EventSource itself reconnects after short interruptions. */
 function stream(id: string, job: JobView): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>()
-  const source = new EventSource(localPath(job.events_url))
+  const source = new EventSource(localPathOf(job.events_url))
   const poll = setInterval(() => {
     const run = findRun(id)
     if (!run) return close()

@@ -30,7 +30,7 @@ export type Run = {
   warnings: string[]
   error: RunError | null
   images: RunImage[]
-  /** The time at which the links were signed. */
+  /** The time of the links' signatures. */
   linked: number
 }
 

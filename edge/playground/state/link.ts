@@ -26,17 +26,26 @@ function parse(encoded: string): Fields | null {
   try {
     const bytes = Uint8Array.from(atob(encoded.replaceAll('-', '+').replaceAll('_', '/')), (each) => each.charCodeAt(0))
     const given = JSON.parse(new TextDecoder().decode(bytes)) as Record<string, unknown>
-    const text = (name: string) => (typeof given[name] === 'string' ? given[name].slice(0, 10_000) : undefined)
-    const number = (name: string, max: number) => {
+    const readText = (name: string) => (typeof given[name] === 'string' ? given[name].slice(0, 10_000) : undefined)
+    const readNumber = (name: string, max: number) => {
       const value = given[name]
       return typeof value === 'number' && value >= 0 && value <= max ? value : undefined
     }
-    const [prompt, route, format] = [text('prompt'), text('route'), text('output_format')]
+    const [prompt, route, format] = [readText('prompt'), readText('route'), readText('output_format')]
     if (!prompt) return null
     const loras = parseLoras(given.loras)
-    const [negative, steps, guidance] = [text('negative_prompt'), number('steps', 200), number('guidance_scale', 30)]
+    const [negative, steps, guidance] = [
+      readText('negative_prompt'),
+      readNumber('steps', 200),
+      readNumber('guidance_scale', 30),
+    ]
     return {
-      ...{ prompt, size: text('size') ?? 'auto', seed: number('seed', SEED_MAX) ?? 0, n: number('n', 8) ?? 1 },
+      ...{
+        prompt,
+        size: readText('size') ?? 'auto',
+        seed: readNumber('seed', SEED_MAX) ?? 0,
+        n: readNumber('n', 8) ?? 1,
+      },
       output_format: format === 'jpeg' || format === 'webp' ? format : 'png',
       ...((route === 'turbo' || route === 'full') && { route }),
       ...(negative !== undefined && { negative_prompt: negative }),
@@ -49,7 +58,7 @@ function parse(encoded: string): Fields | null {
   }
 }
 
-/** Fills the form from the address and removes the fields from there. Nothing runs. */
+/** Fills the form from the address, and removes the fields from the address. Nothing runs. */
 export function takeLink(ratioOf: (size: string) => string): void {
   const encoded = new URLSearchParams(location.hash.slice(1)).get('p')
   if (encoded === null || encoded.length > MAX_CHARACTERS) return

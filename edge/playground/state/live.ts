@@ -3,7 +3,7 @@ import { computed, effect, signal } from '@preact/signals'
 import type { GpuState } from '../api/types.ts'
 import { isFinal, type Run, runs } from './history.ts'
 
-type Live = {
+type LiveProgress = {
   /** Jobs ahead in the queue. */
   position: number | null
   gpu: GpuState | null
@@ -18,13 +18,13 @@ type Live = {
   isReconnecting: boolean
 }
 
-const NOT_LIVE: Live = {
+const NOT_LIVE: LiveProgress = {
   ...{ position: null, gpu: null, waitBegan: 0, waitMs: null },
   ...{ image: 0, step: 0, steps: 0, preview: null, isReconnecting: false },
 }
-export const live = signal<Record<string, Live>>({})
-export const liveOf = (id: string): Live => live.value[id] ?? NOT_LIVE
-export function patchLive(id: string, change: Partial<Live>): void {
+export const live = signal<Record<string, LiveProgress>>({})
+export const liveOf = (id: string): LiveProgress => live.value[id] ?? NOT_LIVE
+export function patchLive(id: string, change: Partial<LiveProgress>): void {
   live.value = { ...live.peek(), [id]: { ...(live.peek()[id] ?? NOT_LIVE), ...change } }
 }
 export function endLive(id: string): void {
@@ -44,7 +44,10 @@ export const announce = (text: string) => {
 }
 
 /** The share of a run that is done, for a bar. Null if it is unknown. */
-export function progressOf(run: Run, { state, waitBegan, waitMs, image, step, steps }: Live & Pick<Run, 'state'>) {
+export function progressOf(
+  run: Run,
+  { state, waitBegan, waitMs, image, step, steps }: LiveProgress & Pick<Run, 'state'>,
+) {
   if (state === 'running') return steps === 0 ? 0 : (image * steps + step) / (run.fields.n * steps)
   if (waitMs === null) return null
   const share = (now.value - waitBegan) / waitMs
@@ -52,12 +55,13 @@ export function progressOf(run: Run, { state, waitBegan, waitMs, image, step, st
 }
 
 const seconds = (ms: number) => Math.max(0, Math.round(ms / 1000))
-const ordinal = (n: number) => `${n}${['th', 'st', 'nd', 'rd'][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10] ?? 'th'}`
+const formatOrdinal = (n: number) =>
+  `${n}${['th', 'st', 'nd', 'rd'][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10] ?? 'th'}`
 /** Minimum duration of a wait with an explanation. */
 const EXPLAINED_MS = 600
 
 /** The state of an open run in words: what happens, and how long it takes. */
-export function describeRun(run: Run, of: Live): { title: string; detail: string } {
+export function describeRun(run: Run, of: LiveProgress): { title: string; detail: string } {
   if (of.isReconnecting) return { title: 'Reconnecting', detail: 'The connection was lost. The job continues.' }
   if (run.state === 'sending') return { title: 'Sending', detail: '' }
   if (run.state === 'running') {
@@ -65,7 +69,7 @@ export function describeRun(run: Run, of: Live): { title: string; detail: string
     return { title: 'Generating', detail: of.steps > 0 ? `${several} ${of.step} of ${of.steps}` : 'First step' }
   }
   if (of.position !== null && of.position > 0)
-    return { title: 'In the queue', detail: `${ordinal(of.position + 1)} in line` }
+    return { title: 'In the queue', detail: `${formatOrdinal(of.position + 1)} in line` }
   const waited = now.value - of.waitBegan
   if (!of.gpu || of.gpu.state === 'warm' || of.waitBegan === 0 || waited < EXPLAINED_MS)
     return { title: 'Waiting for the GPU', detail: '' }

@@ -12,15 +12,15 @@ const MULTIPLE = 16
 const roundSide = (side: number) => Math.max(MULTIPLE, Math.round(side / MULTIPLE) * MULTIPLE)
 
 const offers = computed(() => models.value.flatMap(({ octet }) => octet))
-const max = (values: number[], otherwise: number) => (values.length > 0 ? Math.max(...values) : otherwise)
+const findMax = (values: number[], otherwise: number) => (values.length > 0 ? Math.max(...values) : otherwise)
 
 /** The size of an aspect ratio with the area of the default size, within the limits of the offers. */
-export function sizeFor(ratio: string): string {
+export function computeSize(ratio: string): string {
   const [first] = offers.value
   if (!first) return 'auto'
   const [wide, high] = ratio.split(':').map(Number) as [number, number]
   const area = first.width * first.height
-  const side = max(
+  const side = findMax(
     offers.value.map((offer) => offer.max_side),
     Math.max(first.width, first.height),
   )
@@ -29,7 +29,7 @@ export function sizeFor(ratio: string): string {
 }
 
 /** The ratio whose size is this one, else the square. */
-export const ratioOf = (size: string) => RATIOS.find((ratio) => sizeFor(ratio) === size) ?? '1:1'
+export const ratioOf = (size: string) => RATIOS.find((ratio) => computeSize(ratio) === size) ?? '1:1'
 
 /** The adapters of the served models, each once. */
 export const loras = computed<Lora[]>(() => [
@@ -37,7 +37,7 @@ export const loras = computed<Lora[]>(() => [
 ])
 
 /** The adapters with a compatible offer on each of these routes. */
-export const lorasOn = (routes: readonly Route[]): Lora[] =>
+export const findLoras = (routes: readonly Route[]): Lora[] =>
   loras.value.filter(({ id }) => fitsRoutes(id, routes, models.value))
 
 export function watchModels(): void {

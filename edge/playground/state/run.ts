@@ -90,7 +90,7 @@ export async function repeat(run: Run): Promise<void> {
 }
 
 /** The fields of a run on the other route, at the same seed. */
-function otherRoute(run: Run): Fields {
+function otherRouteOf(run: Run): Fields {
   const { steps: _, guidance_scale: __, cache: ___, negative_prompt, ...fields } = run.fields
   const route = run.decision?.route === 'turbo' ? 'full' : 'turbo'
   return { ...fields, route, ...(route === 'full' && negative_prompt !== undefined && { negative_prompt }) }
@@ -118,7 +118,7 @@ async function compareRoutes(run: Run): Promise<void> {
   }
   const pair = run.pair ?? crypto.randomUUID()
   patchRun(run.id, { pair })
-  const other = newRun(otherRoute(run), pair)
+  const other = newRun(otherRouteOf(run), pair)
   await addRuns([other])
   compared.value = other.id
   await send(other, null)

@@ -41,7 +41,7 @@ export const ADVICE = {
   generation_failed: 'Run it again: failures of the service cost nothing.',
   internal: `${RUN_AGAIN} If it fails again, send the request number below to the operator.`,
   account_full: 'Delete images that are no longer needed, or ask the operator.',
-  gpu_budget_exhausted: `The service has used its GPU time of today. Run it again after midnight UTC. ${NOT_CHARGED}`,
+  gpu_budget_exhausted: `The service has used up today's GPU time. Run it again after midnight UTC. ${NOT_CHARGED}`,
   gpu_unavailable: 'Run it again in a minute: no GPU was free in time.',
   moderation_unavailable: `The prompt could not be checked. ${RUN_AGAIN} ${NOT_CHARGED}`,
   overloaded: RUN_AGAIN,
@@ -49,4 +49,4 @@ export const ADVICE = {
 } as const satisfies Record<ErrorCode | 'offline', string>
 
 /** The advice for a code; none for codes of other services. */
-export const adviceFor = (code: string): string | undefined => (ADVICE as Record<string, string>)[code]
+export const findAdvice = (code: string): string | undefined => (ADVICE as Record<string, string>)[code]

@@ -1,5 +1,5 @@
 import type { ComponentChildren } from 'preact'
-import { adviceFor } from './advice.ts'
+import { findAdvice } from './advice.ts'
 import { CopyButton } from './controls.tsx'
 import { Icon } from './icons.tsx'
 
@@ -8,7 +8,7 @@ type Failure = { message: string; code: string; requestId: string | null }
 /** An error: the API's sentence, what to do, and the id of the request for the operator. */
 export function ErrorNote({ error, children }: { error: Failure; children?: ComponentChildren }) {
   const { requestId } = error
-  const advice = adviceFor(error.code)
+  const advice = findAdvice(error.code)
   return (
     <div class="note danger" role="alert">
       <Icon name="warning" />

@@ -1,4 +1,4 @@
-import { fileName } from '../api/format.ts'
+import { createFileName } from '../api/format.ts'
 import type { RunImage } from '../state/history.ts'
 
 /** Saves a file of the server under a name. */
@@ -16,4 +16,4 @@ export function saveBlob(blob: Blob, name: string): void {
 }
 
 export const downloadImage = ({ url, seed, content_type }: RunImage) =>
-  url === null ? Promise.resolve() : download(url, fileName(seed, content_type))
+  url === null ? Promise.resolve() : download(url, createFileName(seed, content_type))

@@ -26,7 +26,7 @@ function parseOrKeep(text: string): unknown {
 }
 
 /** The fields of a form, with typed values. Files stay. */
-export const typedFields = (form: Readonly<Record<string, unknown>>): Record<string, unknown> =>
+export const toTypedFields = (form: Readonly<Record<string, unknown>>): Record<string, unknown> =>
   Object.fromEntries(Object.entries(form).map(([name, value]) => [name, convert(name, value)]))
 
 /** The fields with each file as base64. */

@@ -9,7 +9,7 @@ import { isAvailable } from '../../results/results.ts'
 import { fetchImage } from './fetch-image.ts'
 
 type Name = JobInput['name']
-type Given = Partial<Record<Name, string | undefined>>
+type InputFields = Partial<Record<Name, string | undefined>>
 type Reader = { env: Env; credential: Credential /** Any address of this worker. */; ownUrl: string }
 
 /** `job_…`, or `job_…/2` for the image with index 2. */
@@ -30,7 +30,7 @@ const refuse = (name: Name, why: string) =>
   new ApiError('invalid_request', `${NOUNS[name]} ${why}.`, { param: FIELDS[name] })
 
 /** The files of a request in the order of the contract. Errors: invalid_request, not_found. */
-export async function readInputs(reader: Reader, given: Given): Promise<InputFile[]> {
+export async function readInputs(reader: Reader, given: InputFields): Promise<InputFile[]> {
   const files: InputFile[] = []
   for (const name of INPUT_NAMES) {
     const value = given[name]

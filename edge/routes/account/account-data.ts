@@ -7,7 +7,7 @@ import { ACCOUNT_DELETED, ApiError } from '../../http/errors.ts'
 import { parseFields } from '../../http/validation.ts'
 import { exportLines, parsePosition, START, streamLines } from '../../operations/account-export.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
-import { accountName, deletionView, moneyOf } from './accounts.ts'
+import { createDeletionView, moneyOf, parseAccountName } from './accounts.ts'
 
 export const page = z.strictObject({
   after: z.string().max(100).optional().describe('the after value of an earlier response'),
@@ -35,11 +35,11 @@ async function sendExport(c: Context<EdgeEnv>, account: string) {
   if (deletion) throw new Error(ACCOUNT_DELETED)
   const source = { env: c.env, account, origin: new URL(c.req.url).origin }
   const summary = { type: 'account', account, exported: Math.floor(Date.now() / 1000), ...settings }
-  async function* lines() {
+  async function* streamEntries() {
     if (position === START) yield { ...summary, ...moneyOf({ ...view, settings }) }
     yield* exportLines(source, position)
   }
-  return c.body(streamLines(lines()), 200, {
+  return c.body(streamLines(streamEntries()), 200, {
     'content-type': 'application/x-ndjson',
     'content-disposition': `attachment; filename="${account}.jsonl"`,
   })
@@ -55,16 +55,16 @@ async function startDeletion(c: Context<EdgeEnv>, account: string) {
   }
   const deletion: Deletion | null = await objectOf(c.env.ACCOUNT, account).deleteAccount()
   if (!deletion) throw new ApiError('not_found', `There is no account ${account}.`)
-  return c.json({ account, deletion: deletionView(deletion) }, 202)
+  return c.json({ account, deletion: createDeletionView(deletion) }, 202)
 }
 
 /** GET /v1/accounts/{account}/export and DELETE /v1/accounts/{account}, for the operator. */
 export const accountData = new Hono<EdgeEnv>()
-  .get('/:account/export', (c) => sendExport(c, accountName(c.req.param('account'))))
-  .delete('/:account', (c) => startDeletion(c, accountName(c.req.param('account'))))
+  .get('/:account/export', (c) => sendExport(c, parseAccountName(c.req.param('account'))))
+  .delete('/:account', (c) => startDeletion(c, parseAccountName(c.req.param('account'))))
 
 /** Returns the account of an admin key that has rights to the whole account. Errors: insufficient_scope. */
-async function wholeAccount(c: Context<EdgeEnv>): Promise<string> {
+async function requireWholeAccount(c: Context<EdgeEnv>): Promise<string> {
   const { account, keyId } = await requireScope(c, 'admin')
   if (await objectOf(c.env.ACCOUNT, account).isRootKey(keyId)) return account
   const message =
@@ -76,6 +76,6 @@ async function wholeAccount(c: Context<EdgeEnv>): Promise<string> {
 export const ownAccount = new Hono<EdgeEnv>()
   .get('/export', async (c) => {
     await requireScope(c, 'read')
-    return sendExport(c, await wholeAccount(c))
+    return sendExport(c, await requireWholeAccount(c))
   })
-  .delete('/', async (c) => startDeletion(c, await wholeAccount(c)))
+  .delete('/', async (c) => startDeletion(c, await requireWholeAccount(c)))

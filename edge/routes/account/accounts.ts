@@ -8,7 +8,7 @@ import type { EdgeEnv } from '../../http/context.ts'
 import { ApiError } from '../../http/errors.ts'
 import { parseFields, readJson } from '../../http/validation.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
-import { MICRODOLLARS, unixSeconds } from '../../platform/units.ts'
+import { MICRODOLLARS, toUnixSeconds } from '../../platform/units.ts'
 import { RETENTION_DAYS } from '../../results/retention.ts'
 import type { AccountReply, DeletionReply, MoneyReply } from '../replies.ts'
 
@@ -56,7 +56,7 @@ export const moneyOf = ({
 })
 
 /** Returns the state of an account's deletion as the API presents it. */
-export const deletionView = ({
+export const createDeletionView = ({
   requested,
   completed,
   step,
@@ -67,15 +67,15 @@ export const deletionView = ({
   captured,
 }: Deletion): DeletionReply => ({
   state: completed === null ? 'deleting' : 'deleted',
-  requested: unixSeconds(requested),
-  completed: unixSeconds(completed),
-  ...(completed === null && { step, continues: unixSeconds(due) }),
+  requested: toUnixSeconds(requested),
+  completed: toUnixSeconds(completed),
+  ...(completed === null && { step, continues: toUnixSeconds(due) }),
   jobs_deleted: erased,
   ...(jobs !== null && { jobs, credited_microdollars: credited!, captured_microdollars: captured! }),
 })
 
 /** Validates the account name in a path. Errors: not_found if it is malformed. */
-export const accountName = (name: string) => {
+export const parseAccountName = (name: string) => {
   if (ACCOUNT_NAME.test(name)) return name
   throw new ApiError(
     'not_found',
@@ -86,19 +86,19 @@ export const accountName = (name: string) => {
 /** Accounts, for the operator: settings, credits and balances. */
 export const accounts = new Hono<EdgeEnv>()
   .get('/:account', async (c) => {
-    const account = accountName(c.req.param('account'))
+    const account = parseAccountName(c.req.param('account'))
     const view = await objectOf(c.env.ACCOUNT, account).view()
-    const deletion = view.deletion && deletionView(view.deletion)
+    const deletion = view.deletion && createDeletionView(view.deletion)
     return c.json({ account, ...view.settings, ...moneyOf(view), deletion } satisfies AccountReply)
   })
   .patch('/:account', async (c) => {
-    const account = accountName(c.req.param('account'))
+    const account = parseAccountName(c.req.param('account'))
     const given = Object.entries(parseFields(settings, settings.shape, await readJson(c)))
     const change = Object.fromEntries(given.filter(([, value]) => value !== undefined))
     return c.json({ account, ...(await objectOf(c.env.ACCOUNT, account).configure(change)) })
   })
   .post('/:account/credits', async (c) => {
-    const account = accountName(c.req.param('account'))
+    const account = parseAccountName(c.req.param('account'))
     const { id, amount_microdollars, note } = parseFields(credit, credit.shape, await readJson(c))
     const object = objectOf(c.env.ACCOUNT, account)
     const existing = await object.credit(id, amount_microdollars, note)

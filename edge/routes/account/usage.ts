@@ -1,6 +1,6 @@
 import { Hono } from 'hono'
 import * as z from 'zod'
-import { utcDay } from '../../accounts/meter.ts'
+import { utcDayOf } from '../../accounts/meter.ts'
 import type { EdgeEnv } from '../../http/context.ts'
 import { ApiError } from '../../http/errors.ts'
 import { parseFields } from '../../http/validation.ts'
@@ -15,7 +15,7 @@ export const query = z.strictObject({ from: date.optional(), to: date.optional()
 /** Captured usage of an account by UTC day, key and tier, and its balance. The default range is the last 30 days. */
 export const usage = new Hono<EdgeEnv>().get('/', async (c) => {
   const { account } = c.get('credential')
-  const { to = utcDay(Date.now()), from = utcDay(Date.parse(to) - 29 * DAY_MS) } = parseFields(
+  const { to = utcDayOf(Date.now()), from = utcDayOf(Date.parse(to) - 29 * DAY_MS) } = parseFields(
     query,
     query.shape,
     c.req.query(),

@@ -8,7 +8,7 @@ import { MAX_WAIT_SECONDS } from '../../http/prefer.ts'
 import { EXPOSED_HEADERS, PREFLIGHT_SECONDS } from '../../http/response-headers.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
 import { readDialectRequest, readTranslation } from '../../requests/dialect-request.ts'
-import type { Submission, Submitted } from '../../requests/generate.ts'
+import type { Submission, SubmittedJob } from '../../requests/generate.ts'
 import { findOwnJob } from '../../requests/own-job.ts'
 import { generateAsCaller, submitAndWait } from '../../requests/submission.ts'
 import { replyTo } from './dialect-facts.ts'
@@ -28,26 +28,26 @@ async function submitJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'
     return followAsDialect(c, dialect, route, (await submitAndWait(c, fields, submission, 0)).job, request)
   const files = filesOf(translated)
   if (files === 'b64_json') checkBase64Size(submission.spec)
-  const reply = (submitted: Submitted) =>
+  const reply = (submitted: SubmittedJob) =>
     renderJob(c, dialect, (rendered) => route.render(rendered, request), submitted, files)
   if (wait === 'end' && route.hasHeartbeat) return replyWhenDone(c, fields, submission, reply)
   if (wait === 'end') return reply(await generateAsCaller(c, fields, submission))
   return reply(await submitAndWait(c, fields, submission, Math.min(wait || 0, MAX_WAIT_SECONDS) * 1000))
 }
 
-type Translated = Awaited<ReturnType<typeof readTranslation>>
+type TranslatedRequest = Awaited<ReturnType<typeof readTranslation>>
 
 /** The form of files in the reply. In the form `both`, files that are too large for base64 are links only. */
-function filesOf({ files, fields, submission }: Translated): Files {
+function filesOf({ files, fields, submission }: TranslatedRequest): Files {
   return files === 'both' && fitsBase64(submission.spec) ? files : fields.response_format
 }
 
 /** Runs the job and replies, with spaces ahead of a slow reply. A failure that does not reach the caller is kept for its retry. */
 function replyWhenDone(
   c: Context<EdgeEnv>,
-  fields: Translated['fields'],
+  fields: TranslatedRequest['fields'],
   submission: Submission,
-  reply: (submitted: Submitted) => Promise<Response>,
+  reply: (submitted: SubmittedJob) => Promise<Response>,
 ): Promise<Response> {
   let job: string | null = null
   const running = generateAsCaller(c, fields, submission, (id) => {
@@ -85,7 +85,7 @@ async function respond(c: Context<EdgeEnv>, dialect: Dialect, route: DialectRout
 }
 
 /** The routes of dialects. */
-export function dialectRoutes(dialects: readonly Dialect[]): Hono<EdgeEnv> {
+export function createDialectRoutes(dialects: readonly Dialect[]): Hono<EdgeEnv> {
   const routes = new Hono<EdgeEnv>()
   for (const dialect of dialects)
     for (const route of dialect.routes) routes.on(route.method, route.path, (c) => respond(c, dialect, route))
@@ -93,7 +93,7 @@ export function dialectRoutes(dialects: readonly Dialect[]): Hono<EdgeEnv> {
 }
 
 /** Middleware for the credentials, errors and CORS of dialects. It precedes all checks, so that every error has the dialect's format. */
-export function dialectSettings(dialects: readonly Dialect[]): Hono<EdgeEnv> {
+export function createDialectSettings(dialects: readonly Dialect[]): Hono<EdgeEnv> {
   const settings = new Hono<EdgeEnv>()
   for (const dialect of dialects)
     for (const path of new Set(dialect.routes.map((route) => route.path))) {

@@ -11,12 +11,12 @@ import type {
 } from '../../dialects/definition/dialect.ts'
 import type { EdgeEnv } from '../../http/context.ts'
 import { ApiError } from '../../http/errors.ts'
-import { lastEventId } from '../../http/last-event-id.ts'
+import { parseLastEventId } from '../../http/last-event-id.ts'
 import { JOB_ID } from '../../jobs/job-id.ts'
 import type { JobRecord } from '../../jobs/record.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
 import { followJob } from '../../requests/follow.ts'
-import { renderedJob } from './render-job.ts'
+import { toRenderedJob } from './render-job.ts'
 
 /** Whether the signed link of a request is still valid: its key is active. */
 const isLinkValid = (c: Context<EdgeEnv>, { account, keyId }: JobRecord) =>
@@ -39,8 +39,8 @@ const ENDS: ReadonlySet<string> = new Set(['succeeded', 'failed', 'canceled'])
 /** A block of the native stream: an event with its id, or null for a comment. */
 function parseBlock(block: string): { id: string; event: StreamedEvent } | null {
   const lines = block.split('\n')
-  const field = (name: string) => lines.find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2)
-  const [id, data] = [field('id'), field('data')]
+  const readField = (name: string) => lines.find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2)
+  const [id, data] = [readField('id'), readField('data')]
   return id === undefined || data === undefined ? null : { id, event: JSON.parse(data) }
 }
 
@@ -77,13 +77,13 @@ export async function followAsDialect(
   request: DialectRequest,
 ): Promise<Response> {
   if (!renderEvent) throw new Error(`the dialect ${dialect.name} renders no events`)
-  const atStart = await renderedJob(c, dialect, job)
+  const atStart = await toRenderedJob(c, dialect, job)
   const render = async (event: StreamedEvent) => {
     const ended = ENDS.has(event.type) ? await objectOf(c.env.JOB, job.id).view() : null
-    return renderEvent(event, ended ? await renderedJob(c, dialect, ended) : atStart, request)
+    return renderEvent(event, ended ? await toRenderedJob(c, dialect, ended) : atStart, request)
   }
   const isAllowed = () => (c.get('link') ? isLinkValid(c, job) : isStillAuthorized(c.env, c.get('credential'), 'read'))
-  const events = await followJob(c.env, job.id, lastEventId(c.req.header('last-event-id')), isAllowed)
+  const events = await followJob(c.env, job.id, parseLastEventId(c.req.header('last-event-id')), isAllowed)
   return c.body(events.pipeThrough(renderBlocks(render)), 200, {
     ...{ 'content-type': 'text/event-stream', 'x-accel-buffering': 'no' },
     'x-octet-job': job.id,

@@ -1,7 +1,7 @@
 // The reply of a dialect to a job.
 import type { Context } from 'hono'
 import type { JobSpec } from '../../accounts/job-spec.ts'
-import { rateHeaders } from '../../accounts/rate-limit-headers.ts'
+import { createRateHeaders } from '../../accounts/rate-limit-headers.ts'
 import { signLink } from '../../auth/links.ts'
 import { configOf } from '../../config.ts'
 import type { Dialect, RenderedJob, Reply } from '../../dialects/definition/dialect.ts'
@@ -10,9 +10,9 @@ import type { EdgeEnv } from '../../http/context.ts'
 import { ApiError } from '../../http/errors.ts'
 import { projectJob } from '../../jobs/projection.ts'
 import type { JobRecord } from '../../jobs/record.ts'
-import type { Submitted } from '../../requests/generate.ts'
-import { serverTiming } from '../../requests/view.ts'
-import { LINK_SECONDS, openImage, resultUrl } from '../../results/results.ts'
+import type { SubmittedJob } from '../../requests/generate.ts'
+import { createServerTiming } from '../../requests/view.ts'
+import { createResultUrl, LINK_SECONDS, openImage } from '../../results/results.ts'
 import type { StoredImage } from '../../results/stored-image.ts'
 
 /** The total for all images. Clients read the response into one string, which is limited to about 512 MB in JavaScript. */
@@ -44,13 +44,13 @@ function linksOf(c: Context<EdgeEnv>, job: JobRecord, images: readonly StoredIma
   const key = linkKey(c, job)
   const { origin } = new URL(c.req.url)
   const link = async (image: StoredImage) => ({
-    url: await resultUrl(c.env, origin, job.id, image, undefined, key),
+    url: await createResultUrl(c.env, origin, job.id, image, undefined, key),
   })
   return Promise.all(images.map(link))
 }
 
 /** The signed link to the events of a job of a dialect. */
-async function eventsLink(c: Context<EdgeEnv>, job: JobRecord, { routes }: Dialect): Promise<string | null> {
+async function createEventsLink(c: Context<EdgeEnv>, job: JobRecord, { routes }: Dialect): Promise<string | null> {
   const route = routes.find(({ action }) => action === 'follow')
   if (!route) return null
   const link = {
@@ -64,8 +64,8 @@ async function eventsLink(c: Context<EdgeEnv>, job: JobRecord, { routes }: Diale
 type Facts = Omit<RenderedJob, 'files'>
 
 /** A job for `render`, with the links of its images. */
-export async function renderedJob(c: Context<EdgeEnv>, dialect: Dialect, job: JobRecord): Promise<RenderedJob> {
-  const facts = factsOf(c, { job, reused: false }, await eventsLink(c, job, dialect))
+export async function toRenderedJob(c: Context<EdgeEnv>, dialect: Dialect, job: JobRecord): Promise<RenderedJob> {
+  const facts = factsOf(c, { job, reused: false }, await createEventsLink(c, job, dialect))
   return { ...facts, files: await linksOf(c, job, facts.job.images) }
 }
 
@@ -80,17 +80,17 @@ async function streamInline({ RESULTS }: Env, facts: Facts, links: readonly { ur
   const open = async (index: number) => (index === 0 ? first : await openImage(RESULTS, images[index]!)).body
   const renderWith = (b64_json: string) =>
     render({ ...facts, files: images.map((_, k) => ({ ...links[k], b64_json })) })
-  const jsonWith = (placeholder: string) => {
+  const renderJson = (placeholder: string) => {
     const reply = renderWith(placeholder)
     return 'json' in reply ? reply.json : null
   }
-  return { ...renderWith(''), body: streamJson(jsonWith, open) }
+  return { ...renderWith(''), body: streamJson(renderJson, open) }
 }
 
 /** A job in the form that dialects render, without its files. */
 export function factsOf(
   c: Context<EdgeEnv>,
-  { job, reused, joined }: Omit<Submitted, 'rates'>,
+  { job, reused, joined }: Omit<SubmittedJob, 'rates'>,
   eventsUrl: string | null = null,
 ): Facts {
   const { origin } = new URL(c.req.url)
@@ -103,13 +103,13 @@ export async function renderJob(
   c: Context<EdgeEnv>,
   dialect: Dialect,
   render: Render,
-  submitted: Submitted,
+  submitted: SubmittedJob,
   files: Files = 'url',
 ): Promise<Response> {
   const { job, rates } = submitted
-  const facts = factsOf(c, submitted, await eventsLink(c, job, dialect))
+  const facts = factsOf(c, submitted, await createEventsLink(c, job, dialect))
   const projected = facts.job
-  const headers = { 'x-octet-job': job.id, ...serverTiming(job), ...rateHeaders(rates) }
+  const headers = { 'x-octet-job': job.id, ...createServerTiming(job), ...createRateHeaders(rates) }
   const json = { ...headers, 'content-type': 'application/json' }
   if (files !== 'url' && projected.images.length > 0) {
     const links = files === 'both' ? await linksOf(c, job, projected.images) : []

@@ -1,6 +1,6 @@
 // Submits a job and streams its server-sent events in the format of a dialect.
 import type { Context } from 'hono'
-import { rateHeaders } from '../../accounts/rate-limit-headers.ts'
+import { createRateHeaders } from '../../accounts/rate-limit-headers.ts'
 import { isStillAuthorized } from '../../auth/auth.ts'
 import type { JobStream, Preview, RenderedJob, StreamEvent } from '../../dialects/definition/dialect.ts'
 import { piecesOf, streamOf } from '../../http/base64-response.ts'
@@ -9,7 +9,7 @@ import { describeThrown } from '../../http/errors.ts'
 import { isFinal, type JobRecord } from '../../jobs/record.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
 import { followJob } from '../../requests/follow.ts'
-import { describeFailure, type Submission, type Submitted } from '../../requests/generate.ts'
+import { describeFailure, type Submission, type SubmittedJob } from '../../requests/generate.ts'
 import type { Generation } from '../../requests/generation-request.ts'
 import { submitAndWait, watchCaller } from '../../requests/submission.ts'
 import { openImage } from '../../results/results.ts'
@@ -61,7 +61,7 @@ async function* imagesOf(env: Env, stream: JobStream, facts: Omit<RenderedJob, '
 async function* eventsOf(
   c: Context<EdgeEnv>,
   stream: JobStream,
-  submitted: Submitted,
+  submitted: SubmittedJob,
   ended: Promise<JobRecord>,
 ): AsyncGenerator<Uint8Array, void> {
   const { id } = submitted.job
@@ -94,7 +94,7 @@ export async function streamJob(
   // Registers the caller with the job, so that the disconnection of another one does not cancel it.
   const ended = objectOf(c.env.JOB, submitted.job.id).ended(null, caller.id)
   ended.catch(() => {})
-  async function* untilDone() {
+  async function* readUntilDone() {
     try {
       yield* eventsOf(c, stream, submitted, ended)
       caller.done()
@@ -103,11 +103,11 @@ export async function streamJob(
       caller.leave(submitted.job.id)
     }
   }
-  return c.body(streamOf(untilDone()), 200, {
+  return c.body(streamOf(readUntilDone()), 200, {
     'content-type': 'text/event-stream',
     'cache-control': 'no-store, no-transform',
     'x-accel-buffering': 'no',
     'x-octet-job': submitted.job.id,
-    ...rateHeaders(submitted.rates),
+    ...createRateHeaders(submitted.rates),
   })
 }

@@ -15,7 +15,7 @@ const imageFields = z.object({
   model: z.string().optional().describe('A model of the deployment; auto by default'),
   n: z.number().optional().describe('The number of images, 1 to 8'),
   size: z.string().optional().describe('auto or WIDTHxHEIGHT, such as 256x256'),
-  seed: z.number().optional().describe('A whole number; the same seed and fields give the same image'),
+  seed: z.number().optional().describe('A whole number; the same seed and fields produce the same image'),
   quality: z.string().optional().describe('auto, low, medium or high'),
   output_format: z.string().optional().describe('png, jpeg or webp'),
   max_cost: z.number().optional().describe('The most US dollars for the request; otherwise it is refused'),
@@ -27,7 +27,7 @@ const INSTRUCTIONS =
   'Results are links, with a small preview of the first image.'
 
 /** Runs a tool. Errors become text results, because a language model reads them. */
-async function inWords(c: Context<EdgeEnv>, run: () => Promise<CallToolResult>): Promise<CallToolResult> {
+async function runAsText(c: Context<EdgeEnv>, run: () => Promise<CallToolResult>): Promise<CallToolResult> {
   try {
     return await run()
   } catch (thrown) {
@@ -49,7 +49,7 @@ function createServer(c: Context<EdgeEnv>): McpServer {
       inputSchema: imageFields,
       annotations: generates,
     },
-    (fields, context: ServerContext) => inWords(c, () => generateImage(c, fields, context)),
+    (fields, context: ServerContext) => runAsText(c, () => generateImage(c, fields, context)),
   )
   server.registerTool(
     'quote_image',
@@ -59,7 +59,7 @@ function createServer(c: Context<EdgeEnv>): McpServer {
       inputSchema: imageFields,
       annotations: readOnly,
     },
-    (fields) => inWords(c, () => quoteImage(c, fields)),
+    (fields) => runAsText(c, () => quoteImage(c, fields)),
   )
   server.registerTool(
     'get_job',
@@ -69,7 +69,7 @@ function createServer(c: Context<EdgeEnv>): McpServer {
       inputSchema: jobFields,
       annotations: readOnly,
     },
-    (fields, context: ServerContext) => inWords(c, () => getJob(c, fields, context)),
+    (fields, context: ServerContext) => runAsText(c, () => getJob(c, fields, context)),
   )
   return server
 }

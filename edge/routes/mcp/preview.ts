@@ -11,7 +11,7 @@ const MAX_CHARACTERS = Math.ceil(MAX_BYTES / 3) * 4
 const block = (data: string, mimeType: string): ContentBlock => ({ type: 'image', data, mimeType })
 
 /** The last preview of the first image. */
-async function lastPreview(env: Env, job: JobRecord): Promise<ContentBlock[]> {
+async function readLastPreview(env: Env, job: JobRecord): Promise<ContentBlock[]> {
   const entries = await objectOf(env.JOB, job.id).events(0)
   const previews = entries.flatMap(({ event }) => (event.type === 'preview' && event.image === 0 ? [event] : []))
   const last = previews.findLast(({ b64_json }) => b64_json.length <= MAX_CHARACTERS)
@@ -22,7 +22,7 @@ async function lastPreview(env: Env, job: JobRecord): Promise<ContentBlock[]> {
 export async function previewOf(env: Env, job: JobRecord): Promise<ContentBlock[]> {
   const image = job.images.find((each) => each.image === 0)
   if (!image || !isAvailable(image)) return []
-  if (image.bytes > MAX_BYTES) return lastPreview(env, job)
+  if (image.bytes > MAX_BYTES) return readLastPreview(env, job)
   const file = await env.RESULTS.get(image.key)
   return file ? [block(new Uint8Array(await file.arrayBuffer()).toBase64(), image.content_type)] : []
 }

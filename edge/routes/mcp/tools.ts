@@ -20,7 +20,7 @@ const WAIT_MS = 45_000
 /** The interval of progress notifications, which keep a connection open. */
 const PROGRESS_MS = 5_000
 
-const text = (text: string): ContentBlock => ({ type: 'text', text })
+const createTextBlock = (text: string): ContentBlock => ({ type: 'text', text })
 
 function stateOf({ state, progress }: JobRecord): string {
   if (progress && 'step' in progress) return `image ${progress.image + 1}: step ${progress.step} of ${progress.steps}`
@@ -41,7 +41,7 @@ async function waitFor(c: Context<EdgeEnv>, job: JobRecord, { _meta, notify }: P
   return current
 }
 
-const imageLine = ({ url, seed, width, height, expires_at }: JobView['images'][number], k: number) =>
+const formatImageLine = ({ url, seed, width, height, expires_at }: JobView['images'][number], k: number) =>
   `Image ${k + 1}: ${url ?? 'deleted or expired'} (${width}x${height}, seed ${seed}, kept until ${new Date(expires_at * 1000).toISOString()}; the link is valid for an hour, and get_job returns a new one)`
 
 /** Describes a job as text, with a link per image and a small preview of the first one. */
@@ -53,12 +53,12 @@ async function describeJob(
   const view = await viewOf(readerOf(c), job)
   const { id, state, error, images, price_microdollars, route, model, steps } = view
   if (!isFinal(job))
-    return { content: [text(`The job ${id} is not finished: ${stateOf(job)}. Call get_job with this id.`)] }
+    return { content: [createTextBlock(`The job ${id} is not finished: ${stateOf(job)}. Call get_job with this id.`)] }
   if (state !== 'succeeded') {
     const reason = error?.message ?? 'The job was canceled.'
     return {
       isError: true,
-      content: [text(`The job ${id} ${state}: ${reason} It cost ${formatDollars(price_microdollars)}.`)],
+      content: [createTextBlock(`The job ${id} ${state}: ${reason} It cost ${formatDollars(price_microdollars)}.`)],
     }
   }
   const made = `Job ${id}: ${model}, ${route} route, ${steps} steps, ${formatDollars(price_microdollars)}.`
@@ -68,7 +68,7 @@ async function describeJob(
   )
   const preview = await previewOf(c.env, job)
   return {
-    content: [text([made, ...images.map(imageLine), ...warnings].join('\n')), ...preview, ...links],
+    content: [createTextBlock([made, ...images.map(formatImageLine), ...warnings].join('\n')), ...preview, ...links],
     structuredContent: {
       ...{ id, state, price_microdollars },
       images: images.map(({ url, seed, width, height, content_type, expires_at }) => ({
@@ -79,7 +79,7 @@ async function describeJob(
 }
 
 /** Requests previews for large images, whose files are too large for a reply. */
-const withPreviews = (fields: Record<string, unknown>) => ({ ...fields, partial_images: 1 })
+const addPreviews = (fields: Record<string, unknown>) => ({ ...fields, partial_images: 1 })
 
 export async function generateImage(
   c: Context<EdgeEnv>,
@@ -87,7 +87,7 @@ export async function generateImage(
   { mcpReq }: { mcpReq: Progress },
 ): Promise<CallToolResult> {
   // A client that gave up repeats the same call, which joins the running job.
-  const { fields, submission } = await createSubmission(c, withPreviews(given), { joins: true })
+  const { fields, submission } = await createSubmission(c, addPreviews(given), { joins: true })
   const { job, joined } = await submitAndWait(c, fields, submission, 0)
   return describeJob(c, await waitFor(c, job, mcpReq), joined ? [JOINED.message] : [])
 }
@@ -105,5 +105,5 @@ export async function quoteImage(c: Context<EdgeEnv>, given: Record<string, unkn
   const { price_microdollars, model, route, size, reason, expected_seconds } = quote
   const expected = expected_seconds === null ? 'not measured yet' : JSON.stringify(expected_seconds)
   const summary = `The request costs ${formatDollars(price_microdollars)}: ${model}, ${route} route, ${size}. ${reason}`
-  return { content: [text(`${summary} Expected seconds: ${expected}.`)], structuredContent: { ...quote } }
+  return { content: [createTextBlock(`${summary} Expected seconds: ${expected}.`)], structuredContent: { ...quote } }
 }

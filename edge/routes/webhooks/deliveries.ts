@@ -6,7 +6,7 @@ import { parseFields, readJson, readOptionalJson } from '../../http/validation.t
 import { DELIVERY_STATES, type DeliveryView } from '../../webhooks/delivery/delivery.ts'
 import { DEFAULT_ENDPOINT } from '../../webhooks/endpoints/endpoints.ts'
 import type { WebhookDO } from '../../webhooks/webhook-object.ts'
-import { limitedBy, outboxOf, readableOutbox } from './webhooks.ts'
+import { createRateLimitError, openReadableOutbox, outboxOf } from './webhooks.ts'
 
 const moment = z.iso.datetime({ offset: true }).describe('a time like "2026-11-22T10:00:00Z"')
 export const page = z.strictObject({
@@ -25,7 +25,7 @@ const only = z
 export const single = z.strictObject({ only })
 export const span = z.strictObject({ since: moment, until: moment.optional(), only })
 
-const iso = (milliseconds: number) => new Date(milliseconds).toISOString()
+const formatTime = (milliseconds: number) => new Date(milliseconds).toISOString()
 
 const describe = (
   { event, type, url, state, created, due, attempts }: DeliveryView,
@@ -33,9 +33,9 @@ const describe = (
 ) => ({
   ...{ event, object: 'webhook_delivery', type, state },
   ...(url !== null && { url: show(url) }),
-  created: iso(created),
-  next_attempt: state === 'pending' ? iso(due) : null,
-  attempts: attempts.map(({ at, ...attempt }) => ({ at: iso(at), ...attempt })),
+  created: formatTime(created),
+  next_attempt: state === 'pending' ? formatTime(due) : null,
+  attempts: attempts.map(({ at, ...attempt }) => ({ at: formatTime(at), ...attempt })),
 })
 
 /** Checks that the endpoint exists. Errors: not_found. */
@@ -49,7 +49,7 @@ export const webhookDeliveries = new Hono<EdgeEnv>()
   .get('/:id/deliveries', async (c) => {
     const id = c.req.param('id')
     const { limit, before, state } = parseFields(page, page.shape, c.req.query())
-    const { outbox, show } = await readableOutbox(c)
+    const { outbox, show } = await openReadableOutbox(c)
     await checkEndpoint(outbox, id)
     const found = await outbox.deliveries(id, {
       limit,
@@ -70,7 +70,7 @@ export const webhookDeliveries = new Hono<EdgeEnv>()
       const message = `The event ${event} was already delivered to ${id}; send {"only": "all"} to send it again.`
       throw new ApiError('webhook_delivered', message, { param: 'only' })
     }
-    if (replayed.kind === 'limited') throw limitedBy(replayed)
+    if (replayed.kind === 'limited') throw createRateLimitError(replayed)
     return c.json({ object: 'webhook_replay', count: 1, next: null }, 202)
   })
   .post('/:id/replay', async (c) => {
@@ -80,7 +80,7 @@ export const webhookDeliveries = new Hono<EdgeEnv>()
     await checkEndpoint(outbox, id)
     const range = { since: Date.parse(since), until: until === undefined ? Number.MAX_SAFE_INTEGER : Date.parse(until) }
     const replayed = await outbox.replayRange(id, { ...range, all: only === 'all' })
-    if (replayed.kind === 'limited') throw limitedBy(replayed)
+    if (replayed.kind === 'limited') throw createRateLimitError(replayed)
     const { count, next } = replayed
-    return c.json({ object: 'webhook_replay', count, next: next === null ? null : iso(next) }, 202)
+    return c.json({ object: 'webhook_replay', count, next: next === null ? null : formatTime(next) }, 202)
   })

@@ -6,13 +6,13 @@ import type { EdgeEnv } from '../../http/context.ts'
 import { ApiError } from '../../http/errors.ts'
 import { parseFields, readJson, readOptionalJson } from '../../http/validation.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
-import { unixSeconds } from '../../platform/units.ts'
-import type { Limited } from '../../webhooks/delivery/replays.ts'
+import { toUnixSeconds } from '../../platform/units.ts'
+import type { ReplayLimit } from '../../webhooks/delivery/replays.ts'
 import { checkAddress, hideQuery } from '../../webhooks/endpoints/address.ts'
 import {
   type AddressConflict,
   DEFAULT_ENDPOINT,
-  type Disabled,
+  type DisableReason,
   MAX_ENDPOINTS,
   MAX_ENDPOINTS_OF_HOST,
   newEndpointId,
@@ -57,15 +57,15 @@ export const rotation = z.strictObject({
 const describeKey = ({ scheme, publicKey, created, expires }: KeyView) => ({
   signature: scheme,
   ...(publicKey !== null && { public_key: publicKey }),
-  created: unixSeconds(created),
-  expires: expires === null ? null : unixSeconds(expires),
+  created: toUnixSeconds(created),
+  expires: expires === null ? null : toUnixSeconds(expires),
 })
 
 const describe = ({ id, url, events, description, disabled, created, keys }: EndpointView) => ({
   ...{ id, object: 'webhook_endpoint', url, events, description },
   disabled: disabled !== null,
   disabled_reason: disabled,
-  created: unixSeconds(created),
+  created: toUnixSeconds(created),
   keys: keys.map(describeKey),
 })
 
@@ -73,7 +73,7 @@ const describe = ({ id, url, events, description, disabled, created, keys }: End
 const showOnce = ({ scheme, shown }: VerificationKey) =>
   scheme === 'ed25519' ? { public_key: shown } : { secret: shown }
 
-const notFoundError = (id: string) => new ApiError('not_found', `There is no webhook endpoint ${id}.`)
+const createNotFoundError = (id: string) => new ApiError('not_found', `There is no webhook endpoint ${id}.`)
 
 /** Returns the error for a URL that cannot be registered. */
 function refuse(conflict: AddressConflict, url: string): ApiError {
@@ -90,7 +90,7 @@ function refuse(conflict: AddressConflict, url: string): ApiError {
 }
 
 /** Returns the error for a rate-limited replay or test event. */
-export function limitedBy({ retryAfterSeconds }: Limited): ApiError {
+export function createRateLimitError({ retryAfterSeconds }: ReplayLimit): ApiError {
   const seconds = String(retryAfterSeconds)
   const message = `This account has requested too many replays and test events; try again in ${seconds} s.`
   return new ApiError('rate_limited', message, { headers: { 'retry-after': seconds } })
@@ -105,7 +105,7 @@ export async function outboxOf(c: Context<EdgeEnv>, scope: Scope): Promise<Durab
 const isForbidden = (error: unknown) => error instanceof ApiError && error.code === 'insufficient_scope'
 
 /** Returns the account's webhook object and a URL formatter: only `admin` keys see full URLs, other keys see them without the query. */
-export async function readableOutbox(c: Context<EdgeEnv>) {
+export async function openReadableOutbox(c: Context<EdgeEnv>) {
   const outbox = await outboxOf(c, 'read')
   try {
     await requireScope(c, 'admin')
@@ -120,7 +120,7 @@ async function change(c: Context<EdgeEnv>, id: string): Promise<EndpointView> {
   const outbox = await outboxOf(c, 'admin')
   const { url, events, description, disabled } = parseFields(changes, changes.shape, await readJson(c))
   if (url !== undefined) checkAddress(c.env, c.req.url, url, 'url')
-  const by: Disabled | null = disabled ? 'by_owner' : null
+  const by: DisableReason | null = disabled ? 'by_owner' : null
   const changed = await outbox.changeEndpoint(id, {
     ...(url !== undefined && { url }),
     ...(events && { events }),
@@ -129,7 +129,7 @@ async function change(c: Context<EdgeEnv>, id: string): Promise<EndpointView> {
   })
   if (changed && changed.kind !== 'registered') throw refuse(changed, url!)
   const endpoint = changed && (await outbox.endpoint(id))
-  if (!endpoint) throw notFoundError(id)
+  if (!endpoint) throw createNotFoundError(id)
   return endpoint
 }
 
@@ -149,7 +149,7 @@ export const webhooks = new Hono<EdgeEnv>()
     return c.json({ ...describe(endpoint!), ...showOnce(key!) }, 201)
   })
   .get('/', async (c) => {
-    const { outbox, show } = await readableOutbox(c)
+    const { outbox, show } = await openReadableOutbox(c)
     const data = (await outbox.endpoints()).map((endpoint) => describe({ ...endpoint, url: show(endpoint.url) }))
     return c.json({ object: 'list', data })
   })
@@ -159,28 +159,29 @@ export const webhooks = new Hono<EdgeEnv>()
     return c.json({ key: shown, keys: keys.map(describeKey) })
   })
   .get('/:id', async (c) => {
-    const { outbox, show } = await readableOutbox(c)
+    const { outbox, show } = await openReadableOutbox(c)
     const endpoint = await outbox.endpoint(c.req.param('id'))
-    if (!endpoint) throw notFoundError(c.req.param('id'))
+    if (!endpoint) throw createNotFoundError(c.req.param('id'))
     return c.json(describe({ ...endpoint, url: show(endpoint.url) }))
   })
   .patch('/:id', async (c) => c.json(describe(await change(c, c.req.param('id')))))
   .delete('/:id', async (c) => {
-    if (!(await (await outboxOf(c, 'admin')).removeEndpoint(c.req.param('id')))) throw notFoundError(c.req.param('id'))
+    if (!(await (await outboxOf(c, 'admin')).removeEndpoint(c.req.param('id'))))
+      throw createNotFoundError(c.req.param('id'))
     return c.body(null, 204)
   })
   .post('/:id/rotate', async (c) => {
     const [outbox, id] = [await outboxOf(c, 'admin'), c.req.param('id')]
     const { signature, overlap_seconds } = parseFields(rotation, rotation.shape, await readOptionalJson(c))
     const key = await outbox.rotate(id, signature, overlap_seconds * 1000, await newSigningKeys())
-    if (!key) throw notFoundError(id)
+    if (!key) throw createNotFoundError(id)
     return c.json({ ...showOnce(key), keys: key.keys.map(describeKey) }, 201)
   })
   .post('/:id/test', async (c) => {
     const [outbox, id] = [await outboxOf(c, 'admin'), c.req.param('id')]
     const event = testEvent(new URL(c.req.url).origin)
     const sent = await outbox.publishTo(id, event)
-    if (sent.kind === 'unknown') throw notFoundError(id)
-    if (sent.kind === 'limited') throw limitedBy(sent)
+    if (sent.kind === 'unknown') throw createNotFoundError(id)
+    if (sent.kind === 'limited') throw createRateLimitError(sent)
     return c.json({ object: 'webhook_event', id: event.id, type: event.type }, 202)
   })

@@ -2,17 +2,17 @@
 import type { WebhookSettings } from '../../config/webhooks.ts'
 import { normalizeAddress } from '../endpoints/address.ts'
 import { DEFAULT_ENDPOINT, disableEndpoint, findEndpoint } from '../endpoints/endpoints.ts'
-import { liveKeys } from '../endpoints/keys.ts'
+import { selectLiveKeys } from '../endpoints/keys.ts'
 import {
-  type Busy,
-  failingReceivers,
-  nextReceiver,
+  type BusyReceivers,
   recordFailure,
   recordSuccess,
   refreshReceiver,
+  selectFailingReceivers,
+  selectNextReceiver,
 } from '../endpoints/receivers.ts'
 import type { SigningKey } from '../endpoints/signature.ts'
-import { dropPending, findDelivery, findEvent, logAttempt, nextDelivery, saveDelivery } from './deliveries.ts'
+import { dropPending, findDelivery, findEvent, logAttempt, saveDelivery, selectNextDelivery } from './deliveries.ts'
 import type { Delivery, WebhookEvent } from './delivery.ts'
 import { type Answer, evaluate, waitAfter } from './schedule.ts'
 
@@ -24,7 +24,7 @@ const MAX_OF_HOST = 4
 const MAX_OF_FAILING = 1
 
 /** An attempt to make. Its outcome is ignored unless `lease` is still that of the delivery. */
-export type Taken = {
+export type TakenAttempt = {
   event: WebhookEvent
   endpoint: string
   receiver: string
@@ -38,9 +38,9 @@ const countOf = (names: readonly string[]) =>
   [...Map.groupBy(names, (name) => name)].map(([name, all]) => ({ name, count: all.length }))
 
 /** The receivers and hosts at their limit of concurrent attempts, so that an unresponsive receiver does not delay others. */
-function busyWith(sql: SqlStorage, running: readonly Taken[]): Busy {
+function collectBusy(sql: SqlStorage, running: readonly TakenAttempt[]): BusyReceivers {
   const receivers = countOf(running.map(({ receiver }) => receiver))
-  const failing = failingReceivers(
+  const failing = selectFailingReceivers(
     sql,
     receivers.map(({ name }) => name),
   )
@@ -53,13 +53,17 @@ function busyWith(sql: SqlStorage, running: readonly Taken[]): Busy {
  * Takes the longest-waiting attempt of a receiver that is not busy with `running` attempts: pending, due, not leased, and with a closed
  * circuit breaker or one due for a trial. Returns null if there is none. Drops deliveries whose endpoint was disabled or deleted.
  */
-export function takeAttempt(sql: SqlStorage, running: readonly Taken[], { timeoutMs }: WebhookSettings): Taken | null {
-  const busy = busyWith(sql, running)
+export function takeAttempt(
+  sql: SqlStorage,
+  running: readonly TakenAttempt[],
+  { timeoutMs }: WebhookSettings,
+): TakenAttempt | null {
+  const busy = collectBusy(sql, running)
   for (;;) {
     const now = Date.now()
-    const receiver = nextReceiver(sql, now, busy)
+    const receiver = selectNextReceiver(sql, now, busy)
     if (!receiver) return null
-    const delivery = nextDelivery(sql, receiver.id, now)
+    const delivery = selectNextDelivery(sql, receiver.id, now)
     // The receiver's deliveries were deleted in the meantime.
     if (!delivery) refreshReceiver(sql, receiver.id)
     const taken = delivery && take(sql, delivery, receiver.host, now + LEASE * timeoutMs)
@@ -67,7 +71,7 @@ export function takeAttempt(sql: SqlStorage, running: readonly Taken[], { timeou
   }
 }
 
-function take(sql: SqlStorage, delivery: Delivery, host: string, leased_until: number): Taken | null {
+function take(sql: SqlStorage, delivery: Delivery, host: string, leased_until: number): TakenAttempt | null {
   const { endpoint, receiver } = delivery
   const event = findEvent(sql, delivery.event)
   const registered = findEndpoint(sql, endpoint)
@@ -83,8 +87,8 @@ function take(sql: SqlStorage, delivery: Delivery, host: string, leased_until: n
 
 /** Receivers may verify a URL that is both registered and given in a request with either key, so both keys sign. */
 const keysOf = (sql: SqlStorage, { endpoint, url }: Delivery): SigningKey[] => [
-  ...liveKeys(sql, endpoint),
-  ...(url !== null && endpoint !== DEFAULT_ENDPOINT ? liveKeys(sql, DEFAULT_ENDPOINT) : []),
+  ...selectLiveKeys(sql, endpoint),
+  ...(url !== null && endpoint !== DEFAULT_ENDPOINT ? selectLiveKeys(sql, DEFAULT_ENDPOINT) : []),
 ]
 
 /**
@@ -93,7 +97,12 @@ const keysOf = (sql: SqlStorage, { endpoint, url }: Delivery): SigningKey[] => [
  */
 export function settleAttempt(
   sql: SqlStorage,
-  { event, endpoint, receiver, lease }: Pick<Taken, 'endpoint' | 'receiver' | 'lease'> & { event: { id: string } },
+  {
+    event,
+    endpoint,
+    receiver,
+    lease,
+  }: Pick<TakenAttempt, 'endpoint' | 'receiver' | 'lease'> & { event: { id: string } },
   answer: Answer,
   milliseconds: number,
   settings: WebhookSettings,

@@ -88,7 +88,7 @@ export const findDelivery = (sql: SqlStorage, event: string, endpoint: string): 
   sql.exec<Delivery>('SELECT * FROM deliveries WHERE event = ? AND endpoint = ?', event, endpoint).toArray()[0] ?? null
 
 /** Returns the next due delivery of a receiver, or null if none is due at `now`. */
-export const nextDelivery = (sql: SqlStorage, receiver: string, now: number): Delivery | null =>
+export const selectNextDelivery = (sql: SqlStorage, receiver: string, now: number): Delivery | null =>
   sql
     .exec<Delivery>(
       `SELECT * FROM deliveries WHERE receiver = ? AND state = 'pending' AND max(due, leased_until) <= ?

@@ -14,10 +14,10 @@ const MINUTE_MS = 60_000
 const SCANNED = 5000
 
 /** The refusal of a replay: the bucket is empty. */
-export type Limited = { kind: 'limited'; retryAfterSeconds: number }
+export type ReplayLimit = { kind: 'limited'; retryAfterSeconds: number }
 
 /** Returns the number of replays available now. The bucket refills at `perMinute`, which is also its capacity. */
-export function availableReplays(sql: SqlStorage, perMinute: number): number {
+export function countAvailableReplays(sql: SqlStorage, perMinute: number): number {
   const bucket = sql
     .exec<{ tokens: number; refilled: number }>('SELECT tokens, refilled FROM replay_bucket')
     .toArray()[0]
@@ -28,13 +28,13 @@ export function availableReplays(sql: SqlStorage, perMinute: number): number {
 
 /** Consumes `count` replays from the bucket. */
 export function spendReplays(sql: SqlStorage, perMinute: number, count: number): void {
-  const left = availableReplays(sql, perMinute) - count
+  const left = countAvailableReplays(sql, perMinute) - count
   sql.exec('INSERT OR REPLACE INTO replay_bucket VALUES (1, ?, ?)', left, Date.now())
 }
 
 /** Returns the refusal, with the time until the next replay is available, if the bucket is empty; otherwise null. */
-export function limitReplays(sql: SqlStorage, perMinute: number): Limited | null {
-  const missing = 1 - availableReplays(sql, perMinute)
+export function limitReplays(sql: SqlStorage, perMinute: number): ReplayLimit | null {
+  const missing = 1 - countAvailableReplays(sql, perMinute)
   return missing <= 0 ? null : { kind: 'limited', retryAfterSeconds: Math.ceil((missing * 60) / perMinute) }
 }
 
@@ -53,7 +53,7 @@ export type Range = { since: number; until: number; types: readonly EventType[];
  * A bounded number of events is scanned; `next` is the time of the first remaining event, or null at the end. `limited` means that more
  * than `limit` events matched.
  */
-export function eventsToReplay(sql: SqlStorage, endpoint: string, { since, until, types, all, limit }: Range) {
+export function selectEventsToReplay(sql: SqlStorage, endpoint: string, { since, until, types, all, limit }: Range) {
   const rows = sql
     .exec<{ id: string; created: number; matches: number }>(
       `SELECT id, created, type IN (SELECT value FROM json_each(?3)) AND (?4 OR NOT EXISTS

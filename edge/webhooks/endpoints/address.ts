@@ -25,7 +25,7 @@ const REBINDING_ZONES = `nip.io sslip.io xip.io localtest.me lvh.me vcap.me laco
 const PLATFORM_ZONES = ['workers.dev', 'pages.dev', 'cloudflareworkers.com']
 
 /** Returns the deployment's rules. `ownHosts` are this worker's hosts. */
-export function addressRules(env: Env, ...ownHosts: string[]): AddressRules {
+export function createAddressRules(env: Env, ...ownHosts: string[]): AddressRules {
   const { ports, blocked, local } = configOf(env).webhookAddresses
   return { ports, blocked: [...ownHosts, ...blocked], local }
 }
@@ -36,7 +36,7 @@ const portOf = ({ port, protocol }: URL) => port || (protocol === 'https:' ? '44
 /** The WHATWG URL parser has already normalized every IPv4 notation (octal, hex, single number, full-width) to dotted decimal. */
 const isAddressLiteral = (host: string) => host.startsWith('[') || /^[\d.]+$/.test(host)
 
-function hostProblem(host: string, { blocked }: AddressRules): string | null {
+function findHostProblem(host: string, { blocked }: AddressRules): string | null {
   if (isAddressLiteral(host)) return 'must name a host, not an IP address'
   if (!host.includes('.')) return 'must name a public host'
   if ([...PRIVATE_ZONES, ...REBINDING_ZONES, ...PLATFORM_ZONES].some((zone) => isWithin(host, zone)))
@@ -48,7 +48,7 @@ function hostProblem(host: string, { blocked }: AddressRules): string | null {
  * Returns the reason why `address` is not allowed, as the completion of "it must …", or null if it is allowed. Only the host name is
  * checked, because a worker cannot resolve it before connecting.
  */
-export function addressProblem(address: string, rules: AddressRules): string | null {
+export function findAddressProblem(address: string, rules: AddressRules): string | null {
   if (address.length > MAX_LENGTH) return `must have at most ${MAX_LENGTH} characters`
   // The parser would silently remove or convert these characters, which could disguise the real host.
   if (!/^[\x21-\x5b\x5d-\x7e]*$/.test(address)) return 'must be plain ASCII without spaces or backslashes'
@@ -58,7 +58,7 @@ export function addressProblem(address: string, rules: AddressRules): string | n
   if (rules.local) return /^https?:$/.test(url.protocol) ? null : 'must start with https:// or http://'
   if (url.protocol !== 'https:') return 'must start with https://'
   if (!rules.ports.has(portOf(url))) return `must use port ${[...rules.ports].join(' or ')}`
-  return hostProblem(url.hostname.replace(/(?<!\.)\.+$/, '').toLowerCase(), rules)
+  return findHostProblem(url.hostname.replace(/(?<!\.)\.+$/, '').toLowerCase(), rules)
 }
 
 const quote = (address: string) =>
@@ -66,7 +66,7 @@ const quote = (address: string) =>
 
 /** Rejects a URL that is not allowed as a webhook receiver. `ownUrl` is any URL of this worker. Errors: invalid_request for `param`. */
 export function checkAddress(env: Env, ownUrl: string, address: string, param: string): void {
-  const problem = addressProblem(address, addressRules(env, new URL(ownUrl).hostname))
+  const problem = findAddressProblem(address, createAddressRules(env, new URL(ownUrl).hostname))
   if (problem) throw new ApiError('invalid_request', `${param} is ${quote(address)}; it ${problem}.`, { param })
 }
 

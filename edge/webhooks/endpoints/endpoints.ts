@@ -15,13 +15,13 @@ export const MAX_ENDPOINTS = 20
 export const MAX_ENDPOINTS_OF_HOST = 5
 
 /** The reason why an endpoint is disabled: by its owner, or because the receiver responded with 410. */
-export type Disabled = 'by_owner' | 'gone'
+export type DisableReason = 'by_owner' | 'gone'
 export type Endpoint = {
   id: string
   url: string
   events: EventType[]
   description: string
-  disabled: Disabled | null
+  disabled: DisableReason | null
   created: number
 }
 export type EndpointFields = Pick<Endpoint, 'url' | 'events' | 'description' | 'disabled'>
@@ -72,5 +72,5 @@ export function updateEndpoint(sql: SqlStorage, id: string, fields: EndpointFiel
 export const deleteEndpoint = (sql: SqlStorage, id: string): boolean =>
   sql.exec('DELETE FROM endpoints WHERE id = ?', id).rowsWritten > 0
 
-export const disableEndpoint = (sql: SqlStorage, id: string, reason: Disabled) =>
+export const disableEndpoint = (sql: SqlStorage, id: string, reason: DisableReason) =>
   sql.exec('UPDATE endpoints SET disabled = ? WHERE id = ?', reason, id)

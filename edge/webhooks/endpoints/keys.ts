@@ -13,7 +13,7 @@ export type KeyView = Pick<SigningKey, 'scheme'> & Lifetime & { publicKey: strin
 export type VerificationKey = Pick<SigningKey, 'scheme' | 'shown'> & { keys: KeyView[] }
 
 /** Returns the active keys, newest first: one, or two during a rotation. */
-export function liveKeys(sql: SqlStorage, endpoint: string): (SigningKey & Lifetime)[] {
+export function selectLiveKeys(sql: SqlStorage, endpoint: string): (SigningKey & Lifetime)[] {
   return sql
     .exec<SigningKey & Lifetime>(
       `SELECT scheme, secret, shown, created, expires FROM signing_keys
@@ -28,7 +28,7 @@ export function liveKeys(sql: SqlStorage, endpoint: string): (SigningKey & Lifet
  * changes nothing.
  */
 export function rotateKey(sql: SqlStorage, endpoint: string, key: SigningKey, overlapMs: number): void {
-  if (liveKeys(sql, endpoint)[0]?.secret === key.secret) return
+  if (selectLiveKeys(sql, endpoint)[0]?.secret === key.secret) return
   const now = Date.now()
   sql.exec(
     `DELETE FROM signing_keys WHERE endpoint = ?1
@@ -43,21 +43,21 @@ export function rotateKey(sql: SqlStorage, endpoint: string, key: SigningKey, ov
 }
 
 export const listKeys = (sql: SqlStorage, endpoint: string): KeyView[] =>
-  liveKeys(sql, endpoint).map(({ scheme, shown, created, expires }) => {
+  selectLiveKeys(sql, endpoint).map(({ scheme, shown, created, expires }) => {
     return { scheme, publicKey: scheme === 'ed25519' ? shown : null, created, expires }
   })
 
 /** Returns null if the endpoint has no key. */
 export function findVerificationKey(sql: SqlStorage, endpoint: string): VerificationKey | null {
-  const [newest] = liveKeys(sql, endpoint)
+  const [newest] = selectLiveKeys(sql, endpoint)
   return newest ? { scheme: newest.scheme, shown: newest.shown, keys: listKeys(sql, endpoint) } : null
 }
 
 /** Creates a key for an endpoint unless it has one. */
 export async function ensureKey(sql: SqlStorage, endpoint: string, scheme: Scheme): Promise<void> {
-  if (liveKeys(sql, endpoint).length > 0) return
+  if (selectLiveKeys(sql, endpoint).length > 0) return
   const key = await newSigningKey(scheme)
-  if (liveKeys(sql, endpoint).length === 0) rotateKey(sql, endpoint, key, 0)
+  if (selectLiveKeys(sql, endpoint).length === 0) rotateKey(sql, endpoint, key, 0)
 }
 
 export const deleteKeys = (sql: SqlStorage, endpoint: string) =>

@@ -17,7 +17,7 @@ const KEEP_MS = DAY_MS
 
 type Receiver = { id: string; host: string; failures: number; openings: number; open_until: number }
 /** Receivers and hosts at their concurrency limit. */
-export type Busy = { receivers: readonly string[]; hosts: readonly string[] }
+export type BusyReceivers = { receivers: readonly string[]; hosts: readonly string[] }
 
 /** Registers a receiver, or updates its host. */
 export function saveReceiver(sql: SqlStorage, id: string, host: string): void {
@@ -40,7 +40,7 @@ export function refreshReceiver(sql: SqlStorage, id: string): void {
 }
 
 /** Returns the receiver whose next attempt has been due the longest at `now`, excluding busy ones. */
-export const nextReceiver = (sql: SqlStorage, now: number, { receivers, hosts }: Busy) =>
+export const selectNextReceiver = (sql: SqlStorage, now: number, { receivers, hosts }: BusyReceivers) =>
   sql
     .exec<Pick<Receiver, 'id' | 'host'>>(
       `SELECT id, host FROM receivers WHERE next_at <= ?1 AND id NOT IN (SELECT value FROM json_each(?2))
@@ -50,7 +50,7 @@ export const nextReceiver = (sql: SqlStorage, now: number, { receivers, hosts }:
     .toArray()[0] ?? null
 
 /** Returns the receivers among `ids` whose last attempt failed. */
-export const failingReceivers = (sql: SqlStorage, ids: readonly string[]): string[] =>
+export const selectFailingReceivers = (sql: SqlStorage, ids: readonly string[]): string[] =>
   sql
     .exec<{ id: string }>(
       'SELECT id FROM receivers WHERE failures > 0 AND id IN (SELECT value FROM json_each(?))',
@@ -60,7 +60,7 @@ export const failingReceivers = (sql: SqlStorage, ids: readonly string[]): strin
     .map(({ id }) => id)
 
 /** Returns the time of the next attempt in Unix milliseconds, or null if no delivery is pending. */
-export const nextAttemptAt = (sql: SqlStorage): number | null =>
+export const findNextAttempt = (sql: SqlStorage): number | null =>
   sql.exec<{ at: number | null }>('SELECT min(next_at) AS at FROM receivers WHERE next_at IS NOT NULL').one().at
 
 /** Records a success and closes the circuit breaker. */

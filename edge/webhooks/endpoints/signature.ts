@@ -34,7 +34,7 @@ export async function newSigningKeys(): Promise<Record<Scheme, SigningKey>> {
   return { hmac, ed25519 }
 }
 
-async function signature({ scheme, secret }: SigningKey, content: BufferSource): Promise<string> {
+async function computeSignature({ scheme, secret }: SigningKey, content: BufferSource): Promise<string> {
   const [format, algorithm, version] =
     scheme === 'hmac' ? (['raw', HMAC, 'v1'] as const) : (['pkcs8', 'Ed25519', 'v1a'] as const)
   const key = await crypto.subtle.importKey(format, bytesOf(secret), algorithm, false, ['sign'])
@@ -42,9 +42,9 @@ async function signature({ scheme, secret }: SigningKey, content: BufferSource):
 }
 
 /** The three headers of a message, with one signature for each key. */
-export async function signedHeaders({ id, timestamp, body }: Message, keys: readonly SigningKey[]) {
+export async function createSignedHeaders({ id, timestamp, body }: Message, keys: readonly SigningKey[]) {
   const content = utf8.encode(`${id}.${timestamp}.${body}`)
-  const signatures = await Promise.all(keys.map((key) => signature(key, content)))
+  const signatures = await Promise.all(keys.map((key) => computeSignature(key, content)))
   return {
     'webhook-id': id,
     'webhook-timestamp': String(timestamp),

@@ -6,10 +6,10 @@ import { identifyFormat } from './formats/file-kind.ts'
 import { readGguf } from './formats/gguf.ts'
 import { readHeader } from './formats/safetensors.ts'
 import { assembleNetwork } from './layout/assemble.ts'
-import { findTokenizers, folderName, isDirectory, readDiffusersDirectory } from './layout/diffusers-directory.ts'
+import { findTokenizers, isDirectory, nameFolder, readDiffusersDirectory } from './layout/diffusers-directory.ts'
 import { readOptional } from './layout/model-index.ts'
 import type { Naming } from './layout/naming.ts'
-import { describeFile, type Opened, type OpenedNetwork } from './layout/opened.ts'
+import { describeFile, type OpenedNetwork, type OpenedPath } from './layout/opened.ts'
 import { readSharded } from './layout/shards.ts'
 import { splitNetworks } from './layout/single-file.ts'
 import type { Checkpoint } from './tensor.ts'
@@ -25,7 +25,7 @@ export async function readCheckpoint(
   naming: Naming,
   omitted: ReadonlySet<string> = new Set(),
 ): Promise<Checkpoint> {
-  const opened: Opened = { networks: new Map(), declined: new Set(), absent: new Map(), notes: [] }
+  const opened: OpenedPath = { networks: new Map(), declined: new Set(), absent: new Map(), notes: [] }
   const tokenizers: Checkpoint['tokenizers'] = {}
   for (const given of paths) {
     const directory = await isDirectory(given)
@@ -45,7 +45,7 @@ export async function readCheckpoint(
 }
 
 /** Merges the networks of a later path. A network without config.json inherits that of the network it replaces, as a fine-tune keeps its base's settings. */
-function add(whole: Opened, later: Opened, { titles }: Naming): void {
+function add(whole: OpenedPath, later: OpenedPath, { titles }: Naming): void {
   whole.notes.push(...later.notes)
   for (const [network, raw] of later.networks) {
     const earlier = whole.networks.get(network)
@@ -63,7 +63,7 @@ function add(whole: Opened, later: Opened, { titles }: Naming): void {
 function addTokenizers(
   whole: Checkpoint['tokenizers'],
   found: Checkpoint['tokenizers'],
-  { networks }: Opened,
+  { networks }: OpenedPath,
   { tokenizers }: Naming,
 ): void {
   for (const [network, name] of Object.entries(tokenizers)) {
@@ -75,12 +75,12 @@ function addTokenizers(
 /** The names of weights files beside a config.json, as diffusers and transformers write them. */
 const FOLDER_FILE = /^(diffusion_pytorch_model|model)\b/i
 
-async function openFile(file: string, naming: Naming, omitted: ReadonlySet<string>): Promise<Opened> {
+async function openFile(file: string, naming: Naming, omitted: ReadonlySet<string>): Promise<OpenedPath> {
   const found = [...splitNetworks(await readFile(file, naming), naming)]
   const recognized = found.map(([network, { tensors }]) => ({ title: naming.titles[network]!, tensors }))
   const folder = found.length === 1 && FOLDER_FILE.test(path.basename(file)) ? path.dirname(file) : undefined
   const config = folder ? await readOptional(path.join(folder, 'config.json')) : undefined
-  const source = { layout: 'single-file', name: folder ? folderName(folder, naming) : path.basename(file) } as const
+  const source = { layout: 'single-file', name: folder ? nameFolder(folder, naming) : path.basename(file) } as const
   const networks = found
     .filter(([network]) => !omitted.has(network))
     .map(([network, raw]): [string, OpenedNetwork] => [network, { ...raw, source, config }])

@@ -35,7 +35,7 @@ export type ConvolutionOptions = { readonly kernel: number; readonly stride: num
 export type GroupNormOptions = { readonly groups: number; readonly epsilon: number; readonly silu: boolean }
 
 /** An FP8 matrix: codes [N, K], scales float32 [N] or [N, 1]; the value is code × scale. */
-export type Quantized = { readonly codes: Value; readonly scales: Value }
+export type QuantizedMatrix = { readonly codes: Value; readonly scales: Value }
 /** A block-quantized matrix [N, K]: codes uint8 [N, K ÷ block, bytes per block], scales [N, K ÷ block] in the type of the activations. */
 export type IntegerBlocks = {
   readonly blocks: Value
@@ -47,8 +47,8 @@ export type IntegerBlocks = {
  * A 4-bit FP8 matrix [N, K] (checkpoint/formats/fp8-int4.ts): packed integers uint8 [N, K ÷ 32, 16], group scale bytes uint8 [N, K ÷ 32],
  * row scales float32 [N] or [N, 1].
  */
-export type Packed = { readonly packed: Value; readonly groupScales: Value; readonly scales: Value }
-export type Matrix = Value | Quantized | IntegerBlocks | Packed
-export const isQuantized = (weight: Matrix): weight is Quantized => 'codes' in weight
+export type PackedWeight = { readonly packed: Value; readonly groupScales: Value; readonly scales: Value }
+export type Matrix = Value | QuantizedMatrix | IntegerBlocks | PackedWeight
+export const isQuantized = (weight: Matrix): weight is QuantizedMatrix => 'codes' in weight
 export const isIntegers = (weight: Matrix): weight is IntegerBlocks => 'blocks' in weight
-export const isPacked = (weight: Matrix): weight is Packed => 'packed' in weight
+export const isPacked = (weight: Matrix): weight is PackedWeight => 'packed' in weight

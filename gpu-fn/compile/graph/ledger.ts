@@ -31,7 +31,7 @@ export class Ledger {
     const more = names.length > 5 ? ` and ${names.length - 5} more` : ''
     throw new CheckpointError(
       this.network,
-      `${names.length} left-over tensors that the model does not have: ${names.slice(0, 5).join(', ')}${more}`,
+      `unexpected tensors (${names.length}): ${names.slice(0, 5).join(', ')}${more}`,
     )
   }
 }

@@ -9,7 +9,7 @@ import * as ops from './ops.ts'
 export type Factors = { readonly up: Value; readonly factors: Value; readonly down: Value }
 
 /** Adds the inputs `up` and `down` of type `dtype`, and `factors`. */
-function factorInputs(graph: Graph, dtype: FactorDtype): Factors {
+function addFactorInputs(graph: Graph, dtype: FactorDtype): Factors {
   return {
     up: ops.cast(graph.input('up', dtype, ['R', 'N']), 'float32'),
     factors: graph.input('factors', 'float32', ['R', 1]),
@@ -18,17 +18,17 @@ function factorInputs(graph: Graph, dtype: FactorDtype): Factors {
 }
 
 /** Update [N, K] in float32. */
-function lowRankUpdate({ up, factors, down }: Factors): Value {
+function addLowRankUpdate({ up, factors, down }: Factors): Value {
   const update = { dtype: 'float32', shape: [up.shape[1]!, down.shape[1]!] } as const
   const inputs = [up, ops.multiply(down, factors)]
   return up.graph.node('FusedMatMul', inputs, [update], { transA: 1 }, 'com.microsoft')[0]!
 }
 
 /** Low-rank update of a dense weight. Inputs: weight [N, K] and factors. Output: updated [N, K] in `dtype`, rounded once. */
-export function denseUpdate(dtype: 'float16' | 'float32', factors: FactorDtype): Graph {
+export function createDenseUpdate(dtype: 'float16' | 'float32', factors: FactorDtype): Graph {
   const graph = new Graph(`lora_${dtype}`)
   const weight = graph.input('weight', dtype, ['N', 'K'])
-  const sum = ops.add(ops.cast(weight, 'float32'), lowRankUpdate(factorInputs(graph, factors)))
+  const sum = ops.add(ops.cast(weight, 'float32'), addLowRankUpdate(addFactorInputs(graph, factors)))
   graph.output('updated', ops.cast(sum, dtype))
   return graph
 }
@@ -38,31 +38,31 @@ const MIDDLE = 128
 const INTEGER_GROWTH = 24
 
 /**
- * `fp8Update` for block-quantized 8-bit integers (checkpoint/formats/integer-blocks.ts): inputs codes uint8 [N, K] and scales [N, K ÷ block] of
+ * `createFp8Update` for block-quantized 8-bit integers (checkpoint/formats/integer-blocks.ts): inputs codes uint8 [N, K] and scales [N, K ÷ block] of
  * type `dtype`. A new scale is the old one times a power of two, which depends on the unrounded block; the sum is dithered.
  */
-export function integerUpdate(dtype: 'float16' | 'float32', factors: FactorDtype): Graph {
+export function createIntegerUpdate(dtype: 'float16' | 'float32', factors: FactorDtype): Graph {
   const graph = new Graph(`lora_uint8_${dtype}`)
   const codes = graph.input('codes', 'uint8', ['N', 'K'])
   const scales = graph.input('scales', dtype, ['N', 'blocks'])
-  const inputs = factorInputs(graph, factors)
+  const inputs = addFactorInputs(graph, factors)
   const phases = phasesOf(
     graph.input('row_phases', 'float32', ['N', 1]),
     graph.input('column_phases', 'float32', [1, 'K']),
   )
   const lengths = ops.concat([ops.shapeOf(scales, 0, 2), ops.int64(scales, [-1])], 0, 3)
-  const inBlocks = (x: Value) => ops.reshapeTo(x, lengths, ['N', 'blocks', 'block'])
-  const perBlock = (x: Value) => ops.reshape(x, ['N', 'blocks', 1])
+  const reshapeToBlocks = (x: Value) => ops.reshapeTo(x, lengths, ['N', 'blocks', 'block'])
+  const reshapePerBlock = (x: Value) => ops.reshape(x, ['N', 'blocks', 1])
 
-  const old = perBlock(ops.cast(scales, 'float32')) // [N, blocks, 1]
-  const values = ops.subtract(inBlocks(ops.cast(codes, 'float32')), ops.scalar(old, MIDDLE))
-  const sum = ops.add(values, ops.divide(inBlocks(lowRankUpdate(inputs)), old)) // [N, blocks, block]
+  const old = reshapePerBlock(ops.cast(scales, 'float32')) // [N, blocks, 1]
+  const values = ops.subtract(reshapeToBlocks(ops.cast(codes, 'float32')), ops.scalar(old, MIDDLE))
+  const sum = ops.add(values, ops.divide(reshapeToBlocks(addLowRankUpdate(inputs)), old)) // [N, blocks, block]
   const largest = largestOf(unary('Abs', sum), 2, ['N', 'blocks', 1])
   const growth = growthOf(ops.multiply(largest, ops.scalar(largest, 1 / MIDDLE)), INTEGER_GROWTH)
   const index = ops.add(growth, ops.scalar(growth, INTEGER_GROWTH))
   const count = 2 * INTEGER_GROWTH + 1
   const scaled = ops.multiply(sum, powerOf(index, INTEGER_GROWTH, count, -1)) // at most 128 in magnitude
-  const rounded = unary('Floor', ops.add(scaled, inBlocks(phases)))
+  const rounded = unary('Floor', ops.add(scaled, reshapeToBlocks(phases)))
   const code = ops.clip(ops.add(rounded, ops.scalar(rounded, MIDDLE)), 0, 2 * MIDDLE - 1)
   graph.output('updated', ops.cast(ops.reshapeTo(code, ops.shapeOf(codes, 0, 2), ['N', 'K']), 'uint8'))
   const grown = ops.reshape(ops.multiply(old, powerOf(index, INTEGER_GROWTH, count, 1)), ['N', 'blocks'])
@@ -95,12 +95,12 @@ export type AddLowRank = (weight: Fp8Weight) => { readonly codes: Value; readonl
  * Low-rank update of an FP8 weight. Inputs: codes, scales, factors and phases. Outputs: `updated` and `updated_scales`. In every update graph,
  * outputs may alias the weight: except in elementwise nodes, all reads precede all writes.
  */
-export function fp8Update(addLowRank: AddLowRank, factors: FactorDtype): Graph {
+export function createFp8Update(addLowRank: AddLowRank, factors: FactorDtype): Graph {
   const graph = new Graph('lora_float8e4m3fn')
   const sum = addLowRank({
     codes: graph.input('codes', 'uint8', ['N', 'K']),
     scales: graph.input('scales', 'float32', ['N', 1]),
-    ...factorInputs(graph, factors),
+    ...addFactorInputs(graph, factors),
     rowPhases: graph.input('row_phases', 'float32', ['N', 1]),
     columnPhases: graph.input('column_phases', 'float32', [1, 'K']),
   })
@@ -118,8 +118,8 @@ export function fp8Update(addLowRank: AddLowRank, factors: FactorDtype): Graph {
  */
 export const addLowRank: AddLowRank = ({ codes, scales, rowPhases, columnPhases, ...factors }) => {
   const [rows, columns] = codes.shape as [string | number, string | number]
-  const values = ops.gather(ops.float32(codes, finite(decodeTable)), ops.cast(codes, 'int64')) // [N, K]
-  const sum = ops.add(values, ops.divide(lowRankUpdate(factors), scales)) // [N, K]
+  const values = ops.gather(ops.float32(codes, replaceNaN(decodeTable)), ops.cast(codes, 'int64')) // [N, K]
+  const sum = ops.add(values, ops.divide(addLowRankUpdate(factors), scales)) // [N, K]
 
   const magnitude = unary('Abs', sum)
   const largest = largestOf(magnitude, 1, [rows, 1])
@@ -148,7 +148,7 @@ function largestOf(x: Value, axis: number, shape: Value['shape']): Value {
   return x.graph.node('ReduceMax', inputs, [{ dtype: 'float32', shape }], { keepdims: 1 })[0]!
 }
 
-/** Exponent of the smallest power of two ≥ x, clipped to ±`most`. */
+/** Exponent of the smallest power of two ≥ x, clipped to ±`max`. */
 const growthOf = (x: Value, max: number) => ops.clip(unary('Ceil', log2(x)), -max, max)
 
 const unary = (op: string, x: Value): Value => x.graph.node(op, [x], [{ dtype: x.dtype, shape: x.shape }])[0]!
@@ -173,4 +173,4 @@ function phasesOf(rows: Value, columns: Value): Value {
 }
 
 /** The two codes of NaN do not occur in weights. */
-const finite = (table: Float32Array) => [...table].map((value) => (Number.isNaN(value) ? 0 : value))
+const replaceNaN = (table: Float32Array) => [...table].map((value) => (Number.isNaN(value) ? 0 : value))

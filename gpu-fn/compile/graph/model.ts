@@ -49,7 +49,7 @@ export type Vocabulary = {
 export type ControlGraphs = { readonly embedding: Graph; readonly transformer: Graph }
 
 export type Model = {
-  /** In the order in which a job runs them. */
+  /** In execution order. */
   readonly graphs: ReadonlyMap<NetworkName, Graph>
   /** Graphs over the same weights for GPUs that do not support the kernels of `graphs`; null if the kernels have no substitute. */
   readonly withoutKernels: {

@@ -8,7 +8,7 @@ const FLOAT32_LEVEL = 1
 
 const show = (shape: Shape) => `[${shape.join(', ')}]`
 
-function singleOutput(
+function addSingleOutputNode(
   op: string,
   inputs: (Value | null)[],
   dtype: Dtype,
@@ -34,7 +34,7 @@ export function scalar(like: Value, value: number): Value {
 }
 
 export function cast(x: Value, dtype: Dtype): Value {
-  return x.dtype === dtype ? x : singleOutput('Cast', [x], dtype, x.shape, { to: ONNX_DATA_TYPES[dtype] })
+  return x.dtype === dtype ? x : addSingleOutputNode('Cast', [x], dtype, x.shape, { to: ONNX_DATA_TYPES[dtype] })
 }
 
 /** Numpy broadcasting of two shapes; a dynamic axis is compatible with itself and with 1. */
@@ -50,7 +50,7 @@ function broadcast(a: Shape, b: Shape, what: string): Dim[] {
 
 function binary(op: string, a: Value, b: Value, dtype = a.dtype): Value {
   if (a.dtype !== b.dtype) throw new GraphError(`${a.graph.path} ${op}: ${a.dtype} with ${b.dtype}`)
-  return singleOutput(op, [a, b], dtype, broadcast(a.shape, b.shape, `${a.graph.path} ${op}`))
+  return addSingleOutputNode(op, [a, b], dtype, broadcast(a.shape, b.shape, `${a.graph.path} ${op}`))
 }
 export const add = (a: Value, b: Value) => binary('Add', a, b)
 export const subtract = (a: Value, b: Value) => binary('Sub', a, b)
@@ -59,14 +59,14 @@ export const divide = (a: Value, b: Value) => binary('Div', a, b)
 export const equal = (a: Value, b: Value) => binary('Equal', a, b, 'bool')
 
 const unary = (op: string, x: Value, attributes = {}, domain = '') =>
-  singleOutput(op, [x], x.dtype, x.shape, attributes, domain)
+  addSingleOutputNode(op, [x], x.dtype, x.shape, attributes, domain)
 export const floor = (x: Value) => unary('Floor', x)
 /** Rounds to the nearest integer, halves to even. */
 export const round = (x: Value) => unary('Round', x)
 export const clip = (x: Value, min: number, max: number) =>
-  singleOutput('Clip', [x, scalar(x, min), scalar(x, max)], x.dtype, x.shape)
+  addSingleOutputNode('Clip', [x, scalar(x, min), scalar(x, max)], x.dtype, x.shape)
 /** Sum over all axes, a scalar. */
-export const sum = (x: Value) => singleOutput('ReduceSum', [x], x.dtype, [], { keepdims: 0 })
+export const sum = (x: Value) => addSingleOutputNode('ReduceSum', [x], x.dtype, [], { keepdims: 0 })
 export const exp = (x: Value) => unary('Exp', x)
 export const sin = (x: Value) => unary('Sin', x)
 export const cos = (x: Value) => unary('Cos', x)
@@ -90,15 +90,15 @@ export function reshape(x: Value, shape: Shape): Value {
     if (count(x.shape) !== count(shape))
       throw new GraphError(`${x.graph.path} reshape: ${show(x.shape)} to ${show(shape)}`)
   }
-  return singleOutput('Reshape', [x, int64(x, spec)], x.dtype, shape)
+  return addSingleOutputNode('Reshape', [x, int64(x, spec)], x.dtype, shape)
 }
 
 /** Reshapes to run-time `lengths` (int64); `shape` names them. */
 export const reshapeTo = (x: Value, lengths: Value, shape: Shape) =>
-  singleOutput('Reshape', [x, lengths], x.dtype, shape)
+  addSingleOutputNode('Reshape', [x, lengths], x.dtype, shape)
 
 export const transpose = (x: Value, perm: readonly number[]) =>
-  singleOutput(
+  addSingleOutputNode(
     'Transpose',
     [x],
     x.dtype,
@@ -106,11 +106,12 @@ export const transpose = (x: Value, perm: readonly number[]) =>
     { perm },
   )
 
-export const expand = (x: Value, lengths: Value, shape: Shape) => singleOutput('Expand', [x, lengths], x.dtype, shape)
+export const expand = (x: Value, lengths: Value, shape: Shape) =>
+  addSingleOutputNode('Expand', [x, lengths], x.dtype, shape)
 
 /** Lengths of axes [start, end) as int64. */
 export const shapeOf = (x: Value, start: number, end: number) =>
-  singleOutput('Shape', [x], 'int64', [end - start], { start, end })
+  addSingleOutputNode('Shape', [x], 'int64', [end - start], { start, end })
 
 export function concat(values: readonly Value[], axis: number, length?: Dim): Value {
   const [first] = values
@@ -118,7 +119,7 @@ export function concat(values: readonly Value[], axis: number, length?: Dim): Va
   const sum = lengths.every((dim) => typeof dim === 'number')
     ? lengths.reduce<number>((n, dim) => n + Number(dim), 0)
     : lengths.join('+')
-  return singleOutput('Concat', [...values], first!.dtype, first!.shape.with(axis, length ?? sum), { axis })
+  return addSingleOutputNode('Concat', [...values], first!.dtype, first!.shape.with(axis, length ?? sum), { axis })
 }
 
 /** Splits an axis into pieces of the given lengths. */
@@ -132,10 +133,10 @@ export function split(x: Value, lengths: readonly number[], axis: number): Value
 
 /** Rows [start, end) of one axis, with run-time bounds. */
 export const slice = (x: Value, start: Value, end: Value, axis: number, length: Dim) =>
-  singleOutput('Slice', [x, start, end, int64(x, [axis])], x.dtype, x.shape.with(axis, length))
+  addSingleOutputNode('Slice', [x, start, end, int64(x, [axis])], x.dtype, x.shape.with(axis, length))
 
 export const gather = (x: Value, indices: Value, axis = 0) =>
-  singleOutput(
+  addSingleOutputNode(
     'Gather',
     [x, indices],
     x.dtype,
@@ -147,31 +148,34 @@ export const gather = (x: Value, indices: Value, axis = 0) =>
 
 /** Selects one row of each sample: x [B, S, D] at `index` [B, 1] → [B, D]. */
 export const gatherRow = (x: Value, index: Value) =>
-  singleOutput('GatherND', [x, index], x.dtype, [x.shape[0]!, x.shape[2]!], { batch_dims: 1 })
+  addSingleOutputNode('GatherND', [x, index], x.dtype, [x.shape[0]!, x.shape[2]!], { batch_dims: 1 })
 
 export const argMax = (x: Value, axis: number) =>
-  singleOutput('ArgMax', [x], 'int64', x.shape.with(axis, 1), { axis, keepdims: 1 })
+  addSingleOutputNode('ArgMax', [x], 'int64', x.shape.with(axis, 1), { axis, keepdims: 1 })
 
 /** 0, 1, … n - 1 for a run-time scalar n. */
 export function range(n: Value, length: Dim): Value {
   const zero = n.graph.constant('int64', [], new Uint8Array(8))
   const step = n.graph.constant('int64', [], new Uint8Array(BigInt64Array.of(1n).buffer))
-  return singleOutput('Range', [zero, reshape(n, []), step], 'int64', [length])
+  return addSingleOutputNode('Range', [zero, reshape(n, []), step], 'int64', [length])
 }
 
 export const layerNormalization = (x: Value, scale: Value, bias: Value, epsilon: number) =>
-  singleOutput('LayerNormalization', [x, scale, bias], x.dtype, x.shape, { axis: -1, epsilon: { float: epsilon } })
+  addSingleOutputNode('LayerNormalization', [x, scale, bias], x.dtype, x.shape, {
+    axis: -1,
+    epsilon: { float: epsilon },
+  })
 
 /** RMSNorm over the last axis (ONNX RMSNormalization, opset 23), variance in float32. */
 export const rmsNormalization = (x: Value, scale: Value, epsilon: number) =>
-  singleOutput('RMSNormalization', [x, scale], x.dtype, x.shape, { axis: -1, epsilon: { float: epsilon } })
+  addSingleOutputNode('RMSNormalization', [x, scale], x.dtype, x.shape, { axis: -1, epsilon: { float: epsilon } })
 
 /** x [..., K] · weight [N, K] transposed → [..., N]. */
 export function matmulTransposed(x: Value, weight: Value): Value {
   const [n, k] = weight.shape
   const width = x.shape.at(-1)
   if (width !== k) throw new GraphError(`linear ${x.graph.path}: input width ${width} ≠ weight ${k}`)
-  return singleOutput('FusedMatMul', [x, weight], x.dtype, x.shape.with(-1, n!), { transB: 1 }, 'com.microsoft')
+  return addSingleOutputNode('FusedMatMul', [x, weight], x.dtype, x.shape.with(-1, n!), { transB: 1 }, 'com.microsoft')
 }
 
 /**
@@ -183,7 +187,14 @@ export function matmulIntegers(x: Value, { blocks, scales, bits, block }: Intege
   const width = x.shape.at(-1)
   if (width !== k) throw new GraphError(`linear ${x.graph.path}: input width ${width} ≠ weight ${k}`)
   const attributes = { N: n, K: k, bits, block_size: block, accuracy_level: FLOAT32_LEVEL }
-  return singleOutput('MatMulNBits', [x, blocks, scales], x.dtype, x.shape.with(-1, n), attributes, 'com.microsoft')
+  return addSingleOutputNode(
+    'MatMulNBits',
+    [x, blocks, scales],
+    x.dtype,
+    x.shape.with(-1, n),
+    attributes,
+    'com.microsoft',
+  )
 }
 
 /** `bias` [1, heads, S, T] is added to the scores, `qkvBias` [3D] to q, k and v. */
@@ -208,9 +219,9 @@ export function multiHeadAttention(
     ...(scale && { scale: { float: scale } }),
   }
   const inputs = bias ? [q, k, v, qkvBias ?? null, null, bias] : qkvBias ? [q, k, v, qkvBias] : [q, k, v]
-  return singleOutput('MultiHeadAttention', inputs, q.dtype, q.shape, attributes, 'com.microsoft')
+  return addSingleOutputNode('MultiHeadAttention', inputs, q.dtype, q.shape, attributes, 'com.microsoft')
 }
 
 /** [B, p·p·C, h, w] → [B, C, h·p, w·p], the patch's row and column before its channels (ONNX mode DCR). */
 export const depthToSpace = (x: Value, blocksize: number, shape: Shape) =>
-  singleOutput('DepthToSpace', [x], x.dtype, shape, { blocksize, mode: 'DCR' })
+  addSingleOutputNode('DepthToSpace', [x], x.dtype, shape, { blocksize, mode: 'DCR' })

@@ -17,8 +17,8 @@ import type {
   Modulation,
   ModulationVector,
   Operand,
-  Packed,
-  Quantized,
+  PackedWeight,
+  QuantizedMatrix,
   ResidualBranch,
   Stream,
 } from './layer-types.ts'
@@ -120,7 +120,7 @@ export class Scope {
     name: string,
     source: Extract<WeightSource, { kind: 'codes' | 'packed' }>,
     [n, k]: readonly number[],
-  ): Quantized | Packed {
+  ): QuantizedMatrix | PackedWeight {
     const isPacked = source.kind === 'packed'
     const values = isPacked
       ? this.graph.weight(name, 'uint8', [n!, k! / GROUP, GROUP_BYTES], source)

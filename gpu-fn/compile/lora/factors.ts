@@ -3,7 +3,7 @@ import { LIMITS } from '../../contract.ts'
 import { countElements } from '../../dtype.ts'
 import type { FactorDtype, LoraModule } from '../../manifest.ts'
 import { CheckpointError, quote } from '../checkpoint/error.ts'
-import { float32ToFloat16, type ParameterDtype, toFloat32 } from '../checkpoint/formats/dtype.ts'
+import { convertFloat32ToFloat16, type ParameterDtype, toFloat32 } from '../checkpoint/formats/dtype.ts'
 import { readBytes } from '../checkpoint/formats/read-tensor.ts'
 import type { TensorInfo } from '../checkpoint/formats/safetensors.ts'
 import type { FileModule } from './lora.ts'
@@ -74,6 +74,6 @@ function readFloats(info: TensorInfo): { bytes: Uint8Array; largest: number } {
   const largest = values.reduce((max, value) => Math.max(max, Math.abs(value)), 0)
   if (!dtype.startsWith('F8')) return { bytes, largest }
   const halves = new Uint16Array(values.length)
-  float32ToFloat16(values, halves)
+  convertFloat32ToFloat16(values, halves)
   return { bytes: new Uint8Array(halves.buffer), largest }
 }

@@ -7,18 +7,18 @@ import { countElements } from '../../dtype.ts'
 import { FACTOR_DTYPES, LORA_FORMAT, type LoraManifest, loraManifest, type Manifest } from '../../manifest.ts'
 import { FAMILIES, type FamilyName } from '../../models/families.ts'
 import type { LoraNames, LoraTarget } from '../../models/family.ts'
-import { additionName } from '../addition-name.ts'
+import { chooseAdditionName } from '../addition-name.ts'
 import { CheckpointError, listNames, quote } from '../checkpoint/error.ts'
 import { type LoraPart, parseLoraKey } from '../checkpoint/formats/lora-keys.ts'
 import { closeFiles } from '../checkpoint/formats/read-tensor.ts'
 import { readHeader, type SafetensorsFile, type TensorInfo } from '../checkpoint/formats/safetensors.ts'
-import { addLowRank, denseUpdate, fp8Update, integerUpdate } from '../graph/lora-graphs.ts'
+import { addLowRank, createDenseUpdate, createFp8Update, createIntegerUpdate } from '../graph/lora-graphs.ts'
 import { kernelOperators } from '../lower/kernels.ts'
 import { place } from '../place.ts'
 import { encodeModel } from '../write/onnx.ts'
 import { PackageWriter } from '../write/package-writer.ts'
 import { FactorWriter } from './factors.ts'
-import { loraScales, refuseOtherBase } from './settings.ts'
+import { readLoraScales, refuseOtherBase } from './settings.ts'
 
 export type LoraOptions = {
   /** A safetensors file of a trainer. */
@@ -26,7 +26,7 @@ export type LoraOptions = {
   /** Manifest of a package of the base. */
   readonly base: Manifest
   readonly out: string
-  /** The ID that requests name; that of the file by default. */
+  /** ID for requests; by default that of the file. */
   readonly name?: string | undefined
   readonly family?: FamilyName | undefined
 }
@@ -40,13 +40,13 @@ const MAX_RANK = 4096
  */
 export async function compileLora(options: LoraOptions): Promise<{ manifest: LoraManifest; notes: string[] }> {
   const { lora: file, base } = options
-  const name = additionName(file, options.name)
+  const name = chooseAdditionName(file, options.name)
   const header = await readHeader(file)
   refuseOtherBase(header, base)
   const names = FAMILIES[options.family ?? 'sd35'].loraNames(base)
   try {
     const { modules, notes } = joinModules(header, names, base)
-    const scales = await loraScales(header)
+    const scales = await readLoraScales(header)
     const bytes = [...header.tensors.values()].reduce((sum, info) => sum + 2 * info.bytes, 1 << 20)
     return await place(options.out, bytes, async (directory) => {
       const writer = new PackageWriter(directory)
@@ -80,11 +80,11 @@ async function writeGraphs(writer: PackageWriter): Promise<LoraManifest['graphs'
   const files: Record<string, Record<string, string>> = {}
   for (const factors of FACTOR_DTYPES) {
     const graphs = {
-      float8e4m3fn: fp8Update(addLowRank, factors),
-      'float8e4m3fn-kernel': fp8Update(kernelOperators.addLowRank, factors),
-      'uint8-float32': integerUpdate('float32', factors),
-      'uint8-float16': integerUpdate('float16', factors),
-      ...{ float16: denseUpdate('float16', factors), float32: denseUpdate('float32', factors) },
+      float8e4m3fn: createFp8Update(addLowRank, factors),
+      'float8e4m3fn-kernel': createFp8Update(kernelOperators.addLowRank, factors),
+      'uint8-float32': createIntegerUpdate('float32', factors),
+      'uint8-float16': createIntegerUpdate('float16', factors),
+      ...{ float16: createDenseUpdate('float16', factors), float32: createDenseUpdate('float32', factors) },
     }
     files[factors] = {}
     for (const [dtype, graph] of Object.entries(graphs)) {

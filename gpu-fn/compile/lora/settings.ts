@@ -24,7 +24,7 @@ export function refuseOtherBase({ file, metadata }: SafetensorsFile, { variant }
  * The scale of each module: alpha ÷ rank if it has an alpha tensor; otherwise the scale in PEFT's configuration, which is in the metadata
  * (diffusers) or in adapter_config.json beside the file; otherwise 1.
  */
-export async function loraScales(header: SafetensorsFile): Promise<{ of(module: FileModule): number }> {
+export async function readLoraScales(header: SafetensorsFile): Promise<{ of(module: FileModule): number }> {
   const configuration = await readConfiguration(header)
   const isSplit = hasSplitQkv(header)
   return {

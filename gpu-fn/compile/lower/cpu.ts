@@ -7,7 +7,7 @@ import {
   isPacked,
   isQuantized,
   type Matrix,
-  type Quantized,
+  type QuantizedMatrix,
 } from '../graph/layer-types.ts'
 import { applyActivation, scaleDim } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
@@ -15,7 +15,7 @@ import { shapeOfCodes, toCodes, toIntegers } from '../graph/packed.ts'
 import type { Lowering, Scope } from '../graph/scope.ts'
 import { attendByOperators } from './attention.ts'
 
-function dense(weight: Value | Quantized): Value {
+function dequantize(weight: Value | QuantizedMatrix): Value {
   if (!isQuantized(weight)) return ops.cast(weight, 'float32')
   const { codes, scales } = weight
   const result = { dtype: 'float32', shape: codes.shape } as const
@@ -29,17 +29,17 @@ function dense(weight: Value | Quantized): Value {
  */
 const MAX_DECODED = 2 ** 21
 
-function product(x: Value, weight: Matrix): Value {
+function addProduct(x: Value, weight: Matrix): Value {
   if (isIntegers(weight)) return ops.matmulIntegers(x, weight)
-  if (!isPacked(weight)) return ops.matmulTransposed(x, dense(weight))
+  if (!isPacked(weight)) return ops.matmulTransposed(x, dequantize(weight))
   const [n, k] = shapeOfCodes(weight)
   return n * k <= MAX_DECODED
-    ? ops.matmulTransposed(x, dense(toCodes(weight)))
+    ? ops.matmulTransposed(x, dequantize(toCodes(weight)))
     : ops.matmulIntegers(x, toIntegers(weight, x.dtype))
 }
 
 const linear: Lowering['linear'] = (_s, x, weight, bias, activation) => {
-  const y = product(x, weight)
+  const y = addProduct(x, weight)
   return applyActivation(bias ? ops.add(y, bias) : y, activation)
 }
 
@@ -53,12 +53,12 @@ const conv2d: Lowering['conv2d'] = (s, x, out, bias, { kernel, stride, padding }
   const weight = ops.cast(s.parameter('weight', [out, cpu.channels(x), kernel, kernel]), 'float32')
   const [b, , h, w] = x.shape
   const shape = [b!, out, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride)]
-  const attributes = convolutionAttributes({ kernel, stride, padding })
+  const attributes = createConvolutionAttributes({ kernel, stride, padding })
   return s.graph.node('Conv', bias ? [x, weight, bias] : [x, weight], [{ dtype: 'float32', shape }], attributes)[0]!
 }
 
 /** Attributes of ONNX Conv and of onnxruntime's NhwcConv. */
-export const convolutionAttributes = ({ kernel, stride, padding }: ConvolutionOptions) => ({
+export const createConvolutionAttributes = ({ kernel, stride, padding }: ConvolutionOptions) => ({
   kernel_shape: [kernel, kernel],
   strides: [stride, stride],
   pads: [padding, padding, padding, padding],
@@ -78,9 +78,9 @@ export function groupNormOfPlanes(
   const attributes = { epsilon: { float: epsilon } }
   const normed = x.graph.node('InstanceNormalization', [grouped, ones, zeros], [result], attributes)[0]!
   const channels = x.shape[1] as number
-  const column = (vector: Value) => ops.reshape(vector, [channels, 1, 1])
+  const reshapeToColumn = (vector: Value) => ops.reshape(vector, [channels, 1, 1])
   const rows = ops.reshapeTo(normed, ops.shapeOf(x, 0, 4), x.shape)
-  const y = ops.add(ops.multiply(rows, column(weight)), column(bias))
+  const y = ops.add(ops.multiply(rows, reshapeToColumn(weight)), reshapeToColumn(bias))
   return silu ? ops.silu(y) : y
 }
 

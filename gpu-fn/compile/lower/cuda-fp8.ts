@@ -8,8 +8,8 @@ import {
   type Matrix,
   type ModulationVector,
   type Operand,
-  type Packed,
-  type Quantized,
+  type PackedWeight,
+  type QuantizedMatrix,
 } from '../graph/layer-types.ts'
 import type { AddLowRank } from '../graph/lora-graphs.ts'
 import { projections } from '../graph/nn.ts'
@@ -23,7 +23,7 @@ type Offsets = { readonly shift: number; readonly scale: number }
 /** A residual branch, and its gate's offset in the vector [B, M]. */
 type GatedBranch = { readonly value: Value; readonly gate: number }
 /** A stream's projections: [B, S, 3D], or [B, S, 2D] without queries, and the norms of its heads, in float32. */
-export type Projected = { readonly qkv: Value; readonly queryNorm: Value | null; readonly keyNorm: Value }
+export type Projections = { readonly qkv: Value; readonly queryNorm: Value | null; readonly keyNorm: Value }
 
 /** The operators of kernels/include/operators.h. kernels/reference.ts computes the same in ONNX operators. */
 export type Fp8Operators = {
@@ -36,13 +36,13 @@ export type Fp8Operators = {
     options: { readonly factor: number; readonly epsilon: number },
   ): { sum: Value; normed: Operand[] }
   /** Unpacks a 4-bit FP8 matrix to E4M3 codes for its product with `x`. */
-  unpack(weight: Packed, x: Operand): Quantized
+  unpack(weight: PackedWeight, x: Operand): QuantizedMatrix
   /** factor · x · weight transposed + bias. */
-  linear(x: Operand, weight: Quantized, bias: Value, factor: number): Value
+  linear(x: Operand, weight: QuantizedMatrix, bias: Value, factor: number): Value
   /** gelu(factor · x), quantized by rows. */
   geluQuantize(x: Value, factor: number): Operand
   /** Attention over the tokens of both streams → [B, S + T, D], or [B, S, D] if the text has no queries. Heads have 64 values. */
-  attend(image: Projected, text: Projected | null, epsilon: number): Value
+  attend(image: Projections, text: Projections | null, epsilon: number): Value
   /** The tokens of a joint sequence, quantized by rows: the first ones, as many as in `like`, and with `rest` the others. */
   quantizeParts(joint: Value, like: Value, rest: Value | null): Operand[]
   /** Adds an adapter's update to an FP8 weight; not part of a network. */
@@ -65,7 +65,7 @@ const HEAD_DEPTH = 64
 const CHANNELS = 8
 
 /** A lowering over FP8 operators; all other layers are those of `base`. */
-export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
+export function createFp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
   const attend: Lowering['attend'] = (parts, options) => {
     const [image, text] = parts
     if (!image.x.rowScales) return base.attend(parts, options)
@@ -76,7 +76,7 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
     return operators.quantizeParts(joint, image.x, text?.queries === false ? null : (text?.x ?? null))
   }
 
-  const project = ({ s, x, queries = true }: AttentionInput): Projected => {
+  const project = ({ s, x, queries = true }: AttentionInput): Projections => {
     const width = x.shape.at(-1) as number
     const [qkv] = projections(s.at('qkv'), x, width, [[queries ? 0 : width, 3 * width]])
     const norm = (name: string) => ops.cast(s.at(name).parameter('weight', [HEAD_DEPTH]), 'float32')
@@ -85,7 +85,7 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
     return { qkv: qkv!, queryNorm, keyNorm: norm('ln_k') }
   }
 
-  const quantize = (s: Scope, x: Operand, weight: Matrix): Quantized => {
+  const quantize = (s: Scope, x: Operand, weight: Matrix): QuantizedMatrix => {
     if (isPacked(weight)) return operators.unpack(weight, x)
     if (isQuantized(weight)) return weight
     throw new GraphError(`${s.path}: the weight of an FP8 product is not FP8`)
@@ -100,11 +100,11 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
       if (!x.rowScales) return base.linear(s, x, weight, bias, activation)
       const codes = quantize(s, x, weight)
       if (activation !== 'gelu_tanh') return operators.linear(x, codes, bias!, 1)
-      return operators.geluQuantize(operators.linear(x, codes, inUnits(bias!), 1 / UNIT), UNIT)
+      return operators.geluQuantize(operators.linear(x, codes, scaleToUnits(bias!), 1 / UNIT), UNIT)
     },
     branch(s, x, weight, bias, gate) {
       if (!gate) return base.branch(s, x, weight, bias, null)
-      return { value: operators.linear(x, quantize(s, x, weight), inUnits(bias), 1 / UNIT), gate }
+      return { value: operators.linear(x, quantize(s, x, weight), scaleToUnits(bias), 1 / UNIT), gate }
     },
     modulationVectors(modulation, width) {
       const count = Number(modulation.shape[1]) / width
@@ -133,7 +133,7 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
 }
 
 /** In float32, so that onnxruntime folds the product when it opens the graph: its CPU provider has no 16-bit product. */
-function inUnits(bias: Value): Value {
+function scaleToUnits(bias: Value): Value {
   const wide = ops.cast(bias, 'float32')
   return ops.cast(ops.multiply(wide, ops.scalar(wide, 1 / UNIT)), bias.dtype)
 }

@@ -15,7 +15,14 @@ import { applyActivation, scaleDim } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
 import { toIntegers } from '../graph/packed.ts'
 import type { Lowering } from '../graph/scope.ts'
-import { convolutionAttributes, cpu, groupNormOfPlanes, groupNormParameters, padAxes, upsampleAxes } from './cpu.ts'
+import {
+  cpu,
+  createConvolutionAttributes,
+  groupNormOfPlanes,
+  groupNormParameters,
+  padAxes,
+  upsampleAxes,
+} from './cpu.ts'
 
 const CONTRIB = 'com.microsoft'
 
@@ -83,7 +90,13 @@ const conv2d: Lowering['conv2d'] = (s, x, out, bias, { kernel, stride, padding }
   const result = { dtype: x.dtype, shape: [b!, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride), out] }
   // onnxruntime dereferences a bias given as an empty name, so it is omitted.
   const inputs = [x, ops.cast(weight, x.dtype), ...(bias ? [ops.cast(bias, x.dtype)] : [])]
-  return s.graph.node('NhwcConv', inputs, [result], convolutionAttributes({ kernel, stride, padding }), CONTRIB)[0]!
+  return s.graph.node(
+    'NhwcConv',
+    inputs,
+    [result],
+    createConvolutionAttributes({ kernel, stride, padding }),
+    CONTRIB,
+  )[0]!
 }
 
 const groupNorm: Lowering['groupNorm'] = (s, { value: map }, options) => {

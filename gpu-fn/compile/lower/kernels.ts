@@ -4,13 +4,13 @@ import type { Operand } from '../graph/layer-types.ts'
 import * as ops from '../graph/ops.ts'
 import { shapeOfCodes } from '../graph/packed.ts'
 import { cuda } from './cuda.ts'
-import { type Fp8Operators, fp8Lowering } from './cuda-fp8.ts'
+import { createFp8Lowering, type Fp8Operators } from './cuda-fp8.ts'
 
 export const KERNEL_DOMAIN = 'octet'
 
 type Result = Pick<Value, 'dtype' | 'shape'>
 
-function node(
+function addNode(
   op: string,
   inputs: (Value | null)[],
   results: (Result | null)[],
@@ -20,11 +20,11 @@ function node(
 }
 
 /** Types and shapes of an operator's codes and row scales. */
-const rows = (shape: Shape): [Result, Result] => [
+const createRows = (shape: Shape): [Result, Result] => [
   { dtype: 'float8e4m3fn', shape },
   { dtype: 'float32', shape: shape.slice(0, -1) },
 ]
-const operand = (codes: Value, rowScales: Value): Operand => ({ ...codes, rowScales })
+const createOperand = (codes: Value, rowScales: Value): Operand => ({ ...codes, rowScales })
 
 function rowScalesOf({ rowScales }: Operand): Value {
   if (!rowScales) throw new GraphError('the input of an FP8 product is not quantized')
@@ -34,8 +34,8 @@ function rowScalesOf({ rowScales }: Operand): Value {
 export const kernelOperators: Fp8Operators = {
   modulateQuantize(stream, branches, modulation, modulations, { factor, epsilon }) {
     const changed = branches.length > 0 ? { dtype: stream.dtype, shape: stream.shape } : null
-    const results = [changed, ...modulations.flatMap(() => rows(stream.shape))]
-    const [sum, ...quantized] = node(
+    const results = [changed, ...modulations.flatMap(() => createRows(stream.shape))]
+    const [sum, ...quantized] = addNode(
       'ModulateQuantize',
       [stream, modulation, ...branches.map(({ value }) => value)],
       results,
@@ -47,28 +47,28 @@ export const kernelOperators: Fp8Operators = {
         epsilon: { float: epsilon },
       },
     )
-    const normed = modulations.map((_, i) => operand(quantized[2 * i]!, quantized[2 * i + 1]!))
+    const normed = modulations.map((_, i) => createOperand(quantized[2 * i]!, quantized[2 * i + 1]!))
     return { sum: changed ? sum! : stream, normed }
   },
   unpack(weight, x) {
     const { packed, groupScales, scales } = weight
     const codes: Result = { dtype: 'float8e4m3fn', shape: shapeOfCodes(weight) }
-    // x is not read; it delays the node. Without it, onnxruntime could schedule the unpacking of all layers at the start of a run.
-    return { codes: node('UnpackFp8', [packed, groupScales, x], [codes])[0]!, scales }
+    // x only orders execution. Without it, onnxruntime could schedule the unpacking of all layers at the start of a run.
+    return { codes: addNode('UnpackFp8', [packed, groupScales, x], [codes])[0]!, scales }
   },
   linear(x, { codes, scales }, bias, factor) {
     const shape = x.shape.with(-1, codes.shape[0]!)
     const inputs = [x, rowScalesOf(x), codes, scales, bias]
-    return node('Linear', inputs, [{ dtype: 'float16', shape }], { factor: { float: factor } })[0]!
+    return addNode('Linear', inputs, [{ dtype: 'float16', shape }], { factor: { float: factor } })[0]!
   },
   geluQuantize(x, factor) {
-    const [codes, scales] = node('GeluQuantize', [x], rows(x.shape), { factor: { float: factor } })
-    return operand(codes!, scales!)
+    const [codes, scales] = addNode('GeluQuantize', [x], createRows(x.shape), { factor: { float: factor } })
+    return createOperand(codes!, scales!)
   },
   attend(image, text, epsilon) {
     const norms = [image.queryNorm, image.keyNorm, text?.queryNorm ?? null, text?.keyNorm ?? null]
     const bytes = (last: string): Result => ({ dtype: 'uint8', shape: ['B', 'heads', 'tiles', last] })
-    const laidOut = node(
+    const laidOut = addNode(
       'QkNormQuantize',
       [image.qkv, text?.qkv ?? null, ...norms],
       [bytes('query'), bytes('key'), bytes('value'), { dtype: 'float32', shape: [1] }],
@@ -78,17 +78,17 @@ export const kernelOperators: Fp8Operators = {
     const tokens = text?.queryNorm ? `${length}+${text.qkv.shape[1]}` : length!
     const result = { dtype: 'float16', shape: [batch!, tokens, Number(width) / 3] } as const
     const inputs = [...laidOut, image.qkv, text?.qkv ?? null]
-    return node('Attention', inputs, [result])[0]!
+    return addNode('Attention', inputs, [result])[0]!
   },
   quantizeParts(joint, like, rest) {
-    const results = [...rows(like.shape), ...(rest ? rows(rest.shape) : [])]
-    const parts = node('QuantizeParts', [joint, like], results)
-    return Array.from({ length: parts.length / 2 }, (_, i) => operand(parts[2 * i]!, parts[2 * i + 1]!))
+    const results = [...createRows(like.shape), ...(rest ? createRows(rest.shape) : [])]
+    const parts = addNode('QuantizeParts', [joint, like], results)
+    return Array.from({ length: parts.length / 2 }, (_, i) => createOperand(parts[2 * i]!, parts[2 * i + 1]!))
   },
   addLowRank({ codes, scales, up, factors, down, rowPhases, columnPhases }) {
     const inputs = [codes, scales, up, factors, down, rowPhases, columnPhases]
     const results = [codes, scales].map(({ dtype, shape }) => ({ dtype, shape }))
-    const [sum, sumScales] = node('AddLowRank', inputs, results)
+    const [sum, sumScales] = addNode('AddLowRank', inputs, results)
     return { codes: sum!, scales: sumScales! }
   },
   applyDeferred({ value, deferred }) {
@@ -102,9 +102,9 @@ export const kernelOperators: Fp8Operators = {
     const inputs = [value, weight, bias, deferred?.bias ?? null, deferred?.skip ?? null]
     const results = [{ dtype, shape }, scratch, deferred && keep ? { dtype, shape } : null]
     const attributes = { groups, epsilon: { float: epsilon }, silu: silu ? 1 : 0 }
-    const [normed, , sum] = node('GroupNorm', inputs, results, attributes)
+    const [normed, , sum] = addNode('GroupNorm', inputs, results, attributes)
     return { map: deferred && keep ? sum! : value, normed: normed! }
   },
 }
 
-export const cudaFp8 = fp8Lowering(kernelOperators, cuda)
+export const cudaFp8 = createFp8Lowering(kernelOperators, cuda)

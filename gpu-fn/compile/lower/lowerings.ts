@@ -9,7 +9,7 @@ import { cudaFp8 } from './kernels.ts'
 const LOWERINGS: Record<Target, Lowering> = { cpu, cuda, 'cuda-fp8': cudaFp8 }
 
 /** The lowerings of a package. `lowering` replaces that of the target; for tests. */
-export const lowerings = (target: Target, lowering: Lowering = LOWERINGS[target]): Lowerings => ({
+export const chooseLowerings = (target: Target, lowering: Lowering = LOWERINGS[target]): Lowerings => ({
   lowering,
   withoutKernels: target === 'cuda-fp8' ? cuda : null,
 })

@@ -1,10 +1,10 @@
 // Entry of a conversion thread: converts a block and transfers its buffers. A CheckpointError is returned as text.
 import { move, transferableSymbol, valueSymbol } from 'piscina'
 import { CheckpointError } from '../checkpoint/error.ts'
-import { type Block, type Converted, convert } from './convert.ts'
+import { type Block, type ConvertedBlock, convert } from './convert.ts'
 
 export type Outcome =
-  | { readonly converted: Converted; readonly refused: null }
+  | { readonly converted: ConvertedBlock; readonly refused: null }
   | { readonly converted: null; readonly refused: { readonly file: string; readonly problem: string } }
 
 // piscina calls the default export of a worker file.

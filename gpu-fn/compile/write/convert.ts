@@ -1,6 +1,11 @@
 // Reads one block of a tensor from its checkpoint and converts it to the package's storage type. Runs in a worker thread.
 import { createHash } from 'node:crypto'
-import { bfloat16ToFloat16, type Conversion, float32ToFloat16, toFloat32 } from '../checkpoint/formats/dtype.ts'
+import {
+  type Conversion,
+  convertBfloat16ToFloat16,
+  convertFloat32ToFloat16,
+  toFloat32,
+} from '../checkpoint/formats/dtype.ts'
 import { quantizeRows } from '../checkpoint/formats/fp8.ts'
 import { GROUP, type PackedRows, quantizePacked } from '../checkpoint/formats/fp8-int4.ts'
 import { blockOf, type IntegerBits, quantizeBlocks } from '../checkpoint/formats/integer-blocks.ts'
@@ -11,7 +16,7 @@ export type Block = RowBlock & {
   readonly storage: Storage
   readonly channelsLast: boolean
 }
-export type Converted = {
+export type ConvertedBlock = {
   readonly output: Uint8Array
   /** Row scales; block scales for block-quantized integers. */
   readonly scales: Float32Array | null
@@ -30,7 +35,7 @@ const STORAGE_BYTES = {
 // All blocks of a thread are widened in one buffer, because page faults of new buffers would take longer than the conversion.
 let floatsScratch = new Float32Array()
 
-function scratchFloats(length: number): Float32Array {
+function getScratchFloats(length: number): Float32Array {
   if (floatsScratch.length < length) floatsScratch = new Float32Array(length)
   return floatsScratch.subarray(0, length)
 }
@@ -38,11 +43,11 @@ function scratchFloats(length: number): Float32Array {
 const FINITE: Conversion = { finite: true, overflow: false }
 
 /** Reads, checks and converts one block. Throws CheckpointError for NaN, infinity, and values that the storage type cannot hold. */
-export function convert(block: Block): Converted {
+export function convert(block: Block): ConvertedBlock {
   const { storage, columns, start, end } = block
   const rowBytes = columns * STORAGE_BYTES[storage]
   const output = new Uint8Array((end - start) * rowBytes)
-  const rowScales = scalesPerRow(storage, columns)
+  const rowScales = countScalesPerRow(storage, columns)
   const scales = rowScales === 0 ? null : new Float32Array((end - start) * rowScales)
   const rowGroups = storage === 'fp8-int4' ? columns / GROUP : 0
   const groupScales = rowGroups === 0 ? null : new Uint8Array((end - start) * rowGroups)
@@ -58,7 +63,7 @@ export function convert(block: Block): Converted {
     assertConverted(block, storage, store(run, storage, { out, scales: ofRows, groupScales: ofGroups }))
     row += run.rows
   }
-  const ordered = block.channelsLast ? channelsLast(output, block) : output
+  const ordered = block.channelsLast ? moveChannelsLast(output, block) : output
   return { output: ordered, scales, groupScales, digest: new Uint8Array(digest.digest()), sourceBytes, blank }
 }
 
@@ -80,7 +85,7 @@ function store(run: Run, storage: Storage, { out, scales, groupScales }: Results
   return toFloat32(run.source, run.dtype, run.scale, new Float32Array(out.buffer, out.byteOffset, count))
 }
 
-function scalesPerRow(storage: Storage, columns: number): number {
+function countScalesPerRow(storage: Storage, columns: number): number {
   if (storage === 'float8e4m3fn' || storage === 'fp8-int4') return 1
   return storage === 'int8' || storage === 'int4' ? columns / blockOf(columns, storage === 'int8' ? 8 : 4)! : 0
 }
@@ -88,12 +93,12 @@ function scalesPerRow(storage: Storage, columns: number): number {
 function toHalves({ dtype, scale, source }: Run, halves: Uint16Array): Conversion {
   if (dtype === 'F16' && scale === 1) {
     new Uint8Array(halves.buffer, halves.byteOffset, halves.byteLength).set(source)
-    return finiteHalves(halves)
+    return checkHalves(halves)
   }
-  if (dtype === 'BF16' && scale === 1) return bfloat16ToFloat16(source, halves)
-  const values = scratchFloats(halves.length)
+  if (dtype === 'BF16' && scale === 1) return convertBfloat16ToFloat16(source, halves)
+  const values = getScratchFloats(halves.length)
   const widened = toFloat32(source, dtype, scale, values)
-  const narrowed = float32ToFloat16(values, halves)
+  const narrowed = convertFloat32ToFloat16(values, halves)
   return { finite: widened.finite, overflow: widened.overflow || narrowed.overflow }
 }
 
@@ -106,14 +111,14 @@ function keepCodes({ source, scale }: Run, out: Uint8Array, scales: Float32Array
 }
 
 function quantize({ source, dtype, scale, rows }: Run, out: Uint8Array, scales: Float32Array): Conversion {
-  const values = scratchFloats(out.byteLength)
+  const values = getScratchFloats(out.byteLength)
   const conversion = toFloat32(source, dtype, scale, values)
   quantizeRows(values, rows, out.byteLength / rows, out, scales)
   return conversion
 }
 
 function toPacked({ source, dtype, scale, rows }: Run, out: PackedRows): Conversion {
-  const values = scratchFloats(out.packed.length * 2)
+  const values = getScratchFloats(out.packed.length * 2)
   const conversion = toFloat32(source, dtype, scale, values)
   quantizePacked(values, rows, values.length / rows, out)
   return conversion
@@ -125,20 +130,20 @@ function toIntegers(
   out: Uint8Array,
   scales: Float32Array,
 ): Conversion {
-  const values = scratchFloats((out.byteLength * 8) / bits)
+  const values = getScratchFloats((out.byteLength * 8) / bits)
   const conversion = toFloat32(source, dtype, scale, values)
   const fits = quantizeBlocks(values, bits, values.length / scales.length, out, scales)
   return { finite: conversion.finite, overflow: conversion.overflow || !fits }
 }
 
-function finiteHalves(halves: Uint16Array): Conversion {
+function checkHalves(halves: Uint16Array): Conversion {
   let largest = 0
   for (let i = 0; i < halves.length; i++) largest = Math.max(largest, halves[i]! & 0x7fff)
   return largest < 0x7c00 ? FINITE : { finite: false, overflow: false }
 }
 
 /** Transposes each row [I, H, W] to [H, W, I]. */
-function channelsLast(bytes: Uint8Array, { tensor, storage, start, end }: Block): Uint8Array {
+function moveChannelsLast(bytes: Uint8Array, { tensor, storage, start, end }: Block): Uint8Array {
   const [, channels, height, width] = tensor.shape as [number, number, number, number]
   const View = storage === 'float32' ? Uint32Array : Uint16Array
   const source = new View(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength / View.BYTES_PER_ELEMENT)

@@ -1,7 +1,7 @@
 // Encodes a graph as ONNX. `onnx.proto` is from the specification, onnx 1.18.
 import path from 'node:path'
 import protobuf from 'protobufjs'
-import { ONNX_DATA_TYPES, tensorBytes } from '../../dtype.ts'
+import { computeTensorBytes, ONNX_DATA_TYPES } from '../../dtype.ts'
 import type { StoredTensor } from '../../manifest.ts'
 import type { Attribute, Constant, Graph, Node, Port } from '../graph/graph.ts'
 import { pairNodes } from './pair-nodes.ts'
@@ -20,7 +20,7 @@ const EXTERNAL = 1
 
 let modelType: protobuf.Type | undefined
 
-function modelProto(): protobuf.Type {
+function loadModelType(): protobuf.Type {
   modelType ??= protobuf.loadSync(path.join(import.meta.dirname, 'onnx.proto')).lookupType('onnx.ModelProto')
   return modelType
 }
@@ -29,11 +29,11 @@ function modelProto(): protobuf.Type {
 export function encodeModel(graph: Graph, { location, layout }: ExternalData, producerVersion: string): Uint8Array {
   const offsets = new Map(layout.map(({ name, offset }) => [name, offset]))
   const external = graph.weights.map(({ name, dtype, shape }) => {
-    const entries = { location, offset: String(offsets.get(name)!), length: String(tensorBytes(dtype, shape)) }
+    const entries = { location, offset: String(offsets.get(name)!), length: String(computeTensorBytes(dtype, shape)) }
     const externalData = Object.entries(entries).map(([key, value]) => ({ key, value }))
     return { name, dims: shape, dataType: ONNX_DATA_TYPES[dtype], dataLocation: EXTERNAL, externalData }
   })
-  return modelProto()
+  return loadModelType()
     .encode({
       irVersion: IR_VERSION,
       producerName: 'octet',
@@ -41,10 +41,10 @@ export function encodeModel(graph: Graph, { location, layout }: ExternalData, pr
       opsetImport: opsetsOf(graph),
       graph: {
         name: graph.name,
-        node: sortForExecution(pairNodes(graph)).map(nodeProto),
-        initializer: [...graph.constants.map(constantProto), ...external],
-        input: graph.inputs.map(portProto),
-        output: graph.outputs.map(portProto),
+        node: sortForExecution(pairNodes(graph)).map(encodeNode),
+        initializer: [...graph.constants.map(encodeConstant), ...external],
+        input: graph.inputs.map(encodePort),
+        output: graph.outputs.map(encodePort),
       },
     })
     .finish()
@@ -75,33 +75,33 @@ function sortForExecution(nodes: readonly Node[]): Node[] {
   return [...first, ...nodes.filter((node) => !first.has(node))]
 }
 
-function nodeProto({ name, op, domain, inputs, outputs, attributes }: Node) {
+function encodeNode({ name, op, domain, inputs, outputs, attributes }: Node) {
   return {
     name,
     opType: op,
     domain,
     input: inputs,
     output: outputs,
-    attribute: Object.entries(attributes).map(([key, value]) => attributeProto(key, value)),
+    attribute: Object.entries(attributes).map(([key, value]) => encodeAttribute(key, value)),
   }
 }
 
 // AttributeProto.AttributeType: FLOAT 1, INT 2, STRING 3, INTS 7
-function attributeProto(name: string, value: Attribute) {
+function encodeAttribute(name: string, value: Attribute) {
   if (typeof value === 'number') return { name, type: 2, i: value }
   if (typeof value === 'string') return { name, type: 3, s: Buffer.from(value) }
   if ('float' in value) return { name, type: 1, f: value.float }
   return { name, type: 7, ints: value }
 }
 
-const constantProto = ({ name, dtype, shape, data }: Constant) => ({
+const encodeConstant = ({ name, dtype, shape, data }: Constant) => ({
   name,
   dims: shape,
   dataType: ONNX_DATA_TYPES[dtype],
   rawData: data,
 })
 
-function portProto({ name, dtype, shape }: Port) {
+function encodePort({ name, dtype, shape }: Port) {
   const dim = shape.map((length) => (typeof length === 'number' ? { dimValue: length } : { dimParam: length }))
   return { name, type: { tensorType: { elemType: ONNX_DATA_TYPES[dtype], shape: { dim } } } }
 }

@@ -7,7 +7,7 @@ import type { Manifest, StoredTensor } from '../../manifest.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
 import { type Graph, GraphError, type Weight } from '../graph/graph.ts'
 import type { WeightSource } from '../graph/weight-source.ts'
-import type { Converted } from './convert.ts'
+import type { ConvertedBlock } from './convert.ts'
 import { encodeModel } from './onnx.ts'
 import { layOut, startConverter, writeWeights } from './weights.ts'
 
@@ -29,7 +29,7 @@ type WrittenWeights = {
   readonly blank: ReadonlySet<Tensor>
 }
 
-export function weightsFile(name: string, network: string, weights: readonly Weight[]): WeightsFile {
+export function createWeightsFile(name: string, network: string, weights: readonly Weight[]): WeightsFile {
   return { name, network, weights, layout: layOut(weights) }
 }
 
@@ -74,7 +74,7 @@ export class PackageWriter {
     const converter = startConverter()
     try {
       for (const { name, network, weights, layout } of files) {
-        const onBlock = (block: Converted, tensor: Tensor) => {
+        const onBlock = (block: ConvertedBlock, tensor: Tensor) => {
           done += block.sourceBytes
           if (block.blank && tensor.shape.length > 1) blank.add(tensor)
           onProgress?.(done, sourceBytes, network)

@@ -3,13 +3,13 @@
 import type { Attribute, Graph, Node } from '../graph/graph.ts'
 
 /** Input and output counts per set. `equalAxes`: axes of the first input with equal lengths in both sets, as required by the kernel. */
-type Paired = { readonly inputs: number; readonly outputs: number; readonly equalAxes: readonly number[] }
+type PairedNode = { readonly inputs: number; readonly outputs: number; readonly equalAxes: readonly number[] }
 
 /**
  * Operators with an optional second set of inputs and outputs (kernels/include/operators.h). The two products of a pair may have different
  * sizes.
  */
-const PAIRED: Readonly<Record<string, Paired>> = {
+const PAIRED: Readonly<Record<string, PairedNode>> = {
   Linear: { inputs: 5, outputs: 1, equalAxes: [] },
   ModulateQuantize: { inputs: 4, outputs: 5, equalAxes: [0, -1] },
   GeluQuantize: { inputs: 1, outputs: 2, equalAxes: [-1] },
@@ -57,7 +57,7 @@ function depthsOf(nodes: readonly Node[]): Map<Node, number> {
 }
 
 const isPairable = (node: Node) => isKernel(node) && node.op in PAIRED
-const present = (names: readonly string[]) => names.map((name) => (name ? 1 : 0)).join('')
+const encodePresence = (names: readonly string[]) => names.map((name) => (name ? 1 : 0)).join('')
 
 /**
  * Nodes with equal keys can be paired. The key consists of operator, lengths of the equal axes, present inputs and outputs, and scalar
@@ -67,7 +67,7 @@ function kindOf({ op, inputs, outputs, attributes }: Node, graph: Graph): string
   const { shape } = graph.value(inputs[0]!)
   const lengths = PAIRED[op]!.equalAxes.map((axis) => shape.at(axis))
   const numbers = Object.entries(attributes).filter(([, value]) => !Array.isArray(value))
-  return JSON.stringify([op, lengths, present(inputs), present(outputs), numbers])
+  return JSON.stringify([op, lengths, encodePresence(inputs), encodePresence(outputs), numbers])
 }
 
 /** Fuses two nodes. List attributes of the second node get the prefix `second_`. */

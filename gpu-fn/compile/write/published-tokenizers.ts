@@ -17,14 +17,14 @@ const T5: Repository = {
 
 const START = '<|startoftext|>'
 const END = '<|endoftext|>'
-const token = (content: string, normalized: boolean) => ({ content, normalized, special: true })
+const createToken = (content: string, normalized: boolean) => ({ content, normalized, special: true })
 
 /** The fields of tokenizer_config.json that are read, for a CLIP tokenizer of SD3.5. */
-const clipConfig = (pad: string, ids: Readonly<Record<string, number>>) => ({
+const createClipConfig = (pad: string, ids: Readonly<Record<string, number>>) => ({
   added_tokens_decoder: {
-    ...(pad !== END && { [ids[pad]!]: token(pad, false) }),
-    [ids[START]!]: token(START, true),
-    [ids[END]!]: token(END, false),
+    ...(pad !== END && { [ids[pad]!]: createToken(pad, false) }),
+    [ids[START]!]: createToken(START, true),
+    [ids[END]!]: createToken(END, false),
   },
   ...{ bos_token: START, eos_token: END, pad_token: pad, unk_token: END },
 })
@@ -41,7 +41,7 @@ export async function fetchTokenizer(name: string, hubUrl?: string): Promise<Map
   const sources = new Map<TokenizerFileName, Uint8Array>()
   for (const file of files) sources.set(file, await fetchFile({ repo, revision, ...(hubUrl && { hubUrl }) }, file))
   const vocab = sources.get('vocab.json')
-  const config = vocab ? clipConfig(pad, parseVocabulary(repo, vocab)) : { pad_token: pad }
+  const config = vocab ? createClipConfig(pad, parseVocabulary(repo, vocab)) : { pad_token: pad }
   return sources.set('tokenizer_config.json', new TextEncoder().encode(JSON.stringify(config)))
 }
 

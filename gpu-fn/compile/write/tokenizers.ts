@@ -112,7 +112,7 @@ function openSources(from: string, sources: ReadonlyMap<TokenizerFileName, Uint8
   }
 }
 
-/** Another encoder's tokenizer gives another image without an error. */
+/** Another encoder's tokenizer produces a different image without an error. */
 function assertOwnTokens(
   from: string,
   { title }: TextEncoderManifest,
@@ -137,8 +137,8 @@ function assertOwnTokens(
 }
 
 /**
- * A BPE tokenizer with other merges gives another image without an error, for example after an interrupted download. In a whole one, each
- * token of several characters is the result of a merge, and each result is a token.
+ * A BPE tokenizer with different merges produces a different image without an error, for example after an interrupted download. In a
+ * complete one, each token of several characters is the result of a merge, and each result is a token.
  */
 function assertWholeMerges({ tokenizer }: PromptTokenizer): void {
   const { merges, tokens_to_ids: ids, end_of_word_suffix } = tokenizer.model

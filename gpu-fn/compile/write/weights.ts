@@ -3,14 +3,14 @@ import { createHash, type Hash } from 'node:crypto'
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import { Piscina } from 'piscina'
-import { countElements, tensorBytes } from '../../dtype.ts'
+import { computeTensorBytes, countElements } from '../../dtype.ts'
 import type { StoredTensor } from '../../manifest.ts'
 import { CheckpointError } from '../checkpoint/error.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
 import type { Weight } from '../graph/graph.ts'
 import type { Storage } from '../graph/precision.ts'
 import type { WeightSource } from '../graph/weight-source.ts'
-import type { Block, Converted } from './convert.ts'
+import type { Block, ConvertedBlock } from './convert.ts'
 import type { Outcome } from './convert-worker.ts'
 
 /** Weights start at multiples of a page, so that they can be mapped, read directly and uploaded without a copy. */
@@ -22,7 +22,7 @@ export function layOut(weights: readonly Weight[]): StoredTensor[] {
   let end = 0
   return (weights as readonly Weight<WeightSource>[]).map(({ name, dtype, shape, source }) => {
     const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT
-    end = offset + tensorBytes(dtype, shape)
+    end = offset + computeTensorBytes(dtype, shape)
     return { name, dtype, shape: [...shape], offset, ...bitsOf(source) }
   })
 }
@@ -31,13 +31,13 @@ const bitsOf = (source: WeightSource): Pick<StoredTensor, 'bits'> =>
   source.kind === 'integers' ? { bits: source.bits } : source.kind === 'packed' ? { bits: 4 } : {}
 
 /** Size of a file with this layout. */
-export function layoutBytes(layout: readonly StoredTensor[]): number {
+export function sumLayoutBytes(layout: readonly StoredTensor[]): number {
   const last = layout.at(-1)
-  return last ? last.offset + tensorBytes(last.dtype, last.shape) : 0
+  return last ? last.offset + computeTensorBytes(last.dtype, last.shape) : 0
 }
 
 type Converter = {
-  readonly run: (block: Block) => Promise<Converted>
+  readonly run: (block: Block) => Promise<ConvertedBlock>
   readonly threads: number
   readonly close: () => Promise<void>
 }
@@ -59,7 +59,7 @@ export type WriteOptions = {
   readonly converter: Converter
   /** Receives the digest of every block, in order. */
   readonly source: Hash
-  readonly onBlock: (converted: Converted, tensor: Tensor) => void
+  readonly onBlock: (converted: ConvertedBlock, tensor: Tensor) => void
 }
 
 /**
@@ -80,7 +80,7 @@ export async function writeWeights(
     await handle.writeFile(data)
     position += data.byteLength
   }
-  const inFlight = blocksInFlight(weights, options.converter)
+  const inFlight = convertBlocks(weights, options.converter)
   const scales: Scales = { ofRows: [], ofGroups: [] }
   try {
     for (const [i, { source }] of (weights as readonly Weight<WeightSource>[]).entries()) {
@@ -101,7 +101,7 @@ type Scales = { readonly ofRows: Float32Array[]; readonly ofGroups: Uint8Array[]
 /** Yields the bytes of one weight in blocks. Scales are computed with their codes and kept for the scale weights that follow. */
 async function* contentOf(
   source: WeightSource,
-  inFlight: AsyncGenerator<Converted, undefined>,
+  inFlight: AsyncGenerator<ConvertedBlock, undefined>,
   scales: Scales,
   options: WriteOptions,
 ): AsyncGenerator<Uint8Array> {
@@ -129,18 +129,18 @@ async function* contentOf(
 }
 
 /** The parameters of a weight's conversion, as text for its digest. */
-function describe({ tensor: { name, shape, parts }, rows }: Converting): string {
+function describe({ tensor: { name, shape, parts }, rows }: ConvertedSource): string {
   const dtypes = new Set(parts.map(({ dtype }) => dtype))
   const scales = parts.every(({ scale }) => scale === 1) ? '' : ` × ${parts.map(({ scale }) => scale).join(';')}`
   return `${name} ${[...dtypes].join('+')} ${shape} ${rows}${scales}\n`
 }
 
 /** Converted blocks in order, while the next ones are being converted. */
-async function* blocksInFlight(
+async function* convertBlocks(
   weights: readonly Weight[],
   { run, threads }: Converter,
-): AsyncGenerator<Converted, undefined> {
-  const queue: Promise<Converted>[] = []
+): AsyncGenerator<ConvertedBlock, undefined> {
+  const queue: Promise<ConvertedBlock>[] = []
   for (const block of blocksOf(weights as readonly Weight<WeightSource>[])) {
     const promise = run(block)
     promise.catch(() => {}) // thrown again when it is awaited, or irrelevant after an earlier failure
@@ -150,14 +150,14 @@ async function* blocksInFlight(
   while (queue.length > 0) yield await queue.shift()!
 }
 
-type Converting = Extract<WeightSource, { kind: 'cast' | 'codes' | 'packed' | 'integers' }>
+type ConvertedSource = Extract<WeightSource, { kind: 'cast' | 'codes' | 'packed' | 'integers' }>
 
-function matrixOf({ tensor, rows }: Converting): { count: number; columns: number; step: number } {
+function matrixOf({ tensor, rows }: ConvertedSource): { count: number; columns: number; step: number } {
   const columns = countElements(tensor.shape.slice(1))
   return { count: rows[1] - rows[0], columns, step: Math.max(1, Math.floor(BLOCK_VALUES / columns)) }
 }
 
-function blockCount(source: Converting): number {
+function blockCount(source: ConvertedSource): number {
   const { count, step } = matrixOf(source)
   return Math.ceil(count / step)
 }
@@ -176,7 +176,7 @@ function* blocksOf(weights: readonly Weight<WeightSource>[]): Generator<Block> {
   }
 }
 
-function storageOf(source: Exclude<Converting, { kind: 'cast' }>): Storage {
+function storageOf(source: Exclude<ConvertedSource, { kind: 'cast' }>): Storage {
   if (source.kind === 'integers') return source.bits === 8 ? 'int8' : 'int4'
   return source.kind === 'packed' ? 'fp8-int4' : 'float8e4m3fn'
 }

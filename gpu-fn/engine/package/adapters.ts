@@ -21,7 +21,12 @@ export class AdapterError extends Error {
 }
 
 /** The rows of a module in one stored weight. */
-type Stored = { graph: NetworkName; weight: StoredTensor; scales: StoredTensor | undefined; rows: [number, number] }
+type StoredModule = {
+  graph: NetworkName
+  weight: StoredTensor
+  scales: StoredTensor | undefined
+  rows: [number, number]
+}
 
 /** The updates of each network. Adapters of scale 0 have none. Throws AdapterError. */
 export function updatesOf(pkg: Package, adapters: readonly Adapter[]): ReadonlyMap<NetworkName, WeightUpdates> {
@@ -48,13 +53,19 @@ export function updatesOf(pkg: Package, adapters: readonly Adapter[]): ReadonlyM
 }
 
 function graphsOf({ directory, manifest: { graphs } }: LoraPackage): WeightUpdates['graphs'] {
-  const inDirectory = (files: Record<string, string>) =>
+  const resolveFiles = (files: Record<string, string>) =>
     Object.fromEntries(Object.entries(files).map(([dtype, file]) => [dtype, path.join(directory, file)]))
-  const entries = Object.entries(graphs).map(([factors, files]) => [factors, inDirectory(files)])
+  const entries = Object.entries(graphs).map(([factors, files]) => [factors, resolveFiles(files)])
   return Object.fromEntries(entries)
 }
 
-function partOf({ manifest }: Package, lora: LoraPackage, module: LoraModule, stored: Stored, scale: number): LowRank {
+function partOf(
+  { manifest }: Package,
+  lora: LoraPackage,
+  module: LoraModule,
+  stored: StoredModule,
+  scale: number,
+): LowRank {
   const { rank, up, down, rows, shape } = module
   const [start, end] = [Math.max(rows[0], stored.rows[0]), Math.min(rows[1], stored.rows[1])]
   const [, ...inner] = shape
@@ -69,8 +80,12 @@ function partOf({ manifest }: Package, lora: LoraPackage, module: LoraModule, st
 }
 
 /** The stored weights with rows of a module; none if the package omits these rows of a fused projection. */
-function locate({ manifest }: Package, lora: LoraPackage, { network, weight, shape, rows }: LoraModule): Stored[] {
-  const found: Stored[] = []
+function locate(
+  { manifest }: Package,
+  lora: LoraPackage,
+  { network, weight, shape, rows }: LoraModule,
+): StoredModule[] {
+  const found: StoredModule[] = []
   let [known, columns] = [0, 0]
   for (const graph of graphsOfNetwork(manifest, network)) {
     const tensors = manifest.weights[manifest.networks[graph]?.weights ?? ''] ?? []

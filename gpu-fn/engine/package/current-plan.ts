@@ -5,10 +5,10 @@ import { type PlanLimits, planOf } from './graphs.ts'
 import { BudgetError, type MemoryPlan } from './memory-plan.ts'
 
 /** A memory plan, with its ControlNet and maximum image size. */
-export type Planned = { plan: MemoryPlan; size: Size; controlnet: ControlnetPackage | null }
+export type PlannedMemory = { plan: MemoryPlan; size: Size; controlnet: ControlnetPackage | null }
 
 /** Applies a plan. `isSmaller`: its maximum image size is below that of the preceding plan. */
-type Apply = (next: Planned, isSmaller: boolean) => Promise<void>
+type Apply = (next: PlannedMemory, isSmaller: boolean) => Promise<void>
 
 /** Maximum number of remembered plans, which bounds the memory for callers with many sizes. */
 const MAX_PLANS = 64
@@ -21,13 +21,13 @@ export class CurrentPlan {
   readonly #pkg: Package
   readonly #limits: PlanLimits
   readonly #apply: Apply
-  #current: Planned
+  #current: PlannedMemory
   /** False after an error: the next job then applies its plan in any case. */
   #isApplied = false
   /** ControlNet of the last job. The plan's ControlNet may stay open for jobs without one. */
   #wanted: ControlnetPackage | null = null
   /** Cache of plans by size and ControlNet: planning takes milliseconds, and jobs request a plan before every step. */
-  readonly #next = new Map<string, Planned>()
+  readonly #next = new Map<string, PlannedMemory>()
   /** The last change. Jobs in a shared step request plans concurrently. */
   #last: Promise<unknown> = Promise.resolve()
 
@@ -49,7 +49,7 @@ export class CurrentPlan {
   }
 
   /** The plan for a job with images of this size. Throws BudgetError. */
-  next(size: Size, controlnet: ControlnetPackage | null): Planned {
+  next(size: Size, controlnet: ControlnetPackage | null): PlannedMemory {
     const key = `${size.width}x${size.height} ${controlnet?.digest}`
     const found = this.#next.get(key)
     if (found) return found
@@ -82,13 +82,13 @@ export class CurrentPlan {
     await this.#change(next, pixelsOf(next.size) < pixelsOf(before.size))
   }
 
-  async #change(next: Planned, isSmaller: boolean): Promise<void> {
+  async #change(next: PlannedMemory, isSmaller: boolean): Promise<void> {
     this.#isApplied = false
     await this.#apply(next, isSmaller)
     this.#isApplied = true
   }
 
-  #choose(size: Size, controlnet: ControlnetPackage | null): Planned {
+  #choose(size: Size, controlnet: ControlnetPackage | null): PlannedMemory {
     const current = this.#current
     const isLarger = pixelsOf(size) > pixelsOf(current.size)
     const largest = isLarger ? size : current.size
@@ -100,16 +100,16 @@ export class CurrentPlan {
   }
 
   /** A plan with the memory arena left by larger images, which never shrinks; if that does not fit, a plan without it. */
-  #planSmaller(size: Size, controlnet: ControlnetPackage): Planned {
+  #planSmaller(size: Size, controlnet: ControlnetPackage): PlannedMemory {
     const { shared } = this.#current.plan
     return this.#planIfFits(size, controlnet, shared) ?? this.#plan(size, controlnet)
   }
 
-  #plan(size: Size, controlnet: ControlnetPackage | null, shared = 0): Planned {
+  #plan(size: Size, controlnet: ControlnetPackage | null, shared = 0): PlannedMemory {
     return { plan: planOf(this.#pkg, { ...this.#limits, shared }, size, controlnet), size, controlnet }
   }
 
-  #planIfFits(size: Size, controlnet: ControlnetPackage, shared = 0): Planned | null {
+  #planIfFits(size: Size, controlnet: ControlnetPackage, shared = 0): PlannedMemory | null {
     try {
       return this.#plan(size, controlnet, shared)
     } catch (error) {
@@ -120,12 +120,12 @@ export class CurrentPlan {
 }
 
 /** The first plan of a package, for a job with images of this size. Throws BudgetError. */
-export const firstPlan = (
+export const createFirstPlan = (
   pkg: Package,
   limits: PlanLimits,
   size: Size,
   controlnet: ControlnetPackage | null,
-): Planned => new CurrentPlan(pkg, limits, async () => {}).next(size, controlnet)
+): PlannedMemory => new CurrentPlan(pkg, limits, async () => {}).next(size, controlnet)
 
 const pixelsOf = ({ width, height }: Size) => width * height
 

@@ -16,13 +16,13 @@ import { type MemoryPlan, planMemory } from './memory-plan.ts'
 /** On the CPU, weights of packages up to this size are widened to float32 once, on opening, which trades memory for speed. */
 const FOLD_BYTES = 2 ** 30
 
-type Stored = { manifest: Pick<Manifest, 'files' | 'target' | 'tier'> }
+type StoredPackage = { manifest: Pick<Manifest, 'files' | 'target' | 'tier'> }
 
 /**
  * Whether the weights of a package are converted to float32 when it is opened (`fold`), and their resulting memory. On the CPU, all float16
  * weights and all folded FP8 weights, including 4-bit ones, are stored in memory as float32.
  */
-export function footprintOf({ manifest: { files, target, tier } }: Stored) {
+export function footprintOf({ manifest: { files, target, tier } }: StoredPackage) {
   const bytes = Object.values(files).reduce((sum, file) => sum + file.bytes, 0)
   const fold = target === 'cpu' && bytes <= FOLD_BYTES
   const folded = has4BitWeights(tier) ? 8 : 4
@@ -33,8 +33,8 @@ export function footprintOf({ manifest: { files, target, tier } }: Stored) {
 /** The networks that each further device has. */
 export const DENOISER: readonly NetworkName[] = ['conditioning', 'transformer']
 
-/** The memory of the denoiser's weights, of which each device has a copy. */
-export function denoiserBytes(pkg: Pick<Package, 'manifest'>): number {
+/** The memory of the denoiser's weights; each device has a copy of them. */
+export function sumDenoiserBytes(pkg: Pick<Package, 'manifest'>): number {
   const { networks, files } = pkg.manifest
   const bytes = DENOISER.reduce((sum, name) => sum + (files[networks[name]?.weights ?? '']?.bytes ?? 0), 0)
   return bytes * footprintOf(pkg).widening
@@ -48,19 +48,19 @@ const EFFICIENT_ATTENTION = '2'
  * Options of onnxruntime's CUDA provider for a network. For prompts cuDNN's attention is no faster, and its plan delays the first run by 90 ms
  * and the second by 50 ms. An exhaustive search for convolutions takes a second, the heuristic half of that, with the same result.
  */
-export function providerOptions(network: NetworkName): Record<string, string> {
+export function chooseProviderOptions(network: NetworkName): Record<string, string> {
   if (network === 'vae_decoder' || network === IMAGE_ENCODER) return { cudnn_conv_algo_search: 'HEURISTIC' }
   return RUN_IN_STEPS.includes(network) ? {} : { sdpa_kernel: EFFICIENT_ATTENTION }
 }
 
 let installed: Kernels | undefined
 /** Determined once, because a library stays loaded for the lifetime of the thread. */
-const installedKernels = () => (installed ??= findKernels())
+const findInstalledKernels = () => (installed ??= findKernels())
 
 /** The graphs of a ControlNet for this machine. */
 export const chooseControlGraphs = (
   { networks, without_kernels }: ControlnetManifest,
-  kernels: () => Kernels = installedKernels,
+  kernels: () => Kernels = findInstalledKernels,
 ): ControlnetManifest['networks'] =>
   without_kernels && !kernels().library ? { ...networks, ...without_kernels } : networks
 
@@ -74,18 +74,18 @@ type Graphs = Pick<Manifest, 'networks' | 'control'> & {
  * The graphs that this machine can run. For target cuda-fp8 without a supported GPU or without the library of kernels, these are the
  * package's graphs for 16-bit products.
  */
-export function chooseGraphs(manifest: Manifest, kernels: () => Kernels = installedKernels): Graphs {
+export function chooseGraphs(manifest: Manifest, kernels: () => Kernels = findInstalledKernels): Graphs {
   const { networks, without_kernels, control } = manifest
   const batched = manifest.transformer_batch === null
   if (!without_kernels) return { networks, control, batched, note: null }
   const found = kernels()
   if (found.library) return { networks, control, batched, kernels: found.library, note: null }
   const note = `${manifest.model}:${manifest.tier} runs with FP8 weights but 16-bit products: ${found.reason}`
-  const others = { ...networks, ...withoutAbsent(without_kernels) }
+  const others = { ...networks, ...removeAbsentNetworks(without_kernels) }
   return { networks: others, control: control?.without_kernels, batched: false, note }
 }
 
-const withoutAbsent = (networks: NonNullable<Manifest['without_kernels']>): Manifest['networks'] =>
+const removeAbsentNetworks = (networks: NonNullable<Manifest['without_kernels']>): Manifest['networks'] =>
   Object.fromEntries(Object.entries(networks).flatMap(([name, network]) => (network ? [[name, network]] : [])))
 
 /**

@@ -74,23 +74,23 @@ export function planMemory(manifest: PlannedManifest, size: Size, budget: number
     const side = tile === null ? null : tile * manifest.latent.downsample
     if (side !== null && side >= Math.max(size.width, size.height)) continue
     const tiled = side === null ? size : { width: Math.min(side, size.width), height: Math.min(side, size.height) }
-    const beside = how.controlnet ? memoryBesideControlnet(manifest, how.controlnet.manifest, size, how) : 0
+    const beside = how.controlnet ? measureMemoryBesideControlnet(manifest, how.controlnet.manifest, size, how) : 0
     const needs = [...needsOf(manifest, size, tiled, how), ...needsOfControlnet(manifest, size, how)]
-    const candidates = candidatesFor(needs, how).map((each) => ({ ...each, peak: each.peak + beside }))
+    const candidates = listCandidates(needs, how).map((each) => ({ ...each, peak: each.peak + beside }))
     min = Math.min(min, ...candidates.map(({ peak }) => peak))
     const best = bestOf(candidates.filter(({ peak }) => budget === null || peak <= budget))
     if (best) return { budget, tile, ...best, resident: namesOf(best.resident), offloaded: namesOf(best.offloaded) }
   }
   throw new BudgetError(
-    `${size.width}x${size.height} needs ${gigabytes(min)} of device memory at least; the budget is ${gigabytes(budget!)}`,
+    `${size.width}x${size.height} needs at least ${formatGigabytes(min)} of device memory; the budget is ${formatGigabytes(budget!)}`,
   )
 }
 
-function candidatesFor(needs: readonly Need[], how: Execution): Candidate[] {
-  const peakOf = how.target === 'cpu' ? peakOnCpu : peakOnGpu(how.shared)
+function listCandidates(needs: readonly Need[], how: Execution): Candidate[] {
+  const peakOf = how.target === 'cpu' ? computePeakOnCpu : computePeakOnGpu(how.shared)
   // Few jobs have an input image, so its encoder is opened by the first one, and is not part of what each job reads.
   const usual = needs.filter(({ network }) => network !== IMAGE_ENCODER)
-  return subsets(usual, how).map((resident) => {
+  return listSubsets(usual, how).map((resident) => {
     const offloaded = usual.filter((need) => !resident.includes(need))
     // A single offloaded network shares its memory with no other, so it is never unloaded.
     const reread = offloaded.length > 1 ? sum(offloaded, ({ weights }) => weights) : 0
@@ -103,7 +103,7 @@ const bestOf = (candidates: Candidate[]): Candidate | undefined =>
   candidates.sort((a, b) => a.reread - b.reread || a.offloaded.length - b.offloaded.length || a.peak - b.peak)[0]
 
 const namesOf = (needs: readonly Need[]) => needs.map(({ network }) => network)
-const total = ({ weights, workspace }: Need) => weights + workspace
+const computeTotal = ({ weights, workspace }: Need) => weights + workspace
 const maxOf = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0, ...needs.map(of))
 
 export type Peak = Pick<MemoryPlan, 'peak' | 'shared'>
@@ -123,7 +123,7 @@ export const memoryOfAll = (peaks: readonly Peak[]): number =>
  * All sessions stay open. Offloaded networks take turns in the same memory. Runs share one arena that never shrinks; the autoencoder's blocks
  * are larger than all others and cannot reuse them, so both are counted.
  */
-const peakOnGpu =
+const computePeakOnGpu =
   (min = 0) =>
   (resident: readonly Need[], offloaded: readonly Need[]): Peak => {
     const all = [...resident, ...offloaded]
@@ -137,16 +137,16 @@ const peakOnGpu =
   }
 
 /** Each open session has its own weights and workspace. */
-const peakOnCpu = (resident: readonly Need[], offloaded: readonly Need[]): Peak => ({
-  peak: sum(resident, total) + maxOf(offloaded, total),
+const computePeakOnCpu = (resident: readonly Need[], offloaded: readonly Need[]): Peak => ({
+  peak: sum(resident, computeTotal) + maxOf(offloaded, computeTotal),
   shared: 0,
 })
 
 const sum = <T>(values: readonly T[], of: (value: T) => number) => values.reduce((total, value) => total + of(value), 0)
-const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
+const formatGigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
 
 /** Sets of resident networks. On a GPU they include the autoencoder, because offloading its few weights would save little memory. */
-function subsets(needs: readonly Need[], { target }: Execution): Need[][] {
+function listSubsets(needs: readonly Need[], { target }: Execution): Need[][] {
   const all = Array.from({ length: 2 ** needs.length }, (_, bits) => needs.filter((_, i) => (bits >> i) & 1))
   return target === 'cpu' ? all : all.filter((needs) => needs.some(({ network }) => network === 'vae_decoder'))
 }
@@ -182,7 +182,12 @@ function needsOfControlnet(manifest: PlannedManifest, size: Size, how: Execution
  * Memory beside the networks: the residuals, which are live together, and the sessions of the graphs for ControlNets. On CUDA these graphs
  * share the weights of the step graph; on the CPU they have their own.
  */
-function memoryBesideControlnet(manifest: PlannedManifest, { shape }: PlannedControlnet, size: Size, how: Execution) {
+function measureMemoryBesideControlnet(
+  manifest: PlannedManifest,
+  { shape }: PlannedControlnet,
+  size: Size,
+  how: Execution,
+) {
   const { target, samples, widening } = how
   const patch = manifest.latent.downsample * manifest.latent.patch_size
   const tokens = (size.width / patch) * (size.height / patch)
@@ -211,7 +216,7 @@ function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, ho
   const { target, sharing = 1 } = how
   const value = target === 'cpu' ? 4 : 2
   const modulation = networks.conditioning?.outputs.find(({ name }) => name === 'modulation')?.shape.at(-1)
-  const longEncoders = text.encoders.filter((encoder) => longestPrompt(encoder) > LONG_PROMPT)
+  const longEncoders = text.encoders.filter((encoder) => findLongestPrompt(encoder) > LONG_PROMPT)
   const isLong = (network: NetworkName) => longEncoders.some(({ graphs }) => graphs.includes(network))
   return (network: NetworkName): number => {
     switch (network) {
@@ -229,16 +234,16 @@ function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, ho
   }
 }
 
-const longestPrompt = ({ tokens }: Manifest['text']['encoders'][number]) => tokens.max
+const findLongestPrompt = ({ tokens }: Manifest['text']['encoders'][number]) => tokens.max
 
 /** The plan for a log. */
 export function describePlan({ resident, offloaded, tile, peak, reread, budget }: MemoryPlan): Record<string, unknown> {
   return {
     ...{ resident, offloaded, decode: tile === null ? 'whole' : `tiles of ${tile} latents` },
     ...{
-      peak: gigabytes(peak),
-      reread_per_job: gigabytes(reread),
-      budget: budget === null ? 'none' : gigabytes(budget),
+      peak: formatGigabytes(peak),
+      reread_per_job: formatGigabytes(reread),
+      budget: budget === null ? 'none' : formatGigabytes(budget),
     },
   }
 }

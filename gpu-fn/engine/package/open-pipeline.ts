@@ -21,8 +21,8 @@ import { readKnownWords } from '../../tokenizer/known-words.ts'
 import { openTokenizer } from '../../tokenizer/tokenizer.ts'
 import { type Adapter, requireFitting, updatesOf } from './adapters.ts'
 import { chain } from './chain.ts'
-import { CurrentPlan, type Planned } from './current-plan.ts'
-import { chooseControlGraphs, chooseGraphs, DENOISER, footprintOf, providerOptions } from './graphs.ts'
+import { CurrentPlan, type PlannedMemory } from './current-plan.ts'
+import { chooseControlGraphs, chooseGraphs, chooseProviderOptions, DENOISER, footprintOf } from './graphs.ts'
 import type { MemoryPlan } from './memory-plan.ts'
 import { Residency } from './residency.ts'
 
@@ -43,7 +43,7 @@ export type OpenPipeline = Pipeline & {
    */
   useControlnet(controlnet: ControlnetPackage | null, size?: Size): Promise<Controlnet | null>
   /** The plan of `useControlnet`, without applying it. Throws BudgetError. */
-  planFor(size: Size, controlnet: ControlnetPackage | null): Planned
+  planFor(size: Size, controlnet: ControlnetPackage | null): PlannedMemory
   /** The ControlNet in the plan. */
   readonly controlnet: ControlnetPackage | null
   /** Names of the networks whose weights are loaded on the first device. */
@@ -74,9 +74,9 @@ export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding
  */
 export async function openPipeline(pkg: Package, options: PipelineOptions = {}): Promise<OpenPipeline> {
   const { batched, note } = chooseGraphs(pkg.manifest)
-  const current: Current = { controlnet: null }
+  const current: CurrentControlnet = { controlnet: null }
   const placed = Array.from({ length: options.devices ?? 1 }, (_, device) => {
-    return new Residency(sessionOpener(pkg, current, options, device), options.onOpen)
+    return new Residency(createSessionOpener(pkg, current, options, device), options.onOpen)
   })
   const residency = placed[0]!
   const others = placed.slice(1).map(denoiserOf)
@@ -84,7 +84,7 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
   const setResident = ({ resident }: MemoryPlan) =>
     onEach((each) => each.setResident(each === residency ? resident : hasDenoiser(resident) ? DENOISER : []))
   const release = () => onEach((each) => each.release())
-  const apply = async ({ plan, controlnet }: Planned, isSmaller: boolean) => {
+  const apply = async ({ plan, controlnet }: PlannedMemory, isSmaller: boolean) => {
     if (controlnet?.digest !== current.controlnet?.digest) await residency.close(CONTROL_NETWORKS)
     current.controlnet = controlnet
     // On the CPU, each open session retains the memory of its largest run.
@@ -147,9 +147,9 @@ const denoiserOf = (residency: Residency): Denoiser => ({
 })
 
 /** The ControlNet whose networks the sessions of `CONTROL_NETWORKS` open. */
-type Current = { controlnet: ControlnetPackage | null }
+type CurrentControlnet = { controlnet: ControlnetPackage | null }
 
-function sessionOpener(pkg: Package, current: Current, options: PipelineOptions, device: number) {
+function createSessionOpener(pkg: Package, current: CurrentControlnet, options: PipelineOptions, device: number) {
   const { networks, kernels } = chooseGraphs(pkg.manifest)
   return (network: NetworkName, updates: WeightUpdates | undefined): Promise<Session> => {
     const { controlnet } = current
@@ -157,7 +157,7 @@ function sessionOpener(pkg: Package, current: Current, options: PipelineOptions,
     const { directory, manifest } = own ? pkg : controlnet!
     const { file, weights } = own ?? chooseControlGraphs(manifest as ControlnetManifest)[network as ControlNetwork]
     const { fold = footprintOf({ manifest }).fold, threads, binding } = options
-    const provider = providerOptions(network)
+    const provider = chooseProviderOptions(network)
     const stored = weights && { file: path.join(directory, weights), tensors: manifest.weights[weights] ?? [] }
     const settings = { target: manifest.target, fold, kernels, provider, weights: stored || undefined, updates }
     return openSession(path.join(directory, file), { ...settings, device, threads, binding })

@@ -1,15 +1,15 @@
 // QkNormQuantize and Attention: attention over one stream or two, with RMS-normalized heads.
 import type { Value } from '../../compile/graph/graph.ts'
 import * as ops from '../../compile/graph/ops.ts'
-import type { Fp8Operators, Projected } from '../../compile/lower/cuda-fp8.ts'
-import { constant, largest, maximum } from '../definition/quantize.ts'
-import { type Case, editTensor, noise } from '../definition/test-case.ts'
+import type { Fp8Operators, Projections } from '../../compile/lower/cuda-fp8.ts'
+import { computeLargest, constant, maximum } from '../definition/quantize.ts'
+import { type Case, createNoise, editTensor } from '../definition/test-case.ts'
 
 /** The code of a normalized value equal to its weight: a sum of 64 products of such values fits float16. */
 const LARGEST_CODE = 28
 const DEPTH = 64
 
-function normalized(x: Value, weight: Value, factor: Value, epsilon: number): Value {
+function normalize(x: Value, weight: Value, factor: Value, epsilon: number): Value {
   const [batch, tokens, width] = x.shape
   const heads = ops.reshape(x, [batch!, tokens!, Number(width) / DEPTH, DEPTH])
   const codes = ops.cast(ops.multiply(ops.rmsNormalization(heads, weight, epsilon), factor), 'float8e4m3fn')
@@ -26,27 +26,32 @@ function roundSignificand(x: Value): Value {
 }
 
 /** The factor from normalized queries or keys of both streams to codes. */
-function codeFactor(norms: readonly (Value | null)[]): Value {
-  const [first, ...others] = norms.filter((norm) => norm !== null).map((norm) => largest(norm, [0]))
+function computeCodeFactor(norms: readonly (Value | null)[]): Value {
+  const [first, ...others] = norms.filter((norm) => norm !== null).map((norm) => computeLargest(norm, [0]))
   const max = others.reduce(maximum, first!)
   return ops.divide(constant(max, LARGEST_CODE), max)
 }
 
-function parts({ qkv, queryNorm, keyNorm }: Projected, queryFactor: Value, keyFactor: Value, epsilon: number) {
+function splitProjections(
+  { qkv, queryNorm, keyNorm }: Projections,
+  queryFactor: Value,
+  keyFactor: Value,
+  epsilon: number,
+) {
   const count = queryNorm ? 3 : 2
   const width = Number(qkv.shape[2]) / count
   const split = ops.split(qkv, new Array(count).fill(width), 2)
   const [k, v] = split.slice(-2) as [Value, Value]
-  const q = queryNorm && normalized(split[0]!, queryNorm, queryFactor, epsilon)
-  return { q, k: normalized(k, keyNorm, keyFactor, epsilon), v: roundSignificand(v) }
+  const q = queryNorm && normalize(split[0]!, queryNorm, queryFactor, epsilon)
+  return { q, k: normalize(k, keyNorm, keyFactor, epsilon), v: roundSignificand(v) }
 }
 
 export const definition: Pick<Fp8Operators, 'attend'> = {
   attend(image, text, epsilon) {
-    const queryFactor = codeFactor([image.queryNorm, text?.queryNorm ?? null])
-    const keyFactor = codeFactor([image.keyNorm, text?.keyNorm ?? null])
-    const own = parts(image, queryFactor, keyFactor, epsilon)
-    const other = text && parts(text, queryFactor, keyFactor, epsilon)
+    const queryFactor = computeCodeFactor([image.queryNorm, text?.queryNorm ?? null])
+    const keyFactor = computeCodeFactor([image.keyNorm, text?.keyNorm ?? null])
+    const own = splitProjections(image, queryFactor, keyFactor, epsilon)
+    const other = text && splitProjections(text, queryFactor, keyFactor, epsilon)
     const join = (a: Value, b: Value | null | undefined) => (b ? ops.concat([a, b], 1) : a)
     const heads = Number(own.k.shape[2]) / DEPTH
     return ops.multiHeadAttention(join(own.q!, other?.q), join(own.k, other?.k), join(own.v, other?.v), { heads })
@@ -83,12 +88,12 @@ function caseOf(
     name: `QkNormQuantize, Attention ${name} ${batch} × (${image} + ${text}${textQueries ? '' : ' without queries'}) × ${heads} heads`,
     tolerance,
     inputs: {
-      image: editTensor(noise([batch, image, 3 * width], 7, scale), (data) => {
+      image: editTensor(createNoise([batch, image, 3 * width], 7, scale), (data) => {
         const projection = (token: number) => data.subarray(token * 3 * width, (token + 1) * 3 * width)
         for (let i = 0; edit && i < batch * image; i++) edit(projection(i), i, width)
       }),
-      ...(text > 0 && { text: noise([batch, text, parts * width], 8, scale) }),
-      norms: noise([4, 64], 9, 0.5),
+      ...(text > 0 && { text: createNoise([batch, text, parts * width], 8, scale) }),
+      norms: createNoise([4, 64], 9, 0.5),
     },
     build(inputs, operators, half) {
       const norm = (i: number) => {

@@ -44,7 +44,7 @@ __device__ inline float largestWeight(const float* norm, const float (&weights)[
 }
 
 /** The factor from normalized values to codes, which both streams share. */
-__device__ inline float codeFactor(const float* image, const float* text, int lane) {
+__device__ inline float computeCodeFactor(const float* image, const float* text, int lane) {
   float a[PACK] = {}, b[PACK] = {};
   if (image) loadFloats(image + lane * PACK, a);
   if (text) loadFloats(text + lane * PACK, b);
@@ -154,8 +154,8 @@ __global__ void __launch_bounds__(THREADS, 3) qkNormQuantize(const Arguments a) 
     tokens[i] = load(a, tile * TILE + at[i], head, sample, lane);
   }
 
-  const float queryFactor = codeFactor(a.image.queryNorm, a.text.queryNorm, lane);
-  const float keyFactor = codeFactor(a.image.keyNorm, a.text.keyNorm, lane);
+  const float queryFactor = computeCodeFactor(a.image.queryNorm, a.text.queryNorm, lane);
+  const float keyFactor = computeCodeFactor(a.image.keyNorm, a.text.keyNorm, lane);
   if (head == 0 && sample == 0 && tile == 0 && threadIdx.x == 0) *a.logitFactor = 1.f / (queryFactor * keyFactor);
   float queryNorm[PACK], keyNorm[PACK];
   const bool beginsAsText = tokens[0].isText;
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(THREADS, 3) qkNormQuantize(const Arguments a) 
 #pragma unroll
   for (int i = 0; i < THREADS / WARP; i++) most = max(most, largest[i]);
   const int exponent = scaleExponent(most);
-  // Infinity has no code. A scale of NaN spoils the head's result, so that it is not mistaken for an image.
+  // Infinity has no code. A scale of NaN propagates to the head's result, so that it is not mistaken for an image.
   const bool isFinite = most < INFINITE;
   if (threadIdx.x == 0) a.valueScales[group * a.tiles + tile] = isFinite ? __int_as_float(127 + exponent << 23) : nanf("");
   uint32_t codes[PACK];

@@ -5,7 +5,7 @@ import type { Operand } from '../../compile/graph/layer-types.ts'
 import * as ops from '../../compile/graph/ops.ts'
 import type { Lowering } from '../../compile/graph/scope.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
-import { gaussianNoise } from '../../pipeline/noise.ts'
+import { drawGaussianNoise } from '../../pipeline/noise.ts'
 import type { Tensor } from '../../runtime/session.ts'
 
 export type Narrow = (x: Value) => Value
@@ -29,7 +29,7 @@ export const CODES = { all: 5e-3, row: 2e-2 }
 export const HALVES = { all: 3e-3, row: 4e-3 }
 
 /** Computes the values on first access, because the cases have hundreds of millions of them and most importers use none. */
-function lazyTensor(dims: readonly number[], compute: () => Float32Array): Tensor {
+function createLazyTensor(dims: readonly number[], compute: () => Float32Array): Tensor {
   let data: Float32Array | undefined
   return {
     dims,
@@ -40,20 +40,20 @@ function lazyTensor(dims: readonly number[], compute: () => Float32Array): Tenso
   }
 }
 
-export const noise = (dims: number[], seed: number, scale = 1): Tensor =>
-  lazyTensor(dims, () => {
+export const createNoise = (dims: number[], seed: number, scale = 1): Tensor =>
+  createLazyTensor(dims, () => {
     const length = dims.reduce((n, dim) => n * dim)
-    const data = gaussianNoise(seed, length)
+    const data = drawGaussianNoise(seed, length)
     return scale === 1 ? data : data.map((x) => x * scale)
   })
 const mapTensor = (tensor: Tensor, map: (x: number) => number): Tensor =>
-  lazyTensor(tensor.dims, () => (tensor.data as Float32Array).map(map))
+  createLazyTensor(tensor.dims, () => (tensor.data as Float32Array).map(map))
 /** Values that E4M3 represents exactly. */
-export const codes = (dims: number[], seed: number): Tensor =>
-  mapTensor(noise(dims, seed, 100), (x) => decodeTable[encode(x)]!)
+export const createCodes = (dims: number[], seed: number): Tensor =>
+  mapTensor(createNoise(dims, seed, 100), (x) => decodeTable[encode(x)]!)
 export const makePositive = (tensor: Tensor): Tensor => mapTensor(tensor, (x) => Math.abs(x) + 0.01)
 export const editTensor = (tensor: Tensor, edit: (data: Float32Array) => void): Tensor =>
-  lazyTensor(tensor.dims, () => {
+  createLazyTensor(tensor.dims, () => {
     const copy = (tensor.data as Float32Array).slice()
     edit(copy)
     return copy
@@ -61,4 +61,4 @@ export const editTensor = (tensor: Tensor, edit: (data: Float32Array) => void): 
 
 const widen = ({ rowScales, ...x }: Operand): Value =>
   ops.multiply(ops.cast(x, 'float32'), ops.reshape(rowScales!, [...rowScales!.shape, 1]))
-export const named = (operands: Operand[]) => Object.fromEntries(operands.map((x, i) => [`part ${i}`, widen(x)]))
+export const nameOperands = (operands: Operand[]) => Object.fromEntries(operands.map((x, i) => [`part ${i}`, widen(x)]))

@@ -13,7 +13,7 @@ constexpr int MAX_GROUP = 256;  // channels per group
 /** Maximum number of parts of a map that are summed in parallel: two rounds on the largest GPUs, with four blocks per multiprocessor. */
 constexpr int MAX_PARTS = 1024;
 
-/** map + bias + skip, of which the last two may be absent. A thread reads eight channels of a pixel. */
+/** map + bias + skip; the last two may be absent. A thread reads eight channels of a pixel. */
 struct DeferredSum {
   const uint4* map;
   const float* bias;

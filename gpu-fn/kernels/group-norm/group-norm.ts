@@ -5,7 +5,7 @@ import * as ops from '../../compile/graph/ops.ts'
 import { groupNormOfPlanes } from '../../compile/lower/cpu.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import type { Tensor } from '../../runtime/session.ts'
-import { type Case, editTensor, HALVES, noise } from '../definition/test-case.ts'
+import { type Case, createNoise, editTensor, HALVES } from '../definition/test-case.ts'
 
 function applyDeferred({ value, deferred }: FeatureMap): Value {
   if (!deferred) return value
@@ -26,15 +26,15 @@ const MAP: [number, number, number, number] = [1, 128, 6, 10]
 type Maps = { groups?: number; bias?: boolean; skip?: boolean; silu?: boolean; keep?: boolean; map?: Tensor }
 
 function caseOf(name: string, dims: [number, number, number, number], options: Maps = {}): Case {
-  const { groups = 32, bias = true, skip = true, silu = true, keep = true, map = noise(dims, 13, 4) } = options
+  const { groups = 32, bias = true, skip = true, silu = true, keep = true, map = createNoise(dims, 13, 4) } = options
   const channels = [dims[1]]
   return {
     name: `GroupNorm ${name} [${dims.join(', ')}] in ${groups} groups`,
     tolerance: HALVES,
     inputs: {
-      ...{ map, weight: noise(channels, 14), bias: noise(channels, 15) },
-      ...(bias && { deferredBias: noise(channels, 16, 5) }),
-      ...(skip && { skip: noise(dims, 17, 2) }),
+      ...{ map, weight: createNoise(channels, 14), bias: createNoise(channels, 15) },
+      ...(bias && { deferredBias: createNoise(channels, 16, 5) }),
+      ...(skip && { skip: createNoise(dims, 17, 2) }),
     },
     build(inputs, operators, half, layout) {
       const mapOf = (name: string) => layout.featureMap(half(inputs[name]!))
@@ -57,7 +57,7 @@ export const cases: readonly Case[] = [
   caseOf('of one pixel', [3, 64, 1, 1], { keep: false }),
   caseOf('of 24 channels', [1, 24, 33, 31], { groups: 3 }),
   caseOf('far from zero', MAP, {
-    map: editTensor(noise(MAP, 13, 0.5), (data) => {
+    map: editTensor(createNoise(MAP, 13, 0.5), (data) => {
       data.forEach((x, i) => {
         data[i] = x + 500
       })
@@ -66,7 +66,7 @@ export const cases: readonly Case[] = [
     skip: false,
   }),
   caseOf('with a value that is not a number', MAP, {
-    map: editTensor(noise(MAP, 13), (data) => {
+    map: editTensor(createNoise(MAP, 13), (data) => {
       data[777] = Number.NaN
     }),
     keep: false,

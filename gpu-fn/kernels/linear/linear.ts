@@ -4,7 +4,7 @@ import type { Operand } from '../../compile/graph/layer-types.ts'
 import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import { constant } from '../definition/quantize.ts'
-import { type Case, codes, editTensor, HALVES, makePositive, noise } from '../definition/test-case.ts'
+import { type Case, createCodes, createNoise, editTensor, HALVES, makePositive } from '../definition/test-case.ts'
 
 const columnOf = (scales: Value) => ops.reshape(scales, [...scales.shape, 1])
 
@@ -16,16 +16,16 @@ export const definition: Pick<Fp8Operators, 'linear'> = {
   },
 }
 
-function caseOf(name: string, [m, k, n]: [number, number, number], factor = 1, x = codes([1, m, k], 1)): Case {
+function caseOf(name: string, [m, k, n]: [number, number, number], factor = 1, x = createCodes([1, m, k], 1)): Case {
   return {
     name: `Linear ${name} [${m}, ${k}] · [${n}, ${k}]`,
     tolerance: HALVES,
     inputs: {
       x,
-      scales: makePositive(noise([1, m], 2, 0.01)),
-      weight: codes([n, k], 3),
-      weightScales: makePositive(noise([n], 4, 0.001)),
-      bias: noise([n], 5),
+      scales: makePositive(createNoise([1, m], 2, 0.01)),
+      weight: createCodes([n, k], 3),
+      weightScales: makePositive(createNoise([n], 4, 0.001)),
+      bias: createNoise([n], 5),
     },
     build(inputs, operators, half) {
       const x: Operand = { ...ops.cast(inputs.x!, 'float8e4m3fn'), rowScales: inputs.scales! }
@@ -37,7 +37,7 @@ function caseOf(name: string, [m, k, n]: [number, number, number], factor = 1, x
 
 /** One node with two products of different row counts. */
 function pairOf(name: string, [m, rows, k, n]: [number, number, number, number]): Case {
-  const both = [caseOf('', [m, k, n], 1 / 16), caseOf('', [rows, k, n], 1 / 16, codes([1, rows, k], 6))]
+  const both = [caseOf('', [m, k, n], 1 / 16), caseOf('', [rows, k, n], 1 / 16, createCodes([1, rows, k], 6))]
   const inputsOf = (i: number, { inputs }: Case) => Object.entries(inputs).map(([key, value]) => [`${key} ${i}`, value])
   return {
     name: `Linear ${name} [${m} and ${rows}, ${k}] · [${n}, ${k}]`,
@@ -64,7 +64,7 @@ export const cases: readonly Case[] = [
     'with a row of NaN',
     [3, 192, 64],
     1,
-    editTensor(codes([1, 3, 192], 1), (data) => {
+    editTensor(createCodes([1, 3, 192], 1), (data) => {
       data[192 + 5] = Number.NaN
     }),
   ),

@@ -4,7 +4,7 @@ import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import type { Tensor } from '../../runtime/session.ts'
 import { constant, quantize } from '../definition/quantize.ts'
-import { type Case, CODES, editTensor, named, noise } from '../definition/test-case.ts'
+import { type Case, CODES, createNoise, editTensor, nameOperands } from '../definition/test-case.ts'
 
 export const definition: Pick<Fp8Operators, 'modulateQuantize'> = {
   modulateQuantize(stream, branches, modulation, modulations, { factor, epsilon }) {
@@ -13,9 +13,9 @@ export const definition: Pick<Fp8Operators, 'modulateQuantize'> = {
       const [start, end] = [at, at + width].map((value) => ops.int64(modulation, [value])) as [Value, Value]
       return ops.reshape(ops.slice(modulation, start, end, 1, width), [modulation.shape[0]!, 1, width])
     }
-    const gated = ({ value, gate }: (typeof branches)[number]) =>
+    const applyGate = ({ value, gate }: (typeof branches)[number]) =>
       ops.multiply(ops.multiply(value, vector(gate)), constant(value, factor))
-    const sum = branches.reduce((x, branch) => ops.add(x, gated(branch)), stream)
+    const sum = branches.reduce((x, branch) => ops.add(x, applyGate(branch)), stream)
     const normed = modulations.map(({ shift, scale }) =>
       quantize(ops.layerNormalization(sum, vector(scale), vector(shift), epsilon)),
     )
@@ -37,9 +37,9 @@ function caseOf(
     name: `ModulateQuantize ${name} [${batch}, ${tokens}, ${width}]`,
     tolerance: CODES,
     inputs: {
-      stream: options.stream ?? noise([batch, tokens, width], 1, 3),
-      modulation: noise([batch, count * width], 2),
-      ...Object.fromEntries(names.map((branch, i) => [branch, noise([batch, tokens, width], 3 + i, 2)])),
+      stream: options.stream ?? createNoise([batch, tokens, width], 1, 3),
+      modulation: createNoise([batch, count * width], 2),
+      ...Object.fromEntries(names.map((branch, i) => [branch, createNoise([batch, tokens, width], 3 + i, 2)])),
     },
     build(inputs, operators, half) {
       const { sum, normed } = operators.modulateQuantize(
@@ -49,7 +49,7 @@ function caseOf(
         Array.from({ length: modulations }, (_, i) => ({ shift: 2 * i * width, scale: (2 * i + 1) * width })),
         { factor: 16, epsilon: 1e-6 / 256 },
       )
-      return { ...(branches > 0 && { sum: ops.cast(sum, 'float32') }), ...named(normed) }
+      return { ...(branches > 0 && { sum: ops.cast(sum, 'float32') }), ...nameOperands(normed) }
     },
   }
 }
@@ -61,9 +61,9 @@ function pairOf(name: string, [batch, tokens, width]: [number, number, number], 
     name: `ModulateQuantize ${name} [${batch}, ${tokens} and ${texts}, ${width}]`,
     tolerance: CODES,
     inputs: {
-      modulation: noise([batch, 6 * width], 2),
-      ...Object.fromEntries(streams.map((count, i) => [`stream ${i}`, noise([batch, count, width], 3 + i, 3)])),
-      ...Object.fromEntries(streams.map((count, i) => [`branch ${i}`, noise([batch, count, width], 5 + i, 2)])),
+      modulation: createNoise([batch, 6 * width], 2),
+      ...Object.fromEntries(streams.map((count, i) => [`stream ${i}`, createNoise([batch, count, width], 3 + i, 3)])),
+      ...Object.fromEntries(streams.map((count, i) => [`branch ${i}`, createNoise([batch, count, width], 5 + i, 2)])),
     },
     build(inputs, operators, half) {
       const results = streams.map((_, i) => {
@@ -74,7 +74,7 @@ function pairOf(name: string, [batch, tokens, width]: [number, number, number], 
         return operators.modulateQuantize(stream, branches, inputs.modulation!, [{ shift, scale }], options)
       })
       const sums = results.map(({ sum }, i) => [`sum ${i}`, ops.cast(sum, 'float32')])
-      return { ...Object.fromEntries(sums), ...named(results.flatMap(({ normed }) => normed)) }
+      return { ...Object.fromEntries(sums), ...nameOperands(results.flatMap(({ normed }) => normed)) }
     },
   }
 }
@@ -87,11 +87,11 @@ export const cases: readonly Case[] = [
   caseOf('of nano, first block', [1, 3, 192], { branches: 0, modulations: 2 }),
   caseOf('one token', [1, 1, 2560], { branches: 1, modulations: 1 }),
   caseOf('of eight values', [3, 2, 8], { branches: 2, modulations: 1 }),
-  caseOf('at 60,000', WIDE, { branches: 1, modulations: 1, stream: noise(WIDE, 1, 12_000) }),
+  caseOf('at 60,000', WIDE, { branches: 1, modulations: 1, stream: createNoise(WIDE, 1, 12_000) }),
   caseOf('with a row of zeros and one of NaN', WIDE, {
     branches: 0,
     modulations: 1,
-    stream: editTensor(noise(WIDE, 1), (data) => {
+    stream: editTensor(createNoise(WIDE, 1), (data) => {
       data.fill(0, 2432, 2 * 2432)
       data[3 * 2432 + 7] = Number.NaN
     }),

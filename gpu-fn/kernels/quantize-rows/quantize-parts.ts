@@ -3,7 +3,7 @@ import type { Value } from '../../compile/graph/graph.ts'
 import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import { quantize } from '../definition/quantize.ts'
-import { type Case, CODES, codes, named, noise } from '../definition/test-case.ts'
+import { type Case, CODES, createCodes, createNoise, nameOperands } from '../definition/test-case.ts'
 
 export const definition: Pick<Fp8Operators, 'quantizeParts'> = {
   quantizeParts(joint, like, rest) {
@@ -19,15 +19,17 @@ function caseOf(batch: number, first: number, second: number, width: number): Ca
     name: `QuantizeParts ${batch} × (${first} + ${second}) × ${width}`,
     tolerance: CODES,
     inputs: {
-      joint: noise([batch, first + second, width], 10),
-      like: codes([batch, first, 16], 11),
-      rest: codes([batch, Math.max(second, 1), 16], 12),
+      joint: createNoise([batch, first + second, width], 10),
+      like: createCodes([batch, first, 16], 11),
+      rest: createCodes([batch, Math.max(second, 1), 16], 12),
     },
     build(inputs, operators, half) {
       const width = inputs.joint!.shape[2]!
-      const shaped = (x: Value) => ({ ...x, shape: x.shape.with(2, width) })
-      const like = shaped(ops.cast(inputs.like!, 'float8e4m3fn'))
-      return named(operators.quantizeParts(half(inputs.joint!), like, second > 0 ? shaped(inputs.rest!) : null))
+      const reshapeRow = (x: Value) => ({ ...x, shape: x.shape.with(2, width) })
+      const like = reshapeRow(ops.cast(inputs.like!, 'float8e4m3fn'))
+      return nameOperands(
+        operators.quantizeParts(half(inputs.joint!), like, second > 0 ? reshapeRow(inputs.rest!) : null),
+      )
     },
   }
 }

@@ -58,7 +58,10 @@ __global__ void __launch_bounds__(THREADS) unpackFp8(const uint2* integers, cons
 
 }  // namespace
 
-/** packed [N, K ÷ 32, 16], group scales [N, K ÷ 32] → codes [N, K]. The third input is not read; it delays the node until its product. */
+/**
+ * packed [N, K ÷ 32, 16], group scales [N, K ÷ 32] → codes [N, K]. The third input only orders execution: the node runs just before its
+ * product.
+ */
 void UnpackFp8::compute(const Context& context) const {
   const Tensor packed = context.input(0), groupScales = context.input(1);
   require(packed.shape.size() == 3 && packed.width() == GROUP / 2, "takes integers [N, K / 32, 16]");

@@ -4,13 +4,13 @@ import * as ops from '../../compile/graph/ops.ts'
 import { toCodes } from '../../compile/graph/packed.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import type { Tensor } from '../../runtime/session.ts'
-import { type Case, codes, editTensor, noise } from '../definition/test-case.ts'
+import { type Case, createCodes, createNoise, editTensor } from '../definition/test-case.ts'
 
 export const definition: Pick<Fp8Operators, 'unpack'> = { unpack: toCodes }
 
 /** Test data: random bytes. */
-const bytes = (dims: number[], seed: number): Tensor =>
-  editTensor(noise(dims, seed, 1000), (data) => {
+const createBytes = (dims: number[], seed: number): Tensor =>
+  editTensor(createNoise(dims, seed, 1000), (data) => {
     for (const [i, value] of data.entries()) data[i] = Math.abs(Math.trunc(value)) % 256
   })
 
@@ -19,7 +19,7 @@ function caseOf(name: string, packed: Tensor, groupScales: Tensor): Case {
   return {
     name: `UnpackFp8 ${name} [${n}, ${groups * GROUP}]`,
     tolerance: { all: 0, row: 0 },
-    inputs: { packed, groupScales, x: codes([1, 1, 16], 3) },
+    inputs: { packed, groupScales, x: createCodes([1, 1, 16], 3) },
     build(inputs, operators) {
       const [packed, groupScales] = [inputs.packed!, inputs.groupScales!].map((value) => ops.cast(value, 'uint8'))
       const weight = { packed: packed!, groupScales: groupScales!, scales: inputs.x! }
@@ -28,24 +28,24 @@ function caseOf(name: string, packed: Tensor, groupScales: Tensor): Case {
   }
 }
 
-const random = (name: string, n: number, k: number): Case =>
-  caseOf(name, bytes([n, k / GROUP, GROUP_BYTES], 1), bytes([n, k / GROUP], 2))
+const createRandomCase = (name: string, n: number, k: number): Case =>
+  caseOf(name, createBytes([n, k / GROUP, GROUP_BYTES], 1), createBytes([n, k / GROUP], 2))
 
 /** Test data: one row per scale byte, with every integer in the low and in the high nibble. */
-const everyCode = (): Case => {
-  const packed = editTensor(noise([256, 1, GROUP_BYTES], 1), (data) => {
+const createEveryCode = (): Case => {
+  const packed = editTensor(createNoise([256, 1, GROUP_BYTES], 1), (data) => {
     for (const i of data.keys()) data[i] = (i % 16) * 16 + ((i + Math.floor(i / 16)) % 16)
   })
-  const scales = editTensor(noise([256, 1], 1), (data) => {
+  const scales = editTensor(createNoise([256, 1], 1), (data) => {
     for (const i of data.keys()) data[i] = i
   })
   return caseOf('of every scale and integer', packed, scales)
 }
 
 export const cases: readonly Case[] = [
-  everyCode(),
-  random('of Large, fc1', 304, 2432),
-  random('of Large, fc2', 38, 9728),
-  random('of one group', 1, 32),
-  random('odd', 13, 96),
+  createEveryCode(),
+  createRandomCase('of Large, fc1', 304, 2432),
+  createRandomCase('of Large, fc2', 38, 9728),
+  createRandomCase('of one group', 1, 32),
+  createRandomCase('odd', 13, 96),
 ]

@@ -20,9 +20,9 @@ import type { VaeConfig } from './networks/vae-blocks.ts'
 import { vaeDecoder } from './networks/vae-decoder.ts'
 import { vaeEncoder } from './networks/vae-encoder.ts'
 import { splitPositionTable } from './positions.ts'
-import { sd35Precision } from './precision.ts'
+import { createSd35Precision } from './precision.ts'
 import { PREVIEW_FACTORS } from './preview-factors.ts'
-import { sensitiveLayers } from './sensitive-layers.ts'
+import { findSensitiveLayers } from './sensitive-layers.ts'
 import { buildTextEncoders } from './text-encoders.ts'
 import { type Choice, type Defaults, variantOf } from './variants.ts'
 
@@ -31,7 +31,7 @@ type Tensors = ReadonlyMap<string, Tensor>
 type Denoiser = { readonly tensors: Tensors; readonly config: MMDiTConfig; readonly positions: PositionTables }
 type Autoencoder = { readonly tensors: Tensors; readonly config: VaeConfig }
 
-/** Builds the graphs of all networks in the checkpoint. Throws CheckpointError for tensors that are missing, left over or contradictory. */
+/** Builds the graphs of all networks in the checkpoint. Throws CheckpointError for tensors that are missing, unexpected or contradictory. */
 export function buildModel(
   checkpoint: Checkpoint,
   paths: readonly string[],
@@ -42,7 +42,10 @@ export function buildModel(
   const config = deriveMMDiT(tensors, checkpoint.config.transformer)
   const { sources, config: configs } = checkpoint
   const choice = withDefaults(variantOf(config, sources.transformer!, configs.transformer, options.variant), options)
-  const precision = sd35Precision(options.tier, { ...options, sensitive: sensitiveLayers(choice.name, config) })
+  const precision = createSd35Precision(options.tier, {
+    ...options,
+    sensitive: findSensitiveLayers(choice.name, config),
+  })
   const settings = { lowering, precision, probes: options.probes ?? false }
   const table = tensors.get('pos_embed')!
   const denoiser = { tensors, config, positions: splitPositionTable(table, config.positionMax, config.width) }

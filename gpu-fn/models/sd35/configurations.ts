@@ -51,22 +51,22 @@ export function assertOneOf(file: string, config: Json | undefined, key: string,
 }
 
 /** `published`: the value without a config.json. `omitted`: the value if config.json omits the setting; undefined if it is required. */
-type Otherwise = { published: number; omitted: number | undefined }
+type Fallback = { published: number; omitted: number | undefined }
 
 /** A positive setting. */
-function numberOf(file: string, config: Json | undefined, key: string, { published, omitted }: Otherwise): number {
+function numberOf(file: string, config: Json | undefined, key: string, { published, omitted }: Fallback): number {
   const given = config ? (config[key] === undefined ? omitted : config[key]) : published
   if (typeof given === 'number' && given > 0 && given < 1e6) return given
   throw new CheckpointError(file, `${key} is ${show(given)}; it must be a number above 0`)
 }
 
-function integerOf(file: string, config: Json | undefined, key: string, otherwise: Otherwise): number {
+function integerOf(file: string, config: Json | undefined, key: string, otherwise: Fallback): number {
   const given = numberOf(file, config, key, otherwise)
   if (Number.isInteger(given)) return given
   throw new CheckpointError(file, `${key} is ${given}; it must be an integer`)
 }
 
-const fixedDefault = (value: number): Otherwise => ({ published: value, omitted: value })
+const createFixedDefault = (value: number): Fallback => ({ published: value, omitted: value })
 
 /** Throws CheckpointError unless the value is a positive integer. */
 export function requireInteger(network: string, what: string, value: number): number {
@@ -80,7 +80,7 @@ export function deriveMMDiT(tensors: Tensors, config?: Json): MMDiTConfig {
   const [width, inChannels, patchSize] = shape('x_embedder.proj.weight') as [number, number, number]
   const headWidth =
     tensors.get('joint_blocks.0.x_block.attn.ln_q.weight')?.shape[0] ??
-    numberOf('transformer/config.json', config, 'attention_head_dim', fixedDefault(64))
+    numberOf('transformer/config.json', config, 'attention_head_dim', createFixedDefault(64))
   const derived: MMDiTConfig = {
     depth: countOf(tensors, /^joint_blocks\.(\d+)\./),
     width,
@@ -88,7 +88,7 @@ export function deriveMMDiT(tensors: Tensors, config?: Json): MMDiTConfig {
     patchSize,
     inChannels,
     outChannels: requireInteger('transformer', 'out_channels', shape('final_layer.linear.weight')[0]! / patchSize ** 2),
-    positionMax: positionMax(shape('pos_embed'), width),
+    positionMax: readPositionMax(shape('pos_embed'), width),
     contextWidth: shape('context_embedder.weight')[1]!,
     pooledWidth: shape('y_embedder.mlp.0.weight')[1]!,
     qkNorm: tensors.has('joint_blocks.0.x_block.attn.ln_q.weight'),
@@ -112,7 +112,7 @@ export function deriveMMDiT(tensors: Tensors, config?: Json): MMDiTConfig {
 }
 
 /** Side of the position table [1, side², D]. */
-function positionMax(table: readonly number[], width: number): number {
+function readPositionMax(table: readonly number[], width: number): number {
   const side = Math.sqrt(table[1] ?? 0)
   if (Number.isInteger(side) && side > 0 && String(table) === String([1, side ** 2, width])) return side
   throw new CheckpointError(
@@ -128,13 +128,13 @@ const ACTIVATIONS: Record<string, Activation> = {
   gelu_pytorch_tanh: 'gelu_tanh',
 }
 
-/** The rows of SD3.5's prompts; longer encoders such as Long-CLIP give other prompt embeddings. */
+/** The rows of SD3.5's prompts; longer encoders such as Long-CLIP produce different prompt embeddings. */
 const CLIP_TOKENS = 77
 
 /** As published: heads of 64, quick GELU for CLIP-L and erf GELU for bigG. transformers configuration_clip.py `CLIPTextConfig`. */
 export function deriveClip(network: 'clip_l' | 'clip_g', tensors: Tensors, given?: Json): ClipTextConfig {
   const file = `${network}/config.json`
-  const config = textConfig(given)
+  const config = readTextConfig(given)
   const shape = (name: string) => shapeOf(network, tensors, name)
   const [tokens, width] = shape('text_model.embeddings.position_embedding.weight') as [number, number]
   const [vocabulary] = shape('text_model.embeddings.token_embedding.weight') as [number]
@@ -160,7 +160,7 @@ export function deriveClip(network: 'clip_l' | 'clip_g', tensors: Tensors, given
   const published = network === 'clip_l' ? 'quick_gelu' : 'gelu'
   const activation = ACTIVATIONS[String(config ? (config.hidden_act ?? 'quick_gelu') : published)]!
   const endToken = integerOf(file, config, 'eos_token_id', { published: 2, omitted: 49407 })
-  const epsilon = numberOf(file, config, 'layer_norm_eps', fixedDefault(1e-5))
+  const epsilon = numberOf(file, config, 'layer_norm_eps', createFixedDefault(1e-5))
   const pooling = { pooledWidth, endToken: endToken === 2 ? null : endToken }
   return { width, layers, heads, tokens, vocabulary, activation, epsilon, ...pooling }
 }
@@ -175,7 +175,7 @@ function pooledWidthOf(network: 'clip_l' | 'clip_g', tensors: Tensors, width: nu
 }
 
 /** The settings of the text tower in the config.json of a whole CLIP. */
-function textConfig(config: Json | undefined): Json | undefined {
+function readTextConfig(config: Json | undefined): Json | undefined {
   const { text_config: text, projection_dim } = config ?? {}
   if (typeof text !== 'object' || text === null) return config
   return { ...text, ...(projection_dim !== undefined && { projection_dim }) }
@@ -202,8 +202,8 @@ export function deriveT5(tensors: Tensors, config?: Json): T5Config {
   if (config) assertOneOf(file, { feed_forward_proj: 'relu', ...config }, 'feed_forward_proj', ['gated-gelu'])
   assertOneOf(file, config, 'dense_act_fn', ['gelu_new'])
   assertOneOf(file, config, 'is_gated_act', [true])
-  const maxDistance = integerOf(file, config, 'relative_attention_max_distance', fixedDefault(128))
-  const epsilon = numberOf(file, config, 'layer_norm_epsilon', fixedDefault(1e-6))
+  const maxDistance = integerOf(file, config, 'relative_attention_max_distance', createFixedDefault(128))
+  const epsilon = numberOf(file, config, 'layer_norm_epsilon', createFixedDefault(1e-6))
   return { width, layers, heads, headWidth, vocabulary, buckets, maxDistance, epsilon }
 }
 
@@ -211,7 +211,7 @@ export function deriveT5(tensors: Tensors, config?: Json): T5Config {
 export function deriveVae(tensors: Tensors, config?: Json): VaeConfig {
   const file = 'vae/config.json'
   const [channels, latentChannels] = shapeOf('vae', tensors, 'decoder.conv_in.weight') as [number, number]
-  const groups = integerOf(file, config, 'norm_num_groups', fixedDefault(32))
+  const groups = integerOf(file, config, 'norm_num_groups', createFixedDefault(32))
   requireInteger('vae', `${channels} channels in ${groups} norm groups`, channels / groups)
   const levels = countOf(tensors, /^decoder\.up\.(\d+)\./)
   const blocksPerLevel = countOf(tensors, /^decoder\.up\.0\.block\.(\d+)\./)
@@ -256,15 +256,15 @@ export function deriveScheduler(config: Json | undefined, variantShift: number):
   if (spacing.length > 1) throw new CheckpointError(file, `has the spacings ${spacing.join(' and ')}; allowed: one`)
   const terminal = shiftTerminal(file, config.shift_terminal)
   return {
-    name: isSet(file, config, 'stochastic_sampling') ? 'FlowMatchLCMScheduler' : schedulerName(config),
-    shift: numberOf(file, config, 'shift', fixedDefault(1)),
-    num_train_timesteps: integerOf(file, config, 'num_train_timesteps', fixedDefault(1000)),
+    name: isSet(file, config, 'stochastic_sampling') ? 'FlowMatchLCMScheduler' : readSchedulerName(config),
+    shift: numberOf(file, config, 'shift', createFixedDefault(1)),
+    num_train_timesteps: integerOf(file, config, 'num_train_timesteps', createFixedDefault(1000)),
     ...(terminal && { shift_terminal: terminal }),
     ...(spacing[0] && { spacing: spacing[0] }),
   }
 }
 
-const schedulerName = ({ _class_name }: Json) => (_class_name as SchedulerName | undefined) ?? SCHEDULER_NAMES[0]
+const readSchedulerName = ({ _class_name }: Json) => (_class_name as SchedulerName | undefined) ?? SCHEDULER_NAMES[0]
 
 function isSet(file: string, config: Json, key: string): boolean {
   assertOneOf(file, config, key, [true, false, null])

@@ -7,7 +7,7 @@ import type { Family } from '../family.ts'
 import { assertAgrees, assertOneOf, countOf, type Json, requireInteger, shapeOf } from './configurations.ts'
 import { CONTROLNET } from './names/controlnet-names.ts'
 import { type ControlNetConfig, control, controlConditioning } from './networks/controlnet.ts'
-import { sd35Precision } from './precision.ts'
+import { createSd35Precision } from './precision.ts'
 
 type Tensors = ReadonlyMap<string, Tensor>
 
@@ -56,7 +56,7 @@ export const buildControlnet: Family['buildControlnet'] = (
   if (!tensors) throw new CheckpointError(paths.join(', '), 'has no ControlNet')
   const config = deriveControlNet(tensors, checkpoint.config[CONTROLNET])
   const ledger = new Ledger(CONTROLNET, tensors)
-  const settings: GraphSettings = { lowering, precision: sd35Precision(tier), probes: false }
+  const settings: GraphSettings = { lowering, precision: createSd35Precision(tier), probes: false }
   const graphs = {
     control_conditioning: buildGraph('control_conditioning', ledger, settings, (s) => controlConditioning(s, config)),
     control: buildGraph('control', ledger, settings, (s) => control(s, config)),

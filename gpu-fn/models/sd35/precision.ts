@@ -89,7 +89,7 @@ const RULES: Record<PrecisionName, readonly Rule[]> = {
   fp32: [{ network: /./, tensor: /./, storage: 'float32', why: 'the reference' }],
 }
 
-const sensitiveInFp8 = (tensor: RegExp): Rule => ({
+const createSensitiveRule = (tensor: RegExp): Rule => ({
   ...BLOCKS_IN_FP8,
   tensor,
   why: 'the layers of the MLPs in which 4 bits have the largest effect; sensitive-layers.ts',
@@ -104,14 +104,14 @@ export function bitsOf(tier: Tier, { adalnBits, t5Bits }: Options): Pick<Options
   return { adalnBits: adalnBits ?? SMALL.adalnBits, t5Bits: t5Bits ?? SMALL.t5Bits }
 }
 
-export function sd35Precision(tier: Tier, options: Options = {}): Precision {
+export function createSd35Precision(tier: Tier, options: Options = {}): Precision {
   const { precision } = TIER_TABLE[tier]
   const { sensitive } = options
   const { adalnBits, t5Bits } = bitsOf(tier, options)
   return precisionOf([
     ...(adalnBits === 8 ? [ADALN_IN_8_BITS] : []),
     ...(t5Bits === 4 ? [T5_IN_4_BITS] : []),
-    ...(precision === 'fp8-int4' && sensitive ? [sensitiveInFp8(sensitive)] : []),
+    ...(precision === 'fp8-int4' && sensitive ? [createSensitiveRule(sensitive)] : []),
     ...RULES[precision],
   ])
 }

@@ -4,7 +4,7 @@ import type { Family } from '../family.ts'
 import { buildModel } from './build.ts'
 import { buildControlnet } from './controlnet.ts'
 import { controlnetNaming } from './names/controlnet-names.ts'
-import { sd35LoraNames } from './names/lora-names.ts'
+import { createSd35LoraNames } from './names/lora-names.ts'
 import { naming, type Sd35Network } from './names/naming.ts'
 import { omitsT5 } from './text-encoders.ts'
 import { VARIANTS } from './variants.ts'
@@ -18,5 +18,5 @@ export const sd35: Family = {
   buildModel,
   openControlnet: (path) => readCheckpoint([path], controlnetNaming),
   buildControlnet,
-  loraNames: sd35LoraNames,
+  loraNames: createSd35LoraNames,
 }

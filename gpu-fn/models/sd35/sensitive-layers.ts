@@ -24,7 +24,7 @@ const ENDS = { first: 2, last: 3 }
 const MIN_DEPTH = 12
 
 /** Matches the weight names of the sensitive layers. */
-export function sensitiveLayers(
+export function findSensitiveLayers(
   variant: string,
   { depth }: Pick<MMDiTConfig, 'depth'>,
   table: SensitivityTable = measured,

@@ -12,7 +12,7 @@ import { deriveClip, deriveT5 } from './configurations.ts'
 import { TOKENIZERS } from './names/naming.ts'
 import { clipText } from './networks/clip-text.ts'
 import type { MMDiTConfig } from './networks/mmdit.ts'
-import { T5_MAX_TOKENS, t5Encoder, t5Parts } from './networks/t5-encoder.ts'
+import { splitT5, T5_MAX_TOKENS, t5Encoder } from './networks/t5-encoder.ts'
 import { bitsOf } from './precision.ts'
 
 type ClipName = 'clip_l' | 'clip_g'
@@ -110,7 +110,7 @@ function buildT5(
   assertWidth('width of t5', config.width, contextWidth, '≠')
   // In 4 bits, the whole encoder takes less memory than a step. A session takes 72 MiB.
   const undivided = bitsOf(options.tier, options).t5Bits === 4 ? config.layers : undefined
-  const parts = t5Parts(config, options.encoderLayersPerGraph ?? undivided)
+  const parts = splitT5(config, options.encoderLayersPerGraph ?? undivided)
   if (parts.length > MAX_T5_GRAPHS)
     throw new CheckpointError('t5', `has ${config.layers} layers; at most 24 are supported`)
   const ledger = new Ledger('t5', tensors)

@@ -126,13 +126,13 @@ export function variantOf(
  */
 function chooseVariant(derived: MMDiTConfig, { layout, name }: Source, requested?: string): Choice {
   if (requested !== undefined && requested !== 'custom') return requireVariant(requested, derived)
-  const fitting = VARIANTS.filter((variant) => differences(variant, derived).length === 0)
+  const fitting = VARIANTS.filter((variant) => listDifferences(variant, derived).length === 0)
   if (fitting.length > 0 && requested === undefined) return chooseByName(fitting, name)
   if (requested === 'custom' || layout === 'diffusers') {
     const reason = requested ? '--variant selects it' : 'no other variant has its shape'
     return { name: 'custom', reason, defaults: CUSTOM }
   }
-  const nearest = VARIANTS.map((variant) => ({ variant, differs: differences(variant, derived) })).sort(
+  const nearest = VARIANTS.map((variant) => ({ variant, differs: listDifferences(variant, derived) })).sort(
     (a, b) => a.differs.length - b.differs.length,
   )[0]!
   throw new CheckpointError(
@@ -166,12 +166,12 @@ function requireVariant(requested: string, derived: MMDiTConfig): Choice {
       '--variant',
       `${requested} is unknown; allowed: ${VARIANTS.map(({ name }) => name).join(', ')}, custom`,
     )
-  const differs = differences(variant, derived)
+  const differs = listDifferences(variant, derived)
   if (differs.length > 0) throw new CheckpointError('transformer', `is not ${requested}: ${differs.join(', ')}`)
   return { name: requested, defaults: variant, reason: '--variant selects it' }
 }
 
-function differences(variant: Variant, derived: MMDiTConfig): string[] {
+function listDifferences(variant: Variant, derived: MMDiTConfig): string[] {
   const show = (value: unknown) => (Array.isArray(value) && value.length === 0 ? 'none' : String(value))
   return SHAPE_KEYS.filter((key) => String(variant[key]) !== String(derived[key])).map(
     (key) => `${key} is ${show(derived[key])} and not ${show(variant[key])}`,

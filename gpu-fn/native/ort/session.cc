@@ -171,7 +171,7 @@ std::shared_ptr<Run> Session::prepare(js::Record<std::shared_ptr<Tensor>> inputs
 Run::Run(std::shared_ptr<Parts> parts) : parts(std::move(parts)), options(this->parts->options) {}
 
 Work<Run::Results> Run::start() {
-  if (!parts) throw std::logic_error("the run was started before");
+  if (!parts) throw std::logic_error("the run has already been started");
   Thread& thread = deviceThread(parts->device);
   // Moves the reference to the session into the work, so that the session can be released after the run.
   return onThread(thread, [parts = std::move(parts)] { return parts->run(); });

@@ -9,7 +9,7 @@ export type LatentDistribution = { mean: Float32Array; deviation: Float32Array }
 /** The value of a byte of a pixel. */
 export type ToValue = (byte: number) => number
 /** -1 to 1. diffusers image_processor.py `VaeImageProcessor.normalize` */
-const signedValue: ToValue = (byte) => 2 * Math.fround(byte / 255) - 1
+const computeSignedValue: ToValue = (byte) => 2 * Math.fround(byte / 255) - 1
 
 type EncodeOptions = {
   tile: number | null
@@ -27,7 +27,7 @@ export async function encodePixels(
   encoder: Session,
   pixels: Uint8Array,
   dims: readonly number[],
-  { tile, downsample, toValue = signedValue, signal }: EncodeOptions,
+  { tile, downsample, toValue = computeSignedValue, signal }: EncodeOptions,
 ): Promise<LatentDistribution> {
   const [, channels, h, w] = dims as [number, number, number, number]
   const image = toTensor(pixels, h * downsample, w * downsample, toValue)

@@ -3,7 +3,10 @@ import type { JobRequest } from '../../contract.ts'
 import type { Size } from '../pipeline.ts'
 
 export type Box = {
-  /** The part of the image to use; absent for the whole. Cut before the scaling, so that the scaled image is not larger than the result. */
+  /**
+   * The part of the image to use; absent for the whole image. Cut before the scaling, so that the scaled image is not larger than the
+   * result.
+   */
   cut?: Size & { left: number; top: number }
   /** The size to which that part is scaled. */
   scaled: Size
@@ -11,7 +14,7 @@ export type Box = {
   border?: { left: number; top: number; right: number; bottom: number }
 }
 
-/** `crop` fills the result and cuts the rest, `pad` shows the whole image with borders, both centered; `stretch` changes its shape. */
+/** `crop` fills the result and crops the excess, `pad` shows the whole image with borders, both centered; `stretch` changes its shape. */
 export function fitBox(image: Size, result: Size, fit: NonNullable<JobRequest['image_fit']>): Box {
   const { width, height } = result
   const sameShape = image.width * height === image.height * width

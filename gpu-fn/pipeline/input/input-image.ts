@@ -24,7 +24,7 @@ sharp.unblock({
 })
 
 const DECODE_SECONDS = 20
-/** Truncated and damaged files are errors; remarks of a decoder are not. */
+/** Truncated and damaged files are errors; decoder warnings are not. */
 const OPTIONS = { failOn: 'error', limitInputPixels: LIMITS.inputPixels, pages: 1, sequentialRead: true } as const
 const WHITE = '#ffffff'
 const BLACK = '#000000'
@@ -59,7 +59,7 @@ export async function decodeControl(
 }
 
 /** The image, upright, in sRGB with 8 bits and on white. */
-async function decodePixels(opened: Opened, box: Box): Promise<{ pixels: Uint8Array; warnings: string[] }> {
+async function decodePixels(opened: OpenedImage, box: Box): Promise<{ pixels: Uint8Array; warnings: string[] }> {
   const { name, frames } = opened
   const warnings = frames > 1 ? [`The ${name} has ${frames} frames; its first was used.`] : []
   const onWhite = (file: Sharp) => file.flatten({ background: WHITE }).toColourspace('srgb')
@@ -67,10 +67,14 @@ async function decodePixels(opened: Opened, box: Box): Promise<{ pixels: Uint8Ar
   return { pixels, warnings }
 }
 
-type Opened = Size & { name: string /** A new pipeline over the upright image. */; read: () => Sharp; frames: number }
+type OpenedImage = Size & {
+  name: string /** A new pipeline over the upright image. */
+  read: () => Sharp
+  frames: number
+}
 
 /** Reads the header. Throws InputError for a kind or size that is not supported. */
-async function openFile(name: string, file: Uint8Array): Promise<Opened> {
+async function openFile(name: string, file: Uint8Array): Promise<OpenedImage> {
   const problem = describeKind(file)
   if (problem) throw new InputError(`${name}: ${problem}`)
   const {
@@ -81,7 +85,7 @@ async function openFile(name: string, file: Uint8Array): Promise<Opened> {
   } = await attempt(name, () => sharp(file, OPTIONS).metadata())
   if (width * height > LIMITS.inputPixels)
     throw new InputError(
-      `${name}: the image has ${width}x${height} pixels; at most ${LIMITS.inputPixels} are allowed, as in 6144x6144`,
+      `${name}: the image has ${width}x${height} pixels; at most ${LIMITS.inputPixels} are allowed, such as 6144x6144`,
     )
   const size = orientation >= 5 ? { width: height, height: width } : { width, height }
   return { name, ...size, frames, read: () => sharp(file, OPTIONS).autoOrient().timeout({ seconds: DECODE_SECONDS }) }
@@ -89,7 +93,7 @@ async function openFile(name: string, file: Uint8Array): Promise<Opened> {
 
 /** Cuts, converts with `convert`, and resizes. */
 async function place(
-  { name, read }: Opened,
+  { name, read }: OpenedImage,
   { cut, scaled }: Box,
   convert: (file: Sharp) => Sharp,
   channels: number,
@@ -122,7 +126,7 @@ const rawOf = (image: Sharp, { channels }: Raster) =>
     .toBuffer()
 
 /** The share of each pixel to repaint, 0 or 255; borders around the image are repainted. */
-async function decodeMask(mask: Opened, box: Box, repaint: NonNullable<InputRequest['repaint']>): Promise<Raster> {
+async function decodeMask(mask: OpenedImage, box: Box, repaint: NonNullable<InputRequest['repaint']>): Promise<Raster> {
   const gray = await place(mask, box, (file) => toGray(file, repaint), 1)
   const shares = gray.data.map((value) => ((repaint === 'white' ? value : 255 - value) >= HALF ? 255 : 0))
   return extend({ ...gray, data: shares }, box, 'white')

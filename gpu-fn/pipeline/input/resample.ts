@@ -15,14 +15,14 @@ const VALUES_AT_A_TIME = 2 ** 16
 export async function resample(image: Raster, { width, height }: Size): Promise<Raster> {
   const { channels } = image
   const stride = image.width * channels
-  const wide = await alongAxis(
+  const wide = await resampleAxis(
     image.data,
     { length: image.width, step: channels, lines: image.height, stride },
     width,
     channels,
   )
   const row = width * channels
-  const data = await alongAxis(wide, { length: image.height, step: row, lines: 1, stride: 0 }, height, row)
+  const data = await resampleAxis(wide, { length: image.height, step: row, lines: 1, stride: 0 }, height, row)
   return { data, width, height, channels }
 }
 
@@ -30,7 +30,7 @@ export async function resample(image: Raster, { width, height }: Size): Promise<
 type Axis = { length: number; step: number; lines: number; stride: number }
 
 /** Resizes an axis to `size` positions of `inner` values each. */
-async function alongAxis(data: Uint8Array, axis: Axis, size: number, inner: number): Promise<Uint8Array> {
+async function resampleAxis(data: Uint8Array, axis: Axis, size: number, inner: number): Promise<Uint8Array> {
   const { length, step, lines, stride } = axis
   if (size === length) return data
   const windows = windowsOf(length, size)

@@ -4,7 +4,7 @@ import { DEFAULT_STRENGTH, firstStepOf, type JobRequest, seedOf } from '../../co
 import { countElements } from '../../dtype.ts'
 import { createNoise } from '../noise.ts'
 import type { Pipeline } from '../pipeline.ts'
-import { noiseLevels } from '../schedulers/noise-levels.ts'
+import { computeNoiseLevels } from '../schedulers/noise-levels.ts'
 import type { DrawNoise, Sampling } from '../schedulers/scheduler.ts'
 import { encodePixels, type LatentDistribution } from './encode.ts'
 
@@ -44,7 +44,7 @@ export function createStarts(
       const draw = generatorOf(image)
       return { latent: await draw(), first: 0, draw }
     }
-  const sigmas = noiseLevels(request, pipeline.package.manifest.scheduler)
+  const sigmas = computeNoiseLevels(request, pipeline.package.manifest.scheduler)
   const first = firstStepOf(sigmas.length - 1, request.strength ?? DEFAULT_STRENGTH)
   const keep = input.mask && toLatentMask(input.mask, dims, input.soft).map((share) => 1 - share)
   let distribution: Promise<LatentDistribution> | undefined

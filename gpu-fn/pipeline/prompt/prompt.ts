@@ -22,7 +22,7 @@ export type EncodedPrompts = {
 }
 
 type TextShape = Omit<Manifest['text'], 'encoders'>
-type Encoded = { /** [rows, width] */ hidden: Float32Array; rows: number; pooled: Float32Array | null }
+type EncodedPrompt = { /** [rows, width] */ hidden: Float32Array; rows: number; pooled: Float32Array | null }
 /** `maxTokens`: a request's max_sequence_length. `weighted`: whether prompts have weights. */
 type Options = { maxTokens?: number | undefined; weighted?: boolean; batched: boolean; signal?: AbortSignal }
 
@@ -37,11 +37,11 @@ export async function encodePrompts(
   options: Options,
 ): Promise<EncodedPrompts> {
   const truncations: string[] = []
-  const encode = async ({ about, session, tokenizer }: TextEncoder): Promise<Encoded[]> => {
+  const encode = async ({ about, session, tokenizer }: TextEncoder): Promise<EncodedPrompt[]> => {
     const length = lengthOf(about.tokens, options)
     const own = prompts.map((prompt) => promptOf(prompt, about))
     const limits = { minTokens: length, maxTokens: length }
-    const tokens: MaybeWeighted[] = own.map(({ text }) =>
+    const tokens: WeightedTokens[] = own.map(({ text }) =>
       options.weighted ? tokenizeWeighted(tokenizer, parseWeights(text), limits) : tokenize(tokenizer, text, limits),
     )
     truncations.push(...tokens.flatMap((each, i) => describeTruncation(about.title, own[i]!.name, each, length)))
@@ -79,9 +79,9 @@ export function describeWeightProblem(text: string): string | null {
   }
 }
 
-type MaybeWeighted = Tokens & { weights?: Float32Array }
+type WeightedTokens = Tokens & { weights?: Float32Array }
 
-const isWeighted = ({ weights }: MaybeWeighted): boolean => weights?.some((weight) => weight !== 1) ?? false
+const isWeighted = ({ weights }: WeightedTokens): boolean => weights?.some((weight) => weight !== 1) ?? false
 
 /**
  * Moves each row of `hidden` [rows, width] away from the row of the empty prompt, or toward it, in place. Pooled vectors have no weights.
@@ -111,10 +111,10 @@ function describeTruncation(encoder: string, prompt: string, { cut }: Tokens, ma
   return [`the ${prompt} exceeds the ${maxTokens} tokens of ${encoder}, so "${cut}" is ignored`]
 }
 
-async function runEncoder(session: Session, tokens: Tokens[], { batched, signal }: Options): Promise<Encoded[]> {
+async function runEncoder(session: Session, tokens: Tokens[], { batched, signal }: Options): Promise<EncodedPrompt[]> {
   const rows = tokens[0]!.ids.length
   if (!batched || tokens.some(({ ids }) => ids.length !== rows)) {
-    const each: Encoded[] = []
+    const each: EncodedPrompt[] = []
     for (const { ids } of tokens)
       each.push(...splitBatch(await session.run({ input_ids: { data: ids, dims: [1, ids.length] } }, { signal })))
     return each
@@ -124,7 +124,7 @@ async function runEncoder(session: Session, tokens: Tokens[], { batched, signal 
   return splitBatch(await session.run({ input_ids: { data, dims: [tokens.length, rows] } }, { signal }))
 }
 
-function splitBatch({ hidden, pooled }: Record<string, Tensor>): Encoded[] {
+function splitBatch({ hidden, pooled }: Record<string, Tensor>): EncodedPrompt[] {
   const [batch, rows] = hidden!.dims as [number, number]
   return Array.from({ length: batch }, (_, i) => ({
     rows,
@@ -140,7 +140,7 @@ function sample({ data, dims }: Tensor, i: number): Float32Array {
 
 /** Places the outputs of all encoders for one prompt, as the manifest describes; everything else is zero. */
 function joinEncodings(
-  encodings: readonly (Encoded & { about: TextEncoderManifest })[],
+  encodings: readonly (EncodedPrompt & { about: TextEncoderManifest })[],
   { segments, joint_width: joint, pooled_width }: TextShape,
   options: Options,
 ): PromptEmbeds {
@@ -160,7 +160,7 @@ function joinEncodings(
 }
 
 function placeRows(
-  { hidden, rows }: Encoded,
+  { hidden, rows }: EncodedPrompt,
   embeds: Float32Array,
   joint: number,
   first: number,

@@ -6,7 +6,7 @@ const ALPHA = 0.6
 const TERMS = 60
 
 /** ∫₀ˣ t^(a-1) (1-t)^(a-1) dt for x ≤ 1/2, by the binomial series of (1-t)^(a-1). */
-function incompleteBeta(x: number): number {
+function computeIncompleteBeta(x: number): number {
   let coefficient = 1
   let sum = 0
   for (let k = 0; k < TERMS; k++) {
@@ -17,14 +17,14 @@ function incompleteBeta(x: number): number {
 }
 
 /** The quantile at `probability`, from 0 to 1. */
-export function betaQuantile(probability: number): number {
+export function computeBetaQuantile(probability: number): number {
   // The distribution is symmetric. The middle must be exact: the schedule `beta` rounds half an index there.
   if (probability === 0.5) return 0.5
-  if (probability > 0.5) return 1 - betaQuantile(1 - probability)
-  const target = 2 * incompleteBeta(0.5) * probability
+  if (probability > 0.5) return 1 - computeBetaQuantile(1 - probability)
+  const target = 2 * computeIncompleteBeta(0.5) * probability
   let [low, high] = [0, 0.5]
   for (let middle = 0.25; middle > low && middle < high; middle = (low + high) / 2) {
-    if (incompleteBeta(middle) < target) low = middle
+    if (computeIncompleteBeta(middle) < target) low = middle
     else high = middle
   }
   return high

@@ -1,7 +1,7 @@
 // DPM-Solver++(2M), of second order with one run per step: extrapolates from the images of the current and the previous step.
 // arXiv 2211.01095; Stability-AI/sd3.5 sd3_impls.py `sample_dpmpp_2m` @ fbf8f48, equal to k-diffusion's and ComfyUI's. The noise level of
 // the flow takes the place of the standard deviation.
-import { withoutNoise } from '../preview.ts'
+import { removeNoise } from '../preview.ts'
 import type { Sampler } from './scheduler.ts'
 
 const { fround } = Math
@@ -11,7 +11,7 @@ export function dpmpp2m(sigmas: Float32Array): Sampler {
   let before: Float32Array | undefined
   return {
     step(velocity, run, sample) {
-      const image = withoutNoise(sample, velocity, sigmas[run]!)
+      const image = removeNoise(sample, velocity, sigmas[run]!)
       const h = fround(times[run + 1]! - times[run]!)
       const ratio = fround(fround(Math.exp(-times[run + 1]!)) / fround(Math.exp(-times[run]!)))
       const toImage = -fround(Math.expm1(-h))

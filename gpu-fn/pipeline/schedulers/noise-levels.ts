@@ -1,20 +1,20 @@
 // The noise levels of the steps, rounded to float32 where diffusers and ComfyUI round.
 // diffusers scheduling_flow_match_euler_discrete.py `set_timesteps`; ComfyUI comfy/samplers.py and comfy/model_sampling.py
 // `ModelSamplingDiscreteFlow`.
-import { betaQuantile } from './beta-quantile.ts'
+import { computeBetaQuantile } from './beta-quantile.ts'
 import type { Sampling, SchedulerConfig } from './scheduler.ts'
 
 const { fround } = Math
 
-/** Falling noise levels of `steps` steps, and a final 0: one value more than steps. */
-export function noiseLevels(
+/** Decreasing noise levels of `steps` steps, and a final 0: one value more than steps. */
+export function computeNoiseLevels(
   { steps, noise_schedule: schedule, sigmas, shift }: Sampling,
   config: SchedulerConfig,
 ): Float32Array {
   const shifted = { ...config, ...(shift !== undefined && { shift }) }
   if (schedule && schedule !== 'normal' && !sigmas)
     return Float32Array.from([...SCHEDULES[schedule](steps, shifted), 0])
-  return Float32Array.from([...spread(stretch(normal(steps, shifted, sigmas), shifted), shifted), 0])
+  return Float32Array.from([...spread(stretch(spaceNormally(steps, shifted, sigmas), shifted), shifted), 0])
 }
 
 /** Moves a noise level toward 1: the larger `shift`, the more steps are spent on high noise. Shift 1 changes nothing. */
@@ -28,17 +28,17 @@ function applyShift32(sigma: number, shift: number): number {
 }
 
 /** The noise level at `step` of the training schedule, from 1. */
-const trainedLevel = (step: number, { shift, num_train_timesteps }: SchedulerConfig): number =>
+const computeTrainedLevel = (step: number, { shift, num_train_timesteps }: SchedulerConfig): number =>
   applyShift32(fround(step / num_train_timesteps), shift)
 
 /**
  * diffusers' levels: `sigmas`, or steps that are evenly spaced between the ends of a schedule that is already shifted, and then shifted
  * again; diffusers' images depend on it.
  */
-function normal(steps: number, config: SchedulerConfig, sigmas?: readonly number[]): number[] {
+function spaceNormally(steps: number, config: SchedulerConfig, sigmas?: readonly number[]): number[] {
   const { shift, num_train_timesteps: first } = config
   if (sigmas) return sigmas.map((sigma) => applyShift32(fround(sigma), shift))
-  const last = trainedLevel(1, config) * first
+  const last = computeTrainedLevel(1, config) * first
   const stride = steps > 1 ? (last - first) / (steps - 1) : 0
   return Array.from({ length: steps }, (_, i) => {
     const timestep = i > 0 && i === steps - 1 ? last : first + i * stride
@@ -66,7 +66,7 @@ function spread(levels: number[], { spacing }: SchedulerConfig): number[] {
     case 'exponential':
       return mix(Math.log(max), Math.log(min)).map(Math.exp)
     case 'beta':
-      return mix(1, 0).map((share) => min + betaQuantile(share) * (max - min))
+      return mix(1, 0).map((share) => min + computeBetaQuantile(share) * (max - min))
     default:
       return levels
   }
@@ -87,21 +87,21 @@ const SCHEDULES: Record<'simple' | 'sgm_uniform' | 'beta', Levels> = {
   simple: (steps, config) =>
     Array.from({ length: steps }, (_, i) => {
       const skipped = Math.trunc(i * (config.num_train_timesteps / steps))
-      return trainedLevel(config.num_train_timesteps - skipped, config)
+      return computeTrainedLevel(config.num_train_timesteps - skipped, config)
     }),
   /** `normal_scheduler` with `sgm`: `steps` + 1 levels without the last. */
   sgm_uniform: (steps, config) => {
     const first = config.num_train_timesteps
-    const last = fround(trainedLevel(1, config) * first)
+    const last = fround(computeTrainedLevel(1, config) * first)
     const stride = fround(fround(last - first) / steps)
-    const timestep = (i: number) =>
+    const computeTimestep = (i: number) =>
       fround(i < (steps + 1) >> 1 ? first + fround(stride * i) : last - fround(stride * (steps - i)))
-    return Array.from({ length: steps }, (_, i) => applyShift32(fround(timestep(i) / first), config.shift))
+    return Array.from({ length: steps }, (_, i) => applyShift32(fround(computeTimestep(i) / first), config.shift))
   },
   /** `beta_scheduler`, which leaves out repeated levels. */
   beta: (steps, config) => {
     const max = config.num_train_timesteps - 1
-    const indices = Array.from({ length: steps }, (_, i) => roundEven(betaQuantile(1 - i / steps) * max))
-    return [...new Set(indices)].map((index) => trainedLevel(index + 1, config))
+    const indices = Array.from({ length: steps }, (_, i) => roundEven(computeBetaQuantile(1 - i / steps) * max))
+    return [...new Set(indices)].map((index) => computeTrainedLevel(index + 1, config))
   },
 }

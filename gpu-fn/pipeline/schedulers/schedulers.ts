@@ -5,7 +5,7 @@ import { dpmpp2m } from './dpmpp-2m.ts'
 import { euler } from './euler.ts'
 import { heun } from './heun.ts'
 import { lcm } from './lcm.ts'
-import { noiseLevels } from './noise-levels.ts'
+import { computeNoiseLevels } from './noise-levels.ts'
 import type { CreateSampler, DrawNoise, Sampling, Scheduler } from './scheduler.ts'
 
 type SamplerName = NonNullable<JobRequest['sampler']>
@@ -26,7 +26,7 @@ export const samplerOf = ({ sampler }: Pick<Sampling, 'sampler'>, { name }: Mani
 /** A new scheduler for one image of a package. `draw` gives the noise of samplers that add noise in each step. */
 export function createScheduler(sampling: Sampling, scheduler: Manifest['scheduler'], draw: DrawNoise): Scheduler {
   const { name: _, ...config } = scheduler
-  const sigmas = noiseLevels(sampling, config)
+  const sigmas = computeNoiseLevels(sampling, config)
   const { step, runs } = SAMPLERS[samplerOf(sampling, scheduler)](sigmas, draw)
   const all = runs ?? Array.from({ length: sigmas.length - 1 }, (_, step) => ({ step, level: step }))
   return {

@@ -1,5 +1,5 @@
 // Divides updates into batches, and packs the inputs of each batch into one buffer for a single upload.
-import { type Dtype, tensorBytes } from '../../dtype.ts'
+import { computeTensorBytes, type Dtype } from '../../dtype.ts'
 import type { FactorDtype } from '../../manifest.ts'
 import {
   factorDtypeOf,
@@ -50,7 +50,7 @@ export function batchesOf(updates: WeightUpdates, hasKernels: boolean): Batch[] 
       weightBytes = 0
     }
     batch.weights.push(update)
-    weightBytes += tensorBytes(update.weight.dtype, update.weight.shape)
+    weightBytes += computeTensorBytes(update.weight.dtype, update.weight.shape)
     const graph = graphOf(updates, dtype, update, hasKernels)
     // The kernel needs no workspace.
     const limit = hasKernels && update.weight.dtype === 'float8e4m3fn' ? Number.POSITIVE_INFINITY : undefined
@@ -66,7 +66,7 @@ export function batchesOf(updates: WeightUpdates, hasKernels: boolean): Batch[] 
 function layOut({ start, end, columns, rank }: Segment, dtype: FactorDtype, hasPhases: boolean, from: number) {
   let next = from
   const input = (type: Dtype, shape: readonly number[]): Input => {
-    const bytes = tensorBytes(type, shape)
+    const bytes = computeTensorBytes(type, shape)
     const begin = next
     next = Math.ceil((begin + bytes) / ALIGNMENT) * ALIGNMENT
     return { start: begin, bytes, dtype: type, shape }

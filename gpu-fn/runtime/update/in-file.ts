@@ -1,6 +1,6 @@
 // Updates of weights in a copy of their file, for sessions that read their weights once, when they are opened.
 import { open } from 'node:fs/promises'
-import { tensorBytes } from '../../dtype.ts'
+import { computeTensorBytes } from '../../dtype.ts'
 import type { StoredTensor } from '../../manifest.ts'
 import type { WeightsFile } from '../device-weights.ts'
 import type { Session, Tensor } from '../session.ts'
@@ -27,7 +27,7 @@ export async function updateFile(
   await using files = new FactorFiles()
   try {
     for (const update of updates.weights) {
-      const graph = graphOf(updates, 'float32', withoutHalves(update), false)
+      const graph = graphOf(updates, 'float32', widenHalves(update), false)
       const session = sessions.get(graph) ?? (await openGraph(graph))
       sessions.set(graph, session)
       for (const segment of segmentsOf(update)) await updateSegment({ session, content, files }, update, segment)
@@ -39,7 +39,7 @@ export async function updateFile(
 }
 
 /** Substitutes float32 for float16, which onnxruntime's Node binding does not support. */
-function withoutHalves({ weight, scales }: WeightUpdate): Pick<WeightUpdate, 'weight' | 'scales'> {
+function widenHalves({ weight, scales }: WeightUpdate): Pick<WeightUpdate, 'weight' | 'scales'> {
   const widen = (tensor: StoredTensor): StoredTensor =>
     tensor.dtype === 'float16' ? { ...tensor, dtype: 'float32' } : tensor
   return { weight: widen(weight), scales: scales && widen(scales) }
@@ -54,7 +54,7 @@ async function readWhole(file: string, tensors: readonly StoredTensor[]): Promis
     if (bytesRead === 0) throw new Error(`${file} ended while it was read`)
     done += bytesRead
   }
-  const beyond = tensors.find(({ dtype, shape, offset }) => offset + tensorBytes(dtype, shape) > size)
+  const beyond = tensors.find(({ dtype, shape, offset }) => offset + computeTensorBytes(dtype, shape) > size)
   if (beyond) throw new Error(`${beyond.name} extends beyond the end of ${file}`)
   return content
 }
@@ -98,7 +98,7 @@ async function readFactors(files: FactorFiles, segment: Segment): Promise<Record
 }
 
 function rowsOf(content: Uint8Array, { dtype, shape, offset }: StoredTensor, { start, end }: Segment): Uint8Array {
-  const row = tensorBytes(dtype, shape.slice(1))
+  const row = computeTensorBytes(dtype, shape.slice(1))
   return content.subarray(offset + start * row, offset + end * row)
 }
 

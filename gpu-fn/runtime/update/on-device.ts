@@ -1,7 +1,7 @@
 // In-place weight updates on the device, pipelined: updating a batch overlaps with reading and uploading the factors of the next batch and
 // with restoring the weights of later batches.
 import { channel } from 'node:diagnostics_channel'
-import { type Dtype, tensorBytes } from '../../dtype.ts'
+import { computeTensorBytes, type Dtype } from '../../dtype.ts'
 import type { StoredTensor } from '../../manifest.ts'
 import type { DeviceMemory } from '../device-memory.ts'
 import { type Address, type NativeAllocation, type NativeTensor, type Place, viewMemory } from '../native.ts'
@@ -11,7 +11,7 @@ import { FactorFiles } from './factor-files.ts'
 import { columnsOf, phasesOf, rankScales, type WeightUpdate, type WeightUpdates } from './weight-update.ts'
 
 /** The weights of a session on its device. */
-export type Placed = {
+export type PlacedWeights = {
   readonly address: Address
   readonly device: DeviceMemory
   readonly place: Place
@@ -43,7 +43,7 @@ export const updateTimes = channel('octet:weight-update')
 
 /** Restores stale weights and applies updates. Rethrows errors of copies and runs; the weights are then undefined. */
 export async function updateOnDevice(
-  placed: Placed,
+  placed: PlacedWeights,
   updates: WeightUpdates,
   { stale, restore }: Restoration,
 ): Promise<void> {
@@ -67,7 +67,7 @@ export async function updateOnDevice(
 }
 
 async function updateBatches(
-  placed: Placed,
+  placed: PlacedWeights,
   batches: readonly Batch[],
   restored: readonly Promise<void>[],
 ): Promise<void> {
@@ -107,7 +107,7 @@ type Buffer = { readonly address: Address; readonly host: Uint8Array }
 
 /** Reads the inputs of a batch and copies them to the device. */
 async function fill(
-  { device }: Placed,
+  { device }: PlacedWeights,
   files: FactorFiles,
   { segments, bytes, dtype }: Batch,
   { address, host }: Buffer,
@@ -129,14 +129,14 @@ async function fill(
 }
 
 /** Updates the weights of a batch. `address`: its inputs in device memory. */
-async function run(placed: Placed, { segments }: Batch, address: Address): Promise<void> {
+async function run(placed: PlacedWeights, { segments }: Batch, address: Address): Promise<void> {
   // Enqueues all runs at once, so that the device thread does not wait for the event loop between runs.
   await settleAll(segments.map((update) => updateSegment(placed, update, address)))
 }
 
 type MakeView = (address: Address, dtype: Dtype, shape: readonly number[]) => NativeTensor
 
-async function updateSegment(placed: Placed, update: SegmentUpdate, address: Address): Promise<void> {
+async function updateSegment(placed: PlacedWeights, update: SegmentUpdate, address: Address): Promise<void> {
   const { place, updateGraphs } = placed
   const session = await updateGraphs.open(update.graph)
   const made: NativeTensor[] = []
@@ -149,7 +149,7 @@ async function updateSegment(placed: Placed, update: SegmentUpdate, address: Add
     const inputs: Record<string, NativeTensor> = {}
     for (const [name, { start, dtype, shape }] of Object.entries(update.inputs))
       inputs[name] = make(address + BigInt(start), dtype, shape)
-    const { stored, outputs } = storedValues(placed, update, make)
+    const { stored, outputs } = toStoredValues(placed, update, make)
     await session.runInto({ ...inputs, ...stored }, outputs)
   } finally {
     for (const view of made) view.release()
@@ -157,14 +157,14 @@ async function updateSegment(placed: Placed, update: SegmentUpdate, address: Add
 }
 
 /** The rows of a segment as inputs of its graph, and as outputs that alias them. */
-function storedValues(
-  placed: Placed,
+function toStoredValues(
+  placed: PlacedWeights,
   { update: { weight, scales }, segment: { start, end, columns } }: SegmentUpdate,
   make: MakeView,
 ) {
   const rows = end - start
   const addressOf = ({ dtype, shape, offset }: StoredTensor) =>
-    placed.address + BigInt(offset + start * tensorBytes(dtype, shape.slice(1)))
+    placed.address + BigInt(offset + start * computeTensorBytes(dtype, shape.slice(1)))
   if (!scales) {
     const values = make(addressOf(weight), weight.dtype, [rows, columns])
     return { stored: { weight: values }, outputs: { updated: values } }

@@ -93,7 +93,7 @@ const [ROW_SEED, COLUMN_SEED] = [0x9e3779b9, 0x85ebca6b]
 const computed = new Map<number, Float32Array>()
 
 /** The first `count` pseudorandom numbers in [0, 1), equal on every machine. MurmurHash3's finalizer. */
-function firstPhases(seed: number, count: number): Float32Array {
+function createFirstPhases(seed: number, count: number): Float32Array {
   const found = computed.get(seed)
   if (found && found.length >= count) return found.subarray(0, count)
   const phases = new Float32Array(count)
@@ -109,6 +109,6 @@ function firstPhases(seed: number, count: number): Float32Array {
 
 /** Dithering phases of a segment of a quantized weight. */
 export const phasesOf = ({ start, end, columns }: Segment) => ({
-  rows: firstPhases(ROW_SEED, end).subarray(start, end),
-  columns: firstPhases(COLUMN_SEED, columns),
+  rows: createFirstPhases(ROW_SEED, end).subarray(start, end),
+  columns: createFirstPhases(COLUMN_SEED, columns),
 })

@@ -1,7 +1,7 @@
 // Metrics in Prometheus' format. Labels have few values: tenants, prompts and exact sizes are not among them.
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
-import { controlsIn, type JobRequest, samplesOf } from '../../contract.ts'
-import { isInteractive, outcome, waitedMs } from '../job.ts'
+import { countControls, type JobRequest, samplesOf } from '../../contract.ts'
+import { computeWaitedMs, isInteractive, outcomeOf } from '../job.ts'
 import type { Jobs, Lifecycle } from '../jobs.ts'
 import type { Observer } from '../observer.ts'
 
@@ -39,7 +39,7 @@ export function createMetrics(): Metrics {
     labelNames: [...model, 'class', 'outcome'] as const,
   })
   const wait = new Histogram({
-    ...{ name: 'octet_wait_seconds', help: 'Time that jobs waited for the device, interruptions included.', registers },
+    ...{ name: 'octet_wait_seconds', help: 'Time that jobs waited for the device, including preemption.', registers },
     ...{ labelNames: ['class'] as const, buckets: JOB_SECONDS },
   })
   const duration = new Histogram({
@@ -62,7 +62,7 @@ export function createMetrics(): Metrics {
   })
   const busy = new Counter({
     name: 'octet_device_seconds_total',
-    help: 'Time in which a job had the device.',
+    help: 'Time that a job used the device.',
     registers,
   })
   const loads = new Counter({
@@ -87,17 +87,17 @@ export function createMetrics(): Metrics {
       for (const closed of load?.closed ?? []) evictions.inc({ model: closed })
       if (load?.bytes !== undefined) memory.set(load.bytes)
       const samples = step === undefined || parallel ? 1 : samplesOf(request, step) * size
-      const controls = step === undefined ? (request.controls?.length ?? 0) : controlsIn(request, step)
+      const controls = step === undefined ? (request.controls?.length ?? 0) : countControls(request, step)
       const labels = { model, tier, phase, size: sizeOf(request), samples, controls }
       if (phase !== 'load' || (load && load.seconds > 0)) turns.observe(labels, seconds)
     },
     end(job) {
       const { model, tier } = job.request
       const kind = classOf(isInteractive(job.request))
-      const end = outcome(job)!
+      const end = outcomeOf(job)!
       const result = end.type === 'failed' ? end.code : end.type
-      jobs.inc({ model: modelLabel(end, model), tier, class: kind, outcome: result })
-      wait.observe({ class: kind }, waitedMs(job) / 1000)
+      jobs.inc({ model: chooseModelLabel(end, model), tier, class: kind, outcome: result })
+      wait.observe({ class: kind }, computeWaitedMs(job) / 1000)
       if (end.type === 'succeeded') duration.observe({ class: kind }, end.timings.total)
     },
     refused: (code) => refusals.inc({ code }),
@@ -123,5 +123,5 @@ export function createMetrics(): Metrics {
 }
 
 /** The model's name, unless the job failed because no model has it: labels must not come from requests. */
-const modelLabel = (end: NonNullable<ReturnType<typeof outcome>>, model: string) =>
+const chooseModelLabel = (end: NonNullable<ReturnType<typeof outcomeOf>>, model: string) =>
   end.type === 'failed' && end.code === 'model_not_available' ? 'unknown' : model

@@ -3,7 +3,7 @@ import { context, type Span, SpanKind, SpanStatusCode, type Tracer, trace } from
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http'
 import { resourceFromAttributes } from '@opentelemetry/resources'
 import { BatchSpanProcessor, TracerProvider } from '@opentelemetry/sdk-trace'
-import { type Job, outcome } from '../job.ts'
+import { type Job, outcomeOf } from '../job.ts'
 import type { Observer } from '../observer.ts'
 
 export type Tracing = Observer & { stop(): Promise<void> }
@@ -33,7 +33,7 @@ export function createTracing(endpoint: string): Tracing {
     end(job) {
       const span = spanOf(job)
       spans.delete(job)
-      const end = outcome(job)!
+      const end = outcomeOf(job)!
       span.setAttribute('octet.outcome', end.type)
       if (end.type === 'failed') span.setStatus({ code: SpanStatusCode.ERROR, message: end.code })
       span.end()

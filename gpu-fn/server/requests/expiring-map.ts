@@ -6,9 +6,9 @@ export type ExpiringMap<Value> = {
   set(key: string, value: Value): void
 }
 
-/** Keeps up to `most` entries for `seconds` each; the oldest are evicted first. */
+/** Keeps up to `max` entries for `seconds` each; the oldest are evicted first. */
 export function createExpiringMap<Value>({ seconds, max }: { seconds: number; max: number }): ExpiringMap<Value> {
-  // The insertion order, in which a Map iterates, is the order of expiry.
+  // A Map iterates in insertion order, which is the order of expiry.
   const entries = new Map<string, { value: Value; expires: number }>()
   return {
     get(key) {

@@ -39,7 +39,11 @@ export class Refusal extends Error {
 }
 
 /** The reply of a refusal: `application/problem+json` with `code`, and `retry-after` if a retry may succeed. */
-export function problem({ code, message, retryAfter }: Pick<Refusal, 'code' | 'message' | 'retryAfter'>): Response {
+export function createProblemReply({
+  code,
+  message,
+  retryAfter,
+}: Pick<Refusal, 'code' | 'message' | 'retryAfter'>): Response {
   const status = STATUS[code]
   const body: z.infer<typeof refusal> = {
     type: 'about:blank',

@@ -42,7 +42,9 @@ export async function benchControlnet(options: ControlnetBenchOptions): Promise<
     console.log(`${model}, ${target}, ${size}², fp8, a ControlNet of ${controlnet.manifest.shape.layers} blocks`)
     console.log(`step: ${plain.toFixed(1)} ms without, ${guided.toFixed(1)} ms with: ${(guided / plain).toFixed(2)} ×`)
     console.log(`step without, after its use: ${again.toFixed(1)} ms: ${(again / plain).toFixed(3)} ×`)
-    console.log(`first image with it: ${opening.toFixed(2)} s, its step ${first!.toFixed(1)} ms`)
+    console.log(
+      `first image with the ControlNet: ${opening.toFixed(2)} s, of which its step takes ${first!.toFixed(1)} ms`,
+    )
   } finally {
     await pipeline.release()
   }

@@ -6,10 +6,10 @@ import { txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
 import { type UpdateTimes, updateTimes } from '../../../gpu-fn/runtime/update/on-device.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { makeScratch } from '../../command/scratch.ts'
-import { type GpuVariant, packageFor, type Target } from '../gpu/packages.ts'
+import { type GpuVariant, preparePackage, type Target } from '../gpu/packages.ts'
 import { median } from '../statistics.ts'
 import { reportPsnr } from './lora-psnr.ts'
-import { randomLora } from './random-lora.ts'
+import { createRandomLora } from './random-lora.ts'
 
 export type LoraBenchOptions = {
   /** `nano`, or an architecture with random weights. */
@@ -32,16 +32,16 @@ const EXAMPLES = [
   { prompt: 'a green car in a city', seed: 11 },
 ]
 
-/** Prints the median step without and with two adapters, measured in turn, and the seconds of each kind of change. */
+/** Prints the median step without and with two adapters, measured alternately, and the seconds of each kind of change. */
 export async function benchLora(options: LoraBenchOptions): Promise<void> {
   await using scratch = makeScratch('octet-lora-')
-  const directory = await packageFor(options)
+  const directory = await preparePackage(options)
   const pkg = await openPackage(directory)
   const pipeline = await openPipeline(pkg)
   try {
     const [a, b] = [
-      await randomLora(scratch.directory, pkg.manifest, options.rank, 1),
-      await randomLora(scratch.directory, pkg.manifest, options.rank, 2),
+      await createRandomLora(scratch.directory, pkg.manifest, options.rank, 1),
+      await createRandomLora(scratch.directory, pkg.manifest, options.rank, 2),
     ]
     const sets: Record<string, Adapter[]> = {
       none: [],

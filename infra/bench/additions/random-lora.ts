@@ -2,7 +2,7 @@
 import path from 'node:path'
 import { compileLora } from '../../../gpu-fn/compile/lora/lora.ts'
 import type { LoraPackage, Manifest } from '../../../gpu-fn/manifest.ts'
-import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
 import { openLora } from '../../../gpu-fn/weights/lora-packages.ts'
 import { writeSafetensors } from '../../checkpoints/write-safetensors.ts'
 
@@ -11,17 +11,22 @@ const STRENGTH = 0.02
 const ADAPTED = /^(joint_blocks\.\d+\.\w+_block\.(attn2?\.(qkv|proj)|mlp\.fc[12]))\.weight(?:\[\d+:(\d+)\])?$/
 
 /** Compiles an adapter for all attention layers and MLPs to `directory`. It is named `random-SEED`. */
-export async function randomLora(directory: string, base: Manifest, rank: number, seed: number): Promise<LoraPackage> {
+export async function createRandomLora(
+  directory: string,
+  base: Manifest,
+  rank: number,
+  seed: number,
+): Promise<LoraPackage> {
   const tensors = base.weights[base.networks.transformer!.weights!]!.flatMap(({ name, shape }) => {
     const [, module, , , end] = ADAPTED.exec(name) ?? []
     if (!module) return []
     const [rows, columns] = [Number(end ?? shape[0]), shape[1]!]
-    const random = (part: string, dims: [number, number], at: number) => ({
+    const createRandom = (part: string, dims: [number, number], at: number) => ({
       name: `diffusion_model.${module}.lora_${part}.weight`,
       shape: dims,
-      data: gaussianNoise(seed * 1000 + at, dims[0] * dims[1]).map((value) => value * STRENGTH),
+      data: drawGaussianNoise(seed * 1000 + at, dims[0] * dims[1]).map((value) => value * STRENGTH),
     })
-    return [random('A', [rank, columns], 0), random('B', [rows, rank], 1)]
+    return [createRandom('A', [rank, columns], 0), createRandom('B', [rows, rank], 1)]
   })
   const name = `random-${seed}`
   const file = path.join(directory, `${name}.safetensors`)

@@ -60,7 +60,7 @@ function edgeOf(client: Client, key: string, operator: string): Edge {
 /** A measured load, and that of the empty route just before it. */
 type Row = { what: string; load: Load; bare: Load }
 
-const COLUMNS = ['p50 ms', 'p99 ms', 'a second', 'p50 added', 'p50 ratio', 'p99 ratio', 'rate ratio']
+const COLUMNS = ['p50 ms', 'p99 ms', 'per second', 'p50 added', 'p50 ratio', 'p99 ratio', 'rate ratio']
 
 function printRows(title: string, rows: Row[]): void {
   const cells = rows.map(({ what, load, bare }) => [

@@ -23,15 +23,16 @@ export type GpuStub = {
 
 function finish(response: ServerResponse, { seed, width, height, count, steps }: JobRequest, reported: boolean): void {
   for (let image = 0; image < count; image++) {
-    for (let step = 1; reported && step <= steps; step++) response.write(line({ type: 'step', image, step, steps }))
+    for (let step = 1; reported && step <= steps; step++)
+      response.write(encodeLine({ type: 'step', image, step, steps }))
     const facts = { width, height, content_type: 'image/png', sha256: SHA256, bytes: IMAGE.length } as const
-    response.write(line({ type: 'image', image, seed: seedOf(seed, image), ...facts }))
+    response.write(encodeLine({ type: 'image', image, seed: seedOf(seed, image), ...facts }))
     response.write(IMAGE)
   }
-  response.end(line({ type: 'succeeded', images: count, timings: TIMINGS }))
+  response.end(encodeLine({ type: 'succeeded', images: count, timings: TIMINGS }))
 }
 
-const line = (event: JobEvent) => `${JSON.stringify(event)}\n`
+const encodeLine = (event: JobEvent) => `${JSON.stringify(event)}\n`
 
 /** Starts the stub on a free loopback port. With `steps` it reports each step, as a GPU function does. */
 export async function startGpuStub({ steps = false } = {}): Promise<GpuStub> {
@@ -42,15 +43,17 @@ export async function startGpuStub({ steps = false } = {}): Promise<GpuStub> {
     const job = request.url!.slice('/jobs/'.length)
     const parsed = jobRequest.parse(JSON.parse(await text(request)))
     response.writeHead(200, { 'content-type': 'application/x-ndjson' })
-    response.write(line({ type: 'accepted', job, attempt: parsed.attempt, position: 0 }))
-    response.write(line({ type: 'started', model: parsed.model, tier: parsed.tier, package: SHA256, device: 'stub' }))
+    response.write(encodeLine({ type: 'accepted', job, attempt: parsed.attempt, position: 0 }))
+    response.write(
+      encodeLine({ type: 'started', model: parsed.model, tier: parsed.tier, package: SHA256, device: 'stub' }),
+    )
     if (!holding || parsed.prompt !== HELD_PROMPT) return finish(response, parsed, steps)
     waiting.set(response, parsed)
     response.once('close', () => waiting.delete(response))
   }
   const { url, stop } = await serveLocally(answer)
   const heartbeat = setInterval(() => {
-    for (const response of waiting.keys()) response.write(line({ type: 'heartbeat' }))
+    for (const response of waiting.keys()) response.write(encodeLine({ type: 'heartbeat' }))
   }, LIMITS.heartbeatMs - 1000)
   return {
     url,

@@ -46,7 +46,7 @@ export async function measure(
 ): Promise<Load> {
   const histogram = createHistogram()
   let left = count
-  const worker = async () => {
+  const runWorker = async () => {
     while (left-- > 0) {
       const sent = performance.now()
       await action()
@@ -54,7 +54,7 @@ export async function measure(
       await rest()
     }
   }
-  await Promise.all(Array.from({ length: connections }, worker))
+  await Promise.all(Array.from({ length: connections }, runWorker))
   const seconds = (histogram.mean * count) / connections / 1e9
   return { p50: histogram.percentile(50) / 1e6, p99: histogram.percentile(99) / 1e6, perSecond: count / seconds }
 }

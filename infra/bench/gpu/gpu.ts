@@ -4,11 +4,11 @@ import { spawnSync } from 'node:child_process'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { listGpus } from '../../../gpu-fn/engine/device.ts'
-import { type GpuVariant, makeCheckpoint, makePackage, packageName } from './packages.ts'
+import { formatPackageName, type GpuVariant, makeCheckpoint, makePackage } from './packages.ts'
 import type { OctetPlan, TorchPlan } from './plan.ts'
 import { Recorder } from './recorder.ts'
 import { measureStart } from './start.ts'
-import { type System, systemsFor } from './systems.ts'
+import { listSystems, type System } from './systems.ts'
 import { ARTICLE_SIZE, tableOf } from './table.ts'
 
 export type GpuBenchOptions = {
@@ -47,7 +47,7 @@ const DEFAULTS: Defaults = {
 export async function benchGpu(given: GivenGpuOptions): Promise<void> {
   const options: GpuBenchOptions = { ...DEFAULTS, ...given }
   const { variant, device, directory, out, seconds } = options
-  const all = systemsFor(device, variant)
+  const all = listSystems(device, variant)
   const names = options.systems ?? Object.keys(all)
   const unknown = names.filter((name) => !(name in all))
   if (unknown.length > 0)
@@ -84,12 +84,12 @@ async function measure(run: Run, name: string, system: System): Promise<void> {
   const { target, tier } = system
   const about = { variant, target, tier, small: system.kind === 'octet' && system.small }
   await run.recorder.recordDuration(`package ${target} ${tier}`, () => makePackage(about, run.work))
-  const directory = path.join(run.work, packageName(about))
+  const directory = path.join(run.work, formatPackageName(about))
   if (system.kind === 'octet') await measureOctet(run, name, path.join(directory, 'package'), system.gigabytes)
   else await measureStarting(run, name, system.cold ? await makeCold(run, directory) : directory, tier)
 }
 
-const commonPlan = ({ options, work }: Run, system: string) => ({
+const createCommonPlan = ({ options, work }: Run, system: string) => ({
   ...{ system, reference: path.join(work, 'reference'), sizes: options.sizes, fullSizes: options.fullSizes },
   ...{ steps: options.steps, runs: options.runs, prompt: PROMPT, seed: 1, timestep: 857.7 },
 })
@@ -101,8 +101,8 @@ async function measureTorch(run: Run, system: string, way: TorchPlan['way'], art
   const { block_out_channels } = await readJson(path.join(checkpoint, 'vae', 'config.json'))
   const only = options.sizes.find((size) => size === ARTICLE_SIZE) ?? options.sizes[0]!
   const plan: TorchPlan = {
-    ...commonPlan(run, system),
-    ...{ way, whole: options.whole, device: options.device, checkpoint, bytes: await weightBytes(checkpoint) },
+    ...createCommonPlan(run, system),
+    ...{ way, whole: options.whole, device: options.device, checkpoint, bytes: await sumWeightBytes(checkpoint) },
     ...{ channels: in_channels, downsample: 2 ** (block_out_channels.length - 1), jointWidth: joint_attention_dim },
     ...(article && { imagesOnly: true, sizes: [only], fullSizes: [] }),
     started: Date.now(),
@@ -111,12 +111,12 @@ async function measureTorch(run: Run, system: string, way: TorchPlan['way'], art
 }
 
 async function measureOctet(run: Run, system: string, directory: string, gigabytes?: number): Promise<void> {
-  const plan: OctetPlan = { ...commonPlan(run, system), package: directory }
+  const plan: OctetPlan = { ...createCommonPlan(run, system), package: directory }
   // A budget does not affect the speed of single networks.
-  const within = (budget: number) => ({ budget, imagesOnly: true })
+  const isWithin = (budget: number) => ({ budget, imagesOnly: true })
   await run.recorder.runProgram(system, [process.execPath, OCTET], {
     ...plan,
-    ...(gigabytes !== undefined && within(gigabytes * 2 ** 30)),
+    ...(gigabytes !== undefined && isWithin(gigabytes * 2 ** 30)),
   })
 }
 
@@ -137,7 +137,7 @@ async function makeCold({ options: { coldDirectory } }: Run, packages: string): 
   return coldDirectory
 }
 
-async function weightBytes(checkpoint: string): Promise<number> {
+async function sumWeightBytes(checkpoint: string): Promise<number> {
   let bytes = 0
   for await (const file of fs.glob('*/*.safetensors', { cwd: checkpoint }))
     bytes += (await fs.stat(path.join(checkpoint, file))).size

@@ -3,8 +3,8 @@
     python infra/bench/gpu/gpu_torch.py PLAN
 
 PLAN is a JSON file, see `TorchPlan` in plan.ts. Prints JSON lines as it goes: {"phase"} before each part, {"metric", "size", "value"}
-for each figure and {"failed", "error"} for a part that did not work. The way `reference` computes every network once in float32 and
-writes what all the others are compared with.
+for each figure and {"failed", "error"} for each failed part. With `way` "reference", it computes every network once in float32 and
+writes the results with which all others are compared.
 """
 import functools
 import json

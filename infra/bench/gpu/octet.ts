@@ -5,13 +5,13 @@ import { describePlan } from '../../../gpu-fn/engine/package/memory-plan.ts'
 import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/open-pipeline.ts'
 import { decodeLatent } from '../../../gpu-fn/pipeline/decode.ts'
 import { condition, predictVelocity, releaseConditions } from '../../../gpu-fn/pipeline/denoise.ts'
-import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
 import { readPosition } from '../../../gpu-fn/pipeline/position.ts'
 import { encodePrompts } from '../../../gpu-fn/pipeline/prompt/prompt.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { render } from '../../local/models/render.ts'
-import { median, relativeError } from '../statistics.ts'
+import { computeRelativeError, median } from '../statistics.ts'
 import { type Line, type OctetPlan, sidesOf } from './plan.ts'
 
 const plan: OctetPlan = JSON.parse(await fs.readFile(process.argv[2]!, 'utf8'))
@@ -33,13 +33,13 @@ async function secondsOf(run: () => Promise<unknown>): Promise<number> {
   return (performance.now() - start) / 1000
 }
 
-async function medianSeconds(run: () => Promise<unknown>, warmUps = 2): Promise<number> {
+async function measureMedianSeconds(run: () => Promise<unknown>, warmUps = 2): Promise<number> {
   const first: number[] = []
   for (let i = 0; i < warmUps; i++) first.push(await secondsOf(run))
   const times: number[] = []
   for (let i = 0; i < plan.runs; i++) times.push(await secondsOf(run))
-  const inMs = (seconds: readonly number[]) => seconds.map((each) => (1000 * each).toFixed(1)).join(' ')
-  print({ note: `ms of each run: ${inMs(first)} | ${inMs(times)}` })
+  const formatMsList = (seconds: readonly number[]) => seconds.map((each) => (1000 * each).toFixed(1)).join(' ')
+  print({ note: `ms of each run: ${formatMsList(first)} | ${formatMsList(times)}` })
   return median(times)
 }
 
@@ -49,14 +49,14 @@ async function readReference(name: string): Promise<Float32Array> {
 }
 
 /** The error of values, relative to those of the reference. */
-const errorOf = async (given: Float32Array, name: string) => relativeError(given, await readReference(name))
+const errorOf = async (given: Float32Array, name: string) => computeRelativeError(given, await readReference(name))
 
 function drawNoise({ package: { manifest } }: OpenPipeline, size: string): { data: Float32Array; dims: number[] } {
   const { width, height } = sidesOf(size)
   const { channels, downsample } = manifest.latent
   const dims = [1, channels, height / downsample, width / downsample]
   return {
-    data: gaussianNoise(
+    data: drawGaussianNoise(
       plan.seed,
       dims.reduce((n, dim) => n * dim),
     ),
@@ -80,7 +80,7 @@ async function measureEncode(pipeline: OpenPipeline): Promise<void> {
   const { prompts } = await encode(pipeline)
   print({ metric: 'prompt_error', value: await errorOf(prompts[0]!.embeds, 'prompt_embeds') })
   print({ metric: 'pooled_error', value: await errorOf(prompts[0]!.pooled, 'pooled') })
-  print({ metric: 'encode_ms', value: 1000 * (await medianSeconds(() => encode(pipeline))) })
+  print({ metric: 'encode_ms', value: 1000 * (await measureMedianSeconds(() => encode(pipeline))) })
 }
 
 async function measureForward(pipeline: OpenPipeline, size: string): Promise<void> {
@@ -97,7 +97,7 @@ async function measureForward(pipeline: OpenPipeline, size: string): Promise<voi
   const options = { guidanceScale: 1, position, signal: new AbortController().signal }
   const forward = () => predictVelocity(latent, conditions, 0, options)
   print({ metric: 'velocity_error', size, value: await errorOf(await forward(), `velocity-${size}`) })
-  print({ metric: 'forward_ms', size, value: 1000 * (await medianSeconds(forward)) })
+  print({ metric: 'forward_ms', size, value: 1000 * (await measureMedianSeconds(forward)) })
   releaseConditions(conditions)
 }
 
@@ -106,7 +106,7 @@ async function measureDecode(pipeline: OpenPipeline, size: string): Promise<void
   const { image } = await pipeline.vaeDecoder.run({ latent })
   print({ metric: 'image_error', size, value: await errorOf(image!.data as Float32Array, `image-${size}`) })
   const decode = () => decodeLatent(pipeline.vaeDecoder, latent, null)
-  print({ metric: 'decode_ms', size, value: 1000 * (await medianSeconds(decode)) })
+  print({ metric: 'decode_ms', size, value: 1000 * (await measureMedianSeconds(decode)) })
 }
 
 async function measureTurbo(pipeline: OpenPipeline, size: string): Promise<void> {
@@ -115,7 +115,7 @@ async function measureTurbo(pipeline: OpenPipeline, size: string): Promise<void>
     png = await renderImage(pipeline, size, 4, 1)
   }
   // With a memory budget, the second image maps the weight files.
-  print({ metric: 'turbo_s', size, value: await medianSeconds(make) })
+  print({ metric: 'turbo_s', size, value: await measureMedianSeconds(make) })
   const file = path.join(plan.reference, `${plan.system}-${size}.png`)
   await fs.writeFile(file, png)
   print({ image: file, size })

@@ -7,7 +7,7 @@ import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import { type FullSize, writeFullSizeCheckpoint } from '../../checkpoints/full-size.ts'
 import { writeTinyCheckpoint } from '../../checkpoints/tiny/checkpoint.ts'
 import { TINY_VARIANTS, type TinyVariant } from '../../checkpoints/tiny/variants.ts'
-import { builtInPackage } from '../../local/models/built-in-model.ts'
+import { prepareBuiltInPackage } from '../../local/models/built-in-model.ts'
 import { makeOnce } from '../../local/models/package-cache.ts'
 
 /** Tiny variants are for dry runs, which need no GPU. */
@@ -28,7 +28,7 @@ export async function makeCheckpoint(variant: GpuVariant, directory: string): Pr
 }
 
 /** Path of the built-in nano package, or of a package with random weights, which is created in `directory` if missing. */
-export async function packageFor(about: {
+export async function preparePackage(about: {
   model: GpuVariant | 'nano'
   target: Target
   directory: string
@@ -36,7 +36,7 @@ export async function packageFor(about: {
   tier?: Tier
 }): Promise<string> {
   const { model, target, directory, tier = 'fp8' } = about
-  if (model === 'nano') return builtInPackage('nano', tier)
+  if (model === 'nano') return prepareBuiltInPackage('nano', tier)
   const own = path.join(directory, model)
   await makeCheckpoint(model, own)
   return makePackage({ variant: model, target, tier }, own)
@@ -51,13 +51,13 @@ type AboutPackage = {
 }
 
 /** Directory name of a package. */
-export const packageName = ({ target, tier, small }: AboutPackage): string =>
+export const formatPackageName = ({ target, tier, small }: AboutPackage): string =>
   `${target}-${tier}${small ? '-small' : ''}`
 
 /** Compiles one package, unless its directory exists. */
 export async function makePackage(wanted: AboutPackage, directory: string): Promise<string> {
   const { variant, target, tier, small } = wanted
-  const out = path.join(directory, packageName(wanted), 'package')
+  const out = path.join(directory, formatPackageName(wanted), 'package')
   await fs.mkdir(path.dirname(out), { recursive: true })
   const bits = small ? ({ adalnBits: 8, t5Bits: 4 } as const) : {}
   const about = { target, variant: isTiny(variant) ? 'custom' : variant, name: variant, ...bits }

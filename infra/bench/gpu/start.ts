@@ -16,7 +16,7 @@ const METRICS: Record<string, string> = {
 }
 
 type Say = (line: Line) => void
-type Served = {
+type StartOptions = {
   /** Directory of the package. */
   packages: string
   model: string
@@ -44,7 +44,7 @@ export type GpuFunction = {
 
 /** Starts the GPU function and generates two images with 4 steps. Reports, in seconds, the start phases and both image times. */
 export async function measureStart(
-  { prompt, seed, ...served }: Served & { prompt: string; seed: number },
+  { prompt, seed, ...served }: StartOptions & { prompt: string; seed: number },
   say: Say,
 ): Promise<void> {
   const { model, tier, size } = served
@@ -63,7 +63,7 @@ export async function measureStart(
 
 /** Starts the GPU function and waits until it is ready. Throws if its process exits first, or is killed by `signal`. */
 export async function startGpuFunction(
-  { packages, model, tier, size, env }: Served,
+  { packages, model, tier, size, env }: StartOptions,
   say: Say,
   signal?: AbortSignal,
 ): Promise<GpuFunction> {

@@ -19,7 +19,7 @@ export type System =
   | { readonly kind: 'start'; readonly target: Target; readonly tier: Tier; readonly cold?: boolean }
 
 /** The systems by name, most important first, because a run may be interrupted. */
-export function systemsFor(device: 'cuda' | 'cpu', variant: GpuVariant): Record<string, System> {
+export function listSystems(device: 'cuda' | 'cpu', variant: GpuVariant): Record<string, System> {
   const best: Target = device === 'cuda' ? 'cuda-fp8' : device
   const gigabytes = variant === 'large' ? 8 : 4
   // Slightly less than half of PyTorch's memory.

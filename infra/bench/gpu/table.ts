@@ -44,7 +44,7 @@ const BY_SYSTEM: readonly Column[] = [
   { title: 'most GPU memory, loading included, MiB', metric: 'peak_mib', digits: 0, ratio: true },
 ]
 const BASELINE = 'torch-bf16'
-/** The image size in the article on which this project is based. */
+/** The image size in the article behind this project. */
 export const ARTICLE_SIZE = '1024x768'
 
 /** The last value by system and metric; a `null` size selects figures of any size. */
@@ -71,7 +71,7 @@ export const tableOf = (figures: readonly Figure[]): string =>
       return [
         `**${variant}**, random weights, on ${own[0]!.device}`,
         ...[...sizes].map((size) =>
-          markdown(
+          formatMarkdown(
             size,
             BY_SIZE,
             cellsOf(
@@ -80,7 +80,7 @@ export const tableOf = (figures: readonly Figure[]): string =>
             ),
           ),
         ),
-        markdown('any size', BY_SYSTEM, cellsOf(own, null)),
+        formatMarkdown('any size', BY_SYSTEM, cellsOf(own, null)),
         failuresOf(own),
       ]
         .filter(Boolean)
@@ -101,21 +101,21 @@ export function articleOf(figures: readonly Figure[], nanoCard: string): string 
     ['FP8 and no T5', 'torch-fp8-lite', 'octet-fp8-lite', 'fp8-lite'],
   ] as const
   const rows = ways.flatMap(([way, torch, octet, tier]) => {
-    const row = (name: string, system: string) => [
+    const formatRow = (name: string, system: string) => [
       `${way}, ${name}`,
       ...[WEIGHTS, PEAK, TURBO, PSNR].map(
         ({ metric, digits }) => large.get(system)?.get(metric)?.toFixed(digits) ?? '–',
       ),
-      ...(name === 'Octet' && tier ? nanoQuality(nanoCard, `nano-turbo-${tier}`) : ['', '']),
+      ...(name === 'Octet' && tier ? readNanoQuality(nanoCard, `nano-turbo-${tier}`) : ['', '']),
     ]
-    return [row('PyTorch', torch), ...(octet ? [row('Octet', octet)] : [])]
+    return [formatRow('PyTorch', torch), ...(octet ? [formatRow('Octet', octet)] : [])]
   })
   const head = [`Large, 4 steps, ${ARTICLE_SIZE}`, WEIGHTS.title, 'GPU memory, MiB', 's an image', PSNR.title]
   return formatTable([...head, 'nano-turbo: right main sprite', 'nano-turbo: PSNR to float32, dB'], rows)
 }
 
 /** Main-sprite accuracy and PSNR in a row of the model card's table. */
-function nanoQuality(card: string, name: string): string[] {
+function readNanoQuality(card: string, name: string): string[] {
   const row = card.split('\n').find((line) => line.startsWith(`| ${name} `))
   const cells = row?.split('|').map((cell) => cell.trim())
   return [cells?.[2] ?? '–', cells?.[7] ?? '–']
@@ -126,7 +126,7 @@ function failuresOf(figures: readonly Figure[]): string {
   return failed.map(({ system, metric, size, error }) => `- ${system}, ${metric} ${size ?? ''}: ${error}`).join('\n')
 }
 
-function markdown(title: string, columns: readonly Column[], cells: Cells): string {
+function formatMarkdown(title: string, columns: readonly Column[], cells: Cells): string {
   const systems = [...cells.keys()].filter((system) => columns.some(({ metric }) => cells.get(system)!.has(metric)))
   const used = columns.filter(({ metric }) => systems.some((system) => cells.get(system)!.has(metric)))
   const rows = systems.map((system) => [system, ...used.map((column) => formatCell(cells, system, column))])

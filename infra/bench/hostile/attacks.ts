@@ -1,7 +1,7 @@
 // The attacks, each with its own rate. They require an ordinary account at most; some require none.
 
 import type { Random } from '../../command/random.ts'
-import { type Sending, send as sendOnce } from '../../system/client.ts'
+import { type SendOptions, send as sendOnce } from '../../system/client.ts'
 
 /** Shared state of the attacks. `jobs` holds the ids of their jobs, newest last. */
 export type AttackContext = {
@@ -34,9 +34,13 @@ const fieldsOf = (count: number) => `{${Array.from({ length: count }, (_, index)
 let huge: string | undefined
 let many: string | undefined
 
-type Sent = Omit<Sending, 'signal'> & { key: string; timeoutMs?: number }
+type AttackRequest = Omit<SendOptions, 'signal'> & { key: string; timeoutMs?: number }
 
-function send({ url, end }: AttackContext, address: string, { key, timeoutMs = TIMEOUT_MS, ...sending }: Sent) {
+function send(
+  { url, end }: AttackContext,
+  address: string,
+  { key, timeoutMs = TIMEOUT_MS, ...sending }: AttackRequest,
+) {
   const signal = AbortSignal.any([end, AbortSignal.timeout(timeoutMs)])
   return sendOnce(`${url}${address}`, key, { ...sending, signal })
 }
@@ -50,7 +54,7 @@ async function submit(context: AttackContext, key = context.flood): Promise<{ st
   return { status, id }
 }
 
-const knownJob = ({ jobs }: AttackContext) => jobs.at(-1) ?? 'job_00000000000000000000000000000000'
+const pickJob = ({ jobs }: AttackContext) => jobs.at(-1) ?? 'job_00000000000000000000000000000000'
 
 /** Headers that could cause catastrophic regex backtracking, with a route that parses each. `{job}` is replaced by a job id. */
 const SLOW_HEADERS: readonly [address: string, headers: Record<string, string>][] = [
@@ -88,7 +92,7 @@ const RATED: Record<string, { perSecond: number; jobs?: boolean; run: Attack }> 
     run: (context) => {
       const [address, headers] = SLOW_HEADERS[context.random.between(0, SLOW_HEADERS.length - 1)]!
       const body = address.includes('{job}') ? {} : { body: context.job }
-      return send(context, address.replace('{job}', knownJob(context)), { key: context.flood, headers, ...body })
+      return send(context, address.replace('{job}', pickJob(context)), { key: context.flood, headers, ...body })
     },
   },
   'hanging webhooks': {
@@ -112,14 +116,14 @@ const RATED: Record<string, { perSecond: number; jobs?: boolean; run: Attack }> 
   },
   polls: {
     perSecond: 20,
-    run: (context) => send(context, `/v1/jobs/${knownJob(context)}`, { key: context.flood }),
+    run: (context) => send(context, `/v1/jobs/${pickJob(context)}`, { key: context.flood }),
   },
   'hoarded event streams': {
     perSecond: 2,
     run: async (context) => {
       const headers = { authorization: `Bearer ${context.flood}` }
       const signal = AbortSignal.any([context.end, AbortSignal.timeout(HOLD_MS)])
-      const response = await fetch(`${context.url}/v1/jobs/${knownJob(context)}/events`, { headers, signal })
+      const response = await fetch(`${context.url}/v1/jobs/${pickJob(context)}/events`, { headers, signal })
       await response.text().catch(() => {})
       return response
     },
@@ -161,7 +165,7 @@ const RATED: Record<string, { perSecond: number; jobs?: boolean; run: Attack }> 
 }
 
 /** Submits jobs of one account, regardless of the responses. */
-const flood: Attack = (context) => submit(context)
+const submitFlood: Attack = (context) => submit(context)
 
 export const ATTACKS: string[] = ['flood', ...Object.keys(RATED)]
 
@@ -171,5 +175,5 @@ export function planAttacks(names: readonly string[], jobsPerSecond: number): [s
   const jobs = rated.reduce((total, [, { jobs, perSecond }]) => total + (jobs ? perSecond : 0), 0)
   const planned = rated.map(([name, { perSecond, run }]): [string, number, Attack] => [name, perSecond, run])
   const rest = jobsPerSecond - jobs
-  return names.includes('flood') && rest > 0 ? [['flood', rest, flood], ...planned] : planned
+  return names.includes('flood') && rest > 0 ? [['flood', rest, submitFlood], ...planned] : planned
 }

@@ -79,9 +79,15 @@ export async function callHonestly(
 }
 
 export function summarize({ times, failures }: Experience): Phase {
-  const at = (part: number) => percentile(times, part)
+  const computePercentile = (part: number) => percentile(times, part)
   const failed = [...failures.values()].reduce((total, count) => total + count, 0)
-  return { sent: times.length, failed, p50: at(0.5), p95: at(0.95), p99: at(0.99) }
+  return {
+    sent: times.length,
+    failed,
+    p50: computePercentile(0.5),
+    p95: computePercentile(0.95),
+    p99: computePercentile(0.99),
+  }
 }
 
 /** Measures the maximum throughput in images per second with closed-loop callers. */
@@ -89,10 +95,10 @@ export async function measureCapacity(worker: Worker, random: Random, seconds: n
   const experience: Experience = { times: [], failures: new Map() }
   const end = performance.now() + seconds * 1000
   const start = performance.now()
-  const caller = async () => {
+  const runCaller = async () => {
     while (performance.now() < end) await sendRequest(worker, random, performance.now(), experience)
   }
-  await Promise.all(Array.from({ length: callers }, caller))
+  await Promise.all(Array.from({ length: callers }, runCaller))
   if (experience.failures.size > 0) throw new Error(`without load: ${[...experience.failures.keys()].join(', ')}`)
   return experience.times.length / ((performance.now() - start) / 1000)
 }

@@ -100,10 +100,10 @@ async function measureBoth(world: HostileWorld, { minutes, seed, attacks }: Host
   const hostile = await startHostileCallers(settings)
   const among = await runPhase(world, { perSecond, minutes, seed, name: 'among' })
   const tallies = await hostile.stop()
-  const failures = (experience: Experience) => Object.fromEntries(experience.failures)
+  const countFailures = (experience: Experience) => Object.fromEntries(experience.failures)
   return {
-    alone: { ...summarize(alone.experience), failures: failures(alone.experience) },
-    among: { ...summarize(among.experience), failures: failures(among.experience) },
+    alone: { ...summarize(alone.experience), failures: countFailures(alone.experience) },
+    among: { ...summarize(among.experience), failures: countFailures(among.experience) },
     tallies,
     memory: { alone: growthOf(alone.samples), among: growthOf(among.samples) },
   }

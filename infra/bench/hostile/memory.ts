@@ -26,9 +26,9 @@ function groupOf(leader: number): number[] {
   return ids.filter((id) => group(id) === leader).map(Number)
 }
 
-const residentBytes = (id: number) => Number(read(`/proc/${id}/statm`).split(' ')[1] ?? 0) * PAGE_BYTES
+const readResidentBytes = (id: number) => Number(read(`/proc/${id}/statm`).split(' ')[1] ?? 0) * PAGE_BYTES
 
-const sumOf = (ids: readonly number[]) => ids.reduce((total, id) => total + residentBytes(id), 0)
+const sumOf = (ids: readonly number[]) => ids.reduce((total, id) => total + readResidentBytes(id), 0)
 
 /** Resident memory of all processes of the group; null on systems other than Linux. */
 export const groupBytes = (leader: number): number | null => (os.platform() === 'linux' ? sumOf(groupOf(leader)) : null)
@@ -52,14 +52,14 @@ export function sampleMemory({ worker, gpu, persist }: Processes): Sample {
   return { workerd: sumOf(groupOf(worker).filter((id) => hasOpen(id, persist))), 'GPU function': sumOf(groupOf(gpu)) }
 }
 
-const mean = (values: readonly number[]) => values.reduce((total, value) => total + value, 0) / values.length
+const computeMean = (values: readonly number[]) => values.reduce((total, value) => total + value, 0) / values.length
 
 /** Compares the mean of the first third of the samples with that of the last third. Memory is flat if the growth is small. */
 export function growthOf(samples: readonly Sample[]): Growth[] {
   const third = Math.floor(samples.length / 3)
   return Object.keys(samples[0] ?? {}).map((name) => {
     const values = samples.map((sample) => sample[name]!)
-    const [first, last] = [mean(values.slice(0, third || 1)), mean(values.slice(-(third || 1)))]
+    const [first, last] = [computeMean(values.slice(0, third || 1)), computeMean(values.slice(-(third || 1)))]
     const flat = last <= Math.max(first * GROWTH.ratio, first + GROWTH.bytes)
     return { name, first, last, peak: Math.max(...values), flat }
   })

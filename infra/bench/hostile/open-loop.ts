@@ -11,7 +11,8 @@ type LoopOptions = {
 }
 
 /** Milliseconds until the next arrival of a Poisson process. */
-export const nextArrivalMs = (perSecond: number, random: Random) => (-Math.log(1 - random.next()) * 1000) / perSecond
+export const drawNextArrivalMs = (perSecond: number, random: Random) =>
+  (-Math.log(1 - random.next()) * 1000) / perSecond
 
 /**
  * Calls `send` at once and then as a Poisson process with a mean rate of `perSecond` until the signal aborts, passing the scheduled
@@ -23,7 +24,7 @@ export async function runOpenLoop(
 ): Promise<{ sent: number; skipped: number }> {
   const inFlight = new Set<Promise<void>>()
   const counts = { sent: 0, skipped: 0 }
-  for (let due = performance.now(); ; due += nextArrivalMs(perSecond, random)) {
+  for (let due = performance.now(); ; due += drawNextArrivalMs(perSecond, random)) {
     await sleep(Math.max(0, due - performance.now()), null, { signal }).catch(() => {})
     if (signal.aborted) break
     if (inFlight.size >= maxInFlight) {

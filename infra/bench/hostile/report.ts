@@ -28,40 +28,40 @@ export function judge({ alone, among, memory }: Report): Verdict {
   return { ratio, fast, flat, answered, met: fast && flat && answered }
 }
 
-const column = (value: string | number) => String(value).padStart(11)
-const megabytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`
-const pairs = (counts: Record<string, number>) =>
+const padColumn = (value: string | number) => String(value).padStart(11)
+const formatMegabytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`
+const formatPairs = (counts: Record<string, number>) =>
   Object.entries(counts)
     .map(([name, count]) => `${count} ${name}`)
     .join(', ')
 
 function printPhases({ alone, among }: Report): void {
   console.log(
-    `\n${'honest callers'.padEnd(20)}${['sent', 'failed', 'p50 ms', 'p95 ms', 'p99 ms'].map(column).join('')}`,
+    `\n${'honest callers'.padEnd(20)}${['sent', 'failed', 'p50 ms', 'p95 ms', 'p99 ms'].map(padColumn).join('')}`,
   )
   for (const [name, phase] of [
     ['alone', alone],
     ['with hostile callers', among],
   ] as const) {
     const { sent, failed, p50, p95, p99 } = phase
-    console.log(`${name.padEnd(20)}${[sent, failed, ...[p50, p95, p99].map(Math.round)].map(column).join('')}`)
+    console.log(`${name.padEnd(20)}${[sent, failed, ...[p50, p95, p99].map(Math.round)].map(padColumn).join('')}`)
   }
   for (const phase of [alone, among])
     if (phase.failed > 0)
-      console.log(`failed${phase === among ? ' with hostile callers' : ''}: ${pairs(phase.failures)}`)
+      console.log(`failed${phase === among ? ' with hostile callers' : ''}: ${formatPairs(phase.failures)}`)
 }
 
 function printTallies(tallies: Report['tallies']): void {
-  console.log(`\n${'hostile callers'.padEnd(28)}${column('sent')}${column('skipped')}  replies`)
+  console.log(`\n${'hostile callers'.padEnd(28)}${padColumn('sent')}${padColumn('skipped')}  replies`)
   for (const [name, { sent, skipped, replies }] of Object.entries(tallies))
-    console.log(`${name.padEnd(28)}${column(sent)}${column(skipped)}  ${pairs(replies)}`)
+    console.log(`${name.padEnd(28)}${padColumn(sent)}${padColumn(skipped)}  ${formatPairs(replies)}`)
 }
 
 function printMemory({ alone, among }: Report['memory']): void {
   const columns = ['first third', 'last third', 'peak'].map((name) => name.padStart(12)).join('')
   console.log(`\n${'resident memory'.padEnd(28)}${columns}`)
   const printRow = (phase: string, { name, first, last, peak, flat }: Growth) => {
-    const cells = [first, last, peak].map((bytes) => megabytes(bytes).padStart(12)).join('')
+    const cells = [first, last, peak].map((bytes) => formatMegabytes(bytes).padStart(12)).join('')
     console.log(`${(name + phase).padEnd(28)}${cells}  ${flat ? 'flat' : 'grows'}`)
   }
   for (const growth of alone) printRow(', honest alone', growth)
@@ -74,9 +74,9 @@ export function printReport(report: Report): boolean {
   printPhases(report)
   printTallies(report.tallies)
   printMemory(report.memory)
-  const verdict = (good: boolean) => (good ? 'met' : 'NOT MET')
-  console.log(`\np95 with hostile callers / alone: ${ratio.toFixed(2)}, at most ${MAX_RATIO}: ${verdict(fast)}`)
-  console.log(`no honest request fails: ${verdict(answered)}`)
-  console.log(`memory is flat: ${verdict(flat)}`)
+  const formatVerdict = (good: boolean) => (good ? 'met' : 'NOT MET')
+  console.log(`\np95 with hostile callers / alone: ${ratio.toFixed(2)}, at most ${MAX_RATIO}: ${formatVerdict(fast)}`)
+  console.log(`no honest request fails: ${formatVerdict(answered)}`)
+  console.log(`memory is flat: ${formatVerdict(flat)}`)
   return met
 }

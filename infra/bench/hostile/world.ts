@@ -29,8 +29,8 @@ export async function openHostileWorld() {
   })
   try {
     const accounts = await openAccounts(target)
-    const processes = () => ({ worker: worker.pid()!, gpu: gpus[0]!.pid()!, persist })
-    return { url: target.url, accounts, processes, close }
+    const listProcesses = () => ({ worker: worker.pid()!, gpu: gpus[0]!.pid()!, persist })
+    return { url: target.url, accounts, processes: listProcesses, close }
   } catch (error) {
     await close()
     throw error

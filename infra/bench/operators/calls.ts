@@ -55,21 +55,25 @@ function callOf(graph: Graph, node: Node, axes: Axes, producers: ReadonlyMap<str
     return { ...about, inputs, outputs: tensorsOf(node.outputs), after }
   }
   const inputs = tensorsOf(node.inputs)
-  return { ...about, inputs, outputs: node.op === 'QkNormQuantize' ? attentionLayout(inputs) : tensorsOf(node.outputs) }
+  return {
+    ...about,
+    inputs,
+    outputs: node.op === 'QkNormQuantize' ? describeAttentionLayout(inputs) : tensorsOf(node.outputs),
+  }
 }
 
 /** Outputs of QkNormQuantize: queries, keys, values, logit factor. Inputs: image [B, S, 3D], and text [B, L, 3D or 2D] or null. */
-function attentionLayout([image, text]: readonly (CallTensor | null)[]): CallTensor[] {
+function describeAttentionLayout([image, text]: readonly (CallTensor | null)[]): CallTensor[] {
   const [batch, length, width] = image!.shape as [number, number, number]
   const heads = width / 3 / HEAD_DEPTH
   const tokens = length + (text?.shape[1] ?? 0)
   const queries = text?.shape[2] === width ? tokens : length
   const tiles = Math.ceil(tokens / TILE)
-  const bytes = (...shape: number[]): CallTensor => ({ dtype: 'uint8', shape: [batch, heads, ...shape] })
+  const createByteTensor = (...shape: number[]): CallTensor => ({ dtype: 'uint8', shape: [batch, heads, ...shape] })
   return [
-    bytes(Math.ceil(queries / TILE) * TILE, HEAD_DEPTH),
-    bytes(tiles, TILE * HEAD_DEPTH),
-    bytes(tiles, TILE * HEAD_DEPTH + VALUE_SCALE_BYTES),
+    createByteTensor(Math.ceil(queries / TILE) * TILE, HEAD_DEPTH),
+    createByteTensor(tiles, TILE * HEAD_DEPTH),
+    createByteTensor(tiles, TILE * HEAD_DEPTH + VALUE_SCALE_BYTES),
     { dtype: 'float32', shape: [1] },
   ]
 }

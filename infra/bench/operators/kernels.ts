@@ -5,7 +5,7 @@ import { makeScratch } from '../../command/scratch.ts'
 import { buildStep } from '../borrowed-weights.ts'
 import { axesOf } from '../step.ts'
 import { type CountedCall, countCalls } from './calls.ts'
-import { ratesTable, type TimedCall } from './table.ts'
+import { formatRatesTable, type TimedCall } from './table.ts'
 import { requireTiming, timeCalls } from './timing.ts'
 import { peaksOf } from './work.ts'
 
@@ -18,7 +18,7 @@ export async function benchKernels({ python, ...step }: KernelsOptions): Promise
   const calls = await timeEach(python, await callsOfStep(step))
   const gpu = (await listGpus())[0]?.name ?? ''
   console.log(`${step.variant}, ${step.size}², ${gpu}: operators timed individually, with buffers partly in cache\n`)
-  console.log(ratesTable(calls, peaksOf(gpu)))
+  console.log(formatRatesTable(calls, peaksOf(gpu)))
 }
 
 /** Operator calls of one step with batch size 1. */

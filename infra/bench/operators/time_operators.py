@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "float8e4m3fn": to
 
 
 def functions_of(header: str, struct: str) -> list[str]:
-    """The names of the function pointers of a struct in onnxruntime's header, in order."""
+    """Names of the function pointers of a struct in onnxruntime's header, in order."""
     text = re.sub(r"/\*.*?\*/|//[^\n]*", "", header, flags=re.S)
     body = re.search(rf"\nstruct {struct} {{(.*?)\n}};", text, re.S)[1]
     members = re.findall(r"ORT_API2_STATUS\(\s*(\w+)|ORT_CLASS_RELEASE\((\w+)\)|\(ORT_API_CALL\s*\*\s*(\w+)\)", body)

@@ -1,5 +1,5 @@
 // Arithmetic and memory traffic of an operator call, and its throughput relative to the peak of a GPU.
-import { countElements, tensorBytes } from '../../../gpu-fn/dtype.ts'
+import { computeTensorBytes, countElements } from '../../../gpu-fn/dtype.ts'
 import type { Call } from './calls.ts'
 
 /** `bytes`: memory traffic if each input is read once and each output written once. `products`: FLOPs of FP8 matrix products. */
@@ -28,7 +28,7 @@ export const peaksOf = (gpu: string): Peaks | undefined => PEAKS.find(([name]) =
 export function workOf(call: Call): Work {
   const read = call.inputs.filter((_, index) => !UNREAD[call.op]?.includes(index))
   const tensors = [...read, ...call.outputs].filter((tensor) => tensor !== null)
-  const bytes = tensors.reduce((sum, { dtype, shape }) => sum + tensorBytes(dtype, shape), 0)
+  const bytes = tensors.reduce((sum, { dtype, shape }) => sum + computeTensorBytes(dtype, shape), 0)
   if (call.op === 'Linear') {
     const products = call.outputs.map((_, i) => {
       const [codes, weight] = [0, 2].map((at) => call.inputs[i * LINEAR_INPUTS + at]!.shape) as [number[], number[]]

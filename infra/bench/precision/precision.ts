@@ -5,21 +5,26 @@ import { compile } from '../../../gpu-fn/compile/compile.ts'
 import type { Storage } from '../../../gpu-fn/compile/graph/precision.ts'
 import type { OpenPipeline } from '../../../gpu-fn/engine/package/open-pipeline.ts'
 import type { Manifest } from '../../../gpu-fn/manifest.ts'
-import { sd35Precision } from '../../../gpu-fn/models/sd35/precision.ts'
-import { sensitiveLayers } from '../../../gpu-fn/models/sd35/sensitive-layers.ts'
-import { condition, conditioningInputs, predictVelocity, releaseConditions } from '../../../gpu-fn/pipeline/denoise.ts'
-import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
+import { createSd35Precision } from '../../../gpu-fn/models/sd35/precision.ts'
+import { findSensitiveLayers } from '../../../gpu-fn/models/sd35/sensitive-layers.ts'
+import {
+  condition,
+  createConditioningInputs,
+  predictVelocity,
+  releaseConditions,
+} from '../../../gpu-fn/pipeline/denoise.ts'
+import { drawGaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
 import { readPosition } from '../../../gpu-fn/pipeline/position.ts'
 import { encodePrompts, type PromptEmbeds } from '../../../gpu-fn/pipeline/prompt/prompt.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { writeTinyCheckpoint } from '../../checkpoints/tiny/checkpoint.ts'
 import type { TinyVariant } from '../../checkpoints/tiny/variants.ts'
 import { makeScratch } from '../../command/scratch.ts'
-import { builtInPackage } from '../../local/models/built-in-model.ts'
+import { prepareBuiltInPackage } from '../../local/models/built-in-model.ts'
 import { render, withPipeline } from '../../local/models/render.ts'
 import { type QualityPrompt, readQualityPrompts } from '../../quality/prompts.ts'
 import { type Pixels, psnr, readPixels } from '../../receipts/compare-images.ts'
-import { relativeError } from '../statistics.ts'
+import { computeRelativeError } from '../statistics.ts'
 import { type Choose, roundPackage } from './rounded-package.ts'
 import {
   type Rounding,
@@ -74,8 +79,8 @@ const STORED: Record<Storage, Rounding | null> = {
 
 /** Rounding by tensor for a configuration. */
 function chooseFor({ adaLN, t5, others }: Configuration, { variant, blocks }: Manifest): Choose {
-  const sensitive = sensitiveLayers(variant, { depth: blocks!.gates.length })
-  const precision = others && sd35Precision(others, { sensitive })
+  const sensitive = findSensitiveLayers(variant, { depth: blocks!.gates.length })
+  const precision = others && createSd35Precision(others, { sensitive })
   return (network, { name: stored, shape }) => {
     const name = stored.replace(/\[\d+:\d+\]$/, '')
     if (ADALN.test(name)) return adaLN
@@ -112,7 +117,7 @@ export async function benchPrecision(options: PrecisionBenchOptions): Promise<vo
 }
 
 async function packageOf({ model }: PrecisionBenchOptions, scratch: string): Promise<string> {
-  if (model === 'nano') return builtInPackage('nano', 'fp32')
+  if (model === 'nano') return prepareBuiltInPackage('nano', 'fp32')
   const checkpoint = await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), { variant: model })
   const out = path.join(scratch, 'package')
   await compile({ checkpoint: [checkpoint], out, target: 'cpu', tier: 'fp32', variant: 'custom' })
@@ -120,15 +125,17 @@ async function packageOf({ model }: PrecisionBenchOptions, scratch: string): Pro
 }
 
 function describe(given: Outputs, expected: Outputs): string {
-  const error = (part: 'prompt' | 'modulation' | 'velocity') =>
-    mean(given[part].map((each, i) => relativeError(each, expected[part][i]!)))
-  const errors = [error('prompt'), error('modulation'), error('velocity')].map((each) => each.toFixed(5))
+  const computeError = (part: 'prompt' | 'modulation' | 'velocity') =>
+    computeMean(given[part].map((each, i) => computeRelativeError(each, expected[part][i]!)))
+  const errors = [computeError('prompt'), computeError('modulation'), computeError('velocity')].map((each) =>
+    each.toFixed(5),
+  )
   const decibels = given.images.map((image, i) => Math.min(SAME_PSNR, psnr(image, expected.images[i]!)))
-  const psnrs = decibels.length > 0 ? [mean(decibels), Math.min(...decibels)].map((each) => each.toFixed(1)) : []
+  const psnrs = decibels.length > 0 ? [computeMean(decibels), Math.min(...decibels)].map((each) => each.toFixed(1)) : []
   return [...errors, ...psnrs].join(' | ')
 }
 
-const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
+const computeMean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
 
 async function runAll(
   pipeline: OpenPipeline,
@@ -156,9 +163,9 @@ async function runDenoiser(pipeline: OpenPipeline, prompt: PromptEmbeds, seed: n
   const { manifest } = pipeline.package
   const { channels, downsample, patch_size } = manifest.latent
   const [rows, columns] = [manifest.defaults.height / downsample, manifest.defaults.width / downsample]
-  const latent = { data: gaussianNoise(seed, channels * rows * columns), dims: [1, channels, rows, columns] }
+  const latent = { data: drawGaussianNoise(seed, channels * rows * columns), dims: [1, channels, rows, columns] }
   const position = await readPosition(pipeline.package, rows / patch_size, columns / patch_size)
-  const { modulation } = await pipeline.conditioning.run(conditioningInputs([prompt], TIMESTEPS))
+  const { modulation } = await pipeline.conditioning.run(createConditioningInputs([prompt], TIMESTEPS))
   outputs.modulation.push(modulation!.data as Float32Array)
   const conditions = await condition(pipeline, [prompt], TIMESTEPS, { batched: false })
   const options = { guidanceScale: 1, position, signal: new AbortController().signal }

@@ -2,7 +2,7 @@
 // equivalent to a package in these formats.
 import { cp, open } from 'node:fs/promises'
 import path from 'node:path'
-import { tensorBytes } from '../../../gpu-fn/dtype.ts'
+import { computeTensorBytes } from '../../../gpu-fn/dtype.ts'
 import type { NetworkName, StoredTensor } from '../../../gpu-fn/manifest.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import type { Rounding } from './roundings.ts'
@@ -20,7 +20,7 @@ export async function roundPackage(directory: string, out: string, choose: Choos
     for (const tensor of layout) {
       const rounding = tensor.dtype === 'float32' ? choose(network, tensor) : null
       if (!rounding) continue
-      const bytes = new Uint8Array(tensorBytes(tensor.dtype, tensor.shape))
+      const bytes = new Uint8Array(computeTensorBytes(tensor.dtype, tensor.shape))
       await file.read(bytes, 0, bytes.length, tensor.offset)
       const values = new Float32Array(bytes.buffer)
       rounding(values, tensor.shape[0]!, values.length / tensor.shape[0]!)

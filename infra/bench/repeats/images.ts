@@ -1,15 +1,15 @@
 // Byte-for-byte comparison of each image with the first image of the same request.
 import { createHash } from 'node:crypto'
-import { differences, psnr, readPixels } from '../../receipts/compare-images.ts'
+import { compareDifferences, psnr, readPixels } from '../../receipts/compare-images.ts'
 
 /**
  * The image file of a job. `request`: index of the request. `seconds`: time from the start of the load to the end of the job.
  * `previous`: ID and outcome of the last job that ended before it.
  */
-export type Made = { request: number; job: string; seconds: number; previous: string; file: Uint8Array }
+export type GeneratedImage = { request: number; job: string; seconds: number; previous: string; file: Uint8Array }
 
 /** An image that differs from the first image of its request. `psnr`: in dB. `share`: fraction of 8-bit values that differ. */
-export type Unequal = Omit<Made, 'file'> & { psnr: number; share: number }
+export type Unequal = Omit<GeneratedImage, 'file'> & { psnr: number; share: number }
 
 const digestOf = (file: Uint8Array) => createHash('sha256').update(file).digest('hex')
 
@@ -21,7 +21,7 @@ export class Images {
   equal = 0
   readonly unequal: Unequal[] = []
 
-  async add({ file, ...about }: Made): Promise<void> {
+  async add({ file, ...about }: GeneratedImage): Promise<void> {
     const { request } = about
     const kinds = this.#kinds.get(request) ?? new Map<string, number>()
     this.#kinds.set(request, kinds)
@@ -42,7 +42,7 @@ export class Images {
 async function compare(a: Uint8Array, b: Uint8Array): Promise<Pick<Unequal, 'psnr' | 'share'>> {
   try {
     const [expected, given] = [await readPixels(a), await readPixels(b)]
-    return { psnr: psnr(given, expected), share: differences(given, expected).share }
+    return { psnr: psnr(given, expected), share: compareDifferences(given, expected).share }
   } catch {
     // The file is not an image, or the sizes differ.
     return { psnr: Number.NaN, share: 1 }

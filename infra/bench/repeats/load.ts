@@ -4,7 +4,7 @@ import { type Health, type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/
 import { isInteractive } from '../../../gpu-fn/server/job.ts'
 import { Images } from './images.ts'
 import type { Distinct, PlannedJob } from './requests.ts'
-import { type Ended, MAX_MS, submit } from './submit.ts'
+import { type JobOutcome, MAX_MS, submit } from './submit.ts'
 
 export type LoadOptions = {
   /** URL of the GPU function. */
@@ -16,7 +16,7 @@ export type LoadOptions = {
   /** Time limit for the end of abandoned jobs after the load; by default that of a job. */
   idleMs?: number
 }
-export type Tally = { ended: Record<Ended['kind'], number>; failures: string[]; seconds: number }
+export type Tally = { ended: Record<JobOutcome['kind'], number>; failures: string[]; seconds: number }
 /** `alone`: results of one additional job per request on the idle GPU function. */
 export type LoadResult = Tally & { images: Images; alone: Tally & { equal: number; unequal: number } }
 

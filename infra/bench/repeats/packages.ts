@@ -3,8 +3,8 @@ import { mkdir, symlink } from 'node:fs/promises'
 import path from 'node:path'
 import { LORAS } from '../../../gpu-fn/weights/lora-packages.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import { randomLora } from '../additions/random-lora.ts'
-import { type GpuVariant, packageFor, type Target, type Tier } from '../gpu/packages.ts'
+import { createRandomLora } from '../additions/random-lora.ts'
+import { type GpuVariant, preparePackage, type Target, type Tier } from '../gpu/packages.ts'
 
 export type PackageOptions = {
   /** `nano`, or a variant with random weights. */
@@ -31,7 +31,7 @@ export async function preparePackages(
     throw new Error('--loras: tier fp8-int4 takes no adapters of MLPs; omit this tier from --tiers')
   const packages: string[] = []
   for (const tier of tiers) {
-    const found = await packageFor({ model, target, directory, tier })
+    const found = await preparePackage({ model, target, directory, tier })
     packages.push(found)
     await symlink(path.resolve(found), path.join(root, tier))
   }
@@ -39,6 +39,7 @@ export async function preparePackages(
   const adapters = path.join(root, LORAS)
   await mkdir(adapters)
   const ids: string[] = []
-  for (let seed = 1; seed <= loras; seed++) ids.push((await randomLora(adapters, manifest, RANK, seed)).manifest.name)
+  for (let seed = 1; seed <= loras; seed++)
+    ids.push((await createRandomLora(adapters, manifest, RANK, seed)).manifest.name)
   return { model: manifest.model, loras: ids }
 }

@@ -11,7 +11,7 @@ export type Repeats = LoadResult & { requests: readonly Distinct[]; memory: Grow
 /** Maximum number of printed lines per category. */
 const MAX_LINES = 20
 
-const pairs = (counts: Readonly<Record<string, number>>) =>
+const formatCounts = (counts: Readonly<Record<string, number>>) =>
   Object.entries(counts)
     .map(([name, count]) => `${count} ${name}`)
     .join(', ')
@@ -29,7 +29,7 @@ function describeUnequal({ job, seconds, previous, psnr, share }: Unequal): stri
 
 function printTally(name: string, { ended, seconds }: Tally): void {
   const rate = (ended.succeeded / seconds).toFixed(2)
-  console.log(`${name}: ${pairs(ended)} in ${seconds.toFixed(0)} s, ${rate} images per second`)
+  console.log(`${name}: ${formatCounts(ended)} in ${seconds.toFixed(0)} s, ${rate} images per second`)
 }
 
 function printUnequal({ images, requests }: Repeats): void {

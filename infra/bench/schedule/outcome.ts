@@ -3,18 +3,18 @@ import { percentile } from '../statistics.ts'
 import { FLOODING, type JobClass } from './trace.ts'
 
 /** Milliseconds from the start of the trace: first submission, acceptance, end. */
-export type Served = { account: string; kind: JobClass; submitted: number; accepted: number; ended: number }
+export type ServedJob = { account: string; kind: JobClass; submitted: number; accepted: number; ended: number }
 
 /** A refused job. Milliseconds: its first refusal, the Retry-After of that refusal, and its acceptance; null if there is none. */
 export type Refusal = { at: number; promised: number; accepted: number | null }
 
 /** `endMs`: the end of the last job. */
-export type Outcome = { served: Served[]; refusals: Refusal[]; endMs: number }
+export type Outcome = { served: ServedJob[]; refusals: Refusal[]; endMs: number }
 
 /** The longest pause of the worker between two offers of a job (edge/gpu/client.ts). */
 const MAX_PAUSE_MS = 5_000
 /** Milliseconds until a refused job is offered again, as by the worker. */
-export const pauseMs = (retryAfterMs: number): number => Math.min(retryAfterMs, MAX_PAUSE_MS)
+export const computePauseMs = (retryAfterMs: number): number => Math.min(retryAfterMs, MAX_PAUSE_MS)
 
 /** The permitted error of a Retry-After, as a share of it. */
 const ERROR = 0.3
@@ -38,12 +38,15 @@ export function accuracyOf(refusals: readonly Refusal[], untilMs: number): Accur
   return counts
 }
 
-export const latencies = (served: readonly Served[]) => served.map(({ submitted, ended }) => ended - submitted)
-export const ofClass = (served: readonly Served[], kind: JobClass) => served.filter((each) => each.kind === kind)
-export const ofHonest = (served: readonly Served[]) => served.filter(({ account }) => account !== FLOODING)
-export const p95 = (served: readonly Served[]) => percentile(latencies(served), 0.95)
+export const computeLatencies = (served: readonly ServedJob[]) =>
+  served.map(({ submitted, ended }) => ended - submitted)
+export const filterByClass = (served: readonly ServedJob[], kind: JobClass) =>
+  served.filter((each) => each.kind === kind)
+export const filterHonest = (served: readonly ServedJob[]) => served.filter(({ account }) => account !== FLOODING)
+export const computeP95 = (served: readonly ServedJob[]) => percentile(computeLatencies(served), 0.95)
 /** Number of jobs that ended by `ms`. */
-export const countEndedBy = (served: readonly Served[], ms: number) => served.filter(({ ended }) => ended <= ms).length
+export const countEndedBy = (served: readonly ServedJob[], ms: number) =>
+  served.filter(({ ended }) => ended <= ms).length
 /** The longest time from acceptance to image, in milliseconds. */
-export const longestMs = (served: readonly Served[]) =>
+export const findLongestMs = (served: readonly ServedJob[]) =>
   Math.max(...served.map(({ accepted, ended }) => ended - accepted))

@@ -1,11 +1,11 @@
 // Runs the loads on GPU functions: with the scheduler, and first come, first served.
 import path from 'node:path'
-import { builtInPackages } from '../../local/models/built-in-model.ts'
+import { prepareBuiltInPackages } from '../../local/models/built-in-model.ts'
 import { type GpuVariant, makeCheckpoint, makePackage, type Target } from '../gpu/packages.ts'
 import { type Watch, withFunction } from './gpu-function.ts'
-import { type Recipe, type Replayed, replay } from './replay.ts'
+import { type Recipe, type ReplayedTrace, replay } from './replay.ts'
 import { printComparison, printMemory, printOverload } from './report.ts'
-import { type Arrival, CLASSES, type CostTable, drawLoad, type JobClass, OVERLOAD, withoutFlood } from './trace.ts'
+import { type Arrival, CLASSES, type CostTable, drawLoad, type JobClass, OVERLOAD, removeFlood } from './trace.ts'
 
 export type RealOptions = {
   /** Duration of each load of `loads`, and of the load of twice the capacity; 0 omits them. */
@@ -31,12 +31,12 @@ const FULL = { tier: 'fp8', steps: 28, guidance_scale: 4 } as const
 const MEASURED: Record<JobClass, number> = { turbo: 12, full: 3 }
 const NO_AGING_SECONDS = 86_400
 
-/** Makes the packages: nano has one of each class, and the weights of the others serve both. */
+/** Creates the packages: one per class for nano; for the other models, one package serves both classes. */
 async function prepare(options: RealOptions): Promise<Setup> {
   const { model, target, directory } = options
   if (model === 'nano') {
     if (target !== 'cpu') throw new Error(`--model nano has packages for --target cpu only; given ${target}`)
-    const packages = (await builtInPackages(['fp8'])).directory
+    const packages = (await prepareBuiltInPackages(['fp8'])).directory
     return { packages, recipe: { turbo: { model: 'nano-turbo', ...TURBO }, full: { model, ...FULL } }, options }
   }
   const own = path.join(directory, model)
@@ -45,7 +45,7 @@ async function prepare(options: RealOptions): Promise<Setup> {
   return { packages, recipe: { turbo: { model, ...TURBO }, full: { model, ...FULL } }, options }
 }
 
-type Replay = (trace: readonly Arrival[], untilMs?: number) => Promise<Replayed>
+type Replay = (trace: readonly Arrival[], untilMs?: number) => Promise<ReplayedTrace>
 
 /** Starts a GPU function, which then measures its step times with one job of each class. */
 function withReplay<T>(setup: Setup, isFair: boolean, use: (run: Replay, watch: Watch) => T) {
@@ -122,7 +122,7 @@ export async function benchReal(options: RealOptions): Promise<void> {
       runTrace({ ...setup, gpu }, `load ${load}, ${name}`, jobs, isFair)
     const [steps, alone, fcfs] = await onGpus(options.gpus, [
       (gpu) => run(gpu, 'scheduler', trace, true),
-      (gpu) => run(gpu, 'honest accounts alone', withoutFlood(trace), true),
+      (gpu) => run(gpu, 'honest accounts alone', removeFlood(trace), true),
       (gpu) => run(gpu, 'first come, first served', trace, false),
     ])
     printComparison({ fcfs, steps, alone }, { load, minutes, seed, aging })

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type JobEvent, type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
 import { offerJob } from './offer.ts'
-import { type Outcome, pauseMs, type Refusal } from './outcome.ts'
+import { computePauseMs, type Outcome, type Refusal } from './outcome.ts'
 import type { Arrival, JobClass } from './trace.ts'
 
 /** The jobs of each class. */
@@ -17,7 +17,7 @@ export type ReplayOptions = {
   untilMs?: number | undefined
 }
 /** `failed`: accepted jobs without an image, with the reason. */
-export type Replayed = Outcome & { failed: string[] }
+export type ReplayedTrace = Outcome & { failed: string[] }
 
 /** `end`: the last event of an accepted job, or another refusal. */
 type Reply = { retryAfterMs: number } | { end: string }
@@ -55,19 +55,19 @@ function problemOf(end: string): string | null {
 }
 
 /** Runs the trace once; resolves when every accepted job has ended. */
-export async function replay(trace: readonly Arrival[], options: ReplayOptions): Promise<Replayed> {
+export async function replay(trace: readonly Arrival[], options: ReplayOptions): Promise<ReplayedTrace> {
   const { url, untilMs = Number.POSITIVE_INFINITY } = options
   const start = performance.now()
-  const now = () => performance.now() - start
-  const sleepUntil = (at: number) => sleep(Math.max(0, at - now()))
-  const outcome: Replayed = { served: [], refusals: [], failed: [], endMs: 0 }
+  const readTime = () => performance.now() - start
+  const sleepUntil = (at: number) => sleep(Math.max(0, at - readTime()))
+  const outcome: ReplayedTrace = { served: [], refusals: [], failed: [], endMs: 0 }
   const run = async (arrival: Arrival) => {
     const { account, kind, id, at: submitted } = arrival
     const [target, request] = [`${url}/jobs/${id}`, requestOf(arrival, options)]
     let refusal: Refusal | undefined
     await sleepUntil(submitted)
     for (;;) {
-      const at = now()
+      const at = readTime()
       const onAccept = () => {
         if (refusal) refusal.accepted = at
       }
@@ -75,18 +75,18 @@ export async function replay(trace: readonly Arrival[], options: ReplayOptions):
       if ('end' in reply) {
         const problem = problemOf(reply.end)
         if (problem !== null) outcome.failed.push(`${id}: ${problem}`)
-        else outcome.served.push({ account, kind, submitted, accepted: at, ended: now() })
+        else outcome.served.push({ account, kind, submitted, accepted: at, ended: readTime() })
         return
       }
       if (!refusal) {
         refusal = { at, promised: reply.retryAfterMs, accepted: null }
         outcome.refusals.push(refusal)
       }
-      const next = at + pauseMs(reply.retryAfterMs)
+      const next = at + computePauseMs(reply.retryAfterMs)
       if (next > untilMs) return
       await sleepUntil(next)
     }
   }
   await Promise.all(trace.map(run))
-  return { ...outcome, endMs: now() }
+  return { ...outcome, endMs: readTime() }
 }

@@ -3,14 +3,14 @@ import type { Growth } from '../hostile/memory.ts'
 import { percentile } from '../statistics.ts'
 import {
   accuracyOf,
+  computeLatencies,
+  computeP95,
   countEndedBy,
-  latencies,
-  longestMs,
+  filterByClass,
+  filterHonest,
+  findLongestMs,
   type Outcome,
-  ofClass,
-  ofHonest,
-  p95,
-  type Served,
+  type ServedJob,
 } from './outcome.ts'
 import { CLASSES } from './trace.ts'
 
@@ -21,12 +21,15 @@ export type Verdict = { turbo: number; honest: number; throughput: number; longe
 
 export function judge({ fcfs, steps, alone }: Runs, { minutes, aging }: Conditions): Verdict {
   return {
-    turbo: p95(ofClass(steps.served, 'turbo')) / p95(ofClass(fcfs.served, 'turbo')),
+    turbo: computeP95(filterByClass(steps.served, 'turbo')) / computeP95(filterByClass(fcfs.served, 'turbo')),
     honest: Math.max(
-      ...CLASSES.map((kind) => p95(ofClass(ofHonest(steps.served), kind)) / p95(ofClass(alone.served, kind))),
+      ...CLASSES.map(
+        (kind) =>
+          computeP95(filterByClass(filterHonest(steps.served), kind)) / computeP95(filterByClass(alone.served, kind)),
+      ),
     ),
     throughput: countEndedBy(steps.served, minutes * 60_000) / countEndedBy(fcfs.served, minutes * 60_000),
-    longestMs: longestMs(steps.served),
+    longestMs: findLongestMs(steps.served),
     agingMs: aging * 1000,
   }
 }
@@ -43,9 +46,9 @@ function printHead({ load, minutes, seed }: Conditions): void {
   console.log(`${''.padEnd(50)}${'jobs'.padStart(8)}${columns}`)
 }
 
-function printRows(name: string, served: readonly Served[]): void {
+function printRows(name: string, served: readonly ServedJob[]): void {
   for (const kind of CLASSES) {
-    const times = latencies(ofClass(served, kind))
+    const times = computeLatencies(filterByClass(served, kind))
     const cells = [0.5, 0.95, 0.99].map((part) => seconds(percentile(times, part)).padStart(9)).join('')
     console.log(`${`${name}, ${kind}`.padEnd(50)}${String(times.length).padStart(8)}${cells}`)
   }
@@ -55,10 +58,10 @@ function printRows(name: string, served: readonly Served[]): void {
 const SLOWEST = 4
 
 /** Prints where the slowest jobs of each class waited: before their acceptance, or for the device. */
-function printSlowest(name: string, served: readonly Served[]): void {
-  const total = ({ submitted, ended }: Served) => ended - submitted
+function printSlowest(name: string, served: readonly ServedJob[]): void {
+  const computeTotalMs = ({ submitted, ended }: ServedJob) => ended - submitted
   for (const kind of CLASSES) {
-    const slowest = ofClass(served, kind).toSorted((a, b) => total(b) - total(a))
+    const slowest = filterByClass(served, kind).toSorted((a, b) => computeTotalMs(b) - computeTotalMs(a))
     const waits = slowest
       .slice(0, SLOWEST)
       .map(({ submitted, accepted, ended }) => `${seconds(accepted - submitted)} + ${seconds(ended - accepted)}`)
@@ -68,10 +71,12 @@ function printSlowest(name: string, served: readonly Served[]): void {
 
 function printRefusals({ refusals }: Outcome, { minutes }: Conditions): void {
   const { judged, accurate, early, late } = accuracyOf(refusals, minutes * 60_000)
-  const share = (count: number) => `${((100 * count) / judged).toFixed(1)} %`
+  const formatShare = (count: number) => `${((100 * count) / judged).toFixed(1)} %`
   console.log(`${refusals.length} jobs refused at first; ${judged} with a Retry-After that ends during the load`)
   if (judged === 0) return
-  console.log(`Retry-After within 30 %: ${share(accurate)}; too long: ${share(early)}; too short: ${share(late)}`)
+  console.log(
+    `Retry-After within 30 %: ${formatShare(accurate)}; too long: ${formatShare(early)}; too short: ${formatShare(late)}`,
+  )
 }
 
 const printLongest = (longest: number, { aging }: Conditions) =>
@@ -83,10 +88,10 @@ export function printComparison(runs: Runs, conditions: Conditions): void {
   printHead(conditions)
   printRows('first come, first served', fcfs.served)
   printRows('scheduler', steps.served)
-  printRows('first come, first served, honest accounts', ofHonest(fcfs.served))
-  printRows('scheduler, honest accounts', ofHonest(steps.served))
+  printRows('first come, first served, honest accounts', filterHonest(fcfs.served))
+  printRows('scheduler, honest accounts', filterHonest(steps.served))
   printRows('scheduler, honest accounts alone', alone.served)
-  printSlowest('honest accounts', ofHonest(steps.served))
+  printSlowest('honest accounts', filterHonest(steps.served))
   printRefusals(steps, conditions)
   const verdict = judge(runs, conditions)
   printLongest(verdict.longestMs, conditions)
@@ -100,18 +105,18 @@ export function printComparison(runs: Runs, conditions: Conditions): void {
 export function printOverload(outcome: Outcome, conditions: Conditions): void {
   printHead(conditions)
   printRows('scheduler', outcome.served)
-  printRows('scheduler, honest accounts', ofHonest(outcome.served))
+  printRows('scheduler, honest accounts', filterHonest(outcome.served))
   printRefusals(outcome, conditions)
-  const longest = longestMs(outcome.served)
+  const longest = findLongestMs(outcome.served)
   printLongest(longest, conditions)
   if (longest > conditions.aging * 1000) process.exitCode = 1
 }
 
 /** Prints the mean memory of the first and the last third of a load. Sets exit code 1 if it grows. */
 export function printMemory(memory: readonly Growth[]): void {
-  const mebibytes = (bytes: number) => Math.round(bytes / 2 ** 20)
+  const formatMebibytes = (bytes: number) => Math.round(bytes / 2 ** 20)
   for (const { name, first, last, peak, flat } of memory) {
-    const figures = `${mebibytes(first)} in the first third, ${mebibytes(last)} in the last, peak ${mebibytes(peak)}`
+    const figures = `${formatMebibytes(first)} in the first third, ${formatMebibytes(last)} in the last, peak ${formatMebibytes(peak)}`
     console.log(`${name}, MiB: ${figures}: ${flat ? 'flat' : 'grows'}`)
     if (!flat) process.exitCode = 1
   }

@@ -1,8 +1,8 @@
 // `npm run bench -- schedule`: the scheduler of the GPU function against first come, first served on the same trace.
 import { benchReal, loadsOf, type RealOptions } from './real.ts'
 import { judge, printComparison, printOverload } from './report.ts'
-import { firstComeFirstServed, simulate, stepScheduler } from './simulate.ts'
-import { drawLoad, H200, OVERLOAD, withoutFlood } from './trace.ts'
+import { createFirstComeFirstServed, simulate, stepScheduler } from './simulate.ts'
+import { drawLoad, H200, OVERLOAD, removeFlood } from './trace.ts'
 
 /** `real`: runs GPU functions instead of a simulation, which ignores the model and its size. */
 export type ScheduleBenchOptions = RealOptions & { real?: boolean }
@@ -12,9 +12,9 @@ type Settings = Pick<ScheduleBenchOptions, 'minutes' | 'seed' | 'aging'>
 export function compare(load: number, { minutes, seed, aging }: Settings) {
   const trace = drawLoad(H200, load, minutes, seed)
   const runs = {
-    fcfs: simulate(trace, H200, firstComeFirstServed()),
+    fcfs: simulate(trace, H200, createFirstComeFirstServed()),
     steps: simulate(trace, H200, stepScheduler(aging * 1000)),
-    alone: simulate(withoutFlood(trace), H200, stepScheduler(aging * 1000)),
+    alone: simulate(removeFlood(trace), H200, stepScheduler(aging * 1000)),
   }
   return { ...runs, verdict: judge(runs, { load, minutes, seed, aging }) }
 }

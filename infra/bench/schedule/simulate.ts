@@ -2,8 +2,8 @@
 import { Admission } from '../../../gpu-fn/scheduler/admission.ts'
 import { Scheduler } from '../../../gpu-fn/scheduler/scheduler.ts'
 import type { Task } from '../../../gpu-fn/scheduler/task.ts'
-import { type Outcome, pauseMs, type Refusal, type Served } from './outcome.ts'
-import { type Arrival, type CostTable, deviceMs } from './trace.ts'
+import { computePauseMs, type Outcome, type Refusal, type ServedJob } from './outcome.ts'
+import { type Arrival, type CostTable, estimateDeviceMs } from './trace.ts'
 
 /** As in gpu-fn/server/dispatcher.ts. */
 const UNCLAIMED_MS = 10_000
@@ -16,8 +16,8 @@ type Policy = {
   end(job: Job, now: number): void
 }
 
-/** Accepts every job and runs each to its end in order of arrival. */
-export function firstComeFirstServed(): Policy {
+/** Accepts every job and runs each to completion in order of arrival. */
+export function createFirstComeFirstServed(): Policy {
   const queue: Job[] = []
   return {
     add: (job) => {
@@ -61,7 +61,7 @@ const jobOf = (arrival: Arrival, costs: CostTable): Job => {
   const own = costs[arrival.kind]
   const task: Task = {
     ...{ id: arrival.id, tenant: arrival.account, weight: 1, interactive: arrival.kind === 'turbo', group: 'large' },
-    ...{ arrived: arrival.at, deadline: null, left: deviceMs(own), started: false },
+    ...{ arrived: arrival.at, deadline: null, left: estimateDeviceMs(own), started: false },
   }
   const turns = [own.encode, ...new Array<number>(own.steps).fill(own.step), own.decode]
   return { ...arrival, task, turns, file: own.file, accepted: arrival.at }
@@ -71,7 +71,7 @@ type Submission = { at: number; job: Job; refusal?: Refusal }
 
 /** Refused jobs are submitted again as in a real run, with Retry-After in whole seconds. */
 export function simulate(trace: readonly Arrival[], costs: CostTable, policy: Policy): Outcome {
-  const served: Served[] = []
+  const served: ServedJob[] = []
   const refusals: Refusal[] = []
   const submissions: Submission[] = trace.map((arrival) => ({ at: arrival.at, job: jobOf(arrival, costs) }))
   let now = 0
@@ -85,7 +85,7 @@ export function simulate(trace: readonly Arrival[], costs: CostTable, policy: Po
     const promised = Math.max(1, Math.ceil(retryAfterMs / 1000)) * 1000
     const refusal = earlier ?? { at, promised, accepted: null }
     if (!earlier) refusals.push(refusal)
-    const again: Submission = { at: at + pauseMs(promised), job, refusal }
+    const again: Submission = { at: at + computePauseMs(promised), job, refusal }
     const place = submissions.findLastIndex((each) => each.at <= again.at)
     submissions.splice(place + 1, 0, again)
   }

@@ -1,6 +1,6 @@
 // Job traces: arrivals of accounts that share one GPU, and the work of their jobs.
 import { type Random, randomOf } from '../../command/random.ts'
-import { nextArrivalMs } from '../hostile/open-loop.ts'
+import { drawNextArrivalMs } from '../hostile/open-loop.ts'
 
 /** Milliseconds of a job's phases on the device, and of its file on the host. */
 export type Costs = { encode: number; step: number; decode: number; file: number; steps: number }
@@ -26,17 +26,18 @@ const FLOODING_SHARE = 1 - HONEST.length * HONEST_SHARE
 /** Jobs that the flooding account submits at once. */
 const BURST = 10
 
-export const deviceMs = ({ encode, step, decode, steps }: Costs): number => encode + step * steps + decode
-const meanMs = (costs: CostTable) => TURBO_SHARE * deviceMs(costs.turbo) + (1 - TURBO_SHARE) * deviceMs(costs.full)
+export const estimateDeviceMs = ({ encode, step, decode, steps }: Costs): number => encode + step * steps + decode
+const estimateMeanMs = (costs: CostTable) =>
+  TURBO_SHARE * estimateDeviceMs(costs.turbo) + (1 - TURBO_SHARE) * estimateDeviceMs(costs.full)
 
 /** Poisson arrivals whose work is on average `load` times the capacity: 30 % from three honest accounts, the rest in bursts from one. */
 function drawTrace(costs: CostTable, load: number, durationMs: number, random: Random): Arrival[] {
-  const perSecond = (load * 1000) / meanMs(costs)
-  const kind = () => (random.chance(TURBO_SHARE) ? 'turbo' : 'full')
+  const perSecond = (load * 1000) / estimateMeanMs(costs)
+  const drawKind = () => (random.chance(TURBO_SHARE) ? 'turbo' : 'full')
   const trace: Arrival[] = []
   const draw = (account: string, rate: number, burst: number) => {
-    for (let at = nextArrivalMs(rate, random); at < durationMs; at += nextArrivalMs(rate, random))
-      for (let i = 0; i < burst; i++) trace.push({ id: `${account}-${trace.length}`, account, kind: kind(), at })
+    for (let at = drawNextArrivalMs(rate, random); at < durationMs; at += drawNextArrivalMs(rate, random))
+      for (let i = 0; i < burst; i++) trace.push({ id: `${account}-${trace.length}`, account, kind: drawKind(), at })
   }
   for (const account of HONEST) draw(account, perSecond * HONEST_SHARE, 1)
   draw(FLOODING, (perSecond * FLOODING_SHARE) / BURST, BURST)
@@ -45,9 +46,10 @@ function drawTrace(costs: CostTable, load: number, durationMs: number, random: R
 
 /** The larger relative deviation of the work of honest accounts and of the flooding one from their shares of the load. */
 function deviationOf(trace: readonly Arrival[], costs: CostTable, loadMs: number): number {
-  const work = (arrivals: readonly Arrival[]) => arrivals.reduce((sum, { kind }) => sum + deviceMs(costs[kind]), 0)
-  const honest = work(withoutFlood(trace)) / (loadMs * (1 - FLOODING_SHARE))
-  const flooding = (work(trace) - work(withoutFlood(trace))) / (loadMs * FLOODING_SHARE)
+  const computeWork = (arrivals: readonly Arrival[]) =>
+    arrivals.reduce((sum, { kind }) => sum + estimateDeviceMs(costs[kind]), 0)
+  const honest = computeWork(removeFlood(trace)) / (loadMs * (1 - FLOODING_SHARE))
+  const flooding = (computeWork(trace) - computeWork(removeFlood(trace))) / (loadMs * FLOODING_SHARE)
   return Math.max(Math.abs(honest - 1), Math.abs(flooding - 1))
 }
 
@@ -73,5 +75,4 @@ export function drawLoad(costs: CostTable, load: number, minutes: number, seed: 
 }
 
 /** The same arrivals without the flooding account. */
-export const withoutFlood = (trace: readonly Arrival[]): Arrival[] =>
-  trace.filter(({ account }) => account !== FLOODING)
+export const removeFlood = (trace: readonly Arrival[]): Arrival[] => trace.filter(({ account }) => account !== FLOODING)

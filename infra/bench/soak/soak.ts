@@ -7,10 +7,10 @@ import { pino } from 'pino'
 import { compile } from '../../../gpu-fn/compile/compile.ts'
 import { type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
 import { PackageEngine } from '../../../gpu-fn/engine/engine.ts'
-import { type Job, outcome, waitForChange } from '../../../gpu-fn/server/job.ts'
+import { type Job, outcomeOf, waitForChange } from '../../../gpu-fn/server/job.ts'
 import { Jobs } from '../../../gpu-fn/server/jobs.ts'
 import { Refusal } from '../../../gpu-fn/server/requests/refusal.ts'
-import { jobStream } from '../../../gpu-fn/server/stream.ts'
+import { streamJob } from '../../../gpu-fn/server/stream.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { writeTinyCheckpoint } from '../../checkpoints/tiny/checkpoint.ts'
 import { type Random, randomOf } from '../../command/random.ts'
@@ -45,7 +45,7 @@ type Tally = {
   wrong: string[]
   stuck: string[]
   lost: string[]
-  /** Number of faults that also met the test of the engine, after which the process would have been replaced. */
+  /** Number of faults that also affected the engine's self-test, after which the process would have been replaced. */
   givenUp: number
 }
 
@@ -131,9 +131,9 @@ class Soak {
       if (fault) disturbReader(fault, this.#jobs, job)
       const detach = fault === 'reader leaves' ? () => {} : this.#jobs.attach(job)
       const limit = performance.now() + STUCK_MS
-      while (!outcome(job) && performance.now() < limit) await waitForChange(job, 1_000)
+      while (!outcomeOf(job) && performance.now() < limit) await waitForChange(job, 1_000)
       detach()
-      const ended = outcome(job)
+      const ended = outcomeOf(job)
       if (!ended) return void this.tally.stuck.push(id)
       if (ended.type === 'canceled' && fault === 'canceled') {
         this.tally.canceled += 1
@@ -179,7 +179,7 @@ function disturbReader(fault: Fault, jobs: Jobs, job: Job): void {
     }, 20)
   }
   // A stream without reads keeps the job's log in memory, and nothing else.
-  if (fault === 'reader is stuck') jobStream(job, { type: 'heartbeat' }, 5_000, jobs.attach(job))
+  if (fault === 'reader is stuck') streamJob(job, { type: 'heartbeat' }, 5_000, jobs.attach(job))
 }
 
 /** The system's clock jumps by up to a day and returns. Durations must not depend on it. */
@@ -237,11 +237,11 @@ export async function runSoak(options: SoakOptions): Promise<Tally & { memory: {
 export async function benchSoak(options: SoakOptions): Promise<void> {
   const { faults, memory, wrong, stuck, lost, ...counts } = await runSoak(options)
   const total = Object.values(faults).reduce((sum, count) => sum + count, 0)
-  console.log(`${total} faults in ${options.minutes} minutes, seed ${options.seed}: ${pairs(faults)}`)
-  console.log(pairs(counts))
+  console.log(`${total} faults in ${options.minutes} minutes, seed ${options.seed}: ${formatCounts(faults)}`)
+  console.log(formatCounts(counts))
   console.log(`wrong images ${wrong.length}, stuck jobs ${stuck.length}, lost jobs ${lost.length}`)
-  const megabytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`
-  console.log(`resident memory: ${megabytes(memory.first)} at first, ${megabytes(memory.last)} at the end`)
+  const formatMegabytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`
+  console.log(`resident memory: ${formatMegabytes(memory.first)} at first, ${formatMegabytes(memory.last)} at the end`)
   const bad = [...wrong, ...stuck, ...lost]
   if (bad.length > 0) {
     console.log(`seen in: ${bad.slice(0, 20).join(', ')}`)
@@ -249,7 +249,7 @@ export async function benchSoak(options: SoakOptions): Promise<void> {
   }
 }
 
-const pairs = (counts: Readonly<Record<string, number>>) =>
+const formatCounts = (counts: Readonly<Record<string, number>>) =>
   Object.entries(counts)
     .map(([name, count]) => `${count} ${name}`)
     .join(', ')

@@ -9,8 +9,9 @@ import type { Experience } from '../callers.ts'
 import type { Receiver } from '../receiver.ts'
 
 const sha256 = (data: Uint8Array) => createHash('sha256').update(data).digest('hex')
-const sum = (jobs: readonly Job[]) => jobs.reduce((total, { price_microdollars }) => total + price_microdollars, 0)
-const byId = (jobs: readonly Job[]) => new Map(jobs.map((job) => [job.id, job]))
+const sumPrices = (jobs: readonly Job[]) =>
+  jobs.reduce((total, { price_microdollars }) => total + price_microdollars, 0)
+const indexById = (jobs: readonly Job[]) => new Map(jobs.map((job) => [job.id, job]))
 
 /** Lists all jobs of an account. */
 export async function jobsOf(url: string, { key }: Customer): Promise<Job[]> {
@@ -25,7 +26,7 @@ export async function jobsOf(url: string, { key }: Customer): Promise<Job[]> {
 }
 
 /** Every job has ended and was captured once, at its own price, and nothing is reserved. */
-export async function moneyProblems(target: Target, account: string, jobs: readonly Job[]): Promise<string[]> {
+export async function findMoneyProblems(target: Target, account: string, jobs: readonly Job[]): Promise<string[]> {
   const money = (await describeAccount(target, account)) as Account & { credited_microdollars: number }
   const { balance_microdollars: balance, captured_microdollars: captured, reserved_microdollars: reserved } = money
   return [
@@ -33,7 +34,7 @@ export async function moneyProblems(target: Target, account: string, jobs: reado
     ...(money.open_jobs > 0 || reserved > 0
       ? [`${account} has ${money.open_jobs} open jobs, ${reserved} reserved`]
       : []),
-    ...(captured === sum(jobs) ? [] : [`${account} captured ${captured}; its jobs cost ${sum(jobs)}`]),
+    ...(captured === sumPrices(jobs) ? [] : [`${account} captured ${captured}; its jobs cost ${sumPrices(jobs)}`]),
     ...(balance === money.credited_microdollars - captured ? [] : [`${account} has a balance of ${balance}`]),
   ]
 }
@@ -54,7 +55,7 @@ async function imagesOfJob({ id, images }: Job): Promise<string[]> {
 }
 
 /** Every image of a succeeded job is available and matches its seed. */
-export async function imageProblems(jobs: readonly Job[]): Promise<string[]> {
+export async function findImageProblems(jobs: readonly Job[]): Promise<string[]> {
   const left = jobs.filter(({ state }) => state === 'succeeded')
   const problems: string[] = []
   const download = async () => {
@@ -65,8 +66,8 @@ export async function imageProblems(jobs: readonly Job[]): Promise<string[]> {
 }
 
 /** Every job that a caller received exists, and every job that a caller saw succeed has succeeded. */
-export function experienceProblems(experiences: readonly Experience[], jobs: readonly Job[]): string[] {
-  const known = byId(jobs)
+export function findExperienceProblems(experiences: readonly Experience[], jobs: readonly Job[]): string[] {
+  const known = indexById(jobs)
   return experiences.flatMap(({ behavior, job, saw, complaint }) => [
     ...(complaint ? [complaint] : []),
     ...(job && !known.has(job) ? [`a caller who ${behavior} received ${job}, which does not exist`] : []),
@@ -75,9 +76,9 @@ export function experienceProblems(experiences: readonly Experience[], jobs: rea
 }
 
 /** Each job has one accepted event, with one id and the job's state, and there are no other events. */
-export function webhookProblems(receiver: Receiver, account: string, jobs: readonly Job[]): string[] {
+export function findWebhookProblems(receiver: Receiver, account: string, jobs: readonly Job[]): string[] {
   const events = receiver.eventsOf(account)
-  const known = byId(jobs)
+  const known = indexById(jobs)
   const unknown = [...events.keys()].filter((id) => !known.has(id))
   const wrong = jobs.flatMap(({ id, state }) => {
     const event = events.get(id)
@@ -96,6 +97,6 @@ export function countsOf(jobs: readonly Job[], receiver: Receiver): Record<strin
   const { attempts, accepted } = receiver.counts()
   return {
     ...{ jobs: jobs.length, ...Object.fromEntries(states), images: jobs.flatMap(({ images }) => images).length },
-    ...{ 'micro-dollars captured': sum(jobs), 'webhook attempts': attempts, 'webhooks accepted': accepted },
+    ...{ 'micro-dollars captured': sumPrices(jobs), 'webhook attempts': attempts, 'webhooks accepted': accepted },
   }
 }

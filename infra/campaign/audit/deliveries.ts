@@ -7,20 +7,20 @@ import type { Customer } from '../../system/system.ts'
 
 const POLL_MS = 500
 
-type Listed<Each> = { data: Each[] }
+type JobList<Each> = { data: Each[] }
 
 /** Time of the next delivery attempt to any of these customers, in Unix milliseconds; null if there are no pending deliveries. */
-export async function nextAttemptAt(url: string, customers: readonly Customer[]): Promise<number | null> {
+export async function fetchNextAttempt(url: string, customers: readonly Customer[]): Promise<number | null> {
   const read = async <Each>(path: string, key: string) =>
-    (await callWorker<Listed<Each>>(persistent, `${url}${path}`, key)).data
-  const ofCustomer = async ({ key }: Customer) => {
+    (await callWorker<JobList<Each>>(persistent, `${url}${path}`, key)).data
+  const readCustomerDeliveries = async ({ key }: Customer) => {
     const endpoints = await read<{ id: string }>('/v1/webhooks', key)
     const pending = endpoints.map(({ id }) =>
       read<{ next_attempt: string }>(`/v1/webhooks/${id}/deliveries?state=pending&limit=100`, key),
     )
     return (await Promise.all(pending)).flat().map(({ next_attempt }) => Date.parse(next_attempt))
   }
-  const times = (await Promise.all(customers.map(ofCustomer))).flat()
+  const times = (await Promise.all(customers.map(readCustomerDeliveries))).flat()
   return times.length === 0 ? null : Math.min(...times)
 }
 

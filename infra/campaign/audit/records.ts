@@ -22,7 +22,7 @@ const isJob = (value: unknown): value is JobRow =>
   typeof value === 'object' && value !== null && 'fingerprint' in value && 'price' in value && 'request' in value
 
 /** The record in a JobDO's storage: the only value that is a job. Values use V8's serialization format, which Node can read. */
-function jobsIn(database: DatabaseSync): JobRow[] {
+function selectJobs(database: DatabaseSync): JobRow[] {
   const rows = database.prepare('SELECT value FROM _cf_KV').all() as { value: Uint8Array }[]
   return rows.map(({ value }) => deserialize(value) as unknown).filter(isJob)
 }
@@ -33,6 +33,6 @@ export async function readBooks(persist: string): Promise<Books> {
     mapDatabases(persist, kind, (database) => database.prepare(sql).all() as unknown[])
   const ledger = await select('account', 'SELECT job, state, amount, charged, fingerprint FROM ledger')
   const usage = await select('usage', 'SELECT job, state, charged FROM usage_ledger')
-  const jobs = await mapDatabases(persist, 'job', jobsIn)
+  const jobs = await mapDatabases(persist, 'job', selectJobs)
   return { ledger: ledger.flat() as LedgerRow[], usage: usage.flat() as UsageRow[], jobs: jobs.flat() }
 }

@@ -34,9 +34,9 @@ const REFUSALS: Partial<Record<Fault, [number, Record<string, string>]>> = {
   busy: [429, {}],
 }
 
-type Sent = { path: string; method: string; headers: IncomingMessage['headers']; body: Buffer }
+type ForwardedRequest = { path: string; method: string; headers: IncomingMessage['headers']; body: Buffer }
 
-async function forward(port: number, { path, method, headers, body }: Sent): Promise<IncomingMessage> {
+async function forward(port: number, { path, method, headers, body }: ForwardedRequest): Promise<IncomingMessage> {
   const sent = open({ host: '127.0.0.1', port, path, method, headers, agent: false }).end(body)
   const [answer] = (await once(sent, 'response')) as [IncomingMessage]
   return answer

@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Random } from '../../command/random.ts'
 import { persistent } from '../../system/client.ts'
-import { type Caller, cheapAndExpensive, claim, type Experience, judgeClaims } from '../callers.ts'
+import { type Caller, claim, createCheapAndExpensive, type Experience, judgeClaims } from '../callers.ts'
 import type { World } from '../world.ts'
 
 const NAMES = 60
@@ -21,9 +21,9 @@ export async function attackReservations(
     const name = `takeover-${round}-${index}`
     return { client: persistent, url: target.url, key, name, body: {}, delayMs: 0 }
   })
-  const bodies = ({ name }: Caller) => cheapAndExpensive(`picture of ${name}`)
+  const createBodies = ({ name }: Caller) => createCheapAndExpensive(`picture of ${name}`)
   const first = callers.map((caller) => {
-    const sending = { method: 'PUT', body: bodies(caller)[0] }
+    const sending = { method: 'PUT', body: createBodies(caller)[0] }
     return persistent.send(`${target.url}/v1/jobs/${caller.name}`, key, sending).catch(() => {})
   })
   await sleep(random.between(KILL_MS.min, KILL_MS.max))
@@ -32,7 +32,7 @@ export async function attackReservations(
   await worker.start()
   return Promise.all(
     callers.map(async (caller) => {
-      const [cheap, expensive] = bodies(caller)
+      const [cheap, expensive] = createBodies(caller)
       const claims = [await claim(caller, expensive), await claim(caller, cheap)]
       return { behavior: 'takes over a name', ...judgeClaims(caller.name, claims) }
     }),

@@ -19,7 +19,7 @@ type ObjectClass = new (ctx: DurableObjectState, env: Env) => DurableObject<Env>
 const created = new Map<string, { binding: Binding; name: string; at: number }>()
 
 /** `Base`, recorded on creation and with a method that resets it. */
-function resettable(Base: ObjectClass, binding: Binding) {
+function makeResettable(Base: ObjectClass, binding: Binding) {
   return class extends Base {
     constructor(ctx: DurableObjectState, env: Env) {
       super(ctx, env)
@@ -33,10 +33,10 @@ function resettable(Base: ObjectClass, binding: Binding) {
   }
 }
 
-export const AccountDO = resettable(edge.AccountDO, 'ACCOUNT')
-export const JobDO = resettable(edge.JobDO, 'JOB')
-export const WebhookDO = resettable(edge.WebhookDO, 'WEBHOOK')
-export const EndpointDO = resettable(edge.EndpointDO, 'ENDPOINT')
+export const AccountDO = makeResettable(edge.AccountDO, 'ACCOUNT')
+export const JobDO = makeResettable(edge.JobDO, 'JOB')
+export const WebhookDO = makeResettable(edge.WebhookDO, 'WEBHOOK')
+export const EndpointDO = makeResettable(edge.EndpointDO, 'ENDPOINT')
 
 /** Resets all objects that may be in memory, concurrently. Returns the number of reset objects by binding. */
 async function resetObjects(env: Env): Promise<Record<string, number>> {

@@ -5,11 +5,18 @@ import path from 'node:path'
 import { Command, Option } from 'commander'
 import { parseWholeNumber } from '../../command/numbers.ts'
 import { type NamedTensor, type StoredDtype, writeSafetensors } from '../write-safetensors.ts'
-import { clipConfig, modelIndex, schedulerConfig, t5Config, transformerConfig, vaeConfig } from './configs.ts'
-import { transformerToDiffusers, vaeToDiffusers } from './diffusers-layout.ts'
-import { clipParameters, t5Parameters, transformerParameters } from './networks.ts'
+import {
+  createClipConfig,
+  createModelIndex,
+  createSchedulerConfig,
+  createT5Config,
+  createTransformerConfig,
+  createVaeConfig,
+} from './configs.ts'
+import { convertTransformerToDiffusers, convertVaeToDiffusers } from './diffusers-layout.ts'
+import { createClipParameters, createT5Parameters, createTransformerParameters } from './networks.ts'
 import { draw, type Parameter } from './parameters.ts'
-import { vaeParameters } from './vae.ts'
+import { createVaeParameters } from './vae.ts'
 import { TINY_VARIANTS, type TinyShape, type TinyVariant } from './variants.ts'
 
 export type TinyOptions = {
@@ -31,7 +38,7 @@ const TOKENIZERS = path.join(import.meta.dirname, 'tokenizers')
 
 /**
  * Writes a tiny checkpoint into `directory` and returns the path to compile: the directory itself, or the single file in it.
- * Both layouts carry the same values; the same options give the same bytes on every machine.
+ * Both layouts carry the same values; the same options produce the same bytes on every machine.
  */
 export async function writeTinyCheckpoint(directory: string, options: TinyOptions = {}): Promise<string> {
   const { variant = 'tiny-medium', layout = 'diffusers', seed = 0, dtype = 'F32', t5 = true, t5Gain = 1 } = options
@@ -48,24 +55,24 @@ export async function writeTinyCheckpoint(directory: string, options: TinyOption
     return directory
   }
   const file = path.join(directory, `${variant}.safetensors`)
-  await writeSafetensors(file, singleFile(networks, t5), dtype)
+  await writeSafetensors(file, listSingleFile(networks, t5), dtype)
   return file
 }
 
 function drawNetworks(shape: TinyShape, seed: string): Networks {
   const pooled = shape.clipL.projection + shape.clipG.projection
-  const values = (network: string, parameters: Parameter[]) =>
+  const drawValues = (network: string, parameters: Parameter[]) =>
     parameters.map((parameter) => draw(parameter, `${seed}/${network}`))
   return {
-    transformer: values('transformer', transformerParameters(shape.transformer, shape.t5.width, pooled)),
-    clip_l: values('clip_l', clipParameters(shape.clipL)),
-    clip_g: values('clip_g', clipParameters(shape.clipG)),
-    t5: values('t5', t5Parameters(shape.t5)),
-    vae: values('vae', vaeParameters(shape.vae, shape.transformer.channels)),
+    transformer: drawValues('transformer', createTransformerParameters(shape.transformer, shape.t5.width, pooled)),
+    clip_l: drawValues('clip_l', createClipParameters(shape.clipL)),
+    clip_g: drawValues('clip_g', createClipParameters(shape.clipG)),
+    t5: drawValues('t5', createT5Parameters(shape.t5)),
+    vae: drawValues('vae', createVaeParameters(shape.vae, shape.transformer.channels)),
   }
 }
 
-function singleFile(networks: Networks, t5: boolean): NamedTensor[] {
+function listSingleFile(networks: Networks, t5: boolean): NamedTensor[] {
   const addPrefix = (prefix: string, tensors: NamedTensor[]) =>
     tensors.map((tensor) => ({ ...tensor, name: prefix + tensor.name }))
   return [
@@ -84,22 +91,27 @@ async function writeDiffusers(
   dtype: StoredDtype,
   t5: boolean,
 ): Promise<void> {
-  const component = async (name: string, config: Record<string, unknown>, file: string, tensors: NamedTensor[]) => {
+  const writeComponent = async (
+    name: string,
+    config: Record<string, unknown>,
+    file: string,
+    tensors: NamedTensor[],
+  ) => {
     await mkdir(path.join(directory, name), { recursive: true })
     await writeJson(path.join(directory, name, 'config.json'), config)
     await writeSafetensors(path.join(directory, name, file), tensors, dtype)
   }
   const weights = { diffusers: 'diffusion_pytorch_model.safetensors', transformers: 'model.safetensors' }
-  const transformer = transformerToDiffusers(networks.transformer, shape.transformer.depth)
-  const vae = vaeToDiffusers(networks.vae, shape.vae.blocks.length)
-  await writeJson(path.join(directory, 'model_index.json'), modelIndex(t5))
-  await component('transformer', transformerConfig(shape), weights.diffusers, transformer)
-  await component('vae', vaeConfig(shape), weights.diffusers, vae)
-  await component('text_encoder', clipConfig(shape.clipL), weights.transformers, networks.clip_l)
-  await component('text_encoder_2', clipConfig(shape.clipG), weights.transformers, networks.clip_g)
-  if (t5) await component('text_encoder_3', t5Config(shape.t5), weights.transformers, networks.t5)
+  const transformer = convertTransformerToDiffusers(networks.transformer, shape.transformer.depth)
+  const vae = convertVaeToDiffusers(networks.vae, shape.vae.blocks.length)
+  await writeJson(path.join(directory, 'model_index.json'), createModelIndex(t5))
+  await writeComponent('transformer', createTransformerConfig(shape), weights.diffusers, transformer)
+  await writeComponent('vae', createVaeConfig(shape), weights.diffusers, vae)
+  await writeComponent('text_encoder', createClipConfig(shape.clipL), weights.transformers, networks.clip_l)
+  await writeComponent('text_encoder_2', createClipConfig(shape.clipG), weights.transformers, networks.clip_g)
+  if (t5) await writeComponent('text_encoder_3', createT5Config(shape.t5), weights.transformers, networks.t5)
   await mkdir(path.join(directory, 'scheduler'), { recursive: true })
-  await writeJson(path.join(directory, 'scheduler', 'scheduler_config.json'), schedulerConfig(shape))
+  await writeJson(path.join(directory, 'scheduler', 'scheduler_config.json'), createSchedulerConfig(shape))
 }
 
 const writeJson = (file: string, value: unknown) => writeFile(file, `${JSON.stringify(value, null, 2)}\n`)
@@ -111,7 +123,7 @@ if (import.meta.main) {
     .addOption(new Option('--variant <name>').choices(variants).default('tiny-medium'))
     .addOption(new Option('--layout <layout>').choices(['diffusers', 'single-file']).default('diffusers'))
     .addOption(new Option('--dtype <dtype>').choices(['F32', 'F16', 'BF16']).default('F32'))
-    .option('--seed <integer>', 'another seed gives other weights', parseWholeNumber, 0)
+    .option('--seed <integer>', 'another seed produces different weights', parseWholeNumber, 0)
     .option('--no-t5', 'leave the third text encoder out')
     .parse()
     .opts<TinyOptions & { out: string }>()

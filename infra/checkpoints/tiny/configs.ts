@@ -2,7 +2,7 @@
 import type { ClipShape, T5Shape, TinyShape } from './variants.ts'
 
 /** Component folder → class, as model_index.json lists them. */
-export function modelIndex(t5: boolean): Record<string, unknown> {
+export function createModelIndex(t5: boolean): Record<string, unknown> {
   return {
     _class_name: 'StableDiffusion3Pipeline',
     _diffusers_version: '0.36.0',
@@ -18,7 +18,7 @@ export function modelIndex(t5: boolean): Record<string, unknown> {
   }
 }
 
-export function transformerConfig({ transformer: shape, ...encoders }: TinyShape): Record<string, unknown> {
+export function createTransformerConfig({ transformer: shape, ...encoders }: TinyShape): Record<string, unknown> {
   return {
     _class_name: 'SD3Transformer2DModel',
     attention_head_dim: shape.headDim,
@@ -37,7 +37,7 @@ export function transformerConfig({ transformer: shape, ...encoders }: TinyShape
   }
 }
 
-export function clipConfig(shape: ClipShape): Record<string, unknown> {
+export function createClipConfig(shape: ClipShape): Record<string, unknown> {
   return {
     architectures: ['CLIPTextModelWithProjection'],
     model_type: 'clip_text_model',
@@ -57,7 +57,7 @@ export function clipConfig(shape: ClipShape): Record<string, unknown> {
   }
 }
 
-export function t5Config(shape: T5Shape): Record<string, unknown> {
+export function createT5Config(shape: T5Shape): Record<string, unknown> {
   return {
     architectures: ['T5EncoderModel'],
     model_type: 't5',
@@ -81,7 +81,7 @@ export function t5Config(shape: T5Shape): Record<string, unknown> {
   }
 }
 
-export function vaeConfig({ vae: shape, transformer }: TinyShape): Record<string, unknown> {
+export function createVaeConfig({ vae: shape, transformer }: TinyShape): Record<string, unknown> {
   const levels = shape.blocks.length
   return {
     _class_name: 'AutoencoderKL',
@@ -104,7 +104,7 @@ export function vaeConfig({ vae: shape, transformer }: TinyShape): Record<string
   }
 }
 
-export function schedulerConfig({ shift }: TinyShape): Record<string, unknown> {
+export function createSchedulerConfig({ shift }: TinyShape): Record<string, unknown> {
   return {
     _class_name: 'FlowMatchEulerDiscreteScheduler',
     base_image_seq_len: 256,

@@ -4,7 +4,7 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, Option } from 'commander'
 import { type NamedTensor, writeSafetensors } from '../write-safetensors.ts'
-import { convolution, draw, linear, type Parameter } from './parameters.ts'
+import { createConvolution, draw, linear, type Parameter } from './parameters.ts'
 import { TINY_VARIANTS, type TinyVariant } from './variants.ts'
 
 /** Blocks of a ControlNet. */
@@ -16,8 +16,14 @@ export type TinyControlnet = { variant?: TinyVariant; layers?: number; seed?: nu
 export type ControlnetShape = { width: number; pooled: number; channels: number; patch: number; layers: number }
 
 /** The parameters under Stability's names. */
-export const controlnetParameters = ({ width, pooled, channels, patch, layers }: ControlnetShape): Parameter[] => [
-  ...convolution('pos_embed_input.proj', channels, width, patch),
+export const createControlnetParameters = ({
+  width,
+  pooled,
+  channels,
+  patch,
+  layers,
+}: ControlnetShape): Parameter[] => [
+  ...createConvolution('pos_embed_input.proj', channels, width, patch),
   ...linear('time_text_embed.timestep_embedder.linear_1', TIMESTEP_WIDTH, width),
   ...linear('time_text_embed.timestep_embedder.linear_2', width, width),
   ...linear('time_text_embed.text_embedder.linear_1', pooled, width),
@@ -33,11 +39,11 @@ export const controlnetParameters = ({ width, pooled, channels, patch, layers }:
 ]
 
 /** The tensors under Stability's names, and diffusers' config.json. */
-export function tinyControlnet({ variant = 'tiny-large', layers = LAYERS, seed = 0 }: TinyControlnet = {}) {
+export function createTinyControlnet({ variant = 'tiny-large', layers = LAYERS, seed = 0 }: TinyControlnet = {}) {
   const { transformer, clipL, clipG } = TINY_VARIANTS[variant]
   const { heads, headDim, channels, patch } = transformer
   const [width, pooled] = [heads * headDim, clipL.projection + clipG.projection]
-  const parameters = controlnetParameters({ width, pooled, channels, patch, layers })
+  const parameters = createControlnetParameters({ width, pooled, channels, patch, layers })
   const config = {
     ...{ _class_name: 'SD3ControlNetModel', num_layers: layers, num_attention_heads: heads },
     ...{ attention_head_dim: headDim, in_channels: channels, patch_size: patch, sample_size: transformer.sampleSize },
@@ -50,7 +56,7 @@ export function tinyControlnet({ variant = 'tiny-large', layers = LAYERS, seed =
 
 /** Writes a ControlNet in diffusers' layout into `directory`. */
 export async function writeTinyControlnet(directory: string, options: TinyControlnet = {}): Promise<string> {
-  const { tensors, config } = tinyControlnet(options)
+  const { tensors, config } = createTinyControlnet(options)
   await mkdir(directory, { recursive: true })
   await writeFile(path.join(directory, 'config.json'), `${JSON.stringify(config, null, 2)}\n`)
   const file = path.join(directory, 'diffusion_pytorch_model.safetensors')

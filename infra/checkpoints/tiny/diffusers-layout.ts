@@ -24,7 +24,7 @@ const split = (tensor: NamedTensor, parts: number) => {
 }
 
 /** `to_q/to_k/to_v.weight` names three tensors: the thirds of the fused projection. */
-const threeProjections: Rows = (tensor) => {
+const splitProjections: Rows = (tensor) => {
   const parts = tensor.name.split('.')
   const nameOf = (i: number) => parts.map((part) => (part.includes('/') ? part.split('/')[i] : part)).join('.')
   return split(tensor, 3).map((part, i) => ({ ...part, name: nameOf(i) }))
@@ -41,7 +41,7 @@ const swapHalves: Rows = (tensor) => {
 
 const dropTrailingOnes: Rows = (tensor) => [{ ...tensor, shape: tensor.shape.slice(0, 2) }]
 
-const transformerRules = (last: number): Rule[] => [
+const createTransformerRules = (last: number): Rule[] => [
   [/^pos_embed$/, 'pos_embed.pos_embed'],
   [/^x_embedder\.proj/, 'pos_embed.proj'],
   [/^t_embedder\.mlp\.0/, 'time_text_embed.timestep_embedder.linear_1'],
@@ -57,10 +57,10 @@ const transformerRules = (last: number): Rule[] => [
   ],
   [/^joint_blocks\.(\d+)\.context_block\.adaLN_modulation\.1/, block('norm1_context.linear')],
   [/^joint_blocks\.(\d+)\.x_block\.adaLN_modulation\.1/, block('norm1.linear')],
-  [/^joint_blocks\.(\d+)\.x_block\.(attn2?)\.qkv/, block('$2.to_q/to_k/to_v'), threeProjections],
+  [/^joint_blocks\.(\d+)\.x_block\.(attn2?)\.qkv/, block('$2.to_q/to_k/to_v'), splitProjections],
   [/^joint_blocks\.(\d+)\.x_block\.(attn2?)\.ln_([qk])/, block('$2.norm_$3')],
   [/^joint_blocks\.(\d+)\.x_block\.(attn2?)\.proj/, block('$2.to_out.0')],
-  [/^joint_blocks\.(\d+)\.context_block\.attn\.qkv/, block('attn.add_q_proj/add_k_proj/add_v_proj'), threeProjections],
+  [/^joint_blocks\.(\d+)\.context_block\.attn\.qkv/, block('attn.add_q_proj/add_k_proj/add_v_proj'), splitProjections],
   [/^joint_blocks\.(\d+)\.context_block\.attn\.ln_([qk])/, block('attn.norm_added_$2')],
   [/^joint_blocks\.(\d+)\.context_block\.attn\.proj/, block('attn.to_add_out')],
   [/^joint_blocks\.(\d+)\.x_block\.mlp\.fc1/, block('ff.net.0.proj')],
@@ -73,12 +73,12 @@ function block(rest: string): string {
   return `transformer_blocks.$1.${rest}`
 }
 
-export function transformerToDiffusers(tensors: readonly NamedTensor[], depth: number): NamedTensor[] {
-  const rules = transformerRules(depth - 1)
+export function convertTransformerToDiffusers(tensors: readonly NamedTensor[], depth: number): NamedTensor[] {
+  const rules = createTransformerRules(depth - 1)
   return tensors.flatMap((tensor) => rename(tensor, rules))
 }
 
-const vaeRules = (levels: number): Rule[] => [
+const createVaeRules = (levels: number): Rule[] => [
   ...Array.from({ length: levels }, (_, i): Rule[] => [
     [new RegExp(`^decoder\\.up\\.${i}\\.block\\.(\\d+)\\.`), `decoder.up_blocks.${levels - 1 - i}.resnets.$1.`],
     [new RegExp(`^decoder\\.up\\.${i}\\.upsample\\.`), `decoder.up_blocks.${levels - 1 - i}.upsamplers.0.`],
@@ -95,8 +95,8 @@ const vaeRules = (levels: number): Rule[] => [
   [/^(encoder|decoder)\.norm_out\./, '$1.conv_norm_out.'],
 ]
 
-export function vaeToDiffusers(tensors: readonly NamedTensor[], levels: number): NamedTensor[] {
-  const rules = vaeRules(levels)
+export function convertVaeToDiffusers(tensors: readonly NamedTensor[], levels: number): NamedTensor[] {
+  const rules = createVaeRules(levels)
   const shortcut: Rule[] = [[/\.nin_shortcut\./, '.conv_shortcut.']]
   return tensors.flatMap((tensor) => rename(tensor, rules)).flatMap((tensor) => rename(tensor, shortcut))
 }

@@ -1,5 +1,5 @@
 // Every parameter of the networks under Stability's names. Gains keep activations near 1, so that no output is degenerate.
-import { convolution, embedding, linear, norm, type Parameter } from './parameters.ts'
+import { createConvolution, embedding, linear, norm, type Parameter } from './parameters.ts'
 import type { ClipShape, T5Shape, TransformerShape } from './variants.ts'
 
 const CLIP_TOKENS = 77
@@ -7,12 +7,12 @@ const TIMESTEP_WIDTH = 256
 const MLP_RATIO = 4
 
 /** MMDiT: mmditx.py of Stability-AI/sd3.5. `joint` and `pooled` are the widths of the text inputs. */
-export function transformerParameters(shape: TransformerShape, joint: number, pooled: number): Parameter[] {
+export function createTransformerParameters(shape: TransformerShape, joint: number, pooled: number): Parameter[] {
   const width = shape.heads * shape.headDim
   const patchArea = shape.patch ** 2
   return [
-    positionTable(shape, width),
-    ...scaleDeviations(convolution('x_embedder.proj', shape.channels, width, shape.patch), shape.inputScale),
+    createPositionTable(shape, width),
+    ...scaleDeviations(createConvolution('x_embedder.proj', shape.channels, width, shape.patch), shape.inputScale),
     ...linear('t_embedder.mlp.0', TIMESTEP_WIDTH, width),
     ...linear('t_embedder.mlp.2', width, width),
     ...linear('y_embedder.mlp.0', pooled, width),
@@ -31,10 +31,10 @@ function jointBlock(shape: TransformerShape, width: number, index: number): Para
   return [
     ...attention(`${at}.x_block.attn`, shape, width, true),
     ...(dual ? attention(`${at}.x_block.attn2`, shape, width, true) : []),
-    ...mlp(`${at}.x_block.mlp`, width),
+    ...listMlp(`${at}.x_block.mlp`, width),
     ...linear(`${at}.x_block.adaLN_modulation.1`, width, (dual ? 9 : 6) * width),
     ...attention(`${at}.context_block.attn`, shape, width, !last),
-    ...(last ? [] : mlp(`${at}.context_block.mlp`, width)),
+    ...(last ? [] : listMlp(`${at}.context_block.mlp`, width)),
     ...linear(`${at}.context_block.adaLN_modulation.1`, width, (last ? 2 : 6) * width),
   ]
 }
@@ -47,7 +47,7 @@ function attention(at: string, shape: TransformerShape, width: number, projected
   ]
 }
 
-const mlp = (at: string, width: number) => [
+const listMlp = (at: string, width: number) => [
   ...linear(`${at}.fc1`, width, MLP_RATIO * width),
   ...linear(`${at}.fc2`, MLP_RATIO * width, width),
 ]
@@ -55,14 +55,14 @@ const mlp = (at: string, width: number) => [
 const scaleDeviations = (parameters: Parameter[], scale: number) =>
   parameters.map((p) => ({ ...p, deviation: p.deviation * scale }))
 
-function positionTable({ positions, positionTable, inputScale }: TransformerShape, width: number): Parameter {
+function createPositionTable({ positions, positionTable, inputScale }: TransformerShape, width: number): Parameter {
   const shape = [1, positions ** 2, width]
   const random = { name: 'pos_embed', shape, mean: 0, deviation: 0.7 * inputScale }
-  return positionTable === 'random' ? random : { ...random, table: sincosTable(positions, width) }
+  return positionTable === 'random' ? random : { ...random, table: createSincosTable(positions, width) }
 }
 
 /** diffusers' `get_2d_sincos_pos_embed` with base size 64: [sin x | cos x | sin y | cos y], a quarter of `width` each. */
-function sincosTable(side: number, width: number): Float32Array {
+function createSincosTable(side: number, width: number): Float32Array {
   const quarter = width / 4
   const table = new Float32Array(side * side * width)
   const axis = Float32Array.from({ length: side }, (_, i) => i / Math.fround(side / 64))
@@ -82,7 +82,7 @@ function sincosTable(side: number, width: number): Float32Array {
 }
 
 /** transformers' `CLIPTextModelWithProjection`. */
-export function clipParameters(shape: ClipShape): Parameter[] {
+export function createClipParameters(shape: ClipShape): Parameter[] {
   const { width } = shape
   return [
     ...embedding('text_model.embeddings.token_embedding.weight', shape.vocabulary, width, shape.inputScale),
@@ -105,7 +105,7 @@ export function clipParameters(shape: ClipShape): Parameter[] {
 }
 
 /** transformers' `T5EncoderModel` with gated GELU. T5 does not divide its scores by √headDim, so the queries are small. */
-export function t5Parameters(shape: T5Shape): Parameter[] {
+export function createT5Parameters(shape: T5Shape): Parameter[] {
   const inner = shape.heads * shape.headDim
   const blocks = Array.from({ length: shape.depth }, (_, index) => {
     const [self, dense] = [0, 1].map((layer) => `encoder.block.${index}.layer.${layer}`)

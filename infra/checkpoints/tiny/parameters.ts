@@ -12,7 +12,7 @@ export type Parameter = {
   table?: Float32Array
 }
 
-const size = (shape: readonly number[]) => shape.reduce((product, n) => product * n, 1)
+const countElements = (shape: readonly number[]) => shape.reduce((product, n) => product * n, 1)
 
 /** `name.weight` [rows, columns] with deviation `gain`/√columns, and `name.bias` unless `bias` is 0. */
 export function linear(name: string, columns: number, rows: number, gain = 1, bias = 0.2): Parameter[] {
@@ -21,7 +21,13 @@ export function linear(name: string, columns: number, rows: number, gain = 1, bi
 }
 
 /** A convolution's weight [outputs, inputs, side, side] and bias. */
-export function convolution(name: string, inputs: number, outputs: number, side: number, blur = false): Parameter[] {
+export function createConvolution(
+  name: string,
+  inputs: number,
+  outputs: number,
+  side: number,
+  blur = false,
+): Parameter[] {
   const deviation = blur ? 1 / Math.sqrt(inputs) : 1 / Math.sqrt(inputs * side * side)
   return [
     { name: `${name}.weight`, shape: [outputs, inputs, side, side], mean: 0, deviation, blur },
@@ -43,7 +49,7 @@ export function embedding(name: string, rows: number, width: number, deviation: 
 /** Draws a parameter's values. They depend only on `seed` and the name of the parameter, not on order or machine. */
 export function draw(parameter: Parameter, seed: string): NamedTensor {
   const { name, shape, mean, deviation, blur, table } = parameter
-  const data = table ?? new Float32Array(size(shape))
+  const data = table ?? new Float32Array(countElements(shape))
   if (table) return { name, shape, data }
   const next = normal(`${seed}/${name}`)
   if (blur) drawBlur(data, deviation, next)
@@ -62,7 +68,7 @@ function drawBlur(data: Float32Array, deviation: number, next: () => number): vo
 
 /** Approximately normal numbers of mean 0 and deviation 1, as sums of four 16-bit uniforms in integer arithmetic. */
 function normal(seed: string): () => number {
-  const next = integers(hash(seed))
+  const next = createIntegerGenerator(hash(seed))
   const scale = Math.sqrt(3) / 65536
   return () => {
     const a = next()
@@ -79,7 +85,7 @@ function hash(text: string): number {
 }
 
 /** mulberry32: 32-bit integers from a 32-bit seed. */
-function integers(seed: number): () => number {
+function createIntegerGenerator(seed: number): () => number {
   let state = seed
   return () => {
     state = (state + 0x6d2b79f5) | 0

@@ -1,60 +1,60 @@
 // The parameters of the autoencoder under the names of latent diffusion (`decoder.up.i.block.j`).
-import { convolution, norm, type Parameter } from './parameters.ts'
+import { createConvolution, norm, type Parameter } from './parameters.ts'
 import type { VaeShape } from './variants.ts'
 
 const COLORS = 3
 
 /** diffusers' `AutoencoderKL`; the encoder is there because published files carry it too. */
-export function vaeParameters(shape: VaeShape, channels: number): Parameter[] {
-  return [...encoder(shape, channels), ...decoder(shape, channels), ...postQuantConv(shape, channels)]
+export function createVaeParameters(shape: VaeShape, channels: number): Parameter[] {
+  return [...createEncoder(shape, channels), ...createDecoder(shape, channels), ...postQuantConv(shape, channels)]
 }
 
-function encoder(shape: VaeShape, channels: number): Parameter[] {
+function createEncoder(shape: VaeShape, channels: number): Parameter[] {
   const { blocks, layersPerBlock } = shape
   const widest = blocks.at(-1)!
   return [
-    ...convolution('encoder.conv_in', COLORS, blocks[0]!, 3),
+    ...createConvolution('encoder.conv_in', COLORS, blocks[0]!, 3),
     ...blocks.flatMap((width, level) => [
-      ...resnets('encoder.down', level, blocks[Math.max(0, level - 1)]!, width, layersPerBlock),
-      ...(level < blocks.length - 1 ? convolution(`encoder.down.${level}.downsample.conv`, width, width, 3) : []),
+      ...createResnets('encoder.down', level, blocks[Math.max(0, level - 1)]!, width, layersPerBlock),
+      ...(level < blocks.length - 1 ? createConvolution(`encoder.down.${level}.downsample.conv`, width, width, 3) : []),
     ]),
     ...middle('encoder.mid', widest),
     ...norm('encoder.norm_out', widest, true),
-    ...convolution('encoder.conv_out', widest, 2 * channels, 3),
+    ...createConvolution('encoder.conv_out', widest, 2 * channels, 3),
   ]
 }
 
-function decoder(shape: VaeShape, channels: number): Parameter[] {
+function createDecoder(shape: VaeShape, channels: number): Parameter[] {
   const { blocks, layersPerBlock } = shape
   const widest = blocks.at(-1)!
   return [
-    ...convolution('decoder.conv_in', channels, widest, 3, true),
+    ...createConvolution('decoder.conv_in', channels, widest, 3, true),
     ...middle('decoder.mid', widest),
     ...blocks.flatMap((width, level) => [
-      ...resnets('decoder.up', level, blocks[Math.min(blocks.length - 1, level + 1)]!, width, layersPerBlock + 1),
-      ...(level > 0 ? convolution(`decoder.up.${level}.upsample.conv`, width, width, 3, true) : []),
+      ...createResnets('decoder.up', level, blocks[Math.min(blocks.length - 1, level + 1)]!, width, layersPerBlock + 1),
+      ...(level > 0 ? createConvolution(`decoder.up.${level}.upsample.conv`, width, width, 3, true) : []),
     ]),
     ...norm('decoder.norm_out', blocks[0]!, true),
-    ...colorParameters(blocks[0]!),
+    ...createColorParameters(blocks[0]!),
   ]
 }
 
 /** A small gain keeps most colors unclipped. */
-const colorParameters = (width: number) =>
-  convolution('decoder.conv_out', width, COLORS, 3, true).map((p) => ({ ...p, deviation: p.deviation / 2 }))
+const createColorParameters = (width: number) =>
+  createConvolution('decoder.conv_out', width, COLORS, 3, true).map((p) => ({ ...p, deviation: p.deviation / 2 }))
 
 function postQuantConv(shape: VaeShape, channels: number): Parameter[] {
-  return shape.postQuantConv ? convolution('post_quant_conv', channels, channels, 1) : []
+  return shape.postQuantConv ? createConvolution('post_quant_conv', channels, channels, 1) : []
 }
 
-const resnets = (at: string, level: number, inputs: number, width: number, layers: number) =>
+const createResnets = (at: string, level: number, inputs: number, width: number, layers: number) =>
   Array.from({ length: layers }, (_, j) => resnet(`${at}.${level}.block.${j}`, j === 0 ? inputs : width, width)).flat()
 
 function middle(at: string, width: number): Parameter[] {
   return [
     ...resnet(`${at}.block_1`, width, width),
     ...norm(`${at}.attn_1.norm`, width, true),
-    ...['q', 'k', 'v', 'proj_out'].flatMap((name) => convolution(`${at}.attn_1.${name}`, width, width, 1)),
+    ...['q', 'k', 'v', 'proj_out'].flatMap((name) => createConvolution(`${at}.attn_1.${name}`, width, width, 1)),
     ...resnet(`${at}.block_2`, width, width),
   ]
 }
@@ -62,9 +62,9 @@ function middle(at: string, width: number): Parameter[] {
 function resnet(at: string, inputs: number, width: number): Parameter[] {
   return [
     ...norm(`${at}.norm1`, inputs, true),
-    ...convolution(`${at}.conv1`, inputs, width, 3, true),
+    ...createConvolution(`${at}.conv1`, inputs, width, 3, true),
     ...norm(`${at}.norm2`, width, true),
-    ...convolution(`${at}.conv2`, width, width, 3, true),
-    ...(inputs === width ? [] : convolution(`${at}.nin_shortcut`, inputs, width, 1)),
+    ...createConvolution(`${at}.conv2`, width, width, 3, true),
+    ...(inputs === width ? [] : createConvolution(`${at}.nin_shortcut`, inputs, width, 1)),
   ]
 }

@@ -41,7 +41,7 @@ const CHECKPOINT = [
  * The directory of these models in these tiers, as `nano-fp8`, `nano-turbo-fp8` and so on. Compiles missing ones; `seconds` is the
  * duration.
  */
-export async function builtInPackages(
+export async function prepareBuiltInPackages(
   tiers: readonly Tier[] = SERVED_TIERS,
   models: readonly BuiltInModel[] = BUILT_IN_MODELS,
 ): Promise<{ directory: string; seconds: number }> {
@@ -68,8 +68,8 @@ async function compileLoras(base: string, directory: string): Promise<void> {
 }
 
 /** The package of one built-in model in one tier. */
-export async function builtInPackage(model: BuiltInModel, tier: Tier): Promise<string> {
-  return path.join((await builtInPackages([tier], [...BUILT_IN_MODELS, model])).directory, `${model}-${tier}`)
+export async function prepareBuiltInPackage(model: BuiltInModel, tier: Tier): Promise<string> {
+  return path.join((await prepareBuiltInPackages([tier], [...BUILT_IN_MODELS, model])).directory, `${model}-${tier}`)
 }
 
 /** Copies nano's tokenizers into a checkpoint without tokenizers. */

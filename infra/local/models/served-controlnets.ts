@@ -1,7 +1,7 @@
 // ControlNets of `npm run serve -- --controlnet PATH`: compiled, and stored in `controlnets` next to the served packages.
 import { mkdir, stat, symlink } from 'node:fs/promises'
 import path from 'node:path'
-import { additionName } from '../../../gpu-fn/compile/addition-name.ts'
+import { chooseAdditionName } from '../../../gpu-fn/compile/addition-name.ts'
 import { compileControlnet } from '../../../gpu-fn/compile/controlnet.ts'
 import { hasFp8 } from '../../../gpu-fn/contract.ts'
 import { requireFitting } from '../../../gpu-fn/engine/package/adapters.ts'
@@ -9,7 +9,7 @@ import type { Target, Tier } from '../../../gpu-fn/manifest.ts'
 import { CONTROLNETS, openControlnet } from '../../../gpu-fn/weights/controlnet-packages.ts'
 import { findPackages, MANIFEST } from '../../../gpu-fn/weights/packages.ts'
 import type { LocalCatalog } from '../servers/worker.ts'
-import { fittingPackages } from './served-loras.ts'
+import { filterFittingPackages } from './served-loras.ts'
 
 type ControlnetOffers = NonNullable<LocalCatalog['controlnets']>
 type Options = { readonly tier: Tier; readonly target: Target }
@@ -37,13 +37,13 @@ export async function serveControlnets(
   const offers: ControlnetOffers = []
   for (const each of given) {
     const isCompiled = await exists(path.join(each, MANIFEST))
-    const id = isCompiled ? (await openControlnet(each)).manifest.name : additionName(each, undefined)
+    const id = isCompiled ? (await openControlnet(each)).manifest.name : chooseAdditionName(each, undefined)
     if (offers.some((other) => other.id === id)) throw new Error(`two of the given ControlNets are ${id}: rename one`)
     const out = path.join(root, id)
     if (isCompiled) await symlink(path.resolve(each), out)
     else await compileFor(each, out, options)
     const controlnet = await openControlnet(out)
-    const fitting = fittingPackages(packages, (pkg) => requireFitting(pkg, controlnet))
+    const fitting = filterFittingPackages(packages, (pkg) => requireFitting(pkg, controlnet))
     offers.push({ id, models: [...new Set(fitting.map(({ manifest }) => manifest.model))] })
   }
   return offers

@@ -1,7 +1,7 @@
 // The adapters that `npm run serve -- --lora FILE` offers: compiled for the served packages, and stored in `loras` beside them.
 import { mkdir, stat, symlink } from 'node:fs/promises'
 import path from 'node:path'
-import { additionName } from '../../../gpu-fn/compile/addition-name.ts'
+import { chooseAdditionName } from '../../../gpu-fn/compile/addition-name.ts'
 import { CheckpointError } from '../../../gpu-fn/compile/checkpoint/error.ts'
 import { compileLora } from '../../../gpu-fn/compile/lora/lora.ts'
 import { AdapterError, updatesOf } from '../../../gpu-fn/engine/package/adapters.ts'
@@ -41,7 +41,7 @@ export async function serveLoras(given: readonly string[], directory: string): P
     if (offers.some((other) => other.id === id))
       throw new Error(`two of the given adapters are ${id}: rename one of their files`)
     if (await isPackage(each)) await symlink(lora.directory, path.join(root, id))
-    const fitting = fittingPackages(packages, (pkg) => void updatesOf(pkg, [{ lora, scale: 1 }]))
+    const fitting = filterFittingPackages(packages, (pkg) => void updatesOf(pkg, [{ lora, scale: 1 }]))
     offers.push({ id, models: fitting.map(({ manifest: { model, tier } }) => `${model}:${tier}`) })
   }
   return offers
@@ -49,7 +49,7 @@ export async function serveLoras(given: readonly string[], directory: string): P
 
 /** Compiles a file for the first package that it fits. Throws the error of the first package if it fits none. */
 async function compileFor(packages: readonly Package[], lora: string, root: string): Promise<LoraPackage> {
-  const name = additionName(lora, undefined)
+  const name = chooseAdditionName(lora, undefined)
   const out = path.join(root, name)
   if (await exists(out)) throw new Error(`two of the given adapters are ${name}: rename one of their files`)
   const errors: CheckpointError[] = []
@@ -67,7 +67,7 @@ async function compileFor(packages: readonly Package[], lora: string, root: stri
 }
 
 /** The packages accepted by `requireFitting`. Throws its AdapterError if there are none. */
-export function fittingPackages(packages: readonly Package[], requireFitting: (pkg: Package) => void): Package[] {
+export function filterFittingPackages(packages: readonly Package[], requireFitting: (pkg: Package) => void): Package[] {
   const errors: AdapterError[] = []
   const fitting = packages.filter((pkg) => {
     try {

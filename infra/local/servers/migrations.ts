@@ -7,7 +7,7 @@ import { cacheDirectory, digestOf, makeOnce, ROOT } from '../models/package-cach
 
 const MIGRATIONS = path.join(ROOT, 'edge/migrations')
 const DATABASE = { binding: 'DB', database_name: 'octet', migrations_dir: MIGRATIONS }
-/** The table in which `wrangler d1 migrations apply` records migrations. */
+/** The table of migrations recorded by `wrangler d1 migrations apply`. */
 const TABLE = `CREATE TABLE IF NOT EXISTS d1_migrations (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE,
   applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL)`
 const MARK = 'migrated'

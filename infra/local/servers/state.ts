@@ -22,7 +22,7 @@ type LocalState = {
 export async function openState(directory?: string): Promise<LocalState> {
   if (directory !== undefined) {
     await makePrivateDirectory(directory)
-    const secrets = await persistentSecrets(path.join(directory, SECRETS))
+    const secrets = await loadPersistentSecrets(path.join(directory, SECRETS))
     return { directory, secrets, gpuPublicKey: gpuPublicKeyOf(secrets), discard: async () => {} }
   }
   await mkdir(path.join(ROOT, '.octet'), { recursive: true })
@@ -30,7 +30,7 @@ export async function openState(directory?: string): Promise<LocalState> {
   return { directory: temporary, ...(await createSecrets()), discard: remove }
 }
 
-async function persistentSecrets(file: string): Promise<Secrets> {
+async function loadPersistentSecrets(file: string): Promise<Secrets> {
   const text = await readText(file)
   if (text !== null) return parseSecrets(text)
   const { secrets, gpuPublicKey } = await createSecrets()

@@ -9,7 +9,7 @@ import { CONFIG_FILE, type DeployConfig, readDeployConfig } from '../../config.t
 import { exec } from '../../deploy/exec.ts'
 import { readSecretsFile, secretsFileOf } from '../../deploy/secrets-file.ts'
 import { openModalServer } from '../../modal/server.ts'
-import { statusScreen } from './status.ts'
+import { renderStatusScreen } from './status.ts'
 
 const configOf = () => readDeployConfig(program.opts<{ config: string }>().config)
 const secretsOf = ({ worker }: DeployConfig) => readSecretsFile(secretsFileOf(worker.name))
@@ -29,7 +29,7 @@ const program = new Command('status')
       if (!reply.ok) throw new Error(`${url} returned ${reply.status}`)
       return reply.json()
     }
-    const lines = await statusScreen({ config, exec, worker, openModal: () => openModalServer(config) }, modal)
+    const lines = await renderStatusScreen({ config, exec, worker, openModal: () => openModalServer(config) }, modal)
     print(lines.join('\n'))
   })
 

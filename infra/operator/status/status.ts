@@ -71,7 +71,7 @@ async function readWorker({ worker: ask }: Sources): Promise<string[]> {
 }
 
 /** The lines of the overview. `modal` is false if the GPU function runs elsewhere. */
-export async function statusScreen(sources: Sources, modal: boolean): Promise<string[]> {
+export async function renderStatusScreen(sources: Sources, modal: boolean): Promise<string[]> {
   const parts = await Promise.all([
     formatPart(`Worker ${sources.config.worker.name}`, () => readDeployment(sources)),
     formatPart('GPUs, as seen by the worker', () => readWorker(sources)),

@@ -24,7 +24,7 @@ async function bundle(entrypoint: string, directory: string): Promise<string> {
 }
 
 /** Miniflare options equivalent to those of wrangler's startWorker, without its proxy. */
-async function miniflareOptions(settings: LocalWorkerOptions) {
+async function createMiniflareOptions(settings: LocalWorkerOptions) {
   const { entrypoint = ENTRYPOINT, persist, port = 0, gpuUrl, secrets, vars, catalog } = settings
   const script = await bundle(entrypoint, path.join(persist, '../bundle'))
   const config = unstable_readConfig({ config: path.join(ROOT, 'wrangler.toml') })
@@ -52,7 +52,7 @@ async function miniflareOptions(settings: LocalWorkerOptions) {
 
 const settings = readSettings<LocalWorkerOptions>()
 await prepareWorker(settings)
-const options = await miniflareOptions(settings)
+const options = await createMiniflareOptions(settings)
 let miniflare: InstanceType<typeof Miniflare> | null = null
 
 const requests = {

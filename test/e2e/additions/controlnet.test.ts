@@ -44,27 +44,30 @@ async function post(at: string, body: object) {
   return { status: response.status, json: (await response.json()) as Record<string, never> }
 }
 
-type Made = { data: { b64_json: string }[]; octet: { job: string } }
+type ImageReply = { data: { b64_json: string }[]; octet: { job: string } }
 const request = { prompt: 'a red heart', seed: 3, response_format: 'b64_json' }
-const controlled = (image: string, id = 'edges') => ({ ...request, controls: [{ id, image, scale: 0.8, stop: 0.9 }] })
+const createControlledRequest = (image: string, id = 'edges') => ({
+  ...request,
+  controls: [{ id, image, scale: 0.8, stop: 0.9 }],
+})
 
 const fileOf = (base64: string) => Buffer.from(base64, 'base64')
 const pixelsOf = (file: Buffer) => sharp(file).raw().toBuffer()
 
 async function generate(body: object): Promise<{ file: Buffer; pixels: Buffer; job: string }> {
   const { json } = await post('/v1/images/generations', body)
-  const made = json as unknown as Made
+  const made = json as unknown as ImageReply
   const file = fileOf(made.data[0]!.b64_json)
   return { file, pixels: await pixelsOf(file), job: made.octet.job }
 }
 
 test('a control image guides only its own job, and the receipt and the file name the ControlNet', async () => {
   const plain = await generate(request)
-  const guided = await generate(controlled(edges))
+  const guided = await generate(createControlledRequest(edges))
   expect(guided.pixels.equals(plain.pixels)).toBe(false)
   expect((await generate(request)).pixels).toEqual(plain.pixels)
-  // An image of an earlier job is a control image too, and another one gives another result.
-  const own = await generate(controlled(plain.job))
+  // An image of an earlier job is a control image too, and a different one produces a different result.
+  const own = await generate(createControlledRequest(plain.job))
   expect(own.pixels.equals(guided.pixels)).toBe(false)
 
   const choice = { id: 'edges', scale: 0.8, stop: 0.9 }
@@ -81,7 +84,7 @@ test('a control image guides only its own job, and the receipt and the file name
 
 test('A1111 and fal generate the same image as the native API', async () => {
   const body = { prompt: 'a red heart', seed: 3 }
-  const expected = (await generate({ ...controlled(edges), image_fit: 'crop' })).pixels
+  const expected = (await generate({ ...createControlledRequest(edges), image_fit: 'crop' })).pixels
   const unit = { model: 'edges [8a1f]', module: 'none', image: edges, weight: 0.8, guidance_end: 0.9 }
   const alwayson_scripts = { ControlNet: { args: [unit] } }
   const a1111 = await post('/sdapi/v1/txt2img', { ...body, width: 64, height: 64, alwayson_scripts })
@@ -104,12 +107,12 @@ test.each([
   ],
   ['other', 'controlnet other does not fit custom: it is for width 128, and the model has 96'],
 ])('the ControlNet %s fails the request as invalid', async (id, message) => {
-  const { status, json } = await post('/v1/images/generations', controlled(edges, id))
+  const { status, json } = await post('/v1/images/generations', createControlledRequest(edges, id))
   expect([status, json.detail]).toEqual([400, message])
 })
 
 test('a damaged control image fails the request as invalid', async () => {
   const damaged = fileOf(edges).subarray(0, 60).toString('base64')
-  const { status, json } = await post('/v1/images/generations', controlled(damaged))
+  const { status, json } = await post('/v1/images/generations', createControlledRequest(damaged))
   expect([status, json.detail]).toEqual([400, expect.stringMatching(/^control: the file is damaged/)])
 })

@@ -47,15 +47,16 @@ async function post(at: string, body: object, headers: Record<string, string> = 
   return { status: response.status, json: (await response.json()) as Record<string, never> }
 }
 
-type Made = { data: { b64_json: string }[]; octet: { job: string } }
+type ImageReply = { data: { b64_json: string }[]; octet: { job: string } }
 const request = { prompt: 'a red heart', seed: 3, n: 2, response_format: 'b64_json' }
 
-async function generate(loras?: { id: string; scale?: number }[]): Promise<Made> {
+async function generate(loras?: { id: string; scale?: number }[]): Promise<ImageReply> {
   const { json } = await post('/v1/images/generations', { ...request, ...(loras && { loras }) })
-  return json as unknown as Made
+  return json as unknown as ImageReply
 }
 const pixelsOf = (file: Buffer) => sharp(file).raw().toBuffer()
-const imagesOf = ({ data }: Made) => Promise.all(data.map(({ b64_json }) => pixelsOf(Buffer.from(b64_json, 'base64'))))
+const imagesOf = ({ data }: ImageReply) =>
+  Promise.all(data.map(({ b64_json }) => pixelsOf(Buffer.from(b64_json, 'base64'))))
 
 test('all images of a job have its adapters, the next job has none, and the receipt names them', async () => {
   const base = await imagesOf(await generate())

@@ -5,7 +5,7 @@ import type { ControlType } from '../../../gpu-fn/manifest.ts'
 import { decodeControl } from '../../../gpu-fn/pipeline/input/input-image.ts'
 import { openControlnet } from '../../../gpu-fn/weights/controlnet-packages.ts'
 import { type RenderRequest, render, withPipeline } from '../../../infra/local/models/render.ts'
-import { differences, readPixels } from '../../../infra/receipts/compare-images.ts'
+import { compareDifferences, readPixels } from '../../../infra/receipts/compare-images.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { compileTinyControlnet } from '../../support/checkpoints/controlnet.ts'
 import { useScratch } from '../../support/scratch.ts'
@@ -45,10 +45,10 @@ describe('StableDiffusion3ControlNetPipeline', () => {
       await render(pipeline, request),
     ])
     const theirs = await readPixels(path.join(GOLDEN, `controlnet/${name}.png`))
-    const { largest, share } = differences(await readPixels(file), theirs)
+    const { largest, share } = compareDifferences(await readPixels(file), theirs)
     expect(largest).toBeLessThanOrEqual(2)
     expect(share).toBeLessThan(0.005)
     // The bound is far below the ControlNet's effect.
-    expect(differences(await readPixels(without), theirs).largest).toBeGreaterThan(20)
+    expect(compareDifferences(await readPixels(without), theirs).largest).toBeGreaterThan(20)
   })
 })

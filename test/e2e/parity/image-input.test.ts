@@ -4,9 +4,9 @@ import { describe, expect, it } from 'vitest'
 import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import { decodeInput } from '../../../gpu-fn/pipeline/input/input-image.ts'
 import type { TinyVariant } from '../../../infra/checkpoints/tiny/variants.ts'
-import { builtInPackage } from '../../../infra/local/models/built-in-model.ts'
+import { prepareBuiltInPackage } from '../../../infra/local/models/built-in-model.ts'
 import { type RenderRequest, render, withPipeline } from '../../../infra/local/models/render.ts'
-import { differences, readPixels } from '../../../infra/receipts/compare-images.ts'
+import { compareDifferences, readPixels } from '../../../infra/receipts/compare-images.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 
 type Golden = RenderRequest & {
@@ -33,13 +33,15 @@ describe.each([
     const files = { image: await readGolden(image), ...(mask && { mask: await readGolden(mask) }) }
     const input = await decodeInput(files, { width, height, image_fit: 'stretch' })
     const directory =
-      checkpoint === 'nano' ? await builtInPackage('nano', tier) : await compileTiny({ variant: checkpoint, tier })
+      checkpoint === 'nano'
+        ? await prepareBuiltInPackage('nano', tier)
+        : await compileTiny({ variant: checkpoint, tier })
     const file = await withPipeline(directory, (pipeline) => render(pipeline, request, undefined, { input }))
     const [ours, theirs] = await Promise.all([
       readPixels(file),
       readPixels(path.join(GOLDEN, `image-input/${name}.png`)),
     ])
-    const { largest, share } = differences(ours, theirs)
+    const { largest, share } = compareDifferences(ours, theirs)
     expect(largest).toBeLessThanOrEqual(2)
     expect(share).toBeLessThan(0.005)
   })

@@ -3,9 +3,9 @@ import path from 'node:path'
 import { describe, expect, it } from 'vitest'
 import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import type { TinyVariant } from '../../../infra/checkpoints/tiny/variants.ts'
-import { type BuiltInModel, builtInPackage } from '../../../infra/local/models/built-in-model.ts'
+import { type BuiltInModel, prepareBuiltInPackage } from '../../../infra/local/models/built-in-model.ts'
 import { type RenderRequest, render, withPipeline } from '../../../infra/local/models/render.ts'
-import { differences, readPixels } from '../../../infra/receipts/compare-images.ts'
+import { compareDifferences, readPixels } from '../../../infra/receipts/compare-images.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 
 type Golden = RenderRequest & { name: string; width: number; height: number }
@@ -42,7 +42,7 @@ async function expectGolden(directory: string, golden: string, request: RenderRe
   const image = await withPipeline(directory, (pipeline) => render(pipeline, request))
   const [ours, theirs] = await Promise.all([readPixels(image), readPixels(path.join(GOLDEN, golden))])
   expect(ours).toMatchObject({ width: request.width, height: request.height, channels: 3 })
-  const { largest, share } = differences(ours, theirs)
+  const { largest, share } = compareDifferences(ours, theirs)
   expect(largest).toBeLessThanOrEqual(2)
   // Where float32 sums end on the other side of a rounding; weights in float16 make it 0.03.
   expect(share).toBeLessThan(0.005)
@@ -60,6 +60,6 @@ describe('StableDiffusion3Pipeline', () => {
   })
 
   it.each(nano)('gives the image of $name', async ({ name, checkpoint, ...request }) => {
-    await expectGolden(await builtInPackage(MODELS[checkpoint], 'fp32'), `nano/${name}.png`, request)
+    await expectGolden(await prepareBuiltInPackage(MODELS[checkpoint], 'fp32'), `nano/${name}.png`, request)
   })
 })

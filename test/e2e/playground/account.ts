@@ -32,7 +32,7 @@ const openAccount = async (key = world.local.key) => {
 }
 const newKey = (account: string, scopes: Scope[]) =>
   createKey({ url: world.local.url, token: world.local.adminToken }, account, { scopes })
-const section = (page: Page, name: string) => page.getByRole('region', { name, exact: true })
+const findSection = (page: Page, name: string) => page.getByRole('region', { name, exact: true })
 const generate = (key: string, body: object) =>
   fetch(`${world.local.url}/v1/images/generations`, {
     method: 'POST',
@@ -45,7 +45,7 @@ test('usage is a chart by day and tier, with the same figures as a table', async
   expect((await generate(key, { tier: 'fp8' })).status).toBe(200)
   expect((await generate(key, { tier: 'fp8-lite' })).status).toBe(200)
   const { page, problems, close } = await openAccount(key)
-  const usage = section(page, 'Usage')
+  const usage = findSection(page, 'Usage')
   await usage.getByText('Jobs', { exact: true }).first().waitFor()
   const bars = usage.locator('svg rect title')
   expect((await bars.allTextContents()).map((title) => title.replace(/^\S+ /, ''))).toEqual([
@@ -56,7 +56,7 @@ test('usage is a chart by day and tier, with the same figures as a table', async
   expect(await usage.getByRole('row').count()).toBe(3)
   await usage.locator('label', { hasText: '7 days' }).click()
   await expect.poll(() => usage.locator('svg .grid > text').count()).toBe(7)
-  const limits = section(page, 'Limits')
+  const limits = findSection(page, 'Limits')
   expect(await limits.getByRole('row', { name: /Spending per day/ }).innerText()).toMatch(/\$10\.00\s+no limit/)
   expect(problems).toEqual([])
   await close()
@@ -64,14 +64,14 @@ test('usage is a chart by day and tier, with the same figures as a table', async
 
 test('a key is created, shown once, rotated and revoked', async () => {
   const { page, problems, close } = await openAccount()
-  const keys = section(page, 'Keys')
+  const keys = findSection(page, 'Keys')
   await keys.getByRole('button', { name: 'New key' }).click()
   await page.getByLabel('Label').fill('web service')
   await page.getByRole('button', { name: 'Create the key' }).click()
   const secret = await page.locator('.secret').innerText()
   expect(secret).toMatch(/^oct_local_/)
-  const models = () => fetch(`${world.local.url}/v1/models`, { headers: { authorization: `Bearer ${secret}` } })
-  expect((await models()).status).toBe(200)
+  const fetchModels = () => fetch(`${world.local.url}/v1/models`, { headers: { authorization: `Bearer ${secret}` } })
+  expect((await fetchModels()).status).toBe(200)
   await page.getByRole('button', { name: 'I saved it' }).click()
   await keys.getByRole('row', { name: /web service/ }).waitFor()
   expect(await page.content()).not.toContain(secret)
@@ -86,14 +86,14 @@ test('a key is created, shown once, rotated and revoked', async () => {
     await page.getByRole('dialog').getByRole('button', { name: 'Revoke' }).click()
     await expect.poll(() => active.count()).toBe(left - 1)
   }
-  await expect.poll(async () => (await models()).status).toBe(401)
+  await expect.poll(async () => (await fetchModels()).status).toBe(401)
   expect(problems).toEqual([])
   await close()
 })
 
 test('a webhook is added, tested, and its delivery is sent again', async () => {
   const { page, problems, close } = await openAccount()
-  const webhooks = section(page, 'Webhooks')
+  const webhooks = findSection(page, 'Webhooks')
   const { port } = receiver.address() as AddressInfo
   await webhooks.getByLabel('New endpoint').fill(`http://localhost:${port}/hook`)
   await webhooks.getByRole('button', { name: 'Add' }).click()
@@ -115,8 +115,8 @@ test('a webhook is added, tested, and its delivery is sent again', async () => {
 test('a key without the scope admin shows its own data, and the reason why the rest is missing', async () => {
   const { key } = await newKey('local', ['generate', 'read'])
   const { page, problems, close } = await openAccount(key)
-  await section(page, 'Keys').getByText('Keys are managed with a key that has the scope admin.').waitFor()
-  await section(page, 'Limits').getByText('$10.00').waitFor()
+  await findSection(page, 'Keys').getByText('Keys are managed with a key that has the scope admin.').waitFor()
+  await findSection(page, 'Limits').getByText('$10.00').waitFor()
   expect(await page.getByRole('button', { name: /New key|Resend|Send test/ }).count()).toBe(0)
   expect(problems).toEqual([])
   await close()

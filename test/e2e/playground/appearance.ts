@@ -20,7 +20,7 @@ beforeAll(async () => {
 type Axe = { run: () => Promise<{ violations: { id: string; impact: string; nodes: { html: string }[] }[] }> }
 
 /** Violations that axe rates as serious or critical. */
-async function violations(page: Page): Promise<string[]> {
+async function findViolations(page: Page): Promise<string[]> {
   const found = await page.evaluate(() => (globalThis as unknown as { axe: Axe }).axe.run())
   return found.violations
     .filter(({ impact }) => impact === 'serious' || impact === 'critical')
@@ -46,7 +46,7 @@ describe.each(CASES)('$width px, $colorScheme', ({ width, colorScheme }) => {
       await page.waitForTimeout(300)
       const file = path.join(screenshots, `${width}-${colorScheme}-${name}.png`)
       await page.screenshot({ path: file, fullPage })
-      expect(await violations(page), name).toEqual([])
+      expect(await findViolations(page), name).toEqual([])
       expect(await page.evaluate<number>('document.documentElement.scrollWidth'), name).toBe(width)
     }
     await page.getByText('Describe an image. See the price first.').waitFor()

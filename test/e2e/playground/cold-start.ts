@@ -5,7 +5,7 @@ import { createServer } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { builtInPackages } from '../../../infra/local/models/built-in-model.ts'
+import { prepareBuiltInPackages } from '../../../infra/local/models/built-in-model.ts'
 import { startGpu } from '../../../infra/local/servers/gpu.ts'
 import { startWorker } from '../../../infra/local/servers/worker.ts'
 import { createKey } from '../../../infra/operator/keys.ts'
@@ -25,7 +25,7 @@ const START_SECONDS = 20
 
 test('a visitor sees that the GPU is off before a run, and then the progress of its start', async () => {
   const [packages, { secrets, gpuPublicKey }, port] = await Promise.all([
-    builtInPackages(),
+    prepareBuiltInPackages(),
     createSecrets(),
     findFreePort(),
   ])

@@ -18,7 +18,7 @@ beforeAll(async () => {
 afterAll(() => fs.rm(scratch, { recursive: true }))
 
 const open = (options = {}, expected?: RegExp) => visit(world.browser, pageOf(world.local), options, expected)
-const button = (page: Page, name: string | RegExp) => page.getByRole('button', { name })
+const findButton = (page: Page, name: string | RegExp) => page.getByRole('button', { name })
 const choose = (page: Page, group: string, name: string) =>
   page.getByRole('group', { name: group }).locator('label', { hasText: name }).click()
 /** Describes an image and waits for its price. */
@@ -27,8 +27,8 @@ async function describePrompt(page: Page, prompt: string, route = 'Turbo'): Prom
   await choose(page, 'Route', route)
   await page.locator('.run .price').waitFor()
 }
-const done = (page: Page) => button(page, 'Download').first().waitFor({ timeout: 60_000 })
-const dialog = (page: Page) => page.getByRole('dialog')
+const waitUntilDone = (page: Page) => findButton(page, 'Download').first().waitFor({ timeout: 60_000 })
+const findDialog = (page: Page) => page.getByRole('dialog')
 
 describe('access', () => {
   test('without a key the page requests one, and it explains an invalid one', async () => {
@@ -36,13 +36,13 @@ describe('access', () => {
     await page.getByText('Paste a key to begin').waitFor()
     const field = page.getByLabel('API key')
     await field.fill('nonsense')
-    await button(page, 'Use key').click()
+    await findButton(page, 'Use key').click()
     await page.getByText('This is not a key. Keys have the form oct_account_….').waitFor()
     await field.fill(`${world.local.key.slice(0, -4)}0000`)
-    await button(page, 'Use key').click()
+    await findButton(page, 'Use key').click()
     await page.getByText('This API key is invalid or was revoked.').waitFor()
     await field.fill(world.local.key)
-    await button(page, 'Use key').click()
+    await findButton(page, 'Use key').click()
     await page.getByText('Type a prompt to see its price, route and time.').waitFor()
     expect(problems).toEqual([])
     await close()
@@ -50,13 +50,13 @@ describe('access', () => {
 
   test('a key in the address is removed from there and kept for the tab', async () => {
     const { page, close } = await open()
-    await button(page, 'Access: local').waitFor()
+    await findButton(page, 'Access: local').waitFor()
     expect(page.url()).toBe(`${world.local.url}/`)
     expect(await page.evaluate(() => Object.values(localStorage).join())).not.toContain(world.local.key)
     await page.reload()
-    await button(page, 'Access: local').click()
-    await button(page, 'Forget the key').click()
-    await dialog(page).waitFor()
+    await findButton(page, 'Access: local').click()
+    await findButton(page, 'Forget the key').click()
+    await findDialog(page).waitFor()
     expect(await page.evaluate(() => sessionStorage.length)).toBe(0)
     await close()
   })
@@ -79,7 +79,7 @@ describe('a run', () => {
     const shown = Number(await page.getByRole('progressbar', { name: 'Generating' }).getAttribute('aria-valuenow'))
     expect(shown).toBeGreaterThan(0)
     expect(await page.title()).toMatch(/^\d+% · Octet$/)
-    await done(page)
+    await waitUntilDone(page)
     const picture = page.getByAltText('Generated: a red heart on a blue background')
     const naturalWidth = await picture.evaluate((image) => (image as unknown as { naturalWidth: number }).naturalWidth)
     expect(naturalWidth).toBe(256)
@@ -95,15 +95,15 @@ describe('a run', () => {
   test('can be canceled, and then shows the charge', async () => {
     const { page, problems, close } = await open()
     await describePrompt(page, 'a rocket in the night sky', 'Full')
-    await button(page, /^Run/).click()
+    await findButton(page, /^Run/).click()
     await page.getByText(/^Step \d+ of 28$/).waitFor({ timeout: 30_000 })
-    await button(page, 'Cancel').click()
+    await findButton(page, 'Cancel').click()
     await page.getByText(/Canceled\. Charged \$0\.\d+ for the completed steps\./).waitFor({ timeout: 30_000 })
     expect(problems).toEqual([])
     await close()
   })
 
-  test('starts from an input image, and repaints what a mask states', async () => {
+  test('starts from an input image, and repaints the masked part', async () => {
     const { page, problems, close } = await open()
     await describePrompt(page, 'a red heart on a blue background')
     const [, whole] = (await page.locator('.run').innerText()).match(/\$([\d.]+)/)!
@@ -125,13 +125,13 @@ describe('a run', () => {
     await page.mouse.move(x + (3 * width) / 4, y + height / 2, { steps: 4 })
     await page.mouse.up()
     const sent = page.waitForRequest((request) => request.method() === 'POST' && request.url().endsWith('/v1/jobs'))
-    await button(page, /^Run/).click()
+    await findButton(page, /^Run/).click()
     const body = (await sent).postDataJSON() as { image: string; mask: string; strength: number }
     expect(body).toMatchObject({ strength: 0.5, image: expect.stringMatching(/^data:image\/png;base64,/) })
     const drawn = await sharp(Buffer.from(body.mask.split(',')[1]!, 'base64')).stats()
     expect(drawn.channels[0]!.mean).toBeGreaterThan(2)
-    await done(page)
-    await button(page, 'Remove the image').click()
+    await waitUntilDone(page)
+    await findButton(page, 'Remove the image').click()
     await page.getByText('Optional: choose, drop or paste an image to start from.').waitFor()
     expect(problems).toEqual([])
     await close()
@@ -146,7 +146,7 @@ describe('a run', () => {
     expect(await page.getByLabel('Steps', { exact: true }).getAttribute('aria-invalid')).toBe('true')
     await page.getByLabel('Steps', { exact: true }).fill('')
     await page.getByLabel('Prompt', { exact: true }).fill('   ')
-    await button(page, /^Run/).click()
+    await findButton(page, /^Run/).click()
     await page.getByText('The prompt is empty. Describe the image first.').waitFor()
     await close()
   })
@@ -157,7 +157,7 @@ describe('results', () => {
     const { page, problems, close } = await open()
     await describePrompt(page, 'a sunflower on the grass', 'Both')
     await page.locator('.run-bar').getByText('nano-turbo, 4 steps · nano, 28 steps').waitFor()
-    await button(page, /^Run/).click()
+    await findButton(page, /^Run/).click()
     const slider = page.getByRole('slider', { name: 'Share of turbo shown' })
     await slider.waitFor({ timeout: 60_000 })
     await slider.focus()
@@ -178,15 +178,15 @@ describe('results', () => {
     const { page, problems, close } = await open()
     await describePrompt(page, 'three strawberries on a white background')
     await page.getByLabel('Seed', { exact: true }).fill('48151623')
-    await button(page, /^Run/).click()
-    await done(page)
+    await findButton(page, /^Run/).click()
+    await waitUntilDone(page)
     await page.locator('.tile img').waitFor()
     await page.getByLabel('Prompt', { exact: true }).fill('something else')
     await page.reload()
     const tile = page.getByRole('button', { name: /three strawberries .* seed 48151623, turbo done/ })
     await tile.click()
     expect(await page.getByLabel('Prompt', { exact: true }).inputValue()).toBe('something else')
-    await button(page, 'Use settings').click()
+    await findButton(page, 'Use settings').click()
     expect(await page.getByLabel('Prompt', { exact: true }).inputValue()).toBe(
       'three strawberries on a white background',
     )
@@ -198,11 +198,11 @@ describe('results', () => {
   test('a reload during a run follows it to its end', async () => {
     const { page, problems, close } = await open()
     await describePrompt(page, 'an octopus in the sea', 'Full')
-    await button(page, /^Run/).click()
+    await findButton(page, /^Run/).click()
     await page.getByText(/^Step \d+ of 28$/).waitFor({ timeout: 30_000 })
     await page.reload()
     await page.getByText(/^Step \d+ of 28$/).waitFor({ timeout: 30_000 })
-    await done(page)
+    await waitUntilDone(page)
     expect(problems).toEqual([])
     await close()
   })
@@ -210,16 +210,16 @@ describe('results', () => {
   test('the image is downloaded with its receipt, which the page and the command line verify', async () => {
     const { page, problems, close } = await open({ acceptDownloads: true })
     await describePrompt(page, "a cat's face")
-    await button(page, /^Run/).click()
-    await done(page)
-    await button(page, 'Receipt').click()
+    await findButton(page, /^Run/).click()
+    await waitUntilDone(page)
+    await findButton(page, 'Receipt').click()
     await page.getByText('The receipt is valid: this deployment signed this file.').waitFor()
     const saved: string[] = []
     page.on('download', (file) => {
       const to = path.join(scratch, file.suggestedFilename())
       void file.saveAs(to).then(() => saved.push(to))
     })
-    await button(page, 'Download with receipt').click()
+    await findButton(page, 'Download with receipt').click()
     await expect.poll(() => saved.length, { timeout: 10_000 }).toBe(2)
     const [receipt, image] = saved.toSorted((a, b) => Number(a.endsWith('.png')) - Number(b.endsWith('.png')))
     expect(path.basename(image!)).toMatch(/^octet-\d+\.png$/)
@@ -236,18 +236,18 @@ describe('results', () => {
   test('the copied code generates the same image, and the link fills the form', async () => {
     const { page, problems, close } = await open({ permissions: ['clipboard-read', 'clipboard-write'] })
     await describePrompt(page, 'a dog\'s face, "happy"', 'Turbo')
-    await button(page, /^Run/).click()
-    await done(page)
+    await findButton(page, /^Run/).click()
+    await waitUntilDone(page)
     const sha256 = async (url: string) => {
       const bytes = await (await fetch(url)).arrayBuffer()
       return Buffer.from(await crypto.subtle.digest('SHA-256', bytes)).toString('hex')
     }
     const address = new URL((await page.getByAltText(/^Generated: a dog/).getAttribute('src'))!, world.local.url)
     const expected = await sha256(address.href)
-    await button(page, 'Code').click()
+    await findButton(page, 'Code').click()
     const copy = async (language: string) => {
       await choose(page, 'Language', language)
-      await dialog(page).getByRole('button', { name: /Cop/ }).click()
+      await findDialog(page).getByRole('button', { name: /Cop/ }).click()
       return page.evaluate<string>('navigator.clipboard.readText()')
     }
     const env = { ...process.env, OCTET_KEY: world.local.key }

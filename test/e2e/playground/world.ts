@@ -8,7 +8,7 @@ import { experimental_readRawConfig } from 'wrangler'
 import { compileLora } from '../../../gpu-fn/compile/lora/lora.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { type Local, type LocalModels, startLocal } from '../../../infra/local/local.ts'
-import { builtInPackages } from '../../../infra/local/models/built-in-model.ts'
+import { prepareBuiltInPackages } from '../../../infra/local/models/built-in-model.ts'
 import { ROOT } from '../../../infra/local/models/package-cache.ts'
 import type { LocalCatalog } from '../../../infra/local/servers/worker.ts'
 import { launchBrowser } from '../../support/browser.ts'
@@ -18,8 +18,8 @@ import { writeRandomLora } from '../../support/lora.ts'
 export const world = {} as { local: Local; browser: Browser }
 
 /** The built-in models with the offers of wrangler.toml, and an adapter with random weights and trigger words. */
-async function modelsWithAdapter(scratch: string): Promise<LocalModels> {
-  const { directory } = await builtInPackages()
+async function prepareModelsWithAdapter(scratch: string): Promise<LocalModels> {
+  const { directory } = await prepareBuiltInPackages()
   const packages = path.join(scratch, 'packages')
   await mkdir(packages)
   const names = (await readdir(directory)).filter((name) => name.startsWith('nano'))
@@ -40,7 +40,7 @@ export function startWorld(): void {
   let scratch: string
   beforeAll(async () => {
     scratch = await mkdtemp(path.join(os.tmpdir(), 'octet-playground-'))
-    const models = await modelsWithAdapter(scratch)
+    const models = await prepareModelsWithAdapter(scratch)
     const [local, browser] = await Promise.all([startLocal({ models }), launchBrowser()])
     Object.assign(world, { local, browser })
   })

@@ -8,7 +8,7 @@ import { settleOnce } from '../../../edge/accounts/ledger.ts'
 import { settingsOf } from '../../../edge/accounts/settings.ts'
 import { issueKey } from '../../../edge/auth/keys.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
-import { accountOf, admit, interceptStatements, request, rows } from '../support/admissions.ts'
+import { accountOf, admit, createRequest, interceptStatements, queryRows } from '../support/admissions.ts'
 import { type Caller, newCaller } from '../support/client.ts'
 import { peppers } from '../support/config.ts'
 import { call, configure, operator } from '../support/operator.ts'
@@ -21,7 +21,7 @@ describe('repeated calls', () => {
   test('a job is reserved once and settled once, and the first settlement is final', async ({ expect }) => {
     const caller = await newCaller()
     const account = accountOf(caller)
-    const twice = await request(caller, { job: 'job_twice' })
+    const twice = await createRequest(caller, { job: 'job_twice' })
     expect((await account.admit(twice)).kind).toBe('admitted')
     expect(await account.admit(twice)).toMatchObject({ kind: 'repeated', reservation: { job: 'job_twice', spec: {} } })
     expect(await account.totals()).toEqual({ reserved: 100, captured: 0 })
@@ -66,7 +66,7 @@ describe('repeated calls', () => {
 })
 
 /** Returns a database that fails after `n` successful statements. */
-function failingAt(sql: SqlStorage, n: number): SqlStorage {
+function createFailingDatabase(sql: SqlStorage, n: number): SqlStorage {
   let left = n
   return interceptStatements(sql, () => {
     if (left-- === 0) throw new Error('stopped')
@@ -78,7 +78,7 @@ describe('interruptions', () => {
     const caller = await newCaller()
     const account = accountOf(caller)
     await admit(caller, { job: 'job_before' })
-    const next = await request(caller, { job: 'job_next', name: 'once', idempotencyKey: 'once' })
+    const next = await createRequest(caller, { job: 'job_next', name: 'once', idempotencyKey: 'once' })
     const works: ((sql: SqlStorage) => unknown)[] = [
       (sql) =>
         decide(
@@ -94,7 +94,7 @@ describe('interruptions', () => {
       for (const work of works) {
         const before = all()
         let stops = 0
-        const attempt = () => storage.transactionSync(() => work(failingAt(storage.sql, stops)))
+        const attempt = () => storage.transactionSync(() => work(createFailingDatabase(storage.sql, stops)))
         for (let done = false; !done; stops++) {
           try {
             attempt()
@@ -119,7 +119,7 @@ describe('interruptions', () => {
     const caller = await newCaller()
     const account = accountOf(caller)
     const asked = { idempotencyKey: 'order', fingerprint: 'f' }
-    const lost = await request(caller, { job: 'job_lost', ...asked })
+    const lost = await createRequest(caller, { job: 'job_lost', ...asked })
     await account.admit(lost)
     expect(await admit(caller, asked)).toMatchObject({ kind: 'repeated', reservation: { job: 'job_lost' } })
     const later = Date.now() + 16 * MINUTE
@@ -171,11 +171,11 @@ describe('a name or an Idempotency-Key', () => {
     'as %s: can be reused after its job fails with a retryable error',
     async (by, { expect }) => {
       const caller = await newCaller()
-      const again = () => admit(caller, { [by]: 'x', fingerprint: 'f' })
+      const repeatAdmission = () => admit(caller, { [by]: 'x', fingerprint: 'f' })
       await admit(caller, { [by]: 'x', fingerprint: 'f', job: 'job_1' })
       await accountOf(caller).settle('job_1', { outcome: 'released', retryable: true })
-      expect(await again()).toMatchObject({ kind: 'admitted' })
-      expect(await again()).toMatchObject({ kind: 'repeated' })
+      expect(await repeatAdmission()).toMatchObject({ kind: 'admitted' })
+      expect(await repeatAdmission()).toMatchObject({ kind: 'repeated' })
     },
   )
 })
@@ -193,7 +193,7 @@ test('exported rows are folded into sums: the audit stays consistent, and the jo
   expect(await Promise.all(['job_1', 'job_2', 'job_3', 'job_4'].map((job) => account.forgetJob(job)))).toEqual([
     ...[true, true, false, true],
   ])
-  expect(await rows(caller, 'SELECT job FROM ledger')).toEqual([{ job: 'job_3' }])
+  expect(await queryRows(caller, 'SELECT job FROM ledger')).toEqual([{ job: 'job_3' }])
   const { kept, summed } = await account.audit()
   expect(kept).toEqual(summed)
   expect(kept).toEqual({ credited: 0, captured: 60, reserved: 100, open: 1 })

@@ -5,29 +5,29 @@ import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { beginDeletion, continueDeletion, deletionOf } from '../../../edge/accounts/deletion.ts'
 import { JobDO } from '../../../edge/jobs/job.ts'
 import { WebhookDO } from '../../../edge/webhooks/webhook-object.ts'
-import { accountOf, interceptStatements, request, rows } from '../support/admissions.ts'
+import { accountOf, createRequest, interceptStatements, queryRows } from '../support/admissions.ts'
 import { type Caller, fetchWorker, generate, generatedOf, send } from '../support/client.ts'
 import {
   advanceDeletion,
-  deletion,
   fillAccount,
   findRemains,
+  listTablesWithRows,
+  readDeletion,
   requestDeletion,
   resultsOf,
   select,
-  tablesWithRows,
 } from '../support/deletion.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { jobOf, reset, stopsHalfWay, waitForEnd } from '../support/jobs.ts'
 import { addEndpoint, newManager, outboxOf } from '../support/manager.ts'
-import { RECEIVER, receiver } from '../support/receiver.ts'
+import { fakeReceiver, RECEIVER } from '../support/receiver.ts'
 
 type Call = (this: unknown, ...values: unknown[]) => Promise<unknown>
 
 let owner: Caller
 beforeEach(async () => {
   owner = await newManager()
-  receiver()
+  fakeReceiver()
 })
 afterEach(() => vi.restoreAllMocks())
 
@@ -78,7 +78,7 @@ describe('a deletion', () => {
     await requestDeletion(owner)
     await advanceDeletion(owner, 'usage')
     await vi.mocked(WebhookDO.prototype.publish).mock.results.at(-1)!.value
-    expect(await tablesWithRows(outboxOf(owner))).toEqual([])
+    expect(await listTablesWithRows(outboxOf(owner))).toEqual([])
   })
 
   test('erases all other jobs while one job fails to erase, and completes once that job succeeds', async ({
@@ -99,12 +99,12 @@ describe('a deletion', () => {
     })
     await requestDeletion(owner)
     await runDurableObjectAlarm(accountOf(owner))
-    expect(await rows(owner, 'SELECT job FROM ledger')).toEqual([{ job: 'job_3' }])
-    expect(await deletion(owner)).toMatchObject({ step: 'jobs', erased: 49 })
+    expect(await queryRows(owner, 'SELECT job FROM ledger')).toEqual([{ job: 'job_3' }])
+    expect(await readDeletion(owner)).toMatchObject({ step: 'jobs', erased: 49 })
     expect(logged.mock.calls.join()).toContain('its object is broken')
     erase.mockRestore()
     await advanceDeletion(owner, 'done')
-    expect(await deletion(owner)).toMatchObject({ erased: 50, jobs: 50 })
+    expect(await readDeletion(owner)).toMatchObject({ erased: 50, jobs: 50 })
   })
 
   test('waits for the usage export; the waiting ledger rows contain no personal data', async ({ expect }) => {
@@ -114,13 +114,13 @@ describe('a deletion', () => {
     const { made } = await fillAccount(owner)
     await requestDeletion(owner)
     await advanceDeletion(owner, 'export')
-    const waiting = await rows(owner, 'SELECT * FROM ledger')
+    const waiting = await queryRows(owner, 'SELECT * FROM ledger')
     expect(waiting).toHaveLength(2)
     for (const row of waiting)
       expect(row).toMatchObject({ name: null, spec: null, summary: null, fingerprint: '', digest: '' })
     expect(await resultsOf(owner)).toEqual([])
     lost.mockRestore()
-    await rows(owner, 'UPDATE usage_outbox SET due = 0')
+    await queryRows(owner, 'UPDATE usage_outbox SET due = 0')
     await advanceDeletion(owner, 'done')
     const [sum] = await select(`SELECT count(*) AS n FROM usage_totals WHERE account = '' AND charged > 0`)
     expect(sum!.n).toBeGreaterThan(0)
@@ -136,37 +136,37 @@ const CALLS = [
   [env.RESULTS, 'delete'],
   [env.DB, 'batch'],
 ] as const
-type Blow = 'fails' | 'fails after its work' | 'finds the account reset'
+type Fault = 'fails' | 'fails after its work' | 'finds the account reset'
 
 /** Injects a failure into the `n`th of these calls and reports its name as `struck`. A call held for a reset resumes on `released`. */
-function strike(n: number, blow: Blow) {
+function strike(n: number, fault: Fault) {
   const state = { calls: 0, struck: null as string | null, released: false }
   for (const [target, name] of CALLS) {
     const original = (target as unknown as Record<string, Call>)[name]!
-    const struck: Call = async function (...values) {
+    const runStruck: Call = async function (...values) {
       if (++state.calls !== n) return original.apply(this, values)
       state.struck = name
-      if (blow === 'fails after its work') await original.apply(this, values)
-      if (blow !== 'finds the account reset') throw new Error('the worker dies')
+      if (fault === 'fails after its work') await original.apply(this, values)
+      if (fault !== 'finds the account reset') throw new Error('the worker is terminated')
       // Polls with its own timer, because workerd forbids waking one request from another.
       while (!state.released) await new Promise((resolve) => setTimeout(resolve, 5))
       return original.apply(this, values)
     }
-    vi.spyOn(target as unknown as Record<string, Call>, name).mockImplementation(struck as never)
+    vi.spyOn(target as unknown as Record<string, Call>, name).mockImplementation(runStruck as never)
   }
   return state
 }
 
 /** Creates an account with a finished job and its image, a reservation without a job, a webhook endpoint and a credit. */
-async function small(): Promise<{ caller: Caller; jobs: string[] }> {
+async function createSmallAccount(): Promise<{ caller: Caller; jobs: string[] }> {
   const caller = await newManager()
   fakeGpu(works)
-  receiver()
+  fakeReceiver()
   await addEndpoint(caller)
   await accountOf(caller).credit('invoice', 900, '')
   const { octet } = await generatedOf(await generate(caller, { prompt: 'a cat' }))
   await waitForEnd({ id: octet.job })
-  const orphan = await request(caller)
+  const orphan = await createRequest(caller)
   await accountOf(caller).admit(orphan)
   return { caller, jobs: [octet.job, orphan.spec.id] }
 }
@@ -175,17 +175,17 @@ describe('an interrupted deletion is completed by later alarms', () => {
   test.for(['fails', 'fails after its work', 'finds the account reset'] as const)(
     'when any call %s',
     { timeout: 300_000 },
-    async (blow, { expect }) => {
+    async (fault, { expect }) => {
       const struckAt = new Set<string>()
       for (let [n, whole] = [1, 0]; whole < 2; n++) {
-        const { caller, jobs } = await small()
+        const { caller, jobs } = await createSmallAccount()
         vi.spyOn(console, 'error').mockImplementation(() => {})
         await requestDeletion(caller)
-        const state = strike(n, blow)
-        if (blow === 'finds the account reset') {
+        const state = strike(n, fault)
+        if (fault === 'finds the account reset') {
           const resetting = vi.waitFor(
             async () => {
-              if (!state.struck && (await deletion(caller))?.step !== 'done') throw new Error('not struck yet')
+              if (!state.struck && (await readDeletion(caller))?.step !== 'done') throw new Error('not struck yet')
               if (state.struck) await reset(accountOf(caller))
               state.released = true
             },
@@ -197,7 +197,7 @@ describe('an interrupted deletion is completed by later alarms', () => {
         await advanceDeletion(caller, 'done')
         vi.restoreAllMocks()
         expect(await findRemains(caller, jobs), `call ${n}`).toEqual([])
-        expect(await deletion(caller), `call ${n}`).toMatchObject({ erased: 2, jobs: 1, credited: 900 })
+        expect(await readDeletion(caller), `call ${n}`).toMatchObject({ erased: 2, jobs: 1, credited: 900 })
         if (state.struck) struckAt.add(state.struck)
         else whole += 1
       }
@@ -210,7 +210,7 @@ describe('an interrupted deletion is completed by later alarms', () => {
     const steps = ['request', 'jobs', 'files', 'webhooks', 'export', 'account', 'usage', 'done']
     // Statements are counted per step, because the time of the export decides how often its step is repeated.
     for (let [step, n] = [0, 1]; step < steps.length; n++) {
-      const { caller, jobs } = await small()
+      const { caller, jobs } = await createSmallAccount()
       vi.spyOn(console, 'error').mockImplementation(() => {})
       let left = n
       /** Runs the next part of the deletion directly instead of through the alarm. */
@@ -237,13 +237,13 @@ describe('an interrupted deletion is completed by later alarms', () => {
         async () => {
           await proceed()
           await runDurableObjectAlarm(accountOf(caller))
-          if ((await deletion(caller))?.step !== 'done') throw new Error('not done yet')
+          if ((await readDeletion(caller))?.step !== 'done') throw new Error('not done yet')
         },
         { timeout: 60_000, interval: 20 },
       )
       vi.restoreAllMocks()
       expect(await findRemains(caller, jobs), `${steps[step]}, statement ${n}`).toEqual([])
-      expect(await deletion(caller), `${steps[step]}, statement ${n}`).toMatchObject({
+      expect(await readDeletion(caller), `${steps[step]}, statement ${n}`).toMatchObject({
         erased: 2,
         jobs: 1,
         credited: 900,

@@ -4,31 +4,31 @@ import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { consumeUsage } from '../../../edge/usage/export.ts'
 import type { UsageRecord } from '../../../edge/usage/record.ts'
-import { accountOf, admit, request } from '../support/admissions.ts'
+import { accountOf, admit, createRequest } from '../support/admissions.ts'
 import { type Caller, fetchWorker, generate, newCaller, problemOf, send } from '../support/client.ts'
 import {
   advanceDeletion,
-  deletion,
   fillAccount,
   findRemains,
+  listStored,
+  listTablesWithRows,
+  readDeletion,
   requestDeletion,
   resultsOf,
   select,
-  storedIn,
-  tablesWithRows,
 } from '../support/deletion.ts'
 import { cancellations, fakeGpu, works } from '../support/fake-gpu.ts'
 import { jobOf, reservationOf } from '../support/jobs.ts'
 import { newManager, outboxOf } from '../support/manager.ts'
 import { call, operator } from '../support/operator.ts'
-import { receiver } from '../support/receiver.ts'
+import { fakeReceiver } from '../support/receiver.ts'
 
 const DAY_MS = 24 * 3600_000
 
 let owner: Caller
 beforeEach(async () => {
   owner = await newManager()
-  receiver()
+  fakeReceiver()
 })
 afterEach(() => vi.restoreAllMocks())
 
@@ -89,22 +89,23 @@ test('usage stays in the operator’s totals anonymously, and duplicate Queue de
     records.push(...messages.map(({ body }) => body))
     return send(messages, options)
   })
-  const total = async () => (await select('SELECT sum(jobs) AS jobs, sum(charged) AS charged FROM usage_totals'))[0]!
-  const before = await total()
+  const readTotal = async () =>
+    (await select('SELECT sum(jobs) AS jobs, sum(charged) AS charged FROM usage_totals'))[0]!
+  const before = await readTotal()
   await fillAccount(owner)
   await requestDeletion(owner)
   await advanceDeletion(owner, 'usage')
-  const wait = (await deletion(owner))!.due - Date.now()
+  const wait = (await readDeletion(owner))!.due - Date.now()
   expect(wait > 4 * DAY_MS && wait <= 5 * DAY_MS).toBe(true)
-  const { captured } = (await deletion(owner))!
+  const { captured } = (await readDeletion(owner))!
   const after = { jobs: Number(before.jobs) + 2, charged: Number(before.charged) + captured! }
-  expect(await total()).toEqual(after)
+  expect(await readTotal()).toEqual(after)
   const message = { id: 'again', timestamp: new Date(), attempts: 2, ack: () => {}, retry: () => {} }
   const messages = records.map((body) => ({ ...message, body }))
   await consumeUsage({ queue: 'octet-usage', messages } as unknown as MessageBatch<UsageRecord>, env)
-  expect(await total()).toEqual(after)
+  expect(await readTotal()).toEqual(after)
   await advanceDeletion(owner, 'done')
-  expect(await total()).toEqual(after)
+  expect(await readTotal()).toEqual(after)
   const [named] = await select(`SELECT count(*) AS n FROM usage_totals WHERE account = '${owner.account}'`)
   expect(named).toEqual({ n: 0 })
 })
@@ -126,7 +127,7 @@ describe('a deletion', () => {
         expect.stringContaining(detail.replace('NAME', owner.account)),
       ])
     }
-    expect(await deletion(owner)).toBeNull()
+    expect(await readDeletion(owner)).toBeNull()
   })
 
   test('requires the operator token or a key of this account with scope admin', async ({ expect }) => {
@@ -141,10 +142,10 @@ describe('a deletion', () => {
     expect(await remove(`/v1/account?confirm=${owner.account}`, stranger.headers)).toBe(400)
     expect(await remove(`/v1/account?confirm=${owner.account}`, {})).toBe(401)
     expect(await remove(`/v1/accounts/${owner.account}?confirm=${owner.account}`, owner.headers)).toBe(401)
-    expect(await deletion(owner)).toBeNull()
+    expect(await readDeletion(owner)).toBeNull()
     expect(await remove(`/v1/accounts/${owner.account}?confirm=${owner.account}`, operator)).toBe(202)
     expect(await remove(`/v1/accounts/${owner.account}?confirm=${owner.account}`, operator)).toBe(202)
-    expect(await deletion(owner)).toMatchObject({ completed: null })
+    expect(await readDeletion(owner)).toMatchObject({ completed: null })
   })
 
   test('of a nonexistent account is rejected, so that a typo does not block an account name', async ({ expect }) => {
@@ -172,7 +173,7 @@ describe('a deletion', () => {
     vi.spyOn(console, 'error').mockImplementation(() => {})
     expect(await accountOf(owner).settle('job_1', { outcome: 'captured', amount: 100 })).toBeNull()
     expect((await admit(owner)).kind).toBe('unauthorized')
-    expect(await tablesWithRows(accountOf(owner))).toEqual(['deletion'])
+    expect(await listTablesWithRows(accountOf(owner))).toEqual(['deletion'])
   })
 
   test('does not affect other accounts', async ({ expect }) => {
@@ -190,12 +191,12 @@ describe('a deletion', () => {
 
   test('is not undone when a request admitted earlier creates its job afterward', async ({ expect }) => {
     const gpu = fakeGpu(works)
-    const { spec } = await request(owner, { name: 'late' })
-    await accountOf(owner).admit(await request(owner, { name: 'late', job: spec.id }))
+    const { spec } = await createRequest(owner, { name: 'late' })
+    await accountOf(owner).admit(await createRequest(owner, { name: 'late', job: spec.id }))
     await requestDeletion(owner)
     await advanceDeletion(owner, 'usage')
     expect(await jobOf(spec).create(reservationOf(spec))).toBeNull()
-    expect([await storedIn(spec.id), gpu.length]).toEqual([['erased'], 0])
+    expect([await listStored(spec.id), gpu.length]).toEqual([['erased'], 0])
     await advanceDeletion(owner, 'done')
     expect(await findRemains(owner, [spec.id])).toEqual([])
   })

@@ -3,13 +3,13 @@
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { decide, dropOrphan, IDEMPOTENCY_MS, nextExpiry, permit, prune } from '../../../edge/accounts/admission.ts'
-import { foldRow, jobsBefore, openBefore, settleOnce } from '../../../edge/accounts/ledger.ts'
+import { decide, dropOrphan, findNextExpiry, IDEMPOTENCY_MS, permit, prune } from '../../../edge/accounts/admission.ts'
+import { foldRow, openBefore, selectJobsBefore, settleOnce } from '../../../edge/accounts/ledger.ts'
 import { settingsOf } from '../../../edge/accounts/settings.ts'
 import { openUsageOutbox, removeFromOutbox } from '../../../edge/accounts/usage-outbox.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { JobDO } from '../../../edge/jobs/job.ts'
-import { accountOf, admit, interceptStatements, request, rows } from '../support/admissions.ts'
+import { accountOf, admit, createRequest, interceptStatements, queryRows } from '../support/admissions.ts'
 import { type Caller, generate, generatedOf, ledgerOf, newCaller } from '../support/client.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { jobOf, reservationOf, reserveJob, waitForEnd } from '../support/jobs.ts'
@@ -22,8 +22,8 @@ const body = { prompt: 'a cat' }
 const once = { 'idempotency-key': 'order-1' }
 
 /** Reserves a price and simulates a worker crash before the job is created; returns the job id. */
-async function orphaned(caller: Caller): Promise<string> {
-  const create = vi.spyOn(JobDO.prototype, 'run').mockRejectedValue(new Error('the worker dies'))
+async function createOrphan(caller: Caller): Promise<string> {
+  const create = vi.spyOn(JobDO.prototype, 'run').mockRejectedValue(new Error('the worker is terminated'))
   await generate(caller, body, once)
   create.mockRestore()
   const [job] = (await accountOf(caller).recentJobs(1))!
@@ -36,11 +36,11 @@ describe('a reservation without a job', () => {
   }) => {
     const caller = await newCaller()
     fakeGpu(works)
-    const job = await orphaned(caller)
-    await rows(caller, `UPDATE ledger SET reserved = reserved - ${HOUR}`)
+    const job = await createOrphan(caller)
+    await queryRows(caller, `UPDATE ledger SET reserved = reserved - ${HOUR}`)
     await runDurableObjectAlarm(accountOf(caller))
     expect(await accountOf(caller).entry(job)).toBeNull()
-    expect(await rows(caller, 'SELECT * FROM idempotency')).toEqual([])
+    expect(await queryRows(caller, 'SELECT * FROM idempotency')).toEqual([])
     const { octet } = await generatedOf(await generate(caller, body, once))
     expect(octet.job).not.toBe(job)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
@@ -52,10 +52,10 @@ describe('a reservation without a job', () => {
     const keyed = { fingerprint: 'f', idempotencyKey: 'order' }
     const retried = { fingerprint: 'same', retried: true }
     for (const asked of [keyed, retried]) {
-      const first = await request(caller, asked)
+      const first = await createRequest(caller, asked)
       const { id } = first.spec
       await accountOf(caller).admit(first)
-      await rows(caller, `UPDATE ledger SET reserved = reserved - ${HOUR} WHERE job = '${id}'`)
+      await queryRows(caller, `UPDATE ledger SET reserved = reserved - ${HOUR} WHERE job = '${id}'`)
       const jobs: { preclude(reservedAt: number): Promise<boolean> } = JobDO.prototype
       const { preclude } = jobs
       const check = vi.spyOn(jobs, 'preclude').mockImplementationOnce(async function (this: JobDO, reservedAt) {
@@ -95,12 +95,12 @@ describe('the alarm', () => {
     fakeGpu(works)
     await generate(caller, body, once)
     await generate(caller, body, { 'idempotency-key': 'order-2' })
-    await rows(caller, `UPDATE idempotency SET created = created - ${24 * HOUR} WHERE name = 'order-1'`)
+    await queryRows(caller, `UPDATE idempotency SET created = created - ${24 * HOUR} WHERE name = 'order-1'`)
     await runDurableObjectAlarm(accountOf(caller))
-    expect(await rows(caller, 'SELECT name FROM idempotency')).toEqual([{ name: 'order-2' }])
-    await rows(caller, `UPDATE idempotency SET created = created - ${24 * HOUR}`)
+    expect(await queryRows(caller, 'SELECT name FROM idempotency')).toEqual([{ name: 'order-2' }])
+    await queryRows(caller, `UPDATE idempotency SET created = created - ${24 * HOUR}`)
     expect(await runDurableObjectAlarm(accountOf(caller))).toBe(true)
-    expect(await rows(caller, 'SELECT name FROM idempotency')).toEqual([])
+    expect(await queryRows(caller, 'SELECT name FROM idempotency')).toEqual([])
     await vi.waitFor(async () => expect(await runDurableObjectAlarm(accountOf(caller))).toBe(false), 5000)
   })
 
@@ -109,16 +109,21 @@ describe('the alarm', () => {
     fakeGpu(works)
     await generate(caller, body, once)
     await runDurableObjectAlarm(accountOf(caller))
-    const alarm = () => runInDurableObject(accountOf(caller), (_, { storage }) => storage.getAlarm())
-    const far = (await alarm())!
+    const readAlarm = () => runInDurableObject(accountOf(caller), (_, { storage }) => storage.getAlarm())
+    const far = (await readAlarm())!
     await admit(caller)
-    expect(await alarm()).toBeLessThan(far)
+    expect(await readAlarm()).toBeLessThan(far)
   })
 })
 
 test('the SQL statements of the account use indexes', async ({ expect }) => {
   const caller = await newCaller()
-  const next = await request(caller, { job: 'job_next', name: 'order', idempotencyKey: 'order', fingerprint: 'f' })
+  const next = await createRequest(caller, {
+    job: 'job_next',
+    name: 'order',
+    idempotencyKey: 'order',
+    fingerprint: 'f',
+  })
   const plans: string[] = []
   await runInDurableObject(accountOf(caller), async (_, { storage }) => {
     const sql = interceptStatements(storage.sql, (query, ...values) => {
@@ -127,11 +132,11 @@ test('the SQL statements of the account use indexes', async ({ expect }) => {
     })
     const settings = settingsOf(sql, () => UNLIMITED)
     for (const _ of ['admitted', 'repeated']) decide(sql, settings, next)
-    const other = await request(caller, { fingerprint: 'same', retried: true, reuse: true })
+    const other = await createRequest(caller, { fingerprint: 'same', retried: true, reuse: true })
     permit(sql, settings, { ...other, name: null, price: 1 })
     decide(sql, settings, other)
     openBefore(sql, 0)
-    jobsBefore(sql, 5, 'job_next')
+    selectJobsBefore(sql, 5, 'job_next')
     settleOnce(sql, 'job_next', { outcome: 'released' })
     dropOrphan(sql, other.spec.id)
     foldRow(sql, 'job_next')
@@ -140,7 +145,7 @@ test('the SQL statements of the account use indexes', async ({ expect }) => {
     outbox.nextRun()
     removeFromOutbox(sql, ['job_next'])
     prune(sql)
-    nextExpiry(sql)
+    findNextExpiry(sql)
   })
   expect(plans.length).toBeGreaterThan(10)
   expect(

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
 import { eventOf } from '../../../edge/jobs/announcement.ts'
 import { exportLines, parsePosition, START } from '../../../edge/operations/account-export.ts'
-import { accountOf, admit, rows } from '../support/admissions.ts'
+import { accountOf, admit, queryRows } from '../support/admissions.ts'
 import {
   type Caller,
   fetchWorker,
@@ -16,30 +16,30 @@ import {
   problemOf,
   send,
 } from '../support/client.ts'
-import { fakeGpu, imageBytes, works } from '../support/fake-gpu.ts'
-import { finalJob, waitForEnd } from '../support/jobs.ts'
+import { createImageBytes, fakeGpu, works } from '../support/fake-gpu.ts'
+import { createFinalJob, waitForEnd } from '../support/jobs.ts'
 import { addEndpoint, newManager, outboxOf, waitForDeliveries } from '../support/manager.ts'
 import { configure, operator } from '../support/operator.ts'
-import { RECEIVER, receiver } from '../support/receiver.ts'
+import { fakeReceiver, RECEIVER } from '../support/receiver.ts'
 
 let owner: Caller
 beforeEach(async () => {
   owner = await newManager()
   fakeGpu(works)
-  receiver()
+  fakeReceiver()
 })
 afterEach(() => vi.restoreAllMocks())
 
 type Line = { type: string; id: string } & Record<string, unknown>
-const linesIn = (text: string): Line[] =>
+const parseLines = (text: string): Line[] =>
   text
     .trimEnd()
     .split('\n')
     .map((line) => JSON.parse(line))
 const fetchExport = (query = '', path = '/v1/account/export', headers = owner.headers) =>
   fetchWorker(`${path}${query}`, { headers })
-const exported = async (query = '') => linesIn(await (await fetchExport(query)).text())
-const ofType = (lines: Line[], type: string) => lines.filter((line) => line.type === type)
+const parseExport = async (query = '') => parseLines(await (await fetchExport(query)).text())
+const filterByType = (lines: Line[], type: string) => lines.filter((line) => line.type === type)
 
 describe('GET /v1/account/export', () => {
   test('contains settings, keys, credits, usage, jobs with prompts and images, and webhooks, then an end line', async ({
@@ -60,7 +60,7 @@ describe('GET /v1/account/export', () => {
       'cache-control': 'no-store',
     })
     const text = await reply.text()
-    const lines = linesIn(text)
+    const lines = parseLines(text)
     expect(lines.map(({ type }) => type)).toEqual([
       ...['account', 'key', 'credit', 'usage', 'job', 'job', 'webhook_endpoint', 'webhook_event', 'end'],
     ])
@@ -72,7 +72,7 @@ describe('GET /v1/account/export', () => {
     expect(lines[1]).toMatchObject({ id: owner.keyId, scopes: ['generate', 'read', 'admin'], revoked: null })
     expect(lines[2]).toMatchObject({ id: 'invoice-1', amount_microdollars: 5000, note: 'thanks' })
     expect(lines[3]).toMatchObject({ key_id: owner.keyId, tier: 'fp8', jobs: 1, price_microdollars: captured })
-    const [made, waiting] = ofType(lines, 'job')
+    const [made, waiting] = filterByType(lines, 'job')
     expect(made).toMatchObject({
       ...{ id: octet.job, key_id: owner.keyId, request: { prompt: 'a secret wish', seed: 3, count: 2 } },
       ledger: { state: 'captured', charged_microdollars: captured },
@@ -81,7 +81,7 @@ describe('GET /v1/account/export', () => {
     const { images } = made!.job as { images: { url: string }[] }
     for (const [k, { url }] of images.entries()) {
       const response = await fetchWorker(url)
-      expect(new Uint8Array(await response.arrayBuffer())).toEqual(imageBytes(3 + k))
+      expect(new Uint8Array(await response.arrayBuffer())).toEqual(createImageBytes(3 + k))
     }
     expect(waiting).toMatchObject({
       name: 'waiting',
@@ -89,8 +89,8 @@ describe('GET /v1/account/export', () => {
       ledger: { state: 'reserved' },
       job: null,
     })
-    expect(ofType(lines, 'webhook_endpoint')).toMatchObject([{ id: endpoint.id, url: `${RECEIVER}/in` }])
-    expect(ofType(lines, 'webhook_event')).toMatchObject([
+    expect(filterByType(lines, 'webhook_endpoint')).toMatchObject([{ id: endpoint.id, url: `${RECEIVER}/in` }])
+    expect(filterByType(lines, 'webhook_event')).toMatchObject([
       {
         event_type: 'job.succeeded',
         data: { id: octet.job },
@@ -105,7 +105,7 @@ describe('GET /v1/account/export', () => {
     await generate(owner, { prompt: 'a cat', webhook: `${RECEIVER}/mine` })
     await waitForDeliveries(owner)
     const text = await (await fetchExport()).text()
-    const [{ secret_hash: hash } = {}] = await rows(owner, 'SELECT secret_hash FROM keys')
+    const [{ secret_hash: hash } = {}] = await queryRows(owner, 'SELECT secret_hash FROM keys')
     const hidden = [
       endpoint.secret,
       'whsec_',
@@ -124,14 +124,14 @@ describe('GET /v1/account/export', () => {
     const { token } = (await (
       await send('POST', '/v1/tokens', await newCaller(), { budget_microdollars: 1 })
     ).json()) as { token: string }
-    const status = async (path: string, headers: Record<string, string>) =>
+    const fetchStatus = async (path: string, headers: Record<string, string>) =>
       (await fetchExport('', path, headers)).status
-    expect(await status('/v1/account/export', reader.headers)).toBe(403)
-    expect(await status('/v1/account/export', { authorization: `Bearer ${token}` })).toBe(403)
-    expect(await status('/v1/account/export', {})).toBe(401)
-    expect(await status(`/v1/accounts/${owner.account}/export`, owner.headers)).toBe(401)
+    expect(await fetchStatus('/v1/account/export', reader.headers)).toBe(403)
+    expect(await fetchStatus('/v1/account/export', { authorization: `Bearer ${token}` })).toBe(403)
+    expect(await fetchStatus('/v1/account/export', {})).toBe(401)
+    expect(await fetchStatus(`/v1/accounts/${owner.account}/export`, owner.headers)).toBe(401)
     const reply = await fetchExport('', `/v1/accounts/${owner.account}/export`, operator)
-    expect(linesIn(await reply.text()).map(({ type }) => type)).toEqual(['account', 'key', 'end'])
+    expect(parseLines(await reply.text()).map(({ type }) => type)).toEqual(['account', 'key', 'end'])
   })
 
   test.for(['nonsense', 'jobs', 'jobs:x;y', 'secrets:1', `jobs:${'1'.repeat(99)}`])(
@@ -146,16 +146,16 @@ describe('GET /v1/account/export', () => {
 /** Inserts credits, usage and ledger rows; with enough jobs, each kind spans several pages. Returns the number of usage rows. */
 const fill = (jobs: number) =>
   runInDurableObject(accountOf(owner), (_, { storage }) => {
-    const numbers = (max: number) =>
+    const listNumbers = (max: number) =>
       `WITH RECURSIVE counter (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM counter WHERE n < ${max - 1})`
-    storage.sql.exec(`${numbers(1000)} INSERT INTO credits SELECT 'credit-' || n, n, '', n FROM counter`)
+    storage.sql.exec(`${listNumbers(1000)} INSERT INTO credits SELECT 'credit-' || n, n, '', n FROM counter`)
     storage.sql.exec(
-      `${numbers(1201)} INSERT INTO usage
+      `${listNumbers(1201)} INSERT INTO usage
        SELECT date(n / 6 * 86400, 'unixepoch'), iif(n % 2, '', 'k'), n % 3, n, n FROM counter WHERE true
        ON CONFLICT DO NOTHING`,
     )
     storage.sql.exec(
-      `${numbers(jobs)}
+      `${listNumbers(jobs)}
        INSERT INTO ledger (job, key_id, meters, tier, amount, state, reserved, settled, fingerprint, digest)
        SELECT 'job_' || n, 'k', '[]', 'fp8', 5, 'released', n, n, 'f', 'd' FROM counter`,
     )
@@ -177,31 +177,32 @@ describe('a large export', () => {
       position = last!.type === 'end' ? null : parsePosition(last!.after as string)!
     }
     expect(parts).toBeGreaterThan(3)
-    const distinct = (type: string, name: (line: Line) => unknown) => new Set(ofType(lines, type).map(name)).size
-    expect([ofType(lines, 'credit').length, distinct('credit', ({ id }) => id)]).toEqual([1000, 1000])
-    const day = ({ day, key_id, tier }: Line) => `${day} ${key_id} ${tier}`
-    expect([ofType(lines, 'usage').length, distinct('usage', day)]).toEqual([usage, usage])
-    expect([ofType(lines, 'job').length, distinct('job', ({ id }) => id)]).toEqual([230, 230])
-    expect(ofType(lines, 'end')).toHaveLength(1)
+    const countDistinct = (type: string, name: (line: Line) => unknown) =>
+      new Set(filterByType(lines, type).map(name)).size
+    expect([filterByType(lines, 'credit').length, countDistinct('credit', ({ id }) => id)]).toEqual([1000, 1000])
+    const formatDay = ({ day, key_id, tier }: Line) => `${day} ${key_id} ${tier}`
+    expect([filterByType(lines, 'usage').length, countDistinct('usage', formatDay)]).toEqual([usage, usage])
+    expect([filterByType(lines, 'job').length, countDistinct('job', ({ id }) => id)]).toEqual([230, 230])
+    expect(filterByType(lines, 'end')).toHaveLength(1)
   })
 
   test('contains each webhook event once, even for events published in the same millisecond', async ({ expect }) => {
     await addEndpoint(owner)
-    const events = Array.from({ length: 230 }, () => eventOf(finalJob(owner)))
+    const events = Array.from({ length: 230 }, () => eventOf(createFinalJob(owner)))
     const now = Date.now()
     const clock = vi.spyOn(Date, 'now').mockReturnValue(now)
     for (const event of events) await outboxOf(owner).publish(event, null)
     clock.mockRestore()
     await waitForDeliveries(owner)
-    const exportedEvents = ofType(await exported('?after=webhooks:'), 'webhook_event').map(({ id }) => id)
+    const exportedEvents = filterByType(await parseExport('?after=webhooks:'), 'webhook_event').map(({ id }) => id)
     expect(exportedEvents.toSorted()).toEqual(events.map(({ id }) => id).toSorted())
   })
 
   test('continues after the position in ?after', async ({ expect }) => {
     await fill(3)
-    const lines = await exported('?after=jobs:')
+    const lines = await parseExport('?after=jobs:')
     expect(lines.map(({ type }) => type)).toEqual(['job', 'job', 'job', 'end'])
-    expect((await exported('?after=jobs:2')).map(({ type }) => type)).toEqual(['job', 'end'])
+    expect((await parseExport('?after=jobs:2')).map(({ type }) => type)).toEqual(['job', 'end'])
   })
 
   test('reads from the account only as fast as the caller reads the response', async ({ expect }) => {

@@ -8,9 +8,9 @@ import { decide } from '../../../edge/accounts/admission.ts'
 import { foldOldUsage } from '../../../edge/accounts/ledger.ts'
 import { settingsOf } from '../../../edge/accounts/settings.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
-import { admissionError } from '../../../edge/requests/refusals.ts'
+import { createAdmissionError } from '../../../edge/requests/refusals.ts'
 import { FULL_BYTES, USAGE_KEY_DAYS } from '../../../edge/results/retention.ts'
-import { accountOf, admit, interceptStatements, request, rows } from '../support/admissions.ts'
+import { accountOf, admit, createRequest, interceptStatements, queryRows } from '../support/admissions.ts'
 import { type Caller, newCaller } from '../support/client.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -84,7 +84,7 @@ async function perform(caller: Caller, model: Model, step: Step): Promise<void> 
   }
 }
 
-const count = async (caller: Caller, sql: string) => Number((await rows(caller, sql))[0]!.n)
+const count = async (caller: Caller, sql: string) => Number((await queryRows(caller, sql))[0]!.n)
 
 test('after any sequence of admissions, settlements, exports and foldings, the sums match the model', {
   timeout: 120_000,
@@ -107,7 +107,7 @@ test('after any sequence of admissions, settlements, exports and foldings, the s
     expect(folded + (await count(caller, "SELECT count(*) AS n FROM ledger WHERE state <> 'reserved'"))).toBe(
       model.settled,
     )
-    const left = await rows(caller, 'SELECT job FROM ledger')
+    const left = await queryRows(caller, 'SELECT job FROM ledger')
     expect(new Set(left.map((row) => row.job))).toEqual(new Set(model.jobs.keys()))
   })
   await fc.assert(property, { numRuns: 40 })
@@ -140,7 +140,7 @@ describe('usage', () => {
     await admit(caller)
     await runDurableObjectAlarm(account)
     expect(await account.usage('0000-01-01', '9999-12-31')).toEqual(expected)
-    await rows(caller, "INSERT INTO usage VALUES ('2020-01-01', 'c', 'fp8', 64, 640)")
+    await queryRows(caller, "INSERT INTO usage VALUES ('2020-01-01', 'c', 'fp8', 64, 640)")
     await admit(caller)
     await runDurableObjectAlarm(account)
     expect((await account.usage('2020-01-01', '2020-01-01'))[1]).toMatchObject({ key_id: '', jobs: 67, amount: 670 })
@@ -148,7 +148,10 @@ describe('usage', () => {
 
   test('is found through an index, and is folded atomically even when a statement fails', async ({ expect }) => {
     const caller = await newCaller()
-    await rows(caller, "INSERT INTO usage VALUES ('2020-01-01', 'a', 'fp8', 1, 10), ('2020-01-01', 'b', 'fp8', 1, 10)")
+    await queryRows(
+      caller,
+      "INSERT INTO usage VALUES ('2020-01-01', 'a', 'fp8', 1, 10), ('2020-01-01', 'b', 'fp8', 1, 10)",
+    )
     await runInDurableObject(accountOf(caller), (_, { storage }) => {
       const sum = () => storage.sql.exec('SELECT sum(amount) AS sum FROM usage').one().sum
       let left = 1
@@ -167,7 +170,7 @@ describe('usage', () => {
 })
 
 describe('a nearly full account', () => {
-  const sized = (sql: SqlStorage, databaseSize: number): SqlStorage =>
+  const reportSize = (sql: SqlStorage, databaseSize: number): SqlStorage =>
     new Proxy(sql, {
       get: (_, name) => {
         if (name === 'databaseSize') return databaseSize
@@ -178,11 +181,11 @@ describe('a nearly full account', () => {
 
   test('rejects new jobs with a specific error, and can still settle earlier jobs', async ({ expect }) => {
     const caller = await newCaller()
-    const [first, next] = [await request(caller, { job: 'job_first', name: 'one' }), await request(caller)]
+    const [first, next] = [await createRequest(caller, { job: 'job_first', name: 'one' }), await createRequest(caller)]
     await runInDurableObject(accountOf(caller), (_, { storage }) => {
       const ask = (asked: typeof next, bytes: number) =>
         decide(
-          sized(storage.sql, bytes),
+          reportSize(storage.sql, bytes),
           settingsOf(storage.sql, () => UNLIMITED),
           asked,
         )
@@ -190,22 +193,22 @@ describe('a nearly full account', () => {
       expect(ask(next, FULL_BYTES + 1)).toEqual({ kind: 'full' })
       expect(ask(first, FULL_BYTES + 1).kind).toBe('repeated')
     })
-    expect(admissionError({ kind: 'full' })).toMatchObject({ code: 'account_full' })
+    expect(createAdmissionError({ kind: 'full' })).toMatchObject({ code: 'account_full' })
     expect(await accountOf(caller).settle('job_first', { outcome: 'captured' })).toMatchObject({ charged: 100 })
   })
 
   test('regains space after rows are folded', async ({ expect }) => {
     const caller = await newCaller()
-    const size = () => runInDurableObject(accountOf(caller), (_, { storage }) => storage.sql.databaseSize)
-    const empty = await size()
+    const measureSize = () => runInDurableObject(accountOf(caller), (_, { storage }) => storage.sql.databaseSize)
+    const empty = await measureSize()
     const jobs = Array.from({ length: 200 }, (_, k) => `job_${k}`)
     for (const each of jobs) {
       await admit(caller, { job: each })
       await accountOf(caller).settle(each, { outcome: 'released' })
     }
-    expect(await size()).toBeGreaterThan(empty + 20_000)
+    expect(await measureSize()).toBeGreaterThan(empty + 20_000)
     await accountOf(caller).exported(jobs)
     for (const each of jobs) await accountOf(caller).forgetJob(each)
-    expect(await size()).toBeLessThan(empty + 10_000)
+    expect(await measureSize()).toBeLessThan(empty + 10_000)
   })
 })

@@ -19,12 +19,12 @@ import { call, configure } from '../support/operator.ts'
 afterEach(() => vi.restoreAllMocks())
 
 const body = { prompt: 'a cat' }
-const limited = (limits: Partial<typeof UNLIMITED>) => newCaller({ limits: { ...UNLIMITED, ...limits } })
-const code = async (response: Response) => (await problemOf(response)).error.code
+const newLimitedCaller = (limits: Partial<typeof UNLIMITED>) => newCaller({ limits: { ...UNLIMITED, ...limits } })
+const readCode = async (response: Response) => (await problemOf(response)).error.code
 
 describe('requests per minute', () => {
   test('are reported with every image, and exceeding them is a 429 with Retry-After', async ({ expect }) => {
-    const caller = await limited({ requests_per_minute: 2 })
+    const caller = await newLimitedCaller({ requests_per_minute: 2 })
     fakeGpu(works)
     const first = await generate(caller, body)
     expect(Object.fromEntries(first.headers)).toMatchObject({
@@ -36,7 +36,7 @@ describe('requests per minute', () => {
     })
     await generate(caller, body)
     const third = await generate(caller, body)
-    expect([third.status, await code(third)]).toEqual([429, 'rate_limited'])
+    expect([third.status, await readCode(third)]).toEqual([429, 'rate_limited'])
     expect(Object.fromEntries(third.headers)).toMatchObject({
       'retry-after': '30',
       'retry-after-ms': '30000',
@@ -57,7 +57,7 @@ describe('requests per minute', () => {
   })
 
   test('do not count the replay of an Idempotency-Key', async ({ expect }) => {
-    const caller = await limited({ requests_per_minute: 1 })
+    const caller = await newLimitedCaller({ requests_per_minute: 1 })
     fakeGpu(works)
     const once = { 'idempotency-key': 'order-1' }
     const answers = [await generate(caller, body, once), await generate(caller, body, once)]
@@ -68,11 +68,11 @@ describe('requests per minute', () => {
 test('concurrent jobs: a second job is refused while the first runs, and admitted after it has failed', async ({
   expect,
 }) => {
-  const caller = await limited({ concurrent_jobs: 1 })
+  const caller = await newLimitedCaller({ concurrent_jobs: 1 })
   let second: unknown
   fakeGpu(async (seen) => {
     const refused = await generate(caller, { prompt: 'another cat' })
-    second = [refused.status, await code(refused), refused.headers.get('retry-after')]
+    second = [refused.status, await readCode(refused), refused.headers.get('retry-after')]
     return refuses(400, 'invalid_request')(seen)
   }, works)
   expect((await generate(caller, body)).status).toBe(500)
@@ -84,7 +84,7 @@ test.for([
   ['requests_per_minute', { requests_per_minute: 0 }],
   ['concurrent_jobs', { concurrent_jobs: 0 }],
 ] as const)('the error of a %s of 0 suggests no retry', async ([name, limits], { expect }) => {
-  const refused = await generate(await limited(limits), body)
+  const refused = await generate(await newLimitedCaller(limits), body)
   const { detail, error } = await problemOf(refused)
   expect([refused.status, error.code]).toEqual([403, 'jobs_not_allowed'])
   expect(detail).toBe(`This API key may not start jobs: its ${name} limit is 0. Ask for a higher limit.`)
@@ -95,7 +95,7 @@ describe('money', () => {
   test('a key at its cap is refused, with the remaining budget and without a suggested retry', async ({ expect }) => {
     fakeGpu(works)
     const price = (await generatedOf(await generate(await newCaller(), body))).octet.price_microdollars
-    const caller = await limited({ daily_microdollars: price + 1 })
+    const caller = await newLimitedCaller({ daily_microdollars: price + 1 })
     expect((await generate(caller, body)).status).toBe(200)
     const refused = await generate(caller, body)
     expect([refused.status, refused.headers.get('x-should-retry')]).toEqual([402, 'false'])
@@ -106,17 +106,17 @@ describe('money', () => {
   })
 
   test('a failed job does not count toward the cap', async ({ expect }) => {
-    const caller = await limited({ total_microdollars: 1000 })
+    const caller = await newLimitedCaller({ total_microdollars: 1000 })
     fakeGpu(refuses(400, 'invalid_request'), works)
     expect((await generate(caller, body)).status).toBe(500)
     expect((await generate(caller, body)).status).toBe(200)
   })
 
-  test('max_cost and max_latency_ms apply to an image as to its quote', async ({ expect }) => {
+  test('max_cost and max_latency_ms apply to an image and to its quote alike', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
     const dear = await generate(caller, { ...body, max_cost: 0.0000001 })
-    expect([dear.status, await code(dear)]).toEqual([422, 'max_cost_exceeded'])
+    expect([dear.status, await readCode(dear)]).toEqual([422, 'max_cost_exceeded'])
     expect(calls).toHaveLength(0)
     const { body: quoted } = await call('POST', '/v1/quote', caller.headers, {
       ...body,
@@ -129,7 +129,7 @@ describe('money', () => {
 })
 
 test('the openai client throws the matching error class for a refusal', async ({ expect }) => {
-  const caller = await limited({ requests_per_minute: 1 })
+  const caller = await newLimitedCaller({ requests_per_minute: 1 })
   fakeGpu(works)
   const client = new OpenAI({
     apiKey: caller.key,
@@ -144,12 +144,12 @@ test('the openai client throws the matching error class for a refusal', async ({
 })
 
 describe('the outer limit', () => {
-  const models = ({ headers }: Pick<Caller, 'headers'>) => fetchWorker('/v1/models', { headers })
+  const fetchModels = ({ headers }: Pick<Caller, 'headers'>) => fetchWorker('/v1/models', { headers })
   test('refuses before any call to the account', async ({ expect }) => {
     const caller = await newCaller()
     const limit = vi.spyOn(env.OUTER_LIMIT, 'limit').mockResolvedValue({ success: false })
-    const refused = await models(caller)
-    expect([refused.status, await code(refused), refused.headers.get('retry-after')]).toEqual([
+    const refused = await fetchModels(caller)
+    expect([refused.status, await readCode(refused), refused.headers.get('retry-after')]).toEqual([
       429,
       'rate_limited',
       '10',
@@ -165,8 +165,8 @@ describe('the outer limit', () => {
     const { token } = (await minted.json()) as { token: string }
     const outer = vi.spyOn(env.OUTER_LIMIT, 'limit')
     vi.spyOn(env.REQUEST_LIMIT, 'limit').mockResolvedValueOnce({ success: false })
-    expect((await models({ headers: { authorization: `Bearer ${token}` } })).status).toBe(429)
+    expect((await fetchModels({ headers: { authorization: `Bearer ${token}` } })).status).toBe(429)
     expect(outer).not.toHaveBeenCalled()
-    expect((await models(caller)).status).toBe(200)
+    expect((await fetchModels(caller)).status).toBe(200)
   })
 })

@@ -4,7 +4,7 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
 import { JobDO } from '../../../edge/jobs/job.ts'
 import { accountOf } from '../support/admissions.ts'
-import { type Caller, generate, jobIn, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
+import { type Caller, generate, ledgerOf, newCaller, problemOf, readJob, send } from '../support/client.ts'
 import { fakeGpu, refuses, works } from '../support/fake-gpu.ts'
 import { jobOf, waitForEnd } from '../support/jobs.ts'
 
@@ -25,12 +25,12 @@ describe('an expensive request under the name of a cheap reservation', () => {
   test('is a mismatch when the first worker died before it created the job', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
-    vi.spyOn(JobDO.prototype, 'create').mockRejectedValueOnce(new Error('the worker dies'))
+    vi.spyOn(JobDO.prototype, 'create').mockRejectedValueOnce(new Error('the worker is terminated'))
     expect((await put(caller, cheap)).status).toBe(500)
     const second = await put(caller, dear)
     expect([second.status, (await problemOf(second)).error.code]).toEqual([422, 'idempotency_mismatch'])
     expect(await readState(caller)).toMatchObject({ reserved: expect.any(Number), price: undefined })
-    const third = await jobIn(await put(caller, cheap))
+    const third = await readJob(await put(caller, cheap))
     await waitForEnd(third)
     const { reserved, price } = await readState(caller)
     expect(price).toBe(reserved)
@@ -51,7 +51,7 @@ describe('an expensive request under the name of a cheap reservation', () => {
     await vi.waitFor(async () => expect(await accountOf(caller).findJobByName('x')).not.toBeNull())
     expect((await put(caller, dear)).status).toBe(422)
     expect((await first).status).toBe(202)
-    await waitForEnd(await jobIn(await put(caller, cheap)))
+    await waitForEnd(await readJob(await put(caller, cheap)))
     const { reserved, price } = await readState(caller)
     expect([price, (await ledgerOf(caller)).captured]).toEqual([reserved, reserved])
   })
@@ -60,14 +60,14 @@ describe('an expensive request under the name of a cheap reservation', () => {
 test('a repeat after a price increase or a change of route runs the reserved job', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(works)
-  vi.spyOn(JobDO.prototype, 'create').mockRejectedValueOnce(new Error('the worker dies'))
+  vi.spyOn(JobDO.prototype, 'create').mockRejectedValueOnce(new Error('the worker is terminated'))
   await put(caller, cheap)
   const { reserved } = await readState(caller)
   const [prices, catalog] = [env.OCTET_PRICES, env.OCTET_CATALOG]
   env.OCTET_PRICES = { base: 500_000 }
   const offer = { route: 'full', model: 'other', tier: 'fp8', steps: 9, guidance_scale: 5, width: 64, height: 64 }
   env.OCTET_CATALOG = { offers: [{ ...offer, max_pixels: 4096 }] }
-  const job = await jobIn(await put(caller, cheap))
+  const job = await readJob(await put(caller, cheap))
   env.OCTET_PRICES = prices
   env.OCTET_CATALOG = catalog
   await waitForEnd(job)
@@ -92,15 +92,15 @@ test('a job that differs from its reservation is not served', async ({ expect })
 test('a named job without a GPU can be retried, and its failure can be read until then', async ({ expect }) => {
   const caller = await newCaller()
   fakeGpu(refuses(503, 'loading'))
-  const first = await jobIn(await put(caller, cheap))
+  const first = await readJob(await put(caller, cheap))
   await waitForEnd(first)
-  expect(await jobIn(await send('GET', '/v1/jobs/x', caller))).toMatchObject({ id: first.id, state: 'failed' })
+  expect(await readJob(await send('GET', '/v1/jobs/x', caller))).toMatchObject({ id: first.id, state: 'failed' })
   fakeGpu(works)
-  const second = await jobIn(await put(caller, cheap))
+  const second = await readJob(await put(caller, cheap))
   expect(second.id).not.toBe(first.id)
   expect((await waitForEnd(second)).state).toBe('succeeded')
-  expect((await jobIn(await send('GET', '/v1/jobs/x', caller))).id).toBe(second.id)
-  expect((await jobIn(await put(caller, cheap))).id).toBe(second.id)
+  expect((await readJob(await send('GET', '/v1/jobs/x', caller))).id).toBe(second.id)
+  expect((await readJob(await put(caller, cheap))).id).toBe(second.id)
 })
 
 describe('reuse', () => {
@@ -144,6 +144,6 @@ test('an image that may be too large to deliver is refused before anything is re
   expect([png.status, error.param]).toEqual([400, 'output_format'])
   expect(detail).toContain('use output_format jpeg or webp, or a smaller size')
   expect(jpeg.status).toBe(202)
-  await waitForEnd(await jobIn(jpeg))
+  await waitForEnd(await readJob(jpeg))
   expect(calls).toHaveLength(1)
 })

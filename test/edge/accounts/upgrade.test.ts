@@ -4,7 +4,7 @@ import { afterEach, beforeEach, test, vi } from 'vitest'
 import type { JobRecord } from '../../../edge/jobs/record.ts'
 import { DEFAULT_RETENTION_DAYS, RECORD_DAYS } from '../../../edge/results/retention.ts'
 import { accountOf } from '../support/admissions.ts'
-import { type Caller, jobIn, ledgerOf, newCaller, send } from '../support/client.ts'
+import { type Caller, ledgerOf, newCaller, readJob, send } from '../support/client.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { jobOf, reset, stopsHalfWay, waitForEnd } from '../support/jobs.ts'
 
@@ -55,7 +55,7 @@ async function downgrade({ id }: { id: string }): Promise<void> {
 const alarmOf = ({ id }: { id: string }) => runInDurableObject(jobOf({ id }), (_, { storage }) => storage.getAlarm())
 
 const submit = async (key = 'the first') =>
-  jobIn(await send('POST', '/v1/jobs', caller, BODY, { 'idempotency-key': key }))
+  readJob(await send('POST', '/v1/jobs', caller, BODY, { 'idempotency-key': key }))
 
 test('a job in progress during the upgrade succeeds, is charged once, and is found by its Idempotency-Key', async ({
   expect,

@@ -31,7 +31,7 @@ const readers = withBody.filter(
 )
 
 /** Returns a body that is generated on demand, with a count of the bytes read so far. */
-function countedBody(bytes: number) {
+function createCountedBody(bytes: number) {
   const seen = { read: 0, canceled: false }
   const chunk = new TextEncoder().encode(' '.repeat(CHUNK))
   const body = new ReadableStream<Uint8Array>(
@@ -60,7 +60,7 @@ async function call(method: string, path: string, headers: Record<string, string
   return response
 }
 
-async function revoked(): Promise<Caller> {
+async function createRevokedKey(): Promise<Caller> {
   const caller = await newCaller(SCOPES)
   await env.ACCOUNT.getByName(caller.account).revokeKey(caller.keyId)
   return caller
@@ -69,7 +69,7 @@ async function revoked(): Promise<Caller> {
 /** The error in a response's challenge. It is independent of the dialect, unlike the body. */
 const challengeOf = (response: Response) => /error="(\w+)"/.exec(response.headers.get('www-authenticate')!)?.[1] ?? null
 
-const headersFor = (by: string, caller: Caller): Record<string, string> =>
+const createHeaders = (by: string, caller: Caller): Record<string, string> =>
   by === 'operator' ? operator : caller.headers
 
 describe('the access table', () => {
@@ -86,7 +86,7 @@ describe('the access table', () => {
         // A new address each time: repeated wrong operator tokens from one address trigger the lockout.
         const address = { 'cf-connecting-ip': crypto.randomUUID() }
         const headers = { ...address, ...(token !== null && { authorization: `Bearer ${token}` }) }
-        const { body, seen } = countedBody(1024 * 1024)
+        const { body, seen } = createCountedBody(1024 * 1024)
         const response = await call(method, path, headers, method === 'GET' ? undefined : body)
         expect([response.status, seen.read]).toEqual([401, 0])
       }
@@ -111,8 +111,8 @@ describe('a revoked key', () => {
   test.for(routes.filter(({ access }) => !['anyone', 'operator'].includes(access.by)))(
     'is rejected by $name before any of the body is read',
     async ({ method, path }, { expect }) => {
-      const { headers } = await revoked()
-      const { body, seen } = countedBody(1024 * 1024)
+      const { headers } = await createRevokedKey()
+      const { body, seen } = createCountedBody(1024 * 1024)
       const response = await call(method, path, headers, method === 'GET' ? undefined : body)
       expect([response.status, challengeOf(response), seen.read]).toEqual([401, null, 0])
     },
@@ -123,7 +123,7 @@ describe('a revoked key', () => {
     ['PUT', '/v1/jobs/a-name'],
     ['POST', '/v1/images/generations'],
   ] as const)('always gets 401 from %s %s, even for a small invalid body', async ([method, path], { expect }) => {
-    const caller = await revoked()
+    const caller = await createRevokedKey()
     for (const body of [{ prompt: 5 }, { prompt: 'a cat', model: 'none' }, { prompt: 'a cat' }])
       expect((await send(method, path, caller, body)).status).toBe(401)
     const untyped = await send(method, path, caller, { prompt: 'a cat' }, { 'content-type': 'text/plain' })
@@ -137,7 +137,7 @@ describe('scopes', () => {
     async (route, { expect }) => {
       const others = SCOPES.scopes.filter((scope) => scope !== route.access.scope)
       const { headers } = await newCaller({ scopes: others })
-      const { body, seen } = countedBody(1024 * 1024)
+      const { body, seen } = createCountedBody(1024 * 1024)
       const response = await call(route.method, route.path, headers, route.method === 'GET' ? undefined : body)
       expect([response.status, challengeOf(response), seen.read]).toEqual([403, 'insufficient_scope', 0])
     },
@@ -152,8 +152,8 @@ describe('request bodies', () => {
       expect(max).toBeLessThanOrEqual(largestOf(path, access))
       const isForm = /^\/v2beta\/|\/(edits|variations)$/.test(path)
       const type = { 'content-type': isForm ? 'multipart/form-data; boundary=x' : 'application/json' }
-      const headers = { ...headersFor(access.by, await newCaller(SCOPES)), ...type }
-      const { body, seen } = countedBody(64 * 1024 * 1024)
+      const headers = { ...createHeaders(access.by, await newCaller(SCOPES)), ...type }
+      const { body, seen } = createCountedBody(64 * 1024 * 1024)
       const response = await call(method, path, headers, body)
       const { detail, errors, error } = await problemOf(response)
       const message = `The body exceeds the limit of ${max} bytes.`
@@ -167,15 +167,15 @@ describe('request bodies', () => {
 
   test('a body with an oversized Content-Length is not read at all', async ({ expect }) => {
     const caller = await newCaller()
-    const { body, seen } = countedBody(64 * 1024 * 1024)
+    const { body, seen } = createCountedBody(64 * 1024 * 1024)
     const length = { 'content-length': String(64 * 1024 * 1024) }
     const response = await call('POST', '/v1/jobs', { ...caller.headers, ...length }, body)
     expect([response.status, seen.read]).toEqual([413, 0])
   })
 
   test('a body longer than its Content-Length does not bypass authentication', async ({ expect }) => {
-    const caller = await revoked()
-    const { body, seen } = countedBody(64 * 1024 * 1024)
+    const caller = await createRevokedKey()
+    const { body, seen } = createCountedBody(64 * 1024 * 1024)
     const response = await call('POST', '/v1/jobs', { ...caller.headers, 'content-length': '10' }, body)
     expect(response.status).toBe(401)
     expect(seen.read).toBeLessThanOrEqual(2 * CHUNK)

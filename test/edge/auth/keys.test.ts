@@ -3,9 +3,9 @@ import { env } from 'cloudflare:workers'
 import { describe, test } from 'vitest'
 import { checkKey, issueKey } from '../../../edge/auth/keys.ts'
 import { fetchWorker, newCaller, problemOf } from '../support/client.ts'
-import { configWith } from '../support/config.ts'
+import { createConfigWith } from '../support/config.ts'
 
-const peppersOf = (KEY_PEPPER: string) => configWith({ KEY_PEPPER }).peppers
+const peppersOf = (KEY_PEPPER: string) => createConfigWith({ KEY_PEPPER }).peppers
 const OLD_TEXT = `1:${'a'.repeat(32)}`
 const OLD = peppersOf(OLD_TEXT)
 const NEW = peppersOf(`2:${'b'.repeat(32)}`)
@@ -59,13 +59,13 @@ describe('/v1/keys, for the operator', () => {
   const operator = { authorization: `Bearer ${env.OCTET_ADMIN_TOKEN}`, 'content-type': 'application/json' }
   const create = (body: unknown, headers: Record<string, string> = operator) =>
     fetchWorker('/v1/keys', { method: 'POST', headers, body: JSON.stringify(body) })
-  const models = (key: string) => fetchWorker('/v1/models', { headers: { authorization: `Bearer ${key}` } })
+  const fetchModels = (key: string) => fetchWorker('/v1/models', { headers: { authorization: `Bearer ${key}` } })
 
   test('creates, lists and revokes a key, which is shown once', async ({ expect }) => {
     const made = await create({ account: 'acme', label: 'laptop' })
     const { id, key } = (await made.json()) as { id: string; key: string }
     expect([made.status, made.headers.get('cache-control')]).toEqual([201, 'no-store'])
-    expect((await models(key)).status).toBe(200)
+    expect((await fetchModels(key)).status).toBe(200)
 
     const list = await fetchWorker('/v1/keys?account=acme', { headers: operator })
     const text = await list.text()
@@ -76,7 +76,7 @@ describe('/v1/keys, for the operator', () => {
 
     const revoke = () => fetchWorker(`/v1/keys/${id}?account=acme`, { method: 'DELETE', headers: operator })
     expect((await revoke()).status).toBe(204)
-    expect((await models(key)).status).toBe(401)
+    expect((await fetchModels(key)).status).toBe(401)
     expect((await revoke()).status).toBe(204)
   })
 

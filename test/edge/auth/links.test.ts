@@ -6,14 +6,14 @@ import { AccountDO } from '../../../edge/accounts/account.ts'
 import { issueKey } from '../../../edge/auth/keys.ts'
 import { checkLink, type Link, signLink } from '../../../edge/auth/links.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, ORIGIN, problemOf } from '../support/client.ts'
-import { configWith, peppers } from '../support/config.ts'
+import { createConfigWith, peppers } from '../support/config.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { call } from '../support/operator.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
-const OLD = configWith({ KEY_PEPPER: `1:${'a'.repeat(32)}` }).peppers
-const NEW = configWith({ KEY_PEPPER: `2:${'b'.repeat(32)}` }).peppers
+const OLD = createConfigWith({ KEY_PEPPER: `1:${'a'.repeat(32)}` }).peppers
+const NEW = createConfigWith({ KEY_PEPPER: `2:${'b'.repeat(32)}` }).peppers
 
 test('a signature is valid only for its path, expiry and key, while its pepper is listed', async ({ expect }) => {
   const link: Link = { path: '/v1/results/a/0.png', expires: 1000, key: '0123456789ab' }
@@ -52,15 +52,15 @@ const linkFrom = async (headers: Record<string, string>) => {
   const { body } = await call<{ images: { url: string }[] }>('GET', `/v1/jobs/${job}`, headers)
   return body.images[0]!.url
 }
-const account = () => env.ACCOUNT.getByName(owner.account)
+const openAccount = () => env.ACCOUNT.getByName(owner.account)
 /** Another key of the account. */
-async function secondKey() {
+async function createSecondKey() {
   const { key, credential } = await issueKey(peppers, owner.account)
-  await account().addKey(credential)
+  await openAccount().addKey(credential)
   return { id: credential.keyId, headers: { authorization: `Bearer ${key}` } }
 }
 /** Clears the isolate's cache of key states. */
-function later() {
+function expireKeyStates() {
   const now = Date.now() + 6000
   vi.spyOn(Date, 'now').mockReturnValue(now)
 }
@@ -94,39 +94,39 @@ describe('a link', () => {
     expect,
   }) => {
     expect(await open(link)).toEqual([200, null])
-    await account().revokeKey(owner.keyId)
-    later()
+    await openAccount().revokeKey(owner.keyId)
+    expireKeyStates()
     expect(await open(link)).toEqual([403, 'link_revoked'])
   })
 
   test('signed for another key stays valid when the job’s key is revoked, and ends with its own key', async ({
     expect,
   }) => {
-    const second = await secondKey()
+    const second = await createSecondKey()
     const theirs = await linkFrom(second.headers)
     expect(theirs).toContain(`key=${second.id}`)
-    await account().revokeKey(owner.keyId)
+    await openAccount().revokeKey(owner.keyId)
     expect(await open(theirs)).toEqual([200, null])
     expect(await open(link)).toEqual([403, 'link_revoked'])
-    await account().revokeKey(second.id)
-    later()
+    await openAccount().revokeKey(second.id)
+    expireKeyStates()
     expect(await open(theirs)).toEqual([403, 'link_revoked'])
   })
 
   test('stays valid after a rotation of its key, unless the old key ends immediately', async ({ expect }) => {
     const next = await issueKey(peppers, owner.account)
-    await account().rotateKey(owner.keyId, next.credential, Date.now() + 1000)
-    later()
+    await openAccount().rotateKey(owner.keyId, next.credential, Date.now() + 1000)
+    expireKeyStates()
     expect(await open(link)).toEqual([200, null])
     const theirs = await linkFrom({ authorization: `Bearer ${next.key}` })
     const last = await issueKey(peppers, owner.account)
-    await account().rotateKey(next.credential.keyId, last.credential, Date.now())
+    await openAccount().rotateKey(next.credential.keyId, last.credential, Date.now())
     expect(await open(theirs)).toEqual([403, 'link_revoked'])
   })
 
   test('becomes invalid when its key expires', async ({ expect }) => {
-    await account().changeKey(owner.keyId, { expires: Date.now() + 3000 })
-    later()
+    await openAccount().changeKey(owner.keyId, { expires: Date.now() + 3000 })
+    expireKeyStates()
     expect(await open(link)).toEqual([403, 'link_revoked'])
   })
 
@@ -134,7 +134,7 @@ describe('a link', () => {
     const asked = vi.spyOn(AccountDO.prototype, 'areLinksValid')
     for (const _ of [1, 2, 3]) expect(await open(link)).toEqual([200, null])
     expect(asked).toHaveBeenCalledTimes(1)
-    later()
+    expireKeyStates()
     expect(await open(link)).toEqual([200, null])
     expect(asked).toHaveBeenCalledTimes(2)
   })

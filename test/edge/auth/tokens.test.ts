@@ -14,7 +14,7 @@ afterEach(() => vi.restoreAllMocks())
 type Token = { token: string; id: string; expires: number }
 const mint = (caller: Pick<Caller, 'headers'>, body: unknown = { scope: 'generate', budget_microdollars: 1000 }) =>
   call<Token>('POST', '/v1/tokens', caller.headers, body)
-const bearer = (token: string) => ({ authorization: `Bearer ${token}` })
+const createBearer = (token: string) => ({ authorization: `Bearer ${token}` })
 const NO_JOB = `job_${'0'.repeat(32)}`
 
 async function admit(token: string, price: number) {
@@ -58,7 +58,7 @@ describe('a browser token', () => {
   test('ends with its expiry, with its key, and when its key loses the scope', async ({ expect }) => {
     const caller = await newCaller()
     const { token, expires } = (await mint(caller, { budget_microdollars: 1000, expires_in: 60 })).body
-    const look = () => call('GET', `/v1/jobs/${NO_JOB}`, bearer(token))
+    const look = () => call('GET', `/v1/jobs/${NO_JOB}`, createBearer(token))
     expect((await look()).status).toBe(404)
     const account = env.ACCOUNT.getByName(caller.account)
     await account.changeKey(caller.keyId, { scopes: ['read'] })
@@ -76,7 +76,7 @@ describe('a browser token', () => {
     const { token } = await issueToken(peppers, who, { scope: 'generate', budget: 0, expires: 1 })
     const before = (await listDurableObjectIds(env.ACCOUNT)).length
     for (const text of [token, token.replace('_generate_1_', '_generate_9999999999_')])
-      expect((await call('GET', '/v1/usage', bearer(text))).status).toBe(401)
+      expect((await call('GET', '/v1/usage', createBearer(text))).status).toBe(401)
     expect(await listDurableObjectIds(env.ACCOUNT)).toHaveLength(before)
   })
 })
@@ -96,7 +96,7 @@ test.for([
   async ([method, path], { expect }) => {
     const caller = await newCaller({ scopes: ['generate', 'read', 'admin'] })
     const { token } = (await mint(caller)).body
-    expect(await call(method, path, bearer(token), method === 'GET' ? undefined : {})).toMatchObject({
+    expect(await call(method, path, createBearer(token), method === 'GET' ? undefined : {})).toMatchObject({
       status: 403,
       body: { detail: 'Browser tokens are not accepted here; use the API key.' },
     })
@@ -107,14 +107,14 @@ describe('two visitors of one page', () => {
   type Job = { id: string; state: string; images: { url: string }[] }
 
   /** Two tokens of one key, and a finished job of the first one and of the key. */
-  async function visitors() {
+  async function createVisitors() {
     const caller = await newCaller({ scopes: ['generate', 'read', 'admin'] })
     fakeGpu(works)
     const minted = await Promise.all([
       mint(caller, { budget_microdollars: 50_000 }),
       mint(caller, { budget_microdollars: 50_000 }),
     ])
-    const [first, second] = minted.map(({ body }) => bearer(body.token))
+    const [first, second] = minted.map(({ body }) => createBearer(body.token))
     const make = async (headers: Record<string, string>, body: object = {}) => {
       const made = await call<Job>('POST', '/v1/jobs', { ...headers, prefer: 'wait=20' }, { prompt: 'a cat', ...body })
       expect(made.body.state).toBe('succeeded')
@@ -125,8 +125,8 @@ describe('two visitors of one page', () => {
   const fileOf = ({ images }: Job) => new URL(images[0]!.url).pathname
 
   test('see, follow and delete only their own jobs', async ({ expect }) => {
-    const { first, second, mine, keys } = await visitors()
-    const paths = (job: Job) => [
+    const { first, second, mine, keys } = await createVisitors()
+    const listPaths = (job: Job) => [
       ['GET', `/v1/jobs/${job.id}`],
       ['GET', `/v1/jobs/${job.id}/events`],
       ['GET', `/v1/jobs/${job.id}/receipts`],
@@ -136,19 +136,19 @@ describe('two visitors of one page', () => {
       ['DELETE', fileOf(job)],
       ['DELETE', `/v1/jobs/${job.id}/images`],
     ]
-    const status = async (method: string, path: string, headers: Record<string, string>) => {
+    const readStatus = async (method: string, path: string, headers: Record<string, string>) => {
       const response = await fetchWorker(path, { method, headers })
       await response.body?.cancel()
       return response.status
     }
-    for (const [method, path] of [...paths(mine), ...paths(keys)])
-      expect(await status(method!, path!, second), `${method} ${path}`).toBe(404)
-    for (const [method, path] of paths(mine))
-      expect(await status(method!, path!, first), `${method} ${path}`).toBeLessThan(300)
+    for (const [method, path] of [...listPaths(mine), ...listPaths(keys)])
+      expect(await readStatus(method!, path!, second), `${method} ${path}`).toBe(404)
+    for (const [method, path] of listPaths(mine))
+      expect(await readStatus(method!, path!, first), `${method} ${path}`).toBeLessThan(300)
   })
 
   test('cannot name jobs or webhooks, or reuse images', async ({ expect }) => {
-    const { first, make, caller } = await visitors()
+    const { first, make, caller } = await createVisitors()
     await make(caller.headers, { seed: 7 })
     for (const [param, value] of [
       ['webhook', 'https://receiver.example.com/hook'],
@@ -161,7 +161,7 @@ describe('two visitors of one page', () => {
   })
 
   test('have Idempotency-Keys and retries of their own', async ({ expect }) => {
-    const { first, second, make } = await visitors()
+    const { first, second, make } = await createVisitors()
     const once = { 'idempotency-key': 'order-1' }
     const [one, again, other] = [
       await make({ ...first, ...once }),
@@ -179,8 +179,8 @@ describe('POST /v1/tokens', () => {
   }) => {
     expect((await mint(await newCaller({ scopes: ['read'] }))).status).toBe(403)
     const { token } = (await mint(await newCaller())).body
-    expect((await mint({ headers: bearer(token) })).status).toBe(403)
-    expect((await call('GET', '/v1/keys', bearer(token))).status).toBe(403)
+    expect((await mint({ headers: createBearer(token) })).status).toBe(403)
+    expect((await call('GET', '/v1/keys', createBearer(token))).status).toBe(403)
   })
 
   test.for([
@@ -220,7 +220,7 @@ test('the meter of a token is deleted once the token is unusable', async ({ expe
   const caller = await newCaller()
   const { body } = await mint(caller)
   const { job, account } = await admit(body.token, 10)
-  const meters = () =>
+  const readMeters = () =>
     runInDurableObject(account, (object, { storage }) => {
       expect(object).toBeInstanceOf(AccountDO)
       return storage.sql
@@ -229,10 +229,10 @@ test('the meter of a token is deleted once the token is unusable', async ({ expe
         .map(({ id }) => id)
     })
   const [kept, token] = [['account', `key:${caller.keyId}`], `token:${caller.keyId}:${body.id}`]
-  expect(await meters()).toEqual([...kept, token])
+  expect(await readMeters()).toEqual([...kept, token])
   await account.settle(job, { outcome: 'released' })
   const later = Date.now() + 3 * 3600_000
   vi.spyOn(Date, 'now').mockReturnValue(later)
   await runDurableObjectAlarm(account)
-  expect(await meters()).toEqual(kept)
+  expect(await readMeters()).toEqual(kept)
 })

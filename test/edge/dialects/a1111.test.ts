@@ -2,18 +2,18 @@
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { issueKey } from '../../../edge/auth/keys.ts'
-import { type Caller, jobIn, newCaller, send } from '../support/client.ts'
+import { type Caller, newCaller, readJob, send } from '../support/client.ts'
 import { peppers } from '../support/config.ts'
-import { fakeGpu, imageBytes, untilCanceled, works } from '../support/fake-gpu.ts'
+import { createImageBytes, fakeGpu, untilCanceled, works } from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
-const basic = ({ key }: Pick<Caller, 'key'>) => ({ headers: { authorization: `Basic ${btoa(`octet:${key}`)}` } })
+const createBasic = ({ key }: Pick<Caller, 'key'>) => ({ headers: { authorization: `Basic ${btoa(`octet:${key}`)}` } })
 const post = (caller: Pick<Caller, 'key'>, body: object, path = 'txt2img') =>
-  send('POST', `/sdapi/v1/${path}`, basic(caller), body)
-const get = async (caller: Caller, path: string) => (await send('GET', `/sdapi/v1/${path}`, basic(caller))).json()
+  send('POST', `/sdapi/v1/${path}`, createBasic(caller), body)
+const get = async (caller: Caller, path: string) => (await send('GET', `/sdapi/v1/${path}`, createBasic(caller))).json()
 
-type Made = { images: string[]; parameters: object; info: string }
+type ImageReply = { images: string[]; parameters: object; info: string }
 
 describe('txt2img', () => {
   test("generates images for SillyTavern's requests", async ({ expect }) => {
@@ -25,8 +25,8 @@ describe('txt2img', () => {
       ...{ override_settings_restore_afterwards: true, clip_skip: 1, save_images: true, send_images: true },
     }
     const response = await post(await newCaller(), body)
-    const { images, parameters, info } = (await response.json()) as Made
-    expect(images.map((each) => Uint8Array.fromBase64(each))).toEqual([imageBytes(7), imageBytes(8)])
+    const { images, parameters, info } = (await response.json()) as ImageReply
+    expect(images.map((each) => Uint8Array.fromBase64(each))).toEqual([createImageBytes(7), createImageBytes(8)])
     expect(parameters).toEqual(body)
     expect(JSON.parse(info)).toMatchObject({
       ...{ prompt: 'a lighthouse', seed: 7, all_seeds: [7, 8], width: 512, height: 256, steps: 20, cfg_scale: 7 },
@@ -54,7 +54,7 @@ describe('txt2img', () => {
     const size = { width: 64, height: 64 }
     const made = await post(caller, { prompt: 'a cat', sampler_name: 'Heun', scheduler: 'sgm_uniform', ...size })
     expect(calls[0]!.request).toMatchObject({ sampler: 'heun', noise_schedule: 'sgm_uniform' })
-    const { info } = (await made.json()) as Made
+    const { info } = (await made.json()) as ImageReply
     expect(JSON.parse(info).infotexts[0]).toContain('Sampler: Heun, Schedule type: SGM Uniform, CFG scale')
     const unknown = await post(caller, { prompt: 'a cat', sampler_name: 'Oiler', ...size })
     expect([unknown.status, JSON.stringify(await unknown.json())]).toEqual([400, expect.stringContaining('DPM++ 2M')])
@@ -128,12 +128,12 @@ describe('the facts that clients read when they connect', () => {
     const ended = await own
     expect([ended.status, JSON.stringify(await ended.json())]).toEqual([409, expect.stringContaining('was canceled')])
     await vi.waitFor(async () => expect(await get(caller, 'progress')).toMatchObject(idle))
-    expect(await env.JOB.getByName((await jobIn(native)).id).view()).toMatchObject({ cancelRequested: false })
+    expect(await env.JOB.getByName((await readJob(native)).id).view()).toMatchObject({ cancelRequested: false })
   })
 })
 
 describe('the model', () => {
-  const chosen = async (caller: Caller) =>
+  const readChosenModel = async (caller: Caller) =>
     ((await get(caller, 'options')) as { sd_model_checkpoint: string }).sd_model_checkpoint
 
   test('of requests without a model is the one chosen in the options of the key', async ({ expect }) => {
@@ -148,16 +148,16 @@ describe('the model', () => {
     await post(caller, { ...body, override_settings: { sd_model_checkpoint: 'tiny' } })
     await post(other, body)
     expect(calls.map(({ request }) => request.model)).toEqual(['tiny', 'paired', 'tiny', 'tiny'])
-    expect([await chosen(caller), await chosen(other)]).toEqual(['paired', 'auto'])
+    expect([await readChosenModel(caller), await readChosenModel(other)]).toEqual(['paired', 'auto'])
     await post(caller, { sd_model_checkpoint: 'auto' }, 'options')
-    expect(await chosen(caller)).toBe('auto')
+    expect(await readChosenModel(caller)).toBe('auto')
   })
 
   test('is unchanged by options without a model, and is inherited by a successor of the key', async ({ expect }) => {
     const caller = await newCaller()
     await post(caller, { sd_model_checkpoint: 'paired [0123abcd]' }, 'options')
     await post(caller, { samples_format: 'jpg' }, 'options')
-    expect(await chosen(caller)).toBe('paired')
+    expect(await readChosenModel(caller)).toBe('paired')
     const account = env.ACCOUNT.getByName(caller.account)
     const next = await issueKey(peppers, caller.account)
     await account.rotateKey(caller.keyId, next.credential, Date.now() + 1000)

@@ -5,7 +5,16 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { app } from '../../../edge/app.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { type Caller, ledgerOf, newCaller, ORIGIN, send } from '../support/client.ts'
-import { accepted, createFeed, fakeGpu, image, line, started, timings, untilCanceled } from '../support/fake-gpu.ts'
+import {
+  createAccepted,
+  createFeed,
+  createImage,
+  createStarted,
+  encodeLine,
+  fakeGpu,
+  timings,
+  untilCanceled,
+} from '../support/fake-gpu.ts'
 import { waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -24,7 +33,7 @@ type Case = {
   canceled: number
 }
 
-const form = ({ prompt, steps }: Fields) => {
+const createForm = ({ prompt, steps }: Fields) => {
   const data = new FormData()
   data.append('prompt', prompt)
   // Stability's API has no steps.
@@ -51,7 +60,12 @@ const CASES: Record<string, Case> = {
     ...{ badParameter: [422, 'num_inference_steps is 1000'], canceled: 409 },
   },
   stability: {
-    ...{ path: '/v2beta/stable-image/generate/sd3', scheme: 'Bearer', headers: { accept: 'image/*' }, body: form },
+    ...{
+      path: '/v2beta/stable-image/generate/sd3',
+      scheme: 'Bearer',
+      headers: { accept: 'image/*' },
+      body: createForm,
+    },
     message: ({ errors }) => (errors as string[])[0],
     ...{ badParameter: [400, 'cfg_scale is "1000"'], canceled: 409 },
   },
@@ -143,7 +157,12 @@ describe.for(Object.entries(CASES))('%s', ([name, each]) => {
     await first.ended()
     const second = request(each, caller.key, { prompt })
     const [seen] = calls
-    feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+    feed(
+      createAccepted(seen!),
+      createStarted(seen!),
+      ...(await createImage(seen!, 0)),
+      encodeLine({ type: 'succeeded', images: 1, timings }),
+    )
     close()
     const reply = await second.reply
     expect([reply.status, reply.headers.get('x-octet-job')]).toEqual([200, seen!.job])

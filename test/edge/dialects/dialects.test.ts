@@ -8,10 +8,10 @@ import { DIALECTS } from '../../../edge/dialects/dialects.ts'
 import { openai } from '../../../edge/dialects/openai/openai.ts'
 import { announce } from '../../../edge/jobs/announcement.ts'
 import { type Caller, generate, newCaller, ORIGIN } from '../support/client.ts'
-import { fakeGpu, imageBytes, untilCanceled, works } from '../support/fake-gpu.ts'
-import { finalJob, waitForEnd } from '../support/jobs.ts'
+import { createImageBytes, fakeGpu, untilCanceled, works } from '../support/fake-gpu.ts'
+import { createFinalJob, waitForEnd } from '../support/jobs.ts'
 import { addEndpoint, newManager } from '../support/manager.ts'
-import { receiver } from '../support/receiver.ts'
+import { fakeReceiver } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -70,8 +70,8 @@ const queue: Dialect = {
 }
 const app = createApp([...DIALECTS, queue])
 
-type Sent = { headers?: Record<string, string>; body?: unknown }
-async function call(method: string, path: string, { headers = {}, body }: Sent = {}): Promise<Response> {
+type RequestOptions = { headers?: Record<string, string>; body?: unknown }
+async function call(method: string, path: string, { headers = {}, body }: RequestOptions = {}): Promise<Response> {
   const context = createExecutionContext()
   const init = body === undefined ? {} : { body: JSON.stringify(body) }
   const all = { 'content-type': 'application/json', ...headers }
@@ -117,7 +117,7 @@ describe('a dialect', () => {
     expect(files).toEqual([{ url: expect.stringContaining(`/v1/results/${id}/0.png?`) }])
     const file = await call('GET', `/queue/runs/${id}/file`, { headers })
     expect([file.headers.get('content-type'), file.headers.get('x-file')]).toEqual(['image/png', '1'])
-    expect(new Uint8Array(await file.arrayBuffer())).toEqual(imageBytes(5))
+    expect(new Uint8Array(await file.arrayBuffer())).toEqual(createImageBytes(5))
   })
 
   test('lists jobs page by page, and describes the deployment', async ({ expect }) => {
@@ -158,7 +158,7 @@ describe('a dialect', () => {
   test('has its own error format, including for other methods, large headers and other accounts’ jobs', async ({
     expect,
   }) => {
-    const [headers, stranger] = [keyOf(await newCaller()), finalJob(await newCaller())]
+    const [headers, stranger] = [keyOf(await newCaller()), createFinalJob(await newCaller())]
     const replies = [
       await call('POST', '/queue/tiny/runs', { headers, body: { input: { prompt: 'a cat', steps: 0 } } }),
       await call('DELETE', '/queue/runs', { headers }),
@@ -182,21 +182,21 @@ describe('a dialect', () => {
   })
 
   test('applies its own CORS policy', async ({ expect }) => {
-    const preflight = (origin: string) =>
+    const sendPreflight = (origin: string) =>
       call('OPTIONS', '/queue/runs', { headers: { origin, 'access-control-request-method': 'GET' } })
-    const allowed = async (origin: string) => (await preflight(origin)).headers.get('access-control-allow-origin')
+    const allowed = async (origin: string) => (await sendPreflight(origin)).headers.get('access-control-allow-origin')
     expect([await allowed('https://app.example'), await allowed('https://other.example')]).toEqual([
       'https://app.example',
       null,
     ])
-    expect((await preflight('https://app.example')).headers.get('access-control-max-age')).toBe('7200')
+    expect((await sendPreflight('https://app.example')).headers.get('access-control-max-age')).toBe('7200')
     const response = await call('GET', '/queue/models', { headers: { origin: 'https://app.example' } })
     expect(response.headers.get('access-control-expose-headers')).toContain('x-state')
   })
 })
 
 /** Replaces functions of OpenAI's dialect during a test. */
-async function using(functions: Partial<Dialect>, run: () => Promise<void>): Promise<void> {
+async function runWithFunctions(functions: Partial<Dialect>, run: () => Promise<void>): Promise<void> {
   const before = { ...openai }
   Object.assign(openai, functions)
   await run().finally(() => {
@@ -206,7 +206,7 @@ async function using(functions: Partial<Dialect>, run: () => Promise<void>): Pro
 }
 
 test('a dialect renders the errors of its route, including those before the handler', async ({ expect }) => {
-  await using({ error: ({ detail, status }) => ({ json: { detail, status } }) }, async () => {
+  await runWithFunctions({ error: ({ detail, status }) => ({ json: { detail, status } }) }, async () => {
     const response = await generate({ headers: {} }, { prompt: 'a cat' })
     expect([response.status, await response.json()]).toEqual([
       401,
@@ -226,11 +226,11 @@ test('a dialect renders the webhooks of its jobs, with links', async ({ expect }
     timestamp,
     data: { id: data.id, images: data.images! },
   })
-  await using({ webhook }, async () => {
+  await runWithFunctions({ webhook }, async () => {
     const caller = await newManager()
-    const calls = receiver()
+    const calls = fakeReceiver()
     await addEndpoint(caller)
-    const [job, native] = [finalJob(caller, { dialect: 'openai' }), finalJob(caller)]
+    const [job, native] = [createFinalJob(caller, { dialect: 'openai' }), createFinalJob(caller)]
     await announce(env, job)
     await announce(env, native)
     await vi.waitFor(() => expect(calls).toHaveLength(2))

@@ -7,10 +7,10 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { announce } from '../../../edge/jobs/announcement.ts'
 import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN, send } from '../support/client.ts'
-import { fakeGpu, imageBytes, refuses, untilCanceled, works } from '../support/fake-gpu.ts'
-import { finalJob, waitForEnd } from '../support/jobs.ts'
+import { createImageBytes, fakeGpu, refuses, untilCanceled, works } from '../support/fake-gpu.ts'
+import { createFinalJob, waitForEnd } from '../support/jobs.ts'
 import { newManager } from '../support/manager.ts'
-import { RECEIVER, receiver } from '../support/receiver.ts'
+import { fakeReceiver, RECEIVER } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -66,7 +66,7 @@ describe('the official client', () => {
     expect(rest).toMatchObject({ seed: 7, has_nsfw_concepts: [false, false], prompt: 'a lighthouse' })
     expect(images[0]).toMatchObject({ width: 1024, height: 768, content_type: 'image/png' })
     const files = await Promise.all(images.map(async ({ url }) => (await fetchWorker(url)).bytes()))
-    expect(files).toEqual([imageBytes(7), imageBytes(8)])
+    expect(files).toEqual([createImageBytes(7), createImageBytes(8)])
     expect([requestId, seen.at(-1)]).toEqual([expect.stringMatching(/^job_/), 'COMPLETED'])
     expect(calls[0]!.request).toMatchObject({ model: 'tiny', count: 2, steps: 6 })
   })
@@ -75,7 +75,7 @@ describe('the official client', () => {
     fakeGpu(works)
     const run = clientOf(await newCaller()).run('fal-ai/tiny', { input: { ...input, sync_mode: true } })
     const { images } = (await run).data as Output
-    expect(images[0]!.url).toBe(`data:image/png;base64,${imageBytes(7).toBase64()}`)
+    expect(images[0]!.url).toBe(`data:image/png;base64,${createImageBytes(7).toBase64()}`)
   })
 
   test('submits, follows and cancels a request', async ({ expect }) => {
@@ -88,9 +88,9 @@ describe('the official client', () => {
       ...{ status_url: `${address}/status`, cancel_url: `${address}/cancel` },
     })
     const requestId = submitted.request_id
-    const status = () => queue.status('octet/tiny', { requestId, logs: true })
+    const readStatus = () => queue.status('octet/tiny', { requestId, logs: true })
     await vi.waitFor(async () => {
-      const current = await status()
+      const current = await readStatus()
       const messages = 'logs' in current ? current.logs.map(({ message }) => message) : []
       expect([current.status, messages]).toEqual([
         'IN_PROGRESS',
@@ -102,7 +102,7 @@ describe('the official client', () => {
     })
     await queue.cancel('octet/tiny', { requestId })
     await waitForEnd({ id: requestId })
-    expect((await status()).status).toBe('COMPLETED')
+    expect((await readStatus()).status).toBe('COMPLETED')
     expect(await failureOf(queue.result('octet/tiny', { requestId }))).toMatchObject({
       message: 'The request was canceled.',
     })
@@ -114,7 +114,7 @@ describe('the official client', () => {
     const steps: unknown[] = []
     stream.on('data', (data) => steps.push((data as { step?: number }).step))
     const { images } = (await stream.done()) as Output
-    expect(await (await fetchWorker(images[0]!.url)).bytes()).toEqual(imageBytes(7))
+    expect(await (await fetchWorker(images[0]!.url)).bytes()).toEqual(createImageBytes(7))
     expect(steps).toEqual([1, 2, 3, 4, undefined])
   })
 
@@ -189,9 +189,9 @@ describe('errors', () => {
 })
 
 test('a webhook receives the output', async ({ expect }) => {
-  const calls = receiver()
+  const calls = fakeReceiver()
   const caller = await newManager()
-  const job = finalJob(caller, { dialect: 'fal', webhook: `${RECEIVER}/hook` })
+  const job = createFinalJob(caller, { dialect: 'fal', webhook: `${RECEIVER}/hook` })
   await announce(env, job)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   expect(JSON.parse(calls[0]!.body)).toMatchObject({
@@ -201,20 +201,21 @@ test('a webhook receives the output', async ({ expect }) => {
 })
 
 describe('the AI SDK', () => {
-  const model = ({ key }: Caller) => createFal({ apiKey: key, baseURL: `${ORIGIN}/fal/run`, fetch }).image('octet/tiny')
+  const createModel = ({ key }: Caller) =>
+    createFal({ apiKey: key, baseURL: `${ORIGIN}/fal/run`, fetch }).image('octet/tiny')
 
   test('generates an image', async ({ expect }) => {
     const calls = fakeGpu(works)
     const { image } = await generateImage({
-      ...{ model: model(await newCaller()), prompt: 'a lighthouse', seed: 9, size: '256x128' },
+      ...{ model: createModel(await newCaller()), prompt: 'a lighthouse', seed: 9, size: '256x128' },
     })
-    expect(image.uint8Array).toEqual(imageBytes(9))
+    expect(image.uint8Array).toEqual(createImageBytes(9))
     expect(calls[0]!.request).toMatchObject({ width: 256, height: 128 })
   })
 
   test('throws an error with a message', async ({ expect }) => {
     const failure = generateImage({
-      ...{ model: model(await newCaller()), prompt: 'a lighthouse', maxRetries: 0, seed: -5 },
+      ...{ model: createModel(await newCaller()), prompt: 'a lighthouse', maxRetries: 0, seed: -5 },
     })
     await expect(failure).rejects.toThrow('seed is -5; it must be an integer from -1 to ')
   })

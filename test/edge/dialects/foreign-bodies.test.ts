@@ -10,12 +10,12 @@ afterEach(() => vi.restoreAllMocks())
 
 type Body = Record<string, unknown>
 /** Throws if the application cannot read the reply. */
-type Read = (reply: Response) => Promise<void>
+type ReplyReader = (reply: Response) => Promise<void>
 type Row = [
   application: string,
   path: string,
   body: Body | (() => FormData),
-  read: Read,
+  read: ReplyReader,
   headers?: Record<string, string>,
 ]
 
@@ -24,12 +24,12 @@ const isFile = async (url: unknown) => expect((await fetchShipped(url as string)
 const jsonOf = async <T>(reply: Response) => (await reply.json()) as T
 
 /** Open WebUI reads both members, SillyTavern the first, and plugins of Krita the seed of `info`. */
-const readsA1111: Read = async (reply) => {
+const readsA1111: ReplyReader = async (reply) => {
   const { images, info } = await jsonOf<{ images: string[]; info: string }>(reply)
   for (const each of images) isBase64(each)
   expect(JSON.parse(info)).toMatchObject({ seed: expect.any(Number), all_seeds: expect.any(Array) })
 }
-const readsPrediction: Read = async (reply) => {
+const readsPrediction: ReplyReader = async (reply) => {
   const { id, status, output, urls } = await jsonOf<{ id: string; status: string; output: string[]; urls: object }>(
     reply,
   )
@@ -37,7 +37,7 @@ const readsPrediction: Read = async (reply) => {
   expect(urls).toMatchObject({ get: expect.any(String), cancel: expect.any(String), stream: expect.any(String) })
   for (const url of output) await isFile(url)
 }
-const readsFal: Read = async (reply) => {
+const readsFal: ReplyReader = async (reply) => {
   const { images, seed } = await jsonOf<{ images: { url: string; width: number }[]; seed: number }>(reply)
   expect(seed).toEqual(expect.any(Number))
   for (const { url, width } of images) {
@@ -45,16 +45,16 @@ const readsFal: Read = async (reply) => {
     if (!url.startsWith('data:')) await isFile(url)
   }
 }
-const readsQueued: Read = async (reply) => {
+const readsQueued: ReplyReader = async (reply) => {
   const status = await jsonOf<{ request_id: string; status_url: string; response_url: string }>(reply)
   expect(status).toMatchObject({ status: expect.stringMatching(/^IN_/), request_id: expect.any(String) })
   expect(status.status_url).toBe(`${status.response_url}/status`)
 }
-const readsBytes: Read = async (reply) => {
+const readsBytes: ReplyReader = async (reply) => {
   expect(reply.headers.get('content-type')).toMatch(/^image\/(png|jpeg|webp)$/)
   expect((await reply.bytes()).length).toBeGreaterThan(0)
 }
-const readsStabilityJson: Read = async (reply) => {
+const readsStabilityJson: ReplyReader = async (reply) => {
   const { image, seed, finish_reason } = await jsonOf<{ image: string; seed: number; finish_reason: string }>(reply)
   isBase64(image)
   expect([finish_reason, typeof seed]).toEqual(['SUCCESS', 'number'])
@@ -259,7 +259,7 @@ const BODIES: Row[] = [
   ['an old Inference API client', '/hf/nano-turbo', { inputs: prompt, options: { wait_for_model: true } }, readsBytes],
 ]
 
-const authorization = (path: string, { key }: Caller) => {
+const createAuthorization = (path: string, { key }: Caller) => {
   if (path.startsWith('/sdapi')) return `Basic ${btoa(`octet:${key}`)}`
   return `${path.startsWith('/fal') ? 'Key' : 'Bearer'} ${key}`
 }
@@ -271,7 +271,7 @@ describe('a reply is readable by', () => {
     const response = await fetchShipped(path, {
       method: 'POST',
       headers: {
-        ...{ authorization: authorization(path, caller), ...headers },
+        ...{ authorization: createAuthorization(path, caller), ...headers },
         ...(!isForm && { 'content-type': 'application/json' }),
       },
       body: isForm ? body() : JSON.stringify(body),

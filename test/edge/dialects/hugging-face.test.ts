@@ -2,7 +2,7 @@
 import { InferenceClient } from '@huggingface/inference'
 import { afterEach, test, vi } from 'vitest'
 import { fetchWorker, newCaller, ORIGIN, send } from '../support/client.ts'
-import { fakeGpu, imageBytes, unreachable, works } from '../support/fake-gpu.ts'
+import { createImageBytes, fakeGpu, unreachable, works } from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -33,7 +33,7 @@ test('the official client generates an image', async ({ expect }) => {
     },
     { outputType: 'blob' },
   )
-  expect(new Uint8Array(await image.arrayBuffer())).toEqual(imageBytes(7))
+  expect(new Uint8Array(await image.arrayBuffer())).toEqual(createImageBytes(7))
   expect(calls[0]!.request).toMatchObject({
     ...{ model: 'tiny', prompt: 'a lighthouse', negative_prompt: 'fog', seed: 7, steps: 6, guidance_scale: 3 },
     ...{ width: 512, height: 256, count: 1 },

@@ -7,14 +7,14 @@ const BASE64 = PNG.toBase64()
 const DATA_URL = `data:image/png;base64,${BASE64}`
 const prompt = 'a lighthouse'
 
-const json = (path: string, body: object) => (caller: Caller) =>
+const createJsonCall = (path: string, body: object) => (caller: Caller) =>
   fetchWorker(path, {
     method: 'POST',
     headers: { ...caller.headers, 'content-type': 'application/json', prefer: 'wait' },
     body: JSON.stringify(body),
   })
 
-const form = (path: string, fields: Record<string, string>) => (caller: Caller) => {
+const createFormCall = (path: string, fields: Record<string, string>) => (caller: Caller) => {
   const body = new FormData()
   for (const [name, value] of Object.entries(fields)) body.set(name, value)
   body.set('image', new File([PNG], 'image.png', { type: 'image/png' }))
@@ -26,25 +26,40 @@ const IMG2IMG = '/sdapi/v1/img2img'
 const SD3 = '/v2beta/stable-image/generate/sd3'
 
 const cases: [name: string, request: (caller: Caller) => Promise<Response>, expected: object][] = [
-  ['Replicate', json(REPLICATE, { input: { prompt, image: DATA_URL, prompt_strength: 0.4 } }), { strength: 0.4 }],
-  ['Replicate without a strength', json(REPLICATE, { input: { prompt, image: DATA_URL } }), { strength: 0.85 }],
   [
-    'Replicate with a mask',
-    json(REPLICATE, { input: { prompt, image: DATA_URL, mask: DATA_URL } }),
+    'Replicate',
+    createJsonCall(REPLICATE, { input: { prompt, image: DATA_URL, prompt_strength: 0.4 } }),
+    { strength: 0.4 },
+  ],
+  [
+    'Replicate without a strength',
+    createJsonCall(REPLICATE, { input: { prompt, image: DATA_URL } }),
     { strength: 0.85 },
   ],
-  ['fal', json('/fal/run/octet/tiny', { prompt, image_url: DATA_URL, strength: 0.5 }), { strength: 0.5 }],
-  ['fal without a strength', json('/fal/run/octet/tiny', { prompt, image_urls: [DATA_URL] }), { strength: 0.95 }],
-  ['Stability', form(SD3, { prompt, mode: 'image-to-image', strength: '0.3' }), { strength: 0.3 }],
+  [
+    'Replicate with a mask',
+    createJsonCall(REPLICATE, { input: { prompt, image: DATA_URL, mask: DATA_URL } }),
+    { strength: 0.85 },
+  ],
+  ['fal', createJsonCall('/fal/run/octet/tiny', { prompt, image_url: DATA_URL, strength: 0.5 }), { strength: 0.5 }],
+  [
+    'fal without a strength',
+    createJsonCall('/fal/run/octet/tiny', { prompt, image_urls: [DATA_URL] }),
+    { strength: 0.95 },
+  ],
+  ['Stability', createFormCall(SD3, { prompt, mode: 'image-to-image', strength: '0.3' }), { strength: 0.3 }],
   [
     'Hugging Face',
-    json('/hf/tiny', { inputs: BASE64, parameters: { prompt, strength: 0.7, target_size: { width: 64, height: 64 } } }),
+    createJsonCall('/hf/tiny', {
+      inputs: BASE64,
+      parameters: { prompt, strength: 0.7, target_size: { width: 64, height: 64 } },
+    }),
     { prompt, strength: 0.7 },
   ],
-  ['A1111', json(IMG2IMG, { prompt, init_images: [DATA_URL] }), { strength: 0.75, image_fit: 'stretch' }],
+  ['A1111', createJsonCall(IMG2IMG, { prompt, init_images: [DATA_URL] }), { strength: 0.75, image_fit: 'stretch' }],
   [
     'A1111 with a mask',
-    json(IMG2IMG, {
+    createJsonCall(IMG2IMG, {
       ...{ init_images: [BASE64], mask: BASE64, denoising_strength: 0 },
       resize_mode: 1,
       inpainting_mask_invert: 1,
@@ -53,7 +68,7 @@ const cases: [name: string, request: (caller: Caller) => Promise<Response>, expe
   ],
   [
     'OpenAI as JSON',
-    json('/v1/images/edits', { prompt, images: [{ image_url: DATA_URL }] }),
+    createJsonCall('/v1/images/edits', { prompt, images: [{ image_url: DATA_URL }] }),
     { repaint: 'transparent' },
   ],
 ]
@@ -74,7 +89,7 @@ describe('an input image', () => {
     const caller = await newCaller()
     const body = { prompt, init_images: [BASE64], mask: BASE64 }
     const parametersOf = async (fields: object) =>
-      ((await (await json(IMG2IMG, fields)(caller)).json()) as { parameters: object }).parameters
+      ((await (await createJsonCall(IMG2IMG, fields)(caller)).json()) as { parameters: object }).parameters
     expect(await parametersOf(body)).toEqual({ prompt, init_images: null, mask: null })
     const whole = { ...body, include_init_images: true }
     expect(await parametersOf(whole)).toEqual(whole)
@@ -82,15 +97,15 @@ describe('an input image', () => {
 
   test.for([
     [
-      form(SD3, { prompt, mode: 'image-to-image' }),
+      createFormCall(SD3, { prompt, mode: 'image-to-image' }),
       'strength is missing; mode "image-to-image" takes image and strength.',
     ],
-    [form(SD3, { prompt }), 'image is given without mode; mode "image-to-image" takes image and strength.'],
-    [json(IMG2IMG, { prompt }), 'init_images is missing; it must be a list with an image as base64.'],
-    [json('/v1/images/edits', { prompt }), 'image is missing; it must be an image file.'],
-    [json('/fal/run/octet/tiny', { prompt, image_url: 5 }), 'image_url is 5; it must be an image as base64'],
+    [createFormCall(SD3, { prompt }), 'image is given without mode; mode "image-to-image" takes image and strength.'],
+    [createJsonCall(IMG2IMG, { prompt }), 'init_images is missing; it must be a list with an image as base64.'],
+    [createJsonCall('/v1/images/edits', { prompt }), 'image is missing; it must be an image file.'],
+    [createJsonCall('/fal/run/octet/tiny', { prompt, image_url: 5 }), 'image_url is 5; it must be an image as base64'],
     [
-      json('/fal/run/octet/tiny', { prompt, image_url: DATA_URL, strength: 2 }),
+      createJsonCall('/fal/run/octet/tiny', { prompt, image_url: DATA_URL, strength: 2 }),
       'strength is 2; it must be a number from 0 to 1',
     ],
   ] as const)('is refused: %s', async ([request, message]) => {

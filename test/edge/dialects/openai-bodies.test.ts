@@ -1,6 +1,6 @@
 // Request bodies as real applications send them, to the worker as shipped: each reply must be one that its application can read.
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import { type Generated, newCaller, ORIGIN, problemOf } from '../support/client.ts'
+import { type GeneratedJob, newCaller, ORIGIN, problemOf } from '../support/client.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { fetchShipped } from '../support/shipped.ts'
 
@@ -8,27 +8,28 @@ beforeEach(() => void fakeGpu(works))
 afterEach(() => vi.restoreAllMocks())
 
 type Usage = { input_tokens: number; total_tokens: number; input_tokens_details: { text_tokens: number } }
-type Reply = Generated & { usage?: Usage }
+type Reply = GeneratedJob & { usage?: Usage }
 type Body = Record<string, unknown>
 /** Throws if the application cannot read the reply. */
-type Read = (reply: Reply) => Promise<void> | void
+type ReplyReader = (reply: Reply) => Promise<void> | void
 
 const isBase64 = (text: unknown) => expect(Uint8Array.fromBase64(text as string).length).toBeGreaterThan(0)
-const readsBase64: Read = ({ data }) => data.forEach(({ b64_json }) => void isBase64(b64_json))
+const readsBase64: ReplyReader = ({ data }) => data.forEach(({ b64_json }) => void isBase64(b64_json))
 /** The file of the link, without a key. */
-const readsUrl: Read = async ({ data }) => {
+const readsUrl: ReplyReader = async ({ data }) => {
   for (const { url } of data) {
     expect(url).toMatch(new RegExp(`^${ORIGIN}/`))
     expect((await fetchShipped(url!)).status).toBe(200)
   }
 }
 /** LibreChat's DALL·E tool takes the file's extension from the path. */
-const readsExtension: Read = async (reply) => {
+const readsExtension: ReplyReader = async (reply) => {
   await readsUrl(reply)
   for (const { url } of reply.data) expect(new URL(url!).pathname).toMatch(/\.(png|jpg|webp)$/)
 }
-const readsEither: Read = (reply) => (reply.data[0]!.b64_json === undefined ? readsUrl(reply) : readsBase64(reply))
-const readsUsage: Read = ({ data, usage }) => {
+const readsEither: ReplyReader = (reply) =>
+  reply.data[0]!.b64_json === undefined ? readsUrl(reply) : readsBase64(reply)
+const readsUsage: ReplyReader = ({ data, usage }) => {
   isBase64(data[0]!.b64_json)
   expect(usage!.input_tokens_details.text_tokens).toBeGreaterThan(0)
   expect(usage!.total_tokens).toBeGreaterThan(usage!.input_tokens)
@@ -37,7 +38,7 @@ const readsUsage: Read = ({ data, usage }) => {
 const prompt = 'a red heart on a blue sky'
 
 /** From facts about the sources of the applications. */
-const BODIES: [application: string, body: Body, read: Read][] = [
+const BODIES: [application: string, body: Body, read: ReplyReader][] = [
   [
     'Open WebUI with its defaults',
     { model: 'dall-e-2', prompt, n: 1, size: '512x512', response_format: 'b64_json' },

@@ -9,14 +9,14 @@ import { AccountDO } from '../../../edge/accounts/account.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN } from '../support/client.ts'
 import {
-  accepted,
+  createAccepted,
+  createImage,
+  createImageBytes,
+  createStarted,
+  encodeLine,
   fakeGpu,
   holdUntil,
-  image,
-  imageBytes,
-  line,
   refuses,
-  started,
   stream,
   timings,
   untilCanceled,
@@ -56,13 +56,13 @@ describe('openai', () => {
   test('streams previews and the image', async ({ expect }) => {
     const shape = { width: 32, height: 32, content_type: 'image/jpeg' }
     const preview = (step: number) => [
-      line({ type: 'preview', image: 0, step, ...shape, bytes: 3 }),
+      encodeLine({ type: 'preview', image: 0, step, ...shape, bytes: 3 }),
       Uint8Array.of(step, 2, 3),
     ]
     const calls = fakeGpu(async (seen) =>
       stream([
-        ...[accepted(seen), started(seen), ...preview(1), ...preview(2), ...(await image(seen, 0))],
-        line({ type: 'succeeded', images: 1, timings }),
+        ...[createAccepted(seen), createStarted(seen), ...preview(1), ...preview(2), ...(await createImage(seen, 0))],
+        encodeLine({ type: 'succeeded', images: 1, timings }),
       ]),
     )
     const events = []
@@ -73,7 +73,7 @@ describe('openai', () => {
       'image_generation.completed',
     ])
     expect(events[1]).toMatchObject({ partial_image_index: 1, output_format: 'jpeg', b64_json: 'AgID' })
-    expect(Uint8Array.fromBase64(events[2]!.b64_json)).toEqual(imageBytes(7))
+    expect(Uint8Array.fromBase64(events[2]!.b64_json)).toEqual(createImageBytes(7))
     expect(events[2]).toMatchObject({ usage: { total_tokens: 589 }, output_format: 'png', size: '256x256' })
     expect(calls[0]!.request.preview_steps).toBe(2)
   })
@@ -162,7 +162,7 @@ describe('openai', () => {
 })
 
 describe('the AI SDK', () => {
-  const options = ({ key }: Pick<Caller, 'key'>, from: typeof fetch = fetchUrl) => ({
+  const createOptions = ({ key }: Pick<Caller, 'key'>, from: typeof fetch = fetchUrl) => ({
     apiKey: key,
     baseURL,
     fetch: from,
@@ -171,7 +171,7 @@ describe('the AI SDK', () => {
 
   test('generates with @ai-sdk/openai under the names of OpenAI’s models', async ({ expect }) => {
     fakeGpu(works)
-    const provider = createOpenAI(options(await newCaller(), fetchShipped))
+    const provider = createOpenAI(createOptions(await newCaller(), fetchShipped))
     for (const name of ['dall-e-3', 'gpt-image-1']) {
       const { image: made } = await generateImage({ model: provider.image(name), size: '1024x1024', ...call })
       expect(made.uint8Array).toHaveLength(5000)
@@ -180,16 +180,16 @@ describe('the AI SDK', () => {
 
   test('generates with @ai-sdk/openai-compatible, which sends no response_format', async ({ expect }) => {
     fakeGpu(works)
-    const provider = createOpenAICompatible({ name: 'octet', ...options(await newCaller()) })
+    const provider = createOpenAICompatible({ name: 'octet', ...createOptions(await newCaller()) })
     const { images } = await generateImage({ model: provider.imageModel('tiny'), n: 2, size: '1024x1024', ...call })
     expect(images.map(({ uint8Array }) => uint8Array.length)).toEqual([5000, 5000])
   })
 
   test('throws errors for a bad key and a bad parameter, with their messages', async ({ expect }) => {
     const caller = await newCaller()
-    const stranger = createOpenAI(options({ key: 'sk-nonsense' })).image('tiny')
+    const stranger = createOpenAI(createOptions({ key: 'sk-nonsense' })).image('tiny')
     expect(await errorOf(generateImage({ model: stranger, ...call }))).toMatchObject({ statusCode: 401 })
-    const provider = createOpenAICompatible({ name: 'octet', ...options(caller) })
+    const provider = createOpenAICompatible({ name: 'octet', ...createOptions(caller) })
     const providerOptions = { octet: { steps: 0 } }
     const bad = await errorOf(generateImage({ model: provider.imageModel('tiny'), providerOptions, ...call }))
     expect(bad).toMatchObject({ statusCode: 400, message: expect.stringContaining('steps is 0; it must be') })

@@ -11,7 +11,7 @@ import {
   ORIGIN,
   problemOf,
 } from '../support/client.ts'
-import { fakeGpu, imageBytes, works } from '../support/fake-gpu.ts'
+import { createImageBytes, fakeGpu, works } from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -61,7 +61,7 @@ describe('POST /v1/images/generations', () => {
       },
     ])
     const file = await fetchWorker(data[0]!.url!)
-    expect(new Uint8Array(await file.arrayBuffer())).toEqual(imageBytes(7))
+    expect(new Uint8Array(await file.arrayBuffer())).toEqual(createImageBytes(7))
     expect(await filesOf(caller)).toEqual([`results/30d/${caller.account}/${octet.job}/0.png`])
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
   })
@@ -92,7 +92,7 @@ describe('POST /v1/images/generations', () => {
     expect(octet.route).toBe('full')
     const seeds = [4294967295, 4294967296, 4294967297]
     expect(data.map(({ seed }) => seed)).toEqual(seeds)
-    expect(data.map(({ b64_json }) => Uint8Array.fromBase64(b64_json!))).toEqual(seeds.map(imageBytes))
+    expect(data.map(({ b64_json }) => Uint8Array.fromBase64(b64_json!))).toEqual(seeds.map(createImageBytes))
     expect(await filesOf(caller)).toHaveLength(3)
   })
 
@@ -148,13 +148,13 @@ describe('POST /v1/images/generations', () => {
 })
 
 describe('the official openai client', () => {
-  const client = (key: string) =>
+  const createClient = (key: string) =>
     new OpenAI({ apiKey: key, baseURL: `${ORIGIN}/v1`, fetch: (url, init) => fetchWorker(String(url), init) })
 
   test('reads an image', async ({ expect }) => {
     fakeGpu(works)
     const { key } = await newCaller()
-    const reply = await client(key).images.generate({
+    const reply = await createClient(key).images.generate({
       ...flower,
       model: 'tiny',
       n: 2,
@@ -169,14 +169,14 @@ describe('the official openai client', () => {
 
   test('lists the models', async ({ expect }) => {
     const { key } = await newCaller()
-    const ids = (await client(key).models.list()).data.map(({ id }) => id)
+    const ids = (await createClient(key).models.list()).data.map(({ id }) => id)
     expect(ids).toEqual(['tiny', 'paired'])
   })
 
   test('throws its own error classes, with message, param, code and request id', async ({ expect }) => {
     fakeGpu(works)
     const { key } = await newCaller()
-    const bad = await client(key)
+    const bad = await createClient(key)
       .images.generate({ ...flower, n: 99 })
       .catch((error) => error)
     expect(bad).toBeInstanceOf(OpenAI.BadRequestError)
@@ -187,7 +187,7 @@ describe('the official openai client', () => {
       requestID: expect.any(String),
     })
     expect(bad.message).toContain('n is 99; it must be an integer from 1 to 8.')
-    const stranger = await client('sk-nonsense')
+    const stranger = await createClient('sk-nonsense')
       .images.generate(flower)
       .catch((error) => error)
     expect(stranger).toBeInstanceOf(OpenAI.AuthenticationError)
@@ -195,12 +195,12 @@ describe('the official openai client', () => {
 })
 
 describe('access', () => {
-  const revoked = async () => {
+  const createRevokedKey = async () => {
     const caller = await newCaller()
     await env.ACCOUNT.getByName(caller.account).revokeKey(caller.keyId)
     return caller.headers
   }
-  const forged = async () => {
+  const requestWithForgedKey = async () => {
     const { key } = await newCaller()
     return { authorization: `Bearer ${key.slice(0, -1)}${key.endsWith('0') ? '1' : '0'}` }
   }
@@ -211,9 +211,9 @@ describe('access', () => {
   const cases: [string, () => Promise<Record<string, string>>][] = [
     ['no key', async () => ({})],
     ['another scheme', async () => ({ authorization: 'Basic abc' })],
-    ['a forged tag', forged],
+    ['a forged tag', requestWithForgedKey],
     ['another account’s name on a key', elsewhere],
-    ['a revoked key', revoked],
+    ['a revoked key', createRevokedKey],
   ]
   test.for(cases)('%s is refused with 401', async ([, headers], { expect }) => {
     const calls = fakeGpu(works)

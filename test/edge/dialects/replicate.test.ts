@@ -8,22 +8,22 @@ import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { announce } from '../../../edge/jobs/announcement.ts'
 import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN, send } from '../support/client.ts'
 import {
-  accepted,
+  createAccepted,
   createFeed,
+  createImage,
+  createImageBytes,
+  createStarted,
+  createSteps,
+  encodeLine,
   fakeGpu,
-  image,
-  imageBytes,
-  line,
   refuses,
-  started,
-  steps,
   timings,
   untilCanceled,
   works,
 } from '../support/fake-gpu.ts'
-import { finalJob, waitForEnd } from '../support/jobs.ts'
+import { createFinalJob, waitForEnd } from '../support/jobs.ts'
 import { newManager } from '../support/manager.ts'
-import { RECEIVER, type Received, receiver, waitForRequests } from '../support/receiver.ts'
+import { fakeReceiver, RECEIVER, type ReceivedRequest, waitForRequests } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -51,7 +51,7 @@ describe('the official client', () => {
       input: { ...parameters, output_format: 'webp', output_quality: 80, go_fast: true },
     })) as ReadableStream[]
     const files = await Promise.all(output.map((file) => new Response(file).bytes()))
-    expect(files).toEqual([imageBytes(7), imageBytes(8)])
+    expect(files).toEqual([createImageBytes(7), createImageBytes(8)])
     expect(calls[0]!.request).toMatchObject({
       ...{ model: 'tiny', prompt: 'a lighthouse', seed: 7, count: 2, steps: 6, guidance_scale: 3.5 },
       ...{ width: 512, height: 128, output_format: 'webp', output_quality: 80 },
@@ -114,7 +114,7 @@ describe('the official client', () => {
     expect(events.map(({ event }) => event)).toEqual([...Array(4).fill('logs'), 'output', 'done'])
     expect(events[3]!.data).toBe('100%|██████████| 4/4 [image 0]')
     const file = await fetchWorker(events[4]!.data)
-    expect(await file.bytes()).toEqual(imageBytes(7))
+    expect(await file.bytes()).toEqual(createImageBytes(7))
     expect(new Set(events.map(({ id }) => id)).size).toBe(5)
   })
 
@@ -165,9 +165,9 @@ describe('errors', () => {
     const { behavior, send, close } = createFeed()
     let finish = async () => {}
     fakeGpu((seen) => {
-      send(accepted(seen), started(seen))
+      send(createAccepted(seen), createStarted(seen))
       finish = async () => {
-        send(...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
+        send(...(await createImage(seen, 0)), encodeLine({ type: 'succeeded', images: 1, timings }))
         close()
         await waitForEnd({ id: seen.job })
       }
@@ -175,14 +175,14 @@ describe('errors', () => {
     }, works)
     const caller = await newCaller({ limits: { ...UNLIMITED, concurrent_jobs: 1 } })
     const statuses: number[] = []
-    const counting = async (url: string | URL | Request, init?: RequestInit) => {
+    const countRequests = async (url: string | URL | Request, init?: RequestInit) => {
       const response = await fetch(url, init)
       statuses.push(response.status)
       // The client retries at once.
       if (response.status === 429) await finish()
       return response
     }
-    const client = new Replicate({ auth: caller.key, baseUrl, fetch: counting })
+    const client = new Replicate({ auth: caller.key, baseUrl, fetch: countRequests })
     await client.predictions.create({ input, model: 'octet/tiny' })
     const second = await client.predictions.create({ input: { ...input, seed: 8 }, model: 'octet/tiny', wait: true })
     expect([statuses, second.status]).toEqual([[201, 429, 201], 'succeeded'])
@@ -218,10 +218,10 @@ describe('errors', () => {
 })
 
 test('a webhook receives the completed prediction', async ({ expect }) => {
-  const calls = receiver()
+  const calls = fakeReceiver()
   const caller = await newManager()
   const webhook = `${RECEIVER}/hook`
-  const job = finalJob(caller, { dialect: 'replicate', webhook })
+  const job = createFinalJob(caller, { dialect: 'replicate', webhook })
   await announce(env, job)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   expect(JSON.parse(calls[0]!.body)).toMatchObject({
@@ -234,22 +234,26 @@ describe('webhook_events_filter', () => {
   type Prediction = { id: string; status: string; logs: string; output: string[] | null }
   const webhook = `${RECEIVER}/hook`
 
-  /** The webhooks of a prediction that makes two steps, waits for `isSeen` and then succeeds. */
-  async function received(filter: WebhookEventType[], isSeen: (got: Received[]) => boolean, status = 204) {
+  /** The webhooks of a prediction that runs two steps, waits for `isSeen` and then succeeds. */
+  async function runWithWebhooks(
+    filter: WebhookEventType[],
+    isSeen: (got: ReceivedRequest[]) => boolean,
+    status = 204,
+  ) {
     const { behavior, send, close } = createFeed()
     fakeGpu((seen) => {
-      send(accepted(seen), started(seen), ...steps(2, 4))
+      send(createAccepted(seen), createStarted(seen), ...createSteps(2, 4))
       void (async () => {
         while (!isSeen(calls)) {
-          send(line({ type: 'heartbeat' }))
+          send(encodeLine({ type: 'heartbeat' }))
           await new Promise((resolve) => setTimeout(resolve, 20))
         }
-        send(...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
+        send(...(await createImage(seen, 0)), encodeLine({ type: 'succeeded', images: 1, timings }))
         close()
       })()
       return behavior(seen)
     })
-    const calls = receiver(() => status)
+    const calls = fakeReceiver(() => status)
     const client = clientOf(await newManager())
     const fields = { model: 'octet/tiny', input, webhook, webhook_events_filter: filter }
     const { id } = await client.predictions.create(fields)
@@ -258,7 +262,7 @@ describe('webhook_events_filter', () => {
   }
 
   test('selects events of the start, the steps and the end', async ({ expect }) => {
-    const { id, calls, bodies } = await received(['start', 'logs', 'completed'], ({ length }) => length > 0)
+    const { id, calls, bodies } = await runWithWebhooks(['start', 'logs', 'completed'], ({ length }) => length > 0)
     await waitForRequests(calls, 2)
     const all = bodies()
     expect(all.every((each) => each.id === id)).toBe(true)
@@ -270,41 +274,42 @@ describe('webhook_events_filter', () => {
   })
 
   test('sends the steps with a progress bar', async ({ expect }) => {
-    const { bodies } = await received(['logs'], (got) => got.some(({ body }) => body.includes('50%')))
+    const { bodies } = await runWithWebhooks(['logs'], (got) => got.some(({ body }) => body.includes('50%')))
     expect(bodies().map(({ status }) => status)).not.toContain('succeeded')
     expect(bodies().at(-1)!.logs).toContain(' 50%|█████     | 2/4')
   })
 
   test('sends the output when the job succeeds', async ({ expect }) => {
-    const { calls, bodies } = await received(['output'], () => true)
+    const { calls, bodies } = await runWithWebhooks(['output'], () => true)
     await waitForRequests(calls, 1)
     expect(bodies().map(({ status, output }) => [status, output?.length])).toEqual([['succeeded', 1]])
   })
 
   test('stops after the first failure of the receiver, and retries only the end', async ({ expect }) => {
-    const { calls, bodies } = await received(['start', 'logs', 'completed'], ({ length }) => length > 0, 500)
+    const { calls, bodies } = await runWithWebhooks(['start', 'logs', 'completed'], ({ length }) => length > 0, 500)
     await waitForRequests(calls, 3)
     expect(bodies().filter(({ status }) => status === 'processing')).toHaveLength(1)
   })
 })
 
 describe('the AI SDK', () => {
-  const model = ({ key }: Caller) => createReplicate({ apiToken: key, baseURL: baseUrl, fetch }).image('octet/tiny')
+  const createModel = ({ key }: Caller) =>
+    createReplicate({ apiToken: key, baseURL: baseUrl, fetch }).image('octet/tiny')
 
   test('generates an image', async ({ expect }) => {
     const calls = fakeGpu(works)
     const { image } = await generateImage({
-      model: model(await newCaller()),
+      model: createModel(await newCaller()),
       ...{ prompt: 'a lighthouse', seed: 9, size: '256x128' },
     })
-    expect(image.uint8Array).toEqual(imageBytes(9))
+    expect(image.uint8Array).toEqual(createImageBytes(9))
     expect(calls[0]!.request).toMatchObject({ width: 256, height: 128 })
   })
 
   test('throws an error with a message', async ({ expect }) => {
     const replicate = { num_inference_steps: 0 }
     const failure = generateImage({
-      ...{ model: model(await newCaller()), prompt: 'a lighthouse' },
+      ...{ model: createModel(await newCaller()), prompt: 'a lighthouse' },
       ...{ maxRetries: 0, providerOptions: { replicate } },
     })
     await expect(failure).rejects.toThrow('num_inference_steps is 0; it must be an integer from 1 to 200.')

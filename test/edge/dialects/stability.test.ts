@@ -2,7 +2,7 @@
 import { afterEach, describe, test, vi } from 'vitest'
 import { LIMITS } from '#contract'
 import { type Caller, fetchWorker, ledgerOf, newCaller } from '../support/client.ts'
-import { fakeGpu, imageBytes, works } from '../support/fake-gpu.ts'
+import { createImageBytes, fakeGpu, works } from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -25,7 +25,7 @@ describe('an image', () => {
     const fields = { prompt: 'a lighthouse', negative_prompt: 'fog', aspect_ratio: '16:9', seed: '7', cfg_scale: '4.5' }
     const response = await post(caller, { ...fields, output_format: 'jpeg', mode: 'text-to-image' }, 'image/*')
     expect(response.status).toBe(200)
-    expect(new Uint8Array(await response.arrayBuffer())).toEqual(imageBytes(7))
+    expect(new Uint8Array(await response.arrayBuffer())).toEqual(createImageBytes(7))
     expect(Object.fromEntries(response.headers)).toMatchObject({
       'content-type': 'image/jpeg',
       'content-length': '5000',
@@ -47,7 +47,7 @@ describe('an image', () => {
     expect(response.status).toBe(200)
     expect(response.headers.get('content-type')).toBe('application/json; type=image/png')
     const { image, ...rest } = (await response.json()) as { image: string }
-    expect(Uint8Array.fromBase64(image)).toEqual(imageBytes(9))
+    expect(Uint8Array.fromBase64(image)).toEqual(createImageBytes(9))
     expect(rest).toEqual({ finish_reason: 'SUCCESS', seed: 9 })
   })
 
@@ -97,8 +97,9 @@ describe('a request is refused', () => {
     const html = await errorOf(await post(caller, { prompt: 'a cat' }, 'text/html'))
     expect(html.errors).toEqual(['accept is "text/html"; it must be image/* or application/json.'])
     const init = { method: 'POST', body: '{"prompt":"a cat"}' }
-    const typed = (type: string) => fetchWorker(PATH, { ...init, headers: { ...caller.headers, 'content-type': type } })
-    const [json, broken] = [await typed('application/json'), await typed('multipart/form-data; boundary=x')]
+    const requestType = (type: string) =>
+      fetchWorker(PATH, { ...init, headers: { ...caller.headers, 'content-type': type } })
+    const [json, broken] = [await requestType('application/json'), await requestType('multipart/form-data; boundary=x')]
     expect([json.status, (await errorOf(json)).name]).toEqual([415, 'unsupported_media_type'])
     expect([broken.status, (await errorOf(broken)).errors[0]]).toEqual([
       400,

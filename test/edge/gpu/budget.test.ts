@@ -3,16 +3,16 @@ import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { configOf, findProblems } from '../../../edge/config.ts'
-import { type Caller, generate, jobIn, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
-import { envWith } from '../support/config.ts'
+import { type Caller, generate, ledgerOf, newCaller, problemOf, readJob, send } from '../support/client.ts'
+import { createEnvWith } from '../support/config.ts'
 import {
-  accepted,
   type Behavior,
+  createAccepted,
   createFeed,
+  createImage,
+  createStarted,
+  encodeLine,
   fakeGpu,
-  image,
-  line,
-  started,
   timings,
   works,
 } from '../support/fake-gpu.ts'
@@ -30,7 +30,7 @@ const before = variables.OCTET_GPU_BUDGET
 const setCeiling = (daily_seconds: number) => {
   variables.OCTET_GPU_BUDGET = { daily_seconds }
 }
-const budget = () => env.GPU_BUDGET.getByName('all')
+const openBudget = () => env.GPU_BUDGET.getByName('all')
 
 const freezeClock = (time: number) => vi.spyOn(Date, 'now').mockReturnValue(time)
 
@@ -42,7 +42,7 @@ function setClock(time: number): void {
 }
 
 beforeEach(async () => {
-  await runInDurableObject(budget(), (_, { storage }) => {
+  await runInDurableObject(openBudget(), (_, { storage }) => {
     storage.kv.delete('spent')
     storage.sql.exec('DELETE FROM runs')
   })
@@ -55,27 +55,27 @@ afterEach(() => {
 test('a clock that moves backward over midnight loses nothing of the day that has begun', async ({ expect }) => {
   setCeiling(100)
   freezeClock(MIDNIGHT + 1_000)
-  expect(await budget().spend(60_000)).toBe(true)
+  expect(await openBudget().spend(60_000)).toBe(true)
   freezeClock(MIDNIGHT - 1_000)
-  expect(await budget().spend(60_000)).toBe(false)
-  expect(await budget().spend(10_000)).toBe(true)
+  expect(await openBudget().spend(60_000)).toBe(false)
+  expect(await openBudget().spend(10_000)).toBe(true)
   freezeClock(MIDNIGHT + 2_000)
   expect((await report()).spent_seconds).toBe(70)
 })
 
-const submit = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
-const report = async () => (await budget().report())!
+const submit = async (caller: Caller) => readJob(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
+const report = async () => (await openBudget().report())!
 
 /** A GPU whose jobs start, and end one by one when the test calls `finishNext`. */
-function heldGpu() {
+function fakeHeldGpu() {
   const held: (() => Promise<void>)[] = []
   const behavior: Behavior = (seen) => {
     const { behavior: respond, send: feed } = createFeed()
-    feed(accepted(seen), started(seen))
-    const beating = setInterval(() => feed(line({ type: 'heartbeat' })), 50)
+    feed(createAccepted(seen), createStarted(seen))
+    const beating = setInterval(() => feed(encodeLine({ type: 'heartbeat' })), 50)
     held.push(async () => {
       clearInterval(beating)
-      feed(...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
+      feed(...(await createImage(seen, 0)), encodeLine({ type: 'succeeded', images: 1, timings }))
     })
     return respond(seen)
   }
@@ -85,69 +85,69 @@ function heldGpu() {
 describe('the object', () => {
   test('reserves exactly up to the ceiling', async ({ expect }) => {
     setCeiling(6)
-    expect(await budget().spend(2 * RUN_MS)).toBe(true)
-    expect(await budget().reserve('one')).toBe('reserved')
+    expect(await openBudget().spend(2 * RUN_MS)).toBe(true)
+    expect(await openBudget().reserve('one')).toBe('reserved')
     expect(await report()).toEqual({ daily_seconds: 6, spent_seconds: 4, reserved_seconds: 2 })
-    expect(await budget().spend(1)).toBe(false)
-    await budget().settle('one', null)
-    expect(await budget().spend(1)).toBe(true)
-    expect([await budget().isExhausted(), await budget().reserve('two')]).toEqual([true, 'exhausted'])
+    expect(await openBudget().spend(1)).toBe(false)
+    await openBudget().settle('one', null)
+    expect(await openBudget().spend(1)).toBe(true)
+    expect([await openBudget().isExhausted(), await openBudget().reserve('two')]).toEqual([true, 'exhausted'])
   })
 
   test('is busy while only other reservations prevent a new one', async ({ expect }) => {
     setCeiling(3)
-    const rooms = await Promise.all([budget().reserve('one'), budget().reserve('two')])
+    const rooms = await Promise.all([openBudget().reserve('one'), openBudget().reserve('two')])
     expect(rooms.toSorted()).toEqual(['busy', 'reserved'])
-    expect(await budget().isExhausted()).toBe(false)
-    await budget().settle(rooms[0] === 'reserved' ? 'one' : 'two', null)
-    expect(await budget().reserve('three')).toBe('reserved')
+    expect(await openBudget().isExhausted()).toBe(false)
+    await openBudget().settle(rooms[0] === 'reserved' ? 'one' : 'two', null)
+    expect(await openBudget().reserve('three')).toBe('reserved')
   })
 
   test('counts the time since acceptance once, however often it is settled', async ({ expect }) => {
     setCeiling(60)
     freezeClock(MIDNIGHT + 3600_000)
-    await budget().reserve('one')
-    for (const _ of [1, 2]) await budget().settle('one', Date.now() - 1_500)
+    await openBudget().reserve('one')
+    for (const _ of [1, 2]) await openBudget().settle('one', Date.now() - 1_500)
     expect((await report()).spent_seconds).toBe(1.5)
   })
 
   test('counts an attempt whose job was reset from its reservation', async ({ expect }) => {
     setCeiling(60)
     freezeClock(MIDNIGHT + 3600_000)
-    await budget().reserve('one')
+    await openBudget().reserve('one')
     freezeClock(MIDNIGHT + 3600_000 + 7_000)
-    expect(await budget().reserve('one')).toBe('reserved')
+    expect(await openBudget().reserve('one')).toBe('reserved')
     expect(await report()).toMatchObject({ spent_seconds: 7, reserved_seconds: 2 })
   })
 
   test('counts a reservation that is never settled in full', async ({ expect }) => {
     setCeiling(5)
     freezeClock(MIDNIGHT + 3600_000)
-    await Promise.all([budget().reserve('lost one'), budget().reserve('lost two')])
+    await Promise.all([openBudget().reserve('lost one'), openBudget().reserve('lost two')])
     freezeClock(MIDNIGHT + 3600_000 + 60_000)
-    expect(await budget().reserve('next')).toBe('exhausted')
+    expect(await openBudget().reserve('next')).toBe('exhausted')
     expect(await report()).toMatchObject({ spent_seconds: 4, reserved_seconds: 0 })
   })
 
   test('starts each day (UTC) at zero; a run over midnight counts from midnight', async ({ expect }) => {
     setCeiling(5)
     freezeClock(MIDNIGHT - 1_500)
-    await budget().spend(2_500)
-    await budget().reserve('over midnight')
-    expect(await budget().reserve('late')).toBe('busy')
-    await budget().settle('late', null)
+    await openBudget().spend(2_500)
+    await openBudget().reserve('over midnight')
+    expect(await openBudget().reserve('late')).toBe('busy')
+    await openBudget().settle('late', null)
     freezeClock(MIDNIGHT)
     expect(await report()).toMatchObject({ spent_seconds: 0, reserved_seconds: 2 })
     freezeClock(MIDNIGHT + 500)
-    await budget().settle('over midnight', MIDNIGHT - 1_000)
+    await openBudget().settle('over midnight', MIDNIGHT - 1_000)
     expect(await report()).toMatchObject({ spent_seconds: 0.5, reserved_seconds: 0 })
   })
 
   test('keeps spent and reserved time across resets', async ({ expect }) => {
     setCeiling(6)
-    await budget().spend(1_000)
-    await budget().reserve('one')
-    await reset(budget())
+    await openBudget().spend(1_000)
+    await openBudget().reserve('one')
+    await reset(openBudget())
     expect(await report()).toEqual({ daily_seconds: 6, spent_seconds: 1, reserved_seconds: 2 })
   })
 })
@@ -161,7 +161,7 @@ describe('requests', () => {
     setCeiling(3)
     const [one, other] = [await newCaller(), await newCaller()]
     expect((await generate(one, { prompt: 'a cat' })).status).toBe(200)
-    await budget().spend(1_000)
+    await openBudget().spend(1_000)
     for (const caller of [one, other]) {
       const captured = await ledgerOf(caller)
       for (const response of [
@@ -187,7 +187,7 @@ describe('requests', () => {
     const caller = await newCaller()
     const ask = (fields: object, headers = {}) => generate(caller, { prompt: 'a cat', seed: 1, ...fields }, headers)
     expect((await ask({}, { 'idempotency-key': 'k' })).status).toBe(200)
-    await budget().spend(1_000)
+    await openBudget().spend(1_000)
     expect((await ask({}, { 'idempotency-key': 'k' })).status).toBe(200)
     expect((await ask({ reuse: true })).status).toBe(200)
     expect((await ask({ seed: 2 })).status).toBe(503)
@@ -196,7 +196,7 @@ describe('requests', () => {
   test('two at once, with time for one: the second starts after the first has returned its unused time', async ({
     expect,
   }) => {
-    const { behavior, finishNext } = heldGpu()
+    const { behavior, finishNext } = fakeHeldGpu()
     const gpu = fakeGpu(behavior)
     setCeiling(3.9)
     const [first, second] = await Promise.all([submit(await newCaller()), submit(await newCaller())])
@@ -212,7 +212,7 @@ describe('requests', () => {
   test('two at once, with time for one: the second fails free of charge when the first has used it', async ({
     expect,
   }) => {
-    const { behavior, finishNext } = heldGpu()
+    const { behavior, finishNext } = fakeHeldGpu()
     const gpu = fakeGpu(behavior)
     setCeiling(2)
     const callers = [await newCaller(), await newCaller()]
@@ -229,9 +229,9 @@ describe('requests', () => {
   test('that fail also spend their GPU time, and the waiting caller is refused', async ({ expect }) => {
     const fails: Behavior = async (seen) => {
       const { behavior, send: feed, close } = createFeed()
-      feed(accepted(seen), started(seen))
+      feed(createAccepted(seen), createStarted(seen))
       setTimeout(() => {
-        feed(line({ type: 'failed', code: 'internal', message: 'a fault' }))
+        feed(encodeLine({ type: 'failed', code: 'internal', message: 'a fault' }))
         close()
       }, 300)
       return behavior(seen)
@@ -258,13 +258,13 @@ describe('requests', () => {
   test('are unaffected without a ceiling', async ({ expect }) => {
     fakeGpu(works)
     expect((await generate(await newCaller(), { prompt: 'a cat' })).status).toBe(200)
-    expect(await budget().report()).toBeNull()
-    expect(await runInDurableObject(budget(), (_, { storage }) => storage.kv.get('spent'))).toBeUndefined()
+    expect(await openBudget().report()).toBeNull()
+    expect(await runInDurableObject(openBudget(), (_, { storage }) => storage.kv.get('spent'))).toBeUndefined()
   })
 })
 
 test('a canceled job returns its reservation', async ({ expect }) => {
-  const { behavior } = heldGpu()
+  const { behavior } = fakeHeldGpu()
   const gpu = fakeGpu(behavior)
   setCeiling(3)
   const job = await submit(await newCaller())
@@ -294,14 +294,14 @@ test('prewarming spends the same budget, and is skipped if the ceiling does not 
 
 test('the operator’s status contains the day’s GPU time', async ({ expect }) => {
   setCeiling(60)
-  await budget().spend(12_000)
+  await openBudget().spend(12_000)
   const { body } = await call('GET', '/v1/operator/status', operator)
   expect(body.gpu_budget).toEqual({ daily_seconds: 60, spent_seconds: 12, reserved_seconds: 0 })
 })
 
 describe('the configuration', () => {
   const budgetOf = (OCTET_GPU_BUDGET: unknown, others: object = {}) =>
-    configOf(envWith({ OCTET_GPU_BUDGET, ...others })).gpuBudget
+    configOf(createEnvWith({ OCTET_GPU_BUDGET, ...others })).gpuBudget
   const problemsOf = (OCTET_GPU_BUDGET: unknown, others: object = {}) =>
     findProblems({ ...variables, OCTET_GPU_BUDGET, ...others })
 

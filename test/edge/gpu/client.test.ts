@@ -4,13 +4,13 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { LIMITS } from '#contract'
 import { filesOf, generate, generatedOf, ledgerOf, newCaller, problemOf } from '../support/client.ts'
 import {
-  accepted,
+  createAccepted,
+  createImage,
+  createStarted,
+  encodeLine,
   fakeGpu,
-  image,
-  line,
   refuses,
-  type Seen,
-  started,
+  type SeenRequest,
   stream,
   timings,
   unreachable,
@@ -20,8 +20,8 @@ import {
 afterEach(() => vi.restoreAllMocks())
 
 const body = { prompt: 'a cat', seed: 1 }
-const succeeded = line({ type: 'succeeded', images: 1, timings })
-const begin = (seen: Seen) => [accepted(seen), started(seen)]
+const succeeded = encodeLine({ type: 'succeeded', images: 1, timings })
+const begin = (seen: SeenRequest) => [createAccepted(seen), createStarted(seen)]
 
 describe('a GPU that does not accept the job yet', () => {
   test.for([
@@ -88,7 +88,7 @@ describe('a GPU that does not accept the job yet', () => {
 
   test('leaves the job in the state starting', async ({ expect }) => {
     const states: (string | undefined)[] = []
-    const look = async ({ job }: Seen) => states.push((await env.JOB.getByName(job).view())?.state)
+    const look = async ({ job }: SeenRequest) => states.push((await env.JOB.getByName(job).view())?.state)
     fakeGpu(
       async (seen) => {
         await look(seen)
@@ -105,38 +105,38 @@ describe('a GPU that does not accept the job yet', () => {
 })
 
 describe('a stream that violates the contract is abandoned, and the next attempt generates the image', () => {
-  const spoiled: [string, string, (seen: Seen) => Promise<Response> | Response][] = [
+  const spoiled: [string, string, (seen: SeenRequest) => Promise<Response> | Response][] = [
     ['ends before the job does', 'ended before the job did', (seen) => stream(begin(seen))],
     [
       'is cut inside a line',
       'ended inside a line',
-      (seen) => stream([...begin(seen), line({ type: 'heartbeat' }).slice(0, 5)]),
+      (seen) => stream([...begin(seen), encodeLine({ type: 'heartbeat' }).slice(0, 5)]),
     ],
     [
       'is cut inside an image',
       'connection broke',
-      async (seen) => stream([...begin(seen), (await image(seen, 0))[0]!, new Uint8Array(99)], 'cut'),
+      async (seen) => stream([...begin(seen), (await createImage(seen, 0))[0]!, new Uint8Array(99)], 'cut'),
     ],
     [
       'ends inside an image',
       '4901 bytes before the end of an image',
-      async (seen) => stream([...begin(seen), (await image(seen, 0))[0]!, new Uint8Array(99)]),
+      async (seen) => stream([...begin(seen), (await createImage(seen, 0))[0]!, new Uint8Array(99)]),
     ],
     ['falls silent', 'no data for 500 ms', (seen) => stream(begin(seen), 'silence')],
     [
       'falls silent inside an image',
       'no data for 500 ms',
-      async (seen) => stream([...begin(seen), (await image(seen, 0))[0]!, new Uint8Array(9)], 'silence'),
+      async (seen) => stream([...begin(seen), (await createImage(seen, 0))[0]!, new Uint8Array(9)], 'silence'),
     ],
     [
       'has an unknown event',
       'not an event of the contract',
-      (seen) => stream([...begin(seen), line({ type: 'party' }), succeeded]),
+      (seen) => stream([...begin(seen), encodeLine({ type: 'party' }), succeeded]),
     ],
     [
       'has an unknown field',
       'not an event of the contract',
-      (seen) => stream([...begin(seen), line({ type: 'heartbeat', mood: 1 }), succeeded]),
+      (seen) => stream([...begin(seen), encodeLine({ type: 'heartbeat', mood: 1 }), succeeded]),
     ],
     [
       'is no JSON',
@@ -152,43 +152,47 @@ describe('a stream that violates the contract is abandoned, and the next attempt
     [
       'has an image over the limit',
       'not an event of the contract',
-      async (seen) => stream([...begin(seen), ...(await image(seen, 0, { bytes: LIMITS.imageBytes + 1 }))]),
+      async (seen) => stream([...begin(seen), ...(await createImage(seen, 0, { bytes: LIMITS.imageBytes + 1 }))]),
     ],
     [
       'has an image with the wrong digest',
       'does not match its SHA-256',
-      async (seen) => stream([...begin(seen), ...(await image(seen, 0, { sha256: 'f'.repeat(64) })), succeeded]),
+      async (seen) => stream([...begin(seen), ...(await createImage(seen, 0, { sha256: 'f'.repeat(64) })), succeeded]),
     ],
     [
       'has another seed',
       'type image is not about',
-      async (seen) => stream([...begin(seen), ...(await image(seen, 0, { seed: 2 })), succeeded]),
+      async (seen) => stream([...begin(seen), ...(await createImage(seen, 0, { seed: 2 })), succeeded]),
     ],
     [
       'has another size',
       'type image is not about',
-      async (seen) => stream([...begin(seen), ...(await image(seen, 0, { width: 64 })), succeeded]),
+      async (seen) => stream([...begin(seen), ...(await createImage(seen, 0, { width: 64 })), succeeded]),
     ],
     [
       'has another format',
       'type image is not about',
-      async (seen) => stream([...begin(seen), ...(await image(seen, 0, { content_type: 'image/webp' })), succeeded]),
+      async (seen) =>
+        stream([...begin(seen), ...(await createImage(seen, 0, { content_type: 'image/webp' })), succeeded]),
     ],
     [
       'has one image too many',
       'type image is not about',
-      async (seen) => stream([...begin(seen), ...(await image(seen, 1)), succeeded]),
+      async (seen) => stream([...begin(seen), ...(await createImage(seen, 1)), succeeded]),
     ],
     [
       'belongs to another job',
       'type accepted is not about',
-      (seen) => stream([accepted({ ...seen, job: 'other' }), succeeded]),
+      (seen) => stream([createAccepted({ ...seen, job: 'other' }), succeeded]),
     ],
     [
       'belongs to another model',
       'type started is not about',
       () =>
-        stream([line({ type: 'started', model: 'x', tier: 'fp8', package: 'a'.repeat(64), device: '' }), succeeded]),
+        stream([
+          encodeLine({ type: 'started', model: 'x', tier: 'fp8', package: 'a'.repeat(64), device: '' }),
+          succeeded,
+        ]),
     ],
     ['succeeds without images', 'images are missing', (seen) => stream([...begin(seen), succeeded])],
     ['is answered 501', '501: oops', () => new Response('oops', { status: 501 })],
@@ -225,14 +229,14 @@ describe('a stream that violates the contract is abandoned, and the next attempt
 })
 
 describe('a job ended by the GPU function', () => {
-  const ends = (end: Record<string, unknown>) => (seen: Seen) => stream([...begin(seen), line(end)])
+  const endWith = (end: Record<string, unknown>) => (seen: SeenRequest) => stream([...begin(seen), encodeLine(end)])
 
   test('because of an invalid request is a 400 with the GPU function’s message, after one attempt', async ({
     expect,
   }) => {
     const caller = await newCaller()
     const message = 'width is 1024; this model makes at most 512.'
-    const calls = fakeGpu(ends({ type: 'failed', code: 'invalid_request', message }))
+    const calls = fakeGpu(endWith({ type: 'failed', code: 'invalid_request', message }))
     const response = await generate(caller, body)
     expect([response.status, (await problemOf(response)).detail]).toEqual([400, message])
     expect(calls).toHaveLength(1)
@@ -243,7 +247,7 @@ describe('a job ended by the GPU function', () => {
     'because of a service fault (%s) at every attempt is a 500 with a generic message',
     async (code, { expect }) => {
       const caller = await newCaller()
-      const calls = fakeGpu(ends({ type: 'failed', code, message: 'secret: cudaMalloc' }))
+      const calls = fakeGpu(endWith({ type: 'failed', code, message: 'secret: cudaMalloc' }))
       const response = await generate(caller, body)
       expect(response.status).toBe(500)
       expect(calls.map(({ request }) => request.attempt)).toEqual([1, 2, 3])
@@ -256,7 +260,7 @@ describe('a job ended by the GPU function', () => {
     'because of a service fault (%s) is retried once and then generates the image',
     async (code, { expect }) => {
       const caller = await newCaller()
-      fakeGpu(ends({ type: 'failed', code, message: 'cudaMalloc' }), works)
+      fakeGpu(endWith({ type: 'failed', code, message: 'cudaMalloc' }), works)
       const { octet } = await generatedOf(await generate(caller, body))
       expect(octet.attempts).toBe(2)
       const events = (await env.JOB.getByName(octet.job).events()).map(({ event }) => event)
@@ -268,7 +272,7 @@ describe('a job ended by the GPU function', () => {
 
   test('by a cancellation without a request, at every attempt, is free of charge', async ({ expect }) => {
     const caller = await newCaller()
-    const calls = fakeGpu(ends({ type: 'canceled', steps_done: 2, timings }))
+    const calls = fakeGpu(endWith({ type: 'canceled', steps_done: 2, timings }))
     expect((await generate(caller, body)).status).toBe(500)
     expect(calls).toHaveLength(3)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
@@ -277,7 +281,7 @@ describe('a job ended by the GPU function', () => {
   test('with warnings returns these to the caller', async ({ expect }) => {
     const warning = { code: 'prompt_truncated', message: 'CLIP read 77 of 90 tokens' }
     fakeGpu(async (seen) =>
-      stream([...begin(seen), line({ type: 'warning', ...warning }), ...(await image(seen, 0)), succeeded]),
+      stream([...begin(seen), encodeLine({ type: 'warning', ...warning }), ...(await createImage(seen, 0)), succeeded]),
     )
     expect((await generatedOf(await generate(await newCaller(), body))).octet.warnings).toEqual([warning])
   })

@@ -1,16 +1,16 @@
 // Offers with several endpoints: the order of requests, and that one job runs on one endpoint.
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, test, vi } from 'vitest'
-import { endpointOrder, reportHealth } from '../../../edge/gpu/health.ts'
+import { orderEndpoints, reportHealth } from '../../../edge/gpu/health.ts'
 import { generate, generatedOf, ledgerOf, newCaller } from '../support/client.ts'
 import {
-  accepted,
   type Behavior,
   cancellations,
+  createAccepted,
+  encodeLine,
   fakeGpu,
-  line,
   refuses,
-  type Seen,
+  type SeenRequest,
   stream,
   timings,
   works,
@@ -25,26 +25,26 @@ beforeEach(async () => {
 afterEach(() => vi.restoreAllMocks())
 
 /** A GPU function at each host. Call k of a host has its behavior k, and further calls have its last one. */
-function gpus(first: Behavior[], spare: Behavior[]): Seen[] {
+function fakeGpus(first: Behavior[], spare: Behavior[]): SeenRequest[] {
   const left = { [DEFAULT]: [...first], [SPARE]: [...spare] }
   return fakeGpu((seen) => {
     const mine = left[seen.host]!
     return (mine.length > 1 ? mine.shift()! : mine[0]!)(seen)
   })
 }
-const hosts = (calls: readonly Seen[]) => calls.map(({ host }) => host)
+const listHosts = (calls: readonly SeenRequest[]) => calls.map(({ host }) => host)
 const silent: Behavior = ({ signal }) =>
   new Promise((_, reject) => signal!.addEventListener('abort', () => reject(signal!.reason)))
 const unreachable: Behavior = () => {
   throw new TypeError('connect ECONNREFUSED')
 }
 
-async function run(calls: Seen[]) {
+async function run(calls: SeenRequest[]) {
   const caller = await newCaller()
   const response = await generate(caller, body)
   const { octet } = await generatedOf(response)
   const job = (await env.JOB.getByName(octet.job).view())!
-  return { caller, job, asked: hosts(calls) }
+  return { caller, job, asked: listHosts(calls) }
 }
 
 test.for<[string, Behavior]>([
@@ -53,7 +53,7 @@ test.for<[string, Behavior]>([
   ['is gone: 404', () => new Response('app stopped', { status: 404 })],
   ['refuses the token', refuses(401, 'token_invalid')],
 ])('the fallback gets the job immediately if the first endpoint %s', async ([, behavior], { expect }) => {
-  const { job, asked, caller } = await run(gpus([behavior], [works]))
+  const { job, asked, caller } = await run(fakeGpus([behavior], [works]))
   expect(asked).toEqual([DEFAULT, SPARE])
   expect(job).toMatchObject({ state: 'succeeded', attempt: 1, endpoint: 'spare' })
   expect((await ledgerOf(caller)).captured).toBe(job.price)
@@ -62,7 +62,7 @@ test.for<[string, Behavior]>([
 test('the fallback gets the job if the first endpoint is silent, which then receives a cancellation', async ({
   expect,
 }) => {
-  const { job, asked } = await run(gpus([silent], [works]))
+  const { job, asked } = await run(fakeGpus([silent], [works]))
   expect(asked).toEqual([DEFAULT, SPARE])
   expect(job).toMatchObject({ state: 'succeeded', attempt: 1, endpoint: 'spare' })
   await vi.waitFor(() => expect(cancellations).toEqual([{ job: job.id, attempt: 1 }]))
@@ -71,66 +71,67 @@ test('the fallback gets the job if the first endpoint is silent, which then rece
 test('an endpoint with a cancellation is skipped for the rest of the attempt, which it would report as canceled', async ({
   expect,
 }) => {
-  const dropped: Behavior = (seen) => stream([accepted(seen), line({ type: 'canceled', steps_done: 0, timings })])
+  const dropped: Behavior = (seen) =>
+    stream([createAccepted(seen), encodeLine({ type: 'canceled', steps_done: 0, timings })])
   const busy = refuses(503, 'loading')
-  const { job, asked } = await run(gpus([silent, dropped], [busy, busy, works]))
+  const { job, asked } = await run(fakeGpus([silent, dropped], [busy, busy, works]))
   expect(asked).toEqual([DEFAULT, SPARE, SPARE, SPARE])
   expect(job).toMatchObject({ state: 'succeeded', attempt: 1, endpoint: 'spare' })
 })
 
 test('the fallback is tried only after a wait for a first endpoint that is starting', async ({ expect }) => {
-  const { job, asked } = await run(gpus([refuses(503, 'loading'), works], [works]))
+  const { job, asked } = await run(fakeGpus([refuses(503, 'loading'), works], [works]))
   expect(asked).toEqual([DEFAULT, DEFAULT])
   expect(job).toMatchObject({ state: 'succeeded', endpoint: 'default' })
 })
 
 test('a first endpoint that starts too slowly causes a failover', async ({ expect }) => {
-  const { job, asked } = await run(gpus([refuses(503, 'loading')], [works]))
+  const { job, asked } = await run(fakeGpus([refuses(503, 'loading')], [works]))
   expect(asked.at(-1)).toBe(SPARE)
   expect(asked.slice(0, -1).every((host) => host === DEFAULT)).toBe(true)
   expect(job).toMatchObject({ state: 'succeeded', attempt: 1, endpoint: 'spare' })
 })
 
 test('the next attempt begins with the other endpoint', async ({ expect }) => {
-  const cut: Behavior = (seen) => stream([accepted(seen)], 'cut')
-  const { job, asked } = await run(gpus([cut], [works]))
+  const cut: Behavior = (seen) => stream([createAccepted(seen)], 'cut')
+  const { job, asked } = await run(fakeGpus([cut], [works]))
   expect(asked).toEqual([DEFAULT, SPARE])
   expect(job).toMatchObject({ state: 'succeeded', attempt: 2, endpoint: 'spare' })
 })
 
-test('the run of a lost attempt is canceled also if the next attempt has to search for a GPU', async ({ expect }) => {
-  const cut: Behavior = (seen) => stream([accepted(seen)], 'cut')
-  const { job, asked } = await run(gpus([cut], [refuses(503, 'loading'), works]))
+test('the run of a lost attempt is also canceled if the next attempt has to search for a GPU', async ({ expect }) => {
+  const cut: Behavior = (seen) => stream([createAccepted(seen)], 'cut')
+  const { job, asked } = await run(fakeGpus([cut], [refuses(503, 'loading'), works]))
   expect(asked).toEqual([DEFAULT, SPARE, SPARE])
   expect(job).toMatchObject({ state: 'succeeded', attempt: 2, endpoint: 'spare' })
   await vi.waitFor(() => expect(cancellations).toEqual([{ job: job.id, attempt: 1 }]))
 })
 
-test('the run of a lost attempt is canceled also if no GPU takes the next one', async ({ expect }) => {
-  const cut: Behavior = (seen) => stream([accepted(seen)], 'cut')
+test('the run of a lost attempt is also canceled if no GPU accepts the next one', async ({ expect }) => {
+  const cut: Behavior = (seen) => stream([createAccepted(seen)], 'cut')
   const gone = refuses(400, 'invalid_request')
-  const calls = gpus([cut, gone], [gone])
+  const calls = fakeGpus([cut, gone], [gone])
   expect((await generate(await newCaller(), body)).status).toBe(500)
-  expect(hosts(calls)).toEqual([DEFAULT, SPARE, DEFAULT])
+  expect(listHosts(calls)).toEqual([DEFAULT, SPARE, DEFAULT])
   await vi.waitFor(() => expect(cancellations).toEqual([{ job: calls[0]!.job, attempt: 1 }]))
 })
 
 test('a job refused by all endpoints fails like a job refused by a single endpoint', async ({ expect }) => {
   const caller = await newCaller()
-  const calls = gpus([refuses(400, 'invalid_request')], [refuses(400, 'invalid_request')])
+  const calls = fakeGpus([refuses(400, 'invalid_request')], [refuses(400, 'invalid_request')])
   const response = await generate(caller, body)
   expect(response.status).toBe(500)
-  expect(hosts(calls)).toEqual([DEFAULT, SPARE])
+  expect(listHosts(calls)).toEqual([DEFAULT, SPARE])
   expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
 })
 
 test('an endpoint that was down is tried last for some time, and its object stores this state', async ({ expect }) => {
   const now = Date.now()
-  expect(endpointOrder(['default', 'spare'], 1)).toEqual(['default', 'spare'])
-  expect(endpointOrder(['default', 'spare'], 2)).toEqual(['spare', 'default'])
+  expect(orderEndpoints(['default', 'spare'], 1)).toEqual(['default', 'spare'])
+  expect(orderEndpoints(['default', 'spare'], 2)).toEqual(['spare', 'default'])
   await reportHealth(env, 'default', 'down')
-  expect(endpointOrder(['default', 'spare'], 1, now + 29_000)).toEqual(['spare', 'default'])
-  expect(endpointOrder(['default', 'spare'], 1, now + 31_000)).toEqual(['default', 'spare'])
+  expect(orderEndpoints(['default', 'spare'], 1, now + 29_000)).toEqual(['spare', 'default'])
+  expect(orderEndpoints(['default', 'spare'], 1, now + 31_000)).toEqual(['default', 'spare'])
   expect(await env.ENDPOINT.getByName('default').report()).toMatchObject({ down: true })
   await reportHealth(env, 'default', 'ready')
   expect(await env.ENDPOINT.getByName('default').report()).toMatchObject({ down: false })
@@ -139,7 +140,7 @@ test('an endpoint that was down is tried last for some time, and its object stor
 test("each host gets its own headers, and the edge's token in a separate header if the host reserves authorization", async ({
   expect,
 }) => {
-  const calls = gpus([unreachable], [works])
+  const calls = fakeGpus([unreachable], [works])
   await run(calls)
   const [first, spare] = calls
   expect(first!.headers.get('modal-key')).toBe('wk-1')

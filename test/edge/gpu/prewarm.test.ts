@@ -26,7 +26,7 @@ afterEach(async () => {
 })
 
 /** A host whose GPU replies to ping k with status k, and to later pings with the last status. */
-function host(...statuses: number[]) {
+function fakeHost(...statuses: number[]) {
   const pings: Request[] = []
   vi.spyOn(globalThis, 'fetch').mockImplementation(async (input, init) => {
     pings.push(new Request(input, init))
@@ -34,15 +34,15 @@ function host(...statuses: number[]) {
   })
   return pings
 }
-const pinged = (pings: Request[], count: number) =>
+const waitForPings = (pings: Request[], count: number) =>
   vi.waitFor(() => pings.length >= count || Promise.reject(new Error('none')))
 
 test('pings have the proxy headers of the host, start a cold GPU, and are repeated until it is ready', async ({
   expect,
 }) => {
-  const pings = host(503, 204, 200)
+  const pings = fakeHost(503, 204, 200)
   expect(await warm().prewarm('default', 'quote')).toEqual({ state: 'starting', ready_in_seconds: 60 })
-  await pinged(pings, 1)
+  await waitForPings(pings, 1)
   expect(pings[0]!.url).toBe(`${env.GPU_URL}/ping`)
   expect(pings[0]!.headers.get('modal-key')).toBe('wk-1')
   expect(pings[0]!.redirect).toBe('manual')
@@ -53,23 +53,23 @@ test('pings have the proxy headers of the host, start a cold GPU, and are repeat
 })
 
 test('a named model is opened once the GPU is ready, and immediately on a warm one', async ({ expect }) => {
-  const pings = host(204, 200)
+  const pings = fakeHost(204, 200)
   const model = { model: 'tiny', tier: 'fp8' } as const
   await warm().prewarm('default', 'visit', model)
-  await pinged(pings, 1)
+  await waitForPings(pings, 1)
   await vi.waitFor(async () => expect(await runDurableObjectAlarm(warm())).toBe(true))
-  await pinged(pings, 3)
+  await waitForPings(pings, 3)
   await warm().prewarm('default', 'visit', model)
-  await pinged(pings, 4)
+  await waitForPings(pings, 4)
   const calls = pings.map(({ method, url }) => `${method} ${url.replace(env.GPU_URL, '')}`)
   expect(calls).toEqual(['GET /ping', 'GET /ping', 'PUT /models/tiny', 'PUT /models/tiny'])
   expect(pings[2]!.headers.get('authorization')).toMatch(/^Bearer ey/)
 })
 
 test('concurrent requests cause a single start', async ({ expect }) => {
-  const pings = host(200)
+  const pings = fakeHost(200)
   await Promise.all(Array.from({ length: 20 }, () => warm().prewarm('default', 'visit')))
-  await pinged(pings, 1)
+  await waitForPings(pings, 1)
   expect(pings).toHaveLength(1)
 })
 
@@ -91,18 +91,18 @@ test('a start that times out during a ping is not repeated', async ({ expect }) 
 
 test('the daily budget limits prewarming', async ({ expect }) => {
   await usePolicy({ budget_seconds: 100 })
-  const pings = host(200)
+  const pings = fakeHost(200)
   expect(await warm().prewarm('default', 'visit')).toMatchObject({ state: 'cold' })
   expect(pings).toHaveLength(0)
 })
 
 test('the schedule keeps the GPU warm only in its hours', async ({ expect }) => {
   const scheduled = await usePolicy({ schedule: [{ from: '08:00', to: '18:00' }] })
-  const pings = host(200)
+  const pings = fakeHost(200)
   await prewarmOnSchedule(scheduled, Date.parse('2026-11-26T07:59:00Z'))
   expect(pings).toHaveLength(0)
   await prewarmOnSchedule(scheduled, Date.parse('2026-11-26T08:00:00Z'))
-  await pinged(pings, 1)
+  await waitForPings(pings, 1)
   expect((await warm().state()).state).toBe('warm')
 })
 
@@ -124,13 +124,13 @@ test('POST /v1/prewarm returns the state of each GPU, and requires a key', async
 
 test('a quote contains the state of the GPU before and after a job', async ({ expect }) => {
   const caller = await newCaller()
-  const quoted = async () =>
+  const quoteState = async () =>
     ((await (await post('/v1/quote', caller.key, { prompt: 'a cat' })).json()) as { gpu: object }).gpu
-  expect(await quoted()).toEqual({ state: 'cold', ready_in_seconds: 60 })
+  expect(await quoteState()).toEqual({ state: 'cold', ready_in_seconds: 60 })
   fakeGpu(works)
   await generatedOf(await generate(caller, { prompt: 'a cat', seed: 1 }))
   clearGpuStates()
-  expect(await quoted()).toEqual({ state: 'warm', ready_in_seconds: 0 })
+  expect(await quoteState()).toEqual({ state: 'warm', ready_in_seconds: 0 })
 })
 
 test('a job that waits for a GPU contains the expected wait', async ({ expect }) => {
@@ -152,7 +152,7 @@ test('a job that waits for a GPU contains the expected wait', async ({ expect })
 
 test('an idle GPU is kept while recent gaps make that worthwhile, by pings within the budget', async ({ expect }) => {
   await usePolicy({ wait_worth: 20, idle_seconds: 60, start_seconds: 30 })
-  const pings = host(200)
+  const pings = fakeHost(200)
   const now = vi.spyOn(Date, 'now')
   let time = 1_800_000_000_000
   now.mockImplementation(() => time)
@@ -172,7 +172,7 @@ test('an idle GPU is kept while recent gaps make that worthwhile, by pings withi
   await vi.waitFor(async () => expect(await alarm()).toBe(time + 45_000))
   time += 45_000
   await runDurableObjectAlarm(warm())
-  await pinged(pings, 1)
+  await waitForPings(pings, 1)
   expect(await alarm()).toBe(time + 45_000)
   time += 136_000
   await runDurableObjectAlarm(warm())

@@ -3,7 +3,7 @@
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
 import { SlotQueue } from '../../../edge/gpu/slot-queue.ts'
-import { configWith } from '../support/config.ts'
+import { createConfigWith } from '../support/config.ts'
 
 const LEASE_MS = 30_000
 
@@ -252,15 +252,15 @@ test('accounts of equal usage take turns, regardless of the order in which their
 })
 
 test('GPU_DEVICES is 1 by default, and an error names the variable', ({ expect }) => {
-  expect(configWith({ GPU_DEVICES: undefined }).gpuDevices).toBe(1)
-  expect(configWith({ GPU_DEVICES: '2' }).gpuDevices).toBe(2)
-  expect(() => configWith({ GPU_DEVICES: '17' }).gpuDevices).toThrow(
+  expect(createConfigWith({ GPU_DEVICES: undefined }).gpuDevices).toBe(1)
+  expect(createConfigWith({ GPU_DEVICES: '2' }).gpuDevices).toBe(2)
+  expect(() => createConfigWith({ GPU_DEVICES: '17' }).gpuDevices).toThrow(
     'GPU_DEVICES is "17"; it must be a whole number from 1 to 16.',
   )
 })
 
 test.for(['0', '1.5', 'many', ''])('an error about GPU_SLOTS names the variable: "%s"', (given, { expect }) => {
-  expect(() => configWith({ GPU_SLOTS: given }).gpuSlots).toThrow(`GPU_SLOTS is "${given}"`)
+  expect(() => createConfigWith({ GPU_SLOTS: given }).gpuSlots).toThrow(`GPU_SLOTS is "${given}"`)
 })
 
 describe('while interactive jobs of light accounts always wait', () => {

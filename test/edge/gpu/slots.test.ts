@@ -4,16 +4,16 @@ import { afterEach, beforeEach, test, vi } from 'vitest'
 import { EndpointDO } from '../../../edge/gpu/endpoint-object.ts'
 import { JobDO } from '../../../edge/jobs/job.ts'
 import { accountOf } from '../support/admissions.ts'
-import { type Caller, generate, generatedOf, jobIn, newCaller, send } from '../support/client.ts'
+import { type Caller, generate, generatedOf, newCaller, readJob, send } from '../support/client.ts'
 import {
-  accepted,
   type Behavior,
+  createAccepted,
   createFeed,
+  createImage,
+  createStarted,
+  createSteps,
+  encodeLine,
   fakeGpu,
-  image,
-  line,
-  started,
-  steps,
   stream,
   timings,
   works,
@@ -32,29 +32,29 @@ afterEach(() => {
 })
 
 /** A GPU whose jobs start, and end one by one when the test calls `finishNext`. */
-function heldGpu() {
+function fakeHeldGpu() {
   const held: (() => Promise<void>)[] = []
   const behavior: Behavior = (seen) => {
     const { behavior: respond, send: feed } = createFeed()
-    feed(accepted(seen), started(seen))
-    const beating = setInterval(() => feed(line({ type: 'heartbeat' })), 50)
+    feed(createAccepted(seen), createStarted(seen))
+    const beating = setInterval(() => feed(encodeLine({ type: 'heartbeat' })), 50)
     held.push(async () => {
       clearInterval(beating)
-      feed(...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
+      feed(...(await createImage(seen, 0)), encodeLine({ type: 'succeeded', images: 1, timings }))
     })
     return respond(seen)
   }
   return { behavior, finishNext: () => held.shift()!() }
 }
 
-const submit = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', steps: 4 }))
+const submit = async (caller: Caller) => readJob(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', steps: 4 }))
 const stateOf = async (job: { id: string }) => (await jobOf(job).view())?.state
 
 test('a job that arrives after a flood of another account is sent after at most three jobs of the flood', async ({
   expect,
 }) => {
   const [flooder, other] = [await newCaller(), await newCaller()]
-  const { behavior, finishNext } = heldGpu()
+  const { behavior, finishNext } = fakeHeldGpu()
   const calls = fakeGpu(behavior)
   const flood = await Promise.all(Array.from({ length: 5 }, () => submit(flooder)))
   await vi.waitFor(() => expect(calls).toHaveLength(1))
@@ -78,19 +78,19 @@ test('the next job is sent to the GPU during the last step, so that the GPU is n
   const first = await submit(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   const second = await submit(caller)
-  gpu.send(accepted(calls[0]!), started(calls[0]!), ...steps(2, 4))
+  gpu.send(createAccepted(calls[0]!), createStarted(calls[0]!), ...createSteps(2, 4))
   await vi.waitFor(async () => expect((await jobOf(first).view())?.progress).toMatchObject({ step: 2 }))
   expect(calls).toHaveLength(1)
-  gpu.send(line({ type: 'step', image: 0, step: 3, steps: 4 }))
+  gpu.send(encodeLine({ type: 'step', image: 0, step: 3, steps: 4 }))
   expect((await waitForEnd(second)).state).toBe('succeeded')
   expect(await stateOf(first)).toBe('running')
-  gpu.send(...(await image(calls[0]!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  gpu.send(...(await createImage(calls[0]!, 0)), encodeLine({ type: 'succeeded', images: 1, timings }))
   expect((await waitForEnd(first)).state).toBe('succeeded')
 })
 
 test('an unreachable job passes its slot to the next job, and requests another', async ({ expect }) => {
   const caller = await newCaller()
-  const { behavior, finishNext } = heldGpu()
+  const { behavior, finishNext } = fakeHeldGpu()
   const calls = fakeGpu(behavior)
   const first = await submit(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
@@ -114,13 +114,13 @@ test('an unreachable job passes its slot to the next job, and requests another',
 
 test('a waiting job that is canceled neither runs nor delays the next job', async ({ expect }) => {
   const caller = await newCaller()
-  const { behavior, finishNext } = heldGpu()
+  const { behavior, finishNext } = fakeHeldGpu()
   const calls = fakeGpu(behavior)
   await submit(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   const waiting = await submit(caller)
   const response = await send('DELETE', `/v1/jobs/${waiting.id}`, caller)
-  expect([response.status, (await jobIn(response)).state]).toEqual([200, 'canceled'])
+  expect([response.status, (await readJob(response)).state]).toEqual([200, 'canceled'])
   const next = generate(caller, { prompt: 'a cat' })
   await finishNext()
   await vi.waitFor(() => expect(calls).toHaveLength(2))
@@ -142,7 +142,7 @@ test('a GPU that accepts nothing does not delay other jobs, which all fail in ti
 test('waiting and running jobs continue after the loss of the queue', async ({ expect }) => {
   env.OCTET_RECOVERY = '{"job_seconds": 0.2}' as never
   const caller = await newCaller()
-  const { behavior, finishNext } = heldGpu()
+  const { behavior, finishNext } = fakeHeldGpu()
   const calls = fakeGpu(behavior)
   const [first, second] = [await submit(caller), await submit(caller)]
   await vi.waitFor(() => expect(calls).toHaveLength(1))
@@ -157,7 +157,7 @@ test('waiting and running jobs continue after the loss of the queue', async ({ e
 
 test('a lost attempt keeps its slot, because the next one joins its run', async ({ expect }) => {
   const caller = await newCaller()
-  const lost: Behavior = (seen) => stream([accepted(seen), started(seen), ...steps(2, 4)], 'cut')
+  const lost: Behavior = (seen) => stream([createAccepted(seen), createStarted(seen), ...createSteps(2, 4)], 'cut')
   const calls = fakeGpu(lost, works)
   const first = await submit(caller)
   const second = await submit(caller)
@@ -167,7 +167,7 @@ test('a lost attempt keeps its slot, because the next one joins its run', async 
 
 test('a canceled job leaves the queue immediately', async ({ expect }) => {
   const caller = await newCaller()
-  const { behavior, finishNext } = heldGpu()
+  const { behavior, finishNext } = fakeHeldGpu()
   const calls = fakeGpu(behavior)
   const first = await submit(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
@@ -184,12 +184,12 @@ test('a job of one step keeps its slot to the end, because all of its GPU time c
   const caller = await newCaller()
   const gpu = createFeed()
   const calls = fakeGpu(gpu.behavior, works)
-  const first = await jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', steps: 1 }))
+  const first = await readJob(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', steps: 1 }))
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   const second = await submit(caller)
-  gpu.send(accepted(calls[0]!), started(calls[0]!), ...steps(1, 1))
+  gpu.send(createAccepted(calls[0]!), createStarted(calls[0]!), ...createSteps(1, 1))
   await vi.waitFor(async () => expect((await jobOf(first).view())?.progress).toMatchObject({ step: 1 }))
   expect(calls).toHaveLength(1)
-  gpu.send(...(await image(calls[0]!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  gpu.send(...(await createImage(calls[0]!, 0)), encodeLine({ type: 'succeeded', images: 1, timings }))
   expect((await waitForEnd(second)).state).toBe('succeeded')
 })

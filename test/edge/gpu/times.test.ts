@@ -3,19 +3,19 @@
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { configOf } from '../../../edge/config.ts'
-import { afterLossMs } from '../../../edge/jobs/attempt.ts'
+import { computePauseAfterLossMs } from '../../../edge/jobs/attempt.ts'
 import type { JobRecord } from '../../../edge/jobs/record.ts'
 import { generate, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
-import { configWith } from '../support/config.ts'
+import { createConfigWith } from '../support/config.ts'
 import {
-  accepted,
   cancellations,
+  createAccepted,
   createFeed,
+  createImage,
+  createStarted,
+  encodeLine,
   fakeGpu,
-  image,
-  line,
-  type Seen,
-  started,
+  type SeenRequest,
   timings,
   works,
 } from '../support/fake-gpu.ts'
@@ -25,7 +25,7 @@ afterEach(() => vi.restoreAllMocks())
 
 const body = { prompt: 'a cat', seed: 1 }
 const free = { reserved: 0, captured: 0 }
-const neverAnswers = ({ signal }: Seen) =>
+const neverAnswers = ({ signal }: SeenRequest) =>
   new Promise<never>((_, reject) => signal?.addEventListener('abort', () => reject(new Error('connection closed'))))
 
 test('a GPU function that accepts the connection and never replies is unavailable at the deadline', async ({
@@ -88,17 +88,17 @@ describe('a refusal', () => {
 
 test('a job that only sends heartbeats is canceled at its time limit, free of charge', async ({ expect }) => {
   const caller = await newCaller()
-  const beats = (seen: Seen) => {
-    const begin = [accepted(seen), started(seen)]
+  const sendHeartbeats = (seen: SeenRequest) => {
+    const begin = [createAccepted(seen), createStarted(seen)]
     const body = new ReadableStream<Uint8Array>({
       async pull(controller) {
         await new Promise((resolve) => setTimeout(resolve, 50))
-        controller.enqueue(begin.shift() ?? line({ type: 'heartbeat' }))
+        controller.enqueue(begin.shift() ?? encodeLine({ type: 'heartbeat' }))
       },
     })
     return new Response(body)
   }
-  const calls = fakeGpu(beats)
+  const calls = fakeGpu(sendHeartbeats)
   const response = await generate(caller, body)
   expect([response.status, (await problemOf(response)).error.code]).toEqual([500, 'generation_failed'])
   await vi.waitFor(() => expect(cancellations).toEqual([{ job: calls[0]!.job, attempt: 1 }]))
@@ -113,18 +113,18 @@ test('time in the queue of the GPU function does not count as run time', async (
   const waiting = generate(caller, body)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   const [seen] = calls
-  feed(line({ type: 'accepted', job: seen!.job, attempt: 1, position: 3 }))
+  feed(encodeLine({ type: 'accepted', job: seen!.job, attempt: 1, position: 3 }))
   for (let beats = 0; beats < 25; beats++) {
-    feed(line({ type: 'heartbeat' }))
+    feed(encodeLine({ type: 'heartbeat' }))
     await new Promise((resolve) => setTimeout(resolve, 100))
   }
-  feed(started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  feed(createStarted(seen!), ...(await createImage(seen!, 0)), encodeLine({ type: 'succeeded', images: 1, timings }))
   expect((await waiting).status).toBe(200)
 })
 
 test('the pause after the second lost attempt is four times as long as after the first', ({ expect }) => {
   const times = configOf(env).gpuTimes
-  const pauses = [1, 2, 3].map((faults) => afterLossMs({ faults } as JobRecord, times))
+  const pauses = [1, 2, 3].map((faults) => computePauseAfterLossMs({ faults } as JobRecord, times))
   expect(pauses[0]).toSatisfy((ms: number) => ms >= 7 && ms <= 13)
   expect(pauses[1]).toSatisfy((ms: number) => ms >= 30 && ms <= 50)
   expect(pauses[2]).toBe(0)
@@ -140,7 +140,7 @@ describe('the variables', () => {
   }
 
   test('are seconds', ({ expect }) => {
-    expect(configWith(given).gpuTimes).toEqual({
+    expect(createConfigWith(given).gpuTimes).toEqual({
       startMs: 300_000,
       silenceMs: 20_000,
       runMs: 900_000,
@@ -150,7 +150,7 @@ describe('the variables', () => {
   })
 
   test.for(['5m', '', '0', '-1', 'Infinity', '86401'])('are named in errors: "%s"', (wrong, { expect }) => {
-    expect(() => configWith({ ...given, GPU_START_SECONDS: wrong }).gpuTimes).toThrow(
+    expect(() => createConfigWith({ ...given, GPU_START_SECONDS: wrong }).gpuTimes).toThrow(
       `GPU_START_SECONDS is "${wrong}"; it must be a number of seconds above 0 and up to 86400.`,
     )
   })

@@ -1,7 +1,7 @@
 // Spans of the worker.
 import { afterEach, test, vi } from 'vitest'
 import { withSpan } from '../../../edge/gpu/trace.ts'
-import { envWith } from '../support/config.ts'
+import { createEnvWith } from '../support/config.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -14,7 +14,7 @@ test('a redirect is not followed, so that no other host gets the headers, and th
     sent.push(new Request(url as string, init as RequestInit))
     return new Response(null, { status: 307, headers: { location: 'https://other.example/' } })
   })
-  const env = envWith({
+  const env = createEnvWith({
     OTEL_EXPORTER_OTLP_ENDPOINT: 'https://spans.example',
     OTEL_EXPORTER_OTLP_HEADERS: 'x-key=hunter2',
   })

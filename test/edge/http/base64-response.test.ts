@@ -14,7 +14,7 @@ const bytesOf = (length: number, seed = 0) =>
   Uint8Array.from({ length }, (_, i) => (i * 31 + (i >> 8) * 7 + seed) & 255)
 
 /** Returns a file stream of `length` bytes, with a count of the bytes read from it. */
-function countedFile(length: number, piece = 64 * 1024) {
+function createCountedFile(length: number, piece = 64 * 1024) {
   const seen = { read: 0, canceled: false }
   const stream = new ReadableStream({
     type: 'bytes',
@@ -35,7 +35,7 @@ function countedFile(length: number, piece = 64 * 1024) {
   return { stream, seen }
 }
 
-const body = (marks: number) => (mark: string) => ({
+const createBody = (marks: number) => (mark: string) => ({
   data: Array.from({ length: marks }, (_, i) => ({ b64_json: mark, i })),
   end: '€',
 })
@@ -46,7 +46,7 @@ describe('a base64 response', () => {
     const file = bytesOf(length)
     await env.RESULTS.put('base64-test', file)
     const open = async () => (await env.RESULTS.get('base64-test'))!.body
-    const reply = await new Response(streamJson(body(2), open)).json()
+    const reply = await new Response(streamJson(createBody(2), open)).json()
     const b64_json = file.toBase64()
     expect(reply).toEqual({
       data: [
@@ -58,8 +58,8 @@ describe('a base64 response', () => {
   })
 
   test('reads files only as fast as the caller reads the response, for files of any size', async ({ expect }) => {
-    const files = [countedFile(48 * MB), countedFile(48 * MB)]
-    const reader = streamJson(body(2), async (index) => files[index]!.stream).getReader()
+    const files = [createCountedFile(48 * MB), createCountedFile(48 * MB)]
+    const reader = streamJson(createBody(2), async (index) => files[index]!.stream).getReader()
     let told = 0
     for (let done = false; !done; ) {
       const chunk = await reader.read()
@@ -72,8 +72,8 @@ describe('a base64 response', () => {
   })
 
   test('stops reading the file when the caller cancels', async ({ expect }) => {
-    const { stream, seen } = countedFile(48 * MB)
-    const reader = streamJson(body(1), async () => stream).getReader()
+    const { stream, seen } = createCountedFile(48 * MB)
+    const reader = streamJson(createBody(1), async () => stream).getReader()
     await reader.read()
     await reader.read()
     await reader.cancel()
@@ -83,7 +83,7 @@ describe('a base64 response', () => {
 
   test('fails when a file cannot be opened', async ({ expect }) => {
     const open = () => Promise.reject(new Error('gone'))
-    await expect(new Response(streamJson(body(1), open)).text()).rejects.toThrow('gone')
+    await expect(new Response(streamJson(createBody(1), open)).text()).rejects.toThrow('gone')
   })
 })
 
@@ -105,7 +105,7 @@ describe('POST /v1/images/generations with b64_json', () => {
       for (const [i, { b64_json }] of data.entries()) {
         const bytes = Uint8Array.fromBase64(b64_json!)
         expect(bytes.length).toBe(large[i]!.length)
-        expect(await digest(bytes)).toBe(await digest(large[i]!))
+        expect(await computeDigest(bytes)).toBe(await computeDigest(large[i]!))
       }
     }
   })
@@ -120,5 +120,5 @@ describe('POST /v1/images/generations with b64_json', () => {
   })
 })
 
-const digest = async (bytes: Uint8Array<ArrayBuffer>) =>
+const computeDigest = async (bytes: Uint8Array<ArrayBuffer>) =>
   new Uint8Array(await crypto.subtle.digest('SHA-256', bytes)).toHex()

@@ -8,7 +8,7 @@ import { afterEach, describe, test, vi } from 'vitest'
 import type { EdgeEnv } from '../../../edge/http/context.ts'
 import { replyWithHeartbeat } from '../../../edge/http/heartbeat.ts'
 import { fetchWorker, generate, ledgerOf, newCaller, ORIGIN, problemOf } from '../support/client.ts'
-import { fakeGpu, holdUntil, line } from '../support/fake-gpu.ts'
+import { encodeLine, fakeGpu, holdUntil } from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -72,10 +72,10 @@ describe('a long reply', () => {
     ],
   ]
   test.for(clients)('is parsed by %s, which throws after a late failure', async ([, generateWith], { expect }) => {
-    const succeeding = () => later(60).then(() => Response.json({ data: [{ b64_json: 'AAAA' }] }))
-    expect(await generateWith(() => replyTo(succeeding()))).toBe('AAAA')
-    const failing = () => later(60).then(() => Promise.reject(new Error('late')))
-    expect(await errorOf(generateWith(() => replyTo(failing())))).toBeInstanceOf(Error)
+    const succeedLate = () => later(60).then(() => Response.json({ data: [{ b64_json: 'AAAA' }] }))
+    expect(await generateWith(() => replyTo(succeedLate()))).toBe('AAAA')
+    const failLate = () => later(60).then(() => Promise.reject(new Error('late')))
+    expect(await errorOf(generateWith(() => replyTo(failLate())))).toBeInstanceOf(Error)
   })
 
   test('that is ready early is the plain response', async ({ expect }) => {
@@ -93,7 +93,7 @@ describe('a long reply', () => {
 test('a retry after a late failure gets the status of that failure, without a new job', async ({ expect }) => {
   const caller = await newCaller()
   let isReleased = false
-  const fails = async () => [line({ type: 'failed', code: 'internal', message: 'secret' })]
+  const fails = async () => [encodeLine({ type: 'failed', code: 'internal', message: 'secret' })]
   const calls = fakeGpu(holdUntil(() => isReleased, fails))
   const body = { prompt: 'a cat' }
   const first = await generate(caller, body)

@@ -37,8 +37,8 @@ test('an image of the largest size has no effect on this limit', async ({ expect
 })
 
 test('a form with 80,000 lists is refused', async ({ expect }) => {
-  const part = (k: number) => `--b\r\ncontent-disposition: form-data; name="${k}[]"\r\n\r\nx\r\n`
-  const form = `${Array.from({ length: 80_000 }, (_, k) => part(k)).join('')}--b--\r\n`
+  const createPart = (k: number) => `--b\r\ncontent-disposition: form-data; name="${k}[]"\r\n\r\nx\r\n`
+  const form = `${Array.from({ length: 80_000 }, (_, k) => createPart(k)).join('')}--b--\r\n`
   expect(form.length).toBeGreaterThan(LIMITS.requestBytes)
   const response = await postText('/v1/images/edits', form, 'multipart/form-data; boundary=b')
   expect(response.status).toBe(413)

@@ -12,21 +12,21 @@ async function readProblem(response: Response): Promise<Problem & { bytes: numbe
   return { ...(JSON.parse(text) as Problem), bytes: text.length }
 }
 
-const many = (n: number, name = (i: number) => `x${i}`) =>
+const createMany = (n: number, name = (i: number) => `x${i}`) =>
   Object.fromEntries(Array.from({ length: n }, (_, i) => [name(i), 1]))
-const nested = (depth: number, open: string, close: string) => `${open.repeat(depth)}1${close.repeat(depth)}`
+const createNested = (depth: number, open: string, close: string) => `${open.repeat(depth)}1${close.repeat(depth)}`
 const prompt = 'a cat'
 
 const bodies: [string, string][] = [
-  ['20,000 unknown fields', JSON.stringify(many(20_000))],
-  ['unknown fields of 20,000 characters', JSON.stringify(many(10, (i) => `${i}`.repeat(20_000)))],
+  ['20,000 unknown fields', JSON.stringify(createMany(20_000))],
+  ['unknown fields of 20,000 characters', JSON.stringify(createMany(10, (i) => `${i}`.repeat(20_000)))],
   ['a long text in place of a number', JSON.stringify({ prompt, n: 'x'.repeat(200_000) })],
   ['a long text of control characters', JSON.stringify({ prompt, size: '\u0000'.repeat(40_000) })],
   ['a long list in place of a number', JSON.stringify({ prompt, n: Array(100_000).fill(1) })],
-  ['a field with many nested fields', JSON.stringify({ prompt, n: many(20_000) })],
-  ['a list 100,000 deep', `{"prompt":"a cat","n":${nested(100_000, '[', ']')}}`],
-  ['an object 30,000 deep', `{"prompt":"a cat","n":${nested(30_000, '{"a":', '}')}}`],
-  ['a list 100,000 deep as the body', nested(100_000, '[', ']')],
+  ['a field with many nested fields', JSON.stringify({ prompt, n: createMany(20_000) })],
+  ['a list 100,000 deep', `{"prompt":"a cat","n":${createNested(100_000, '[', ']')}}`],
+  ['an object 30,000 deep', `{"prompt":"a cat","n":${createNested(30_000, '{"a":', '}')}}`],
+  ['a list 100,000 deep as the body', createNested(100_000, '[', ']')],
   ['a long model', JSON.stringify({ prompt, model: 'm'.repeat(200_000) })],
   ['a long webhook', JSON.stringify({ prompt, webhook: `https://a.com/${'w'.repeat(200_000)}` })],
   ['a long text that is not JSON', `{"prompt": ${'x'.repeat(200_000)}`],
@@ -65,9 +65,9 @@ test('refusals of other bodies, queries and paths are equally small', async ({ e
   const query = Array.from({ length: 200 }, (_, i) => `${long.slice(0, 30)}${i}=1`).join('&')
   const responses = await Promise.all([
     send('POST', '/v1/keys', caller, { scopes: Array(2000).fill('root') }),
-    send('POST', '/v1/keys', caller, { limits: many(1000) }),
-    send('POST', '/v1/tokens', caller, many(1000)),
-    send('PATCH', '/v1/accounts/me', { headers: operator }, many(1000)),
+    send('POST', '/v1/keys', caller, { limits: createMany(1000) }),
+    send('POST', '/v1/tokens', caller, createMany(1000)),
+    send('PATCH', '/v1/accounts/me', { headers: operator }, createMany(1000)),
     fetchWorker(`/v1/jobs?${query}`, { headers: caller.headers }),
     fetchWorker(`/v1/usage?from=${long}`, { headers: caller.headers }),
     fetchWorker(`/v1/keys/${long}`, { headers: caller.headers }),
@@ -98,7 +98,7 @@ test.for([
 })
 
 test('zod rejects deeply nested input without recursion', ({ expect }) => {
-  const deep = JSON.parse(nested(200_000, '[', ']')) as unknown
+  const deep = JSON.parse(createNested(200_000, '[', ']')) as unknown
   expect(z.strictObject({ n: z.int() }).safeParse({ n: deep }).success).toBe(false)
   expect(formatValue(deep)).toBe('[[["…"]]]')
 })

@@ -8,12 +8,12 @@ import { chargeOf, isOver } from '../../../edge/jobs/record.ts'
 import { type Random, randomOf } from '../../../infra/command/random.ts'
 import { type Caller, filesOf, newCaller } from '../support/client.ts'
 import {
-  accepted,
   type Behavior,
+  createAccepted,
+  createImage,
+  createStarted,
   fakeGpu,
-  image,
   refuses,
-  started,
   stream,
   unreachable,
   works,
@@ -29,13 +29,17 @@ const GPU: Record<string, [share: number, behavior: Behavior]> = {
   full: [2, refuses(429, 'queue_full')],
   unreachable: [1, unreachable],
   silent: [1, stopsHalfWay],
-  cut: [2, async (seen) => stream([accepted(seen), started(seen), ...(await image(seen, 0))], 'cut')],
-  spoilt: [1, async (seen) => stream([accepted(seen), started(seen), ...(await image(seen, 0, { bytes: 4999 }))])],
+  cut: [2, async (seen) => stream([createAccepted(seen), createStarted(seen), ...(await createImage(seen, 0))], 'cut')],
+  spoilt: [
+    1,
+    async (seen) =>
+      stream([createAccepted(seen), createStarted(seen), ...(await createImage(seen, 0, { bytes: 4999 }))]),
+  ],
 }
 const SHARES = Object.fromEntries(Object.entries(GPU).map(([name, [share]]) => [name, share]))
 
 /** Faults to inject into a job. Errors are ignored, because a fault may no longer apply or may be interrupted by another. */
-const BLOWS: Record<string, (spec: JobSpec) => unknown> = {
+const FAULTS: Record<string, (spec: JobSpec) => unknown> = {
   evict: (spec) => evictDurableObject(jobOf(spec)),
   'evict the account': ({ account }) => evictDurableObject(env.ACCOUNT.getByName(account)),
   'abort everything': () => abortAllDurableObjects(),
@@ -46,7 +50,7 @@ const BLOWS: Record<string, (spec: JobSpec) => unknown> = {
   'wake the watchdog': (spec) => runDurableObjectAlarm(jobOf(spec)),
   'wake the account': ({ account }) => runDurableObjectAlarm(env.ACCOUNT.getByName(account)),
 }
-const BLOW_SHARES = { ...Object.fromEntries(Object.keys(BLOWS).map((blow) => [blow, 6])), 'abort everything': 1 }
+const FAULT_SHARES = { ...Object.fromEntries(Object.keys(FAULTS).map((fault) => [fault, 6])), 'abort everything': 1 }
 
 /** Injects faults into random jobs until all jobs have ended; returns the count of each fault. */
 async function strike(specs: readonly JobSpec[], random: Random, signal: AbortSignal): Promise<Record<string, number>> {
@@ -55,9 +59,9 @@ async function strike(specs: readonly JobSpec[], random: Random, signal: AbortSi
   for (let moment = 0; open.size > 0 && !signal.aborted; moment++) {
     const spec = [...open][random.between(0, open.size - 1)]!
     // Every third fault is a watchdog alarm, so that the jobs make progress and the campaign ends.
-    const blow = moment % 3 === 0 ? 'wake the watchdog' : random.pick(BLOW_SHARES)
-    counts[blow] = (counts[blow] ?? 0) + 1
-    Promise.resolve(BLOWS[blow]!(spec)).catch(() => {})
+    const fault = moment % 3 === 0 ? 'wake the watchdog' : random.pick(FAULT_SHARES)
+    counts[fault] = (counts[fault] ?? 0) + 1
+    Promise.resolve(FAULTS[fault]!(spec)).catch(() => {})
     await new Promise((resolve) => setTimeout(resolve, random.between(0, 20)))
     const job = await jobOf(spec)
       .view()
@@ -78,13 +82,13 @@ test('despite injected faults, each job ends once, is charged once and keeps its
   const callers: Caller[] = await Promise.all([newCaller(), newCaller()])
   const specs = await Promise.all(Array.from({ length: JOBS }, (_, index) => reserveJob(callers[index % 2]!)))
   for (const spec of specs) Promise.resolve(jobOf(spec).create(reservationOf(spec))).catch(() => {})
-  const blows = await strike(specs, random, signal)
+  const faults = await strike(specs, random, signal)
   const jobs = await Promise.all(specs.map(async (spec) => (await jobOf(spec).view())!))
   for (const { id, account, price } of jobs)
     expect((await env.ACCOUNT.getByName(account).entry(id))?.amount).toBe(price)
   const states = Object.groupBy(jobs, ({ state }) => state)
   const count = ({ length = 0 }: readonly unknown[] = []) => length
-  console.log(`seed ${seed}:`, { succeeded: count(states.succeeded), failed: count(states.failed), ...blows })
+  console.log(`seed ${seed}:`, { succeeded: count(states.succeeded), failed: count(states.failed), ...faults })
   expect(count(states.succeeded) + count(states.failed), `seed ${seed}`).toBe(JOBS)
   for (const caller of callers) {
     const own = jobs.filter(({ account }) => account === caller.account)

@@ -3,16 +3,16 @@ import { abortAllDurableObjects } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { EndpointDO } from '../../../edge/gpu/endpoint-object.ts'
-import { type Caller, filesOf, generate, jobIn, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
+import { type Caller, filesOf, generate, ledgerOf, newCaller, problemOf, readJob, send } from '../support/client.ts'
 import {
-  accepted,
   cancellations,
+  createAccepted,
   createFeed,
+  createStarted,
+  createSteps,
+  encodeLine,
   fakeGpu,
-  line,
   refuses,
-  started,
-  steps,
   stream,
   timings,
   untilCanceled,
@@ -22,14 +22,14 @@ import { jobOf, reservationOf, reserveJob, reset, waitForEnd } from '../support/
 
 afterEach(() => vi.restoreAllMocks())
 
-const submitted = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
+const submitTestJob = async (caller: Caller) => readJob(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
 const priceOf = async ({ id }: { id: string }) => (await env.JOB.getByName(id).view())!.price
 /** Returns the base price plus the share for `steps` of four steps. */
 const chargeOf = async ({ id }: { id: string }, steps: number) => {
   const { price, basePrice } = (await env.JOB.getByName(id).view())!
   return basePrice + Math.floor(((price - basePrice) * steps) / 4)
 }
-const reaches = (id: string, state: string) =>
+const waitForState = (id: string, state: string) =>
   vi.waitFor(async () => {
     const now = (await env.JOB.getByName(id).view())!.state
     if (now !== state) throw new Error(`the job is ${now}`)
@@ -39,18 +39,18 @@ describe('DELETE /v1/jobs/{id}', () => {
   test('cancels a running job at its next step and captures the share of completed steps', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(untilCanceled(3))
-    const job = await submitted(caller)
+    const job = await submitTestJob(caller)
     await vi.waitFor(async () => expect((await env.JOB.getByName(job.id).view())?.progress).toMatchObject({ step: 3 }))
     const response = await send('DELETE', `/v1/jobs/${job.id}`, caller)
     expect(response.status).toBe(202)
-    expect(await jobIn(response)).toMatchObject({ state: 'running', cancel_requested: true })
+    expect(await readJob(response)).toMatchObject({ state: 'running', cancel_requested: true })
 
     expect(await waitForEnd(job)).toMatchObject({ state: 'canceled', stepsDone: 3, attempt: 1 })
     const charged = await chargeOf(job, 3)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: charged })
     const again = await send('POST', `/v1/jobs/${job.id}/cancel`, caller)
     expect(again.status).toBe(200)
-    expect(await jobIn(again)).toMatchObject({
+    expect(await readJob(again)).toMatchObject({
       state: 'canceled',
       price_microdollars: charged,
       error: null,
@@ -62,10 +62,10 @@ describe('DELETE /v1/jobs/{id}', () => {
   test('immediately cancels a job that no GPU has accepted, at no charge', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(refuses(503, 'loading'))
-    const job = await submitted(caller)
-    await reaches(job.id, 'starting')
+    const job = await submitTestJob(caller)
+    await waitForState(job.id, 'starting')
     const response = await send('DELETE', `/v1/jobs/${job.id}`, caller)
-    expect([response.status, (await jobIn(response)).state]).toEqual([200, 'canceled'])
+    expect([response.status, (await readJob(response)).state]).toEqual([200, 'canceled'])
     await waitForEnd(job)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
   })
@@ -74,10 +74,10 @@ describe('DELETE /v1/jobs/{id}', () => {
     const caller = await newCaller()
     const { behavior, send: feed, close } = createFeed()
     const calls = fakeGpu(behavior)
-    const job = await submitted(caller)
+    const job = await submitTestJob(caller)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
-    feed(accepted(calls[0]!), started(calls[0]!), ...steps(1, 4))
-    await reaches(job.id, 'running')
+    feed(createAccepted(calls[0]!), createStarted(calls[0]!), ...createSteps(1, 4))
+    await waitForState(job.id, 'running')
     await send('DELETE', `/v1/jobs/${job.id}`, caller)
     close()
     expect(await waitForEnd(job)).toMatchObject({ state: 'canceled', stepsDone: 1 })
@@ -88,10 +88,10 @@ describe('DELETE /v1/jobs/{id}', () => {
   test('cancels a job whose object was reset during a GPU attempt', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(untilCanceled(2))
-    const job = await submitted(caller)
+    const job = await submitTestJob(caller)
     await vi.waitFor(async () => expect((await env.JOB.getByName(job.id).view())?.progress).toMatchObject({ step: 2 }))
     await abortAllDurableObjects()
-    expect((await jobIn(await send('DELETE', `/v1/jobs/${job.id}`, caller))).state).toBe('canceled')
+    expect((await readJob(await send('DELETE', `/v1/jobs/${job.id}`, caller))).state).toBe('canceled')
     expect(await waitForEnd(job)).toMatchObject({ stepsDone: 2 })
     expect(calls.length).toBeLessThanOrEqual(2)
   })
@@ -99,10 +99,10 @@ describe('DELETE /v1/jobs/{id}', () => {
   test('does not change a job that has ended', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
-    const job = await submitted(caller)
+    const job = await submitTestJob(caller)
     await waitForEnd(job)
     const response = await send('DELETE', `/v1/jobs/${job.id}`, caller)
-    expect([response.status, (await jobIn(response)).state]).toEqual([200, 'succeeded'])
+    expect([response.status, (await readJob(response)).state]).toEqual([200, 'succeeded'])
     expect(await filesOf(caller)).toHaveLength(1)
     expect((await ledgerOf(caller)).captured).toBe(await priceOf(job))
   })
@@ -111,13 +111,13 @@ describe('DELETE /v1/jobs/{id}', () => {
     const caller = await newCaller()
     const { behavior, send: feed } = createFeed()
     const calls = fakeGpu(behavior)
-    const job = await submitted(caller)
+    const job = await submitTestJob(caller)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
-    feed(accepted(calls[0]!), started(calls[0]!))
-    await reaches(job.id, 'running')
+    feed(createAccepted(calls[0]!), createStarted(calls[0]!))
+    await waitForState(job.id, 'running')
     await send('DELETE', `/v1/jobs/${job.id}`, caller)
     const finished = await works(calls[0]!)
-    feed(...(await lateParts(finished)))
+    feed(...(await readLateParts(finished)))
     expect(await waitForEnd(job)).toMatchObject({ state: 'succeeded', cancelRequested: true })
     expect((await ledgerOf(caller)).captured).toBe(await priceOf(job))
   })
@@ -129,7 +129,7 @@ describe('DELETE /v1/jobs/{id}', () => {
 })
 
 /** Returns the part of the `works` response after the `accepted` and `started` lines. */
-async function lateParts(response: Response): Promise<Uint8Array[]> {
+async function readLateParts(response: Response): Promise<Uint8Array[]> {
   const bytes = new Uint8Array(await response.arrayBuffer())
   const at = new TextDecoder('latin1').decode(bytes).indexOf('{"type":"step"')
   return [bytes.slice(at)]
@@ -142,7 +142,7 @@ test('a caller waiting for a job canceled by another request gets job_canceled a
   const calls = fakeGpu(untilCanceled(0))
   const waiting = generate(caller, { prompt: 'a cat' })
   await vi.waitFor(() => expect(calls).toHaveLength(1))
-  await reaches(calls[0]!.job, 'running')
+  await waitForState(calls[0]!.job, 'running')
   await send('DELETE', `/v1/jobs/${calls[0]!.job}`, caller)
   const response = await waiting
   expect([response.status, (await problemOf(response)).error.code]).toEqual([409, 'job_canceled'])
@@ -152,18 +152,19 @@ test('a caller waiting for a job canceled by another request gets job_canceled a
 test('a job canceled by the GPU function without a cancel request is retried', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(
-    (seen) => stream([accepted(seen), started(seen), line({ type: 'canceled', steps_done: 2, timings })]),
+    (seen) =>
+      stream([createAccepted(seen), createStarted(seen), encodeLine({ type: 'canceled', steps_done: 2, timings })]),
     works,
   )
-  expect(await waitForEnd(await submitted(caller))).toMatchObject({ state: 'succeeded', attempt: 2 })
+  expect(await waitForEnd(await submitTestJob(caller))).toMatchObject({ state: 'succeeded', attempt: 2 })
   expect(calls).toHaveLength(2)
 })
 
 test('a job canceled after its start but before its first step is charged the base price', async ({ expect }) => {
   const caller = await newCaller()
   fakeGpu(untilCanceled(0))
-  const job = await submitted(caller)
-  await reaches(job.id, 'running')
+  const job = await submitTestJob(caller)
+  await waitForState(job.id, 'running')
   await send('DELETE', `/v1/jobs/${job.id}`, caller)
   await waitForEnd(job)
   expect((await ledgerOf(caller)).captured).toBe(await chargeOf(job, 0))
@@ -183,9 +184,9 @@ test('a cancellation before the GPU responds aborts the GPU request and is also 
         })
       }),
   )
-  const job = await submitted(caller)
+  const job = await submitTestJob(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
-  expect((await jobIn(await send('DELETE', `/v1/jobs/${job.id}`, caller))).state).toBe('canceled')
+  expect((await readJob(await send('DELETE', `/v1/jobs/${job.id}`, caller))).state).toBe('canceled')
   await vi.waitFor(() => expect([aborted, cancellations]).toEqual([true, [{ job: job.id, attempt: 1 }]]))
 })
 
@@ -195,20 +196,20 @@ test('if the GPU container that receives the cancellation does not know the job,
   const caller = await newCaller()
   let left = false
   const calls = fakeGpu((seen) => {
-    const parts = [accepted(seen), started(seen), ...steps(1, 4)]
+    const parts = [createAccepted(seen), createStarted(seen), ...createSteps(1, 4)]
     const pull = async (controller: ReadableStreamDefaultController<Uint8Array>) => {
       await new Promise((resolve) => setTimeout(resolve, 20))
-      controller.enqueue(parts.shift() ?? line({ type: 'heartbeat' }))
+      controller.enqueue(parts.shift() ?? encodeLine({ type: 'heartbeat' }))
     }
     const cancel = () => {
       left = true
     }
     return new Response(new ReadableStream({ pull, cancel }), { headers: { 'content-type': 'application/x-ndjson' } })
   })
-  const job = await submitted(caller)
+  const job = await submitTestJob(caller)
   await vi.waitFor(async () => expect((await env.JOB.getByName(job.id).view())?.progress).toMatchObject({ step: 1 }))
   calls.length = 0
-  expect((await jobIn(await send('DELETE', `/v1/jobs/${job.id}`, caller))).state).toBe('canceled')
+  expect((await readJob(await send('DELETE', `/v1/jobs/${job.id}`, caller))).state).toBe('canceled')
   await vi.waitFor(() => expect(left).toBe(true))
   await waitForEnd(job)
   expect((await ledgerOf(caller)).captured).toBe(await chargeOf(job, 1))
@@ -218,7 +219,7 @@ test('all GPU requests of a job carry the same affinity hint', async ({ expect }
   const caller = await newCaller()
   const calls = fakeGpu(untilCanceled(1))
   const sent = vi.mocked(fetch)
-  const job = await submitted(caller)
+  const job = await submitTestJob(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   await send('DELETE', `/v1/jobs/${job.id}`, caller)
   await waitForEnd(job)
@@ -231,10 +232,10 @@ test('a cancellation survives a reset of the job, and no further attempt starts'
   const caller = await newCaller()
   const { behavior, send: feed } = createFeed()
   const calls = fakeGpu((seen) => {
-    feed(accepted(seen), started(seen), ...steps(2, 4))
+    feed(createAccepted(seen), createStarted(seen), ...createSteps(2, 4))
     return behavior(seen)
   }, works)
-  const job = await submitted(caller)
+  const job = await submitTestJob(caller)
   await vi.waitFor(async () => expect((await env.JOB.getByName(job.id).view())?.progress).toMatchObject({ step: 2 }))
   expect((await send('DELETE', `/v1/jobs/${job.id}`, caller)).status).toBe(202)
   await reset(jobOf(job))

@@ -3,7 +3,7 @@ import { abortAllDurableObjects, runDurableObjectAlarm, runInDurableObject } fro
 import { afterEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
 import { filesOf, generate, generatedOf, ledgerOf, newCaller } from '../support/client.ts'
-import { accepted, fakeGpu, refuses, started, stream, works } from '../support/fake-gpu.ts'
+import { createAccepted, createStarted, fakeGpu, refuses, stream, works } from '../support/fake-gpu.ts'
 import {
   createRunningJob,
   jobOf,
@@ -39,7 +39,7 @@ test('while no GPU accepts, the same attempt is retried at the time stored in th
 
 test('a job fails at no charge after three attempts', async ({ expect }) => {
   const caller = await newCaller()
-  const calls = fakeGpu((seen) => stream([accepted(seen), started(seen)]))
+  const calls = fakeGpu((seen) => stream([createAccepted(seen), createStarted(seen)]))
   const spec = await createRunningJob(caller)
   expect(await waitForEnd(spec)).toMatchObject({ state: 'failed', error: { code: 'generation_failed' } })
   expect(calls.map(({ request }) => request.attempt)).toEqual([1, 2, 3])

@@ -1,19 +1,19 @@
 // GET /v1/jobs/{id}/events: replays past events, streams new ones, and resumes after Last-Event-ID.
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { eventStream } from '../../../edge/jobs/events.ts'
+import { streamEvents } from '../../../edge/jobs/events.ts'
 import { MAX_READERS } from '../../../edge/jobs/job.ts'
 import type { JobRecord } from '../../../edge/jobs/record.ts'
-import { type Caller, jobIn, newCaller, problemOf, send } from '../support/client.ts'
+import { type Caller, newCaller, problemOf, readJob, send } from '../support/client.ts'
 import {
-  accepted,
+  createAccepted,
   createFeed,
+  createImage,
+  createStarted,
+  createSteps,
+  encodeLine,
   fakeGpu,
-  image,
-  line,
   refuses,
-  started,
-  steps,
   stream,
   timings,
   works,
@@ -25,7 +25,7 @@ afterEach(() => vi.restoreAllMocks())
 type Message = { id: string; event: string; data: Record<string, unknown> }
 
 /** Reads messages from a response until it ends or `enough` messages have arrived. */
-async function messages(response: Response, enough = Number.POSITIVE_INFINITY): Promise<Message[]> {
+async function readMessages(response: Response, enough = Number.POSITIVE_INFINITY): Promise<Message[]> {
   const found: Message[] = []
   let text = ''
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader()
@@ -48,22 +48,22 @@ async function messages(response: Response, enough = Number.POSITIVE_INFINITY): 
 
 const follow = (caller: Caller, id: string, headers: Record<string, string> = {}) =>
   send('GET', `/v1/jobs/${id}/events`, caller, undefined, headers)
-const submitted = async (caller: Caller, fields: object = {}) =>
-  (await jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', ...fields }))).id
+const submitForId = async (caller: Caller, fields: object = {}) =>
+  (await readJob(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', ...fields }))).id
 
 describe('the events of a job', () => {
   test('are streamed as they occur, and the terminal event ends the stream', async ({ expect }) => {
     const caller = await newCaller()
     const { behavior, send: feed } = createFeed()
     const calls = fakeGpu(behavior)
-    const id = await submitted(caller)
+    const id = await submitForId(caller)
     const response = await follow(caller, id)
     expect(response.headers.get('content-type')).toBe('text/event-stream')
-    const all = messages(response)
+    const all = readMessages(response)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
     const [seen] = calls
-    feed(accepted(seen!), started(seen!), ...steps(2, 4), ...(await image(seen!, 0)))
-    feed(line({ type: 'succeeded', images: 1, timings }))
+    feed(createAccepted(seen!), createStarted(seen!), ...createSteps(2, 4), ...(await createImage(seen!, 0)))
+    feed(encodeLine({ type: 'succeeded', images: 1, timings }))
 
     const received = await all
     expect(received.map(({ event }) => event)).toEqual([
@@ -87,19 +87,19 @@ describe('the events of a job', () => {
     const caller = await newCaller()
     const { behavior, send: feed } = createFeed()
     const calls = fakeGpu(behavior)
-    const id = await submitted(caller)
+    const id = await submitForId(caller)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
     const [seen] = calls
-    feed(accepted(seen!), started(seen!), ...steps(1, 4))
-    const before = await messages(await follow(caller, id), 5)
-    const rest = messages(await follow(caller, id, { 'last-event-id': before[2]!.id }))
-    feed(...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+    feed(createAccepted(seen!), createStarted(seen!), ...createSteps(1, 4))
+    const before = await readMessages(await follow(caller, id), 5)
+    const rest = readMessages(await follow(caller, id, { 'last-event-id': before[2]!.id }))
+    feed(...(await createImage(seen!, 0)), encodeLine({ type: 'succeeded', images: 1, timings }))
     const after = await rest
-    const whole = await messages(await follow(caller, id))
+    const whole = await readMessages(await follow(caller, id))
     expect(whole.slice(0, 5)).toEqual(before)
     expect(whole.slice(3)).toEqual(after)
     for (const { id: last } of whole.slice(0, -1)) {
-      const part = await messages(await follow(caller, id, { 'last-event-id': last }))
+      const part = await readMessages(await follow(caller, id, { 'last-event-id': last }))
       expect(part).toEqual(whole.slice(Number(last)))
     }
     const nothing = await follow(caller, id, { 'last-event-id': whole.at(-1)!.id })
@@ -108,9 +108,9 @@ describe('the events of a job', () => {
 
   test('include the events of a failed attempt and of its retry', async ({ expect }) => {
     const caller = await newCaller()
-    fakeGpu((seen) => stream([accepted(seen), started(seen)]), works)
-    const id = await submitted(caller)
-    const events = (await messages(await follow(caller, id))).map(({ event }) => event)
+    fakeGpu((seen) => stream([createAccepted(seen), createStarted(seen)]), works)
+    const id = await submitForId(caller)
+    const events = (await readMessages(await follow(caller, id))).map(({ event }) => event)
     expect(events).toEqual([
       ...['queued', 'starting', 'starting', 'running', 'retrying'],
       ...['starting', 'starting', 'running', 'step', 'step', 'step', 'step', 'image', 'succeeded'],
@@ -122,12 +122,12 @@ describe('the events of a job', () => {
     const caller = await newCaller()
     fakeGpu((seen) =>
       stream([
-        accepted(seen),
-        started(seen),
-        line({ type: 'failed', code: 'internal', message: 'secret: cudaMalloc' }),
+        createAccepted(seen),
+        createStarted(seen),
+        encodeLine({ type: 'failed', code: 'internal', message: 'secret: cudaMalloc' }),
       ]),
     )
-    const received = await messages(await follow(caller, await submitted(caller)))
+    const received = await readMessages(await follow(caller, await submitForId(caller)))
     expect(received.at(-1)).toMatchObject({ event: 'failed', data: { error: { code: 'generation_failed' } } })
     expect(JSON.stringify(received)).not.toContain('secret')
   })
@@ -137,12 +137,12 @@ describe('the events of a job', () => {
     const shape = { width: 32, height: 32, content_type: 'image/jpeg' }
     const calls = fakeGpu(async (seen) =>
       stream([
-        ...[accepted(seen), started(seen), ...steps(1, 4)],
-        ...[line({ type: 'preview', image: 0, step: 1, ...shape, bytes: 3 }), Uint8Array.of(1, 2, 3)],
-        ...[...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings })],
+        ...[createAccepted(seen), createStarted(seen), ...createSteps(1, 4)],
+        ...[encodeLine({ type: 'preview', image: 0, step: 1, ...shape, bytes: 3 }), Uint8Array.of(1, 2, 3)],
+        ...[...(await createImage(seen, 0)), encodeLine({ type: 'succeeded', images: 1, timings })],
       ]),
     )
-    const received = await messages(await follow(caller, await submitted(caller, { preview: true })))
+    const received = await readMessages(await follow(caller, await submitForId(caller, { preview: true })))
     expect(calls[0]!.request.preview_steps).toBe(1)
     expect(received.find(({ event }) => event === 'preview')!.data).toMatchObject({
       ...{ image: 0, step: 1, content_type: 'image/jpeg', b64_json: 'AQID' },
@@ -157,14 +157,14 @@ describe('the events of a job', () => {
   ] as const)('%j requests a preview every %s steps of 28', async ([fields, expected], { expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
-    await waitForEnd({ id: await submitted(caller, { route: 'full', ...fields }) })
+    await waitForEnd({ id: await submitForId(caller, { route: 'full', ...fields }) })
     expect(calls[0]!.request.preview_steps).toBe(expected)
   })
 
   test('are rejected for an invalid Last-Event-ID', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
-    const id = await submitted(caller)
+    const id = await submitForId(caller)
     const response = await follow(caller, id, { 'last-event-id': 'x' })
     expect([response.status, (await problemOf(response)).detail]).toEqual([
       400,
@@ -178,7 +178,7 @@ test('an idle stream is kept open by comments', async ({ expect }) => {
   const { promise: never } = Promise.withResolvers<void>()
   const job = { state: 'starting' } as JobRecord
   const quiet = { after: () => [], job: () => job, changed: () => never }
-  const reader = eventStream(
+  const reader = streamEvents(
     quiet,
     0,
     async () => null,
@@ -193,11 +193,11 @@ test('a reader that disconnects does not affect the job', async ({ expect }) => 
   const caller = await newCaller()
   const { behavior, send: feed } = createFeed()
   const calls = fakeGpu(behavior)
-  const id = await submitted(caller)
+  const id = await submitForId(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
-  await messages(await follow(caller, id), 1)
-  feed(accepted(calls[0]!), started(calls[0]!), ...(await image(calls[0]!, 0)))
-  feed(line({ type: 'succeeded', images: 1, timings }))
+  await readMessages(await follow(caller, id), 1)
+  feed(createAccepted(calls[0]!), createStarted(calls[0]!), ...(await createImage(calls[0]!, 0)))
+  feed(encodeLine({ type: 'succeeded', images: 1, timings }))
   expect((await waitForEnd({ id })).state).toBe('succeeded')
   expect(await jobOf({ id }).events()).toHaveLength(6)
 })
@@ -207,15 +207,15 @@ test('a stream continues across a reset of the job and contains each event once'
   const first = createFeed()
   const second = createFeed()
   const calls = fakeGpu(first.behavior, second.behavior)
-  const id = await submitted(caller)
-  const all = messages(await follow(caller, id))
+  const id = await submitForId(caller)
+  const all = readMessages(await follow(caller, id))
   await vi.waitFor(() => expect(calls).toHaveLength(1))
-  first.send(accepted(calls[0]!), started(calls[0]!), ...steps(2, 4))
+  first.send(createAccepted(calls[0]!), createStarted(calls[0]!), ...createSteps(2, 4))
   await vi.waitFor(async () => expect((await jobOf({ id }).view())?.progress).toMatchObject({ step: 2 }))
   await reset(jobOf({ id }))
   await vi.waitFor(() => expect(calls).toHaveLength(2))
-  second.send(accepted(calls[1]!), started(calls[1]!), ...(await image(calls[1]!, 0)))
-  second.send(line({ type: 'succeeded', images: 1, timings }))
+  second.send(createAccepted(calls[1]!), createStarted(calls[1]!), ...(await createImage(calls[1]!, 0)))
+  second.send(encodeLine({ type: 'succeeded', images: 1, timings }))
   const ids = (await all).map((message) => Number(message.id))
   const log = await jobOf({ id }).events()
   expect(ids).toEqual(log.map(({ seq }) => seq))
@@ -225,12 +225,12 @@ test('a job rejects streams above its maximum, and closing a stream frees its pl
   const caller = await newCaller()
   const { behavior } = createFeed()
   fakeGpu(behavior)
-  const id = await submitted(caller)
+  const id = await submitForId(caller)
   const open = await Promise.all(Array.from({ length: MAX_READERS }, () => follow(caller, id)))
   expect(open.every(({ status }) => status === 200)).toBe(true)
   const refused = await follow(caller, id)
   expect([refused.status, (await problemOf(refused)).error.code]).toEqual([429, 'rate_limited'])
-  await messages(open[0]!, 1)
+  await readMessages(open[0]!, 1)
   await vi.waitFor(async () => {
     const again = await follow(caller, id)
     await again.body?.cancel()
@@ -244,13 +244,13 @@ test('a stream ends within 30 seconds after its key is revoked', async ({ expect
   const caller = await newCaller()
   const { behavior, send: feed } = createFeed()
   const calls = fakeGpu(behavior)
-  const id = await submitted(caller)
-  const all = messages(await follow(caller, id))
+  const id = await submitForId(caller)
+  const all = readMessages(await follow(caller, id))
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   await env.ACCOUNT.getByName(caller.account).revokeKey(caller.keyId)
   const later = Date.now() + 31_000
   vi.spyOn(Date, 'now').mockReturnValue(later)
-  feed(accepted(calls[0]!), started(calls[0]!), ...steps(1, 4))
+  feed(createAccepted(calls[0]!), createStarted(calls[0]!), ...createSteps(1, 4))
   const events = (await all).map(({ event }) => event)
   expect(events).not.toContain('step')
   vi.mocked(Date.now).mockRestore()
@@ -260,8 +260,8 @@ test('a stream ends within 30 seconds after its key is revoked', async ({ expect
 test('an idle stream survives many consecutive resets', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(refuses(503, 'loading'), works)
-  const id = await submitted(caller)
-  const all = messages(await follow(caller, id))
+  const id = await submitForId(caller)
+  const all = readMessages(await follow(caller, id))
   for (let resets = 0; resets < 8; resets++) {
     await new Promise((resolve) => setTimeout(resolve, 120))
     await reset(jobOf({ id }))

@@ -7,7 +7,16 @@ import { AccountDO } from '../../../edge/accounts/account.ts'
 import { JobDO } from '../../../edge/jobs/job.ts'
 import type { ReceiptClaims } from '../../../edge/results/receipt.ts'
 import { filesOf, ledgerOf, newCaller } from '../support/client.ts'
-import { accepted, fakeGpu, image, line, started, stream, timings, works } from '../support/fake-gpu.ts'
+import {
+  createAccepted,
+  createImage,
+  createStarted,
+  encodeLine,
+  fakeGpu,
+  stream,
+  timings,
+  works,
+} from '../support/fake-gpu.ts'
 import { createRunningJob, jobOf, PRICE, reservationOf, reserveJob, stopsHalfWay, waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -129,13 +138,13 @@ describe('the ledger', () => {
 test('a job logs every event of its stream except heartbeats, in order', async ({ expect }) => {
   const spec = await reserveJob(await newCaller())
   fakeGpu(async (seen) => {
-    const images = [...(await image(seen, 1)), ...(await image(seen, 0))]
+    const images = [...(await createImage(seen, 1)), ...(await createImage(seen, 0))]
     return stream([
-      accepted(seen),
-      line({ type: 'heartbeat' }),
-      started(seen),
+      createAccepted(seen),
+      encodeLine({ type: 'heartbeat' }),
+      createStarted(seen),
       ...images,
-      line({ type: 'succeeded', images: 2, timings }),
+      encodeLine({ type: 'succeeded', images: 2, timings }),
     ])
   })
   const job = await jobOf(spec).run(reservationOf(spec), 'a caller')

@@ -2,8 +2,8 @@ import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { observeJob, POINT } from '../../../edge/jobs/observe.ts'
 import { generate, generatedOf, newCaller } from '../support/client.ts'
-import { envWith } from '../support/config.ts'
-import { fakeGpu, line, refuses, started, stream, works } from '../support/fake-gpu.ts'
+import { createEnvWith } from '../support/config.ts'
+import { createStarted, encodeLine, fakeGpu, refuses, stream, works } from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -18,7 +18,7 @@ function watchLog(): string[] {
   return lines
 }
 
-async function finishedJob() {
+async function createFinishedJob() {
   const caller = await newCaller()
   fakeGpu(works)
   const { octet } = await generatedOf(await generate(caller, flower))
@@ -28,7 +28,7 @@ async function finishedJob() {
 describe('a finished job', () => {
   test('is one line of the log, with its id and timings', async ({ expect }) => {
     const lines = watchLog()
-    const { id, account, price } = await finishedJob()
+    const { id, account, price } = await createFinishedJob()
     const logged = lines.map((text) => JSON.parse(text)).filter(({ message }) => message === 'a job finished')
     expect(logged).toHaveLength(1)
     expect(logged[0]).toMatchObject({ level: 'info', job: id, account, state: 'succeeded', denoise: 0.5 })
@@ -36,10 +36,10 @@ describe('a finished job', () => {
   })
 
   test('is one data point of Analytics Engine, within its size limits', async ({ expect }) => {
-    const job = await finishedJob()
+    const job = await createFinishedJob()
     const points: AnalyticsEngineDataPoint[] = []
     const ANALYTICS = { writeDataPoint: (point?: AnalyticsEngineDataPoint) => void points.push(point!) }
-    observeJob(envWith({ ANALYTICS, OCTET_LOG_PROMPTS: 'false' }), job)
+    observeJob(createEnvWith({ ANALYTICS, OCTET_LOG_PROMPTS: 'false' }), job)
     expect(points).toEqual([
       {
         indexes: [job.account],
@@ -65,8 +65,8 @@ describe('prompts in the log', () => {
   test('are absent, whether the job succeeds, is refused or fails', async ({ expect }) => {
     const lines = watchLog()
     const caller = await newCaller()
-    const fails = (code: string) => (seen: Parameters<typeof started>[0]) =>
-      stream([started(seen), line({ type: 'failed', code, message: 'no memory' })])
+    const fails = (code: string) => (seen: Parameters<typeof createStarted>[0]) =>
+      stream([createStarted(seen), encodeLine({ type: 'failed', code, message: 'no memory' })])
     for (const behavior of [works, refuses(400, 'invalid_request'), fails('out_of_memory'), fails('internal')]) {
       fakeGpu(behavior)
       await generate(caller, flower)
@@ -77,9 +77,9 @@ describe('prompts in the log', () => {
   })
 
   test('are in the line of a finished job if OCTET_LOG_PROMPTS is "true"', async ({ expect }) => {
-    const job = await finishedJob()
+    const job = await createFinishedJob()
     const lines = watchLog()
-    observeJob(envWith({ OCTET_LOG_PROMPTS: 'true' }), job)
+    observeJob(createEnvWith({ OCTET_LOG_PROMPTS: 'true' }), job)
     expect(JSON.parse(lines[0]!)).toMatchObject({ prompt: SECRET, negative_prompt: `${SECRET} at night` })
   })
 })

@@ -7,10 +7,10 @@ import { eventOf } from '../../../edge/jobs/announcement.ts'
 import { projectJob, summaryOf } from '../../../edge/jobs/projection.ts'
 import { listEntryOf, viewOf } from '../../../edge/requests/view.ts'
 import { newCaller, ORIGIN } from '../support/client.ts'
-import { finalJob } from '../support/jobs.ts'
+import { createFinalJob } from '../support/jobs.ts'
 
 test('the view, the list entry, the webhook and the OpenAI reply agree in fields and warnings', async ({ expect }) => {
-  const base = finalJob(await newCaller())
+  const base = createFinalJob(await newCaller())
   const job = {
     ...base,
     request: { ...base.request, negative_prompt: 'blurry' },

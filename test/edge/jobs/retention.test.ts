@@ -4,25 +4,25 @@ import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
 import type { JobRecord } from '../../../edge/jobs/record.ts'
-import { RECORD_DAYS, RETENTION_DAYS, retentionEnd } from '../../../edge/results/retention.ts'
+import { computeRetentionEnd, RECORD_DAYS, RETENTION_DAYS } from '../../../edge/results/retention.ts'
 import { WebhookDO } from '../../../edge/webhooks/webhook-object.ts'
-import { accountOf, rows } from '../support/admissions.ts'
-import { type Caller, fetchWorker, filesOf, jobIn, send } from '../support/client.ts'
+import { accountOf, queryRows } from '../support/admissions.ts'
+import { type Caller, fetchWorker, filesOf, readJob, send } from '../support/client.ts'
 import {
-  accepted,
   type Behavior,
+  createAccepted,
+  createImage,
+  createStarted,
+  createSteps,
+  encodeLine,
   fakeGpu,
-  image,
-  line,
-  started,
-  steps,
   stream,
   untilCanceled,
   works,
 } from '../support/fake-gpu.ts'
 import { jobOf, waitForEnd } from '../support/jobs.ts'
 import { newManager, outboxOf, waitForDeliveries } from '../support/manager.ts'
-import { RECEIVER, receiver } from '../support/receiver.ts'
+import { fakeReceiver, RECEIVER } from '../support/receiver.ts'
 
 const DAY_MS = 24 * 3600_000
 let owner: Caller
@@ -34,8 +34,13 @@ afterEach(() => vi.restoreAllMocks())
 /** Stores an image, then fails for good. */
 const failsHalfWay: Behavior = async (seen) =>
   stream([
-    ...[accepted(seen), started(seen), ...steps(1, seen.request.steps), ...(await image(seen, 0))],
-    line({ type: 'failed', code: 'invalid_request', message: 'This cannot be made.' }),
+    ...[
+      createAccepted(seen),
+      createStarted(seen),
+      ...createSteps(1, seen.request.steps),
+      ...(await createImage(seen, 0)),
+    ],
+    encodeLine({ type: 'failed', code: 'invalid_request', message: 'This cannot be made.' }),
   ])
 
 const put = (name: string) =>
@@ -50,8 +55,8 @@ const put = (name: string) =>
 /** A job that has ended in this state, is settled and announced, and whose webhook was delivered. */
 async function createEndedJob(state: 'succeeded' | 'failed' | 'canceled', name = 'order'): Promise<JobRecord> {
   fakeGpu({ succeeded: works, failed: failsHalfWay, canceled: untilCanceled(2) }[state])
-  receiver()
-  const { id } = await jobIn(await put(name))
+  fakeReceiver()
+  const { id } = await readJob(await put(name))
   if (state === 'canceled') {
     await vi.waitFor(async () => {
       if ((await jobOf({ id }).view())?.state !== 'running') throw new Error('not running yet')
@@ -66,17 +71,17 @@ async function createEndedJob(state: 'succeeded' | 'failed' | 'canceled', name =
 const markExported = (job: JobRecord) => accountOf(owner).exported([job.id])
 
 /** Moves a job back in time. */
-const age = (job: JobRecord, days: number) =>
+const moveBack = (job: JobRecord, days: number) =>
   runInDurableObject(jobOf(job), (_, { storage }) => {
     const record = storage.kv.get<JobRecord>('job')!
     storage.kv.put('job', { ...record, finished: record.finished! - days * DAY_MS })
   })
-const expire = (job: JobRecord) => age(job, job.retentionDays + RECORD_DAYS)
+const expire = (job: JobRecord) => moveBack(job, job.retentionDays + RECORD_DAYS)
 
 const alarmOf = (job: JobRecord) => runInDurableObject(jobOf(job), (_, { storage }) => storage.getAlarm())
 
 /** Everything in a job's object. */
-const stored = (job: JobRecord) =>
+const listStored = (job: JobRecord) =>
   runInDurableObject(jobOf(job), async (_, { storage }) => ({
     values: [...storage.kv.list()].length,
     tables: storage.sql.exec("SELECT name FROM sqlite_schema WHERE name NOT LIKE '\\_cf%' ESCAPE '\\'").toArray(),
@@ -84,7 +89,7 @@ const stored = (job: JobRecord) =>
   }))
 const NOTHING = { values: 0, tables: [], alarm: null }
 
-const events = () =>
+const listEvents = () =>
   runInDurableObject(outboxOf(owner), (_, { storage }) =>
     ['events', 'deliveries', 'attempts'].map((table) => storage.sql.exec(`SELECT * FROM ${table}`).toArray().length),
   )
@@ -95,22 +100,22 @@ describe.for(['succeeded', 'failed', 'canceled'] as const)('a job that has %s', 
   }) => {
     const job = await createEndedJob(state)
     expect(job.state).toBe(state)
-    expect(await alarmOf(job)).toBe(retentionEnd(job))
-    expect(await events()).toEqual([1, 1, 1])
+    expect(await alarmOf(job)).toBe(computeRetentionEnd(job))
+    expect(await listEvents()).toEqual([1, 1, 1])
     // A file of another attempt, without a record.
     await env.RESULTS.put(`results/30d/${owner.account}/${job.id}/7.png`, 'stray')
     await markExported(job)
     const before = await accountOf(owner).audit()
-    await age(job, job.retentionDays + RECORD_DAYS - 1)
+    await moveBack(job, job.retentionDays + RECORD_DAYS - 1)
     await runDurableObjectAlarm(jobOf(job))
     expect(await jobOf(job).view()).toMatchObject({ state })
 
-    await age(job, 1)
+    await moveBack(job, 1)
     expect(await runDurableObjectAlarm(jobOf(job))).toBe(true)
-    expect(await stored(job)).toEqual(NOTHING)
+    expect(await listStored(job)).toEqual(NOTHING)
     expect(await filesOf(owner)).toEqual([])
-    expect(await events()).toEqual([0, 0, 0])
-    expect(await rows(owner, 'SELECT * FROM ledger')).toEqual([])
+    expect(await listEvents()).toEqual([0, 0, 0])
+    expect(await queryRows(owner, 'SELECT * FROM ledger')).toEqual([])
     const after = await accountOf(owner).audit()
     expect(after.kept).toEqual(after.summed)
     expect(after.kept).toEqual(before.kept)
@@ -140,7 +145,7 @@ describe('a job whose retention is over', () => {
     expect(alarm > DAY_MS / 2 && alarm <= DAY_MS).toBe(true)
     await markExported(job)
     await runDurableObjectAlarm(jobOf(job))
-    expect(await stored(job)).toEqual(NOTHING)
+    expect(await listStored(job)).toEqual(NOTHING)
     expect(await accountOf(owner).entry(job.id)).toBeNull()
   })
 
@@ -148,8 +153,8 @@ describe('a job whose retention is over', () => {
     vi.spyOn(console, 'error').mockImplementation(() => {})
     const settle = vi.spyOn(AccountDO.prototype, 'settle').mockRejectedValue(new Error('the account is unreachable'))
     fakeGpu(works)
-    receiver()
-    const { id } = await jobIn(await put('order'))
+    fakeReceiver()
+    const { id } = await readJob(await put('order'))
     const job = await vi.waitFor(async () => {
       const found = await jobOf({ id }).view()
       if (found?.state !== 'succeeded') throw new Error('not ended yet')
@@ -167,7 +172,7 @@ describe('a job whose retention is over', () => {
     })
   })
 
-  const half = new Error('the worker dies')
+  const half = new Error('the worker is terminated')
   test.for([
     ['its files', () => vi.spyOn(env.RESULTS, 'delete').mockRejectedValueOnce(half)],
     [
@@ -194,7 +199,7 @@ describe('a job whose retention is over', () => {
     expect(stopped).toHaveBeenCalledOnce()
     expect(await jobOf(job).view()).not.toBeNull()
     expect(await runDurableObjectAlarm(jobOf(job))).toBe(true)
-    expect(await stored(job)).toEqual(NOTHING)
+    expect(await listStored(job)).toEqual(NOTHING)
     expect([await filesOf(owner), await accountOf(owner).entry(job.id)]).toEqual([[], null])
   })
 
@@ -206,7 +211,7 @@ describe('a job whose retention is over', () => {
     await expire(job)
     expect(await accountOf(owner).forgetJob(job.id)).toBe(true)
     await runDurableObjectAlarm(jobOf(job))
-    expect(await stored(job)).toEqual(NOTHING)
+    expect(await listStored(job)).toEqual(NOTHING)
     const { kept, summed } = await accountOf(owner).audit()
     expect(kept).toEqual(summed)
     expect(kept.captured).toBe(job.price)
@@ -215,5 +220,5 @@ describe('a job whose retention is over', () => {
 
 test('a job is kept longer than its images, for every retention period', ({ expect }) => {
   for (const retentionDays of RETENTION_DAYS)
-    expect(retentionEnd({ finished: 0, created: 0, retentionDays })).toBe((retentionDays + 7) * DAY_MS)
+    expect(computeRetentionEnd({ finished: 0, created: 0, retentionDays })).toBe((retentionDays + 7) * DAY_MS)
 })

@@ -5,9 +5,18 @@ import { newJobId } from '../../../edge/jobs/job-id.ts'
 import { requestOf } from '../support/admissions.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf } from '../support/client.ts'
 import { peppers } from '../support/config.ts'
-import { fakeGpu, image, line, refuses, type Seen, started, stream, works } from '../support/fake-gpu.ts'
+import {
+  createImage,
+  createStarted,
+  encodeLine,
+  fakeGpu,
+  refuses,
+  type SeenRequest,
+  stream,
+  works,
+} from '../support/fake-gpu.ts'
 import { addEndpoint, newManager } from '../support/manager.ts'
-import { receiver } from '../support/receiver.ts'
+import { fakeReceiver } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -27,25 +36,34 @@ const report = async (path: string) => (await (await ask(path)).json()) as Repor
 
 const flower = { prompt: 'a heron in the reeds', route: 'full', size: '64x64' }
 
-async function madeBy(caller: Caller) {
+async function createdByOf(caller: Caller) {
   const { octet } = await generatedOf(await generate(caller, flower))
   return octet
 }
 
 /** Sends a warning that quotes the prompt, as the GPU function does, and succeeds. */
-const warns = async (seen: Seen) => {
-  const quoted = line({ type: 'warning', code: 'prompt_truncated', message: `CLIP did not see "${flower.prompt}"` })
+const warns = async (seen: SeenRequest) => {
+  const quoted = encodeLine({
+    type: 'warning',
+    code: 'prompt_truncated',
+    message: `CLIP did not see "${flower.prompt}"`,
+  })
   const end = { images: 1, timings: { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 } }
-  return stream([started(seen), quoted, ...(await image(seen, 0)), line({ type: 'succeeded', ...end })])
+  return stream([
+    createStarted(seen),
+    quoted,
+    ...(await createImage(seen, 0)),
+    encodeLine({ type: 'succeeded', ...end }),
+  ])
 }
 
 describe('GET /v1/operator/jobs/{id}', () => {
   test('reports a job’s states, attempts, money, images and webhooks', async ({ expect }) => {
     const caller = await newManager()
     fakeGpu(works)
-    const received = receiver()
+    const received = fakeReceiver()
     const endpoint = await addEndpoint(caller)
-    const { job, price_microdollars } = await madeBy(caller)
+    const { job, price_microdollars } = await createdByOf(caller)
     await vi.waitFor(() => expect(received).toHaveLength(1))
     const found = await vi.waitFor(async () => {
       const found = await report(job)
@@ -65,7 +83,7 @@ describe('GET /v1/operator/jobs/{id}', () => {
   test('contains neither prompts nor receipts, even if an event quotes one', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(warns)
-    const { job } = await madeBy(caller)
+    const { job } = await createdByOf(caller)
     const text = JSON.stringify(await report(job))
     expect(text).toContain('prompt_truncated')
     expect(text).not.toContain('heron')
@@ -91,7 +109,7 @@ describe('GET /v1/operator/jobs/{id}', () => {
   test('reports an image that is missing in the store', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
-    const { job } = await madeBy(caller)
+    const { job } = await createdByOf(caller)
     await env.RESULTS.delete((await report(job)).images[0]!.key)
     expect((await report(job)).images).toMatchObject([{ in_store: false }])
   })

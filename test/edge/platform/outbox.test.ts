@@ -40,19 +40,19 @@ async function withOutbox(
   })
 }
 
-const soon = () => Date.now() + HOUR
+const computeSoon = () => Date.now() + HOUR
 
 describe('an outbox', () => {
   test('sends all due entries in batches, and none again before it is due again', async ({ expect }) => {
     const sent: number[][] = []
     const send = async (ids: number[]) => void sent.push(ids)
     await withOutbox([1, 2, 3], { send }, async (outbox, sql) => {
-      await outbox.run(soon())
-      await outbox.run(soon())
+      await outbox.run(computeSoon())
+      await outbox.run(computeSoon())
       expect(sent).toEqual([[1, 2], [3]])
       expect(outbox.nextRun()).toBeGreaterThan(Date.now())
       sql.exec('UPDATE entries SET due = 0 WHERE id = 2')
-      await outbox.run(soon())
+      await outbox.run(computeSoon())
       expect(sent.at(-1)).toEqual([2])
       sql.exec('DELETE FROM entries')
       expect(outbox.nextRun()).toBe(null)
@@ -66,7 +66,7 @@ describe('an outbox', () => {
     await withOutbox([1, 2, 3], { send }, async (outbox) => {
       const pauses: number[] = []
       for (const _ of ['first', 'second']) {
-        await outbox.run(soon())
+        await outbox.run(computeSoon())
         pauses.push(Math.round((outbox.nextRun()! - Date.now()) / 1000))
       }
       expect(send.mock.calls.map(([ids]) => ids)).toEqual([
@@ -75,7 +75,7 @@ describe('an outbox', () => {
       ])
       expect(pauses).toEqual([10, 15])
       expect(logged).toHaveBeenCalledTimes(2)
-      await outbox.run(soon())
+      await outbox.run(computeSoon())
       expect(send.mock.calls.slice(2).map(([ids]) => ids)).toEqual([[1, 2], [3]])
     })
   })
@@ -88,7 +88,7 @@ describe('an outbox', () => {
     }
     vi.spyOn(console, 'error').mockImplementation(() => {})
     await withOutbox([1, 2, 3, 4, 5], { send, concurrency: 2 }, async (outbox) => {
-      const run = outbox.run(soon())
+      const run = outbox.run(computeSoon())
       expect(started).toEqual([
         [1, 2],
         [3, 4],

@@ -3,13 +3,13 @@ import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { findProblems } from '../../../edge/config.ts'
 import { type Caller, generate, generatedOf, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
-import { fakeGpu, type Seen, works } from '../support/fake-gpu.ts'
+import { fakeGpu, type SeenRequest, works } from '../support/fake-gpu.ts'
 import { jobOf } from '../support/jobs.ts'
 
 const variables = env as unknown as Record<string, unknown>
 const before = variables.OCTET_CONTENT_POLICY
 let caller: Caller
-let gpu: Seen[]
+let gpu: SeenRequest[]
 beforeEach(async () => {
   variables.OCTET_CONTENT_POLICY = { block: ['Forbidden Thing', 'verboten'] }
   caller = await newCaller()

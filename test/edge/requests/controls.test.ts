@@ -6,18 +6,18 @@ import { DEFAULT_PRICES } from '../../../edge/config/prices.ts'
 import { findProblems } from '../../../edge/config.ts'
 import { price } from '../../../edge/routing/price.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf, send } from '../support/client.ts'
-import { accepted, fakeGpu, line, type Seen, stream, works } from '../support/fake-gpu.ts'
+import { createAccepted, encodeLine, fakeGpu, type SeenRequest, stream, works } from '../support/fake-gpu.ts'
 
 const variables = env as unknown as Record<string, unknown>
 const before = variables.OCTET_CATALOG
-const catalogWith = (controlnets: unknown) =>
+const createCatalog = (controlnets: unknown) =>
   JSON.stringify({ ...JSON.parse(String(before)), loras: [{ id: 'ink', models: ['paired'] }], controlnets })
 
 let caller: Caller
-let gpu: Seen[]
+let gpu: SeenRequest[]
 beforeEach(async () => {
   caller = await newCaller()
-  variables.OCTET_CATALOG = catalogWith([
+  variables.OCTET_CATALOG = createCatalog([
     { id: 'canny', models: ['tiny', 'paired'], scale: 0.8 },
     { id: 'depth', models: ['tiny'] },
     { id: 'hidden', models: ['tiny'], accounts: ['another'] },
@@ -37,7 +37,7 @@ const FIELDS = { prompt: 'a cat', seed: 1 }
 test('sends the ControlNet and its image, by default with the strength of the catalog', async ({ expect }) => {
   const response = await generate(caller, { ...FIELDS, controls: [{ id: 'canny', image, stop: 0.5 }] })
   expect(response.status).toBe(200)
-  const [{ request, files }] = gpu as [Seen]
+  const [{ request, files }] = gpu as [SeenRequest]
   expect(request.controls).toEqual([{ id: 'canny', scale: 0.8, stop: 0.5 }])
   expect(request.inputs).toEqual([{ name: 'control', bytes: IMAGE.length, sha256: await sha256(IMAGE) }])
   expect(files).toEqual([IMAGE])
@@ -60,11 +60,11 @@ test('a step with a ControlNet costs one and a half times as much', async ({ exp
     return ((await quoted.json()) as { price_microdollars: number }).price_microdollars
   }
   const work = { width: 256, height: 256, steps: 4, count: 1, tier: 'fp8', guidanceScale: 1 } as const
-  const stepsFor = (more: object) =>
+  const quoteSteps = (more: object) =>
     price({ ...work, controls: [{ id: 'canny', scale: 1, ...more }] }) - DEFAULT_PRICES.addition
-  expect(stepsFor({})).toBe(price({ ...work, steps: 6 }))
-  expect(stepsFor({ stop: 0.5 })).toBe(price({ ...work, steps: 5 }))
-  expect(stepsFor({ start: 0.9 })).toBe(price(work))
+  expect(quoteSteps({})).toBe(price({ ...work, steps: 6 }))
+  expect(quoteSteps({ stop: 0.5 })).toBe(price({ ...work, steps: 5 }))
+  expect(quoteSteps({ start: 0.9 })).toBe(price(work))
   // A quote does not need the image.
   expect(await chargeOf({ controls: [{ id: 'canny' }] })).toBeGreaterThan(await chargeOf({}))
 })
@@ -107,7 +107,7 @@ describe('refuses', () => {
     [{ model: 'paired', controls: [{ id: 'depth', image }] }, 'controls are for tiny, not for "paired".'],
     [
       { loras: [{ id: 'ink' }], controls: [{ id: 'depth', image }] },
-      'controls are for tiny, which do not fit the other additions of the request.',
+      'controls are for tiny; the other additions of the request are for other models.',
     ],
   ] as const)('%j', async ([fields, message], { expect }) => {
     const response = await generate(caller, { ...FIELDS, ...fields })
@@ -129,7 +129,10 @@ describe('refuses', () => {
   test('a run without the ControlNet', async ({ expect }) => {
     gpu = fakeGpu((seen) => {
       const { model, tier } = seen.request
-      return stream([accepted(seen), line({ type: 'started', model, tier, package: 'a'.repeat(64), device: 'fake' })])
+      return stream([
+        createAccepted(seen),
+        encodeLine({ type: 'started', model, tier, package: 'a'.repeat(64), device: 'fake' }),
+      ])
     })
     expect((await generate(caller, { ...FIELDS, controls: [{ id: 'canny', image }] })).status).toBe(500)
   })
@@ -153,13 +156,13 @@ describe('dialects', () => {
   }
   const fal = { path: 'owner/canny', control_image_url: `data:image/png;base64,${image}`, conditioning_scale: 0.4 }
   const unit = { model: 'canny [1f2e]', image, weight: 0.4, guidance_start: 0.1 }
-  const units = (...args: object[]) => ({ alwayson_scripts: { controlnet: { args } } })
+  const createUnits = (...args: object[]) => ({ alwayson_scripts: { controlnet: { args } } })
 
   test.for([
     ['/fal/run/octet/tiny', { controlnets: [{ ...fal, start_percentage: 0.1 }] }],
     ['/fal/run/octet/tiny', { controlnet: { ...fal, start_percentage: 0.1 } }],
-    ['/sdapi/v1/txt2img', units({ enabled: false }, unit, { model: 'None' })],
-    ['/sdapi/v1/txt2img', units({ ...unit, module: 'none', image: { image, mask: '' } })],
+    ['/sdapi/v1/txt2img', createUnits({ enabled: false }, unit, { model: 'None' })],
+    ['/sdapi/v1/txt2img', createUnits({ ...unit, module: 'none', image: { image, mask: '' } })],
   ] as const)('%s %j', async ([path, body], { expect }) => {
     const response = await post(path, { prompt: 'a cat', ...body })
     expect(response.status, await response.clone().text()).toBe(200)
@@ -170,8 +173,8 @@ describe('dialects', () => {
   test.for([
     ['/fal/run/octet/tiny', { controlnets: [fal, fal] }, 400, 'has 2 entries; a request can have 1 ControlNet'],
     ['/fal/run/octet/tiny', { controlnets: [{ path: 'canny' }] }, 422, 'controlnets'],
-    ['/sdapi/v1/txt2img', units({ ...unit, module: 'canny' }), 400, 'so it must be'],
-    ['/sdapi/v1/txt2img', units({ ...unit, weight: -1 }), 400, 'alwayson_scripts'],
+    ['/sdapi/v1/txt2img', createUnits({ ...unit, module: 'canny' }), 400, 'so it must be'],
+    ['/sdapi/v1/txt2img', createUnits({ ...unit, weight: -1 }), 400, 'alwayson_scripts'],
   ] as const)('%s refuses %j', async ([path, body, status, message], { expect }) => {
     const response = await post(path, { prompt: 'a cat', ...body })
     expect([response.status, await response.text()]).toEqual([status, expect.stringContaining(message)])
@@ -190,7 +193,7 @@ test.for([
   ],
   [[{ id: 'canny', models: ['tiny'], scale: -1 }], /controlnets/],
 ] as const)('the catalog refuses %j', ([controlnets, message], { expect }) => {
-  const problems = findProblems({ ...env, OCTET_CATALOG: catalogWith(controlnets) } as unknown as Parameters<
+  const problems = findProblems({ ...env, OCTET_CATALOG: createCatalog(controlnets) } as unknown as Parameters<
     typeof findProblems
   >[0])
   expect(JSON.stringify(problems)).toMatch(message)

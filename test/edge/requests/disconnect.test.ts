@@ -6,12 +6,12 @@ import { AccountDO } from '../../../edge/accounts/account.ts'
 import { app } from '../../../edge/app.ts'
 import { type Caller, ledgerOf, newCaller, ORIGIN } from '../support/client.ts'
 import {
-  accepted,
+  createAccepted,
   createFeed,
+  createImage,
+  createStarted,
+  encodeLine,
   fakeGpu,
-  image,
-  line,
-  started,
   timings,
   untilCanceled,
   works,
@@ -58,7 +58,12 @@ test.for([{}, { on_disconnect: 'continue' }])(
     await vi.waitFor(() => expect(calls).toHaveLength(1))
     cut()
     const [seen] = calls
-    feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+    feed(
+      createAccepted(seen!),
+      createStarted(seen!),
+      ...(await createImage(seen!, 0)),
+      encodeLine({ type: 'succeeded', images: 1, timings }),
+    )
     expect(await waitForEnd({ id: seen!.job })).toMatchObject({ state: 'succeeded', cancelRequested: false })
     await reply
   },
@@ -113,7 +118,7 @@ test('a request does not join an equal one whose job is being canceled', async (
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   const [seen] = calls
   // The step in progress goes on after the confirmation of the cancellation.
-  feed(accepted(seen!), started(seen!))
+  feed(createAccepted(seen!), createStarted(seen!))
   await vi.waitFor(async () => expect(await jobOf({ id: seen!.job }).view()).toMatchObject({ state: 'running' }))
   first.cut()
   await first.ended()
@@ -121,7 +126,7 @@ test('a request does not join an equal one whose job is being canceled', async (
   const second = request(caller, fields)
   const account = env.ACCOUNT.getByName(caller.account)
   await vi.waitFor(async () => expect(await account.recentJobs(9)).toHaveLength(2))
-  feed(line({ type: 'canceled', steps_done: 1, timings }))
+  feed(encodeLine({ type: 'canceled', steps_done: 1, timings }))
   const { status, headers } = await second.reply
   expect([status, headers.get('x-octet-job') === seen!.job]).toEqual([200, false])
   await first.reply
@@ -204,7 +209,12 @@ test('after a disconnect, the next equal request gets the result of the job that
   first.cut()
   await first.ended()
   const [seen] = calls
-  feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  feed(
+    createAccepted(seen!),
+    createStarted(seen!),
+    ...(await createImage(seen!, 0)),
+    encodeLine({ type: 'succeeded', images: 1, timings }),
+  )
   close()
   const { price } = await waitForEnd({ id: seen!.job })
   const jobs: (string | null)[] = []
@@ -243,7 +253,12 @@ test('after a disconnect, the next equal request joins a job that has run for mo
   await first.ended()
   const second = request(caller, {})
   const [seen] = calls
-  feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  feed(
+    createAccepted(seen!),
+    createStarted(seen!),
+    ...(await createImage(seen!, 0)),
+    encodeLine({ type: 'succeeded', images: 1, timings }),
+  )
   close()
   expect((await second.reply).headers.get('x-octet-job')).toBe(seen!.job)
   await first.reply

@@ -4,13 +4,13 @@ import { AccountDO } from '../../../edge/accounts/account.ts'
 import { JobDO } from '../../../edge/jobs/job.ts'
 import { type Caller, filesOf, generate, generatedOf, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
 import {
-  accepted,
+  createAccepted,
   createFeed,
+  createImage,
+  createStarted,
+  encodeLine,
   fakeGpu,
-  image,
-  line,
   refuses,
-  started,
   stream,
   timings,
   works,
@@ -21,7 +21,7 @@ afterEach(() => vi.restoreAllMocks())
 const body = { prompt: 'a cat' }
 const once = { 'idempotency-key': '"order-1"' }
 
-test('the same key and request give the same images, at one price', async ({ expect }) => {
+test('the same key and request produce the same images, at one price', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(works)
   const first = await generatedOf(await generate(caller, body, once))
@@ -59,7 +59,7 @@ test('a request while the first is running is a 409 with a suggested retry', asy
 test('an invalid request is not retried: a repetition gets the same error', async ({ expect }) => {
   const caller = await newCaller()
   const refused = { type: 'failed', code: 'invalid_request', message: 'too large for this GPU' }
-  const calls = fakeGpu((seen) => stream([accepted(seen), started(seen), line(refused)]))
+  const calls = fakeGpu((seen) => stream([createAccepted(seen), createStarted(seen), encodeLine(refused)]))
   const answers = [await generate(caller, body, once), await generate(caller, body, once)]
   expect(answers.map(({ status }) => status)).toEqual([400, 400])
   expect(answers[1]!.headers.get('x-octet-job')).toBe(answers[0]!.headers.get('x-octet-job'))
@@ -88,9 +88,9 @@ test('a job without a GPU frees its key, so that the expected retry generates th
 test('after a crash between reservation and job, a repeated request creates the reserved job', async ({ expect }) => {
   const caller = await newCaller()
   fakeGpu(works)
-  const dies = vi.spyOn(JobDO.prototype, 'run').mockRejectedValue(new Error('the worker dies'))
+  const failure = vi.spyOn(JobDO.prototype, 'run').mockRejectedValue(new Error('the worker is terminated'))
   expect((await generate(caller, { ...body, steps: 1 }, once)).status).toBe(500)
-  dies.mockRestore()
+  failure.mockRestore()
   const { reserved } = await ledgerOf(caller)
   const dear = await generate(caller, { ...body, steps: 4, n: 8, size: '1024x1024' }, once)
   expect([dear.status, (await problemOf(dear)).error.code]).toEqual([422, 'idempotency_mismatch'])
@@ -114,7 +114,7 @@ test('a key that is empty or too long is refused', async ({ expect }) => {
 
 test('a job that lost a stream keeps its key in flight until it ends', async ({ expect }) => {
   const caller = await newCaller()
-  fakeGpu((seen) => stream([accepted(seen), started(seen)]), works)
+  fakeGpu((seen) => stream([createAccepted(seen), createStarted(seen)]), works)
   expect((await generatedOf(await generate(caller, body, once))).octet.attempts).toBe(2)
   expect((await generatedOf(await generate(caller, body, once))).octet.attempts).toBe(2)
 })
@@ -122,7 +122,7 @@ test('a job that lost a stream keeps its key in flight until it ends', async ({ 
 describe('a retry without a key', () => {
   const again = { 'x-stainless-retry-count': '1' }
   /** Sends a second request while the first runs, and then lets the GPU continue. */
-  async function twice(caller: Caller, fields: object, headers: Record<string, string>) {
+  async function sendTwice(caller: Caller, fields: object, headers: Record<string, string>) {
     const { behavior, send: feed } = createFeed()
     const admit = vi.spyOn(AccountDO.prototype, 'admit')
     const calls = fakeGpu(behavior, works)
@@ -133,7 +133,12 @@ describe('a retry without a key', () => {
       expect(admit.mock.settledResults.map(({ type }) => type)).toEqual(['fulfilled', 'fulfilled']),
     )
     const [seen] = calls
-    feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+    feed(
+      createAccepted(seen!),
+      createStarted(seen!),
+      ...(await createImage(seen!, 0)),
+      encodeLine({ type: 'succeeded', images: 1, timings }),
+    )
     const replies = await Promise.all([generatedOf(await first), generatedOf(await second)])
     return {
       calls,
@@ -144,14 +149,14 @@ describe('a retry without a key', () => {
 
   test('of an SDK joins the first request while it is running: one job, one price', async ({ expect }) => {
     const caller = await newCaller()
-    const { calls, jobs } = await twice(caller, body, again)
+    const { calls, jobs } = await sendTwice(caller, body, again)
     expect(jobs[1]).toBe(jobs[0])
     expect(calls).toHaveLength(1)
     expect(await filesOf(caller)).toHaveLength(1)
   })
 
   test('is also recognized by an equal seed, because both requests have the same image', async ({ expect }) => {
-    const { jobs } = await twice(await newCaller(), { ...body, seed: 7 }, {})
+    const { jobs } = await sendTwice(await newCaller(), { ...body, seed: 7 }, {})
     expect(jobs[1]).toBe(jobs[0])
   })
 
@@ -159,7 +164,7 @@ describe('a retry without a key', () => {
     expect,
   }) => {
     const caller = await newCaller()
-    const { calls, jobs, warnings } = await twice(caller, body, {})
+    const { calls, jobs, warnings } = await sendTwice(caller, body, {})
     expect(jobs[1]).toBe(jobs[0])
     expect(calls).toHaveLength(1)
     expect(await filesOf(caller)).toHaveLength(1)

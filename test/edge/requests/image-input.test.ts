@@ -1,6 +1,6 @@
 import { env } from 'cloudflare:workers'
 import { beforeEach, describe, expect, test, vi } from 'vitest'
-import { LIMITS, stepsRun } from '#contract'
+import { countRunSteps, LIMITS } from '#contract'
 import { sha256 } from '../../../edge/auth/keys.ts'
 import { price } from '../../../edge/routing/price.ts'
 import { type Caller, fetchWorker, generate, newCaller, send } from '../support/client.ts'
@@ -22,7 +22,7 @@ beforeEach(async () => {
   caller = await newCaller()
 })
 
-const inputsStored = async () => (await env.RESULTS.list({ prefix: `inputs/${caller.account}/` })).objects.length
+const listStoredInputs = async () => (await env.RESULTS.list({ prefix: `inputs/${caller.account}/` })).objects.length
 
 const jobOf = async (response: Response) => ((await response.json()) as { octet: { job: string } }).octet.job
 const problemOf = async (response: Response) =>
@@ -30,7 +30,7 @@ const problemOf = async (response: Response) =>
 
 test('sends image and mask to the GPU after the request, and deletes them at the end of the job', async () => {
   const calls = fakeGpu(async (seen) => {
-    expect(await inputsStored()).toBe(2)
+    expect(await listStoredInputs()).toBe(2)
     return works(seen)
   })
   const body = { ...FIELDS, image: `data:image/png;base64,${IMAGE.toBase64()}`, mask: MASK.toBase64(), strength: 0.5 }
@@ -42,7 +42,7 @@ test('sends image and mask to the GPU after the request, and deletes them at the
     { name: 'image', bytes: 64, sha256: await sha256(IMAGE) },
     { name: 'mask', bytes: 64, sha256: await sha256(MASK) },
   ])
-  expect(await inputsStored()).toBe(0)
+  expect(await listStoredInputs()).toBe(0)
 })
 
 test('repeats the files with each attempt, and deletes them when the job fails', async () => {
@@ -51,7 +51,7 @@ test('repeats the files with each attempt, and deletes them when the job fails',
   expect(calls.map(({ files }) => files)).toEqual([[IMAGE], [IMAGE]])
   fakeGpu(refuses(400, 'invalid_request'))
   expect((await generate(caller, { ...FIELDS, image: IMAGE.toBase64(), seed: 8 })).status).toBe(500)
-  expect(await inputsStored()).toBe(0)
+  expect(await listStoredInputs()).toBe(0)
 })
 
 test('charges only for the steps that run', async () => {
@@ -65,7 +65,7 @@ test('charges only for the steps that run', async () => {
       size: '64x64',
     })
     const { octet } = (await response.json()) as { octet: { price_microdollars: number; steps: number; tier: 'fp8' } }
-    const work = { width: 64, height: 64, steps: stepsRun(octet.steps, strength), guidanceScale: 5, count: 1 }
+    const work = { width: 64, height: 64, steps: countRunSteps(octet.steps, strength), guidanceScale: 5, count: 1 }
     expect(octet.price_microdollars).toBe(price({ ...work, tier: octet.tier }))
     const quote = await send('POST', '/v1/quote', caller, { ...FIELDS, strength, route: 'full', size: '64x64' })
     expect(await quote.json()).toMatchObject({ price_microdollars: octet.price_microdollars })
@@ -121,12 +121,12 @@ test('joins an equal request by the content of its image, and refuses another un
   expect(await jobOf(second)).toBe(await jobOf(first))
   const other = await generate(caller, { ...FIELDS, image: MASK.toBase64() }, headers)
   expect(other.status).toBe(422)
-  expect(await inputsStored()).toBe(0)
+  expect(await listStoredInputs()).toBe(0)
 })
 
 describe('an address', () => {
   /** Replies of the internet by address; all other requests are those of the fake GPU. */
-  function internet(replies: Record<string, () => Response>) {
+  function stubInternet(replies: Record<string, () => Response>) {
     const calls = fakeGpu(works)
     const gpu = vi.mocked(fetch).getMockImplementation()!
     const fetched: string[] = []
@@ -140,7 +140,7 @@ describe('an address', () => {
   }
 
   test('is fetched, through redirects to public hosts', async () => {
-    const { calls, fetched } = internet({
+    const { calls, fetched } = stubInternet({
       'https://images.example.com/a': () => new Response(null, { status: 302, headers: { location: '/b.png' } }),
       'https://images.example.com/b.png': () => new Response(IMAGE),
     })
@@ -159,7 +159,7 @@ describe('an address', () => {
     ['https://images.example.com/endless', new RegExp(`exceeds the limit of ${LIMITS.inputBytes} bytes`)],
     ['https://images.example.com/loop', /redirected more than 3 times/],
   ])('%s is refused', async (image, message) => {
-    const { calls } = internet({
+    const { calls } = stubInternet({
       'https://images.example.com/private': () => Response.redirect('https://10.0.0.1/'),
       'https://images.example.com/absent': () => new Response('no', { status: 404 }),
       'https://images.example.com/html': () => new Response('<!doctype html>'),

@@ -4,7 +4,7 @@ import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, test, vi } from 'vitest'
 import { findProblems } from '../../../edge/config.ts'
 import { type Caller, generate, newCaller, problemOf, send } from '../support/client.ts'
-import { fakeGpu, type Seen, works } from '../support/fake-gpu.ts'
+import { fakeGpu, type SeenRequest, works } from '../support/fake-gpu.ts'
 
 const variables = env as unknown as Record<string, unknown>
 const before = variables.OCTET_CATALOG
@@ -26,7 +26,7 @@ const loras = [
 const withLoras = (given: unknown) => JSON.stringify({ ...JSON.parse(String(before)), offers, loras: given })
 
 let caller: Caller
-let gpu: Seen[]
+let gpu: SeenRequest[]
 beforeEach(async () => {
   caller = await newCaller()
   variables.OCTET_CATALOG = withLoras(loras)

@@ -5,19 +5,19 @@ import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { DEFAULT_PRICES } from '../../../edge/config/prices.ts'
 import { findProblems } from '../../../edge/config.ts'
 import { openReceipt } from '../../../edge/results/receipt.ts'
-import { basePrice, price } from '../../../edge/routing/price.ts'
+import { computeBasePrice, price } from '../../../edge/routing/price.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf, send } from '../support/client.ts'
-import { accepted, fakeGpu, line, type Seen, stream, works } from '../support/fake-gpu.ts'
+import { createAccepted, encodeLine, fakeGpu, type SeenRequest, stream, works } from '../support/fake-gpu.ts'
 
 const variables = env as unknown as Record<string, unknown>
 const before = variables.OCTET_CATALOG
-const catalogWith = (loras: unknown) => JSON.stringify({ ...JSON.parse(String(before)), loras })
+const createCatalog = (loras: unknown) => JSON.stringify({ ...JSON.parse(String(before)), loras })
 
 let caller: Caller
-let gpu: Seen[]
+let gpu: SeenRequest[]
 beforeEach(async () => {
   caller = await newCaller()
-  variables.OCTET_CATALOG = catalogWith([
+  variables.OCTET_CATALOG = createCatalog([
     { id: 'ink', models: ['tiny', 'paired'], scale: 0.8, trigger_words: ['ink drawing'] },
     { id: 'mine', models: ['tiny'], accounts: [caller.account] },
     { id: 'pair', models: ['paired'] },
@@ -31,7 +31,7 @@ afterEach(() => {
 })
 
 const LIST = /a list of 1 to 8 objects/
-const sent = () => gpu.map(({ request }) => request.loras)
+const listSent = () => gpu.map(({ request }) => request.loras)
 
 describe('the native API', () => {
   test('sends adapters with their strengths, by default those of the catalog', async ({ expect }) => {
@@ -42,7 +42,7 @@ describe('the native API', () => {
       { id: 'ink', scale: 0.8 },
       { id: 'mine', scale: -0.5 },
     ]
-    expect(sent()).toEqual([chosen])
+    expect(listSent()).toEqual([chosen])
     const { octet } = await generatedOf(response)
     const { data } = (await (await send('GET', `/v1/jobs/${octet.job}/receipts`, caller)).json()) as {
       data: { receipt: string }[]
@@ -58,7 +58,7 @@ describe('the native API', () => {
     expect(gpu.map(({ request }) => request.model)).toEqual(['paired', 'tiny'])
   })
 
-  test('different strengths give different images', async ({ expect }) => {
+  test('different strengths produce different images', async ({ expect }) => {
     const make = async (scale: number) => {
       const fields = { prompt: 'a', seed: 1, reuse: true, loras: [{ id: 'ink', scale }] }
       return (await generatedOf(await generate(caller, fields))).octet.job
@@ -112,7 +112,10 @@ describe('the native API', () => {
     expect(price({ ...work, loras, controls: [{ id: 'canny', scale: 1 }] })).toBe(
       price({ ...work, steps: 6 }) + addition,
     )
-    expect([basePrice({ loras }, DEFAULT_PRICES), basePrice({}, DEFAULT_PRICES)]).toEqual([base + addition, base])
+    expect([computeBasePrice({ loras }, DEFAULT_PRICES), computeBasePrice({}, DEFAULT_PRICES)]).toEqual([
+      base + addition,
+      base,
+    ])
     const quoteOf = async (more: object) => {
       const quoted = await send('POST', '/v1/quote', caller, { prompt: 'a cat', model: 'tiny', ...more })
       return ((await quoted.json()) as { price_microdollars: number }).price_microdollars
@@ -121,14 +124,14 @@ describe('the native API', () => {
   })
 
   test('lists the adapters of an account with its models', async ({ expect }) => {
-    const loras = async (by: Caller) => {
+    const listLoras = async (by: Caller) => {
       const { data } = (await (await send('GET', '/v1/models', by)).json()) as {
         data: { id: string; octet_loras: { id: string }[] }[]
       }
       return Object.fromEntries(data.map(({ id, octet_loras }) => [id, octet_loras.map((lora) => lora.id)]))
     }
-    expect(await loras(caller)).toEqual({ tiny: ['ink', 'mine'], paired: ['ink', 'pair'] })
-    expect(await loras(await newCaller())).toEqual({ tiny: ['ink'], paired: ['ink', 'pair'] })
+    expect(await listLoras(caller)).toEqual({ tiny: ['ink', 'mine'], paired: ['ink', 'pair'] })
+    expect(await listLoras(await newCaller())).toEqual({ tiny: ['ink'], paired: ['ink', 'pair'] })
     expect(await (await send('GET', '/v1/models/tiny', caller)).json()).toMatchObject({
       octet_loras: [
         { id: 'ink', models: ['tiny', 'paired'], scale: 0.8, trigger_words: ['ink drawing'] },
@@ -141,7 +144,10 @@ describe('the native API', () => {
 test('a run without the adapters fails the job', async ({ expect }) => {
   gpu = fakeGpu((seen) => {
     const { model, tier } = seen.request
-    return stream([accepted(seen), line({ type: 'started', model, tier, package: 'a'.repeat(64), device: 'fake' })])
+    return stream([
+      createAccepted(seen),
+      encodeLine({ type: 'started', model, tier, package: 'a'.repeat(64), device: 'fake' }),
+    ])
   })
   const response = await generate(caller, { prompt: 'a cat', loras: [{ id: 'ink' }] })
   expect(response.status).toBe(500)
@@ -164,7 +170,7 @@ describe('dialects', () => {
     const headers = { ...caller.headers, prefer: 'wait', 'content-type': 'application/json' }
     const response = await fetchWorker(path, { method: 'POST', headers, body: JSON.stringify(body) })
     expect(response.status, `${name} ${await response.clone().text()}`).toBeLessThan(300)
-    expect(sent()).toEqual([[{ id: 'ink', scale: 0.4 }]])
+    expect(listSent()).toEqual([[{ id: 'ink', scale: 0.4 }]])
     expect(gpu[0]!.request.prompt).toBe('a cat')
   })
 
@@ -172,7 +178,7 @@ describe('dialects', () => {
     const input = { prompt: 'a cat', lora_weights: 'ink', extra_lora: 'owner/mine', extra_lora_scale: 0.3 }
     await send('POST', '/v1/predictions', caller, { version: 'octet/tiny', input })
     await vi.waitFor(() =>
-      expect(sent()).toEqual([
+      expect(listSent()).toEqual([
         [
           { id: 'ink', scale: 0.8 },
           { id: 'mine', scale: 0.3 },
@@ -200,7 +206,7 @@ describe('dialects', () => {
   ] as const)('%s has the strengths of %j', async ([path, fields, scales, warning = ''], { expect }) => {
     const response = await post(path, { prompt: 'a cat', ...fields })
     expect([response.status, await response.text()]).toEqual([200, expect.stringContaining(warning)])
-    expect(sent()).toEqual([scales.map((scale) => ({ id: 'ink', scale }))])
+    expect(listSent()).toEqual([scales.map((scale) => ({ id: 'ink', scale }))])
   })
 
   test.for([
@@ -222,17 +228,17 @@ describe('dialects', () => {
     const input = { prompt: 'a cat', lora: 'ink', hf_lora: 'owner/mine', lora_weights: 'ink', lora_scale: 0.5 }
     const headers = { ...caller, headers: { ...caller.headers, prefer: 'wait' } }
     expect((await send('POST', '/v1/predictions', headers, { version: 'octet/tiny', input })).status).toBe(201)
-    expect(sent()).toEqual([['ink', 'mine'].map((id) => ({ id, scale: 0.5 }))])
+    expect(listSent()).toEqual([['ink', 'mine'].map((id) => ({ id, scale: 0.5 }))])
   })
 
   test.for(['ink--v2', 'ink-', 'a'.repeat(64)])('accept every ID of the catalog: %s', async (id, { expect }) => {
-    variables.OCTET_CATALOG = catalogWith([{ id, models: ['tiny'] }])
+    variables.OCTET_CATALOG = createCatalog([{ id, models: ['tiny'] }])
     for (const [path, fields] of [
       [fal, { loras: [{ path: `https://host/${id}.safetensors` }] }],
       [a1111, { prompt: `a cat <lora:${id}:1>` }],
     ] as const)
       expect((await post(path, { prompt: 'a cat', ...fields })).status).toBe(200)
-    expect(sent().flat()).toEqual([id, id].map((each) => ({ id: each, scale: 1 })))
+    expect(listSent().flat()).toEqual([id, id].map((each) => ({ id: each, scale: 1 })))
   })
 
   test('an unknown adapter is refused with the field of the dialect', async ({ expect }) => {
@@ -256,7 +262,7 @@ test.for([
   [[{ id: 'Ink', models: ['tiny'] }], /loras/],
   [[{ id: 'ink', models: [] }], /loras/],
 ] as const)('the catalog refuses %j', ([loras, message], { expect }) => {
-  const problems = findProblems({ ...env, OCTET_CATALOG: catalogWith(loras) } as unknown as Parameters<
+  const problems = findProblems({ ...env, OCTET_CATALOG: createCatalog(loras) } as unknown as Parameters<
     typeof findProblems
   >[0])
   expect(JSON.stringify(problems)).toMatch(message)

@@ -4,8 +4,8 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { imageOptionFields } from '#contract'
 import { app } from '../../../edge/app.ts'
 import { generation } from '../../../edge/requests/generation-request.ts'
-import { jobIn, ledgerOf, newCaller, ORIGIN, problemOf, send } from '../support/client.ts'
-import { envWith } from '../support/config.ts'
+import { ledgerOf, newCaller, ORIGIN, problemOf, readJob, send } from '../support/client.ts'
+import { createEnvWith } from '../support/config.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { waitForEnd } from '../support/jobs.ts'
 
@@ -20,7 +20,7 @@ describe('the native fields', () => {
     const choice = { sampler: 'heun', noise_schedule: 'sgm_uniform', shift: 5 }
     const body = { ...cat, ...choice, size: '256x256', steps: 10, guidance_scale: 4 }
     const quoted = await send('POST', '/v1/quote', caller, body)
-    const job = await jobIn(await send('POST', '/v1/jobs', caller, body))
+    const job = await readJob(await send('POST', '/v1/jobs', caller, body))
     await waitForEnd(job)
     expect(calls[0]!.request).toMatchObject({ ...choice, steps: 10 })
     // 2 evaluations for each of 19 runs.
@@ -31,7 +31,7 @@ describe('the native fields', () => {
 
   test('are absent from the request to the GPU function unless given, except the sampler', async ({ expect }) => {
     const calls = fakeGpu(works)
-    await waitForEnd(await jobIn(await send('POST', '/v1/jobs', await newCaller(), cat)))
+    await waitForEnd(await readJob(await send('POST', '/v1/jobs', await newCaller(), cat)))
     for (const name of Object.keys(imageOptionFields))
       if (name !== 'sampler') expect(calls[0]!.request).not.toHaveProperty(name)
     // The GPU function must run the sampler on which the price is based.
@@ -41,7 +41,7 @@ describe('the native fields', () => {
   test('custom noise levels state the number of steps', async ({ expect }) => {
     const calls = fakeGpu(works)
     const body = { ...cat, sigmas: [1, 0.6, 0.2] }
-    const job = await jobIn(await send('POST', '/v1/jobs', await newCaller(), body))
+    const job = await readJob(await send('POST', '/v1/jobs', await newCaller(), body))
     await waitForEnd(job)
     expect(calls[0]!.request).toMatchObject({ sigmas: [1, 0.6, 0.2], steps: 3 })
   })
@@ -50,17 +50,17 @@ describe('the native fields', () => {
     const calls = fakeGpu(works)
     const caller = await newCaller()
     const full = { ...cat, size: '960x960', steps: 20, guidance_scale: 4 }
-    const price = async (fields: object) => {
+    const computePrice = async (fields: object) => {
       const quote = await send('POST', '/v1/quote', caller, { ...full, ...fields })
       return (((await quote.json()) as { price_microdollars: number }).price_microdollars - 200) / 300 / 0.96 ** 2
     }
-    expect(await price({})).toBeCloseTo(40, 1)
-    expect(await price({ guidance_interval: { stop: 0.5 } })).toBeCloseTo(30, 1)
+    expect(await computePrice({})).toBeCloseTo(40, 1)
+    expect(await computePrice({ guidance_interval: { stop: 0.5 } })).toBeCloseTo(30, 1)
     // Steps 1, 2 and 3 of 20 are after 0.2 and before 4.
-    expect(await price({ skip_layer_guidance: true })).toBeCloseTo(43, 1)
+    expect(await computePrice({ skip_layer_guidance: true })).toBeCloseTo(43, 1)
     const both = { guidance_interval: { start: 0.1 }, skip_layer_guidance: { start: 0, stop: 0.3, layers: [1] } }
-    expect(await price(both)).toBeCloseTo(20 + 18 + 4, 1)
-    await waitForEnd(await jobIn(await send('POST', '/v1/jobs', caller, { ...cat, guidance_scale: 4, ...both })))
+    expect(await computePrice(both)).toBeCloseTo(20 + 18 + 4, 1)
+    await waitForEnd(await readJob(await send('POST', '/v1/jobs', caller, { ...cat, guidance_scale: 4, ...both })))
     expect(calls[0]!.request).toMatchObject({
       guidance_interval: { start: 0.1, stop: 1 },
       skip_layer_guidance: { scale: 2.5, start: 0, stop: 0.3, layers: [1] },
@@ -74,7 +74,7 @@ describe('the native fields', () => {
     const quote = await send('POST', '/v1/quote', caller, fields)
     const reason = 'The full route has guidance, required for guidance_interval and skip_layer_guidance.'
     expect(await quote.json()).toMatchObject({ route: 'full', reason })
-    const job = await jobIn(
+    const job = await readJob(
       await send('POST', '/v1/jobs', caller, { ...fields, route: 'turbo', negative_prompt: 'fog' }),
     )
     await waitForEnd(job)
@@ -91,15 +91,15 @@ describe('the native fields', () => {
     const calls = fakeGpu(works)
     const caller = await newCaller()
     const fields = { prompt: 'a cat', size: '64x64', steps: 28, seed: 1 }
-    const price = async (more: object) => {
+    const computePrice = async (more: object) => {
       const quote = await send('POST', '/v1/quote', caller, { ...fields, size: '960x960', guidance_scale: 4, ...more })
       return (((await quote.json()) as { price_microdollars: number }).price_microdollars - 200) / 300 / 0.96 ** 2
     }
-    expect(await price({})).toBeCloseTo(56, 1)
-    expect(await price({ cache: 'off' })).toBeCloseTo(56, 1)
-    expect(await price({ cache: 'fast' })).toBeCloseTo(34, 1)
-    expect(await price({ cache: 'fast', guidance_interval: { stop: 0.5 } })).toBeLessThan(34)
-    const job = await jobIn(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'fast' }))
+    expect(await computePrice({})).toBeCloseTo(56, 1)
+    expect(await computePrice({ cache: 'off' })).toBeCloseTo(56, 1)
+    expect(await computePrice({ cache: 'fast' })).toBeCloseTo(34, 1)
+    expect(await computePrice({ cache: 'fast', guidance_interval: { stop: 0.5 } })).toBeLessThan(34)
+    const job = await readJob(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'fast' }))
     await waitForEnd(job)
     const read = (await (await send('GET', `/v1/jobs/${job.id}`, caller)).json()) as Record<string, unknown>
     expect(read).toMatchObject({
@@ -108,7 +108,7 @@ describe('the native fields', () => {
       warnings: [{ code: 'steps_cached', message: expect.stringContaining('11 of 28 steps') }],
     })
     expect(calls[0]!.request).toMatchObject({ cache: 'fast', steps: 28 })
-    await waitForEnd(await jobIn(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'off' })))
+    await waitForEnd(await readJob(await send('POST', '/v1/jobs', caller, { ...fields, cache: 'off' })))
     expect(calls[1]!.request).not.toHaveProperty('cache')
   })
 
@@ -117,7 +117,7 @@ describe('the native fields', () => {
     const caller = await newCaller()
     const image = `data:image/png;base64,${'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='}`
     const fields = { ...cat, steps: 28, image, strength: 0.1, cache: 'fast' }
-    const job = await jobIn(await send('POST', '/v1/jobs', caller, fields))
+    const job = await readJob(await send('POST', '/v1/jobs', caller, fields))
     const { warnings } = (await (await send('GET', `/v1/jobs/${job.id}`, caller)).json()) as { warnings: unknown[] }
     const message = 'cache had no effect: none of the 3 steps of this request can be reused.'
     expect(warnings).toEqual([{ code: 'cache_ignored', message }])
@@ -143,10 +143,10 @@ describe('the native fields', () => {
     [{ sampler: 'ddim' }, 'sampler is "ddim"; it must be one of euler, dpmpp_2m, heun, lcm.'],
     [{ noise_schedule: 'karras' }, 'noise_schedule is "karras"; it must be one of normal, simple, sgm_uniform, beta.'],
     [{ shift: 0 }, 'shift is 0; it must be a number from 0.01 to 100.'],
-    [{ sigmas: [0.5, 0.5] }, 'sigmas must fall at every step.'],
+    [{ sigmas: [0.5, 0.5] }, 'sigmas must decrease at every step.'],
     [
       { sigmas: [1, 0] },
-      'sigmas is [1,0]; it must be a list of 1 to 200 falling numbers, above 0 and at most 1, one for each step.',
+      'sigmas is [1,0]; it must be a list of 1 to 200 decreasing numbers, above 0 and at most 1, one for each step.',
     ],
     [{ cache: true }, 'cache is true; it must be one of off, fast.'],
     [
@@ -187,7 +187,7 @@ describe("an offer's sampler", () => {
     const body = JSON.stringify({ prompt: 'a cat', cache: 'fast', ...fields })
     const init = { method: 'POST', headers: { ...headers, 'content-type': 'application/json' }, body }
     const context = createExecutionContext()
-    return app.fetch(new Request(new URL('/v1/quote', ORIGIN), init), envWith({ OCTET_CATALOG }), context)
+    return app.fetch(new Request(new URL('/v1/quote', ORIGIN), init), createEnvWith({ OCTET_CATALOG }), context)
   }
 
   test.for([

@@ -2,8 +2,17 @@
 import { env } from 'cloudflare:workers'
 import { afterEach, expect, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
-import { type Caller, fetchWorker, generate, generatedOf, jobIn, newCaller, send } from '../support/client.ts'
-import { accepted, fakeGpu, image, line, started, stream, timings, works } from '../support/fake-gpu.ts'
+import { type Caller, fetchWorker, generate, generatedOf, newCaller, readJob, send } from '../support/client.ts'
+import {
+  createAccepted,
+  createImage,
+  createStarted,
+  encodeLine,
+  fakeGpu,
+  stream,
+  timings,
+  works,
+} from '../support/fake-gpu.ts'
 import { createRunningJob, jobOf, waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -13,12 +22,12 @@ const filesOf = async ({ account }: Caller) =>
 
 test('DELETE /v1/jobs/{id}/images deletes the files of failed attempts as well', async () => {
   const caller = await newCaller()
-  const failed = line({ type: 'failed', code: 'invalid_request', message: 'the prompt is too long' })
+  const failed = encodeLine({ type: 'failed', code: 'invalid_request', message: 'the prompt is too long' })
   fakeGpu(
-    async (seen) => stream([accepted(seen), started(seen), ...(await image(seen, 0))], 'cut'),
-    (seen) => stream([accepted(seen), started(seen), failed]),
+    async (seen) => stream([createAccepted(seen), createStarted(seen), ...(await createImage(seen, 0))], 'cut'),
+    (seen) => stream([createAccepted(seen), createStarted(seen), failed]),
   )
-  const job = await jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', n: 2 }))
+  const job = await readJob(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', n: 2 }))
   expect(await waitForEnd(job)).toMatchObject({ state: 'failed', attempt: 2 })
   expect(await filesOf(caller)).toHaveLength(1)
   expect((await send('DELETE', `/v1/jobs/${job.id}/images`, caller)).status).toBe(204)
@@ -62,21 +71,21 @@ test.for([
 ] as const)('with %s, its previews leave the event log', async ([, path, left]) => {
   const caller = await newCaller()
   const preview = (k: number) => [
-    line({ type: 'preview', image: k, step: 1, width: 8, height: 8, content_type: 'image/jpeg', bytes: 3 }),
+    encodeLine({ type: 'preview', image: k, step: 1, width: 8, height: 8, content_type: 'image/jpeg', bytes: 3 }),
     new Uint8Array([1, 2, 3]),
   ]
   fakeGpu(async (seen) => {
-    const images = await Promise.all([0, 1].map((k) => image(seen, k)))
-    const ended = line({ type: 'succeeded', images: 2, timings })
-    return stream([accepted(seen), started(seen), ...preview(0), ...preview(1), ...images.flat(), ended])
+    const images = await Promise.all([0, 1].map((k) => createImage(seen, k)))
+    const ended = encodeLine({ type: 'succeeded', images: 2, timings })
+    return stream([createAccepted(seen), createStarted(seen), ...preview(0), ...preview(1), ...images.flat(), ended])
   })
-  const job = await jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', n: 2, preview: true }))
+  const job = await readJob(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', n: 2, preview: true }))
   await waitForEnd(job)
-  const previews = async () => {
+  const readPreviews = async () => {
     const events = await (await fetchWorker(`/v1/jobs/${job.id}/events`, { headers: caller.headers })).text()
     return [...events.matchAll(/^data: (.*"type":"preview".*)$/gm)].map(([, data]) => JSON.parse(data!).image)
   }
-  expect(await previews()).toEqual([0, 1])
+  expect(await readPreviews()).toEqual([0, 1])
   expect((await send('DELETE', path(job.id), caller)).status).toBe(204)
-  expect(await previews()).toEqual(left)
+  expect(await readPreviews()).toEqual(left)
 })

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { signLink } from '../../../edge/auth/links.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf } from '../support/client.ts'
 import { peppers } from '../support/config.ts'
-import { fakeGpu, imageBytes, works } from '../support/fake-gpu.ts'
+import { createImageBytes, fakeGpu, works } from '../support/fake-gpu.ts'
 
 let owner: Caller
 let path: string
@@ -24,7 +24,7 @@ afterEach(() => vi.restoreAllMocks())
 
 const get = (headers: Record<string, string> = {}, method = 'GET') =>
   fetchWorker(path, { method, headers: { ...owner.headers, ...headers } })
-const bytes = async (response: Response) => new Uint8Array(await response.arrayBuffer())
+const readBytes = async (response: Response) => new Uint8Array(await response.arrayBuffer())
 
 describe('GET /v1/results/{job}/{file}', () => {
   test('returns the file to its owner, with private and immutable caching', async ({ expect }) => {
@@ -40,15 +40,15 @@ describe('GET /v1/results/{job}/{file}', () => {
       'x-request-id': expect.any(String),
       etag,
     })
-    expect(await bytes(response)).toEqual(imageBytes(3))
+    expect(await readBytes(response)).toEqual(createImageBytes(3))
   })
 
   test('HEAD has the same headers without a body', async ({ expect }) => {
     const [head, whole] = [await get({}, 'HEAD'), await get()]
     const names = ['content-type', 'content-length', 'etag', 'cache-control', 'accept-ranges']
     expect(names.map((name) => head.headers.get(name))).toEqual(names.map((name) => whole.headers.get(name)))
-    expect([head.status, (await bytes(head)).length]).toEqual([200, 0])
-    await bytes(whole)
+    expect([head.status, (await readBytes(head)).length]).toEqual([200, 0])
+    await readBytes(whole)
   })
 
   test.for([
@@ -63,7 +63,7 @@ describe('GET /v1/results/{job}/{file}', () => {
     expect(response.status).toBe(206)
     expect(response.headers.get('content-range')).toBe(`bytes ${from}-${to - 1}/5000`)
     expect(response.headers.get('content-length')).toBe(String(to - from))
-    expect(await bytes(response)).toEqual(imageBytes(3).slice(from, to))
+    expect(await readBytes(response)).toEqual(createImageBytes(3).slice(from, to))
   })
 
   test.for(['bytes=5000-', 'bytes=9999-10000', 'bytes=-0'])('%s is 416', async (range, { expect }) => {
@@ -77,23 +77,27 @@ describe('GET /v1/results/{job}/{file}', () => {
     '%s is ignored: 200',
     async (range, { expect }) => {
       const response = await get({ range })
-      expect([response.status, (await bytes(response)).length]).toEqual([200, 5000])
+      expect([response.status, (await readBytes(response)).length]).toEqual([200, 5000])
     },
   )
 
   test('supports If-None-Match (304) and If-Range', async ({ expect }) => {
     for (const tags of [etag, `W/${etag}`, `"x", ${etag}`, '*']) {
       const response = await get({ 'if-none-match': tags })
-      expect([response.status, response.headers.get('etag'), (await bytes(response)).length]).toEqual([304, etag, 0])
+      expect([response.status, response.headers.get('etag'), (await readBytes(response)).length]).toEqual([
+        304,
+        etag,
+        0,
+      ])
     }
     const other = await get({ 'if-none-match': '"x"' })
-    expect([other.status, (await bytes(other)).length]).toEqual([200, 5000])
+    expect([other.status, (await readBytes(other)).length]).toEqual([200, 5000])
     const [same, changed] = [
       await get({ range: 'bytes=0-9', 'if-range': etag }),
       await get({ range: 'bytes=0-9', 'if-range': '"x"' }),
     ]
     expect([same.status, changed.status]).toEqual([206, 200])
-    await Promise.all([same, changed].map(bytes))
+    await Promise.all([same, changed].map(readBytes))
   })
 
   test('is 404 for another file, another job and a malformed path', async ({ expect }) => {
@@ -117,7 +121,7 @@ describe('access to results', () => {
     const response = await fetchWorker(link)
     expect(response.status).toBe(200)
     expect(Number(/max-age=(\d+)/.exec(response.headers.get('cache-control')!)![1])).toBeLessThanOrEqual(3600)
-    expect(await bytes(response)).toEqual(imageBytes(3))
+    expect(await readBytes(response)).toEqual(createImageBytes(3))
   })
 
   test('is refused without a key or link (401) and for another account (404)', async ({ expect }) => {
@@ -152,7 +156,7 @@ describe('GET /v1/jobs/{id}', () => {
       error: null,
       price_microdollars: expect.any(Number),
     })
-    expect(await bytes(await fetchWorker(body.images[0]!.url))).toEqual(imageBytes(3))
+    expect(await readBytes(await fetchWorker(body.images[0]!.url))).toEqual(createImageBytes(3))
     expect(JSON.stringify(body)).not.toContain('results/30d')
   })
 

@@ -13,10 +13,10 @@ import {
   newCaller,
   problemOf,
 } from '../support/client.ts'
-import { fakeGpu, type Seen, works } from '../support/fake-gpu.ts'
+import { fakeGpu, type SeenRequest, works } from '../support/fake-gpu.ts'
 
 let owner: Caller
-let gpu: Seen[]
+let gpu: SeenRequest[]
 beforeEach(async () => {
   owner = await newCaller()
   gpu = fakeGpu(works)
@@ -31,14 +31,14 @@ const imagesOf = async (job: string) => {
 }
 const remove = (path: string, caller = owner) => fetchWorker(path, { method: 'DELETE', headers: caller.headers })
 const read = (path: string) => fetchWorker(path, { headers: owner.headers })
-const announced = (job: string) =>
+const readAnnounced = (job: string) =>
   vi.waitFor(async () => {
     if (!(await env.JOB.getByName(job).view())?.announced) throw new Error('not announced yet')
   })
 
 async function generateAnnounced(fields: Record<string, unknown> = {}) {
   const generated = await generatedOf(await generate(owner, { ...body, ...fields }))
-  await announced(generated.octet.job)
+  await readAnnounced(generated.octet.job)
   return generated
 }
 

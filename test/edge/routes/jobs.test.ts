@@ -6,13 +6,13 @@ import {
   fetchWorker,
   filesOf,
   type JobBody,
-  jobIn,
   ledgerOf,
   newCaller,
   problemOf,
+  readJob,
   send,
 } from '../support/client.ts'
-import { createFeed, fakeGpu, line, refuses, started, steps, works } from '../support/fake-gpu.ts'
+import { createFeed, createStarted, createSteps, encodeLine, fakeGpu, refuses, works } from '../support/fake-gpu.ts'
 import { waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -26,14 +26,14 @@ describe('POST /v1/jobs', () => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
     const response = await submit(caller)
-    const job = await jobIn(response)
+    const job = await readJob(response)
     expect(response.status).toBe(202)
     expect(response.headers.get('location')).toBe(`/v1/jobs/${job.id}`)
     expect(job).toMatchObject({ state: 'queued', name: null, images: [], price_microdollars: 0 })
 
     await waitForEnd(job)
     const done = await fetchWorker(response.headers.get('location')!, { headers: caller.headers })
-    const { state, attempt, images, price_microdollars } = await jobIn(done)
+    const { state, attempt, images, price_microdollars } = await readJob(done)
     expect({ state, attempt }).toEqual({ state: 'succeeded', attempt: 1 })
     expect(images[0]!.receipt.split('.')).toHaveLength(3)
     expect((await fetchWorker(images[0]!.url)).status).toBe(200)
@@ -47,23 +47,23 @@ describe('POST /v1/jobs', () => {
     fakeGpu(works, behavior)
     const done = await submit(caller, { prefer: 'wait=30' })
     expect([done.status, done.headers.get('preference-applied')]).toEqual([200, 'wait=30'])
-    expect((await jobIn(done)).state).toBe('succeeded')
+    expect((await readJob(done)).state).toBe('succeeded')
     expect(done.headers.get('server-timing')).toMatch(/^wait;dur=\d+, queue;dur=0, .*denoise;dur=500, .*total;dur=\d+$/)
     const open = await submit(caller, { prefer: 'respond-async, wait=1' })
     expect([open.status, open.headers.get('preference-applied')]).toEqual([202, 'wait=1'])
-    await send('DELETE', `/v1/jobs/${(await jobIn(open)).id}`, caller)
+    await send('DELETE', `/v1/jobs/${(await readJob(open)).id}`, caller)
   })
 
   test('the same Idempotency-Key gives the same job, running or ended', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
     const key = { 'idempotency-key': 'order-1' }
-    const first = await jobIn(await submit(caller, key))
-    const again = await jobIn(await submit(caller, key))
+    const first = await readJob(await submit(caller, key))
+    const again = await readJob(await submit(caller, key))
     await waitForEnd(first)
     const later = await submit(caller, key)
     expect(later.status).toBe(200)
-    expect([again.id, (await jobIn(later)).id]).toEqual([first.id, first.id])
+    expect([again.id, (await readJob(later)).id]).toEqual([first.id, first.id])
     expect((await submit(caller, key, { prompt: 'a dog' })).status).toBe(422)
     expect(calls).toHaveLength(1)
   })
@@ -83,14 +83,14 @@ describe('PUT /v1/jobs/{id}', () => {
     const calls = fakeGpu(works)
     const put = (fields: object) => send('PUT', '/v1/jobs/order-17', caller, fields)
     const both = await Promise.all([put(body), put(body)])
-    const [first, second] = await Promise.all(both.map(jobIn))
+    const [first, second] = await Promise.all(both.map(readJob))
     expect(second!.id).toBe(first!.id)
     expect(first!.name).toBe('order-17')
     await waitForEnd(first!)
     const later = await put(body)
-    expect([later.status, (await jobIn(later)).state]).toEqual([200, 'succeeded'])
+    expect([later.status, (await readJob(later)).state]).toEqual([200, 'succeeded'])
     for (const name of ['order-17', first!.id])
-      expect((await jobIn(await send('GET', `/v1/jobs/${name}`, caller))).id).toBe(first!.id)
+      expect((await readJob(await send('GET', `/v1/jobs/${name}`, caller))).id).toBe(first!.id)
     expect(calls).toHaveLength(1)
     expect(await filesOf(caller)).toHaveLength(1)
 
@@ -102,7 +102,7 @@ describe('PUT /v1/jobs/{id}', () => {
     const [caller, other] = [await newCaller(), await newCaller()]
     fakeGpu(works)
     const [mine, theirs] = await Promise.all(
-      [caller, other].map(async (each) => jobIn(await send('PUT', '/v1/jobs/a', each, body))),
+      [caller, other].map(async (each) => readJob(await send('PUT', '/v1/jobs/a', each, body))),
     )
     expect(mine!.id).not.toBe(theirs!.id)
     for (const path of [`/v1/jobs/${theirs!.id}`, `/v1/jobs/${theirs!.id}/events`])
@@ -124,16 +124,19 @@ describe('the fields of a job', () => {
     const caller = await newCaller()
     const { behavior, send: feed, close } = createFeed()
     const calls = fakeGpu(refuses(503, 'loading'), behavior)
-    const { id } = await jobIn(await submit(caller))
+    const { id } = await readJob(await submit(caller))
     const shows = (expected: object) =>
-      vi.waitFor(async () => expect(await jobIn(await send('GET', `/v1/jobs/${id}`, caller))).toMatchObject(expected), {
-        timeout: 5000,
-      })
+      vi.waitFor(
+        async () => expect(await readJob(await send('GET', `/v1/jobs/${id}`, caller))).toMatchObject(expected),
+        {
+          timeout: 5000,
+        },
+      )
     await shows({ state: 'starting', progress: null })
     await vi.waitFor(() => expect(calls).toHaveLength(2), { timeout: 5000 })
-    feed(line({ type: 'accepted', job: id, attempt: 1, position: 3 }))
+    feed(encodeLine({ type: 'accepted', job: id, attempt: 1, position: 3 }))
     await shows({ state: 'queued', progress: { position: 3 } })
-    feed(started(calls[1]!), ...steps(2, 4))
+    feed(createStarted(calls[1]!), ...createSteps(2, 4))
     await shows({ state: 'running', progress: { image: 0, step: 2, steps: 4 } })
     close()
     await send('DELETE', `/v1/jobs/${id}`, caller)
@@ -150,7 +153,7 @@ describe('GET /v1/jobs', () => {
     const caller = await newCaller()
     fakeGpu(works)
     const ids: string[] = []
-    for (let k = 0; k < 5; k++) ids.unshift((await jobIn(await submit(caller))).id)
+    for (let k = 0; k < 5; k++) ids.unshift((await readJob(await submit(caller))).id)
     const first = await list(caller, 'limit=2')
     await submit(caller)
     const second = await list(caller, `limit=2&after=${first.next_after}`)

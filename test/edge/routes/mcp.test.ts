@@ -4,14 +4,14 @@ import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/cli
 import { afterEach, describe, test, vi } from 'vitest'
 import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN, send } from '../support/client.ts'
 import {
-  accepted,
+  createAccepted,
   createFeed,
+  createImage,
+  createImageBytes,
+  createStarted,
+  encodeLine,
   fakeGpu,
-  image,
-  imageBytes,
-  line,
   refuses,
-  started,
   stream,
   timings,
   untilCanceled,
@@ -54,8 +54,8 @@ describe.for<Mode>(['auto', 'legacy'])('a client of the protocol version %s', (m
     expect(tools[0]!.inputSchema).toMatchObject({ required: ['prompt'] })
     const { content, structuredContent } = await call(client, 'generate_image', { prompt, seed: 7, n: 2 })
     expect(content.map(({ type }) => type)).toEqual(['text', 'image', 'resource_link', 'resource_link'])
-    expect(Uint8Array.fromBase64(content[1]!.data!)).toEqual(imageBytes(7))
-    expect(await (await fetchWorker(content[3]!.uri!)).bytes()).toEqual(imageBytes(8))
+    expect(Uint8Array.fromBase64(content[1]!.data!)).toEqual(createImageBytes(7))
+    expect(await (await fetchWorker(content[3]!.uri!)).bytes()).toEqual(createImageBytes(8))
     expect(structuredContent!.images.map(({ seed }) => seed)).toEqual([7, 8])
     expect(content[0]!.text).toContain(structuredContent!.images[0]!.url)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: structuredContent!.price_microdollars })
@@ -76,11 +76,11 @@ describe('a tool', () => {
   test('reports progress while it waits, and ends with the job', async ({ expect }) => {
     const { behavior, send: feed, close } = createFeed()
     fakeGpu(async (seen) => {
-      feed(accepted(seen), started(seen), line({ type: 'step', image: 0, step: 1, steps: 4 }))
-      const beat = setInterval(() => feed(line({ type: 'heartbeat' })), 100)
+      feed(createAccepted(seen), createStarted(seen), encodeLine({ type: 'step', image: 0, step: 1, steps: 4 }))
+      const beat = setInterval(() => feed(encodeLine({ type: 'heartbeat' })), 100)
       setTimeout(async () => {
         clearInterval(beat)
-        feed(...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
+        feed(...(await createImage(seen, 0)), encodeLine({ type: 'succeeded', images: 1, timings }))
         close()
       }, 1500)
       return behavior(seen)
@@ -104,7 +104,12 @@ describe('a tool', () => {
     await vi.waitFor(async () => expect((await ledgerOf(caller)).reserved).toBeGreaterThan(0))
     const [seen] = calls
     await new Promise((resolve) => setTimeout(resolve, 100))
-    feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+    feed(
+      createAccepted(seen!),
+      createStarted(seen!),
+      ...(await createImage(seen!, 0)),
+      encodeLine({ type: 'succeeded', images: 1, timings }),
+    )
     close()
     const results = await Promise.all([first, again])
     expect(new Set(results.map(({ structuredContent }) => structuredContent!.id))).toEqual(new Set([seen!.job]))
@@ -150,11 +155,11 @@ describe('a tool', () => {
     fakeGpu(async (seen) => {
       const data = new Uint8Array(100_000)
       const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', data)).toHex()
-      const [imageLine] = await image(seen, 0, { sha256: digest, bytes: data.length })
+      const [imageLine] = await createImage(seen, 0, { sha256: digest, bytes: data.length })
       return stream([
-        ...[accepted(seen), started(seen)],
-        ...[line({ type: 'preview', image: 0, step: 2, ...facts }), preview],
-        ...[imageLine!, data, line({ type: 'succeeded', images: 1, timings })],
+        ...[createAccepted(seen), createStarted(seen)],
+        ...[encodeLine({ type: 'preview', image: 0, step: 2, ...facts }), preview],
+        ...[imageLine!, data, encodeLine({ type: 'succeeded', images: 1, timings })],
       ])
     })
     const { content } = await call(await connect(await newCaller()), 'generate_image', { prompt })

@@ -4,8 +4,17 @@ import { afterEach, test, vi } from 'vitest'
 import page from '../../../docs/object-calls.md?raw'
 import { clearGpuStates } from '../../../edge/gpu/health.ts'
 import { clearObservations } from '../../../edge/routing/forecast.ts'
-import { type Caller, fetchWorker, jobIn, newCaller, problemOf, send } from '../support/client.ts'
-import { accepted, createFeed, fakeGpu, image, line, started, timings, works } from '../support/fake-gpu.ts'
+import { type Caller, fetchWorker, newCaller, problemOf, readJob, send } from '../support/client.ts'
+import {
+  createAccepted,
+  createFeed,
+  createImage,
+  createStarted,
+  encodeLine,
+  fakeGpu,
+  timings,
+  works,
+} from '../support/fake-gpu.ts'
 import { waitForEnd } from '../support/jobs.ts'
 import { call } from '../support/operator.ts'
 
@@ -61,12 +70,12 @@ test('every documented route is measured', ({ expect }) => {
 async function prepare(): Promise<World> {
   const caller = await newCaller({ scopes: ['generate', 'read', 'admin'] })
   fakeGpu(works)
-  const { id } = await jobIn(await send('PUT', '/v1/jobs/mine', caller, body))
+  const { id } = await readJob(await send('PUT', '/v1/jobs/mine', caller, body))
   await Promise.all(
-    Array.from({ length: 10 }, async () => waitForEnd(await jobIn(await send('POST', '/v1/jobs', caller, body)))),
+    Array.from({ length: 10 }, async () => waitForEnd(await readJob(await send('POST', '/v1/jobs', caller, body)))),
   )
   await waitForEnd({ id })
-  const { images } = await jobIn(await send('GET', '/v1/jobs/mine', caller))
+  const { images } = await readJob(await send('GET', '/v1/jobs/mine', caller))
   return { caller, id, link: images[0]!.url }
 }
 
@@ -87,7 +96,12 @@ test.for(Object.entries(REQUESTS))('%s makes the documented calls', async ([name
   expect(counts, `${name}: ${BINDINGS.join(', ')}`).toEqual(documented.get(name))
   const [seen] = calls
   if (seen && gpu === behavior) {
-    feed(accepted(seen), started(seen), ...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
+    feed(
+      createAccepted(seen),
+      createStarted(seen),
+      ...(await createImage(seen, 0)),
+      encodeLine({ type: 'succeeded', images: 1, timings }),
+    )
     await waitForEnd({ id: seen.job })
   }
 })

@@ -10,11 +10,11 @@ afterEach(() => {
   settings.PLAYGROUND_KEY = undefined
 })
 
-const request = () => fetchWorker('/v1/playground/tokens', { method: 'POST' })
+const requestToken = () => fetchWorker('/v1/playground/tokens', { method: 'POST' })
 type Reply = { token: string; budget_microdollars: number }
 
 test('there is no token unless the operator has set a key', async ({ expect }) => {
-  const response = await request()
+  const response = await requestToken()
   expect([response.status, await response.json()]).toEqual([200, { object: 'token', token: null }])
 })
 
@@ -22,7 +22,7 @@ test('a visitor gets a token of the operator’s key, which can run a job', asyn
   const caller = await newCaller()
   settings.PLAYGROUND_KEY = caller.key
   fakeGpu(works)
-  const response = await request()
+  const response = await requestToken()
   const { token, budget_microdollars } = (await response.json()) as Reply
   expect([response.status, budget_microdollars]).toEqual([201, 20_000])
   const visitor = { headers: { authorization: `Bearer ${token}` } }
@@ -34,7 +34,7 @@ test('a visitor gets a token of the operator’s key, which can run a job', asyn
 test('the number of tokens per address is limited', async ({ expect }) => {
   settings.PLAYGROUND_KEY = (await newCaller()).key
   vi.spyOn(env.VISITOR_LIMIT, 'limit').mockResolvedValue({ success: false })
-  const response = await request()
+  const response = await requestToken()
   expect([response.status, response.headers.get('retry-after'), (await problemOf(response)).error.code]).toEqual([
     429,
     '60',

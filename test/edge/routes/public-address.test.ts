@@ -4,13 +4,13 @@ import { afterEach, expect, test, vi } from 'vitest'
 import { app } from '../../../edge/app.ts'
 import { configOf } from '../../../edge/config.ts'
 import { newCaller } from '../support/client.ts'
-import { configWith, envWith } from '../support/config.ts'
+import { createConfigWith, createEnvWith } from '../support/config.ts'
 import { fakeGpu, untilCanceled, works } from '../support/fake-gpu.ts'
 import { jobOf, waitForEnd } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
-const env = envWith({ OCTET_PUBLIC_URL: 'https://images.example.com' })
+const env = createEnvWith({ OCTET_PUBLIC_URL: 'https://images.example.com' })
 
 function request(path: string, headers: Record<string, string>, body: object, signal?: AbortSignal) {
   const context = createExecutionContext()
@@ -59,15 +59,15 @@ test.for(['images.example.com', 'https://images.example.com/octet', 'ftp://image
   '%s is refused',
   (given) => {
     vi.spyOn(console, 'error').mockImplementation(() => {})
-    expect(() => configWith({ OCTET_PUBLIC_URL: given }).publicOrigin).toThrow(
+    expect(() => createConfigWith({ OCTET_PUBLIC_URL: given }).publicOrigin).toThrow(
       /OCTET_PUBLIC_URL is .* must be empty, or/,
     )
   },
 )
 
 test('without a public address, links begin with the origin of each request', () => {
-  expect(configWith({ OCTET_PUBLIC_URL: undefined }).publicOrigin).toBeNull()
-  expect(configOf(envWith({ OCTET_PUBLIC_URL: 'https://images.example.com/' })).publicOrigin).toBe(
+  expect(createConfigWith({ OCTET_PUBLIC_URL: undefined }).publicOrigin).toBeNull()
+  expect(configOf(createEnvWith({ OCTET_PUBLIC_URL: 'https://images.example.com/' })).publicOrigin).toBe(
     'https://images.example.com',
   )
 })

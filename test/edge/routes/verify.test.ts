@@ -65,7 +65,7 @@ test('checks a receipt of this deployment', async () => {
     reason: expect.stringContaining('signature'),
   })
   expect(await receiptOf('no receipt')).toMatchObject({ valid: false })
-  expect(await receiptOf(await signedReceipt(receipt, await hexOf(fileOf('png'))))).toMatchObject({
+  expect(await receiptOf(await signReceipt(receipt, await hexOf(fileOf('png'))))).toMatchObject({
     ...{ valid: true, job: octet.job, image: 0, model: 'tiny', tier: 'fp8' },
   })
 })
@@ -115,7 +115,7 @@ function webp(type: string, data: Uint8Array): Uint8Array<ArrayBuffer> {
 }
 
 /** A genuine receipt with the digest of another file, signed with the deployment's key. */
-async function signedReceipt(receipt: string, sha256: string): Promise<string> {
+async function signReceipt(receipt: string, sha256: string): Promise<string> {
   const claims = decodeJwt<{ file: object }>(receipt)
   const [{ kid: _, ...key }] = configOf(env).receiptKeys
   return new CompactSign(new TextEncoder().encode(JSON.stringify({ ...claims, file: { ...claims.file, sha256 } })))

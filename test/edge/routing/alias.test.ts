@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest'
 import { resolveModel } from '../../../edge/routing/alias.ts'
-import { configWith } from '../support/config.ts'
+import { createConfigWith } from '../support/config.ts'
 
-const { offers, endpoints } = configWith({}).catalog
+const { offers, endpoints } = createConfigWith({}).catalog
 const aliases = { 'dall-e-3': 'tiny', 'gpt-image-*': 'auto', 'gpt-image-1-mini': 'paired', '*': 'paired' }
 
 test('names of offers and the longest alias decide', () => {
@@ -16,7 +16,7 @@ test('names of offers and the longest alias decide', () => {
 
 test('an alias for an unknown model is an error of the configuration', () => {
   const read = (model: string) =>
-    configWith({ OCTET_CATALOG: JSON.stringify({ offers, endpoints, aliases: { 'dall-e-3': model } }) }).catalog
+    createConfigWith({ OCTET_CATALOG: JSON.stringify({ offers, endpoints, aliases: { 'dall-e-3': model } }) }).catalog
   expect(read('auto').aliases).toEqual({ 'dall-e-3': 'auto' })
   expect(() => read('small')).toThrow(
     'OCTET_CATALOG.aliases.dall-e-3 is "small": the alias must be one of auto, tiny, paired.',

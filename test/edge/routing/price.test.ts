@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
-import { MICRODOLLARS, microdollarsWithin } from '../../../edge/platform/units.ts'
-import { megapixelSteps, price } from '../../../edge/routing/price.ts'
+import { convertToMicrodollars, MICRODOLLARS } from '../../../edge/platform/units.ts'
+import { countMegapixelSteps, price } from '../../../edge/routing/price.ts'
 import { newCaller } from '../support/client.ts'
 import { call } from '../support/operator.ts'
 
@@ -15,21 +15,21 @@ describe('the micro-dollars within an amount of dollars', () => {
     [1000, 1_000_000_000],
     [0, 0],
   ] as const)('%d contain %d', ([amount, whole], { expect }) => {
-    expect(microdollarsWithin(amount)).toBe(whole)
+    expect(convertToMicrodollars(amount)).toBe(whole)
   })
 
   test('are the largest number that does not exceed it; an exact amount is unchanged', ({ expect }) => {
     const amount = fc.double({ min: 0, max: 1000, noNaN: true })
     fc.assert(
       fc.property(amount, (amount) => {
-        const whole = microdollarsWithin(amount)
+        const whole = convertToMicrodollars(amount)
         expect(whole / MICRODOLLARS).toBeLessThanOrEqual(amount)
         expect((whole + 1) / MICRODOLLARS).toBeGreaterThan(amount)
       }),
     )
     fc.assert(
       fc.property(fc.nat(1000 * MICRODOLLARS), (whole) => {
-        expect(microdollarsWithin(whole / MICRODOLLARS)).toBe(whole)
+        expect(convertToMicrodollars(whole / MICRODOLLARS)).toBe(whole)
       }),
     )
   })
@@ -47,8 +47,8 @@ test('a price never exceeds max_cost, and may equal it', async ({ expect }) => {
 
 test('several devices divide the time of guidance, but not the price', ({ expect }) => {
   const work = { width: 1000, height: 1000, steps: 10, guidanceScale: 4, count: 2 }
-  expect([1, 2, 3].map((devices) => megapixelSteps(work, devices))).toEqual([40, 20, 20])
+  expect([1, 2, 3].map((devices) => countMegapixelSteps(work, devices))).toEqual([40, 20, 20])
   const skipping = { ...work, skip_layer_guidance: { scale: 2, start: 0, stop: 1 } }
-  expect([1, 2, 3].map((devices) => megapixelSteps(skipping, devices))).toEqual([58, 38, 20])
-  expect(megapixelSteps({ ...work, guidanceScale: 1 }, 2)).toBe(20)
+  expect([1, 2, 3].map((devices) => countMegapixelSteps(skipping, devices))).toEqual([58, 38, 20])
+  expect(countMegapixelSteps({ ...work, guidanceScale: 1 }, 2)).toBe(20)
 })

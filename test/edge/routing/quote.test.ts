@@ -5,13 +5,13 @@ import { DEFAULT_PRICES } from '../../../edge/config/prices.ts'
 import { clearObservations, forecast, NO_OBSERVATIONS } from '../../../edge/routing/forecast.ts'
 import type { Observation } from '../../../edge/routing/observation.ts'
 import { generate, generatedOf, newCaller } from '../support/client.ts'
-import { configWith } from '../support/config.ts'
+import { createConfigWith } from '../support/config.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { call, operator } from '../support/operator.ts'
 
 const MINUTE = 60_000
 const NOW = Date.UTC(2026, 10, 22, 12)
-const observed = (finished: number, more: Partial<Observation> = {}): Observation => ({
+const createObservation = (finished: number, more: Partial<Observation> = {}): Observation => ({
   ...{ endpoint: 'default', model: 'tiny', tier: 'fp8', created: finished - 2000, finished },
   ...{ megapixel_steps: 4, waited: 0.5, load: 0, run: 1.5, ...more },
 })
@@ -23,16 +23,18 @@ describe('a forecast', () => {
   })
 
   test('scales the run with the work, but neither the wait nor the load', ({ expect }) => {
-    const warm = [observed(NOW - 9000), observed(NOW - 6000), observed(NOW - 3000)]
+    const warm = [createObservation(NOW - 9000), createObservation(NOW - 6000), createObservation(NOW - 3000)]
     expect(forecast(warm, 4, NOW)).toMatchObject({ seconds: { p50: 2, p95: 2 }, cold: { probability: 0 } })
     expect(forecast(warm, 8, NOW).seconds).toEqual({ p50: 3.5, p95: 3.5 })
-    const cold = [observed(NOW - 3000, { load: 10 })]
+    const cold = [createObservation(NOW - 3000, { load: 10 })]
     expect(forecast(cold, 8, NOW).seconds).toEqual({ p50: 13.5, p95: 13.5 })
   })
 
   test('uses runs of comparable work, if available', ({ expect }) => {
-    const tiny = Array.from({ length: 50 }, (_, k) => observed(NOW - k * 1000, { megapixel_steps: 0.0003, run: 0.5 }))
-    const usual = [9000, 6000, 3000].map((before) => observed(NOW - before))
+    const tiny = Array.from({ length: 50 }, (_, k) =>
+      createObservation(NOW - k * 1000, { megapixel_steps: 0.0003, run: 0.5 }),
+    )
+    const usual = [9000, 6000, 3000].map((before) => createObservation(NOW - before))
     expect(forecast([...tiny, ...usual], 4, NOW).seconds).toEqual({ p50: 2, p95: 2 })
     expect(forecast(tiny, 0.0003, NOW).seconds).toEqual({ p50: 1, p95: 1 })
   })
@@ -41,7 +43,7 @@ describe('a forecast', () => {
     // In each hour one cold start after 50 minutes of quiet, and nine warm ones a minute apart.
     const hours = Array.from({ length: 5 }, (_, h) =>
       Array.from({ length: 10 }, (_, k) =>
-        observed(NOW - (5 - h) * 60 * MINUTE + k * MINUTE, { load: k === 0 ? 20 : 0 }),
+        createObservation(NOW - (5 - h) * 60 * MINUTE + k * MINUTE, { load: k === 0 ? 20 : 0 }),
       ),
     ).flat()
     const last = Math.max(...hours.map(({ finished }) => finished))
@@ -54,7 +56,7 @@ describe('a forecast', () => {
   })
 
   test('is based on all observations if none is similar', ({ expect }) => {
-    const few = [observed(NOW - 4000, { load: 20 }), observed(NOW - 1000)]
+    const few = [createObservation(NOW - 4000, { load: 20 }), createObservation(NOW - 1000)]
     expect(forecast(few, 4, NOW + 600 * MINUTE).cold).toEqual({ probability: 0.5, observations: 2 })
   })
 })
@@ -122,7 +124,7 @@ describe('POST /v1/quote', () => {
     const { headers } = await newCaller()
     const megapixel_steps = 0.065536 * 4
     for (const k of [1, 2, 3, 4])
-      await insertObservation(`seen-${k}`, observed(Date.now() - k * 5000, { megapixel_steps }))
+      await insertObservation(`seen-${k}`, createObservation(Date.now() - k * 5000, { megapixel_steps }))
     clearObservations()
     const quote = (more: unknown) => call('POST', '/v1/quote', headers, { ...body, ...(more as object) })
     expect((await quote({})).body).toMatchObject({
@@ -171,9 +173,9 @@ test('a finished job affects the next quote', async ({ expect }) => {
   const asked = { prompt: 'a cat', width: 512, height: 512 }
   const made = await generatedOf(await generate(caller, asked))
   await runDurableObjectAlarm(env.ACCOUNT.getByName(caller.account))
-  const row = () =>
+  const readRow = () =>
     env.DB.prepare('SELECT * FROM observations WHERE id = ?').bind(`${caller.account}/${made.octet.job}`)
-  await vi.waitFor(async () => expect(await row().first()).toMatchObject({ run: 0.7, load: 0, tier: 'fp8' }), 5000)
+  await vi.waitFor(async () => expect(await readRow().first()).toMatchObject({ run: 0.7, load: 0, tier: 'fp8' }), 5000)
   vi.restoreAllMocks()
   clearObservations()
   const { body } = await call('POST', '/v1/quote', caller.headers, asked)
@@ -182,7 +184,7 @@ test('a finished job affects the next quote', async ({ expect }) => {
 })
 
 test('the price table is JSON text or a table, has defaults, and an error names the variable', ({ expect }) => {
-  const read = (OCTET_PRICES: unknown) => configWith({ OCTET_PRICES }).prices
+  const read = (OCTET_PRICES: unknown) => createConfigWith({ OCTET_PRICES }).prices
   expect(read(undefined)).toEqual(DEFAULT_PRICES)
   const changed = { ...DEFAULT_PRICES, base: 7, megapixel_step: { ...DEFAULT_PRICES.megapixel_step, fp16: 1 } }
   expect(read('{"base": 7, "megapixel_step": {"fp16": 1}}')).toEqual(changed)

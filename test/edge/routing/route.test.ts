@@ -4,7 +4,7 @@ import type { RouteRequest } from '../../../edge/routing/decision.ts'
 import { price } from '../../../edge/routing/price.ts'
 import { chooseRoute, requestsText } from '../../../edge/routing/route.ts'
 import type { Estimate } from '../../../edge/routing/route-guards.ts'
-import { configWith } from '../support/config.ts'
+import { createConfigWith } from '../support/config.ts'
 
 const base = {
   endpoint: 'default',
@@ -144,7 +144,7 @@ describe('the decision and its reason', () => {
 
 describe('the guards of a request', () => {
   const size = { width: 1024, height: 1024 }
-  const cost = (decision: ReturnType<typeof choose>) => price({ ...decision, count: 1 })
+  const estimateCost = (decision: ReturnType<typeof choose>) => price({ ...decision, count: 1 })
 
   test('that exclude nothing change nothing', ({ expect }) => {
     expect(choose({ size, maxCost: 1_000_000, maxLatencyMs: 60_000 })).toEqual(choose({ size }))
@@ -154,7 +154,7 @@ describe('the guards of a request', () => {
     const wished = { route: 'full', prompt: 'a sign "OPEN"', size } as const
     const dear = choose({ ...wished, tier: 'fp16' })
     const offers = [{ ...full, ...half }, full, turbo]
-    expect(choose({ ...wished, maxCost: cost(dear) - 1 }, offers)).toMatchObject({
+    expect(choose({ ...wished, maxCost: estimateCost(dear) - 1 }, offers)).toMatchObject({
       ...{ route: 'full', tier: 'fp8' },
       reason: expect.stringContaining('full/fp16 costs $'),
     })
@@ -202,8 +202,8 @@ describe('the catalog', () => {
     const { endpoint: _, ...offer } = turbo
     const table = { offers: [offer], endpoints: { b: 'https://b.test' } }
     const expected = { endpoints: { default: GPU_URL, b: 'https://b.test' }, offers: [turbo] }
-    expect(configWith({ OCTET_CATALOG: table, GPU_URL }).catalog).toEqual(expected)
-    expect(configWith({ OCTET_CATALOG: JSON.stringify(table), GPU_URL }).catalog).toEqual(expected)
+    expect(createConfigWith({ OCTET_CATALOG: table, GPU_URL }).catalog).toEqual(expected)
+    expect(createConfigWith({ OCTET_CATALOG: JSON.stringify(table), GPU_URL }).catalog).toEqual(expected)
   })
 
   test.for([
@@ -212,7 +212,7 @@ describe('the catalog', () => {
     [{ offers: [{ ...turbo, endpoint: 'nowhere' }] }, 'endpoint "nowhere" is not defined; defined are default'],
     [{ offers: [{ ...turbo, speed: 9 }] }, 'speed'],
   ] as const)('%j is refused', ([table, message], { expect }) => {
-    expect(() => configWith({ OCTET_CATALOG: table, GPU_URL }).catalog).toThrow(message)
+    expect(() => createConfigWith({ OCTET_CATALOG: table, GPU_URL }).catalog).toThrow(message)
   })
 })
 

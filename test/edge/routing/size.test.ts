@@ -1,10 +1,10 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { fitsSize, nearestSize } from '../../../edge/routing/size.ts'
+import { findNearestSize, fitsSize } from '../../../edge/routing/size.ts'
 
 const nano = { width: 256, height: 256, max_pixels: 147_456, max_side: 512 }
 const large = { width: 1024, height: 1024, max_pixels: 1_572_864, max_side: 1536 }
-const size = (text: string) => {
+const parseSize = (text: string) => {
   const [width, height] = text.split('x').map(Number)
   return { width: width!, height: height! }
 }
@@ -22,28 +22,30 @@ describe('the nearest size', () => {
     ['100x100', '96x96'],
     ['1x1', '16x16'],
     ['9999x1', '512x16'],
-  ])('of nano for %s is %s', ([wanted, nearest]) => expect(nearestSize(nano, size(wanted!))).toEqual(size(nearest!)))
+  ])('of nano for %s is %s', ([wanted, nearest]) =>
+    expect(findNearestSize(nano, parseSize(wanted!))).toEqual(parseSize(nearest!)),
+  )
 
   test.for([
     ['1024x1024', '1024x1024'],
     ['1000x700', '1008x704'],
     ['1792x1024', '1536x880'],
   ])('of a larger model for %s is %s', ([wanted, nearest]) => {
-    expect(nearestSize(large, size(wanted!))).toEqual(size(nearest!))
+    expect(findNearestSize(large, parseSize(wanted!))).toEqual(parseSize(nearest!))
   })
 
   test('for an aspect ratio has the number of pixels of the default size', () => {
-    expect(nearestSize(large, { aspect: 1 })).toEqual(size('1024x1024'))
-    expect(nearestSize(nano, { aspect: 16 / 9 })).toEqual(size('336x192'))
+    expect(findNearestSize(large, { aspect: 1 })).toEqual(parseSize('1024x1024'))
+    expect(findNearestSize(nano, { aspect: 16 / 9 })).toEqual(parseSize('336x192'))
   })
 
   test('is always a size of the offer, and the requested one if the offer has it', () => {
     const side = fc.integer({ min: 1, max: 100_000 })
-    fc.assert(fc.property(side, side, (width, height) => fitsSize(nano, nearestSize(nano, { width, height }))))
+    fc.assert(fc.property(side, side, (width, height) => fitsSize(nano, findNearestSize(nano, { width, height }))))
     const unit = fc.integer({ min: 1, max: 24 }).map((units) => units * 16)
     fc.assert(
       fc.property(unit, unit, (width, height) => {
-        expect(nearestSize(nano, { width, height })).toEqual({ width, height })
+        expect(findNearestSize(nano, { width, height })).toEqual({ width, height })
       }),
     )
   })

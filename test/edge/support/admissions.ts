@@ -12,11 +12,11 @@ import { specOf } from './jobs.ts'
 
 export const accountOf = ({ account }: Caller) => env.ACCOUNT.getByName(account)
 
-export type Asked = Partial<Pick<JobSpec, 'name' | 'price' | 'fingerprint' | 'digest'>> &
+export type RequestedSpec = Partial<Pick<JobSpec, 'name' | 'price' | 'fingerprint' | 'digest'>> &
   Partial<Pick<AdmissionRequest, 'idempotencyKey' | 'retried' | 'reuse'>> & { job?: string }
 
 /** Builds an admission request for a job; its price is 100 micro-dollars unless `asked` overrides it. */
-export function requestOf(credential: Credential, asked: Asked = {}): AdmissionRequest {
+export function requestOf(credential: Credential, asked: RequestedSpec = {}): AdmissionRequest {
   const { job = newJobId(), idempotencyKey = null, retried = false, reuse = false, ...facts } = asked
   const token = 'token' in credential ? credential.token.id : null
   return {
@@ -28,12 +28,13 @@ export function requestOf(credential: Credential, asked: Asked = {}): AdmissionR
   }
 }
 
-export const request = async (caller: Caller, asked: Asked = {}): Promise<AdmissionRequest> =>
+export const createRequest = async (caller: Caller, asked: RequestedSpec = {}): Promise<AdmissionRequest> =>
   requestOf((await checkKey(peppers, caller.key))!, asked)
 
-export const admit = async (caller: Caller, asked: Asked = {}) => accountOf(caller).admit(await request(caller, asked))
+export const admit = async (caller: Caller, asked: RequestedSpec = {}) =>
+  accountOf(caller).admit(await createRequest(caller, asked))
 
-export const rows = (caller: Caller, sql: string) =>
+export const queryRows = (caller: Caller, sql: string) =>
   runInDurableObject(accountOf(caller), (_, { storage }) => storage.sql.exec(sql).toArray())
 
 export type Statement = Parameters<SqlStorage['exec']>

@@ -69,7 +69,7 @@ export type JobBody = {
   error: { code: string; message: string } | null
   price_microdollars: number
 }
-export const jobIn = async (response: Response) => (await response.json()) as JobBody
+export const readJob = async (response: Response) => (await response.json()) as JobBody
 
 export const ledgerOf = ({ account }: Caller) => env.ACCOUNT.getByName(account).totals()
 
@@ -89,7 +89,7 @@ export type Problem = {
 }
 export const problemOf = async (response: Response) => (await response.json()) as Problem
 
-export type Generated = {
+export type GeneratedJob = {
   created: number
   data: { url?: string; b64_json?: string; seed: number | string; sha256: string; content_type: string }[]
   size: string
@@ -107,4 +107,4 @@ export type Generated = {
     timings: Record<string, number>
   }
 }
-export const generatedOf = async (response: Response) => (await response.json()) as Generated
+export const generatedOf = async (response: Response) => (await response.json()) as GeneratedJob

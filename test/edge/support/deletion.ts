@@ -2,13 +2,13 @@
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, vi } from 'vitest'
-import { accountOf, request, rows } from './admissions.ts'
-import { type Caller, fetchWorker, type Generated, generate, generatedOf, send } from './client.ts'
-import { cancellations, fakeGpu, type Seen, untilCanceled, works } from './fake-gpu.ts'
+import { accountOf, createRequest, queryRows } from './admissions.ts'
+import { type Caller, fetchWorker, type GeneratedJob, generate, generatedOf, send } from './client.ts'
+import { cancellations, fakeGpu, type SeenRequest, untilCanceled, works } from './fake-gpu.ts'
 import { jobOf, waitForEnd } from './jobs.ts'
 import { addEndpoint, outboxOf } from './manager.ts'
 import { configure } from './operator.ts'
-import { RECEIVER, receiver } from './receiver.ts'
+import { fakeReceiver, RECEIVER } from './receiver.ts'
 
 const running: string[] = []
 // A running job would prevent the test from ending.
@@ -16,7 +16,7 @@ afterEach(() => {
   cancellations.push(...running.splice(0).map((job) => ({ job, attempt: 1 })))
 })
 
-export const deletion = async (caller: Caller) => (await accountOf(caller).view()).deletion
+export const readDeletion = async (caller: Caller) => (await accountOf(caller).view()).deletion
 export const requestDeletion = (caller: Caller) =>
   fetchWorker(`/v1/account?confirm=${caller.account}`, { method: 'DELETE', headers: caller.headers })
 
@@ -24,11 +24,11 @@ export const requestDeletion = (caller: Caller) =>
 export const advanceDeletion = (caller: Caller, step: string) =>
   vi.waitFor(
     async () => {
-      const now = (await deletion(caller))?.step
+      const now = (await readDeletion(caller))?.step
       if (now === step) return
-      await rows(caller, 'UPDATE deletion SET due = min(due, 0)')
+      await queryRows(caller, 'UPDATE deletion SET due = min(due, 0)')
       await runDurableObjectAlarm(accountOf(caller))
-      if ((await deletion(caller))?.step !== step) throw new Error(`the deletion is at ${now}`)
+      if ((await readDeletion(caller))?.step !== step) throw new Error(`the deletion is at ${now}`)
     },
     { timeout: 20_000, interval: 20 },
   )
@@ -38,13 +38,15 @@ export const resultsOf = async ({ account }: Caller) => {
   return objects.filter(({ key }) => key.includes(account)).map(({ key }) => key)
 }
 export const select = async (sql: string) => (await env.DB.prepare(sql).all()).results
-export const storedIn = (job: string) =>
+export const listStored = (job: string) =>
   runInDurableObject(jobOf({ id: job }), (_, { storage }) => [
     ...[...storage.kv.list()].map(([name]) => name),
     ...storage.sql.exec("SELECT name FROM sqlite_schema WHERE name NOT LIKE '\\_cf%' ESCAPE '\\'").toArray(),
   ])
 /** Lists the nonempty tables of an object. */
-export const tablesWithRows = <T extends Rpc.DurableObjectBranded>(object: DurableObjectStub<T>): Promise<string[]> =>
+export const listTablesWithRows = <T extends Rpc.DurableObjectBranded>(
+  object: DurableObjectStub<T>,
+): Promise<string[]> =>
   runInDurableObject(
     object as never,
     ((_: unknown, { storage }: DurableObjectState) =>
@@ -59,19 +61,19 @@ export const tablesWithRows = <T extends Rpc.DurableObjectBranded>(object: Durab
 
 /** Fills an account with every kind of stored data. The last of the returned `jobs` is running. */
 export async function fillAccount(caller: Caller) {
-  const gpu: Seen[] = fakeGpu((seen) => (seen.request.prompt === 'runs' ? untilCanceled(1)(seen) : works(seen)))
-  receiver()
+  const gpu: SeenRequest[] = fakeGpu((seen) => (seen.request.prompt === 'runs' ? untilCanceled(1)(seen) : works(seen)))
+  fakeReceiver()
   await addEndpoint(caller)
   await configure(caller.account, { limits: { concurrent_jobs: 7 } })
   await accountOf(caller).credit('invoice-1', 5000, 'paid by Ada Lovelace')
   const body = { prompt: 'a secret wish', n: 2, webhook: `${RECEIVER}/mine` }
-  const made: Generated = await generatedOf(await generate(caller, body, { 'idempotency-key': 'once' }))
+  const made: GeneratedJob = await generatedOf(await generate(caller, body, { 'idempotency-key': 'once' }))
   const { id } = (await (await send('PUT', '/v1/jobs/mine', caller, { prompt: 'runs' })).json()) as { id: string }
   running.push(id)
   await vi.waitFor(async () => {
     if ((await jobOf({ id }).view())?.state !== 'running') throw new Error('not running yet')
   })
-  const orphan = await request(caller, { name: 'orphan' })
+  const orphan = await createRequest(caller, { name: 'orphan' })
   await accountOf(caller).admit(orphan)
   await waitForEnd({ id: made.octet.job })
   return { made, gpu, orphan: orphan.spec, jobs: [made.octet.job, orphan.spec.id, id] }
@@ -80,10 +82,10 @@ export async function fillAccount(caller: Caller) {
 /** Lists all remaining data of an account except its deletion record. */
 export async function findRemains(caller: Caller, jobs: readonly string[]): Promise<unknown[]> {
   const { account } = caller
-  const own = await tablesWithRows(accountOf(caller))
+  const own = await listTablesWithRows(accountOf(caller))
   // Each erased job leaves a mark against late requests; the job's alarm deletes it.
   for (const job of jobs) await runDurableObjectAlarm(jobOf({ id: job }))
-  const objects = await Promise.all(jobs.map(storedIn))
+  const objects = await Promise.all(jobs.map(listStored))
   const inDatabase = await select(
     `SELECT id FROM usage_ledger WHERE account = '${account}' UNION ALL SELECT id FROM observations WHERE id LIKE '${account}/%'
      UNION ALL SELECT account FROM usage_daily WHERE account = '${account}'`,
@@ -92,7 +94,7 @@ export async function findRemains(caller: Caller, jobs: readonly string[]): Prom
     ...own.filter((table) => table !== 'deletion'),
     ...objects.flat(),
     ...(await resultsOf(caller)),
-    ...(await tablesWithRows(outboxOf(caller))),
+    ...(await listTablesWithRows(outboxOf(caller))),
     ...inDatabase,
   ]
 }

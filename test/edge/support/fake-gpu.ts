@@ -3,6 +3,7 @@ import { env } from 'cloudflare:workers'
 import { errors, importJWK, jwtVerify } from 'jose'
 import { vi } from 'vitest'
 import {
+  countRunSteps,
   GPU_TOKEN,
   gpuTokenClaims,
   type JobEvent,
@@ -11,11 +12,10 @@ import {
   jobRequest,
   type Seed,
   seedOf,
-  stepsRun,
 } from '#contract'
 import { sha256 } from '../../../edge/auth/keys.ts'
 
-export type Seen = {
+export type SeenRequest = {
   job: string
   request: JobRequest
   /** The contents of `request.inputs`. */
@@ -24,15 +24,15 @@ export type Seen = {
   host: string
   headers: Headers
 }
-export type Behavior = (seen: Seen) => Response | Promise<Response>
+export type Behavior = (seen: SeenRequest) => Response | Promise<Response>
 /** Behavior of a stream after its last part. */
 type Ending = 'close' | 'cut' | 'silence'
 
 const utf8 = new TextEncoder()
-export const line = (event: JobEvent | Record<string, unknown>) => utf8.encode(`${JSON.stringify(event)}\n`)
+export const encodeLine = (event: JobEvent | Record<string, unknown>) => utf8.encode(`${JSON.stringify(event)}\n`)
 
 /** Returns fake image bytes, distinct for each seed and long enough to span several chunks. */
-export function imageBytes(seed: Seed): Uint8Array<ArrayBuffer> {
+export function createImageBytes(seed: Seed): Uint8Array<ArrayBuffer> {
   return Uint8Array.from({ length: 5000 }, (_, i) => (Number(seed) * 31 + i * 7) % 251)
 }
 
@@ -57,19 +57,23 @@ export function stream(parts: readonly Uint8Array[], ending: Ending = 'close', c
   return new Response(body, { headers: { 'content-type': 'application/x-ndjson' } })
 }
 
-export const accepted = ({ job, request }: Seen) =>
-  line({ type: 'accepted', job, attempt: request.attempt, position: 0 })
-export const started = ({ request: { model, tier, loras, controls } }: Seen) => {
+export const createAccepted = ({ job, request }: SeenRequest) =>
+  encodeLine({ type: 'accepted', job, attempt: request.attempt, position: 0 })
+export const createStarted = ({ request: { model, tier, loras, controls } }: SeenRequest) => {
   const withPackage = (choice: object) => ({ ...choice, package: 'e'.repeat(64) })
   const facts = { model, tier, package: 'a'.repeat(64), device: 'fake' }
   const additions = { loras: loras?.map(withPackage), controls: controls?.map(withPackage) }
-  return line({ type: 'started', ...facts, ...additions })
+  return encodeLine({ type: 'started', ...facts, ...additions })
 }
 
 /** Returns the two parts of image k: its line, with `change` applied, and its bytes. */
-export async function image({ request }: Seen, k: number, change: Record<string, unknown> = {}): Promise<Uint8Array[]> {
+export async function createImage(
+  { request }: SeenRequest,
+  k: number,
+  change: Record<string, unknown> = {},
+): Promise<Uint8Array[]> {
   const seed = seedOf(request.seed, k)
-  const data = imageBytes(seed)
+  const data = createImageBytes(seed)
   const facts = {
     image: k,
     seed,
@@ -77,19 +81,22 @@ export async function image({ request }: Seen, k: number, change: Record<string,
     height: request.height,
     content_type: `image/${request.output_format}`,
   }
-  return [line({ type: 'image', ...facts, sha256: await sha256(data), bytes: data.length, ...change }), data]
+  return [encodeLine({ type: 'image', ...facts, sha256: await sha256(data), bytes: data.length, ...change }), data]
 }
 
 /** Runs the job successfully, as the contract specifies. */
 export const works: Behavior = async (seen) => {
   const { count, strength } = seen.request
-  const each = stepsRun(seen.request.steps, strength)
-  const images = Array.from({ length: count }, async (_, k) => [...steps(each, each, k), ...(await image(seen, k))])
-  const end = line({ type: 'succeeded', images: count, timings })
+  const each = countRunSteps(seen.request.steps, strength)
+  const images = Array.from({ length: count }, async (_, k) => [
+    ...createSteps(each, each, k),
+    ...(await createImage(seen, k)),
+  ])
+  const end = encodeLine({ type: 'succeeded', images: count, timings })
   return stream([
-    accepted(seen),
-    line({ type: 'heartbeat' }),
-    started(seen),
+    createAccepted(seen),
+    encodeLine({ type: 'heartbeat' }),
+    createStarted(seen),
     ...(await Promise.all(images)).flat(),
     end,
   ])
@@ -116,42 +123,42 @@ export function createFeed(): { behavior: Behavior; send: (...parts: Uint8Array[
   }
 }
 
-const finishes = async (seen: Seen) => [
-  ...[started(seen), ...(await image(seen, 0))],
-  line({ type: 'succeeded', images: 1, timings }),
+const finishes = async (seen: SeenRequest) => [
+  ...[createStarted(seen), ...(await createImage(seen, 0))],
+  encodeLine({ type: 'succeeded', images: 1, timings }),
 ]
 
 /** Keeps the job in its queue, with heartbeats, until `isReleased`, and then sends `rest`, which is success by default. */
 export const holdUntil =
-  (isReleased: () => boolean, rest: (seen: Seen) => Promise<Uint8Array[]> = finishes): Behavior =>
+  (isReleased: () => boolean, rest: (seen: SeenRequest) => Promise<Uint8Array[]> = finishes): Behavior =>
   async (seen) => {
     const last = await rest(seen)
     const pull = async (controller: ReadableStreamDefaultController<Uint8Array>) => {
       for (let ticks = 0; ticks < 10 && !isReleased(); ticks++) await tick()
-      if (!isReleased()) return controller.enqueue(line({ type: 'heartbeat' }))
+      if (!isReleased()) return controller.enqueue(encodeLine({ type: 'heartbeat' }))
       for (const each of last) controller.enqueue(each)
       controller.close()
     }
     const start = (controller: ReadableStreamDefaultController<Uint8Array>) =>
-      controller.enqueue(line({ type: 'accepted', job: seen.job, attempt: seen.request.attempt, position: 1 }))
+      controller.enqueue(encodeLine({ type: 'accepted', job: seen.job, attempt: seen.request.attempt, position: 1 }))
     return new Response(new ReadableStream({ start, pull }), { headers: { 'content-type': 'application/x-ndjson' } })
   }
 
-export const steps = (done: number, of: number, image = 0) =>
-  Array.from({ length: done }, (_, k) => line({ type: 'step', image, step: k + 1, steps: of }))
+export const createSteps = (done: number, of: number, image = 0) =>
+  Array.from({ length: done }, (_, k) => encodeLine({ type: 'step', image, step: k + 1, steps: of }))
 
 /** Sends `done` steps, then heartbeats until the job is canceled. */
 export const untilCanceled =
   (done: number): Behavior =>
   async (seen) => {
     const { behavior, send, close } = createFeed()
-    send(accepted(seen), started(seen), ...steps(done, seen.request.steps))
+    send(createAccepted(seen), createStarted(seen), ...createSteps(done, seen.request.steps))
     void (async () => {
       while (!cancellations.some(({ job, attempt }) => job === seen.job && attempt === seen.request.attempt)) {
-        send(line({ type: 'heartbeat' }))
+        send(encodeLine({ type: 'heartbeat' }))
         await tick()
       }
-      send(line({ type: 'canceled', steps_done: done, timings }))
+      send(encodeLine({ type: 'canceled', steps_done: done, timings }))
       close()
     })()
     return behavior(seen)
@@ -186,7 +193,7 @@ class Refused extends Error {
 }
 
 /** Verifies the token of a request and returns its job and attempt. */
-async function authorized(request: Request, body: string): Promise<{ job: string; attempt: number }> {
+async function readAuthorized(request: Request, body: string): Promise<{ job: string; attempt: number }> {
   const given = request.headers.get(GPU_TOKEN.header) ?? request.headers.get('authorization')
   const token = given?.replace('Bearer ', '')
   if (!token) throw new Refused(401, 'token_missing')
@@ -206,7 +213,7 @@ async function authorized(request: Request, body: string): Promise<{ job: string
   return { job, attempt: Number(attempt) }
 }
 
-function parsed(body: string): JobRequest {
+function parseJob(body: string): JobRequest {
   try {
     return jobRequest.parse(JSON.parse(body))
   } catch {
@@ -231,13 +238,13 @@ async function split(bytes: Uint8Array<ArrayBuffer>, inputs: readonly JobInput[]
   return files
 }
 
-async function see(request: Request, calls: readonly Seen[]): Promise<Seen> {
+async function see(request: Request, calls: readonly SeenRequest[]): Promise<SeenRequest> {
   const bytes = new Uint8Array(await request.arrayBuffer())
   const isFramed = request.headers.get('content-type') === 'application/x-ndjson'
   const end = isFramed ? bytes.indexOf(10) : bytes.length
   const body = new TextDecoder().decode(bytes.subarray(0, end))
-  const { job, attempt } = await authorized(request, body)
-  const asked = parsed(body)
+  const { job, attempt } = await readAuthorized(request, body)
+  const asked = parseJob(body)
   const files = await split(bytes.subarray(end + 1), asked.inputs ?? [])
   if (asked.attempt !== attempt) throw new Refused(403, 'token_mismatch')
   const known = calls.find((seen) => seen.job === job)
@@ -253,8 +260,8 @@ async function see(request: Request, calls: readonly Seen[]): Promise<Seen> {
 }
 
 /** Handles DELETE: cancels a known job at its next step; rejects an unknown job with 404 and cancels it when it arrives. */
-async function cancel(request: Request, calls: readonly Seen[]): Promise<Response> {
-  const asked = await authorized(request, '')
+async function cancel(request: Request, calls: readonly SeenRequest[]): Promise<Response> {
+  const asked = await readAuthorized(request, '')
   if (!calls.some((seen) => seen.job === asked.job)) {
     earlyCancellations.push(asked)
     throw new Refused(404, 'job_not_found')
@@ -264,8 +271,8 @@ async function cancel(request: Request, calls: readonly Seen[]): Promise<Respons
 }
 
 /** Replaces `fetch` with the fake GPU: call k gets behavior k, later calls the last one. Returns the recorded requests. */
-export function fakeGpu(...behaviors: [Behavior, ...Behavior[]]): Seen[] {
-  const calls: Seen[] = []
+export function fakeGpu(...behaviors: [Behavior, ...Behavior[]]): SeenRequest[] {
+  const calls: SeenRequest[] = []
   cancellations.length = 0
   earlyCancellations.length = 0
   usedTokens.clear()
@@ -282,7 +289,7 @@ export function fakeGpu(...behaviors: [Behavior, ...Behavior[]]): Seen[] {
     }
     const seen = calls.at(-1)!
     if (earlyCancellations.some(({ job, attempt }) => job === seen.job && attempt >= seen.request.attempt))
-      return stream([accepted(seen), line({ type: 'canceled', steps_done: 0, timings })])
+      return stream([createAccepted(seen), encodeLine({ type: 'canceled', steps_done: 0, timings })])
     return behaviors[Math.min(calls.length, behaviors.length) - 1]!(seen)
   })
   return calls

@@ -10,7 +10,7 @@ import { newJobId } from '../../../edge/jobs/job-id.ts'
 import { isOver, type JobRecord } from '../../../edge/jobs/record.ts'
 import { type Caller, ORIGIN } from './client.ts'
 import { peppers } from './config.ts'
-import { accepted, image, type Seen, started, stream } from './fake-gpu.ts'
+import { createAccepted, createImage, createStarted, type SeenRequest, stream } from './fake-gpu.ts'
 
 export const PRICE = 1234
 export const BASE_PRICE = 200
@@ -85,7 +85,7 @@ export const waitForEnd = (spec: Pick<JobSpec, 'id'>, timeout = 10_000): Promise
   )
 
 /** A job of the caller that has ended, as JobDO would announce it. */
-export function finalJob({ account, keyId }: Caller, change: Partial<JobRecord> = {}): JobRecord {
+export function createFinalJob({ account, keyId }: Caller, change: Partial<JobRecord> = {}): JobRecord {
   const id = newJobId()
   const key = `results/30d/${account}/${id}/0.png`
   const expires_at = Math.floor(Date.now() / 1000) + 3600
@@ -160,8 +160,8 @@ export function finalJob({ account, keyId }: Caller, change: Partial<JobRecord> 
 }
 
 /** Accepts the job, sends the first of two images, then stays silent. */
-export const stopsHalfWay = async (seen: Seen) =>
-  stream([accepted(seen), started(seen), ...(await image(seen, 0))], 'silence')
+export const stopsHalfWay = async (seen: SeenRequest) =>
+  stream([createAccepted(seen), createStarted(seen), ...(await createImage(seen, 0))], 'silence')
 
 /** Resets an object as a deploy does: calls in flight fail, and its memory is lost. */
 export async function reset<T extends Rpc.DurableObjectBranded>(object: DurableObjectStub<T>): Promise<void> {

@@ -11,22 +11,22 @@ import { peppers } from './config.ts'
 import { call, operator } from './operator.ts'
 
 export type Key = { id: string; key: string; lineage: string; expires: number | null; created_by: string | null }
-type Listed = Key & { creator_revoked: boolean }
+type ListedKey = Key & { creator_revoked: boolean }
 type With = { headers: Record<string, string> }
 
 export const ALL = ['generate', 'read', 'admin'] as const
 export const CAP = 1000
 export const HOUR = 3600
-export const bearer = (key: string) => ({ headers: { authorization: `Bearer ${key}` } })
+export const createBearer = (key: string) => ({ headers: { authorization: `Bearer ${key}` } })
 export const create = (by: With, body: unknown = {}) => call<Key>('POST', '/v1/keys', by.headers, body)
 export const patch = (by: With, id: string, body: unknown) => call<Key>('PATCH', `/v1/keys/${id}`, by.headers, body)
 export const rotate = (by: With, id: string, body: unknown = {}) =>
   call<Key>('POST', `/v1/keys/${id}/rotate`, by.headers, body)
 export const revoke = (by: With, id: string) => call('DELETE', `/v1/keys/${id}`, by.headers)
-export const byOperator = (account: string, id: string, body: unknown) =>
+export const callByOperator = (account: string, id: string, body: unknown) =>
   call<Key>('PATCH', `/v1/keys/${id}?account=${account}`, operator, body)
-export const list = async (by: With) => (await call<{ data: Listed[] }>('GET', '/v1/keys', by.headers)).body.data
-export const insufficientScope = (param?: string) => ({
+export const list = async (by: With) => (await call<{ data: ListedKey[] }>('GET', '/v1/keys', by.headers)).body.data
+export const createScopeRefusal = (param?: string) => ({
   status: 403,
   body: { error: { code: 'insufficient_scope', ...(param && { param }) } },
 })

@@ -3,7 +3,7 @@ import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, vi } from 'vitest'
 import { type Caller, fetchWorker, newCaller } from './client.ts'
-import { RECEIVER, type Received, receiver } from './receiver.ts'
+import { fakeReceiver, RECEIVER, type ReceivedRequest } from './receiver.ts'
 
 const managers: Caller[] = []
 
@@ -23,15 +23,15 @@ afterEach(async () => {
 })
 
 /** Prepares each test of a file with a new manager and a receiver that accepts every webhook, and removes all mocks afterward. */
-export function eachWithReceiver(set: (caller: Caller, calls: Received[]) => void): void {
-  beforeEach(async () => set(await newManager(), receiver()))
+export function testWithReceiver(set: (caller: Caller, calls: ReceivedRequest[]) => void): void {
+  beforeEach(async () => set(await newManager(), fakeReceiver()))
   afterEach(() => vi.restoreAllMocks())
 }
 
 export const outboxOf = ({ account }: Pick<Caller, 'account'>) => env.WEBHOOK.getByName(account)
 
 /** A request to the webhook API. */
-export function api(caller: Caller, method: string, path: string, body?: unknown): Promise<Response> {
+export function callWebhookApi(caller: Caller, method: string, path: string, body?: unknown): Promise<Response> {
   return fetchWorker(`/v1/webhooks${path}`, {
     method,
     headers: { ...caller.headers, ...(body !== undefined && { 'content-type': 'application/json' }) },
@@ -42,7 +42,7 @@ export function api(caller: Caller, method: string, path: string, body?: unknown
 export type CreatedEndpoint = { id: string; secret: string; public_key: string; keys: { expires: number | null }[] }
 
 export async function addEndpoint(caller: Caller, fields: Record<string, unknown> = {}): Promise<CreatedEndpoint> {
-  return (await api(caller, 'POST', '', { url: `${RECEIVER}/in`, ...fields })).json()
+  return (await callWebhookApi(caller, 'POST', '', { url: `${RECEIVER}/in`, ...fields })).json()
 }
 
 export type ListedDelivery = {
@@ -54,7 +54,7 @@ export type ListedDelivery = {
   attempts: { at: string; status: number | null; error: string | null; milliseconds: number }[]
 }
 export async function deliveriesOf(caller: Caller, endpoint: string, query = ''): Promise<ListedDelivery[]> {
-  const reply = await api(caller, 'GET', `/${endpoint}/deliveries${query}`)
+  const reply = await callWebhookApi(caller, 'GET', `/${endpoint}/deliveries${query}`)
   return ((await reply.json()) as { data: ListedDelivery[] }).data
 }
 

@@ -3,7 +3,7 @@ import { vi } from 'vitest'
 
 export const RECEIVER = 'https://hooks.octet-customer.com'
 
-export type Received = {
+export type ReceivedRequest = {
   url: string
   headers: Record<string, string>
   body: string
@@ -15,11 +15,11 @@ export type Payload = {
   timestamp: string
   data: { id: string; state: string; images: { url: string; sha256: string }[]; error: { code: string } | null }
 }
-type Behavior = (received: Received, call: number) => number | Response | Promise<number | Response>
+type Behavior = (received: ReceivedRequest, call: number) => number | Response | Promise<number | Response>
 
 /** Replies to requests to RECEIVER with a status or a response. Other requests are not affected. */
-export function receiver(behavior: Behavior = () => 204): Received[] {
-  const calls: Received[] = []
+export function fakeReceiver(behavior: Behavior = () => 204): ReceivedRequest[] {
+  const calls: ReceivedRequest[] = []
   const spy = vi.spyOn(globalThis, 'fetch')
   const elsewhere = spy.getMockImplementation()
   spy.mockImplementation(async (input, init) => {
@@ -37,10 +37,10 @@ export function receiver(behavior: Behavior = () => 204): Received[] {
   return calls
 }
 
-export const payloadOf = ({ body }: Pick<Received, 'body'>) => JSON.parse(body) as Payload
+export const payloadOf = ({ body }: Pick<ReceivedRequest, 'body'>) => JSON.parse(body) as Payload
 
 /** Waits until a receiver has received this number of requests. */
-export const waitForRequests = (calls: Received[], count: number) =>
+export const waitForRequests = (calls: ReceivedRequest[], count: number) =>
   vi.waitFor(
     () => {
       if (calls.length < count) throw new Error(`${calls.length} of ${count} arrived`)

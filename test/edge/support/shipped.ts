@@ -3,9 +3,9 @@ import { createExecutionContext, waitOnExecutionContext } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { app } from '../../../edge/app.ts'
 import { ORIGIN } from './client.ts'
-import { envWith } from './config.ts'
+import { createEnvWith } from './config.ts'
 
-export const shippedEnv = envWith({ OCTET_CATALOG: env.SHIPPED_CATALOG })
+export const shippedEnv = createEnvWith({ OCTET_CATALOG: env.SHIPPED_CATALOG })
 
 /** Sends a request to the worker with the catalog of wrangler.toml. Work after the response is complete once its body is read. */
 export async function fetchShipped(input: RequestInfo | URL, init?: RequestInit): Promise<Response> {

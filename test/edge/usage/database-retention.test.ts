@@ -5,10 +5,10 @@ import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import worker from '../../../edge/index.ts'
-import { operatorStatus } from '../../../edge/operations/status.ts'
+import { readOperatorStatus } from '../../../edge/operations/status.ts'
 import { OBSERVATION_DAYS, USAGE_DAYS } from '../../../edge/results/retention.ts'
 import { applyRetention, DELETED_ACCOUNT, eraseUsage } from '../../../edge/usage/database-retention.ts'
-import { envWith } from '../support/config.ts'
+import { createEnvWith } from '../support/config.ts'
 
 const DAY_MS = 24 * 3600_000
 const TABLES = ['usage_ledger', 'usage_daily', 'observations']
@@ -47,21 +47,22 @@ const observe = (account: string, ...daysAgo: number[]) =>
 const query = async (sql: string) => (await env.DB.prepare(sql).all()).results
 const count = async (table: string) => (await query(`SELECT count(*) AS n FROM ${table}`))[0]!.n
 /** Returns usage sums per account, day and tier over detailed and folded rows. */
-const totals = () => query('SELECT * FROM usage_totals ORDER BY account, day, tier')
-const sums = () => query('SELECT day, tier, sum(jobs), sum(captured), sum(charged) FROM usage_totals GROUP BY 1, 2')
+const queryTotals = () => query('SELECT * FROM usage_totals ORDER BY account, day, tier')
+const querySums = () =>
+  query('SELECT day, tier, sum(jobs), sum(captured), sum(charged) FROM usage_totals GROUP BY 1, 2')
 
 const OLD = USAGE_DAYS + 1
 
 describe('the cron handler', () => {
-  const cron = async (variables: Record<string, unknown> = {}) => {
+  const runCron = async (variables: Record<string, unknown> = {}) => {
     const ctx = createExecutionContext()
     const controller = createScheduledController({ scheduledTime: new Date() })
-    await worker.scheduled(controller, envWith(variables), ctx).finally(() => waitOnExecutionContext(ctx))
+    await worker.scheduled(controller, createEnvWith(variables), ctx).finally(() => waitOnExecutionContext(ctx))
   }
 
   test('deletes old rows even when OCTET_PREWARM is malformed', async ({ expect }) => {
     await observe('acme', OBSERVATION_DAYS + 1)
-    await expect(cron({ OCTET_PREWARM: { idle_seconds: 'many' } })).rejects.toThrow(
+    await expect(runCron({ OCTET_PREWARM: { idle_seconds: 'many' } })).rejects.toThrow(
       'OCTET_PREWARM.idle_seconds is "many"',
     )
     expect(await count('observations')).toBe(0)
@@ -69,7 +70,7 @@ describe('the cron handler', () => {
 
   test('deletes observations after 30 days, when forecasts no longer use them', async ({ expect }) => {
     await observe('acme', 0, 7, OBSERVATION_DAYS - 1, OBSERVATION_DAYS + 1, 1000)
-    await cron()
+    await runCron()
     expect(await query('SELECT id FROM observations ORDER BY id')).toEqual([
       { id: 'acme/job_0' },
       { id: 'acme/job_1' },
@@ -83,17 +84,17 @@ describe('the cron handler', () => {
       days.flatMap((daysAgo) => [10, 0].map((charged) => ({ account: 'acme', tier: 'fp8', daysAgo, charged }))),
     )
     await insertUsage([{ account: 'other', tier: 'fp16', daysAgo: OLD, charged: 7 }], 100)
-    const before = { totals: await totals(), status: await operatorStatus(env) }
-    await cron()
-    expect({ totals: await totals(), status: await operatorStatus(env) }).toEqual(before)
+    const before = { totals: await queryTotals(), status: await readOperatorStatus(env) }
+    await runCron()
+    expect({ totals: await queryTotals(), status: await readOperatorStatus(env) }).toEqual(before)
     expect(before.status.today).toMatchObject({ jobs: 2, captured: 1, microdollars: 10 })
     expect(await count('usage_ledger')).toBe(6)
     expect(await query("SELECT jobs, captured, charged FROM usage_daily WHERE account = 'acme' ORDER BY day")).toEqual([
       { jobs: 2, captured: 1, charged: 10 },
       { jobs: 4, captured: 2, charged: 20 },
     ])
-    await cron()
-    expect(await totals()).toEqual(before.totals)
+    await runCron()
+    expect(await queryTotals()).toEqual(before.totals)
   })
 
   test('processes thousands of rows in batches', async ({ expect }) => {
@@ -102,9 +103,9 @@ describe('the cron handler', () => {
        INSERT INTO usage_ledger SELECT 'acme/' || n, 'acme', n, 'k', 'fp8', 'captured', 9, 3, 0, n * 1000, NULL, NULL FROM counter`,
     ).run()
     const batch = vi.spyOn(env.DB, 'batch')
-    await cron()
+    await runCron()
     expect(batch).toHaveBeenCalledTimes(3)
-    expect([await count('usage_ledger'), await sums()]).toEqual([
+    expect([await count('usage_ledger'), await querySums()]).toEqual([
       0,
       [{ day: '1970-01-01', tier: 'fp8', 'sum(jobs)': 2500, 'sum(captured)': 2500, 'sum(charged)': 7500 }],
     ])
@@ -115,16 +116,16 @@ describe('the cron handler', () => {
   }) => {
     vi.spyOn(console, 'error').mockImplementation(() => {})
     await insertUsage([{ account: 'acme', tier: 'fp8', daysAgo: OLD, charged: 10 }])
-    const before = await totals()
+    const before = await queryTotals()
     // The trigger makes the second statement of the transaction fail.
     await env.DB.prepare(
       "CREATE TRIGGER broken BEFORE DELETE ON usage_ledger BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
     ).run()
-    await cron()
-    expect([await count('usage_ledger'), await count('usage_daily'), await totals()]).toEqual([1, 0, before])
+    await runCron()
+    expect([await count('usage_ledger'), await count('usage_daily'), await queryTotals()]).toEqual([1, 0, before])
     await env.DB.prepare('DROP TRIGGER broken').run()
-    await cron()
-    expect([await count('usage_ledger'), await count('usage_daily'), await totals()]).toEqual([0, 1, before])
+    await runCron()
+    expect([await count('usage_ledger'), await count('usage_daily'), await queryTotals()]).toEqual([0, 1, before])
   })
 })
 
@@ -164,19 +165,19 @@ test('after any sequence of exports, foldings and account deletions, the sums by
         deleted = new Set([...deleted, each.account])
       } else {
         const { batch } = env.DB
-        const dies = async (statements: D1PreparedStatement[]) => {
+        const failBatch = async (statements: D1PreparedStatement[]) => {
           await batch.call(env.DB, statements)
-          throw new Error('the worker dies')
+          throw new Error('the worker is terminated')
         }
         const dying = {
-          DB: new Proxy(env.DB, { get: (db, name) => (name === 'batch' ? dies : Reflect.get(db, name).bind(db)) }),
+          DB: new Proxy(env.DB, { get: (db, name) => (name === 'batch' ? failBatch : Reflect.get(db, name).bind(db)) }),
         }
         await applyRetention(each.do === 'tidy' ? env : dying)
       }
     }
-    const found = await sums()
+    const found = await querySums()
     expect(new Map(found.map(({ day, tier, ...values }) => [`${day} ${tier}`, Object.values(values)]))).toEqual(model)
-    const accounts = new Set((await totals()).map(({ account }) => account))
+    const accounts = new Set((await queryTotals()).map(({ account }) => account))
     for (const account of deleted) expect(accounts.has(account)).toBe(false)
   })
   await fc.assert(property, { numRuns: 60 })
@@ -189,11 +190,11 @@ test('only the rows of the deleted account are erased, and its sums become anony
   )
   for (const account of accounts) await observe(account, 0, 1)
   await applyRetention(env)
-  const before = await sums()
+  const before = await querySums()
   for (const _ of ['first', 'again']) {
     expect(await eraseUsage(env.DB, 'acme')).toBe(true)
-    expect(await sums()).toEqual(before)
-    expect(new Set((await totals()).map(({ account }) => account))).toEqual(
+    expect(await querySums()).toEqual(before)
+    expect(new Set((await queryTotals()).map(({ account }) => account))).toEqual(
       new Set([DELETED_ACCOUNT, 'acm', 'acme-2', 'acme0']),
     )
     expect(await count('observations')).toBe(6)

@@ -9,41 +9,41 @@ import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
 import { normalizeAddress } from '../../../edge/webhooks/endpoints/address.ts'
 import { FAILURES_TO_OPEN } from '../../../edge/webhooks/endpoints/breaker.ts'
 import { type Caller, problemOf } from '../support/client.ts'
-import { finalJob } from '../support/jobs.ts'
+import { createFinalJob } from '../support/jobs.ts'
 import {
   addEndpoint,
-  api,
+  callWebhookApi,
   deliveriesOf,
-  eachWithReceiver,
   outboxOf,
   receiversOf,
+  testWithReceiver,
   waitForDeliveries,
 } from '../support/manager.ts'
-import { RECEIVER, type Received, receiver, waitForRequests } from '../support/receiver.ts'
+import { fakeReceiver, RECEIVER, type ReceivedRequest, waitForRequests } from '../support/receiver.ts'
 
 const PER_MINUTE = Number(env.WEBHOOK_REPLAYS_PER_MINUTE)
 const since = new Date(0).toISOString()
 
 let caller: Caller
-let calls: Received[]
-eachWithReceiver((...fresh) => {
+let calls: ReceivedRequest[]
+testWithReceiver((...fresh) => {
   ;[caller, calls] = fresh
 })
 afterEach(() => {
   env.WEBHOOK_BREAKER_SECONDS = '0'
 })
 
-const json = async <T>(response: Response | Promise<Response>) => (await (await response).json()) as T
+const readJson = async <T>(response: Response | Promise<Response>) => (await (await response).json()) as T
 
 async function replay(id: string, span: Record<string, string>): Promise<{ count: number; next: string | null }> {
-  const reply = await api(caller, 'POST', `/${id}/replay`, span)
+  const reply = await callWebhookApi(caller, 'POST', `/${id}/replay`, span)
   if (reply.status !== 202) throw new Error(`${reply.status} ${await reply.text()}`)
   return reply.json()
 }
 
 /** Delivers this number of events to the caller's endpoints. */
 async function deliver(count: number): Promise<string[]> {
-  const jobs = Array.from({ length: count }, () => finalJob(caller))
+  const jobs = Array.from({ length: count }, () => createFinalJob(caller))
   for (const job of jobs) await announce(env, job)
   await waitForDeliveries(caller)
   return jobs.map((job) => eventOf(job).id)
@@ -63,18 +63,20 @@ describe('one event to one address is one POST', () => {
       `${RECEIVER}/%2e/in?a=1`,
     ]
     for (const spelling of spellings) {
-      const refused = await api(caller, 'POST', '', { url: spelling })
+      const refused = await callWebhookApi(caller, 'POST', '', { url: spelling })
       const { error } = await problemOf(refused)
       expect([spelling, refused.status, error.code, error.param]).toEqual([spelling, 409, 'webhook_exists', 'url'])
       expect(error.message).toContain(id)
     }
     const others = [`${RECEIVER}/in?a=2`, `${RECEIVER}/in`, `${RECEIVER}:8443/in?a=1`]
     expect(new Set([url, ...others].map(normalizeAddress)).size).toBe(4)
-    expect((await api(caller, 'POST', '', { url: others[0] })).status).toBe(201)
+    expect((await callWebhookApi(caller, 'POST', '', { url: others[0] })).status).toBe(201)
   })
 
   test('twenty concurrent registrations of one URL create one endpoint', async ({ expect }) => {
-    const made = await Promise.all(Array.from({ length: 20 }, () => api(caller, 'POST', '', { url: `${RECEIVER}/in` })))
+    const made = await Promise.all(
+      Array.from({ length: 20 }, () => callWebhookApi(caller, 'POST', '', { url: `${RECEIVER}/in` })),
+    )
     expect(made.map(({ status }) => status).toSorted()).toEqual([201, ...Array(19).fill(409)])
     await deliver(1)
     expect(calls).toHaveLength(1)
@@ -83,33 +85,35 @@ describe('one event to one address is one POST', () => {
   test('an endpoint cannot change its URL to that of another endpoint, but can repeat its own', async ({ expect }) => {
     const first = await addEndpoint(caller)
     const second = await addEndpoint(caller, { url: `${RECEIVER}/other` })
-    const refused = await api(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/in#again` })
+    const refused = await callWebhookApi(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/in#again` })
     const { error } = await problemOf(refused)
     expect([refused.status, error.code]).toEqual([409, 'webhook_exists'])
     expect(error.message).toContain(first.id)
-    expect((await api(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/other#2` })).status).toBe(200)
-    expect((await api(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/moved` })).status).toBe(200)
-    expect((await api(caller, 'POST', '', { url: `${RECEIVER}/other` })).status).toBe(201)
+    expect((await callWebhookApi(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/other#2` })).status).toBe(200)
+    expect((await callWebhookApi(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/moved` })).status).toBe(200)
+    expect((await callWebhookApi(caller, 'POST', '', { url: `${RECEIVER}/other` })).status).toBe(201)
   })
 
   test('a host has at most five endpoints', async ({ expect }) => {
     const statuses = []
     for (let k = 0; k < 6; k++)
-      statuses.push((await api(caller, 'POST', '', { url: `https://many.octet-customer.com/${k}` })).status)
+      statuses.push((await callWebhookApi(caller, 'POST', '', { url: `https://many.octet-customer.com/${k}` })).status)
     expect(statuses).toEqual([...Array(5).fill(201), 400])
-    const refused = await problemOf(await api(caller, 'POST', '', { url: 'https://many.octet-customer.com./7' }))
+    const refused = await problemOf(
+      await callWebhookApi(caller, 'POST', '', { url: 'https://many.octet-customer.com./7' }),
+    )
     expect(refused.detail).toBe(
       'An account has at most 5 webhook endpoints on one host, and many.octet-customer.com. has as many; delete one first.',
     )
-    expect((await api(caller, 'POST', '', { url: 'https://other.octet-customer.com/7' })).status).toBe(201)
+    expect((await callWebhookApi(caller, 'POST', '', { url: 'https://other.octet-customer.com/7' })).status).toBe(201)
   })
 
   test('a request with the URL of an endpoint causes one POST, which either secret verifies', async ({ expect }) => {
     const { id, secret } = await addEndpoint(caller)
-    const job = finalJob(caller, { webhook: `${RECEIVER}/in#mine` })
+    const job = createFinalJob(caller, { webhook: `${RECEIVER}/in#mine` })
     await announce(env, job)
     await waitForDeliveries(caller)
-    const { key } = await json<{ key: string }>(api(caller, 'GET', '/default/secret'))
+    const { key } = await readJson<{ key: string }>(callWebhookApi(caller, 'GET', '/default/secret'))
     expect(calls.map(({ url, headers }) => [url.split('#')[0], headers['webhook-id']])).toEqual([
       [`${RECEIVER}/in`, eventOf(job).id],
     ])
@@ -122,7 +126,7 @@ describe('one event to one address is one POST', () => {
     expect,
   }) => {
     await addEndpoint(caller, { events: ['job.failed'] })
-    await announce(env, finalJob(caller, { webhook: `${RECEIVER}/in` }))
+    await announce(env, createFinalJob(caller, { webhook: `${RECEIVER}/in` }))
     await waitForDeliveries(caller)
     expect(calls).toHaveLength(1)
     expect(await deliveriesOf(caller, 'default')).toMatchObject([{ state: 'delivered' }])
@@ -133,19 +137,23 @@ describe('replay', () => {
   test('of a delivered event requires an explicit option, for one event and for a range', async ({ expect }) => {
     const { id } = await addEndpoint(caller)
     const [event] = await deliver(1)
-    const refused = await api(caller, 'POST', `/${id}/deliveries/${event}/replay`)
+    const refused = await callWebhookApi(caller, 'POST', `/${id}/deliveries/${event}/replay`)
     const { error } = await problemOf(refused)
     expect([refused.status, error.code, error.param]).toEqual([409, 'webhook_delivered', 'only'])
     expect(error.message).toContain('{"only": "all"}')
-    expect(await json(api(caller, 'POST', `/${id}/replay`, { since }))).toMatchObject({ count: 0 })
+    expect(await readJson(callWebhookApi(caller, 'POST', `/${id}/replay`, { since }))).toMatchObject({ count: 0 })
     await waitForDeliveries(caller)
     expect(calls).toHaveLength(1)
-    expect((await api(caller, 'POST', `/${id}/deliveries/${event}/replay`, { only: 'all' })).status).toBe(202)
+    expect((await callWebhookApi(caller, 'POST', `/${id}/deliveries/${event}/replay`, { only: 'all' })).status).toBe(
+      202,
+    )
     await waitForDeliveries(caller)
-    expect(await json(api(caller, 'POST', `/${id}/replay`, { since, only: 'all' }))).toMatchObject({ count: 1 })
+    expect(await readJson(callWebhookApi(caller, 'POST', `/${id}/replay`, { since, only: 'all' }))).toMatchObject({
+      count: 1,
+    })
     await waitForDeliveries(caller)
     expect(calls).toHaveLength(3)
-    const wrong = await api(caller, 'POST', `/${id}/deliveries/${event}/replay`, { only: 'some' })
+    const wrong = await callWebhookApi(caller, 'POST', `/${id}/deliveries/${event}/replay`, { only: 'some' })
     expect((await problemOf(wrong)).detail).toBe('only is "some"; it must be one of undelivered, all.')
   })
 
@@ -156,10 +164,11 @@ describe('replay', () => {
     const events = await deliver(20)
     const before = calls.length
     const requests = Array.from({ length: 60 }, (_, k) => {
-      if (k % 3 === 0) return api(caller, 'POST', `/${id}/deliveries/${events[k % 20]}/replay`, { only: 'all' })
+      if (k % 3 === 0)
+        return callWebhookApi(caller, 'POST', `/${id}/deliveries/${events[k % 20]}/replay`, { only: 'all' })
       return k % 3 === 1
-        ? api(caller, 'POST', `/${id}/replay`, { since, only: 'all' })
-        : api(caller, 'POST', `/${id}/test`)
+        ? callWebhookApi(caller, 'POST', `/${id}/replay`, { since, only: 'all' })
+        : callWebhookApi(caller, 'POST', `/${id}/test`)
     })
     const replies = await Promise.all(requests)
     await waitForDeliveries(caller)
@@ -169,13 +178,13 @@ describe('replay', () => {
     expect(calls.length - before).toBeLessThanOrEqual(PER_MINUTE + refill)
     for (const path of [`/${id}/deliveries/${events[0]}/replay`, `/${id}/replay`, `/${id}/test`]) {
       await emptyBucket()
-      const refused = await api(caller, 'POST', path, path.endsWith('test') ? undefined : body(path))
+      const refused = await callWebhookApi(caller, 'POST', path, path.endsWith('test') ? undefined : createBody(path))
       expect([path, refused.status, (await problemOf(refused)).error.code]).toEqual([path, 429, 'rate_limited'])
       expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(0)
     }
   })
 
-  const body = (path: string) =>
+  const createBody = (path: string) =>
     path.endsWith('/deliveries') ? {} : { only: 'all', ...(path.includes('evt_') ? {} : { since }) }
   const emptyBucket = () =>
     runInDurableObject(outboxOf(caller), (_, { storage }) =>
@@ -236,8 +245,8 @@ describe('a receiver that fails', () => {
   test('gets few POSTs of a flood of jobs with URLs on its host', async ({ expect }) => {
     env.WEBHOOK_BREAKER_SECONDS = '3600'
     vi.restoreAllMocks()
-    calls = receiver(() => 404)
-    const jobs = Array.from({ length: 60 }, (_, k) => finalJob(caller, { webhook: `${RECEIVER}/${k}?victim` }))
+    calls = fakeReceiver(() => 404)
+    const jobs = Array.from({ length: 60 }, (_, k) => createFinalJob(caller, { webhook: `${RECEIVER}/${k}?victim` }))
     await Promise.all(jobs.map((job) => announce(env, job)))
     await vi.waitFor(async () => expect((await receiversOf(caller))[0]!.open_until).toBeGreaterThan(Date.now()))
     await waitForRequests(calls, FAILURES_TO_OPEN)
@@ -249,15 +258,15 @@ describe('a receiver that fails', () => {
   test('gets one more POST for each replay requested by its owner', async ({ expect }) => {
     env.WEBHOOK_BREAKER_SECONDS = '3600'
     vi.restoreAllMocks()
-    calls = receiver(() => 404)
+    calls = fakeReceiver(() => 404)
     const { id } = await addEndpoint(caller)
-    for (const job of Array.from({ length: 10 }, () => finalJob(caller))) await announce(env, job)
+    for (const job of Array.from({ length: 10 }, () => createFinalJob(caller))) await announce(env, job)
     const opened = async (openings: number) =>
       vi.waitFor(async () => expect(await receiversOf(caller)).toMatchObject([{ openings }]))
     await opened(1)
     const before = calls.length
     for (const openings of [2, 3]) {
-      expect((await api(caller, 'POST', `/${id}/test`)).status).toBe(202)
+      expect((await callWebhookApi(caller, 'POST', `/${id}/test`)).status).toBe(202)
       await opened(openings)
     }
     expect(calls.length).toBe(before + 2)

@@ -7,9 +7,9 @@ import { afterEach, test, vi } from 'vitest'
 import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
 import type { JobRecord } from '../../../edge/jobs/record.ts'
 import type { Caller } from '../support/client.ts'
-import { finalJob } from '../support/jobs.ts'
-import { addEndpoint, api, newManager, outboxOf, passTime } from '../support/manager.ts'
-import { RECEIVER, type Received, receiver } from '../support/receiver.ts'
+import { createFinalJob } from '../support/jobs.ts'
+import { addEndpoint, callWebhookApi, newManager, outboxOf, passTime } from '../support/manager.ts'
+import { fakeReceiver, RECEIVER, type ReceivedRequest } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -48,10 +48,10 @@ async function announceAtLast(job: JobRecord, random: () => number): Promise<num
 }
 
 /** Fails for half of the requests, in every possible way, and counts its concurrent requests. */
-function unreliableReceiver(random: () => number) {
-  const got = new Map<string, Received[]>()
+function createUnreliableReceiver(random: () => number) {
+  const got = new Map<string, ReceivedRequest[]>()
   const load = { now: 0, max: 0 }
-  const calls = receiver(async (received) => {
+  const calls = fakeReceiver(async (received) => {
     const message = `${received.url} ${received.headers['webhook-id']}`
     got.set(message, [...(got.get(message) ?? []), received])
     load.now += 1
@@ -90,11 +90,11 @@ test('every event arrives at each address under one id, correctly signed, within
 }) => {
   const caller = await newManager()
   const random = randomOf(4)
-  const { got, calls, load } = unreliableReceiver(random)
+  const { got, calls, load } = createUnreliableReceiver(random)
   const { id, secret } = await addEndpoint(caller, { url: OWN })
-  const { key } = (await (await api(caller, 'GET', '/default/secret')).json()) as { key: string }
+  const { key } = (await (await callWebhookApi(caller, 'GET', '/default/secret')).json()) as { key: string }
   // A third of the requests name a URL of their own, another third the registered one.
-  const jobs = Array.from({ length: JOBS }, (_, k) => finalJob(caller, { webhook: [null, SHARED, OWN][k % 3]! }))
+  const jobs = Array.from({ length: JOBS }, (_, k) => createFinalJob(caller, { webhook: [null, SHARED, OWN][k % 3]! }))
   const announcing = Promise.all(jobs.map((job) => announceAtLast(job, random)))
   let aborts = 0
   for (let round = 0; round < ROUNDS; round++) {

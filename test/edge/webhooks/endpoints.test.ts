@@ -10,28 +10,28 @@ import { EVENT_TYPES } from '../../../edge/webhooks/endpoints/event-types.ts'
 import { newSigningKey, newSigningKeys } from '../../../edge/webhooks/endpoints/signature.ts'
 import { type Caller, fetchWorker, newCaller, problemOf } from '../support/client.ts'
 import { peppers } from '../support/config.ts'
-import { finalJob } from '../support/jobs.ts'
+import { createFinalJob } from '../support/jobs.ts'
 import {
   addEndpoint,
-  api,
+  callWebhookApi,
   deliveriesOf,
-  eachWithReceiver,
   newManager,
   outboxOf,
+  testWithReceiver,
   waitForDeliveries,
 } from '../support/manager.ts'
-import { RECEIVER, type Received, waitForRequests } from '../support/receiver.ts'
+import { RECEIVER, type ReceivedRequest, waitForRequests } from '../support/receiver.ts'
 
 let caller: Caller
-let calls: Received[]
-eachWithReceiver((...fresh) => {
+let calls: ReceivedRequest[]
+testWithReceiver((...fresh) => {
   ;[caller, calls] = fresh
 })
 
-const json = async (response: Response | Promise<Response>) => (await response).json()
+const readJson = async (response: Response | Promise<Response>) => (await response).json()
 
 /** Verifies `v1a` as a receiver would, from the public key alone. The library standardwebhooks (1.1.1) skips all but `v1`. */
-async function verifiesEd25519({ headers, body }: Received, publicKey: string): Promise<boolean> {
+async function verifyEd25519({ headers, body }: ReceivedRequest, publicKey: string): Promise<boolean> {
   const raw = Uint8Array.fromBase64(publicKey.replace('whpk_', ''))
   const key = await crypto.subtle.importKey('raw', raw, 'Ed25519', false, ['verify'])
   const content = new TextEncoder().encode(`${headers['webhook-id']}.${headers['webhook-timestamp']}.${body}`)
@@ -47,16 +47,18 @@ describe('an endpoint', () => {
     const made = await addEndpoint(caller, { description: 'orders' })
     expect(made).toMatchObject({ object: 'webhook_endpoint', description: 'orders', disabled: false })
     expect(made.secret).toMatch(/^whsec_[A-Za-z0-9+/]{43}=$/)
-    const read = await json(api(caller, 'GET', `/${made.id}`))
+    const read = await readJson(callWebhookApi(caller, 'GET', `/${made.id}`))
     expect(JSON.stringify(read)).not.toContain(made.secret)
     const { secret: _, ...withoutSecret } = made
     expect(read).toEqual(withoutSecret)
-    const changed = await json(api(caller, 'PATCH', `/${made.id}`, { events: ['job.failed'], url: `${RECEIVER}/new` }))
+    const changed = await readJson(
+      callWebhookApi(caller, 'PATCH', `/${made.id}`, { events: ['job.failed'], url: `${RECEIVER}/new` }),
+    )
     expect(changed).toEqual({ ...withoutSecret, events: ['job.failed'], url: `${RECEIVER}/new` })
-    expect(await json(api(caller, 'GET', ''))).toEqual({ object: 'list', data: [changed] })
-    expect((await api(caller, 'DELETE', `/${made.id}`)).status).toBe(204)
-    expect((await api(caller, 'DELETE', `/${made.id}`)).status).toBe(404)
-    expect(await json(api(caller, 'GET', ''))).toEqual({ object: 'list', data: [] })
+    expect(await readJson(callWebhookApi(caller, 'GET', ''))).toEqual({ object: 'list', data: [changed] })
+    expect((await callWebhookApi(caller, 'DELETE', `/${made.id}`)).status).toBe(204)
+    expect((await callWebhookApi(caller, 'DELETE', `/${made.id}`)).status).toBe(404)
+    expect(await readJson(callWebhookApi(caller, 'GET', ''))).toEqual({ object: 'list', data: [] })
   })
 
   test('must have an allowed address', async ({ expect }) => {
@@ -71,7 +73,7 @@ describe('an endpoint', () => {
         'https://octet.test/v1/webhooks',
         'nonsense',
       ]) {
-        const response = await api(caller, method, path, { url })
+        const response = await callWebhookApi(caller, method, path, { url })
         expect([response.status, (await problemOf(response)).error]).toEqual([
           400,
           expect.objectContaining({ param: 'url', message: expect.stringContaining(`url is "${url}"; it must`) }),
@@ -81,7 +83,7 @@ describe('an endpoint', () => {
   })
 
   test('is refused with a short message for an address of any length', async ({ expect }) => {
-    const response = await api(caller, 'POST', '', { url: `${RECEIVER}/${'x'.repeat(10_000)}` })
+    const response = await callWebhookApi(caller, 'POST', '', { url: `${RECEIVER}/${'x'.repeat(10_000)}` })
     const { detail } = await problemOf(response)
     expect([response.status, detail.length < 300]).toEqual([400, true])
     expect(detail).toContain('it must have at most 2048 characters')
@@ -97,14 +99,14 @@ describe('an endpoint', () => {
       [{ url: RECEIVER, signature: 'rsa' }, 'signature is "rsa"; it must be one of hmac, ed25519.'],
     ] as const
     for (const [body, detail] of wrong) {
-      const response = await api(caller, 'POST', '', body)
+      const response = await callWebhookApi(caller, 'POST', '', body)
       expect([response.status, (await problemOf(response)).detail]).toEqual([400, detail])
     }
   })
 
   test('cannot be added to twenty others', async ({ expect }) => {
     const urls = Array.from({ length: 22 }, (_, k) => `https://hooks-${k}.octet-customer.com/in`)
-    const made = await Promise.all(urls.map((url) => api(caller, 'POST', '', { url })))
+    const made = await Promise.all(urls.map((url) => callWebhookApi(caller, 'POST', '', { url })))
     expect(made.map(({ status }) => status).toSorted()).toEqual([...Array(20).fill(201), 400, 400])
     const refused = made.find(({ status }) => status === 400)!
     expect((await problemOf(refused)).detail).toBe('An account has at most 20 webhook endpoints; delete one first.')
@@ -113,18 +115,18 @@ describe('an endpoint', () => {
   test('shows its query, which may contain a secret, only to keys that manage it', async ({ expect }) => {
     const url = `${RECEIVER}/in?token=secret`
     const { id, secret } = await addEndpoint(caller, { url })
-    await announce(env, finalJob(caller, { webhook: `${RECEIVER}/mine?token=secret` }))
+    await announce(env, createFinalJob(caller, { webhook: `${RECEIVER}/mine?token=secret` }))
     await waitForDeliveries(caller)
     const { key, credential } = await issueKey(peppers, caller.account)
     await env.ACCOUNT.getByName(caller.account).addKey(credential, { label: 'reader', scopes: ['read'] })
     const reader = { ...caller, key, headers: { authorization: `Bearer ${key}` } }
     for (const path of ['', `/${id}`, `/${id}/deliveries`, '/default/deliveries']) {
-      const shown = await (await api(reader, 'GET', path)).text()
+      const shown = await (await callWebhookApi(reader, 'GET', path)).text()
       expect(shown).not.toContain('token')
       expect(shown).not.toContain(secret)
     }
-    expect(await json(api(reader, 'GET', `/${id}`))).toMatchObject({ url: `${RECEIVER}/in?…` })
-    expect(await json(api(caller, 'GET', `/${id}`))).toMatchObject({ url })
+    expect(await readJson(callWebhookApi(reader, 'GET', `/${id}`))).toMatchObject({ url: `${RECEIVER}/in?…` })
+    expect(await readJson(callWebhookApi(caller, 'GET', `/${id}`))).toMatchObject({ url })
     expect(await deliveriesOf(caller, 'default')).toMatchObject([{ url: `${RECEIVER}/mine?token=secret` }])
   })
 
@@ -139,7 +141,7 @@ describe('an endpoint', () => {
       ['POST', `/${id}/deliveries/evt_x/replay`],
     ] as const
     for (const [method, path] of requests) {
-      expect((await api(stranger, method, path)).status).toBe(404)
+      expect((await callWebhookApi(stranger, method, path)).status).toBe(404)
       expect((await fetchWorker(`/v1/webhooks${path}`, { method })).status).toBe(401)
     }
     for (const [method, path] of [
@@ -148,8 +150,10 @@ describe('an endpoint', () => {
       ['POST', `/${id}/test`],
       ['GET', '/default/secret'],
     ] as const)
-      expect((await api(reader, method, path, method === 'POST' ? { url: RECEIVER } : undefined)).status).toBe(403)
-    expect((await api(reader, 'GET', '')).status).toBe(200)
+      expect(
+        (await callWebhookApi(reader, method, path, method === 'POST' ? { url: RECEIVER } : undefined)).status,
+      ).toBe(403)
+    expect((await callWebhookApi(reader, 'GET', '')).status).toBe(200)
   })
 })
 
@@ -157,54 +161,59 @@ describe('keys', () => {
   test('an ed25519 endpoint shows its public key, which verifies its deliveries', async ({ expect }) => {
     const { public_key } = await addEndpoint(caller, { signature: 'ed25519' })
     expect(public_key).toMatch(/^whpk_[A-Za-z0-9+/]{43}=$/)
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForRequests(calls, 1)
     expect(calls[0]!.headers['webhook-signature']).toMatch(/^v1a,\S{86}==$/)
-    expect(await verifiesEd25519(calls[0]!, public_key)).toBe(true)
-    expect(await verifiesEd25519({ ...calls[0]!, body: `${calls[0]!.body} ` }, public_key)).toBe(false)
+    expect(await verifyEd25519(calls[0]!, public_key)).toBe(true)
+    expect(await verifyEd25519({ ...calls[0]!, body: `${calls[0]!.body} ` }, public_key)).toBe(false)
   })
 
   test('the old and the new key sign during a rotation, and never a third', async ({ expect }) => {
     const { id, secret } = await addEndpoint(caller)
-    const second = (await json(api(caller, 'POST', `/${id}/rotate`, {}))) as {
+    const second = (await readJson(callWebhookApi(caller, 'POST', `/${id}/rotate`, {}))) as {
       secret: string
       keys: { expires: number | null }[]
     }
     expect(second.keys.map(({ expires }) => expires === null)).toEqual([true, false])
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForRequests(calls, 1)
     for (const key of [secret, second.secret]) new Webhook(key).verify(calls[0]!.body, calls[0]!.headers)
-    const third = (await json(api(caller, 'POST', `/${id}/rotate`, { signature: 'ed25519' }))) as { public_key: string }
-    await announce(env, finalJob(caller))
+    const third = (await readJson(callWebhookApi(caller, 'POST', `/${id}/rotate`, { signature: 'ed25519' }))) as {
+      public_key: string
+    }
+    await announce(env, createFinalJob(caller))
     await waitForRequests(calls, 2)
     expect(() => new Webhook(secret).verify(calls[1]!.body, calls[1]!.headers)).toThrow('No matching')
     new Webhook(second.secret).verify(calls[1]!.body, calls[1]!.headers)
-    expect(await verifiesEd25519(calls[1]!, third.public_key)).toBe(true)
+    expect(await verifyEd25519(calls[1]!, third.public_key)).toBe(true)
   })
 
   test('the old key ends with the overlap', async ({ expect }) => {
     const { id, secret } = await addEndpoint(caller)
-    const { secret: next } = (await json(api(caller, 'POST', `/${id}/rotate`, { overlap_seconds: 0 }))) as {
+    const { secret: next } = (await readJson(
+      callWebhookApi(caller, 'POST', `/${id}/rotate`, { overlap_seconds: 0 }),
+    )) as {
       secret: string
     }
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForRequests(calls, 1)
     expect(() => new Webhook(secret).verify(calls[0]!.body, calls[0]!.headers)).toThrow('No matching')
     expect(new Webhook(next).verify(calls[0]!.body, calls[0]!.headers)).toMatchObject({ type: 'job.succeeded' })
   })
 
   test('the default secret is unchanged until a rotation, which needs no body', async ({ expect }) => {
-    const secret = async () => ((await json(api(caller, 'GET', '/default/secret'))) as { key: string }).key
-    const first = await secret()
-    expect(await secret()).toBe(first)
-    const { secret: next } = (await json(api(caller, 'POST', '/default/rotate'))) as { secret: string }
-    expect([next === first, await secret()]).toEqual([false, next])
+    const readSecret = async () =>
+      ((await readJson(callWebhookApi(caller, 'GET', '/default/secret'))) as { key: string }).key
+    const first = await readSecret()
+    expect(await readSecret()).toBe(first)
+    const { secret: next } = (await readJson(callWebhookApi(caller, 'POST', '/default/rotate'))) as { secret: string }
+    expect([next === first, await readSecret()]).toEqual([false, next])
   })
 })
 
 test('a test event is sent to an endpoint regardless of its filter', async ({ expect }) => {
   const { id, secret } = await addEndpoint(caller, { events: ['job.failed'] })
-  const response = await api(caller, 'POST', `/${id}/test`)
+  const response = await callWebhookApi(caller, 'POST', `/${id}/test`)
   const { id: event } = (await response.json()) as { id: string }
   await waitForRequests(calls, 1)
   expect([response.status, calls[0]!.headers['webhook-id']]).toEqual([202, event])
@@ -215,7 +224,7 @@ describe('the delivery log', () => {
   test('lists each attempt with its status, newest event first, by page and state', async ({ expect }) => {
     const { id } = await addEndpoint(caller)
     for (const state of ['failed', 'canceled', 'succeeded'] as const) {
-      await announce(env, finalJob(caller, { state }))
+      await announce(env, createFinalJob(caller, { state }))
       await waitForDeliveries(caller)
     }
     const log = await deliveriesOf(caller, id)
@@ -227,7 +236,7 @@ describe('the delivery log', () => {
     })
     expect(await deliveriesOf(caller, id, '?limit=1')).toEqual(log.slice(0, 1))
     expect(await deliveriesOf(caller, id, '?state=exhausted')).toEqual([])
-    const bad = await api(caller, 'GET', `/${id}/deliveries?state=lost&before=yesterday`)
+    const bad = await callWebhookApi(caller, 'GET', `/${id}/deliveries?state=lost&before=yesterday`)
     expect((await problemOf(bad)).errors).toMatchObject([{ param: 'before' }, { param: 'state' }])
   })
 })
@@ -237,48 +246,51 @@ describe('replay', () => {
     expect,
   }) => {
     const { id } = await addEndpoint(caller)
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForDeliveries(caller)
-    await api(caller, 'PATCH', `/${id}`, { disabled: true })
-    const missed = [finalJob(caller), finalJob(caller)]
+    await callWebhookApi(caller, 'PATCH', `/${id}`, { disabled: true })
+    const missed = [createFinalJob(caller), createFinalJob(caller)]
     for (const job of missed) await announce(env, job)
-    await api(caller, 'PATCH', `/${id}`, { disabled: false })
+    await callWebhookApi(caller, 'PATCH', `/${id}`, { disabled: false })
     const since = new Date(Date.now() - 60_000).toISOString()
-    const response = await api(caller, 'POST', `/${id}/replay`, { since })
+    const response = await callWebhookApi(caller, 'POST', `/${id}/replay`, { since })
     expect([response.status, await response.json()]).toEqual([202, { object: 'webhook_replay', count: 2, next: null }])
     await waitForRequests(calls, 3)
     await waitForDeliveries(caller)
     const ids = calls.slice(1).map(({ headers }) => headers['webhook-id'])
     expect(new Set(ids)).toEqual(new Set(missed.map((job) => eventOf(job).id)))
-    expect(await json(api(caller, 'POST', `/${id}/replay`, { since }))).toMatchObject({ count: 0 })
-    expect(await json(api(caller, 'POST', `/${id}/replay`, { since, only: 'all' }))).toMatchObject({ count: 3 })
+    expect(await readJson(callWebhookApi(caller, 'POST', `/${id}/replay`, { since }))).toMatchObject({ count: 0 })
+    expect(await readJson(callWebhookApi(caller, 'POST', `/${id}/replay`, { since, only: 'all' }))).toMatchObject({
+      count: 3,
+    })
     await waitForRequests(calls, 6)
   })
 
   test('is limited to its range and to the filter', async ({ expect }) => {
     const { id } = await addEndpoint(caller, { events: ['job.failed'] })
-    const old = finalJob(caller, { state: 'failed' })
-    for (const job of [old, finalJob(caller), finalJob(caller, { state: 'failed' })]) await announce(env, job)
+    const old = createFinalJob(caller, { state: 'failed' })
+    for (const job of [old, createFinalJob(caller), createFinalJob(caller, { state: 'failed' })])
+      await announce(env, job)
     await waitForDeliveries(caller)
     await runInDurableObject(outboxOf(caller), (_, { storage }) => {
       storage.sql.exec('UPDATE events SET created = created - 86400000 WHERE id = ?', eventOf(old).id)
     })
-    const hour = (hours: number) => new Date(Date.now() - hours * 3_600_000).toISOString()
+    const formatHour = (hours: number) => new Date(Date.now() - hours * 3_600_000).toISOString()
     const replay = (span: Record<string, string>) =>
-      json(api(caller, 'POST', `/${id}/replay`, { only: 'all', ...span }))
-    expect(await replay({ since: hour(1) })).toMatchObject({ count: 1 })
-    expect(await replay({ since: hour(48), until: hour(1) })).toMatchObject({ count: 1 })
-    expect(await replay({ since: hour(48) })).toMatchObject({ count: 2 })
-    const bad = await api(caller, 'POST', `/${id}/replay`, { since: 'yesterday' })
+      readJson(callWebhookApi(caller, 'POST', `/${id}/replay`, { only: 'all', ...span }))
+    expect(await replay({ since: formatHour(1) })).toMatchObject({ count: 1 })
+    expect(await replay({ since: formatHour(48), until: formatHour(1) })).toMatchObject({ count: 1 })
+    expect(await replay({ since: formatHour(48) })).toMatchObject({ count: 2 })
+    const bad = await callWebhookApi(caller, 'POST', `/${id}/replay`, { since: 'yesterday' })
     expect((await problemOf(bad)).detail).toBe('since is "yesterday"; it must be a time like "2026-11-22T10:00:00Z".')
   })
 
   test('of an unknown event is 404', async ({ expect }) => {
     const { id } = await addEndpoint(caller)
-    expect((await api(caller, 'POST', `/${id}/deliveries/evt_none/replay`)).status).toBe(404)
-    await announce(env, finalJob(caller))
+    expect((await callWebhookApi(caller, 'POST', `/${id}/deliveries/evt_none/replay`)).status).toBe(404)
+    await announce(env, createFinalJob(caller))
     const event = (await deliveriesOf(caller, id))[0]!.event
-    expect((await api(caller, 'POST', `/default/deliveries/${event}/replay`)).status).toBe(404)
+    expect((await callWebhookApi(caller, 'POST', `/default/deliveries/${event}/replay`)).status).toBe(404)
   })
 })
 

@@ -6,10 +6,10 @@ import { announce } from '../../../edge/jobs/announcement.ts'
 import { FAILURES_TO_OPEN } from '../../../edge/webhooks/endpoints/breaker.ts'
 import { openMs } from '../../../edge/webhooks/endpoints/receivers.ts'
 import type { Caller } from '../support/client.ts'
-import { finalJob } from '../support/jobs.ts'
+import { createFinalJob } from '../support/jobs.ts'
 import {
   addEndpoint,
-  api,
+  callWebhookApi,
   deliveriesOf,
   newManager,
   outboxOf,
@@ -17,7 +17,13 @@ import {
   receiversOf,
   waitForDeliveries,
 } from '../support/manager.ts'
-import { createHangingReceiver, RECEIVER, type Received, receiver, waitForRequests } from '../support/receiver.ts'
+import {
+  createHangingReceiver,
+  fakeReceiver,
+  RECEIVER,
+  type ReceivedRequest,
+  waitForRequests,
+} from '../support/receiver.ts'
 
 afterEach(() => {
   vi.restoreAllMocks()
@@ -25,16 +31,16 @@ afterEach(() => {
 })
 
 const HANGING = `${RECEIVER}/hangs`
-const to = (calls: Received[], url: string) => calls.filter((call) => call.url === url)
+const to = (calls: ReceivedRequest[], url: string) => calls.filter((call) => call.url === url)
 const announceMany = async (caller: Caller, count: number, change = {}) => {
-  for (let k = 0; k < count; k++) await announce(env, finalJob(caller, change))
+  for (let k = 0; k < count; k++) await announce(env, createFinalJob(caller, change))
 }
 
 describe('a receiver that hangs', () => {
   test('delays no other account', async () => {
     const [slow, other] = [await newManager(), await newManager()]
     const stuck = createHangingReceiver()
-    const calls = receiver(({ url }) => (url === HANGING ? stuck.answer() : 204))
+    const calls = fakeReceiver(({ url }) => (url === HANGING ? stuck.answer() : 204))
     await addEndpoint(slow, { url: HANGING })
     await addEndpoint(other)
     await announceMany(slow, 40)
@@ -50,7 +56,7 @@ describe('a receiver that hangs', () => {
   test('delays no other endpoint of its account', async () => {
     const caller = await newManager()
     const stuck = createHangingReceiver()
-    const calls = receiver(({ url }) => (url === HANGING ? stuck.answer() : 204))
+    const calls = fakeReceiver(({ url }) => (url === HANGING ? stuck.answer() : 204))
     await addEndpoint(caller, { url: HANGING })
     const healthy = await addEndpoint(caller, { url: 'https://hooks.octet-customer.com.au/in' })
     await announceMany(caller, 20)
@@ -64,7 +70,7 @@ describe('a receiver that hangs', () => {
   test('gets one attempt at a time once it has failed', async () => {
     const caller = await newManager()
     let [running, max] = [0, 0]
-    const calls = receiver(async (_, call) => {
+    const calls = fakeReceiver(async (_, call) => {
       running += 1
       if (call > 4) max = Math.max(max, running)
       await new Promise((resolve) => setTimeout(resolve, 5))
@@ -82,7 +88,7 @@ describe('a receiver that hangs', () => {
 test('an account has at most six attempts at a time, and four to one host', async () => {
   const caller = await newManager()
   const stuck = createHangingReceiver()
-  const calls = receiver(stuck.answer)
+  const calls = fakeReceiver(stuck.answer)
   for (const path of ['a', 'b', 'c']) await addEndpoint(caller, { url: `${RECEIVER}/${path}` })
   await announceMany(caller, 5)
   await waitForRequests(calls, 4)
@@ -97,10 +103,10 @@ test('an account has at most six attempts at a time, and four to one host', asyn
 
 describe('the circuit breaker of a receiver', () => {
   /** Opens the breaker of a fresh endpoint by failing deliveries. */
-  async function opened(events: number, behavior: Parameters<typeof receiver>[0] = () => 500) {
+  async function openBreaker(events: number, behavior: Parameters<typeof fakeReceiver>[0] = () => 500) {
     env.WEBHOOK_BREAKER_SECONDS = '200'
     const caller = await newManager()
-    const calls = receiver(behavior)
+    const calls = fakeReceiver(behavior)
     const { id } = await addEndpoint(caller)
     await announceMany(caller, events)
     await vi.waitFor(async () => expect(await receiversOf(caller)).toMatchObject([{ openings: 1 }]))
@@ -116,7 +122,7 @@ describe('the circuit breaker of a receiver', () => {
     })
 
   test('opens after five consecutive failures: deliveries wait without using attempts', async () => {
-    const { caller, calls, id } = await opened(12)
+    const { caller, calls, id } = await openBreaker(12)
     const before = calls.length
     expect(before).toBeGreaterThanOrEqual(FAILURES_TO_OPEN)
     await announceMany(caller, 5)
@@ -130,7 +136,7 @@ describe('the circuit breaker of a receiver', () => {
   })
 
   test('admits one trial after its open time; a failure opens it again, for longer', async () => {
-    const { caller, calls } = await opened(12)
+    const { caller, calls } = await openBreaker(12)
     for (const openings of [2, 3]) {
       const before = calls.length
       await closeLater(caller)
@@ -142,7 +148,7 @@ describe('the circuit breaker of a receiver', () => {
 
   test('closes with the first success, and all waiting deliveries are sent', async () => {
     let healthy = false
-    const { caller, calls, id } = await opened(12, () => (healthy ? 204 : 500))
+    const { caller, calls, id } = await openBreaker(12, () => (healthy ? 204 : 500))
     healthy = true
     await closeLater(caller)
     await waitForDeliveries(caller)
@@ -152,8 +158,8 @@ describe('the circuit breaker of a receiver', () => {
   })
 
   test('closes when its owner changes the endpoint', async () => {
-    const { caller, id } = await opened(6, ({ url }) => (url === `${RECEIVER}/in` ? 500 : 204))
-    await api(caller, 'PATCH', `/${id}`, { url: `${RECEIVER}/repaired` })
+    const { caller, id } = await openBreaker(6, ({ url }) => (url === `${RECEIVER}/in` ? 500 : 204))
+    await callWebhookApi(caller, 'PATCH', `/${id}`, { url: `${RECEIVER}/repaired` })
     await waitForDeliveries(caller)
     expect(await deliveriesOf(caller, id, '?state=delivered')).toHaveLength(6)
   })
@@ -163,7 +169,7 @@ describe('the circuit breaker of a receiver', () => {
   })
 
   test('gives up deliveries after their lifetime, with a log line', async () => {
-    const { caller, id } = await opened(12)
+    const { caller, id } = await openBreaker(12)
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
     await runInDurableObject(outboxOf(caller), async (outbox, { storage }) => {
       storage.sql.exec('UPDATE deliveries SET started = started - 5 * 86400000')
@@ -172,12 +178,12 @@ describe('the circuit breaker of a receiver', () => {
     expect(await deliveriesOf(caller, id, '?state=exhausted&limit=100')).toHaveLength(12)
     expect(logged.mock.calls.join()).toContain('webhooks were given up')
     const since = new Date(0).toISOString()
-    expect(await (await api(caller, 'POST', `/${id}/replay`, { since })).json()).toMatchObject({ count: 12 })
+    expect(await (await callWebhookApi(caller, 'POST', `/${id}/replay`, { since })).json()).toMatchObject({ count: 12 })
     await vi.waitFor(async () => expect(await receiversOf(caller)).toMatchObject([{ openings: 2 }]))
   })
 
   test('is kept through a reset of the object', async () => {
-    const { caller, calls } = await opened(12)
+    const { caller, calls } = await openBreaker(12)
     const before = calls.length
     await runInDurableObject(outboxOf(caller), (_, state) => state.abort('reset')).catch(() => {})
     await announceMany(caller, 3)

@@ -6,14 +6,27 @@ import { test, vi } from 'vitest'
 import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
 import { WebhookDO } from '../../../edge/webhooks/webhook-object.ts'
 import type { Caller } from '../support/client.ts'
-import { envWith } from '../support/config.ts'
-import { finalJob } from '../support/jobs.ts'
-import { addEndpoint, api, deliveriesOf, eachWithReceiver, outboxOf, waitForDeliveries } from '../support/manager.ts'
-import { createHangingReceiver, RECEIVER, type Received, receiver, waitForRequests } from '../support/receiver.ts'
+import { createEnvWith } from '../support/config.ts'
+import { createFinalJob } from '../support/jobs.ts'
+import {
+  addEndpoint,
+  callWebhookApi,
+  deliveriesOf,
+  outboxOf,
+  testWithReceiver,
+  waitForDeliveries,
+} from '../support/manager.ts'
+import {
+  createHangingReceiver,
+  fakeReceiver,
+  RECEIVER,
+  type ReceivedRequest,
+  waitForRequests,
+} from '../support/receiver.ts'
 
 let caller: Caller
-let calls: Received[]
-eachWithReceiver((...fresh) => {
+let calls: ReceivedRequest[]
+testWithReceiver((...fresh) => {
   ;[caller, calls] = fresh
 })
 
@@ -27,7 +40,7 @@ const rowsOf = (tables = TABLES) =>
 
 test('events are deleted after 30 days, with their log', async ({ expect }) => {
   const { id } = await addEndpoint(caller)
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   await waitForDeliveries(caller)
   await runInDurableObject(outboxOf(caller), (_, { storage }) => {
     storage.sql.exec('UPDATE events SET created = created - 31 * 86400000')
@@ -39,7 +52,9 @@ test('events are deleted after 30 days, with their log', async ({ expect }) => {
 
 test('the export has every event and endpoint, page by page, and no secret', async ({ expect }) => {
   const { id, secret } = await addEndpoint(caller)
-  const jobs = Array.from({ length: 130 }, (_, k) => finalJob(caller, { webhook: k === 0 ? `${RECEIVER}/mine` : null }))
+  const jobs = Array.from({ length: 130 }, (_, k) =>
+    createFinalJob(caller, { webhook: k === 0 ? `${RECEIVER}/mine` : null }),
+  )
   await Promise.all(jobs.map((job) => announce(env, job)))
   await waitForDeliveries(caller)
   const pages: Awaited<ReturnType<WebhookDO['exportAll']>>[] = []
@@ -49,7 +64,7 @@ test('the export has every event and endpoint, page by page, and no secret', asy
     after = page.next
   }
   const text = JSON.stringify(pages)
-  const { key } = (await (await api(caller, 'GET', '/default/secret')).json()) as { key: string }
+  const { key } = (await (await callWebhookApi(caller, 'GET', '/default/secret')).json()) as { key: string }
   // Not `not.toContain`, which would print the whole export.
   expect([secret, key, 'results/30d'].filter((hidden) => text.includes(hidden))).toEqual([])
   expect(pages.map(({ endpoints, events }) => [endpoints.length, events.length])).toEqual([
@@ -71,9 +86,9 @@ test('the export has every event and endpoint, page by page, and no secret', asy
 test('a deleted job leaves no data, and its pending deliveries are not sent', async ({ expect }) => {
   vi.restoreAllMocks()
   const stuck = createHangingReceiver(500)
-  calls = receiver((_, call) => (call === 1 ? stuck.answer() : 204))
+  calls = fakeReceiver((_, call) => (call === 1 ? stuck.answer() : 204))
   const { id } = await addEndpoint(caller)
-  const [gone, kept] = [finalJob(caller), finalJob(caller)]
+  const [gone, kept] = [createFinalJob(caller), createFinalJob(caller)]
   await announce(env, gone)
   await waitForRequests(calls, 1)
   await outboxOf(caller).forgetJob(gone.id)
@@ -90,7 +105,7 @@ test('an erased account has no rows and no alarm, its attempts are aborted, and 
 }) => {
   vi.restoreAllMocks()
   const aborted = vi.fn()
-  calls = receiver(({ signal }) => {
+  calls = fakeReceiver(({ signal }) => {
     const { promise, reject } = Promise.withResolvers<never>()
     signal.addEventListener('abort', () => {
       aborted()
@@ -99,7 +114,7 @@ test('an erased account has no rows and no alarm, its attempts are aborted, and 
     return promise
   })
   await addEndpoint(caller)
-  for (let k = 0; k < 10; k++) await announce(env, finalJob(caller, { webhook: `${RECEIVER}/mine` }))
+  for (let k = 0; k < 10; k++) await announce(env, createFinalJob(caller, { webhook: `${RECEIVER}/mine` }))
   await waitForRequests(calls, 4)
   await outboxOf(caller).eraseAccount()
   expect(await rowsOf()).toEqual(TABLES.map(() => 0))
@@ -110,16 +125,18 @@ test('an erased account has no rows and no alarm, its attempts are aborted, and 
   )
   expect([calls.length, await rowsOf()]).toEqual([before, TABLES.map(() => 0)])
   vi.restoreAllMocks()
-  calls = receiver()
+  calls = fakeReceiver()
   await addEndpoint(caller)
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   await waitForDeliveries(caller)
   expect(calls).toHaveLength(1)
 })
 
 test('pending deliveries of an older version are delivered', async ({ expect }) => {
   const { id } = await addEndpoint(caller)
-  const [own, named, dropped] = [finalJob(caller), finalJob(caller), finalJob(caller)].map((job) => eventOf(job))
+  const [own, named, dropped] = [createFinalJob(caller), createFinalJob(caller), createFinalJob(caller)].map((job) =>
+    eventOf(job),
+  )
   await runInDurableObject(outboxOf(caller), async (_, state) => {
     const { sql } = state.storage
     sql.exec(`DROP TABLE deliveries; DROP TABLE receivers;
@@ -151,8 +168,8 @@ test('a malformed variable is logged, and pending deliveries continue with the d
   await addEndpoint(caller)
   const error = vi.spyOn(console, 'error').mockImplementation(() => {})
   await runInDurableObject(outboxOf(caller), async (_, state) => {
-    const outbox = new WebhookDO(state, envWith({ WEBHOOK_TIMEOUT_SECONDS: 'soon' }))
-    await outbox.publish(eventOf(finalJob(caller)), null)
+    const outbox = new WebhookDO(state, createEnvWith({ WEBHOOK_TIMEOUT_SECONDS: 'soon' }))
+    await outbox.publish(eventOf(createFinalJob(caller)), null)
     await outbox.alarm()
   })
   expect(calls).toHaveLength(1)

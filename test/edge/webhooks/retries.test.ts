@@ -8,12 +8,12 @@ import { configOf } from '../../../edge/config.ts'
 import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
 import { settleAttempt, takeAttempt } from '../../../edge/webhooks/delivery/attempts.ts'
 import { findDelivery } from '../../../edge/webhooks/delivery/deliveries.ts'
-import { nextAttemptAt } from '../../../edge/webhooks/endpoints/receivers.ts'
+import { findNextAttempt } from '../../../edge/webhooks/endpoints/receivers.ts'
 import type { Caller } from '../support/client.ts'
-import { finalJob } from '../support/jobs.ts'
+import { createFinalJob } from '../support/jobs.ts'
 import {
   addEndpoint,
-  api,
+  callWebhookApi,
   deliveriesOf,
   newManager,
   outboxOf,
@@ -21,19 +21,19 @@ import {
   receiversOf,
   waitForDeliveries,
 } from '../support/manager.ts'
-import { createHangingReceiver, RECEIVER, receiver, waitForRequests } from '../support/receiver.ts'
+import { createHangingReceiver, fakeReceiver, RECEIVER, waitForRequests } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
-const states = async (caller: Caller, endpoint: string) =>
+const listStates = async (caller: Caller, endpoint: string) =>
   (await deliveriesOf(caller, endpoint)).map(({ state, attempts }) => [state, attempts.map(({ status }) => status)])
 
 const settings = configOf(env).webhooks
 
 /** An endpoint with this number of events. The test makes the attempts itself, because the alarm of the outbox is removed. */
-async function idleEndpoint(caller: Caller, count: number) {
+async function createIdleEndpoint(caller: Caller, count: number) {
   const { id } = await addEndpoint(caller)
-  const jobs = Array.from({ length: count }, () => finalJob(caller))
+  const jobs = Array.from({ length: count }, () => createFinalJob(caller))
   await runInDurableObject(outboxOf(caller), async (outbox, { storage }) => {
     vi.spyOn(storage, 'setAlarm').mockResolvedValue()
     for (const job of jobs) await outbox.publish(eventOf(job), null)
@@ -44,14 +44,14 @@ async function idleEndpoint(caller: Caller, count: number) {
 test('a receiver that fails half of the requests gets all events, each signed and under one id', async ({ expect }) => {
   const caller = await newManager()
   const tried = new Map<string, number>()
-  const calls = receiver(({ headers: { 'webhook-id': message = '' } }) => {
+  const calls = fakeReceiver(({ headers: { 'webhook-id': message = '' } }) => {
     const failures = tried.get(message) ?? 0
     tried.set(message, failures + 1)
     // Some messages are accepted immediately, others after up to three failures.
     return failures < Number.parseInt(message.at(-1)!, 16) % 4 ? [500, 404, 301][failures]! : 200
   })
   const { id, secret } = await addEndpoint(caller)
-  const jobs = Array.from({ length: 40 }, () => finalJob(caller))
+  const jobs = Array.from({ length: 40 }, () => createFinalJob(caller))
   await Promise.all(jobs.map((job) => announce(env, job)))
   await waitForDeliveries(caller)
   for (const { body, headers } of calls) new Webhook(secret).verify(body, headers)
@@ -68,56 +68,61 @@ test('after ten attempts a delivery is given up, with a log line, and can be rep
   const caller = await newManager()
   const logged = vi.spyOn(console, 'error')
   let healthy = false
-  const calls = receiver(() => (healthy ? 200 : 500))
+  const calls = fakeReceiver(() => (healthy ? 200 : 500))
   const { id } = await addEndpoint(caller)
-  const job = finalJob(caller)
+  const job = createFinalJob(caller)
   await announce(env, job)
   await waitForDeliveries(caller)
-  expect(await states(caller, id)).toEqual([['exhausted', Array(10).fill(500)]])
+  expect(await listStates(caller, id)).toEqual([['exhausted', Array(10).fill(500)]])
   expect(new Set(calls.map(({ headers }) => headers['webhook-id'])).size).toBe(1)
   expect(logged.mock.calls.flat().join()).toContain('a webhook was given up')
   healthy = true
-  const replay = await api(caller, 'POST', `/${id}/deliveries/${eventOf(job).id}/replay`)
+  const replay = await callWebhookApi(caller, 'POST', `/${id}/deliveries/${eventOf(job).id}/replay`)
   expect(replay.status).toBe(202)
   await waitForRequests(calls, 11)
   await waitForDeliveries(caller)
-  expect(await states(caller, id)).toEqual([['delivered', [...Array(10).fill(500), 200]]])
+  expect(await listStates(caller, id)).toEqual([['delivered', [...Array(10).fill(500), 200]]])
   expect(calls[10]!.headers['webhook-id']).toBe(calls[0]!.headers['webhook-id'])
 })
 
 test('410 disables the endpoint and drops its pending deliveries', async ({ expect }) => {
   const caller = await newManager()
-  const calls = receiver(() => 410)
+  const calls = fakeReceiver(() => 410)
   const { id } = await addEndpoint(caller)
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   await waitForDeliveries(caller)
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   expect(calls).toHaveLength(1)
-  expect(await states(caller, id)).toEqual([['refused', [410]]])
-  expect(await (await api(caller, 'GET', `/${id}`)).json()).toMatchObject({ disabled: true, disabled_reason: 'gone' })
-  expect(await (await api(caller, 'PATCH', `/${id}`, { disabled: false })).json()).toMatchObject({ disabled: false })
+  expect(await listStates(caller, id)).toEqual([['refused', [410]]])
+  expect(await (await callWebhookApi(caller, 'GET', `/${id}`)).json()).toMatchObject({
+    disabled: true,
+    disabled_reason: 'gone',
+  })
+  expect(await (await callWebhookApi(caller, 'PATCH', `/${id}`, { disabled: false })).json()).toMatchObject({
+    disabled: false,
+  })
 })
 
 test('Retry-After delays every delivery of the endpoint, and counts as one failure', async ({ expect }) => {
   const caller = await newManager()
-  const calls = receiver((_, call) =>
+  const calls = fakeReceiver((_, call) =>
     call === 1 ? new Response(null, { status: 429, headers: { 'retry-after': '3600' } }) : 200,
   )
   const { id } = await addEndpoint(caller)
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   await vi.waitFor(async () => expect((await receiversOf(caller))[0]!.paused_until).toBeGreaterThan(Date.now()))
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   await runDurableObjectAlarm(outboxOf(caller))
   expect(calls).toHaveLength(1)
-  expect((await states(caller, id)).toSorted()).toEqual([
+  expect((await listStates(caller, id)).toSorted()).toEqual([
     ['pending', []],
     ['pending', [429]],
   ])
-  const next = await runInDurableObject(outboxOf(caller), (_, { storage }) => nextAttemptAt(storage.sql))
+  const next = await runInDurableObject(outboxOf(caller), (_, { storage }) => findNextAttempt(storage.sql))
   expect(next).toBeGreaterThan(Date.now() + 1_800_000)
   await passTime(caller)
   await waitForDeliveries(caller)
-  expect((await states(caller, id)).toSorted()).toEqual([
+  expect((await listStates(caller, id)).toSorted()).toEqual([
     ['delivered', [200]],
     ['delivered', [429, 200]],
   ])
@@ -127,29 +132,31 @@ describe('an unusual response', () => {
   test('a redirect is not followed', async ({ expect }) => {
     const caller = await newManager()
     const location = `${RECEIVER}/elsewhere`
-    const calls = receiver((_, call) => (call === 1 ? new Response(null, { status: 302, headers: { location } }) : 200))
+    const calls = fakeReceiver((_, call) =>
+      call === 1 ? new Response(null, { status: 302, headers: { location } }) : 200,
+    )
     const { id } = await addEndpoint(caller)
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForDeliveries(caller)
     expect(calls.map(({ url }) => url)).toEqual([`${RECEIVER}/in`, `${RECEIVER}/in`])
-    expect(await states(caller, id)).toEqual([['delivered', [302, 200]]])
+    expect(await listStates(caller, id)).toEqual([['delivered', [302, 200]]])
   })
 
   test('an endless body is not read', async ({ expect }) => {
     const caller = await newManager()
     let pulled = 0
-    const endless = () =>
+    const createEndlessResponse = () =>
       new ReadableStream({
         pull: (controller) => {
           pulled += 1
           controller.enqueue(new Uint8Array(1024))
         },
       })
-    receiver(() => new Response(endless(), { status: 200 }))
+    fakeReceiver(() => new Response(createEndlessResponse(), { status: 200 }))
     const { id } = await addEndpoint(caller)
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForDeliveries(caller)
-    expect(await states(caller, id)).toEqual([['delivered', [200]]])
+    expect(await listStates(caller, id)).toEqual([['delivered', [200]]])
     expect(pulled).toBeLessThan(10)
   })
 
@@ -159,24 +166,24 @@ describe('an unusual response', () => {
       const caller = await newManager()
       const cancel = () =>
         how === 'throws' ? Promise.reject(new Error('the connection was reset')) : new Promise<void>(() => {})
-      const calls = receiver(() => new Response(new ReadableStream({ cancel }), { status: 200 }))
+      const calls = fakeReceiver(() => new Response(new ReadableStream({ cancel }), { status: 200 }))
       const { id } = await addEndpoint(caller)
-      await announce(env, finalJob(caller))
+      await announce(env, createFinalJob(caller))
       await waitForDeliveries(caller)
-      expect(await states(caller, id)).toEqual([['delivered', [200]]])
+      expect(await listStates(caller, id)).toEqual([['delivered', [200]]])
       expect(calls).toHaveLength(1)
     },
   )
 
   test('the log distinguishes a failed connection from a timeout', async ({ expect }) => {
     const caller = await newManager()
-    receiver(({ signal }, call) => {
+    fakeReceiver(({ signal }, call) => {
       if (call === 1) throw new TypeError('connect ECONNREFUSED 10.0.0.1')
       if (call === 2) return new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)))
       return 200
     })
     const { id } = await addEndpoint(caller)
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForDeliveries(caller)
     const [delivery] = await deliveriesOf(caller, id)
     expect(delivery!.attempts.map(({ status, error }) => status ?? error)).toEqual(['unreachable', 'timeout', 200])
@@ -186,12 +193,12 @@ describe('an unusual response', () => {
 
 test('a webhook with an internal error uses its attempts and delays no other', async ({ expect }) => {
   const caller = await newManager()
-  const calls = receiver()
+  const calls = fakeReceiver()
   const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
   const { id } = await addEndpoint(caller)
-  const broken = eventOf(finalJob(caller))
+  const broken = eventOf(createFinalJob(caller))
   await outboxOf(caller).publish({ ...broken, body: '{"data": {"images": 7' }, null)
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   await waitForDeliveries(caller)
   expect(calls).toHaveLength(1)
   const log = await deliveriesOf(caller, id)
@@ -204,8 +211,8 @@ test('a webhook with an internal error uses its attempts and delays no other', a
 
 test('an address that has become forbidden is neither called nor retried', async ({ expect }) => {
   const caller = await newManager()
-  const calls = receiver()
-  await announce(env, finalJob(caller, { webhook: 'https://169.254.169.254/latest/meta-data' }))
+  const calls = fakeReceiver()
+  await announce(env, createFinalJob(caller, { webhook: 'https://169.254.169.254/latest/meta-data' }))
   await waitForDeliveries(caller)
   expect(calls).toEqual([])
   const [delivery] = await deliveriesOf(caller, 'default')
@@ -216,9 +223,9 @@ test('an announcement fails if the outbox cannot set its alarm, and succeeds whe
   expect,
 }) => {
   const caller = await newManager()
-  const calls = receiver()
+  const calls = fakeReceiver()
   await addEndpoint(caller)
-  const event = eventOf(finalJob(caller))
+  const event = eventOf(createFinalJob(caller))
   await runInDurableObject(outboxOf(caller), async (outbox, { storage }) => {
     vi.spyOn(storage, 'setAlarm').mockRejectedValueOnce(new Error('storage is overloaded'))
     await expect(outbox.publish(event, null)).rejects.toThrow('overloaded')
@@ -232,7 +239,7 @@ test('an announcement fails if the outbox cannot set its alarm, and succeeds whe
 
 test('a stale attempt cannot undo a later one, but its success counts', async ({ expect }) => {
   const caller = await newManager()
-  const { id, events } = await idleEndpoint(caller, 2)
+  const { id, events } = await createIdleEndpoint(caller, 2)
   await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
     const stateOf = (event: string) => findDelivery(sql, event, id)!.state
     for (const status of [500, 200]) {
@@ -254,30 +261,30 @@ test('a stale attempt cannot undo a later one, but its success counts', async ({
 test('a replay during an attempt does not start a concurrent attempt', async ({ expect }) => {
   const caller = await newManager()
   const stuck = createHangingReceiver()
-  const calls = receiver(stuck.answer)
+  const calls = fakeReceiver(stuck.answer)
   const { id } = await addEndpoint(caller)
-  const event = eventOf(finalJob(caller))
+  const event = eventOf(createFinalJob(caller))
   await outboxOf(caller).publish(event, null)
   await waitForRequests(calls, 1)
-  expect((await api(caller, 'POST', `/${id}/deliveries/${event.id}/replay`)).status).toBe(202)
+  expect((await callWebhookApi(caller, 'POST', `/${id}/deliveries/${event.id}/replay`)).status).toBe(202)
   stuck.release()
   await waitForDeliveries(caller)
-  expect([calls.length, await states(caller, id)]).toEqual([1, [['delivered', [204]]]])
+  expect([calls.length, await listStates(caller, id)]).toEqual([1, [['delivered', [204]]]])
 })
 
 test('continuous requests of an account do not postpone the alarm', async ({ expect }) => {
   const caller = await newManager()
-  const calls = receiver(() => new Response(null, { status: 503, headers: { 'retry-after': '3600' } }))
+  const calls = fakeReceiver(() => new Response(null, { status: 503, headers: { 'retry-after': '3600' } }))
   await addEndpoint(caller)
   const alarmOf = () => runInDurableObject(outboxOf(caller), (_, { storage }) => storage.getAlarm())
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   await waitForRequests(calls, 1)
   const first = await vi.waitFor(async () => {
     const alarm = await alarmOf()
     expect(alarm).toBeGreaterThan(Date.now() + 1_800_000)
     return alarm
   })
-  await announce(env, finalJob(caller))
+  await announce(env, createFinalJob(caller))
   expect(await alarmOf()).toBeLessThanOrEqual(first!)
 })
 
@@ -285,7 +292,7 @@ test('Retry-After of any length or as a date is respected: failures count, and t
   expect,
 }) => {
   const caller = await newManager()
-  const { id, events } = await idleEndpoint(caller, 1)
+  const { id, events } = await createIdleEndpoint(caller, 1)
   await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
     const inASecond = new Date(Date.now() + 1000).toUTCString()
     for (const [index, retryAfter] of [null, inASecond, null].entries()) {

@@ -1,12 +1,12 @@
 import { describe, test } from 'vitest'
 import { evaluate, retryAfterSeconds, waitAfter } from '../../../edge/webhooks/delivery/schedule.ts'
-import { configWith } from '../support/config.ts'
+import { createConfigWith } from '../support/config.ts'
 
 const SCHEDULE = '5,300,1800,7200,18000,36000,50400,72000,86400'
 const NOW = Date.parse('2026-11-22T10:00:00Z')
 
 describe('the schedule', () => {
-  const { schedule } = configWith({ WEBHOOK_RETRY_SECONDS: SCHEDULE }).webhooks
+  const { schedule } = createConfigWith({ WEBHOOK_RETRY_SECONDS: SCHEDULE }).webhooks
 
   test('is that of Standard Webhooks: ten attempts in about 75 hours', ({ expect }) => {
     const waits = Array.from({ length: 10 }, (_, k) => waitAfter(k + 1, schedule, 0.5))
@@ -22,8 +22,9 @@ describe('the schedule', () => {
 })
 
 test('a delivery has a lifetime of four days, or longer if its schedule is longer', ({ expect }) => {
-  const days = (WEBHOOK_RETRY_SECONDS: string) => configWith({ WEBHOOK_RETRY_SECONDS }).webhooks.lifetimeMs / 86_400_000
-  expect([days('0'), days(SCHEDULE), days('864000')]).toEqual([4, 4, 12.5])
+  const addDays = (WEBHOOK_RETRY_SECONDS: string) =>
+    createConfigWith({ WEBHOOK_RETRY_SECONDS }).webhooks.lifetimeMs / 86_400_000
+  expect([addDays('0'), addDays(SCHEDULE), addDays('864000')]).toEqual([4, 4, 12.5])
 })
 
 test.for([

@@ -6,27 +6,27 @@ import { Webhook } from 'standardwebhooks'
 import { afterEach, describe, test, vi } from 'vitest'
 import { announce } from '../../../edge/jobs/announcement.ts'
 import { fetchWorker, generate, generatedOf } from '../support/client.ts'
-import { fakeGpu, imageBytes, works } from '../support/fake-gpu.ts'
-import { finalJob } from '../support/jobs.ts'
+import { createImageBytes, fakeGpu, works } from '../support/fake-gpu.ts'
+import { createFinalJob } from '../support/jobs.ts'
 import {
   addEndpoint,
-  api,
+  callWebhookApi,
   deliveriesOf,
   newManager,
   outboxOf,
   passTime,
   waitForDeliveries,
 } from '../support/manager.ts'
-import { createHangingReceiver, payloadOf, RECEIVER, receiver, waitForRequests } from '../support/receiver.ts'
+import { createHangingReceiver, fakeReceiver, payloadOf, RECEIVER, waitForRequests } from '../support/receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
 describe('a delivery', () => {
   test('is verified by the official library and by the openai client', async ({ expect }) => {
     const caller = await newManager()
-    const calls = receiver()
+    const calls = fakeReceiver()
     const { secret } = await addEndpoint(caller)
-    const job = finalJob(caller)
+    const job = createFinalJob(caller)
     await announce(env, job)
     await waitForRequests(calls, 1)
     const { headers, body, redirect } = calls[0]!
@@ -49,7 +49,7 @@ describe('a delivery', () => {
     const caller = await newManager()
     fakeGpu(works)
     const fetched: unknown[] = []
-    const calls = receiver(async (received) => {
+    const calls = fakeReceiver(async (received) => {
       const [image] = payloadOf(received).data.images
       const response = await fetchWorker(image!.url)
       fetched.push(response.status, new Uint8Array(await response.arrayBuffer()))
@@ -58,18 +58,18 @@ describe('a delivery', () => {
     await addEndpoint(caller)
     const { octet } = await generatedOf(await generate(caller, { prompt: 'a cat', seed: 3 }))
     await waitForRequests(calls, 1)
-    await vi.waitFor(() => expect(fetched).toEqual([200, imageBytes(3)]))
+    await vi.waitFor(() => expect(fetched).toEqual([200, createImageBytes(3)]))
     expect(payloadOf(calls[0]!).data.id).toBe(octet.job)
     expect(calls[0]!.body).not.toContain('b64_json')
   })
 
   test('has less than 20 kB for any job', async ({ expect }) => {
     const caller = await newManager()
-    const [image] = finalJob(caller).images
+    const [image] = createFinalJob(caller).images
     const images = Array.from({ length: 8 }, (_, k) => ({ ...image!, image: k, receipt: 'x'.repeat(2000) }))
     const long = { code: 'generation_failed' as const, message: 'm'.repeat(50_000) }
-    const job = finalJob(caller, { images, error: long, warnings: Array(50).fill(long) })
-    const calls = receiver()
+    const job = createFinalJob(caller, { images, error: long, warnings: Array(50).fill(long) })
+    const calls = fakeReceiver()
     await addEndpoint(caller)
     await announce(env, job)
     await waitForRequests(calls, 1)
@@ -79,10 +79,10 @@ describe('a delivery', () => {
 
   test('is also sent to the URL of the request, signed with the default secret', async ({ expect }) => {
     const caller = await newManager()
-    const calls = receiver()
-    await announce(env, finalJob(caller, { webhook: `${RECEIVER}/mine` }))
+    const calls = fakeReceiver()
+    await announce(env, createFinalJob(caller, { webhook: `${RECEIVER}/mine` }))
     await waitForRequests(calls, 1)
-    const { key } = (await (await api(caller, 'GET', '/default/secret')).json()) as { key: string }
+    const { key } = (await (await callWebhookApi(caller, 'GET', '/default/secret')).json()) as { key: string }
     expect(calls[0]!.url).toBe(`${RECEIVER}/mine`)
     expect(new Webhook(key).verify(calls[0]!.body, calls[0]!.headers)).toMatchObject({ type: 'job.succeeded' })
     expect(await deliveriesOf(caller, 'default')).toMatchObject([{ url: `${RECEIVER}/mine` }])
@@ -92,12 +92,12 @@ describe('a delivery', () => {
 describe('payloads', () => {
   test('failed and canceled jobs have no images; an open job is not announced', async ({ expect }) => {
     const caller = await newManager()
-    const calls = receiver()
+    const calls = fakeReceiver()
     await addEndpoint(caller)
     const error = { code: 'generation_failed' as const, message: 'It failed.' }
-    await announce(env, finalJob(caller, { state: 'failed', error }))
-    await announce(env, finalJob(caller, { state: 'canceled' }))
-    await expect(announce(env, finalJob(caller, { state: 'running' }))).rejects.toThrow('nothing to announce')
+    await announce(env, createFinalJob(caller, { state: 'failed', error }))
+    await announce(env, createFinalJob(caller, { state: 'canceled' }))
+    await expect(announce(env, createFinalJob(caller, { state: 'running' }))).rejects.toThrow('nothing to announce')
     await waitForRequests(calls, 2)
     const told = calls.map(payloadOf).toSorted((a, b) => a.type.localeCompare(b.type))
     expect(told.map(({ type, data }) => [type, data.images, data.error?.code])).toEqual([
@@ -108,13 +108,13 @@ describe('payloads', () => {
 
   test('is sent to the enabled endpoints whose filter matches', async ({ expect }) => {
     const caller = await newManager()
-    const calls = receiver()
+    const calls = fakeReceiver()
     await addEndpoint(caller, { url: `${RECEIVER}/failures`, events: ['job.failed'] })
     const { id } = await addEndpoint(caller, { url: `${RECEIVER}/disabled` })
-    await api(caller, 'PATCH', `/${id}`, { disabled: true })
+    await callWebhookApi(caller, 'PATCH', `/${id}`, { disabled: true })
     await addEndpoint(caller, { url: `${RECEIVER}/all` })
-    await announce(env, finalJob(caller))
-    await announce(env, finalJob(caller, { state: 'failed' }))
+    await announce(env, createFinalJob(caller))
+    await announce(env, createFinalJob(caller, { state: 'failed' }))
     await waitForRequests(calls, 3)
     await waitForDeliveries(caller)
     expect(calls.map(({ url }) => url.slice(RECEIVER.length)).toSorted()).toEqual(['/all', '/all', '/failures'])
@@ -122,20 +122,20 @@ describe('payloads', () => {
 
   test('nothing is stored for an account without a receiver', async ({ expect }) => {
     const caller = await newManager()
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     expect(await outboxOf(caller).deliveries('default', { limit: 10 })).toEqual([])
     const { id } = await addEndpoint(caller)
     const since = new Date(0).toISOString()
-    expect(await (await api(caller, 'POST', `/${id}/replay`, { since })).json()).toMatchObject({ count: 0 })
+    expect(await (await callWebhookApi(caller, 'POST', `/${id}/replay`, { since })).json()).toMatchObject({ count: 0 })
   })
 })
 
 describe('delivery at least once, without unnecessary repetitions', () => {
   test('a repeated announcement of a job creates one delivery', async ({ expect }) => {
     const caller = await newManager()
-    const calls = receiver()
+    const calls = fakeReceiver()
     const { id } = await addEndpoint(caller)
-    const job = finalJob(caller)
+    const job = createFinalJob(caller)
     await Promise.all([announce(env, job), announce(env, job), announce(env, job)])
     await waitForRequests(calls, 1)
     await waitForDeliveries(caller)
@@ -149,9 +149,9 @@ describe('delivery at least once, without unnecessary repetitions', () => {
   test('an attempt interrupted by a reset of the outbox is repeated only after its lease', async ({ expect }) => {
     const caller = await newManager()
     const stuck = createHangingReceiver()
-    const calls = receiver((_, call) => (call === 1 ? stuck.answer() : 204))
+    const calls = fakeReceiver((_, call) => (call === 1 ? stuck.answer() : 204))
     const { id } = await addEndpoint(caller)
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForRequests(calls, 1)
     await abortAllDurableObjects()
     await runDurableObjectAlarm(outboxOf(caller))
@@ -166,9 +166,9 @@ describe('delivery at least once, without unnecessary repetitions', () => {
   test('a duplicate alarm makes each attempt once', async ({ expect }) => {
     const caller = await newManager()
     const stuck = createHangingReceiver()
-    const calls = receiver(stuck.answer)
+    const calls = fakeReceiver(stuck.answer)
     await addEndpoint(caller)
-    await announce(env, finalJob(caller))
+    await announce(env, createFinalJob(caller))
     await waitForRequests(calls, 1)
     await runInDurableObject(outboxOf(caller), (outbox) => Promise.race([outbox.alarm(), Promise.resolve()]))
     stuck.release()

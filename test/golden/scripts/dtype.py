@@ -1,4 +1,5 @@
-"""Writes test/golden/dtype.json: SHA-256 of what numpy and ml_dtypes make of every 16-bit pattern and of float32 values near every float16 tie.
+"""Writes test/golden/dtype.json: SHA-256 of numpy's and ml_dtypes' conversions of every 16-bit pattern and of float32 values near
+every float16 tie.
 
 Run: python test/golden/scripts/dtype.py   (needs numpy and ml_dtypes)
 """

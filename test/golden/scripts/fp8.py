@@ -1,4 +1,4 @@
-"""Writes test/golden/fp8.json: what ml_dtypes makes of the float32 values that decide every rounding of float8_e4m3fn.
+"""Writes test/golden/fp8.json: ml_dtypes' conversions of the float32 values that decide every rounding of float8_e4m3fn.
 
 Run: python test/golden/scripts/fp8.py   (needs numpy and ml_dtypes)
 """
@@ -17,7 +17,7 @@ def b64(array):
 
 
 def cast(values):
-    """Saturating cast; ml_dtypes itself turns what rounds above 448 into NaN."""
+    """Saturating cast; ml_dtypes itself turns values that round above 448 into NaN."""
     clipped = np.where(np.isnan(values), values, np.clip(values, np.float32(-448), np.float32(448)))
     return clipped.astype(E4M3).view(np.uint8)
 

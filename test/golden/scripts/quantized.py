@@ -28,7 +28,7 @@ def quantize(model: torch.nn.Module) -> list[str]:
 
 
 def fp8_rows(weight: np.ndarray) -> np.ndarray:
-    """Float8 E4M3 with one float32 scale a row: the row's largest magnitude becomes 448."""
+    """Float8 E4M3 with one float32 scale per row: the row's largest magnitude becomes 448."""
     largest = np.abs(weight).max(axis=1, keepdims=True)
     scale = np.where(largest == 0, np.float32(1), largest / np.float32(448)).astype(np.float32)
     codes = np.clip(weight / scale, -448, 448).astype(ml_dtypes.float8_e4m3fn)

@@ -1,7 +1,7 @@
 """Compiles random small SD3.5-like checkpoints, saved by diffusers, and compares every graph with torch.
 
 python test/golden/scripts/random_configurations.py --count 40 --seed 0 [--tier fp32|fp8]
-Prints a line a configuration and ends with 1 if any network differs by more than the tier's tolerance.
+Prints one line per configuration and exits with 1 if any network differs by more than the tier's tolerance.
 """
 import argparse
 import json

@@ -24,7 +24,7 @@ def schedule(steps: int, shift: float, num_train_timesteps: int, **terminal: flo
 
 
 def walk(steps: int, guidance_scale: float) -> dict:
-    """Guided steps of a network that answers `cos` and `sin` of its input."""
+    """Guided steps of a network that returns `cos` and `sin` of its input."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(steps)
     latent = start = torch.linspace(-3, 3, 32)

@@ -21,7 +21,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, FlowMatchLCMScheduler
 from scipy.stats import beta
 
-# The package itself imports what only training needs.
+# The package itself imports modules that only training needs.
 k_diffusion = types.ModuleType("k_diffusion")
 k_diffusion.__path__ = list(importlib.util.find_spec("k_diffusion").submodule_search_locations)
 sys.modules["k_diffusion"] = k_diffusion
@@ -84,7 +84,7 @@ def spacings() -> list[dict]:
 
 
 def velocity(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """A network that answers with a curve, so that the order of a sampler shows."""
+    """A network that returns a curve, which reveals the order of a sampler."""
     return torch.sin(2 * x) + x * sigma
 
 
@@ -92,7 +92,7 @@ START = torch.linspace(-3, 3, 32)
 
 
 def sampled(sampler, sigmas: list[float]) -> list[float]:
-    """The end of k-diffusion's sampler; a model there answers with the image."""
+    """The end of k-diffusion's sampler; a model there returns the image."""
     model = lambda x, sigma: x - sigma[:, None] * velocity(x, sigma[:, None])  # noqa: E731
     return sampler(model, START[None], torch.tensor(sigmas), disable=True)[0].tolist()
 

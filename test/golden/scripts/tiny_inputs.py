@@ -22,7 +22,7 @@ def hashes(count: int, seed: int) -> np.ndarray:
 
 
 def clip_ids(lengths: list[int], seed: int, pad: int, above_eos: int | None) -> torch.Tensor:
-    """One row a length: BOS, `length` words, EOS, padding. `above_eos` is a word whose id is higher than that of EOS."""
+    """One row per length: BOS, `length` words, EOS, padding. `above_eos` is a word whose id is higher than that of EOS."""
     ids = torch.full((len(lengths), TOKENS), pad)
     for row, length in enumerate(lengths):
         words = 1 + hashes(length, seed + row).astype(np.int64) % 997

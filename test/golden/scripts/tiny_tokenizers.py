@@ -4,8 +4,8 @@
 
 `tokenizer` and `tokenizer_2`: CLIP byte-pair encoding of 1,000 entries. 256 bytes, 256 bytes that end a word, 486 merges,
 start and end of text; CLIP-L pads with its end token, CLIP-G with id 0, "!". `tokenizer_3`: a T5 Unigram model whose character
-map is SentencePiece's nmt_nfkc cut down to what prompts meet. The words are Unicode's names of pictographs and the list below.
-The files in the repository were made with Python 3.11 (Unicode 14) and sentencepiece 0.2.3; the same versions give the same bytes.
+map is SentencePiece's nmt_nfkc reduced to the characters of prompts. The words are Unicode's names of pictographs and the list below.
+The files in the repository were made with Python 3.11 (Unicode 14) and sentencepiece 0.2.3; the same versions produce the same bytes.
 """
 
 import base64
@@ -52,7 +52,7 @@ def byte_alphabet() -> list[str]:
 
 
 def train_merges(lines: list[str], count: int) -> list[tuple[str, str]]:
-    # Not the tokenizers library's trainer: its ties fall differently from run to run.
+    # Not the tokenizers library's trainer: it breaks ties differently from run to run.
     words = Counter((*word[:-1], word[-1] + "</w>") for line in lines for word in line.split() if word.isascii())
     merges: list[tuple[str, str]] = []
     while len(merges) < count:
@@ -136,7 +136,7 @@ def train_unigram(lines: list[str], directory: Path, size: int) -> sentencepiece
             required_chars="ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:;!?'\"()-/&+%é",
         )
         model = sentencepiece_model.ModelProto.FromString(Path(scratch, "spiece.model").read_bytes())
-    # The trainer writes down its scratch paths, which would make the file differ from run to run.
+    # The trainer records its scratch paths, which would make the file differ from run to run.
     model.ClearField("trainer_spec")
     model.trainer_spec.model_type = 1
     model.trainer_spec.unk_id, model.trainer_spec.eos_id, model.trainer_spec.pad_id, model.trainer_spec.bos_id = 2, 1, 0, -1

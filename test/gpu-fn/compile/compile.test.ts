@@ -27,7 +27,7 @@ beforeAll(async () => {
 afterAll(() => fs.rm(scratch, { recursive: true }))
 
 /** A copy of the checkpoint whose transformer file was changed. */
-async function altered(name: string, change: (file: string) => Promise<void>): Promise<string> {
+async function alterPackage(name: string, change: (file: string) => Promise<void>): Promise<string> {
   const copy = path.join(scratch, name)
   await fs.cp(checkpoint, copy, { recursive: true })
   await change(path.join(copy, 'transformer/diffusion_pytorch_model.safetensors'))
@@ -136,7 +136,7 @@ describe('a package', () => {
 
 describe('a checkpoint is refused before anything is written', () => {
   test('when a weight is NaN', async () => {
-    const copy = await altered('nan', async (file) => {
+    const copy = await alterPackage('nan', async (file) => {
       const tensor = (await readHeader(file)).tensors.get('transformer_blocks.0.ff.net.2.weight')!
       const handle = await fs.open(file, 'r+')
       await handle.write(new Uint8Array(Float32Array.of(Number.NaN).buffer), 0, 4, tensor.offset + 400)
@@ -150,11 +150,14 @@ describe('a checkpoint is refused before anything is written', () => {
       header['unknown.weight'] = header['transformer_blocks.1.ff.net.2.bias']
       delete header['transformer_blocks.1.ff.net.2.bias']
     }
-    await expectRefusal(await altered('missing', (file) => rewriteHeader(file, rename)), /unknown\.weight|fc2\.bias/)
+    await expectRefusal(
+      await alterPackage('missing', (file) => rewriteHeader(file, rename)),
+      /unknown\.weight|fc2\.bias/,
+    )
   })
 
   test('when a tensor is unused', async () => {
-    const copy = await altered('left-over', async (file) => {
+    const copy = await alterPackage('left-over', async (file) => {
       const { bytes } = await readHeader(file)
       const size = bytes - 8 - Number((await fs.readFile(file)).readBigUInt64LE())
       await rewriteHeader(file, (header) => {
@@ -185,7 +188,7 @@ describe('a checkpoint is refused before anything is written', () => {
     ['scheduler', 'shift_terminal', 1, /shift_terminal is 1; it must be a number from 0 to below 1/],
     ['scheduler', 'use_dynamic_shifting', true, /scheduler_config\.json: use_dynamic_shifting is true; allowed: false/],
   ])('when %s has %s %j', async (directory, key, value, message) => {
-    const copy = await altered(`config-${directory}-${key}`, async (file) => {
+    const copy = await alterPackage(`config-${directory}-${key}`, async (file) => {
       const name = directory === 'scheduler' ? 'scheduler_config.json' : 'config.json'
       const config = path.join(file, '../..', directory, name)
       await fs.writeFile(config, JSON.stringify({ ...JSON.parse(await fs.readFile(config, 'utf8')), [key]: value }))
@@ -209,54 +212,56 @@ describe('a checkpoint is refused before anything is written', () => {
   })
 
   test('when the file is truncated', async () => {
-    const copy = await altered('cut', async (file) => fs.truncate(file, (await fs.stat(file)).size - 1000))
+    const copy = await alterPackage('cut', async (file) => fs.truncate(file, (await fs.stat(file)).size - 1000))
     await expectRefusal(copy, /diffusion_pytorch_model\.safetensors/)
   })
 
   test('when the disk is full, before or during writing', async () => {
     // A file system of its own with 2 MB, and one that another process fills up after the space was counted.
-    const inSmallDisk = (size: string, command: string) =>
+    const runOnSmallDisk = (size: string, command: string) =>
       run(
         'unshare',
         ['-rm', 'sh', '-c', `mkdir -p small && mount -t tmpfs -o size=${size} tmpfs small && ${command}; ls -A small`],
         { cwd: scratch },
       ).catch((error) => error)
     const flags = `'${process.execPath}' '${main}' --checkpoint '${checkpoint}' --out small/package`
-    const before = await inSmallDisk('2m', flags)
+    const before = await runOnSmallDisk('2m', flags)
     expect(before.stderr).toMatch(
       /small\/package: the disk is full: the package takes 0\.0\d+ GB and 0\.00\d GB are free/,
     )
     expect(before.stdout).toBe('')
     const filler =
       '(for i in $(seq 3000); do ls -A small | grep -q partial && break; sleep 0.01; done; head -c 11m /dev/zero > small/filler 2>/dev/null) &'
-    const during = await inSmallDisk('12m', `${filler} ${flags} --tier fp8`)
+    const during = await runOnSmallDisk('12m', `${filler} ${flags} --tier fp8`)
     expect(during.stderr).toMatch(/small\/package: the disk is full; nothing was written/)
     expect(during.stdout.trim()).toBe('filler')
   })
 
   test('when the text encoders are missing', async () => {
-    const copy = await altered('no-clip', (file) => fs.rm(path.join(file, '../../text_encoder_2'), { recursive: true }))
+    const copy = await alterPackage('no-clip', (file) =>
+      fs.rm(path.join(file, '../../text_encoder_2'), { recursive: true }),
+    )
     await expectRefusal(copy, /text encoders: clip_g missing: --checkpoint may be given once for each file/)
     const out = path.join(scratch, 'without')
     expect(await compile('--checkpoint', copy, '--out', out, '--allow-missing-encoders')).toMatchObject({ code: 0 })
   })
 
   test('when a tokenizer is missing or cannot be used', async () => {
-    const missing = await altered('no-tokenizer', (file) =>
+    const missing = await alterPackage('no-tokenizer', (file) =>
       fs.rm(path.join(file, '../../tokenizer_3'), { recursive: true }),
     )
     await expectRefusal(missing, /the tokenizer of t5 is missing; --tokenizers DIR names the directory/)
-    const broken = await altered('bad-tokenizer', (file) =>
+    const broken = await alterPackage('bad-tokenizer', (file) =>
       fs.writeFile(path.join(file, '../../tokenizer/vocab.json'), '{'),
     )
     await expectRefusal(broken, /tokenizer: .*vocab\.json/)
-    const pipe = await altered('pipe', async (file) => {
+    const pipe = await alterPackage('pipe', async (file) => {
       const vocabulary = path.join(file, '../../tokenizer/vocab.json')
       await fs.rm(vocabulary)
       await run('mkfifo', [vocabulary])
     })
     await expectRefusal(pipe, /vocab\.json: is not a regular file/)
-    const exchanged = await altered('exchanged', async (file) => {
+    const exchanged = await alterPackage('exchanged', async (file) => {
       const folder = (name: string) => path.join(file, '../..', name)
       await fs.rm(folder('tokenizer_2'), { recursive: true })
       await fs.cp(folder('tokenizer'), folder('tokenizer_2'), { recursive: true })

@@ -3,9 +3,9 @@ import path from 'node:path'
 import { expect, test } from 'vitest'
 import { compileControlnet } from '../../../gpu-fn/compile/controlnet.ts'
 import { findControlnets, openControlnet } from '../../../gpu-fn/weights/controlnet-packages.ts'
-import { tinyControlnet, writeTinyControlnet } from '../../../infra/checkpoints/tiny/controlnet.ts'
+import { createTinyControlnet, writeTinyControlnet } from '../../../infra/checkpoints/tiny/controlnet.ts'
 import { refusal } from '../../support/checkpoints/refusal.ts'
-import type { Stored } from '../../support/checkpoints/safetensors-file.ts'
+import type { TensorContent } from '../../support/checkpoints/safetensors-file.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
@@ -13,17 +13,17 @@ const scratch = useScratch()
 const variant = 'tiny-medium'
 
 /** Stability's file, with changes; an undefined tensor is left out. */
-async function writeStability(changes: Record<string, Stored | undefined> = {}, name = 'net.safetensors') {
-  const tensors = tinyControlnet({ variant }).tensors.map(({ name, shape, data }): [string, Stored] => [
+async function writeStability(changes: Record<string, TensorContent | undefined> = {}, name = 'net.safetensors') {
+  const tensors = createTinyControlnet({ variant }).tensors.map(({ name, shape, data }): [string, TensorContent] => [
     name,
     { dtype: 'F32', shape, data: new Uint8Array(data.buffer) },
   ])
   const entries = Object.entries({ ...Object.fromEntries(tensors), ...changes })
-  await scratch.write(name, Object.fromEntries(entries.filter((entry): entry is [string, Stored] => !!entry[1])))
+  await scratch.write(name, Object.fromEntries(entries.filter((entry): entry is [string, TensorContent] => !!entry[1])))
   return path.join(scratch.directory, name)
 }
 
-const typed = (value: number): Record<string, Stored> => ({
+const createTyped = (value: number): Record<string, TensorContent> => ({
   control_type: { dtype: 'I64', shape: [], data: Uint8Array.of(value, 0, 0, 0, 0, 0, 0, 0) },
 })
 
@@ -34,7 +34,10 @@ const compile = (controlnet: string, options: Partial<Parameters<typeof compileC
   })
 
 test("Stability's file and diffusers' directory compile to the same package", async () => {
-  const own = await compile(await writeStability(typed(2)), { name: 'net', out: path.join(scratch.directory, 'a') })
+  const own = await compile(await writeStability(createTyped(2)), {
+    name: 'net',
+    out: path.join(scratch.directory, 'a'),
+  })
   const directory = await writeTinyControlnet(path.join(scratch.directory, 'diffusers'), { variant })
   const other = await compile(directory, { name: 'net', type: 'depth', out: path.join(scratch.directory, 'b') })
   expect(other.manifest).toEqual(own.manifest)
@@ -51,13 +54,13 @@ test('the type is also read from the name, and FP8 halves the blocks', async () 
   const [found] = await findControlnets(scratch.directory)
   expect(found!.manifest).toEqual(full.manifest)
   const small = await compile(await writeStability({}, 'sd3.5_large_canny.safetensors'), { tier: 'fp8' })
-  const bytes = (name: string) => [full, small].map(({ manifest }) => manifest.files[name]!.bytes)
-  const [before, after] = bytes('control.weights')
+  const listBytes = (name: string) => [full, small].map(({ manifest }) => manifest.files[name]!.bytes)
+  const [before, after] = listBytes('control.weights')
   expect(after!).toBeLessThan(before! * 0.6)
 })
 
 test('target cuda-fp8 has a batched step graph, and one without kernels', async () => {
-  const { manifest } = await compile(await writeStability(typed(0)), { tier: 'fp8', target: 'cuda-fp8' })
+  const { manifest } = await compile(await writeStability(createTyped(0)), { tier: 'fp8', target: 'cuda-fp8' })
   const [found] = await findControlnets(scratch.directory)
   expect(found!.manifest).toEqual(manifest)
   const { control } = manifest.networks
@@ -73,31 +76,36 @@ test('the ID of a directory includes the part of its name after a dot', async ()
   expect((await compile(directory)).manifest).toMatchObject({ name: name.replace('.', '-'), type: 'depth' })
 })
 
-const square: Stored = { dtype: 'F32', shape: [128, 128] }
-test.each<[string, Record<string, Stored | undefined>, object, RegExp]>([
+const square: TensorContent = { dtype: 'F32', shape: [128, 128] }
+test.each<[string, Record<string, TensorContent | undefined>, object, RegExp]>([
   ['an unknown type', {}, {}, /does not state its type, .*--control-type blur, canny, depth, other/],
-  ['a wrong type', typed(2), { type: 'canny' }, /--control-type: canny is given, but .* states that it is depth/],
-  ['a type out of range', typed(7), {}, /tensor "control_type" must be an integer: 0 blur, 1 canny, 2 depth/],
+  ['a wrong type', createTyped(2), { type: 'canny' }, /--control-type: canny is given, but .* states that it is depth/],
+  ['a type out of range', createTyped(7), {}, /tensor "control_type" must be an integer: 0 blur, 1 canny, 2 depth/],
   [
     'a missing tensor',
-    { 'controlnet_blocks.1.weight': undefined, ...typed(0) },
+    { 'controlnet_blocks.1.weight': undefined, ...createTyped(0) },
     {},
     /controlnet_blocks.1.weight is missing/,
   ],
-  ['a tensor without a use', { 'extra.weight': square, ...typed(0) }, {}, /left-over tensors .*extra\.weight/],
+  ['a tensor without a use', { 'extra.weight': square, ...createTyped(0) }, {}, /unexpected tensors .*extra\.weight/],
   [
     'a text stream',
-    { 'transformer_blocks.0.attn.add_q_proj.weight': square, ...typed(0) },
+    { 'transformer_blocks.0.attn.add_q_proj.weight': square, ...createTyped(0) },
     {},
     /another kind: its blocks have a text stream .*SD3.5 Large: blur, canny and depth/,
   ],
   [
     'an embedder of its own',
-    { 'pos_embed.proj.weight': square, ...typed(0) },
+    { 'pos_embed.proj.weight': square, ...createTyped(0) },
     {},
     /another kind: it embeds the latent/,
   ],
-  ['the target cuda-fp8 in 16 bits', typed(0), { target: 'cuda-fp8', tier: 'fp16' }, /tier fp16 has none; choose cuda/],
+  [
+    'the target cuda-fp8 in 16 bits',
+    createTyped(0),
+    { target: 'cuda-fp8', tier: 'fp16' },
+    /tier fp16 has none; choose cuda/,
+  ],
 ])('refuses %s', async (_, changes, options, message) => {
   expect(await refusal(compile(await writeStability(changes), options))).toMatch(message)
 })
@@ -111,7 +119,7 @@ test('a configuration that does not match the network is refused', async () => {
 })
 
 test('a package whose manifest lists a missing file is refused', async () => {
-  const { manifest } = await compile(await writeStability(typed(1)))
+  const { manifest } = await compile(await writeStability(createTyped(1)))
   expect(manifest.type).toBe('canny')
   const directory = path.join(scratch.directory, 'controlnets', 'out')
   await rm(path.join(directory, 'control.weights'))

@@ -4,7 +4,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { compile } from '../../../gpu-fn/compile/compile.ts'
-import { countEvaluations, reusedSteps, type Sampling } from '../../../gpu-fn/contract.ts'
+import { countEvaluations, findReusedSteps, type Sampling } from '../../../gpu-fn/contract.ts'
 import { SCHEDULER_NAMES, type SchedulerName } from '../../../gpu-fn/manifest.ts'
 import { deriveScheduler } from '../../../gpu-fn/models/sd35/configurations.ts'
 import { createScheduler, samplerOf } from '../../../gpu-fn/pipeline/schedulers/schedulers.ts'
@@ -64,7 +64,7 @@ test.each<[name: SchedulerName, options: { cache?: 'fast' }]>(
   const { sampler } = offerOf({ ...manifest, scheduler })
   const request: Sampling = { steps: 28, guidance_scale: 1, ...options }
   const { steps } = createScheduler(request, scheduler, async () => new Float32Array(1))
-  const reused = reusedSteps({ ...request, sampler: samplerOf(request, scheduler) })
+  const reused = findReusedSteps({ ...request, sampler: samplerOf(request, scheduler) })
   expect(countEvaluations({ ...request, sampler })).toBe(steps.filter((step) => !reused.has(step)).length)
 })
 

@@ -9,7 +9,7 @@ import { Graph } from '../../../gpu-fn/compile/graph/graph.ts'
 import type { Model } from '../../../gpu-fn/compile/graph/model.ts'
 import * as ops from '../../../gpu-fn/compile/graph/ops.ts'
 import { cpu } from '../../../gpu-fn/compile/lower/cpu.ts'
-import { lowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
+import { chooseLowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
 import { encodeModel } from '../../../gpu-fn/compile/write/onnx.ts'
 import type { Tier } from '../../../gpu-fn/contract.ts'
 import { updatesOf } from '../../../gpu-fn/engine/package/adapters.ts'
@@ -21,8 +21,8 @@ import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { writeSparseCheckpoint } from '../../support/checkpoints/real-headers.ts'
-import { type FloatTensor, pseudoRandom, relativeError } from '../../support/checkpoints/tensors.ts'
-import { compiledLora, writeRandomLora } from '../../support/lora.ts'
+import { computeRelativeError, createPseudoRandom, type FloatTensor } from '../../support/checkpoints/tensors.ts'
+import { compileTestLora, writeRandomLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
 
@@ -31,7 +31,7 @@ const TIER = { tier: 'fp8-int4' } as const satisfies { tier: Tier }
 
 async function build(name: 'large' | 'medium', target: Target): Promise<Model> {
   const paths = await writeSparseCheckpoint(path.join(scratch.directory, name), name, 'single-file')
-  return buildModel(await openCheckpoint(paths), paths, TIER, lowerings(target))
+  return buildModel(await openCheckpoint(paths), paths, TIER, chooseLowerings(target))
 }
 
 function countOperators({ nodes }: Graph, under: string): Record<string, number> {
@@ -66,14 +66,15 @@ describe('the step graph of Large', () => {
 
   test('of other GPUs reads the same weights as the one with kernels', async () => {
     const { graphs, withoutKernels } = await build('medium', 'cuda-fp8')
-    const stored = ({ weights }: Graph) => new Map(weights.map(({ name, dtype, shape }) => [name, { dtype, shape }]))
-    expect(stored(withoutKernels!.transformer)).toEqual(stored(graphs.get('transformer')!))
+    const readStored = ({ weights }: Graph) =>
+      new Map(weights.map(({ name, dtype, shape }) => [name, { dtype, shape }]))
+    expect(readStored(withoutKernels!.transformer)).toEqual(readStored(graphs.get('transformer')!))
     expect(countOperators(withoutKernels!.transformer, 'joint_blocks.5.')).toMatchObject({ MatMulNBits: 4 })
   })
 })
 
 describe.each(['tiny-medium', 'tiny-large'] as const)('one step of %s', (variant) => {
-  const [context, latent] = [pseudoRandom([2, 40, 256], 1), pseudoRandom([2, 16, 16, 12], 2)]
+  const [context, latent] = [createPseudoRandom([2, 40, 256], 1), createPseudoRandom([2, 16, 16, 12], 2)]
   let exact: FloatTensor
   let fp8: FloatTensor
   beforeAll(async () => {
@@ -82,15 +83,15 @@ describe.each(['tiny-medium', 'tiny-large'] as const)('one step of %s', (variant
   })
 
   test('has a bounded error relative to float32, above that of FP8', async () => {
-    const error = relativeError(await step(await compileTiny({ variant, ...TIER })), exact)
-    expect(error).toBeGreaterThan(relativeError(fp8, exact))
+    const error = computeRelativeError(await step(await compileTiny({ variant, ...TIER })), exact)
+    expect(error).toBeGreaterThan(computeRelativeError(fp8, exact))
     expect(error).toBeLessThan(0.15)
   })
 
   test('changes little with the rounding of the kernels', async () => {
     const integers = await step(await compileTiny({ variant, ...TIER }))
     const codes = await step(await compileTiny({ variant, ...TIER, asKernels: true }))
-    expect(relativeError(codes, integers)).toBeLessThan(0.06)
+    expect(computeRelativeError(codes, integers)).toBeLessThan(0.06)
   })
 
   /** Velocity at one noise level. */
@@ -100,10 +101,10 @@ describe.each(['tiny-medium', 'tiny-large'] as const)('one step of %s', (variant
     const { position, text } = (await openPackage(directory)).manifest
     const { modulation, context: tokens } = await conditioning.runOnDevice({
       timesteps: { dims: [1], data: Float32Array.of(700) },
-      pooled: pseudoRandom([2, text.pooled_width], 5),
+      pooled: createPseudoRandom([2, text.pooled_width], 5),
       prompt_embeds: context,
     })
-    const table = position.file !== undefined && { position: pseudoRandom([8 * 6, position.width], 6) }
+    const table = position.file !== undefined && { position: createPseudoRandom([8 * 6, position.width], 6) }
     const inputs = { latent: latent as Tensor, modulation: modulation!.row(0), context: tokens!, ...table }
     const { velocity } = await transformer.run(inputs)
     await Promise.all([conditioning.release(), transformer.release()])
@@ -113,7 +114,7 @@ describe.each(['tiny-medium', 'tiny-large'] as const)('one step of %s', (variant
 
 test('the CPU decodes a small matrix to the same E4M3 values as a GPU', async () => {
   const [rows, columns] = [24, 64]
-  const { data } = pseudoRandom([rows, columns], 3)
+  const { data } = createPseudoRandom([rows, columns], 3)
   const packed = new Uint8Array((rows * columns) / 2)
   const groupScales = new Uint8Array((rows * columns) / GROUP)
   const scales = new Float32Array(rows)
@@ -144,14 +145,14 @@ test('the CPU decodes a small matrix to the same E4M3 values as a GPU', async ()
     const [column, row] = [Math.floor(i / rows), i % rows]
     return decodeTable[codes[row * columns + column]!]! * scales[row]!
   })
-  const withoutSign = (values: Float32Array) => values.map((value) => value || 0)
-  expect(withoutSign(y!.data as Float32Array)).toEqual(withoutSign(transposed))
+  const removeSign = (values: Float32Array) => values.map((value) => value || 0)
+  expect(removeSign(y!.data as Float32Array)).toEqual(removeSign(transposed))
 })
 
 describe('an adapter', () => {
   test('for the MLPs is rejected, and the error states a remedy', async () => {
     const directory = await compileTiny(TIER)
-    const lora = await compiledLora(path.join(LORAS, 'kohya.safetensors'), directory)
+    const lora = await compileTestLora(path.join(LORAS, 'kohya.safetensors'), directory)
     const pkg = await openPackage(directory)
     expect(() => updatesOf(pkg, [{ lora, scale: 1 }])).toThrow(
       'updates 4-bit weights of transformer in custom, which is unsupported; the operator can compile the checkpoint in tier fp8',
@@ -163,7 +164,7 @@ describe('an adapter', () => {
     const pkg = await openPackage(directory)
     const file = path.join(scratch.directory, 'attention.safetensors')
     await writeRandomLora(file, pkg.manifest.position.width, { rank: 4, blocks: 3, dtype: 'BF16' })
-    const lora = await compiledLora(file, directory)
+    const lora = await compileTestLora(file, directory)
     const { weights } = updatesOf(pkg, [{ lora, scale: 1 }]).get('transformer')!
     expect(weights.every(({ weight }) => weight.dtype === 'float8e4m3fn')).toBe(true)
   })
@@ -172,11 +173,11 @@ describe('an adapter', () => {
 test('adaLN defaults to 8 bits and T5 to 4, and options override both', async () => {
   const bitsOf = async (options: Pick<Parameters<typeof compileTiny>[0], 'adalnBits' | 't5Bits'>) => {
     const { weights } = (await openPackage(await compileTiny({ ...TIER, ...options }))).manifest
-    const bits = (network: string, name: RegExp) => {
+    const readBits = (network: string, name: RegExp) => {
       const { bits, dtype } = weights[`${network}.weights`]!.find((tensor) => name.test(tensor.name))!
       return bits ?? dtype
     }
-    return [bits('conditioning', /adaLN_modulation\.1\.weight$/), bits('t5', /DenseReluDense\.wo\.weight$/)]
+    return [readBits('conditioning', /adaLN_modulation\.1\.weight$/), readBits('t5', /DenseReluDense\.wo\.weight$/)]
   }
   expect(await bitsOf({})).toEqual([8, 4])
   expect(await bitsOf({ adalnBits: 16, t5Bits: 8 })).toEqual(['float16', 'float8e4m3fn'])

@@ -11,8 +11,8 @@ import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { roundPackage } from '../../../infra/bench/precision/rounded-package.ts'
 import { toFloat16, toIntegers } from '../../../infra/bench/precision/roundings.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { type FloatTensor, pseudoRandom, relativeError } from '../../support/checkpoints/tensors.ts'
-import { compiledLora } from '../../support/lora.ts'
+import { computeRelativeError, createPseudoRandom, type FloatTensor } from '../../support/checkpoints/tensors.ts'
+import { compileTestLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
 
@@ -33,12 +33,12 @@ async function run(directory: string, network: string, inputs: Record<string, Te
   }
 }
 
-async function conditioningInputs(): Promise<Record<string, Tensor>> {
+async function createConditioningInputs(): Promise<Record<string, Tensor>> {
   const { inputs } = (await openPackage(reference)).manifest.networks.conditioning!
   const lengths: Record<string, number> = { T: 3, B: 2, L: 5 }
   const shaped = inputs.map(({ name, shape }, seed) => {
     const dims = shape.map((dim) => (typeof dim === 'number' ? dim : lengths[dim]!))
-    const tensor = pseudoRandom(dims, seed)
+    const tensor = createPseudoRandom(dims, seed)
     return [name, name === 'timesteps' ? { ...tensor, data: Float32Array.of(1000, 500, 20) } : tensor]
   })
   return Object.fromEntries(shaped)
@@ -46,7 +46,7 @@ async function conditioningInputs(): Promise<Record<string, Tensor>> {
 
 describe('the modulation with adaLN in 8 bits', () => {
   test('equals that of float32 with dequantized weights', async () => {
-    const inputs = await conditioningInputs()
+    const inputs = await createConditioningInputs()
     const rounded = await roundPackage(
       reference,
       path.join(scratch.directory, 'rounded'),
@@ -60,16 +60,16 @@ describe('the modulation with adaLN in 8 bits', () => {
       inputs,
       'modulation',
     )
-    expect(relativeError(given, expected)).toBeLessThan(1e-5)
+    expect(computeRelativeError(given, expected)).toBeLessThan(1e-5)
     const exact = await run(reference, 'conditioning', inputs, 'modulation')
-    expect(relativeError(given, exact)).toBeLessThan(5e-3)
+    expect(computeRelativeError(given, exact)).toBeLessThan(5e-3)
   })
 
   // onnxruntime's CPU provider also supports this graph, with 16-bit products.
   test.each(['cuda', 'cuda-fp8'] as const)(
     'is equal in the graph of target %s, up to the unit of the gates',
     async (target) => {
-      const inputs = await conditioningInputs()
+      const inputs = await createConditioningInputs()
       const expected = await run(
         await compileTiny({ ...VARIANT, tier: 'fp8', adalnBits: 8 }),
         'conditioning',
@@ -89,25 +89,25 @@ describe('the modulation with adaLN in 8 bits', () => {
       const [total, width] = [expected.dims.at(-1)!, expected.dims.at(-1)! / rows]
       const unit = (i: number) => (isGate.has(Math.floor((i % total) / width)) ? 16 : 1)
       const data = given.data.map((value, i) => unit(i) * value)
-      expect(relativeError({ ...given, data }, expected)).toBeLessThan(3e-3)
+      expect(computeRelativeError({ ...given, data }, expected)).toBeLessThan(3e-3)
     },
   )
 })
 
 test('an adapter has the same effect on the modulation with 8-bit adaLN as in float32', async () => {
-  const inputs = await conditioningInputs()
-  const changeIn = async (tier: 'fp8' | 'fp32') => {
+  const inputs = await createConditioningInputs()
+  const computeChange = async (tier: 'fp8' | 'fp32') => {
     const pkg = await openPackage(await compileTiny({ tier, ...(tier === 'fp8' && { adalnBits: 8 }) }))
-    const lora = await compiledLora(path.join(LORAS, 'everything.safetensors'), pkg.directory)
+    const lora = await compileTestLora(path.join(LORAS, 'everything.safetensors'), pkg.directory)
     const pipeline = await openPipeline(pkg)
     onTestFinished(() => pipeline.release())
-    const modulation = async () => (await pipeline.conditioning.run(inputs)).modulation as FloatTensor
-    const before = await modulation()
+    const computeModulation = async () => (await pipeline.conditioning.run(inputs)).modulation as FloatTensor
+    const before = await computeModulation()
     await pipeline.adapt([{ lora, scale: 4 }])
-    const after = await modulation()
+    const after = await computeModulation()
     return { ...after, data: after.data.map((value, i) => value - before.data[i]!) }
   }
-  expect(relativeError(await changeIn('fp8'), await changeIn('fp32'))).toBeLessThan(0.1)
+  expect(computeRelativeError(await computeChange('fp8'), await computeChange('fp32'))).toBeLessThan(0.1)
 })
 
 test.each(['fp16', 'fp32'] as const)('adaLN in 8 bits is refused for tier %s', (tier) => {
@@ -123,7 +123,7 @@ describe('T5 in 4 bits', () => {
 
   test('has a bounded error relative to float32, above that of FP8', async () => {
     const exact = await encode()
-    const errors = [relativeError(await encode(8), exact), relativeError(await encode(4), exact)]
+    const errors = [computeRelativeError(await encode(8), exact), computeRelativeError(await encode(4), exact)]
     expect(errors[0]).toBeLessThan(0.06)
     expect(errors[1]).toBeGreaterThan(errors[0]!)
     expect(errors[1]).toBeLessThan(0.2)
@@ -131,7 +131,7 @@ describe('T5 in 4 bits', () => {
 
   test('refuses an adapter for T5 with a remedy', async () => {
     const directory = await compileTiny({ tier: 'fp8', t5Bits: 4 })
-    const lora = await compiledLora(path.join(LORAS, 'kohya-encoders.safetensors'), directory)
+    const lora = await compileTestLora(path.join(LORAS, 'kohya-encoders.safetensors'), directory)
     const pkg = await openPackage(directory)
     expect(() => updatesOf(pkg, [{ lora, scale: 1 }])).toThrow(
       'updates 4-bit weights of t5 in custom, which is unsupported; the operator can compile the checkpoint with --t5-bits 8',

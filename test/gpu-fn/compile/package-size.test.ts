@@ -3,13 +3,13 @@ import path from 'node:path'
 import { expect, test } from 'vitest'
 import type { Graph } from '../../../gpu-fn/compile/graph/graph.ts'
 import type { BuildOptions, Model } from '../../../gpu-fn/compile/graph/model.ts'
-import { lowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
-import { layOut, layoutBytes } from '../../../gpu-fn/compile/write/weights.ts'
+import { chooseLowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
+import { layOut, sumLayoutBytes } from '../../../gpu-fn/compile/write/weights.ts'
 import type { Tier } from '../../../gpu-fn/contract.ts'
 import { planMemory } from '../../../gpu-fn/engine/package/memory-plan.ts'
 import { buildModel } from '../../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../../gpu-fn/models/sd35/sd35.ts'
-import type { Published } from '../../../infra/checkpoints/published.ts'
+import type { PublishedModel } from '../../../infra/checkpoints/published.ts'
 import { writeSparseCheckpoint } from '../../support/checkpoints/real-headers.ts'
 import { useScratch } from '../../support/scratch.ts'
 
@@ -17,19 +17,19 @@ const scratch = useScratch()
 
 type Options = Pick<BuildOptions, 'adalnBits' | 't5Bits'>
 
-async function build(name: Published, tier: Tier, options: Options): Promise<Model> {
+async function build(name: PublishedModel, tier: Tier, options: Options): Promise<Model> {
   const paths = await writeSparseCheckpoint(path.join(scratch.directory, name), name, 'single-file')
   const checkpoint = await openCheckpoint(paths)
-  return buildModel(checkpoint, paths, { tier, ...options }, lowerings('cuda-fp8'))
+  return buildModel(checkpoint, paths, { tier, ...options }, chooseLowerings('cuda-fp8'))
 }
 
 /** Size of the weights in GB per network, with all T5 graphs combined, and in total. */
-async function sizesOf(name: Published, tier: Tier, options: Options): Promise<Record<string, number>> {
+async function sizesOf(name: PublishedModel, tier: Tier, options: Options): Promise<Record<string, number>> {
   const { graphs } = await build(name, tier, options)
   const sizes: Record<string, number> = { all: 0 }
   for (const [graph, { weights }] of graphs) {
     const network = graph.replace(/^t5_\d$/, 't5')
-    const bytes = layoutBytes(layOut(weights))
+    const bytes = sumLayoutBytes(layOut(weights))
     sizes[network] = (sizes[network] ?? 0) + bytes
     sizes.all! += bytes
   }
@@ -54,7 +54,7 @@ test.each([
 
 test('the step weights of Large in tier fp8-int4 take at most 3.9 GB', async () => {
   const { graphs } = await build('large', 'fp8-int4', {})
-  expect(layoutBytes(layOut(graphs.get('transformer')!.weights))).toBeLessThanOrEqual(3.9e9)
+  expect(sumLayoutBytes(layOut(graphs.get('transformer')!.weights))).toBeLessThanOrEqual(3.9e9)
 })
 
 test.each([
@@ -66,15 +66,15 @@ test.each([
     ...manifest,
     networks: Object.fromEntries(
       [...graphs].map(([name, graph]) => {
-        const ports = (of: Graph['inputs']) => of.map((port) => ({ ...port, shape: [...port.shape] }))
+        const listPorts = (of: Graph['inputs']) => of.map((port) => ({ ...port, shape: [...port.shape] }))
         const weights = `${name}.weights`
-        return [name, { file: name, weights, inputs: ports(graph.inputs), outputs: ports(graph.outputs) }]
+        return [name, { file: name, weights, inputs: listPorts(graph.inputs), outputs: listPorts(graph.outputs) }]
       }),
     ),
     files: Object.fromEntries(
       [...graphs].map(([name, { weights }]) => [
         `${name}.weights`,
-        { bytes: layoutBytes(layOut(weights)), sha256: '' },
+        { bytes: sumLayoutBytes(layOut(weights)), sha256: '' },
       ]),
     ),
   }

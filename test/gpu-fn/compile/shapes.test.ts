@@ -4,7 +4,7 @@ import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { CheckpointError } from '../../../gpu-fn/compile/checkpoint/error.ts'
 import type { Tensor } from '../../../gpu-fn/compile/checkpoint/tensor.ts'
-import { lowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
+import { chooseLowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
 import { buildModel } from '../../../gpu-fn/models/sd35/build.ts'
 import type { Sd35Network } from '../../../gpu-fn/models/sd35/names/naming.ts'
 import { openCheckpoint } from '../../../gpu-fn/models/sd35/sd35.ts'
@@ -19,7 +19,7 @@ beforeAll(async () => {
 afterAll(() => fs.rm(scratch, { recursive: true }))
 
 /** Wrong shapes, each with an error that broadcasting or a view could hide. */
-function wrongShapes(shape: readonly number[]): number[][] {
+function listWrongShapes(shape: readonly number[]): number[][] {
   const longer = shape.with(-1, shape.at(-1)! + 1)
   const shorter = shape.with(0, shape[0]! - 1)
   const scalars = shape.map(() => 1)
@@ -32,10 +32,10 @@ describe.each(['transformer', 'clip_l', 'clip_g', 't5', 'vae'] as const)('%s', (
     const tensors = checkpoint.networks[network]!
     const accepted: string[] = []
     for (const [name, tensor] of [...tensors]) {
-      for (const shape of wrongShapes(tensor.shape)) {
+      for (const shape of listWrongShapes(tensor.shape)) {
         tensors.set(name, { ...tensor, shape } satisfies Tensor)
         try {
-          buildModel(checkpoint, paths, { tier: 'fp8' }, lowerings('cpu'))
+          buildModel(checkpoint, paths, { tier: 'fp8' }, chooseLowerings('cpu'))
           accepted.push(`${name} [${shape}] for [${tensor.shape}]`)
         } catch (error) {
           expect(error, `${name} [${shape}]`).toBeInstanceOf(CheckpointError)

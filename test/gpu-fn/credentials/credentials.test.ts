@@ -9,7 +9,7 @@ import { withCredentials } from '../../../gpu-fn/credentials/signing-engine.ts'
 import type { Engine } from '../../../gpu-fn/engine/engine.ts'
 import { readParameters } from '../../../gpu-fn/pipeline/image.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { credentialFiles, installLibrary, pem, readCredentials } from '../../support/credentials.ts'
+import { installLibrary, readCredentialFiles, readCredentials, readPem } from '../../support/credentials.ts'
 import { putJob } from '../../support/gpu/client.ts'
 import { readWholeStream } from '../../support/gpu/job-stream.ts'
 import { type GpuProcess, runGpuProcess, startGpuProcess } from '../../support/gpu/process.ts'
@@ -20,7 +20,7 @@ beforeAll(async () => {
   await installLibrary()
   packages = await mkdtemp(path.join(tmpdir(), 'octet-credentials-'))
   await cp(await compileTiny({ tier: 'fp8' }), path.join(packages, 'custom'), { recursive: true })
-  const { certificates, key } = await credentialFiles('es256')
+  const { certificates, key } = await readCredentialFiles('es256')
   const file = path.join(packages, 'key.pem')
   await writeFile(file, key)
   gpu = await startGpuProcess(packages, { OCTET_C2PA_CERTIFICATES: certificates, OCTET_C2PA_KEY: file })
@@ -67,7 +67,7 @@ test.each(['png', 'jpeg', 'webp'] as const)(
 )
 
 test('states that a model also had an input image', async () => {
-  const signer = await openSigner(await credentialFiles('es256'))
+  const signer = await openSigner(await readCredentialFiles('es256'))
   const signed = await signer.sign(await sharp(BLACK).webp().toBuffer(), 'image/webp', true)
   const read = await readCredentials(signed, 'image/webp')
   expect(read!.validation_state).toBe('Trusted')
@@ -88,14 +88,14 @@ test('an engine with credentials receives input images and all other calls', asy
   const sign = async (file: Uint8Array, type: string, hasInput?: boolean) => Buffer.from(`${file} ${type} ${hasInput}`)
   const signing = withCredentials(plain as unknown as Engine, { sign, subject: '', expires: new Date() })
   type Run = (...call: unknown[]) => AsyncIterable<{ data?: Uint8Array }>
-  const files = async (...call: unknown[]) => {
+  const listFiles = async (...call: unknown[]) => {
     const files: string[] = []
     for await (const { data } of (signing.run as unknown as Run)(...call)) if (data) files.push(String(data))
     return files
   }
   const options = { input: 'image' }
-  expect(await files('model', 'request', 'signal', options)).toEqual(['7 image/png true'])
-  expect(await files('model', 'request', 'signal')).toEqual(['7 image/png false'])
+  expect(await listFiles('model', 'request', 'signal', options)).toEqual(['7 image/png true'])
+  expect(await listFiles('model', 'request', 'signal')).toEqual(['7 image/png false'])
   await (signing as unknown as typeof plain).prefetch('model', 'signal')
   expect(calls).toEqual([
     ['model', 'request', 'signal', options],
@@ -106,7 +106,7 @@ test('an engine with credentials receives input images and all other calls', asy
 })
 
 test.each(['es384', 'ps256', 'ed25519'])('signs with %s', async (name) => {
-  const signer = await openSigner(await credentialFiles(name))
+  const signer = await openSigner(await readCredentialFiles(name))
   const signed = await signer.sign(await sharp(BLACK).webp().toBuffer(), 'image/webp')
   expect(await readCredentials(signed, 'image/webp')).toMatchObject({ validation_state: 'Trusted' })
 })
@@ -114,13 +114,13 @@ test.each(['es384', 'ps256', 'ed25519'])('signs with %s', async (name) => {
 const BLACK = { create: { width: 16, height: 16, channels: 3, background: 'black' } } as const
 
 test('startup fails with the defect of an unusable certificate or key', async () => {
-  const { certificates, key } = await credentialFiles('es256')
+  const { certificates, key } = await readCredentialFiles('es256')
   const reasonOf = async (environment: Record<string, string>) => {
     const { code, output } = await runGpuProcess({ OCTET_PACKAGES: packages, OCTET_INSECURE: '1', ...environment })
     expect(output).not.toContain('PRIVATE KEY')
     return `${code}: ${output}`
   }
-  expect(await reasonOf({ OCTET_C2PA_CERTIFICATES: certificates, OCTET_C2PA_KEY: await pem('es384-key') })).toMatch(
+  expect(await reasonOf({ OCTET_C2PA_CERTIFICATES: certificates, OCTET_C2PA_KEY: await readPem('es384-key') })).toMatch(
     /^1: .*OCTET_C2PA_KEY is not the private key of the first certificate .*the GPU function cannot start/s,
   )
   expect(await reasonOf({ OCTET_C2PA_CERTIFICATES: certificates })).toMatch(

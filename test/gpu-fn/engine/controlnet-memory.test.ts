@@ -11,8 +11,8 @@ import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { compileTinyControlnet } from '../../support/checkpoints/controlnet.ts'
-import { minimumBudget } from '../../support/checkpoints/minimum-budget.ts'
-import { jobBody } from '../../support/gpu/client.ts'
+import { findMinimumBudget } from '../../support/checkpoints/minimum-budget.ts'
+import { createJobBody } from '../../support/gpu/client.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const LARGE = { width: 288, height: 288 }
@@ -30,8 +30,8 @@ beforeAll(async () => {
   await compileTinyControlnet(path.join(packages, 'controlnets', 'edges'), { type: 'canny' })
   const pkg = await openPackage(directory)
   const controlnet = await openControlnet(path.join(packages, 'controlnets', 'edges'))
-  budget = Math.max(minimumBudget(pkg, LARGE), minimumBudget(pkg, SMALL, controlnet))
-  expect(minimumBudget(pkg, LARGE, controlnet)).toBeGreaterThan(budget)
+  budget = Math.max(findMinimumBudget(pkg, LARGE), findMinimumBudget(pkg, SMALL, controlnet))
+  expect(findMinimumBudget(pkg, LARGE, controlnet)).toBeGreaterThan(budget)
 })
 
 async function startEngine(options: Partial<EngineOptions> = {}) {
@@ -45,7 +45,7 @@ async function startEngine(options: Partial<EngineOptions> = {}) {
 }
 
 const requestOf = (overrides: Partial<JobRequest>) =>
-  jobBody({ model: 'custom', tier: 'fp8', steps: 2, guidance_scale: 1, ...overrides })
+  createJobBody({ model: 'custom', tier: 'fp8', steps: 2, guidance_scale: 1, ...overrides })
 
 /** Starts a run as the server does. */
 async function begin(engine: PackageEngine, overrides: Partial<JobRequest>) {
@@ -65,7 +65,7 @@ async function finish(run: AsyncIterable<PipelineEvent>): Promise<Buffer> {
 
 const imageOf = async (engine: PackageEngine, overrides: Partial<JobRequest>) => finish(await begin(engine, overrides))
 
-test('a small image with a ControlNet runs after a large one without, and during its interruption', async () => {
+test('a small image with a ControlNet runs after a large one without, and while it is preempted', async () => {
   const controlled = { ...SMALL, controls: CONTROLS }
   const expected = await imageOf(await startEngine({ deviceBytes: budget }), controlled)
   const engine = await startEngine({ deviceBytes: budget })

@@ -6,15 +6,15 @@ import sharp from 'sharp'
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import type { JobRequest } from '../../../gpu-fn/contract.ts'
 import { type EngineOptions, PackageEngine } from '../../../gpu-fn/engine/engine.ts'
-import { denoiserBytes, footprintOf } from '../../../gpu-fn/engine/package/graphs.ts'
+import { footprintOf, sumDenoiserBytes } from '../../../gpu-fn/engine/package/graphs.ts'
 import type { Stall } from '../../../gpu-fn/engine/watchdog.ts'
 import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
 import { findPackages, openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { minimumBudget } from '../../support/checkpoints/minimum-budget.ts'
+import { findMinimumBudget } from '../../support/checkpoints/minimum-budget.ts'
 import { collect, typesOf } from '../../support/engine/collect.ts'
-import { jobBody } from '../../support/gpu/client.ts'
+import { createJobBody } from '../../support/gpu/client.ts'
 
 const CRASHING = new URL('../../support/engine/crashing-worker.ts', import.meta.url)
 const HANGING = new URL('../../support/engine/hanging-worker.ts', import.meta.url)
@@ -42,7 +42,8 @@ async function startEngine(options: Partial<EngineOptions> = {}) {
   return { engine, logs, stalls }
 }
 
-const request = (overrides: Partial<JobRequest> = {}) => jobBody({ model: 'custom', steps: 2, ...overrides })
+const createRequest = (overrides: Partial<JobRequest> = {}) =>
+  createJobBody({ model: 'custom', steps: 2, ...overrides })
 
 test('lists the packages of its directory with their image sizes', async () => {
   const { engine } = await startEngine()
@@ -70,8 +71,8 @@ test('splits the samples of guidance between two sessions of the denoiser, and c
   const loaded = await two.engine.load(model)
   expect([alone.devices, loaded.devices]).toEqual([1, 2])
   const { manifest } = (await findPackages(packages)).find(({ digest }) => digest === model.package)!
-  expect(loaded.bytes! - alone.bytes!).toBe(denoiserBytes({ manifest }))
-  const job = request({ guidance_scale: 3, steps: 4 })
+  expect(loaded.bytes! - alone.bytes!).toBe(sumDenoiserBytes({ manifest }))
+  const job = createRequest({ guidance_scale: 3, steps: 4 })
   const pixelsOf = async ({ engine }: typeof two, parallel: boolean) => {
     let file: Uint8Array | undefined
     for await (const event of engine.run(model, job, new AbortController().signal, { parallel }))
@@ -88,7 +89,7 @@ test('splits the samples of guidance between two sessions of the denoiser, and c
 
 test('runs a request on its thread and returns the image', async () => {
   const { engine } = await startEngine()
-  const events = await collect(engine, request({ count: 2 }))
+  const events = await collect(engine, createRequest({ count: 2 }))
   expect(typesOf(events)).toEqual([
     'encoded',
     'step',
@@ -111,20 +112,20 @@ test('an aborted run ends between two steps, and the next one works', async () =
   const { engine } = await startEngine()
   const abort = new AbortController()
   let steps = 0
-  const run = collect(engine, request({ steps: 100 }), abort.signal, () => {
+  const run = collect(engine, createRequest({ steps: 100 }), abort.signal, () => {
     steps += 1
     abort.abort(new Error('enough'))
   })
   await expect(run).rejects.toThrow('enough')
   expect(steps).toBeLessThan(100)
-  await expect(collect(engine, request(), abort.signal)).rejects.toThrow('enough')
-  expect(typesOf(await collect(engine, request())).at(-1)).toBe('finished')
+  await expect(collect(engine, createRequest(), abort.signal)).rejects.toThrow('enough')
+  expect(typesOf(await collect(engine, createRequest())).at(-1)).toBe('finished')
 })
 
 test('runs that alternate step by step produce the same bytes as alone, with no additional steps', async () => {
   const { engine } = await startEngine()
   const model = engine.models.find(({ tier }) => tier === 'fp8')!
-  const requests = [request({ steps: 3, guidance_scale: 4 }), request({ steps: 2, seed: 9, width: 32 })]
+  const requests = [createRequest({ steps: 3, guidance_scale: 4 }), createRequest({ steps: 2, seed: 9, width: 32 })]
   const alone = await Promise.all(requests.map((each) => collect(engine, each)))
   const runs = requests.map((each) => ({
     events: [] as PipelineEvent[],
@@ -147,7 +148,9 @@ test('runs that alternate step by step produce the same bytes as alone, with no 
 test('a package stays open during an unfinished run, and another that does not fit beside it waits', async () => {
   const { engine } = await startEngine({ memoryBytes: 1 })
   const [first, second] = engine.models
-  const run = engine.run(first!, request({ tier: first!.tier }), new AbortController().signal)[Symbol.asyncIterator]()
+  const run = engine
+    .run(first!, createRequest({ tier: first!.tier }), new AbortController().signal)
+    [Symbol.asyncIterator]()
   await run.next()
   expect(await engine.load(second!)).toMatchObject({ occupied: true, closed: [] })
   expect((await engine.load(first!)).seconds).toBe(0)
@@ -161,12 +164,12 @@ test('a repeated prompt of a tenant is not encoded again, and results in the sam
   const own = path.join(scratch, 'repeated')
   const directory = path.join(own, 'custom-fp8')
   await cp(await compileTiny({ tier: 'fp8' }), directory, { recursive: true })
-  const deviceBytes = minimumBudget(await openPackage(directory))
+  const deviceBytes = findMinimumBudget(await openPackage(directory))
   const { engine } = await startEngine({ packages: own, deviceBytes, promptCacheBytes: 1e8 })
   // With the minimum memory budget, the encoders are opened for each prompt.
   const { networks } = await engine.load(engine.models[0]!)
   expect(Object.keys(networks!).filter((name) => ENCODER.test(name))).toEqual([])
-  const job = request({ tier: 'fp8', schedule: { tenant: 'a', weight: 1, interactive: true } })
+  const job = createRequest({ tier: 'fp8', schedule: { tenant: 'a', weight: 1, interactive: true } })
   const first = await collect(engine, job)
   for (const name of await readdir(directory)) if (ENCODER.test(name)) await rm(path.join(directory, name))
   const again = await collect(engine, job)
@@ -247,13 +250,13 @@ test('the budget counts the memory of packages, not the size of their files', as
 
 test('the death of a thread fails its job, and a new thread runs the next one', async () => {
   const { engine, logs } = await startEngine({ program: CRASHING })
-  await expect(collect(engine, request({ prompt: 'crash' }))).rejects.toMatchObject({
+  await expect(collect(engine, createRequest({ prompt: 'crash' }))).rejects.toMatchObject({
     name: 'JobError',
     code: 'internal',
     message: expect.not.stringContaining('crashed'),
   })
   expect(logs.find(({ msg }) => msg === 'the engine thread failed')?.err?.message).toBe('the thread crashed')
-  expect(typesOf(await collect(engine, request())).at(-1)).toBe('finished')
+  expect(typesOf(await collect(engine, createRequest())).at(-1)).toBe('finished')
 })
 
 test('a run left over from a dead thread fails, and does not delay the run of its batch on the next thread', async () => {
@@ -261,12 +264,12 @@ test('a run left over from a dead thread fails, and does not delay the run of it
   const model = engine.models.find(({ tier }) => tier === 'fp8')!
   const batch = () => ({ number: 1, size: 2 })
   const begin = async () => {
-    const run = engine.run(model, request(), new AbortController().signal, { batch })[Symbol.asyncIterator]()
+    const run = engine.run(model, createRequest(), new AbortController().signal, { batch })[Symbol.asyncIterator]()
     expect(await run.next()).toMatchObject({ value: { type: 'encoded' } })
     return run
   }
   const outlived = await begin()
-  await expect(collect(engine, request({ prompt: 'crash' }))).rejects.toThrow()
+  await expect(collect(engine, createRequest({ prompt: 'crash' }))).rejects.toThrow()
   const next = await begin()
   const [failed, step] = await Promise.allSettled([outlived.next(), next.next()])
   expect(failed).toMatchObject({ status: 'rejected', reason: { code: 'internal' } })
@@ -283,7 +286,7 @@ test('a package damaged after startup is unavailable, and the others stay availa
   const [damaged, sound] = engine.models
   // The run reports the fault rather than the cancellation.
   const canceled = AbortSignal.abort(new Error('enough'))
-  await expect(collect(engine, request({ tier: 'fp32' }), canceled)).rejects.toMatchObject({ code: 'internal' })
+  await expect(collect(engine, createRequest({ tier: 'fp32' }), canceled)).rejects.toMatchObject({ code: 'internal' })
   await expect(engine.load(damaged!)).rejects.toMatchObject({
     name: 'JobError',
     code: 'model_not_available',
@@ -315,8 +318,8 @@ test('a run that hangs after a step is reported once, with the duration of the l
   onTestFinished(() => void vi.unstubAllEnvs())
   const { engine, stalls } = await startEngine({ program: HANGING, stallSeconds: 0.3 })
   await engine.load(engine.models[0]!)
-  expect(typesOf(await collect(engine, request({ tier: 'fp32' })))).toContain('finished')
-  const hung = collect(engine, request({ tier: 'fp32', prompt: 'hang' }))
+  expect(typesOf(await collect(engine, createRequest({ tier: 'fp32' })))).toContain('finished')
+  const hung = collect(engine, createRequest({ tier: 'fp32', prompt: 'hang' }))
   await expect.poll(() => stalls.length, { timeout: 60_000 }).toBe(1)
   expect(stalls[0]).toMatchObject({ activity: 'run', longestStepSeconds: expect.any(Number) })
   expect(stalls[0]!.silentSeconds).toBeGreaterThanOrEqual(stalls[0]!.limitSeconds)

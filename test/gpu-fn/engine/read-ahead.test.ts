@@ -6,7 +6,7 @@ import { readAhead } from '../../../gpu-fn/engine/read-ahead.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 
-async function ownPackage() {
+async function compileOwnPackage() {
   const directory = await mkdtemp(path.join(tmpdir(), 'octet-ahead-'))
   onTestFinished(() => rm(directory, { recursive: true, force: true }))
   await cp(await compileTiny({}), directory, { recursive: true })
@@ -16,19 +16,19 @@ async function ownPackage() {
 }
 
 test('reads only the weights of complete files', async () => {
-  const { pkg, total } = await ownPackage()
+  const { pkg, total } = await compileOwnPackage()
   const { bytes } = await readAhead(pkg, new AbortController().signal)
   expect(bytes).toBeGreaterThanOrEqual(0)
   expect(bytes).toBeLessThanOrEqual(total)
 })
 
 test('stops when the signal aborts', async () => {
-  const { pkg } = await ownPackage()
+  const { pkg } = await compileOwnPackage()
   expect(await readAhead(pkg, AbortSignal.abort())).toEqual({ bytes: 0 })
 })
 
 test('ignores absent and truncated files, whose opening reports the error', async () => {
-  const { directory, pkg, total } = await ownPackage()
+  const { directory, pkg, total } = await compileOwnPackage()
   await rm(path.join(directory, 'clip_l.weights'))
   await truncate(path.join(directory, 'transformer.weights'), 10)
   const { bytes } = await readAhead(pkg, new AbortController().signal)

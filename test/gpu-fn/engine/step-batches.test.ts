@@ -3,7 +3,7 @@ import { StepBatches } from '../../../gpu-fn/engine/step-batches.ts'
 import type { Session, Tensor } from '../../../gpu-fn/runtime/session.ts'
 
 /** A session that adds `bias` to each sample's latent, and the number of samples of each of its runs. */
-function addingSession(fails: (samples: number) => boolean = () => false) {
+function createAddingSession(fails: (samples: number) => boolean = () => false) {
   const runs: number[] = []
   const session: Session = {
     async run({ latent, modulation }) {
@@ -36,7 +36,7 @@ const resultOf = async (outputs: Promise<Record<string, Tensor>>) => [
 
 test('the jobs of a batch share one run, and each receives its samples', async () => {
   const batches = new StepBatches()
-  const { session, runs } = addingSession()
+  const { session, runs } = createAddingSession()
   const of = (job: number) => batches.session(job, session)
   for (const job of [1, 2, 3]) batches.join(job, { number: 7, size: 3 })
   const results = [of(1).run(inputsOf([1])), of(2).run(inputsOf([2, 3])), of(3).run(inputsOf([4]))]
@@ -50,7 +50,7 @@ test('the jobs of a batch share one run, and each receives its samples', async (
 
 test('a batch waits for all of its jobs, and runs without those that end their step', async () => {
   const batches = new StepBatches()
-  const { session, runs } = addingSession()
+  const { session, runs } = createAddingSession()
   batches.join(1, { number: 1, size: 3 })
   const first = batches.session(1, session).run(inputsOf([1]))
   batches.join(2, { number: 1, size: 3 })
@@ -72,7 +72,7 @@ test('a batch waits for all of its jobs, and runs without those that end their s
 
 test('samples of different shapes run separately, and jobs without a batch alone', async () => {
   const batches = new StepBatches()
-  const { session, runs } = addingSession()
+  const { session, runs } = createAddingSession()
   for (const job of [1, 2, 3]) batches.join(job, { number: 1, size: 3 })
   const results = [
     batches.session(1, session).run(inputsOf([1])),
@@ -91,7 +91,7 @@ test('samples of different shapes run separately, and jobs without a batch alone
 
 test('if a shared run fails, each job runs alone and gets its own result', async () => {
   const batches = new StepBatches()
-  const { session, runs } = addingSession((samples) => samples > 1)
+  const { session, runs } = createAddingSession((samples) => samples > 1)
   for (const job of [1, 2]) batches.join(job, { number: 1, size: 2 })
   const results = [batches.session(1, session).run(inputsOf([1])), batches.session(2, session).run(inputsOf([2, 3]))]
   expect(await resultOf(results[0]!)).toEqual([10, 10])
@@ -103,7 +103,7 @@ test('runs of serialized sessions do not overlap with those of batches', async (
   const batches = new StepBatches()
   let running = 0
   let max = 0
-  const slow = addingSession().session
+  const slow = createAddingSession().session
   const session: Session = {
     ...slow,
     async run(...given) {

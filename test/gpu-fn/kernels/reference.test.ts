@@ -10,7 +10,7 @@ import { encodeModel } from '../../../gpu-fn/compile/write/onnx.ts'
 import { operators } from '../../../gpu-fn/kernels/reference.ts'
 import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
-import { type FloatTensor, pseudoRandom } from '../../support/checkpoints/tensors.ts'
+import { createPseudoRandom, type FloatTensor } from '../../support/checkpoints/tensors.ts'
 
 /** Runs a graph of the operators' definitions. */
 async function evaluate(
@@ -33,12 +33,12 @@ async function evaluate(
   }
 }
 
-const ofOperand = ({ rowScales, ...codes }: Operand) => ({ codes: ops.cast(codes, 'float32'), scales: rowScales! })
+const castOperand = ({ rowScales, ...codes }: Operand) => ({ codes: ops.cast(codes, 'float32'), scales: rowScales! })
 
 test('rows are quantized like weights: with the same codes and scales', async () => {
   const [rows, width] = [6, 40]
-  const joint = pseudoRandom([1, rows, width], 1)
-  const given = await evaluate({ joint }, (v) => ofOperand(operators.quantizeParts(v.joint!, v.joint!, null)[0]!))
+  const joint = createPseudoRandom([1, rows, width], 1)
+  const given = await evaluate({ joint }, (v) => castOperand(operators.quantizeParts(v.joint!, v.joint!, null)[0]!))
   const codes = new Uint8Array(rows * width)
   const scales = new Float32Array(rows)
   quantizeRows(joint.data, rows, width, codes, scales)
@@ -48,9 +48,9 @@ test('rows are quantized like weights: with the same codes and scales', async ()
 
 test('a gated, added and normalized branch has the packed words computed by hand from its definition', async () => {
   const width = 8
-  const stream = pseudoRandom([1, 1, width], 1)
-  const branch = pseudoRandom([1, 1, width], 2)
-  const modulation = pseudoRandom([1, 3 * width], 3)
+  const stream = createPseudoRandom([1, 1, width], 1)
+  const branch = createPseudoRandom([1, 1, width], 2)
+  const modulation = createPseudoRandom([1, 3 * width], 3)
   const given = await evaluate({ stream, branch, modulation }, (v) => {
     const branches = [{ value: v.branch!, gate: 2 * width }]
     const options = { factor: 16, epsilon: 1e-6 }
@@ -61,7 +61,7 @@ test('a gated, added and normalized branch has the packed words computed by hand
       [{ shift: 0, scale: width }],
       options,
     )
-    return { sum, ...ofOperand(normed[0]!) }
+    return { sum, ...castOperand(normed[0]!) }
   })
   const [shift, scale, gate] = [0, 1, 2].map((i) => modulation.data.subarray(i * width, (i + 1) * width))
   const sum = Array.from(stream.data, (x, i) => x + 16 * gate![i]! * branch.data[i]!)
@@ -77,18 +77,18 @@ test('a gated, added and normalized branch has the packed words computed by hand
 })
 
 test('one large token does not reduce the precision of others', async () => {
-  const joint = pseudoRandom([1, 2, 64], 4)
+  const joint = createPseudoRandom([1, 2, 64], 4)
   joint.data.subarray(0, 64).forEach((x, i) => {
     joint.data[i] = x * 60_000
   })
   const alone = { dims: [1, 1, 64], data: joint.data.slice(64) }
-  const quantize = (v: Record<string, Value>) => ofOperand(operators.quantizeParts(v.x!, v.x!, null)[0]!)
+  const quantize = (v: Record<string, Value>) => castOperand(operators.quantizeParts(v.x!, v.x!, null)[0]!)
   const both = await evaluate({ x: joint }, quantize)
   expect(both.codes!.slice(64)).toEqual((await evaluate({ x: alone }, quantize)).codes)
 })
 
 test('attention to a single token returns its value, rounded to E4M3', async () => {
-  const qkv = pseudoRandom([1, 1, 192], 5)
+  const qkv = createPseudoRandom([1, 1, 192], 5)
   const norm = { dims: [64], data: new Float32Array(64).fill(1) }
   const given = await evaluate({ qkv, norm }, (v) => ({
     y: operators.attend({ qkv: v.qkv!, queryNorm: v.norm!, keyNorm: v.norm! }, null, 1e-6),

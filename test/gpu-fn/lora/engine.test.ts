@@ -11,7 +11,7 @@ import { readParameters } from '../../../gpu-fn/pipeline/image.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { jobBody } from '../../support/gpu/client.ts'
+import { createJobBody } from '../../support/gpu/client.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 
 let scratch: string
@@ -47,7 +47,7 @@ afterAll(async () => {
 })
 
 async function imagesOf(overrides: Partial<JobRequest>, signal = new AbortController().signal, tier = 'fp8') {
-  const job = jobBody({
+  const job = createJobBody({
     model: 'custom',
     tier: 'fp8',
     steps: 2,
@@ -61,7 +61,7 @@ async function imagesOf(overrides: Partial<JobRequest>, signal = new AbortContro
   for await (const event of engine.run(model, job, signal)) if (event.type === 'image') images.push(event.data)
   return images.map((data) => Buffer.from(data))
 }
-const adapters = (...ids: string[]) => ({ loras: ids.map((id) => ({ id, scale: 1.5 })) })
+const chooseAdapters = (...ids: string[]) => ({ loras: ids.map((id) => ({ id, scale: 1.5 })) })
 
 test('the engine finds the adapters beside its packages', () => {
   expect([...engine.loras.keys()]).toEqual(['everything', 'excessive', 'kohya', 'kohya-encoders'])
@@ -70,21 +70,29 @@ test('the engine finds the adapters beside its packages', () => {
 
 test('every image of a job has the job’s adapters, and later jobs have their own', async () => {
   const base = await imagesOf({ count: 2 })
-  const first = await imagesOf({ count: 2, ...adapters('kohya') })
-  const second = await imagesOf({ count: 2, ...adapters('everything') })
-  const both = await imagesOf({ count: 2, ...adapters('kohya', 'everything', 'kohya-encoders') })
+  const first = await imagesOf({ count: 2, ...chooseAdapters('kohya') })
+  const second = await imagesOf({ count: 2, ...chooseAdapters('everything') })
+  const both = await imagesOf({ count: 2, ...chooseAdapters('kohya', 'everything', 'kohya-encoders') })
   const all = [base, first, second, both].flat().map((file) => file.toString('base64'))
   expect(new Set(all).size).toBe(8)
   // The files are equal in another order of the jobs.
-  expect(await imagesOf({ count: 2, ...adapters('kohya') })).toEqual(first)
+  expect(await imagesOf({ count: 2, ...chooseAdapters('kohya') })).toEqual(first)
   expect(await imagesOf({ count: 2 })).toEqual(base)
-  expect(await readParameters(first[1]!)).toMatchObject(adapters('kohya'))
+  expect(await readParameters(first[1]!)).toMatchObject(chooseAdapters('kohya'))
   expect(await readParameters(base[1]!)).not.toHaveProperty('loras')
 })
 
 test('alternating jobs have their own adapters', async () => {
-  const job = jobBody({ model: 'custom', tier: 'fp8', steps: 3, count: 2, width: 64, height: 64, ...adapters('kohya') })
-  const alone = await imagesOf({ steps: 3, count: 2, guidance_scale: job.guidance_scale, ...adapters('kohya') })
+  const job = createJobBody({
+    model: 'custom',
+    tier: 'fp8',
+    steps: 3,
+    count: 2,
+    width: 64,
+    height: 64,
+    ...chooseAdapters('kohya'),
+  })
+  const alone = await imagesOf({ steps: 3, count: 2, guidance_scale: job.guidance_scale, ...chooseAdapters('kohya') })
   const base = await imagesOf({})
   const model = engine.models.find(({ tier }) => tier === 'fp8')!
   const images: Buffer[] = []
@@ -101,21 +109,28 @@ test('alternating jobs have their own adapters', async () => {
 test('a strength of 0 equals the base model', async () => {
   const [base] = await imagesOf({ prompt_metadata: false })
   const [none] = await imagesOf({ prompt_metadata: false, loras: [{ id: 'kohya', scale: 0 }] })
-  const pixels = (file: Buffer) => file.subarray(file.indexOf('IDAT'))
-  expect(pixels(none!)).toEqual(pixels(base!))
+  const readPixels = (file: Buffer) => file.subarray(file.indexOf('IDAT'))
+  expect(readPixels(none!)).toEqual(readPixels(base!))
 })
 
 test('a canceled job and a refused one leave the base weights unchanged', async () => {
   const base = await imagesOf({})
   const abort = new AbortController()
   const run = async () => {
-    const job = jobBody({ model: 'custom', tier: 'fp8', steps: 50, width: 64, height: 64, ...adapters('kohya') })
+    const job = createJobBody({
+      model: 'custom',
+      tier: 'fp8',
+      steps: 50,
+      width: 64,
+      height: 64,
+      ...chooseAdapters('kohya'),
+    })
     for await (const event of engine.run(engine.models.find(({ tier }) => tier === 'fp8')!, job, abort.signal))
       if (event.type === 'step') abort.abort(new Error('enough'))
   }
   await expect(run()).rejects.toThrow('enough')
   expect(await imagesOf({})).toEqual(base)
-  await expect(imagesOf(adapters('unknown'))).rejects.toMatchObject({
+  await expect(imagesOf(chooseAdapters('unknown'))).rejects.toMatchObject({
     code: 'invalid_request',
     message:
       'lora "unknown" has no package on this server, but the catalog lists it; the operator must install the package',
@@ -125,7 +140,7 @@ test('a canceled job and a refused one leave the base weights unchanged', async 
 
 test('an adapter that causes infinite values is refused, and later jobs use the base weights', async () => {
   const base = await imagesOf({})
-  await expect(imagesOf(adapters('excessive'))).rejects.toMatchObject({
+  await expect(imagesOf(chooseAdapters('excessive'))).rejects.toMatchObject({
     code: 'invalid_request',
     message: expect.stringMatching(/ contains NaN or infinity with these loras; lower their scale$/),
   })
@@ -133,7 +148,7 @@ test('an adapter that causes infinite values is refused, and later jobs use the 
 })
 
 test('an adapter of another model is refused, with the reason', async () => {
-  await expect(imagesOf({ tier: 'fp32', ...adapters('kohya') }, undefined, 'fp32')).rejects.toMatchObject({
+  await expect(imagesOf({ tier: 'fp32', ...chooseAdapters('kohya') }, undefined, 'fp32')).rejects.toMatchObject({
     code: 'invalid_request',
     message: expect.stringMatching(
       /^lora kohya updates transformer joint_blocks\.0\.\S+ of \d+ x 128; custom in tier fp32 has a weight of \d+ x 96/,

@@ -10,10 +10,10 @@ import { updateFile } from '../../../gpu-fn/runtime/update/in-file.ts'
 import { findLoras, openLora } from '../../../gpu-fn/weights/lora-packages.ts'
 import { openPackage, PackageError } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { type Header, mutate, mutateBytes, seededRandom } from '../../support/checkpoints/mutate.ts'
+import { createSeededRandom, type Header, mutate, mutateBytes } from '../../support/checkpoints/mutate.ts'
 import { refusal } from '../../support/checkpoints/refusal.ts'
-import { packHeader, type Stored } from '../../support/checkpoints/safetensors-file.ts'
-import { compiledLora } from '../../support/lora.ts'
+import { packHeader, type TensorContent } from '../../support/checkpoints/safetensors-file.ts'
+import { compileTestLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
 
@@ -24,108 +24,140 @@ beforeAll(async () => {
 })
 
 const [Q, WIDTH, RANK] = ['transformer.transformer_blocks.0.attn.to_q', 128, 2]
-const floats = (shape: number[], value = 0.5): Stored => {
+const createFloats = (shape: number[], value = 0.5): TensorContent => {
   const count = shape.reduce((product, axis) => product * axis, 1)
   return { dtype: 'F32', shape, data: new Uint8Array(new Float32Array(count).fill(value).buffer) }
 }
-const pair = (module = Q, [n, k] = [WIDTH, WIDTH]) => ({
-  [`${module}.lora_A.weight`]: floats([RANK, k!]),
-  [`${module}.lora_B.weight`]: floats([n!, RANK]),
+const createPair = (module = Q, [n, k] = [WIDTH, WIDTH]) => ({
+  [`${module}.lora_A.weight`]: createFloats([RANK, k!]),
+  [`${module}.lora_B.weight`]: createFloats([n!, RANK]),
 })
 
 const pairOf = (value: number) => ({
-  [`${Q}.lora_A.weight`]: floats([RANK, WIDTH], value),
-  [`${Q}.lora_B.weight`]: floats([WIDTH, RANK], value),
+  [`${Q}.lora_A.weight`]: createFloats([RANK, WIDTH], value),
+  [`${Q}.lora_B.weight`]: createFloats([WIDTH, RANK], value),
 })
 
-async function compileTensors(tensors: Record<string, Stored>, metadata?: Record<string, string>) {
+async function compileTensors(tensors: Record<string, TensorContent>, metadata?: Record<string, string>) {
   await scratch.write('lora.safetensors', tensors, metadata)
   const lora = path.join(scratch.directory, 'lora.safetensors')
   return compileLora({ lora, base: pkg.manifest, out: path.join(scratch.directory, 'out') })
 }
 
 describe('a LoRA is refused with its name', () => {
-  test.each<[string, Record<string, Stored>, RegExp]>([
+  test.each<[string, Record<string, TensorContent>, RegExp]>([
     [
       'DoRA of PEFT',
-      { ...pair(), [`${Q}.lora_magnitude_vector`]: floats([WIDTH]) },
-      /"\S+lora_magnitude_vector" is of a DoRA/,
+      { ...createPair(), [`${Q}.lora_magnitude_vector`]: createFloats([WIDTH]) },
+      /"\S+lora_magnitude_vector" belongs to a DoRA/,
     ],
-    ['DoRA of LyCORIS', { ...pair(), [`${Q}.dora_scale`]: floats([WIDTH, 1]) }, /"\S+dora_scale" is of a DoRA/],
+    [
+      'DoRA of LyCORIS',
+      { ...createPair(), [`${Q}.dora_scale`]: createFloats([WIDTH, 1]) },
+      /"\S+dora_scale" belongs to a DoRA/,
+    ],
     [
       'LoKr',
-      { [`${Q}.lokr_w1`]: floats([4, 4]), [`${Q}.lokr_w2`]: floats([32, 32]) },
-      /"\S+to_q\.lokr_w\d" is of a LoKr \(LyCORIS\)/,
+      { [`${Q}.lokr_w1`]: createFloats([4, 4]), [`${Q}.lokr_w2`]: createFloats([32, 32]) },
+      /"\S+to_q\.lokr_w\d" belongs to a LoKr \(LyCORIS\)/,
     ],
-    ['LoHa', { [`${Q}.hada_w1_a`]: floats([WIDTH, 2]) }, /"\S+to_q\.hada_w1_a" is of a LoHa \(LyCORIS\)/],
-    ['OFT', { [`${Q}.oft_blocks`]: floats([4, 4]) }, /"\S+oft_blocks" is of an OFT or BOFT adapter/],
-    ['GLoRA', { [`${Q}.a1.weight`]: floats([2, WIDTH]) }, /"\S+a1\.weight" is of a GLoRA/],
+    ['LoHa', { [`${Q}.hada_w1_a`]: createFloats([WIDTH, 2]) }, /"\S+to_q\.hada_w1_a" belongs to a LoHa \(LyCORIS\)/],
+    ['OFT', { [`${Q}.oft_blocks`]: createFloats([4, 4]) }, /"\S+oft_blocks" belongs to an OFT or BOFT adapter/],
+    ['GLoRA', { [`${Q}.a1.weight`]: createFloats([2, WIDTH]) }, /"\S+a1\.weight" belongs to a GLoRA/],
     [
       'Tucker',
-      { ...pair(), [`${Q}.lora_mid.weight`]: floats([2, 2]) },
-      /"\S+lora_mid\.weight" is of a LoCon with a Tucker/,
+      { ...createPair(), [`${Q}.lora_mid.weight`]: createFloats([2, 2]) },
+      /"\S+lora_mid\.weight" belongs to a LoCon with a Tucker/,
     ],
-    ['IA3', { [`${Q}.ia3_l`]: floats([WIDTH]) }, /"\S+ia3_l" is of an adapter of PEFT that is not a LoRA/],
-    ['a whole weight', { ...pair(), [`${Q}.diff`]: floats([WIDTH, WIDTH]) }, /an update of a whole weight/],
-    ['a norm', { ...pair(), [`${Q}.w_norm`]: floats([WIDTH]) }, /"\S+w_norm" is of an update of a whole weight/],
-    ['a bias', { ...pair(), [`${Q}.lora_B.bias`]: floats([WIDTH]) }, /an update of a bias/],
-    ['a textual inversion', { ...pair(), 'bundle_emb.cat.clip_l': floats([1, 64]) }, /a textual inversion/],
-    ['other keys', { ...pair(), 'transformer.note': floats([1]) }, /"transformer.note" is not a key of a LoRA/],
+    ['IA3', { [`${Q}.ia3_l`]: createFloats([WIDTH]) }, /"\S+ia3_l" belongs to an adapter of PEFT that is not a LoRA/],
+    ['a whole weight', { ...createPair(), [`${Q}.diff`]: createFloats([WIDTH, WIDTH]) }, /an update of a whole weight/],
+    [
+      'a norm',
+      { ...createPair(), [`${Q}.w_norm`]: createFloats([WIDTH]) },
+      /"\S+w_norm" belongs to an update of a whole weight/,
+    ],
+    ['a bias', { ...createPair(), [`${Q}.lora_B.bias`]: createFloats([WIDTH]) }, /an update of a bias/],
+    ['a textual inversion', { ...createPair(), 'bundle_emb.cat.clip_l': createFloats([1, 64]) }, /a textual inversion/],
+    [
+      'other keys',
+      { ...createPair(), 'transformer.note': createFloats([1]) },
+      /"transformer.note" is not a key of a LoRA/,
+    ],
     [
       'unknown modules',
-      { ...pair(), ...pair('transformer.transformer_blocks.9.attn.to_q') },
+      { ...createPair(), ...createPair('transformer.transformer_blocks.9.attn.to_q') },
       /has no modules for "transformer\.transformer_blocks\.9\.attn\.to_q\.lora_B\.weight"/,
     ],
-    ['FLUX', pair('transformer.single_transformer_blocks.0.attn.to_q'), /these are names of FLUX/],
-    ['SDXL', pair('lora_unet_down_blocks_1_attentions_0_proj_in'), /names of Stable Diffusion 1\.5 or XL/],
-    ['one matrix', { [`${Q}.lora_A.weight`]: floats([RANK, WIDTH]) }, /has no up \(B\) matrix/],
+    ['FLUX', createPair('transformer.single_transformer_blocks.0.attn.to_q'), /these are names of FLUX/],
+    ['SDXL', createPair('lora_unet_down_blocks_1_attentions_0_proj_in'), /names of Stable Diffusion 1\.5 or XL/],
+    ['one matrix', { [`${Q}.lora_A.weight`]: createFloats([RANK, WIDTH]) }, /has no up \(B\) matrix/],
     [
       'an alpha alone',
-      { ...pair(), 'transformer.transformer_blocks.1.attn.to_q.alpha': floats([]) },
+      { ...createPair(), 'transformer.transformer_blocks.1.attn.to_q.alpha': createFloats([]) },
       /has no low-rank matrix/,
     ],
-    ['another width', pair(Q, [WIDTH, 96]), /is \[2, 96\]; \S+ requires \[rank, 128\]\. The LoRA is of another model/],
-    ['another height', pair(Q, [96, WIDTH]), /is \[96, 2\]; \S+ requires \[128, 2\]/],
-    ['two ranks', { ...pair(), [`${Q}.lora_B.weight`]: floats([WIDTH, 3]) }, /requires \[128, 2\] with the rank of/],
+    [
+      'another width',
+      createPair(Q, [WIDTH, 96]),
+      /is \[2, 96\]; \S+ requires \[rank, 128\]\. The LoRA is of another model/,
+    ],
+    ['another height', createPair(Q, [96, WIDTH]), /is \[96, 2\]; \S+ requires \[128, 2\]/],
+    [
+      'two ranks',
+      { ...createPair(), [`${Q}.lora_B.weight`]: createFloats([WIDTH, 3]) },
+      /requires \[128, 2\] with the rank of/,
+    ],
     [
       'no rank',
-      { [`${Q}.lora_A.weight`]: floats([0, WIDTH]), [`${Q}.lora_B.weight`]: floats([WIDTH, 0]) },
+      { [`${Q}.lora_A.weight`]: createFloats([0, WIDTH]), [`${Q}.lora_B.weight`]: createFloats([WIDTH, 0]) },
       /its rank must be 1 to 4096/,
     ],
-    ['NaN', { ...pair(), [`${Q}.lora_A.weight`]: floats([RANK, WIDTH], Number.NaN) }, /contains NaN or infinity/],
+    [
+      'NaN',
+      { ...createPair(), [`${Q}.lora_A.weight`]: createFloats([RANK, WIDTH], Number.NaN) },
+      /contains NaN or infinity/,
+    ],
     [
       'integers',
-      { ...pair(), [`${Q}.lora_A.weight`]: { dtype: 'I32', shape: [RANK, WIDTH] } },
+      { ...createPair(), [`${Q}.lora_A.weight`]: { dtype: 'I32', shape: [RANK, WIDTH] } },
       /is I32; matrices of a LoRA are F32, F16, BF16/,
     ],
-    ['an alpha of two numbers', { ...pair(), [`${Q}.alpha`]: floats([2]) }, /an alpha is one float/],
+    ['an alpha of two numbers', { ...createPair(), [`${Q}.alpha`]: createFloats([2]) }, /an alpha is one float/],
     [
       'an infinite alpha',
-      { ...pair(), [`${Q}.alpha`]: floats([], Number.POSITIVE_INFINITY) },
+      { ...createPair(), [`${Q}.alpha`]: createFloats([], Number.POSITIVE_INFINITY) },
       /an alpha is a number from 0/,
     ],
-    ['an excessive alpha', { ...pair(), [`${Q}.alpha`]: floats([], 3e38) }, /has scale \S+: its update can exceed/],
-    ['excessive matrices', pairOf(1e20), /its update can exceed 65504, the maximum of float16/],
-    ['two spellings', { ...pair(), ...pair('lora_transformer_transformer_blocks_0_attn_to_q') }, /are the same module/],
     [
-      'fused and split',
-      { ...pair(), ...pair('joint_blocks.0.x_block.attn.qkv', [3 * WIDTH, WIDTH]) },
+      'an excessive alpha',
+      { ...createPair(), [`${Q}.alpha`]: createFloats([], 3e38) },
+      /has scale \S+: its update can exceed/,
+    ],
+    ['excessive matrices', pairOf(1e20), /its update can exceed 65504, the maximum of float16/],
+    [
+      'two spellings',
+      { ...createPair(), ...createPair('lora_transformer_transformer_blocks_0_attn_to_q') },
       /are the same module/,
     ],
-    ['no effect', pair('transformer.transformer_blocks.2.attn.to_add_out'), /no module with an effect/],
+    [
+      'fused and split',
+      { ...createPair(), ...createPair('joint_blocks.0.x_block.attn.qkv', [3 * WIDTH, WIDTH]) },
+      /are the same module/,
+    ],
+    ['no effect', createPair('transformer.transformer_blocks.2.attn.to_add_out'), /no module with an effect/],
     ['nothing', {}, /has no tensors/],
   ])('%s', async (_, tensors, message) => {
     expect(await refusal(compileTensors(tensors))).toMatch(message)
   })
 
   test('if it is for SD3 Medium, with equal names and shapes', async () => {
-    const compiled = compileTensors(pair(), { 'modelspec.architecture': 'stable-diffusion-3-medium/lora' })
+    const compiled = compileTensors(createPair(), { 'modelspec.architecture': 'stable-diffusion-3-medium/lora' })
     expect(await refusal(compiled)).toMatch(/was trained for "stable-diffusion-3-medium\/lora" by its metadata/)
   })
 
   test('if it is a DoRA by the metadata of PEFT', async () => {
     const metadata = { lora_adapter_metadata: JSON.stringify({ 'transformer.use_dora': true, 'transformer.r': 2 }) }
-    expect(await refusal(compileTensors(pair(), metadata))).toMatch(/is a DoRA \(use_dora of transformer\)/)
+    expect(await refusal(compileTensors(createPair(), metadata))).toMatch(/is a DoRA \(use_dora of transformer\)/)
   })
 })
 
@@ -133,30 +165,34 @@ test.each(['1e308', '1e999'])('a LoRA with lora_alpha %s is refused', async (alp
   const metadata = {
     lora_adapter_metadata: `{"transformer.lora_alpha": ${alpha}, "transformer.r": 2}`,
   }
-  expect(await refusal(compileTensors(pair(), metadata))).toMatch(/its update can exceed|must be a number/)
+  expect(await refusal(compileTensors(createPair(), metadata))).toMatch(/its update can exceed|must be a number/)
 })
 
 test('an oversized adapter_config.json, or a directory of this name, is refused', async () => {
-  await scratch.write('lora.safetensors', pair())
+  await scratch.write('lora.safetensors', createPair())
   const lora = path.join(scratch.directory, 'lora.safetensors')
   const beside = path.join(scratch.directory, 'adapter_config.json')
-  const compiled = () => refusal(compileLora({ lora, base: pkg.manifest, out: path.join(scratch.directory, 'out') }))
+  const compileToRefusal = () =>
+    refusal(compileLora({ lora, base: pkg.manifest, out: path.join(scratch.directory, 'out') }))
   await writeFile(beside, `{"r": 2${' '.repeat(1_000_001)}}`)
-  expect(await compiled()).toMatch(/adapter_config\.json/)
+  expect(await compileToRefusal()).toMatch(/adapter_config\.json/)
   await rm(beside)
   await mkdir(beside)
-  expect(await compiled()).toMatch(/adapter_config\.json/)
+  expect(await compileToRefusal()).toMatch(/adapter_config\.json/)
 })
 
 test('parts without effect are noted', async () => {
-  const { notes } = await compileTensors({ ...pair(), ...pair('transformer.transformer_blocks.2.attn.to_add_out') })
+  const { notes } = await compileTensors({
+    ...createPair(),
+    ...createPair('transformer.transformer_blocks.2.attn.to_add_out'),
+  })
   expect(notes).toEqual([
     expect.stringMatching(/^Without effect, .*"transformer\.transformer_blocks\.2\.attn\.to_add_out\.lora_B/),
   ])
 })
 
 test('damaged files are refused or compiled, and never crash', async () => {
-  const random = seededRandom(19)
+  const random = createSeededRandom(19)
   const honest = await readFile(path.join(LORAS, 'onetrainer.safetensors'))
   const length = Number(honest.readBigUInt64LE())
   const header = JSON.parse(honest.toString('utf8', 8, 8 + length)) as Header
@@ -176,7 +212,7 @@ test('damaged files are refused or compiled, and never crash', async () => {
 })
 
 test('damaged packages are refused', async () => {
-  const directory = (await compiledLora(path.join(LORAS, 'kohya.safetensors'), pkg.directory)).directory
+  const directory = (await compileTestLora(path.join(LORAS, 'kohya.safetensors'), pkg.directory)).directory
   const manifest = JSON.parse(await readFile(path.join(directory, 'manifest.json'), 'utf8'))
   const [first] = manifest.modules
   for (const change of [
@@ -196,8 +232,8 @@ test('damaged packages are refused', async () => {
 
 test('a convolution with its channels last has the same update', async () => {
   const cuda = await openPackage(await compileTiny({ tier: 'fp8', target: 'cuda' }))
-  const convolution = async (base: Package) => {
-    const lora = await compiledLora(path.join(LORAS, 'everything.safetensors'), base.directory)
+  const createConvolution = async (base: Package) => {
+    const lora = await compileTestLora(path.join(LORAS, 'everything.safetensors'), base.directory)
     const updates = updatesOf(base, [{ lora, scale: 1 }]).get('transformer')!
     const name = base.manifest.networks.transformer!.weights!
     const weights = { file: path.join(base.directory, name), tensors: base.manifest.weights[name]! }
@@ -206,7 +242,7 @@ test('a convolution with its channels last has the same update', async () => {
     const count = shape.reduce((product, axis) => product * axis, 1)
     return { shape, values: new Uint16Array(bytes.buffer, offset, count) }
   }
-  const [first, last] = [await convolution(pkg), await convolution(cuda)]
+  const [first, last] = [await createConvolution(pkg), await createConvolution(cuda)]
   const [, channels, height, width] = first.shape as [number, number, number, number]
   expect(last.shape).toEqual([first.shape[0], height, width, channels])
   const area = height * width

@@ -12,9 +12,9 @@ import { updateFile } from '../../../gpu-fn/runtime/update/in-file.ts'
 import type { WeightUpdates } from '../../../gpu-fn/runtime/update/weight-update.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { pseudoRandom } from '../../support/checkpoints/tensors.ts'
-import { hostMemory, readMemory } from '../../support/gpu/host-memory.ts'
-import { compiledLora, writeRandomLora } from '../../support/lora.ts'
+import { createPseudoRandom } from '../../support/checkpoints/tensors.ts'
+import { createHostMemory, readMemory } from '../../support/gpu/host-memory.ts'
+import { compileTestLora, writeRandomLora } from '../../support/lora.ts'
 import { LORAS } from '../../support/lora-outputs.ts'
 import { hasAddon } from '../../support/native/addon.ts'
 import { useScratch } from '../../support/scratch.ts'
@@ -49,14 +49,14 @@ const weightsOf = (pkg: Package, network: string) => {
   return { file: path.join(pkg.directory, file), tensors: pkg.manifest.weights[file]! }
 }
 
-async function updates(pkg: Package, network: string, scale: number): Promise<WeightUpdates> {
-  const lora = await compiledLora(path.join(LORAS, 'everything.safetensors'), pkg.directory)
+async function createUpdates(pkg: Package, network: string, scale: number): Promise<WeightUpdates> {
+  const lora = await compileTestLora(path.join(LORAS, 'everything.safetensors'), pkg.directory)
   return updatesOf(pkg, [{ lora, scale }]).get(network)!
 }
 
 /** Weights in host memory, and a copy of their bytes. */
-async function placed(pkg: Package, network: string) {
-  const { memory } = hostMemory()
+async function openPlaced(pkg: Package, network: string) {
+  const { memory } = createHostMemory()
   let address: Address = 0n
   const reserve = (bytes: number) => {
     address = memory.reserve(bytes)
@@ -67,10 +67,10 @@ async function placed(pkg: Package, network: string) {
   onTestFinished(() => weights.release())
   await weights.load()
   const size = pkg.manifest.files[path.basename(file)]!.bytes
-  const bytes = () => readMemory(address, size)
+  const readBytes = () => readMemory(address, size)
   const open = (graph: string) => openNativeSession(graph, { entries: {}, memoryPattern: false })
-  const updated = async (changed: WeightUpdates) => Buffer.from(await updateFile({ file, tensors }, changed, open))
-  return { weights, bytes, updated }
+  const updateInFile = async (changed: WeightUpdates) => Buffer.from(await updateFile({ file, tensors }, changed, open))
+  return { weights, bytes: readBytes, updated: updateInFile }
 }
 
 test.skipIf(!hasAddon()).each([
@@ -84,9 +84,12 @@ test.skipIf(!hasAddon()).each([
 ] as const)(
   'in-place updates of %s in package %s equal updates of the file, and are reverted exactly',
   async (network, tier) => {
-    const { weights, bytes, updated } = await placed(packages[tier], network)
+    const { weights, bytes, updated } = await openPlaced(packages[tier], network)
     const base = bytes()
-    const [weak, strong] = [await updates(packages[tier], network, 0.5), await updates(packages[tier], network, -2)]
+    const [weak, strong] = [
+      await createUpdates(packages[tier], network, 0.5),
+      await createUpdates(packages[tier], network, -2),
+    ]
     for (const changed of [weak, strong]) {
       await weights.update(changed)
       expect(bytes().equals(await updated(changed))).toBe(true)
@@ -105,13 +108,13 @@ test.skipIf(!hasAddon())(
   'in-place updates by adapters of mixed types equal updates of the file, even in several batches',
   async () => {
     const pkg = packages.fp8
-    const { weights, bytes, updated } = await placed(pkg, 'transformer')
+    const { weights, bytes, updated } = await openPlaced(pkg, 'transformer')
     const base = bytes()
     // The float16 factors of its eight modules have 8 MiB: one batch. Together with another type they are converted to float32: two batches.
     const file = path.join(scratch.directory, 'large.safetensors')
     await writeRandomLora(file, pkg.manifest.position.width, { rank: 2048, blocks: 2, dtype: 'F16' })
-    const large = { lora: await compiledLora(file, pkg.directory, 'large'), scale: 0.5 }
-    const small = { lora: await compiledLora(path.join(LORAS, 'everything.safetensors'), pkg.directory), scale: -1 }
+    const large = { lora: await compileTestLora(file, pkg.directory, 'large'), scale: 0.5 }
+    const small = { lora: await compileTestLora(path.join(LORAS, 'everything.safetensors'), pkg.directory), scale: -1 }
     for (const adapters of [[large], [small, large], [small]]) {
       const changed = updatesOf(pkg, adapters).get('transformer')!
       await weights.update(changed)
@@ -124,9 +127,9 @@ test.skipIf(!hasAddon())(
 
 test.skipIf(!hasAddon())('a session computes with the updated weights', async () => {
   const pkg = packages.fp8
-  const { memory } = hostMemory()
+  const { memory } = createHostMemory()
   const [graph, weights] = [path.join(pkg.directory, 'transformer.onnx'), weightsOf(pkg, 'transformer')]
-  const lora = await compiledLora(path.join(LORAS, 'kohya.safetensors'), pkg.directory)
+  const lora = await compileTestLora(path.join(LORAS, 'kohya.safetensors'), pkg.directory)
   const changed = updatesOf(pkg, [{ lora, scale: 1 }]).get('transformer')
   const offload = { weights, memory: () => memory }
   const session = await openNativeSession(graph, { entries: {}, memoryPattern: false, offload })
@@ -142,20 +145,20 @@ test.skipIf(!hasAddon())('a session computes with the updated weights', async ()
 
 test.skipIf(!hasAddon())('a failed update leaves no weights in memory', async () => {
   const pkg = packages.fp8
-  const { memory } = hostMemory()
+  const { memory } = createHostMemory()
   const { copyFromHost, upload } = memory
   const fail = () => Promise.reject(new Error('the device is gone'))
   const weights = await reserveWeights(weightsOf(pkg, 'transformer'), { device: memory, place: null }, graphs)
   onTestFinished(() => weights.release())
   await weights.load()
   memory.upload = fail
-  await expect(weights.update(await updates(pkg, 'transformer', 1))).rejects.toThrow('the device is gone')
+  await expect(weights.update(await createUpdates(pkg, 'transformer', 1))).rejects.toThrow('the device is gone')
   await expect(weights.load()).rejects.toThrow('the device is gone')
   memory.upload = upload
   await weights.load()
   // Restoring the weights for the next adapter fails.
   memory.copyFromHost = fail
-  await expect(weights.update(await updates(pkg, 'transformer', 2))).rejects.toThrow('the device is gone')
+  await expect(weights.update(await createUpdates(pkg, 'transformer', 2))).rejects.toThrow('the device is gone')
   memory.copyFromHost = copyFromHost
   await weights.load()
 })
@@ -165,7 +168,7 @@ function inputsOf({ manifest }: Package): Record<string, Tensor> {
   return Object.fromEntries(
     manifest.networks.transformer!.inputs.map(({ name, shape }, i) => [
       name,
-      pseudoRandom(
+      createPseudoRandom(
         shape.map((dim) => lengths[dim] ?? Number(dim)),
         i,
       ),

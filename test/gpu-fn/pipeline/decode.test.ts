@@ -3,10 +3,10 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/open-pipeline.ts'
 import { decodeLatent } from '../../../gpu-fn/pipeline/decode.ts'
 import { toPixels } from '../../../gpu-fn/pipeline/image.ts'
-import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
 import { spansOf } from '../../../gpu-fn/pipeline/tiles.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import { builtInPackage } from '../../../infra/local/models/built-in-model.ts'
+import { prepareBuiltInPackage } from '../../../infra/local/models/built-in-model.ts'
 import { render } from '../../../infra/local/models/render.ts'
 import { type Pixels, psnr, readPixels } from '../../../infra/receipts/compare-images.ts'
 
@@ -28,34 +28,34 @@ test('spans cover a length without gaps, and adjacent ones overlap in the blende
 describe('nano, decoded in tiles', () => {
   let pipeline: OpenPipeline
   beforeAll(async () => {
-    pipeline = await openPipeline(await openPackage(await builtInPackage('nano-turbo', 'fp32')))
+    pipeline = await openPipeline(await openPackage(await prepareBuiltInPackage('nano-turbo', 'fp32')))
   })
   afterAll(() => pipeline.release())
 
-  const picture = async (tile: number | null) => {
+  const renderPicture = async (tile: number | null) => {
     const request = { prompt: 'a red heart on a blue background', seed: 3 }
     const tiled = { ...pipeline, plan: { ...pipeline.plan, tile } }
     return readPixels(await render(tiled, request))
   }
 
   test('is close to the untiled result, without seams', async () => {
-    const [whole, tiled] = [await picture(null), await picture(24)]
+    const [whole, tiled] = [await renderPicture(null), await renderPicture(24)]
     expect(psnr(tiled, whole)).toBeGreaterThan(36)
-    expect(seam(tiled, whole, 'across')).toBeLessThan(0.6)
-    expect(seam(tiled, whole, 'down')).toBeLessThan(0.6)
+    expect(measureSeam(tiled, whole, 'across')).toBeLessThan(0.6)
+    expect(measureSeam(tiled, whole, 'down')).toBeLessThan(0.6)
     // The measure detects seams between adjacent tiles, down to half a level of brightness.
     const cut = { ...whole, data: whole.data.map((value, i) => (Math.floor(i / 3) % 256 < 128 ? value - 1 : value)) }
-    expect(seam(cut, whole, 'across')).toBeGreaterThan(0.6)
+    expect(measureSeam(cut, whole, 'across')).toBeGreaterThan(0.6)
   })
 
   test('a latent that is no larger than a tile is decoded in one piece', async () => {
-    const latent = { data: gaussianNoise(1, 16 * 8 * 6), dims: [1, 16, 8, 6] }
+    const latent = { data: drawGaussianNoise(1, 16 * 8 * 6), dims: [1, 16, 8, 6] }
     const whole = await decodeLatent(pipeline.vaeDecoder, latent, null)
     expect(await decodeLatent(pipeline.vaeDecoder, latent, 8)).toEqual(whole)
   })
 
-  test('pixels equal the planes bit for bit', async () => {
-    const latent = { data: gaussianNoise(2, 16 * 8 * 6).map((value) => 3 * value), dims: [1, 16, 8, 6] }
+  test('pixels are bit-identical to the planes', async () => {
+    const latent = { data: drawGaussianNoise(2, 16 * 8 * 6).map((value) => 3 * value), dims: [1, 16, 8, 6] }
     const { image } = await pipeline.vaeDecoder.run({ latent })
     const [, , height, width] = image!.dims as [number, number, number, number]
     const expected = toPixels(image!.data as Float32Array, width, height)
@@ -65,13 +65,13 @@ describe('nano, decoded in tiles', () => {
   })
 
   test.each([null, 4])('NaN is an error in tiles of %s', async (tile) => {
-    const latent = { data: gaussianNoise(1, 16 * 8 * 6).fill(Number.NaN, 40, 41), dims: [1, 16, 8, 6] }
+    const latent = { data: drawGaussianNoise(1, 16 * 8 * 6).fill(Number.NaN, 40, 41), dims: [1, 16, 8, 6] }
     await expect(decodeLatent(pipeline.vaeDecoder, latent, tile)).rejects.toThrow('contains NaN')
   })
 })
 
 /** The largest change, from one line of pixels to the next, of the mean difference between two images; without the edges. */
-function seam(a: Pixels, b: Pixels, axis: 'across' | 'down'): number {
+function measureSeam(a: Pixels, b: Pixels, axis: 'across' | 'down'): number {
   const { width, height } = a
   const lines = new Float64Array(axis === 'across' ? width : height)
   for (let i = 0; i < a.data.length; i++) {

@@ -10,13 +10,18 @@ test('guidance scale 1 uses only the prompt, and 0 only the negative prompt', ()
   expect([...guide(negative, positive.slice(), 3)]).toEqual([3.5, 16, -40])
 })
 
-const tensor = (value: number, ...dims: number[]): Tensor => ({ data: Float32Array.of(value), dims })
-const latent = tensor(0, 1, 1, 1, 1)
+const createTensor = (value: number, ...dims: number[]): Tensor => ({ data: Float32Array.of(value), dims })
+const latent = createTensor(0, 1, 1, 1, 1)
 const conditionOf = (transformer: Session, value: number): Condition => ({
-  ...{ transformer, batch: 1, modulation: new HostTensor(tensor(value, 1, 1, 1)) },
-  context: new HostTensor(tensor(0, 1, 1, 1)),
+  ...{ transformer, batch: 1, modulation: new HostTensor(createTensor(value, 1, 1, 1)) },
+  context: new HostTensor(createTensor(0, 1, 1, 1)),
 })
-const options = () => ({ guidanceScale: 3, skipScale: 2, position: undefined, signal: new AbortController().signal })
+const createOptions = () => ({
+  guidanceScale: 3,
+  skipScale: 2,
+  position: undefined,
+  signal: new AbortController().signal,
+})
 
 /** A device whose velocity is the modulation. A run ends after `work`. */
 function deviceOf(work: () => Promise<void>): Session & { max: number } {
@@ -35,7 +40,7 @@ function deviceOf(work: () => Promise<void>): Session & { max: number } {
   return device
 }
 
-test('devices run concurrently, and the conditions of one device in turn', async () => {
+test('devices run concurrently, and the conditions of one device sequentially', async () => {
   const begun = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
   const devices = begun.map(({ resolve }) =>
     deviceOf(async () => {
@@ -46,7 +51,7 @@ test('devices run concurrently, and the conditions of one device in turn', async
   const [first, second] = [devices[0]!, devices[1]!]
   // The negative prompt and the one without some blocks are on the first device.
   const conditions = [conditionOf(first, 1), conditionOf(second, 4), conditionOf(first, 2)]
-  expect(await predictVelocity(latent, conditions, 0, options())).toEqual(Float32Array.of(1 + 3 * 3 + 2 * 2))
+  expect(await predictVelocity(latent, conditions, 0, createOptions())).toEqual(Float32Array.of(1 + 3 * 3 + 2 * 2))
   expect(devices.map(({ max }) => max)).toEqual([1, 1])
 })
 
@@ -58,7 +63,7 @@ test('a failure of one device is thrown after the runs of the others, because th
     await promise
     ended = true
   })
-  const velocity = predictVelocity(latent, [conditionOf(failing, 1), conditionOf(slow, 2)], 0, options())
+  const velocity = predictVelocity(latent, [conditionOf(failing, 1), conditionOf(slow, 2)], 0, createOptions())
   setTimeout(resolve, 20)
   await expect(velocity).rejects.toThrow('no memory')
   expect(ended).toBe(true)
@@ -66,25 +71,25 @@ test('a failure of one device is thrown after the runs of the others, because th
 
 test('a failure releases the conditions of the prompts before it', async () => {
   const live = new Set<string>()
-  const createTensor = (name: string) => {
+  const trackTensor = (name: string) => {
     live.add(name)
-    return Object.assign(new HostTensor(tensor(0, 1, 1, 1)), { release: () => live.delete(name) })
+    return Object.assign(new HostTensor(createTensor(0, 1, 1, 1)), { release: () => live.delete(name) })
   }
-  const failingIn = (last: number): Session => {
+  const createFailingSession = (last: number): Session => {
     let runs = 0
     const runOnDevice = async () => {
       if (++runs > last) throw new Error('no memory')
       return {
-        modulation: createTensor(`modulation ${last} ${runs}`),
-        context: createTensor(`context ${last} ${runs}`),
+        modulation: trackTensor(`modulation ${last} ${runs}`),
+        context: trackTensor(`context ${last} ${runs}`),
       }
     }
     return { run: () => Promise.reject(new Error('not used')), runOnDevice, release: async () => {} }
   }
   const prompts = [1, 2].map((rows) => ({ rows, embeds: new Float32Array(rows), pooled: new Float32Array(1) }))
-  const conditionsWith = (conditioning: Session, control?: Session) =>
+  const createConditions = (conditioning: Session, control?: Session) =>
     condition({ conditioning, transformer: conditioning }, prompts, Float32Array.of(1), { batched: true, control })
-  await expect(conditionsWith(failingIn(1))).rejects.toThrow('no memory')
-  await expect(conditionsWith(failingIn(2), failingIn(0))).rejects.toThrow('no memory')
+  await expect(createConditions(createFailingSession(1))).rejects.toThrow('no memory')
+  await expect(createConditions(createFailingSession(2), createFailingSession(0))).rejects.toThrow('no memory')
   expect([...live]).toEqual([])
 })

@@ -1,7 +1,7 @@
 import { createCipheriv } from 'node:crypto'
 import sharp from 'sharp'
 import { describe, expect, test } from 'vitest'
-import { describeOversize, LIMITS, largestImageBytes } from '../../../gpu-fn/contract.ts'
+import { computeLargestImageBytes, describeOversize, LIMITS } from '../../../gpu-fn/contract.ts'
 import { encodeImage, type GenerationParameters, readParameters, toPixels } from '../../../gpu-fn/pipeline/image.ts'
 
 const FORMATS = ['png', 'jpeg', 'webp'] as const
@@ -22,14 +22,14 @@ const parameters: GenerationParameters = {
 }
 
 /** A slope of red over x, of green over y, and blue in a corner. */
-function scene(): Float32Array {
+function createScene(): Float32Array {
   const { width, height } = parameters
-  const plane = (at: (x: number, y: number) => number) =>
+  const createPlane = (at: (x: number, y: number) => number) =>
     Array.from({ length: width * height }, (_, i) => at(i % width, Math.floor(i / width)))
   return Float32Array.from([
-    ...plane((x) => (2 * x) / width - 1),
-    ...plane((_, y) => (2 * y) / height - 1),
-    ...plane((x, y) => (x < 8 && y < 8 ? 1 : -1)),
+    ...createPlane((x) => (2 * x) / width - 1),
+    ...createPlane((_, y) => (2 * y) / height - 1),
+    ...createPlane((x, y) => (x < 8 && y < 8 ? 1 : -1)),
   ])
 }
 
@@ -48,7 +48,7 @@ describe('toPixels', () => {
 })
 
 describe.each(FORMATS)('%s', (format) => {
-  const pixels = toPixels(scene(), parameters.width, parameters.height)
+  const pixels = toPixels(createScene(), parameters.width, parameters.height)
   const output = { format, quality: 90 }
 
   test('decodes to the original pixels', async () => {
@@ -107,13 +107,13 @@ describe.each(FORMATS)('%s', (format) => {
 })
 
 test('PNG has the same bytes every time, for any quality', async () => {
-  const pixels = toPixels(scene(), parameters.width, parameters.height)
+  const pixels = toPixels(createScene(), parameters.width, parameters.height)
   const first = await encodeImage(pixels, { format: 'png', quality: 10 }, parameters)
   expect(Buffer.from(await encodeImage(pixels, { format: 'png', quality: 95 }, parameters)).equals(first)).toBe(true)
 })
 
 test('lower quality makes smaller files', async () => {
-  const pixels = toPixels(scene(), parameters.width, parameters.height)
+  const pixels = toPixels(createScene(), parameters.width, parameters.height)
   for (const format of ['jpeg', 'webp'] as const) {
     const [low, high] = await Promise.all(
       [20, 95].map((quality) => encodeImage(pixels, { format, quality }, parameters)),
@@ -124,7 +124,7 @@ test('lower quality makes smaller files', async () => {
 
 describe('file size', () => {
   /** Returns the worst case for file size: incompressible pixels, and prompts with the longest possible XMP encoding. */
-  function worst(width: number, height: number) {
+  function createWorstCase(width: number, height: number) {
     const text = '\u0001'.repeat(LIMITS.promptCharacters)
     const cipher = createCipheriv('aes-128-ctr', Buffer.alloc(16), Buffer.alloc(16))
     const pixels = new Uint8Array(cipher.update(Buffer.alloc(3 * width * height)))
@@ -139,8 +139,8 @@ describe('file size', () => {
     // The largest square PNG that the contract allows.
     [4704, 4704],
   ])('a %ix%i PNG of noise is within the upper bound on its size', async (width, height) => {
-    const { pixels, parameters } = worst(width, height)
-    const bound = largestImageBytes({ width, height, output_format: 'png' })
+    const { pixels, parameters } = createWorstCase(width, height)
+    const bound = computeLargestImageBytes({ width, height, output_format: 'png' })
     expect(describeOversize({ width, height, output_format: 'png' })).toBeNull()
     expect(bound).toBeLessThanOrEqual(LIMITS.imageBytes)
     const file = await encodeImage(pixels, { format: 'png', quality: 90 }, parameters)
@@ -150,7 +150,7 @@ describe('file size', () => {
   })
 
   test.each(['jpeg', 'webp'] as const)('an oversized %s is encoded again at a lower quality', async (format) => {
-    const { pixels, parameters } = worst(512, 512)
+    const { pixels, parameters } = createWorstCase(512, 512)
     const output = { format, quality: 100 }
     const whole = await encodeImage(pixels, output, parameters)
     const limit = Math.floor(whole.byteLength / 2)
@@ -158,7 +158,7 @@ describe('file size', () => {
     expect(smaller.byteLength).toBeLessThanOrEqual(limit)
     expect(await sharp(smaller).metadata()).toMatchObject({ format, width: 512, height: 512 })
     await expect(encodeImage(pixels, output, parameters, 1_000)).rejects.toThrow('at quality 1; at most 1000')
-    expect(largestImageBytes({ width: 6144, height: 6144, output_format: format })).toBe(LIMITS.imageBytes)
+    expect(computeLargestImageBytes({ width: 6144, height: 6144, output_format: format })).toBe(LIMITS.imageBytes)
   })
 })
 

@@ -43,11 +43,11 @@ async function collect(pipeline: OpenPipeline, request: Partial<Txt2ImgRequest> 
   return events
 }
 
-async function images(pipeline: OpenPipeline, request: Partial<Txt2ImgRequest> = {}): Promise<ImageEvent[]> {
+async function generateImages(pipeline: OpenPipeline, request: Partial<Txt2ImgRequest> = {}): Promise<ImageEvent[]> {
   return (await collect(pipeline, request)).filter((event) => event.type === 'image')
 }
 
-async function largestDifference(a: ImageEvent, b: ImageEvent): Promise<number> {
+async function measureLargestDifference(a: ImageEvent, b: ImageEvent): Promise<number> {
   const [x, y] = await Promise.all([a, b].map(({ data }) => sharp(data).raw().toBuffer()))
   expect(x!.length).toBe(y!.length)
   return x!.reduce((max, value, i) => Math.max(max, Math.abs(value - y![i]!)), 0)
@@ -69,7 +69,7 @@ describe('a tiny SD3.5 in float32', () => {
   })
 
   test('yields previews on request, with the same final image', async () => {
-    const [image] = await images(pipeline)
+    const [image] = await generateImages(pipeline)
     const events = await collect(pipeline, { preview_steps: 1 })
     expect(events.map(({ type }) => type)).toEqual([
       'encoded',
@@ -89,8 +89,8 @@ describe('a tiny SD3.5 in float32', () => {
   })
 
   test('produces the same bytes every time, and others for another seed, prompt, negative prompt, scale or number of steps', async () => {
-    const [image] = await images(pipeline)
-    expect((await images(pipeline))[0]!.data).toEqual(image!.data)
+    const [image] = await generateImages(pipeline)
+    expect((await generateImages(pipeline))[0]!.data).toEqual(image!.data)
     const changes: Partial<Txt2ImgRequest>[] = [
       { seed: 43 },
       { prompt: 'a cat' },
@@ -102,20 +102,20 @@ describe('a tiny SD3.5 in float32', () => {
       { max_sequence_length: 100 },
     ]
     for (const change of changes) {
-      const [other] = await images(pipeline, change)
-      expect(await largestDifference(image!, other!), JSON.stringify(change)).toBeGreaterThan(2)
+      const [other] = await generateImages(pipeline, change)
+      expect(await measureLargestDifference(image!, other!), JSON.stringify(change)).toBeGreaterThan(2)
     }
   })
 
   test('image k equals the image of seed + k, modulo 2^64', async () => {
-    const several = await images(pipeline, { count: 3, seed: '18446744073709551614' })
+    const several = await generateImages(pipeline, { count: 3, seed: '18446744073709551614' })
     expect(several.map(({ image, seed }) => [image, seed])).toEqual([
       [0, '18446744073709551614'],
       [1, '18446744073709551615'],
       [2, 0],
     ])
-    const [alone] = await images(pipeline, { seed: 0 })
-    expect(await largestDifference(several[2]!, alone!)).toBe(0)
+    const [alone] = await generateImages(pipeline, { seed: 0 })
+    expect(await measureLargestDifference(several[2]!, alone!)).toBe(0)
   })
 
   test('runs more steps than the modulation is precomputed for', async () => {
@@ -140,19 +140,19 @@ describe('a tiny SD3.5 in float32', () => {
   )
 
   test('up to a guidance scale of 1 the negative prompt is not read', async () => {
-    const [image] = await images(pipeline, { guidance_scale: 1, negative_prompt: 'blurry' })
+    const [image] = await generateImages(pipeline, { guidance_scale: 1, negative_prompt: 'blurry' })
     for (const change of [{ negative_prompt: 'a cat' }, { guidance_scale: 0, negative_prompt: '' }]) {
-      const [other] = await images(pipeline, { guidance_scale: 1, ...change })
-      expect(await largestDifference(image!, other!)).toBe(0)
+      const [other] = await generateImages(pipeline, { guidance_scale: 1, ...change })
+      expect(await measureLargestDifference(image!, other!)).toBe(0)
     }
   })
 
   test('sequential runs of negative and positive prompt produce the same image as a batch', async () => {
     const manifest = { ...pipeline.package.manifest, transformer_batch: 1 as const }
     const oneByOne = { ...pipeline, package: { ...pipeline.package, manifest } }
-    const [together] = await images(pipeline)
-    const [apart] = await images(oneByOne)
-    expect(await largestDifference(together!, apart!)).toBeLessThanOrEqual(1)
+    const [together] = await generateImages(pipeline)
+    const [apart] = await generateImages(oneByOne)
+    expect(await measureLargestDifference(together!, apart!)).toBeLessThanOrEqual(1)
   })
 
   test('warns of truncated prompts, by prompt and encoder', async () => {
@@ -173,7 +173,7 @@ describe('a tiny SD3.5 in float32', () => {
   })
 
   test.each(['jpeg', 'webp'] as const)('writes %s with its parameters', async (output_format) => {
-    const [image] = await images(pipeline, { output_format })
+    const [image] = await generateImages(pipeline, { output_format })
     expect(image!.content_type).toBe(`image/${output_format}`)
     const { prompt, negative_prompt, seed, steps, guidance_scale, width, height, text_convention } = REQUEST
     const { manifest, digest } = pipeline.package
@@ -201,24 +201,24 @@ describe('a tiny SD3.5 in float32', () => {
     }
     const counted: OpenPipeline = { ...pipeline, transformer: { ...transformer, run } }
     const request = { steps: 28, ...options }
-    const plain = await images(counted, request)
+    const plain = await generateImages(counted, request)
     expect(samples).toBe(all)
     samples = 0
-    const cached = await images(counted, { ...request, cache: 'fast' })
+    const cached = await generateImages(counted, { ...request, cache: 'fast' })
     expect(samples).toBe(some)
-    expect((await largestDifference(plain[0]!, cached[0]!)) > 0).toBe(some < all)
+    expect((await measureLargestDifference(plain[0]!, cached[0]!)) > 0).toBe(some < all)
     expect(await readParameters(cached[0]!.data)).toMatchObject({ cache: 'fast' })
     expect(await readParameters(plain[0]!.data)).not.toHaveProperty('cache')
     if (cached.length === 1) return
-    const [second] = await images(pipeline, { ...request, seed: 43, count: 1, cache: 'fast' })
+    const [second] = await generateImages(pipeline, { ...request, seed: 43, count: 1, cache: 'fast' })
     expect(second!.data).toEqual(cached[1]!.data)
   })
 
   test('omits all prompts from the file on request, with the same pixels', async () => {
     const request = { prompt_2: 'another prompt', prompt_3: 'a third prompt' }
     const [[plain], [image]] = [
-      await images(pipeline, request),
-      await images(pipeline, { ...request, prompt_metadata: false }),
+      await generateImages(pipeline, request),
+      await generateImages(pipeline, { ...request, prompt_metadata: false }),
     ]
     const written = Buffer.from(image!.data).toString('latin1')
     expect(written).not.toMatch(/prompt/i)
@@ -244,7 +244,7 @@ describe('a tiny SD3.5 in float32', () => {
     }
     await expect(run()).rejects.toBe(reason)
     expect(seen).toEqual(['encoded', 'step', 'step'])
-    expect(await images(pipeline)).toHaveLength(1)
+    expect(await generateImages(pipeline)).toHaveLength(1)
   })
 
   test('the error of the prompts is thrown once the encoding of the input image has ended', async () => {
@@ -274,7 +274,7 @@ describe('a tiny SD3.5 in float32', () => {
     [{ height: 1_000_000 * 16 }, /height is 16000000/],
     [{ width: 0 }, /width is 0/],
   ])('refuses %j', async (size, message) => {
-    await expect(images(pipeline, size)).rejects.toThrow(
+    await expect(generateImages(pipeline, size)).rejects.toThrow(
       expect.objectContaining({ name: 'RangeError', message: expect.stringMatching(message) }),
     )
   })
@@ -290,8 +290,8 @@ describe('other packages', () => {
     ['no QK-norm', { variant: 'tiny-sd3' }],
   ] satisfies [string, TinyPackage][])('%s: an image that depends on its seed', async (_, tiny) => {
     const pipeline = await open(tiny)
-    const [first, second] = await images(pipeline, { count: 2 })
-    expect(await largestDifference(first!, second!)).toBeGreaterThan(8)
+    const [first, second] = await generateImages(pipeline, { count: 2 })
+    expect(await measureLargestDifference(first!, second!)).toBeGreaterThan(8)
   })
 
   test('an unreadable graph is named in the error, and nothing stays open', async () => {

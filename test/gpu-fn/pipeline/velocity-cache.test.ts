@@ -1,6 +1,6 @@
 // The correction after reused steps, with velocities that depend on the noise level only.
 import { expect, test } from 'vitest'
-import { reusedSteps } from '../../../gpu-fn/contract.ts'
+import { findReusedSteps } from '../../../gpu-fn/contract.ts'
 import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import { createScheduler } from '../../../gpu-fn/pipeline/schedulers/schedulers.ts'
 import { VelocityCache } from '../../../gpu-fn/pipeline/velocity-cache.ts'
@@ -16,7 +16,7 @@ async function sampleWith(
 ) {
   const request = { steps: 28, guidance_scale: 7, sampler, ...(cache && { cache: 'fast' as const }) }
   const scheduler = createScheduler(request, config, async () => new Float32Array(2))
-  const reused = reusedSteps(request)
+  const reused = findReusedSteps(request)
   const velocities = new VelocityCache(scheduler)
   const sample = new Float32Array([1, -1])
   let computed = 0
@@ -33,7 +33,7 @@ async function sampleWith(
   return { sample: [...sample], computed }
 }
 
-const distance = (a: readonly number[], b: readonly number[]) =>
+const computeDistance = (a: readonly number[], b: readonly number[]) =>
   Math.max(...a.map((value, i) => Math.abs(value - b[i]!)))
 
 test.for([
@@ -46,7 +46,7 @@ test.for([
     const plain = await sampleWith(sampler, linear, { cache: false })
     const cached = await sampleWith(sampler, linear, { cache: true })
     expect([plain.computed, cached.computed]).toEqual([all, some])
-    expect(distance(plain.sample, cached.sample)).toBeLessThan(1e-5)
+    expect(computeDistance(plain.sample, cached.sample)).toBeLessThan(1e-5)
   },
 )
 
@@ -60,7 +60,9 @@ test.for([
   const plain = await sampleWith(sampler, curved, { cache: false })
   const corrected = await sampleWith(sampler, curved, { cache: true })
   const reused = await sampleWith(sampler, curved, { cache: true, corrects: false })
-  expect(distance(plain.sample, corrected.sample)).toBeLessThan(share * distance(plain.sample, reused.sample))
+  expect(computeDistance(plain.sample, corrected.sample)).toBeLessThan(
+    share * computeDistance(plain.sample, reused.sample),
+  )
 })
 
 test('a first run cannot reuse', () => {
@@ -74,9 +76,10 @@ test.for([
   [{ guidance_scale: 4, skip_layer_guidance: { scale: 2, start: 0.49, stop: 1 } }],
 ] as const)('%j: the steps next to the end of a ControlNet are computed', ([sampling]) => {
   const request = { ...sampling, steps: 40, cache: 'fast' as const }
-  const reusedWith = (stop: number) => reusedSteps({ ...request, controls: [{ id: 'edges', scale: 1, stop }] })
-  expect(reusedWith(1)).toEqual(reusedSteps(request))
-  const reused = reusedWith(0.5)
+  const findReusedBefore = (stop: number) =>
+    findReusedSteps({ ...request, controls: [{ id: 'edges', scale: 1, stop }] })
+  expect(findReusedBefore(1)).toEqual(findReusedSteps(request))
+  const reused = findReusedBefore(0.5)
   expect([19, 20].filter((step) => reused.has(step))).toEqual([])
-  expect(reused.size).toBeGreaterThanOrEqual(reusedSteps(request).size - 2)
+  expect(reused.size).toBeGreaterThanOrEqual(findReusedSteps(request).size - 2)
 })

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import protobuf from 'protobufjs'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { ONNX_DATA_TYPES, tensorBytes } from '../../../gpu-fn/dtype.ts'
+import { computeTensorBytes, ONNX_DATA_TYPES } from '../../../gpu-fn/dtype.ts'
 import type { StoredTensor } from '../../../gpu-fn/manifest.ts'
 import { NativeDeviceTensor, readTensor } from '../../../gpu-fn/runtime/native-tensor.ts'
 import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
@@ -11,12 +11,12 @@ import { concatenate, type Session, type Tensor } from '../../../gpu-fn/runtime/
 import { openNativeSession } from '../../../gpu-fn/runtime/session-native.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
-import { hostMemory } from '../../support/gpu/host-memory.ts'
+import { createHostMemory } from '../../support/gpu/host-memory.ts'
 import { hasAddon } from '../../support/native/addon.ts'
 
 const PROTO = path.join(import.meta.dirname, '../../../gpu-fn/compile/write/onnx.proto')
 const ModelProto = protobuf.loadSync(PROTO).lookupType('onnx.ModelProto')
-type Decoded = {
+type DecodedTensor = {
   graph: {
     initializer: {
       name: string
@@ -41,7 +41,7 @@ beforeAll(async () => {
   await session.release()
 })
 
-const open = (file: string, memory: ReturnType<typeof hostMemory>['memory']) => {
+const open = (file: string, memory: ReturnType<typeof createHostMemory>['memory']) => {
   const weights = { file: file.replace('.onnx', '.weights'), tensors }
   return openNativeSession(file, { entries: {}, memoryPattern: false, offload: { weights, memory: () => memory } })
 }
@@ -49,7 +49,7 @@ const open = (file: string, memory: ReturnType<typeof hostMemory>['memory']) => 
 test.skipIf(!hasAddon()).each(['reserved memory', 'host memory'])(
   'tensors on the device are joined in %s',
   async (where) => {
-    const { memory, log } = hostMemory()
+    const { memory, log } = createHostMemory()
     const file = path.join(directory, 'clip_l.onnx')
     const session = await (where === 'host memory'
       ? openSession(file, { target: 'cpu', binding: 'native' })
@@ -70,7 +70,7 @@ test.skipIf(!hasAddon()).each(['reserved memory', 'host memory'])(
 )
 
 test.skipIf(!hasAddon())('a failed copy leaves no memory mapped for the joined tensor', async () => {
-  const { memory, log } = hostMemory()
+  const { memory, log } = createHostMemory()
   const session = await open(path.join(directory, 'clip_l.onnx'), memory)
   onTestFinished(() => session.release())
   const one = (await session.runOnDevice(INPUTS)).hidden!
@@ -83,7 +83,7 @@ test.skipIf(!hasAddon())('a failed copy leaves no memory mapped for the joined t
 
 describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   test("have the same results as onnxruntime's own weights, and are read from the file once", async () => {
-    const { memory, log } = hostMemory()
+    const { memory, log } = createHostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     expect(await session.run(INPUTS)).toEqual(expected)
     expect(await session.run(INPUTS)).toEqual(expected)
@@ -93,7 +93,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   })
 
   test('are the weights of the session', async () => {
-    const { memory } = hostMemory()
+    const { memory } = createHostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     onTestFinished(() => session.release())
     session.weights!.unload()
@@ -107,7 +107,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   })
 
   test('are loaded after a run for which the device had no memory left', async () => {
-    const { memory } = hostMemory()
+    const { memory } = createHostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     onTestFinished(() => session.release())
     session.weights!.unload()
@@ -121,7 +121,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   })
 
   test('are shared by a second graph, which is released with the session', async () => {
-    const { memory, log } = hostMemory()
+    const { memory, log } = createHostMemory()
     const [file, other] = ['transformer.onnx', 'control-embedding.onnx'].map((name) => path.join(directory, name))
     const { manifest } = await openPackage(directory)
     const weights = {
@@ -149,7 +149,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   })
 
   test('are unloaded and reloaded while the session stays open; a file read repeatedly stays mapped', async () => {
-    const { memory, log } = hostMemory()
+    const { memory, log } = createHostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     for (let i = 0; i < 3; i++) {
       session.weights!.unload()
@@ -163,7 +163,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   })
 
   test('are reloaded for a run if they are unloaded', async () => {
-    const { memory, log } = hostMemory()
+    const { memory, log } = createHostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     onTestFinished(() => session.release())
     session.weights!.unload()
@@ -174,7 +174,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   })
 
   test('can be loaded again after an attempt without enough memory, which leaks nothing', async () => {
-    const { memory, log } = hostMemory(1)
+    const { memory, log } = createHostMemory(1)
     await expect(open(path.join(directory, 'clip_l.onnx'), memory)).rejects.toMatchObject({
       name: 'SessionError',
       message: expect.stringMatching(/cannot open .*clip_l\.onnx: CUDA: out of memory/),
@@ -183,7 +183,7 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
   })
 
   test('do not count as loaded after a failed copy', async () => {
-    const { memory, log } = hostMemory()
+    const { memory, log } = createHostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     onTestFinished(() => session.release())
     session.weights!.unload()
@@ -208,19 +208,19 @@ describe.skipIf(!hasAddon())('a weights file that does not fit its layout', () =
 
   test('is refused if it is truncated', async () => {
     await truncate(path.join(scratch, 'clip_l.weights'), 1000)
-    const { memory, log } = hostMemory()
+    const { memory, log } = createHostMemory()
     await expect(open(file, memory)).rejects.toThrow(/cannot open .*: .* extends beyond the end of .*clip_l\.weights/)
     expect(log).toEqual([])
   })
 
   test('is refused if it is missing', async () => {
     await rm(path.join(scratch, 'clip_l.weights'))
-    await expect(open(file, hostMemory().memory)).rejects.toThrow(/cannot open .*ENOENT.*clip_l\.weights/)
+    await expect(open(file, createHostMemory().memory)).rejects.toThrow(/cannot open .*ENOENT.*clip_l\.weights/)
   })
 
   test('is refused if its graph is malformed', async () => {
     await writeFile(file, Buffer.alloc(64, 0xff))
-    await expect(open(file, hostMemory().memory)).rejects.toThrow(/cannot open .*clip_l\.onnx: /)
+    await expect(open(file, createHostMemory().memory)).rejects.toThrow(/cannot open .*clip_l\.onnx: /)
   })
 })
 
@@ -228,7 +228,9 @@ test('the layout in the manifest equals that in the graph', async () => {
   const { weights } = (await openPackage(directory)).manifest
   for (const [file, layout] of Object.entries(weights)) {
     const model = ModelProto.decode(await readFile(path.join(directory, file.replace('.weights', '.onnx'))))
-    const external = (model as unknown as Decoded).graph.initializer.filter(({ dataLocation }) => dataLocation === 1)
+    const external = (model as unknown as DecodedTensor).graph.initializer.filter(
+      ({ dataLocation }) => dataLocation === 1,
+    )
     expect(external.length).toBeGreaterThan(10)
     const stored = external.map(({ name, dataType, dims, externalData }) => {
       const { location, offset, length } = Object.fromEntries(externalData.map(({ key, value }) => [key, value]))
@@ -237,7 +239,7 @@ test('the layout in the manifest equals that in the graph', async () => {
     })
     expect(stored).toEqual(
       layout.map(({ name, dtype, shape, offset }) => ({
-        ...{ name, type: ONNX_DATA_TYPES[dtype], shape, offset, bytes: tensorBytes(dtype, shape) },
+        ...{ name, type: ONNX_DATA_TYPES[dtype], shape, offset, bytes: computeTensorBytes(dtype, shape) },
       })),
     )
   }

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { createMemoryPool, type Pieces } from '../../../gpu-fn/runtime/memory-pool.ts'
 
 /** A fake driver with memory for this number of pieces of 16 bytes and the errors of the real one. */
-function driver(room: number) {
+function createDriver(room: number) {
   const created = new Set<bigint>()
   const mapped = new Map<bigint, bigint>()
   let next = 1n
@@ -29,7 +29,7 @@ function driver(room: number) {
 
 describe('a pool of device memory', () => {
   test('reuses the pieces of a freed range, and requests the rest from the driver', () => {
-    const { pieces, created, mapped } = driver(5)
+    const { pieces, created, mapped } = createDriver(5)
     const pool = createMemoryPool(pieces)
     const first = pool.map(0n, 48)
     expect([...mapped.keys()]).toEqual([0n, 16n, 32n])
@@ -42,7 +42,7 @@ describe('a pool of device memory', () => {
   })
 
   test('returns all idle pieces together with the freed ones', () => {
-    const { pieces, created, mapped } = driver(5)
+    const { pieces, created, mapped } = createDriver(5)
     const pool = createMemoryPool(pieces)
     const [kept, left, freed] = [pool.map(0n, 32), pool.map(100n, 32), pool.map(200n, 16)]
     left.recycle()
@@ -55,7 +55,7 @@ describe('a pool of device memory', () => {
   })
 
   test('maps nothing if not all pieces fit, and then serves a smaller request', () => {
-    const { pieces, created, mapped } = driver(3)
+    const { pieces, created, mapped } = createDriver(3)
     const pool = createMemoryPool(pieces)
     pool.map(0n, 16)
     expect(() => pool.map(100n, 64)).toThrow('CUDA: out of memory')
@@ -65,7 +65,7 @@ describe('a pool of device memory', () => {
   })
 
   test('leaks no piece after a failed mapping', () => {
-    const { pieces, created, mapped } = driver(2)
+    const { pieces, created, mapped } = createDriver(2)
     const pool = createMemoryPool(pieces)
     pool.map(16n, 16)
     expect(() => pool.map(0n, 32)).toThrow('CUDA: out of memory')

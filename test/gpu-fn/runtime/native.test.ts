@@ -93,7 +93,7 @@ describe.skipIf(!hasAddon())('the addon', () => {
     const results = await run.start()
     expect(Object.keys(results)).toEqual(['hidden'])
     expect(results.hidden!.read()).toEqual(expected)
-    expect(() => run.start()).toThrow('the run was started before')
+    expect(() => run.start()).toThrow('the run has already been started')
   })
 
   test.skipIf(hasGpu())('names the missing CUDA library', () => {

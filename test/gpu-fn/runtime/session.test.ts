@@ -2,25 +2,25 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
 import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
 import type { Session, Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { hasGpu } from '../../support/gpu/gpu.ts'
 import { hasAddon } from '../../support/native/addon.ts'
 
-const ids = (batch: number, tokens: number): Tensor => ({
+const createIds = (batch: number, tokens: number): Tensor => ({
   data: BigInt64Array.from({ length: batch * tokens }, (_, i) => BigInt((i * 37) % 990)),
   dims: [batch, tokens],
 })
-const noise = (dims: number[], seed: number): Tensor => ({
-  data: gaussianNoise(
+const createNoise = (dims: number[], seed: number): Tensor => ({
+  data: drawGaussianNoise(
     seed,
     dims.reduce((n, dim) => n * dim),
   ),
   dims,
 })
-const refusal = (message: RegExp) =>
+const createRefusal = (message: RegExp) =>
   expect.objectContaining({ name: 'SessionError', message: expect.stringMatching(message) })
 
 const BINDINGS = hasAddon() ? (['node', 'native'] as const) : (['node'] as const)
@@ -35,8 +35,8 @@ describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding)
   afterAll(() => session.release())
 
   test('has the same result for each sample of a batch as alone', async () => {
-    const both = await session.run({ input_ids: ids(2, 77) })
-    const { data } = ids(2, 77)
+    const both = await session.run({ input_ids: createIds(2, 77) })
+    const { data } = createIds(2, 77)
     const second = await session.run({ input_ids: { data: data.slice(77) as BigInt64Array, dims: [1, 77] } })
     expect(both.hidden!.dims.slice(0, 2)).toEqual([2, 77])
     const half = both.hidden!.data.length / 2
@@ -44,12 +44,12 @@ describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding)
   })
 
   test('returns only the requested outputs', async () => {
-    const all = await session.run({ input_ids: ids(1, 77) })
-    expect(await session.run({ input_ids: ids(1, 77) }, { only: ['pooled'] })).toEqual({ pooled: all.pooled })
+    const all = await session.run({ input_ids: createIds(1, 77) })
+    expect(await session.run({ input_ids: createIds(1, 77) }, { only: ['pooled'] })).toEqual({ pooled: all.pooled })
   })
 
   test('reads a view of a larger buffer', async () => {
-    const { data } = ids(3, 77)
+    const { data } = createIds(3, 77)
     const view = data.subarray(77, 154) as BigInt64Array
     const ofView = await session.run({ input_ids: { data: view, dims: [1, 77] } })
     expect(ofView).toEqual(await session.run({ input_ids: { data: view.slice(), dims: [1, 77] } }))
@@ -60,7 +60,7 @@ describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding)
     const results: Tensor[] = []
     for (const fold of [false, true]) {
       const t5 = await openSession(file, { target: 'cpu', binding, fold, threads: 1 })
-      results.push((await t5.run({ input_ids: ids(1, 40) })).hidden!)
+      results.push((await t5.run({ input_ids: createIds(1, 40) })).hidden!)
       await t5.release()
     }
     const [unfolded, folded] = results as [Tensor, Tensor]
@@ -87,24 +87,24 @@ describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding)
       /clip_l\.onnx failed/,
     ],
   ])('names the file and the cause when %s', async (_, inputs, message) => {
-    await expect(session.run(inputs)).rejects.toThrow(refusal(message))
+    await expect(session.run(inputs)).rejects.toThrow(createRefusal(message))
   })
 
   test('names an unknown input', async () => {
-    const inputs = { input_ids: ids(1, 77), mood: ids(1, 1) }
-    await expect(session.run(inputs)).rejects.toThrow(refusal(/clip_l\.onnx failed: .*mood/s))
+    const inputs = { input_ids: createIds(1, 77), mood: createIds(1, 1) }
+    await expect(session.run(inputs)).rejects.toThrow(createRefusal(/clip_l\.onnx failed: .*mood/s))
   })
 
   test('keeps results on their device, and reads them and their rows later', async () => {
     const open = (network: string) => openSession(path.join(directory, `${network}.onnx`), { target: 'cpu', binding })
     const [conditioning, transformer] = await Promise.all([open('conditioning'), open('transformer')])
-    const prompts = { pooled: noise([1, 192], 1), prompt_embeds: noise([1, 5, 256], 2) }
+    const prompts = { pooled: createNoise([1, 192], 1), prompt_embeds: createNoise([1, 5, 256], 2) }
     const inputs = { timesteps: { data: Float32Array.of(900, 500, 100), dims: [3] }, ...prompts }
     const resident = await conditioning.runOnDevice(inputs)
     const copied = await conditioning.run(inputs)
     expect(resident.modulation!.dims).toEqual(copied.modulation!.dims)
     const [, batch, width] = copied.modulation!.dims as [number, number, number]
-    const latent = noise([1, 16, 8, 12], 3)
+    const latent = createNoise([1, 16, 8, 12], 3)
     for (const step of [0, 2]) {
       const data = copied.modulation!.data.slice(step * width, (step + 1) * width) as Float32Array
       const modulation = { data, dims: [batch, width] }
@@ -120,7 +120,9 @@ describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding)
 
   test('does not start an aborted run', async () => {
     const reason = new Error('nobody waits')
-    await expect(session.run({ input_ids: ids(1, 77) }, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason)
+    await expect(session.run({ input_ids: createIds(1, 77) }, { signal: AbortSignal.abort(reason) })).rejects.toBe(
+      reason,
+    )
   })
 })
 
@@ -136,7 +138,7 @@ describe.skipIf(!hasAddon())('the native binding', () => {
       BINDINGS.map(async (binding) => {
         const session = await openSession(file, { target: 'cpu', binding, threads: 1 })
         try {
-          return await session.run({ input_ids: ids(2, 77) })
+          return await session.run({ input_ids: createIds(2, 77) })
         } finally {
           await session.release()
         }
@@ -148,35 +150,39 @@ describe.skipIf(!hasAddon())('the native binding', () => {
   test('does not block the event loop, and can stop in the middle of a run', async () => {
     const t5 = await openSession(path.join(directory, 't5.onnx'), { target: 'cpu', binding: 'native', threads: 1 })
     const abort = new AbortController()
-    const long = ids(1, 4096)
+    const long = createIds(1, 4096)
     const run = t5.run({ input_ids: long }, { signal: abort.signal })
     const reason = new Error('canceled')
     // The timer can fire and the run can end early only if the run does not block the event loop.
     setTimeout(() => abort.abort(reason), 5)
     await expect(run).rejects.toBe(reason)
-    const { hidden } = await t5.run({ input_ids: ids(1, 40) })
+    const { hidden } = await t5.run({ input_ids: createIds(1, 40) })
     expect(hidden!.dims.slice(0, 2)).toEqual([1, 40])
     await t5.release()
   })
 
   test('is released after its runs, and refuses new ones', async () => {
     const session = await openSession(path.join(directory, 't5.onnx'), { target: 'cpu', binding: 'native' })
-    const run = session.run({ input_ids: ids(1, 300) })
+    const run = session.run({ input_ids: createIds(1, 300) })
     await session.release()
     expect((await run).hidden!.dims.slice(0, 2)).toEqual([1, 300])
-    await expect(session.run({ input_ids: ids(1, 40) })).rejects.toThrow(refusal(/t5\.onnx failed: .*released/))
+    await expect(session.run({ input_ids: createIds(1, 40) })).rejects.toThrow(
+      createRefusal(/t5\.onnx failed: .*released/),
+    )
     await session.release()
   })
 
   test('reports a library of operators that cannot be loaded', async () => {
     const options = { target: 'cuda-fp8', kernels: '/nowhere/liboctet-kernels.so' } as const
     const file = path.join(directory, 'clip_l.onnx')
-    await expect(openSession(file, options)).rejects.toThrow(refusal(/cannot open .*clip_l\.onnx: .*liboctet-kernels/s))
+    await expect(openSession(file, options)).rejects.toThrow(
+      createRefusal(/cannot open .*clip_l\.onnx: .*liboctet-kernels/s),
+    )
   })
 
   test.skipIf(hasGpu())('reports the absence of the CUDA provider', async () => {
     const file = path.join(directory, 'clip_l.onnx')
-    await expect(openSession(file, { target: 'cuda' })).rejects.toThrow(refusal(/cannot open .*(provider|CUDA)/s))
+    await expect(openSession(file, { target: 'cuda' })).rejects.toThrow(createRefusal(/cannot open .*(provider|CUDA)/s))
   })
 })
 
@@ -189,13 +195,15 @@ describe.each(BINDINGS)('files that cannot be opened through the %s binding', (b
 
   test('a missing file', async () => {
     await expect(openSession(path.join(scratch, 'none.onnx'), { target: 'cpu', binding })).rejects.toThrow(
-      refusal(/cannot open .*none\.onnx/),
+      createRefusal(/cannot open .*none\.onnx/),
     )
   })
 
   test('a file other than ONNX', async () => {
     const file = path.join(scratch, 'noise.onnx')
     await writeFile(file, 'not a graph at all')
-    await expect(openSession(file, { target: 'cpu', binding })).rejects.toThrow(refusal(/cannot open .*noise\.onnx: /))
+    await expect(openSession(file, { target: 'cpu', binding })).rejects.toThrow(
+      createRefusal(/cannot open .*noise\.onnx: /),
+    )
   })
 })

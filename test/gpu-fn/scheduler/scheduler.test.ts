@@ -32,7 +32,7 @@ function run(scheduler: Scheduler, { stepMs = 100, from = 0, until = Number.POSI
 
 const idsOf = (tasks: readonly Task[]) => tasks.map(({ id }) => id)
 
-test('an interactive job interrupts another before its next step, and the other one continues', () => {
+test('an interactive job preempts another before its next step, and the other one continues', () => {
   const scheduler = schedulerOf([taskOf('a')])
   run(scheduler, { until: 500 })
   scheduler.add(taskOf('b', { interactive: true, arrived: 500, left: 200 }))
@@ -42,7 +42,7 @@ test('an interactive job interrupts another before its next step, and the other 
   ])
 })
 
-test('equal jobs do not alternate: each runs to its end in order of arrival', () => {
+test('equal jobs do not alternate: each runs to completion in order of arrival', () => {
   const { ends } = run(schedulerOf(['a', 'b', 'c'].map((id) => taskOf(id, { left: 300 }))))
   expect([...ends]).toEqual([
     ['a', 300],

@@ -4,13 +4,13 @@ import { pino } from 'pino'
 import { describe, expect, test, vi } from 'vitest'
 import type { JobEvent, JobRequest } from '../../../gpu-fn/contract.ts'
 import type { Engine } from '../../../gpu-fn/engine/engine.ts'
-import { type Job, outcome } from '../../../gpu-fn/server/job.ts'
+import { type Job, outcomeOf } from '../../../gpu-fn/server/job.ts'
 import { Jobs, type JobsOptions } from '../../../gpu-fn/server/jobs.ts'
 import { createPacedEngine, type PacedEngine, pacedModel } from '../../support/engine/paced-engine.ts'
-import { jobBody } from '../../support/gpu/client.ts'
+import { createJobBody } from '../../support/gpu/client.ts'
 
 /** Polls with a long timeout, for events that are immediate on an idle machine. */
-const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
+const pollEventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
 
 /** The registry over an engine; every submitted job has a reader. `ended` has the ids of jobs in the order of their ends. */
 function start(engine: Engine, options: Partial<JobsOptions> = {}) {
@@ -18,17 +18,20 @@ function start(engine: Engine, options: Partial<JobsOptions> = {}) {
   const limits = { queue: 20, retainSeconds: 3_600, retainBytes: 1 << 28, unreadSeconds: 10 }
   const jobs = new Jobs({ engine, lifecycle: { status: 'ready' }, log, onBroken: () => {}, ...limits, ...options })
   const ended: string[] = []
-  const submit = (id: string, { interactive = false, tenant = id, ...body }: Submitted = {}) => {
-    const job = jobs.submit(id, jobBody({ ...body, schedule: { tenant, weight: 1, interactive, ...body.schedule } }))
+  const submit = (id: string, { interactive = false, tenant = id, ...body }: SubmittedRequest = {}) => {
+    const job = jobs.submit(
+      id,
+      createJobBody({ ...body, schedule: { tenant, weight: 1, interactive, ...body.schedule } }),
+    )
     jobs.attach(job)
     job.changes.on('entry', () => {
-      if (outcome(job)) ended.push(id)
+      if (outcomeOf(job)) ended.push(id)
     })
     return job
   }
   return { jobs, submit, ended }
 }
-type Submitted = Partial<Omit<JobRequest, 'schedule'>> & {
+type SubmittedRequest = Partial<Omit<JobRequest, 'schedule'>> & {
   interactive?: boolean
   tenant?: string
   schedule?: Partial<NonNullable<JobRequest['schedule']>>
@@ -37,14 +40,14 @@ type Submitted = Partial<Omit<JobRequest, 'schedule'>> & {
 const stepsOf = ({ entries }: Job) => entries.filter(({ event }) => event.type === 'step').length
 const typesOf = ({ entries }: Job) => entries.map(({ event }) => event.type)
 
-/** Lets the engine make one step and waits for it. */
+/** Lets the engine run one step and waits for it. */
 async function step(engine: PacedEngine, job: Job): Promise<void> {
   const before = stepsOf(job)
   engine.allow(1)
-  await eventually(() => stepsOf(job)).toBe(before + 1)
+  await pollEventually(() => stepsOf(job)).toBe(before + 1)
 }
 
-test('an interactive job interrupts another at its next step, which then continues', async () => {
+test('an interactive job preempts another at its next step, which then continues', async () => {
   const engine = createPacedEngine(0)
   const { jobs, submit, ended } = start(engine)
   const full = submit('full', { steps: 28 })
@@ -54,17 +57,17 @@ test('an interactive job interrupts another at its next step, which then continu
   await step(engine, full)
   expect(stepsOf(turbo)).toBe(0)
   for (let i = 0; i < 4; i++) await step(engine, turbo)
-  await eventually(() => ended).toEqual(['turbo'])
+  await pollEventually(() => ended).toEqual(['turbo'])
   expect(stepsOf(full)).toBe(2)
   engine.allow(100)
   await jobs.waitUntilIdle()
   expect(typesOf(full).filter((type) => type === 'step')).toHaveLength(28)
-  const end = outcome(full) as Extract<JobEvent, { type: 'succeeded' }>
+  const end = outcomeOf(full) as Extract<JobEvent, { type: 'succeeded' }>
   expect(end.timings.queue).toBeGreaterThan(0)
   expect(end.timings.queue).toBeLessThan(end.timings.total)
 })
 
-test('an interrupted job is canceled before the running one continues', async () => {
+test('a preempted job is canceled before the running one continues', async () => {
   const engine = createPacedEngine(0)
   const { jobs, submit } = start(engine)
   const full = submit('full', { steps: 28 })
@@ -75,8 +78,8 @@ test('an interrupted job is canceled before the running one continues', async ()
   jobs.cancel('full', 1)
   engine.allow(3)
   await jobs.waitUntilIdle()
-  expect(outcome(full)).toMatchObject({ type: 'canceled', steps_done: 2 })
-  expect(outcome(turbo)).toMatchObject({ type: 'succeeded' })
+  expect(outcomeOf(full)).toMatchObject({ type: 'canceled', steps_done: 2 })
+  expect(outcomeOf(turbo)).toMatchObject({ type: 'succeeded' })
 })
 
 test('a job with an unattainable deadline is refused, with the time after which it is attainable', async () => {
@@ -183,7 +186,7 @@ describe('the place of a refused job', () => {
     submit('other', { steps: 100, count: 2 })
     jobs.cancel('again', 1)
     expect(() => submit('again', { ...again, attempt: 2 })).toThrow(QUEUE_FULL)
-    await eventually(() => jobs.counts().running + jobs.counts().queued).toBe(1)
+    await pollEventually(() => jobs.counts().running + jobs.counts().queued).toBe(1)
     expect(() => submit('again', { ...again, attempt: 2 })).not.toThrow()
   })
 })
@@ -206,7 +209,7 @@ test('while the file of an image is encoded, the next job has the device', async
   const { jobs, submit, ended } = start(engine)
   const first = submit('first', { prompt: 'slow file' })
   submit('second')
-  await eventually(() => ended).toEqual(['second'])
+  await pollEventually(() => ended).toEqual(['second'])
   expect(typesOf(first).at(-1)).toBe('step')
   finishFile()
   await jobs.waitUntilIdle()
@@ -237,7 +240,7 @@ test('a model that does not fit beside an unfinished job is loaded after that jo
   expect(ended).toEqual(['first', 'other', 'younger'])
 })
 
-test('a job whose networks take turns on the device is not interrupted', async () => {
+test('a job whose networks take turns on the device is not preempted', async () => {
   const paced = createPacedEngine(0)
   const engine: Engine = { ...paced, load: () => Promise.resolve({ device: 'paced', seconds: 0, inTurns: true }) }
   const { jobs, submit, ended } = start(engine)

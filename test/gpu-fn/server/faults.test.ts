@@ -50,7 +50,7 @@ async function start() {
     let sha256: string | undefined
     let begun = false
     for await (const { event } of readJobStream((await putJob(server.url, id, body)).body!)) {
-      // A repeated job makes its first step again.
+      // A repeated job runs its first step again.
       if (event.type === 'step' && !begun) await onStep?.()
       begun ||= event.type === 'step'
       if (event.type === 'image') sha256 = event.sha256
@@ -72,7 +72,7 @@ test.each<[EngineFault, 'failed' | 'succeeded', string | null]>([
   ['thread throws', 'failed', 'the engine thread failed'],
   ['out of memory', 'succeeded', null],
   ['slow', 'succeeded', null],
-])('"%s" during a step: the attempt %s, and the next one makes the image', async (fault, outcome, message) => {
+])('"%s" during a step: the attempt %s, and the next one generates the image', async (fault, outcome, message) => {
   const { run, messages, server } = await start()
   const channel = new BroadcastChannel(CHANNEL)
   onTestFinished(() => channel.close())

@@ -1,7 +1,7 @@
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createPacedEngine } from '../../support/engine/paced-engine.ts'
-import { inputOf, jobBody, putFiles as putFilesTo, refusalOf, signToken } from '../../support/gpu/client.ts'
+import { createJobBody, inputOf, putFiles as putFilesTo, refusalOf, signToken } from '../../support/gpu/client.ts'
 import { readWholeStream } from '../../support/gpu/job-stream.ts'
 import { startServer } from '../../support/gpu/server.ts'
 
@@ -20,7 +20,7 @@ const putFiles = (job: string, request: object, files: Uint8Array, type?: string
   putFilesTo(server.url, job, request, files, type)
 
 test('files follow the request, and the same request joins the job', async () => {
-  const request = { ...jobBody(), inputs: [inputOf('image', png), inputOf('mask', png)], strength: 0.5 }
+  const request = { ...createJobBody(), inputs: [inputOf('image', png), inputOf('mask', png)], strength: 0.5 }
   const runs = engine.runs.length
   for (const _ of [1, 2]) {
     const entries = await readWholeStream(await putFiles('job-1', request, Buffer.concat([png, png])))
@@ -31,7 +31,7 @@ test('files follow the request, and the same request joins the job', async () =>
 
 test('a file that cannot be decoded fails the job as an invalid request', async () => {
   const broken = png.subarray(0, 40)
-  const request = { ...jobBody(), inputs: [inputOf('image', broken)] }
+  const request = { ...createJobBody(), inputs: [inputOf('image', broken)] }
   const entries = await readWholeStream(await putFiles('job-2', request, broken))
   expect(entries.at(-1)!.event).toMatchObject({
     type: 'failed',
@@ -51,19 +51,19 @@ describe('a body is refused', () => {
   ]
   test.each(cases)('%s', async (_, inputs, files, refusal) => {
     const runs = engine.runs.length
-    const response = await putFiles('job-3', { ...jobBody(), inputs: inputs() }, files())
+    const response = await putFiles('job-3', { ...createJobBody(), inputs: inputs() }, files())
     expect(await refusalOf(response)).toBe(refusal)
     expect(engine.runs).toHaveLength(runs)
   })
 
   test('with strength and no image', async () => {
-    expect(await refusalOf(await putFiles('job-4', { ...jobBody(), strength: 0.5 }, new Uint8Array()))).toBe(
+    expect(await refusalOf(await putFiles('job-4', { ...createJobBody(), strength: 0.5 }, new Uint8Array()))).toBe(
       '400 invalid_request',
     )
   })
 
   test('with a token for another request, before its files are read', async () => {
-    const line = JSON.stringify({ ...jobBody(), inputs: [inputOf('image', png)] })
+    const line = JSON.stringify({ ...createJobBody(), inputs: [inputOf('image', png)] })
     const token = await signToken('job-5', line.replace('red', 'blue'))
     const headers = { 'content-type': 'application/x-ndjson', authorization: `Bearer ${token}` }
     const body = Buffer.concat([Buffer.from(`${line}\n`), png])

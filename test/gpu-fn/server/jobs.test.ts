@@ -3,19 +3,19 @@ import { runInNewContext } from 'node:vm'
 import { pino } from 'pino'
 import { describe, expect, test } from 'vitest'
 import type { Engine } from '../../../gpu-fn/engine/engine.ts'
-import { JobError, jobFault } from '../../../gpu-fn/engine/job-error.ts'
-import { outcome } from '../../../gpu-fn/server/job.ts'
+import { createJobFault, JobError } from '../../../gpu-fn/engine/job-error.ts'
+import { outcomeOf } from '../../../gpu-fn/server/job.ts'
 import { Jobs, type JobsOptions, type Lifecycle } from '../../../gpu-fn/server/jobs.ts'
 import { createPacedEngine, pacedModel } from '../../support/engine/paced-engine.ts'
-import { jobBody } from '../../support/gpu/client.ts'
+import { createJobBody } from '../../support/gpu/client.ts'
 
 setFlagsFromString('--expose-gc')
 const collectGarbage: () => void = runInNewContext('gc')
 
 /** Polls with a long timeout, for events that are immediate on an idle machine. */
-const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
+const pollEventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
 
-/** The registry over an engine; `run` takes a job to its end, `broken` counts how often it was given up. */
+/** The registry over an engine; `run` runs a job to completion, `broken` counts how often it was given up. */
 function start(engine: Engine, options: Partial<JobsOptions> = {}) {
   const broken: string[] = []
   const faults: { msg: string; job: string; err: { message: string } }[] = []
@@ -23,8 +23,8 @@ function start(engine: Engine, options: Partial<JobsOptions> = {}) {
   const limits = { queue: 2, retainSeconds: 3_600, retainBytes: 1 << 28, unreadSeconds: 10 }
   const onBroken = () => broken.push('broken')
   const jobs = new Jobs({ engine, lifecycle: { status: 'ready' }, log, onBroken, ...limits, ...options })
-  const run = async (id: string, overrides: Parameters<typeof jobBody>[0] = {}) => {
-    const job = jobs.submit(id, jobBody(overrides))
+  const run = async (id: string, overrides: Parameters<typeof createJobBody>[0] = {}) => {
+    const job = jobs.submit(id, createJobBody(overrides))
     const detach = jobs.attach(job)
     await jobs.waitUntilIdle()
     detach()
@@ -40,7 +40,7 @@ test('evicted jobs free their memory at once, long before they expire', async ()
     const { entries } = await run(id, { prompt: 'bytes 90000', steps: 1 })
     images.push(new WeakRef(entries.find(({ data }) => data)!.data!))
   }
-  await eventually(() => {
+  await pollEventually(() => {
     collectGarbage()
     return images.map((image) => image.deref() !== undefined)
   }).toEqual([false, false, false, true])
@@ -51,7 +51,8 @@ test('consecutive job failures trigger the engine test, and onBroken is called o
   const working = createPacedEngine()
   const engine: Engine = {
     ...working,
-    warm: (...given) => (isGpuLost ? Promise.reject(jobFault('internal', new Error('lost'))) : working.warm(...given)),
+    warm: (...given) =>
+      isGpuLost ? Promise.reject(createJobFault('internal', new Error('lost'))) : working.warm(...given),
   }
   const { run, broken, faults } = start(engine)
   const prompts = ['throw up', 'throw out of memory', 'throw up']
@@ -77,12 +78,14 @@ test('a model that fails to load does not end the process if another model works
     ...working,
     models: [other, pacedModel],
     load: (model) =>
-      model === other ? Promise.reject(jobFault('model_not_available', new Error('corrupt'))) : working.load(model),
+      model === other
+        ? Promise.reject(createJobFault('model_not_available', new Error('corrupt')))
+        : working.load(model),
   }
   const { run, broken } = start(engine)
   for (const id of ['a', 'b', 'c', 'd', 'e', 'f']) await run(id, { model: 'other' })
   expect(broken).toEqual([])
-  expect(outcome(await run('g'))).toMatchObject({ type: 'succeeded' })
+  expect(outcomeOf(await run('g'))).toMatchObject({ type: 'succeeded' })
 })
 
 test('repeated requests over the memory budget do not count as faults', async () => {
@@ -96,10 +99,10 @@ test('repeated requests over the memory budget do not count as faults', async ()
   }
   const { run, broken, faults } = start(tight)
   for (const id of ['a', 'b', 'c', 'd']) {
-    const end = outcome(await run(id, { width: 128, height: 128 }))
+    const end = outcomeOf(await run(id, { width: 128, height: 128 }))
     expect(end).toMatchObject({ type: 'failed', code: 'invalid_request', message: expect.stringContaining('64x64') })
   }
-  expect(outcome(await run('e'))).toMatchObject({ type: 'succeeded' })
+  expect(outcomeOf(await run('e'))).toMatchObject({ type: 'succeeded' })
   expect({ broken, faults }).toEqual({ broken: [], faults: [] })
 })
 
@@ -108,7 +111,7 @@ test('prompts count toward the limit on retained bytes', async () => {
   const kept: WeakRef<object>[] = []
   for (let i = 0; i < 8; i++)
     kept.push(new WeakRef(await run(`${i}`, { model: 'unknown', prompt: 'x'.repeat(10_000), seed: i })))
-  await eventually(() => {
+  await pollEventually(() => {
     collectGarbage()
     return kept.filter((job) => job.deref() !== undefined).length
   }).toBeLessThanOrEqual(5)
@@ -117,12 +120,12 @@ test('prompts count toward the limit on retained bytes', async () => {
 test('the loss of the GPU, after which no model opens, ends the process', async () => {
   const lost = {
     ...createPacedEngine(),
-    load: () => Promise.reject(jobFault('model_not_available', new Error('no GPU'))),
+    load: () => Promise.reject(createJobFault('model_not_available', new Error('no GPU'))),
   }
   const { run, broken } = start(lost)
-  for (const id of ['a', 'b']) expect(outcome(await run(id))).toMatchObject({ code: 'model_not_available' })
-  expect(outcome(await run('refused', { model: 'unknown' }))).toMatchObject({ code: 'model_not_available' })
-  expect(outcome(await run('too-large', { width: 4096 }))).toMatchObject({ code: 'invalid_request' })
+  for (const id of ['a', 'b']) expect(outcomeOf(await run(id))).toMatchObject({ code: 'model_not_available' })
+  expect(outcomeOf(await run('refused', { model: 'unknown' }))).toMatchObject({ code: 'model_not_available' })
+  expect(outcomeOf(await run('too-large', { width: 4096 }))).toMatchObject({ code: 'invalid_request' })
   expect(broken).toEqual([])
   await run('c')
   expect(broken).toEqual(['broken'])
@@ -135,7 +138,7 @@ test('refused and canceled jobs do not count as faults', async () => {
   for (const id of ['d', 'e', 'f']) {
     const ended = run(id)
     jobs.cancel(id, null)
-    expect(outcome(await ended)).toMatchObject({ type: 'canceled' })
+    expect(outcomeOf(await ended)).toMatchObject({ type: 'canceled' })
   }
   expect({ broken, faults }).toEqual({ broken: [], faults: [] })
 })
@@ -155,9 +158,9 @@ test('a fault in a canceled job is logged and counted, and the caller gets `canc
   const { jobs, run, broken, faults } = start(engine)
   for (const [i, id] of ['a', 'b', 'c'].entries()) {
     const ended = run(id)
-    await eventually(() => started).toBe(i + 1)
+    await pollEventually(() => started).toBe(i + 1)
     jobs.cancel(id, null)
-    expect(outcome(await ended)).toMatchObject({ type: 'canceled' })
+    expect(outcomeOf(await ended)).toMatchObject({ type: 'canceled' })
   }
   const logged = faults.filter(({ msg }) => msg === 'job failed').map(({ job, err }) => [job, err.message])
   expect(logged).toEqual(['a', 'b', 'c'].map((id) => [id, 'the GPU is gone']))
@@ -169,7 +172,7 @@ test('a job canceled during the load of its model ends without a run', async () 
   const load = Promise.withResolvers<{ device: string; seconds: number }>()
   const { jobs, run } = start({ ...working, load: () => load.promise })
   const ended = run('a')
-  await eventually(() => jobs.counts().running).toBe(1)
+  await pollEventually(() => jobs.counts().running).toBe(1)
   jobs.cancel('a', null)
   load.resolve({ device: 'paced', seconds: 9 })
   const { entries } = await ended
@@ -178,14 +181,14 @@ test('a job canceled during the load of its model ends without a run', async () 
 })
 
 describe('a cancellation that arrives before its job', () => {
-  const types = ({ entries }: { entries: { event: { type: string } }[] }) => entries.map(({ event }) => event.type)
+  const listTypes = ({ entries }: { entries: { event: { type: string } }[] }) => entries.map(({ event }) => event.type)
 
   test('applies to that attempt and earlier ones, but not to later ones', async () => {
     const { jobs, run } = start(createPacedEngine())
     expect(() => jobs.cancel('a', 2)).toThrow('job a is not known here')
-    expect(types(await run('a', { attempt: 1 }))).toEqual(['canceled'])
-    expect(types(await run('a', { attempt: 2 }))).toEqual(['canceled'])
-    expect(types(await run('a', { attempt: 3 })).at(-1)).toBe('succeeded')
+    expect(listTypes(await run('a', { attempt: 1 }))).toEqual(['canceled'])
+    expect(listTypes(await run('a', { attempt: 2 }))).toEqual(['canceled'])
+    expect(listTypes(await run('a', { attempt: 3 })).at(-1)).toBe('succeeded')
   })
 
   test('is not undone by a late cancellation of an earlier attempt, and applies even if the process is draining', async () => {
@@ -193,62 +196,62 @@ describe('a cancellation that arrives before its job', () => {
     const { jobs, run } = start(createPacedEngine(), { lifecycle })
     for (const attempt of [3, 1]) expect(() => jobs.cancel('a', attempt)).toThrow('not known here')
     lifecycle.status = 'draining'
-    expect(types(await run('a', { attempt: 3 }))).toEqual(['canceled'])
+    expect(listTypes(await run('a', { attempt: 3 }))).toEqual(['canceled'])
   })
 
   test('is forgotten after too many newer ones', async () => {
     const { jobs, run } = start(createPacedEngine())
     for (let i = 0; i < 20_000; i++) expect(() => jobs.cancel(`job-${i}`, 1)).toThrow('not known here')
-    expect(types(await run('job-19999'))).toEqual(['canceled'])
-    expect(types(await run('job-0')).at(-1)).toBe('succeeded')
+    expect(listTypes(await run('job-19999'))).toEqual(['canceled'])
+    expect(listTypes(await run('job-0')).at(-1)).toBe('succeeded')
   })
 })
 
 describe('a job without readers', () => {
-  const unread = (engine: Engine) => start(engine, { unreadSeconds: 0.05 })
+  const startUnread = (engine: Engine) => start(engine, { unreadSeconds: 0.05 })
 
   test('is canceled, whether queued or running, but not while any reader remains', async () => {
     const engine = createPacedEngine(0)
-    const { jobs } = unread(engine)
-    const running = jobs.submit('running', jobBody())
+    const { jobs } = startUnread(engine)
+    const running = jobs.submit('running', createJobBody())
     const detach = jobs.attach(running)
-    const waiting = jobs.submit('waiting', jobBody({ seed: 1 }))
-    await eventually(() => outcome(waiting)).toMatchObject({ type: 'canceled', steps_done: 0 })
+    const waiting = jobs.submit('waiting', createJobBody({ seed: 1 }))
+    await pollEventually(() => outcomeOf(waiting)).toMatchObject({ type: 'canceled', steps_done: 0 })
     const detachOther = jobs.attach(running)
     detach()
     // A second call must not detach the other reader.
     detach()
     await new Promise((resolve) => setTimeout(resolve, 300))
-    expect(outcome(running)).toBeUndefined()
+    expect(outcomeOf(running)).toBeUndefined()
     detachOther()
-    await eventually(() => outcome(running)?.type).toBe('canceled')
+    await pollEventually(() => outcomeOf(running)?.type).toBe('canceled')
     await jobs.waitUntilIdle()
   })
 
   test('is run again for the same or a later attempt, even before the canceled run has ended', async () => {
     const engine = createPacedEngine(0)
-    const { jobs } = unread(engine)
-    const first = jobs.submit('a', jobBody({ attempt: 2 }))
-    await eventually(() => first.cancellation.signal.aborted).toBe(true)
-    const again = jobs.submit('a', jobBody({ attempt: 2 }))
+    const { jobs } = startUnread(engine)
+    const first = jobs.submit('a', createJobBody({ attempt: 2 }))
+    await pollEventually(() => first.cancellation.signal.aborted).toBe(true)
+    const again = jobs.submit('a', createJobBody({ attempt: 2 }))
     const detach = jobs.attach(again)
     expect(again).not.toBe(first)
-    expect(jobs.submit('a', jobBody({ attempt: 3 }))).toBe(again)
+    expect(jobs.submit('a', createJobBody({ attempt: 3 }))).toBe(again)
     engine.allow(4)
     await jobs.waitUntilIdle()
-    expect([outcome(first)?.type, outcome(again)?.type]).toEqual(['canceled', 'succeeded'])
+    expect([outcomeOf(first)?.type, outcomeOf(again)?.type]).toEqual(['canceled', 'succeeded'])
     detach()
-    expect(jobs.submit('a', jobBody({ attempt: 4 }))).toBe(again)
+    expect(jobs.submit('a', createJobBody({ attempt: 4 }))).toBe(again)
   })
 
   test('is not run again for an attempt that was canceled by request, or for an earlier one', async () => {
-    const { jobs } = unread(createPacedEngine(0))
-    const job = jobs.submit('a', jobBody({ attempt: 2 }))
-    await eventually(() => outcome(job)?.type).toBe('canceled')
-    expect(jobs.submit('a', jobBody({ attempt: 1 }))).toBe(job)
+    const { jobs } = startUnread(createPacedEngine(0))
+    const job = jobs.submit('a', createJobBody({ attempt: 2 }))
+    await pollEventually(() => outcomeOf(job)?.type).toBe('canceled')
+    expect(jobs.submit('a', createJobBody({ attempt: 1 }))).toBe(job)
     jobs.cancel('a', 2)
-    expect(jobs.submit('a', jobBody({ attempt: 2 }))).toBe(job)
-    const later = jobs.submit('a', jobBody({ attempt: 3 }))
+    expect(jobs.submit('a', createJobBody({ attempt: 2 }))).toBe(job)
+    const later = jobs.submit('a', createJobBody({ attempt: 3 }))
     expect(later).not.toBe(job)
     jobs.cancel('a', 3)
     await jobs.waitUntilIdle()

@@ -3,16 +3,16 @@ import { connect, type Socket } from 'node:net'
 import { expect, test } from 'vitest'
 import type { Model } from '../../../gpu-fn/engine/engine.ts'
 import { createPacedEngine } from '../../support/engine/paced-engine.ts'
-import { deleteJob, jobBody, putJob, refusalOf, signToken } from '../../support/gpu/client.ts'
+import { createJobBody, deleteJob, putJob, refusalOf, signToken } from '../../support/gpu/client.ts'
 import { readUntil, readWholeStream, typesOf } from '../../support/gpu/job-stream.ts'
 import { startServer } from '../../support/gpu/server.ts'
 
 /** Polls with a long timeout, for events that are immediate on an idle machine. */
-const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
+const pollEventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
 
 /** A connection that submits a job and does not read the reply. */
-async function stalledReader(port: number, job: string, prompt: string): Promise<Socket> {
-  const text = JSON.stringify(jobBody({ prompt }))
+async function openStalledReader(port: number, job: string, prompt: string): Promise<Socket> {
+  const text = JSON.stringify(createJobBody({ prompt }))
   const socket = connect(port, '127.0.0.1').pause()
   socket.write(
     `PUT /jobs/${job} HTTP/1.1\r\nhost: gpu\r\ncontent-type: application/json\r\ncontent-length: ${text.length}\r\n` +
@@ -194,7 +194,7 @@ test('stalled readers delay neither the job nor other readers, and require no co
   const bytes = 16 * 1024 * 1024
   const prompt = `bytes ${bytes}`
   const before = process.memoryUsage().arrayBuffers
-  const stalled = await Promise.all(Array.from({ length: 8 }, () => stalledReader(server.port, 'big', prompt)))
+  const stalled = await Promise.all(Array.from({ length: 8 }, () => openStalledReader(server.port, 'big', prompt)))
   await expect.poll(() => server.logs.some(({ msg }) => msg === 'job ended')).toBe(true)
   const image = (await readUntil(await putJob(server.url, 'big', { prompt }), 'image')).at(-1)
   expect(image?.data?.byteLength).toBe(bytes)
@@ -205,7 +205,7 @@ test('stalled readers delay neither the job nor other readers, and require no co
 
 test('an error that depends on the model is a failed event that names the field', async () => {
   await using server = await startServer(createPacedEngine())
-  const end = async (job: string, overrides: Parameters<typeof jobBody>[0]) =>
+  const end = async (job: string, overrides: Parameters<typeof createJobBody>[0]) =>
     (await readWholeStream(await putJob(server.url, job, overrides))).at(-1)?.event
   expect(await end('a', { model: 'large' })).toEqual({
     type: 'failed',
@@ -243,7 +243,7 @@ test('a model is preloaded with a token for its name', async () => {
     })
   const tier = JSON.stringify({ tier: 'fp8' })
   expect((await put('tiny', 'tiny', tier)).status).toBe(202)
-  await eventually(() => loads).toEqual(['tiny'])
+  await pollEventually(() => loads).toEqual(['tiny'])
   expect(await refusalOf(await put('other', 'other', tier))).toBe('404 not_found')
   expect(await refusalOf(await put('tiny', 'other', tier))).toBe('403 token_mismatch')
   expect(await refusalOf(await put('tiny', 'tiny', '{"tier":"none"}'))).toBe('400 invalid_request')

@@ -7,16 +7,16 @@ import sharp from 'sharp'
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import type { JobRequest } from '../../../gpu-fn/contract.ts'
 import { type Engine, PackageEngine } from '../../../gpu-fn/engine/engine.ts'
-import { jobFault } from '../../../gpu-fn/engine/job-error.ts'
+import { createJobFault } from '../../../gpu-fn/engine/job-error.ts'
 import type { StepBatch } from '../../../gpu-fn/engine/step-batches.ts'
-import { type Job, outcome } from '../../../gpu-fn/server/job.ts'
+import { type Job, outcomeOf } from '../../../gpu-fn/server/job.ts'
 import { Jobs, type JobsOptions } from '../../../gpu-fn/server/jobs.ts'
 import { createMetrics } from '../../../gpu-fn/server/observability/metrics.ts'
 import { observeWith } from '../../../gpu-fn/server/observer.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { createPacedEngine } from '../../support/engine/paced-engine.ts'
-import { jobBody } from '../../support/gpu/client.ts'
+import { createJobBody } from '../../support/gpu/client.ts'
 
 let scratch: string
 beforeAll(async () => {
@@ -38,7 +38,7 @@ async function start(sharing: number, options: Partial<JobsOptions> = {}) {
   const observer = observeWith([metrics])
   const jobs = new Jobs({ engine, lifecycle: { status: 'ready' }, log, onBroken: () => {}, observer, ...kept })
   const submit = (id: string, overrides: Partial<JobRequest> = {}) => {
-    const job = jobs.submit(id, jobBody({ model: 'custom', prompt: id, ...overrides }))
+    const job = jobs.submit(id, createJobBody({ model: 'custom', prompt: id, ...overrides }))
     jobs.attach(job)
     return job
   }
@@ -48,14 +48,14 @@ async function start(sharing: number, options: Partial<JobsOptions> = {}) {
 const stepsOf = ({ entries }: Job) => entries.filter(({ event }) => event.type === 'step').length
 
 /** The largest difference between two images of one size, in levels of 0 to 255. */
-async function largestDifference(one: Uint8Array, other: Uint8Array): Promise<number> {
+async function measureLargestDifference(one: Uint8Array, other: Uint8Array): Promise<number> {
   const [a, b] = await Promise.all([one, other].map((data) => sharp(data).raw().toBuffer()))
   expect(b).toHaveLength(a!.length)
   return a!.reduce((largest, value, i) => Math.max(largest, Math.abs(value - b![i]!)), 0)
 }
 const imageOf = ({ entries }: Job) => entries.find(({ event }) => event.type === 'image')?.data
-/** The number of steps of jobs whose run had at least `least` jobs. */
-async function stepsShared({ metrics }: Awaited<ReturnType<typeof start>>, min: number): Promise<number> {
+/** The number of steps of jobs whose run had at least `min` jobs. */
+async function readSharedSteps({ metrics }: Awaited<ReturnType<typeof start>>, min: number): Promise<number> {
   const { body } = await metrics.text()
   const read = (name: string) =>
     Number(
@@ -84,14 +84,14 @@ test('jobs of one size share steps, and their images differ only by rounding fro
     const started = await start(sharing)
     const jobs = REQUESTS.map(([id, overrides]) => started.submit(id, overrides))
     await started.jobs.waitUntilIdle()
-    expect(jobs.map((job) => outcome(job)?.type)).toEqual(REQUESTS.map(() => 'succeeded'))
+    expect(jobs.map((job) => outcomeOf(job)?.type)).toEqual(REQUESTS.map(() => 'succeeded'))
     images.push(jobs.map(imageOf))
-    shared.push(await stepsShared(started, 2))
+    shared.push(await readSharedSteps(started, 2))
   }
   expect(shared[0]).toBe(0)
   expect(shared[1]).toBeGreaterThan(15)
   for (const [i, alone] of images[0]!.entries())
-    expect(await largestDifference(alone!, images[1]![i]!), REQUESTS[i]![0]).toBeLessThanOrEqual(1)
+    expect(await measureLargestDifference(alone!, images[1]![i]!), REQUESTS[i]![0]).toBeLessThanOrEqual(1)
 })
 
 test('a job canceled during a shared step does not affect the others', async () => {
@@ -100,8 +100,8 @@ test('a job canceled during a shared step does not affect the others', async () 
   await expect.poll(() => stepsOf(leaves), { timeout: 60_000 }).toBeGreaterThan(2)
   jobs.cancel('leaves', 1)
   await jobs.waitUntilIdle()
-  expect(outcome(leaves)).toMatchObject({ type: 'canceled' })
-  expect(outcome(stays)).toMatchObject({ type: 'succeeded' })
+  expect(outcomeOf(leaves)).toMatchObject({ type: 'canceled' })
+  expect(outcomeOf(stays)).toMatchObject({ type: 'succeeded' })
   expect(stepsOf(stays)).toBe(12)
 })
 
@@ -109,10 +109,10 @@ test('a job with step caching shares its computed steps', async () => {
   const started = await start(4)
   const jobs = [started.submit('cached', { steps: 28, cache: 'fast' }), started.submit('plain', { steps: 28 })]
   await started.jobs.waitUntilIdle()
-  expect(jobs.map((job) => outcome(job)?.type)).toEqual(['succeeded', 'succeeded'])
+  expect(jobs.map((job) => outcomeOf(job)?.type)).toEqual(['succeeded', 'succeeded'])
   expect(jobs.map(stepsOf)).toEqual([28, 28])
   // Both jobs have turns for the steps that the first one computes.
-  expect(await stepsShared(started, 2)).toBeGreaterThan(28)
+  expect(await readSharedSteps(started, 2)).toBeGreaterThan(28)
 })
 
 test('a job out of memory in a shared step is repeated in exclusive turns, without the batch', async () => {
@@ -138,7 +138,7 @@ test('a job out of memory in a shared step is repeated in exclusive turns, witho
         const fails = prompt === 'large' && attempt === 1 && batch() !== null
         if (!fails) for (let i = 0; i < 5; i++) await new Promise(setImmediate)
         working.delete(prompt)
-        if (fails) throw jobFault('out_of_memory', new Error('Failed to allocate memory'))
+        if (fails) throw createJobFault('out_of_memory', new Error('Failed to allocate memory'))
         yield { type: 'step', image: 0, step, steps }
       }
       yield { type: 'finished', timings: { encode: 0, denoise: 0, decode: 0 } }
@@ -148,10 +148,10 @@ test('a job out of memory in a shared step is repeated in exclusive turns, witho
   const kept = { queue: 20, retainSeconds: 60, retainBytes: 1 << 20, unreadSeconds: 60, sharing: 2 }
   const observer = observeWith([])
   const jobs = new Jobs({ engine, lifecycle: { status: 'ready' }, log, onBroken: () => {}, observer, ...kept })
-  const submitted = ['small', 'large'].map((id) => jobs.submit(id, jobBody({ prompt: id, steps: 6 })))
+  const submitted = ['small', 'large'].map((id) => jobs.submit(id, createJobBody({ prompt: id, steps: 6 })))
   for (const job of submitted) jobs.attach(job)
   await jobs.waitUntilIdle()
-  expect(submitted.map((job) => outcome(job)?.type)).toEqual(['succeeded', 'succeeded'])
+  expect(submitted.map((job) => outcomeOf(job)?.type)).toEqual(['succeeded', 'succeeded'])
   expect([...attempts]).toEqual([
     ['small', 1],
     ['large', 2],

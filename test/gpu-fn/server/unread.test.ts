@@ -4,7 +4,7 @@ import { connect } from 'node:net'
 import { expect, test } from 'vitest'
 import { readJobStream } from '../../../infra/system/job-stream.ts'
 import { createPacedEngine } from '../../support/engine/paced-engine.ts'
-import { deleteJob, jobBody, putJob, refusalOf, signToken } from '../../support/gpu/client.ts'
+import { createJobBody, deleteJob, putJob, refusalOf, signToken } from '../../support/gpu/client.ts'
 import { readUntil, readWholeStream, typesOf } from '../../support/gpu/job-stream.ts'
 import { startRoundRobin } from '../../support/gpu/round-robin.ts'
 import { startServer } from '../../support/gpu/server.ts'
@@ -14,15 +14,15 @@ const LONG = { steps: 100, count: 8 }
 const UNREAD = { unreadSeconds: 0.2, heartbeatMs: 60_000 }
 
 /** Polls with a long timeout, for events that are immediate on an idle machine. */
-const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
+const pollEventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
 
 type Server = Awaited<ReturnType<typeof startServer>>
-const running = ({ jobs }: Server) => jobs.counts().running
-const ends = ({ logs }: Server) => logs.filter(({ msg }) => msg === 'job ended').map(({ outcome }) => outcome)
+const countRunning = ({ jobs }: Server) => jobs.counts().running
+const listOutcomes = ({ logs }: Server) => logs.filter(({ msg }) => msg === 'job ended').map(({ outcome }) => outcome)
 
 /** Submits a job over a new socket and waits for the start of the response. */
 async function openSocket({ port }: Server, job: string) {
-  const text = JSON.stringify(jobBody(LONG))
+  const text = JSON.stringify(createJobBody(LONG))
   const socket = connect(port, '127.0.0.1')
   socket.write(
     `PUT /jobs/${job} HTTP/1.1\r\nhost: gpu\r\ncontent-type: application/json\r\ncontent-length: ${text.length}\r\n` +
@@ -40,9 +40,9 @@ test.each<[string, (socket: Awaited<ReturnType<typeof openSocket>>) => unknown]>
   const engine = createPacedEngine(0)
   await using server = await startServer(engine, UNREAD)
   const socket = await openSocket(server, 'job-1')
-  expect(running(server)).toBe(1)
+  expect(countRunning(server)).toBe(1)
   close(socket)
-  await eventually(() => ends(server)).toMatchObject([{ type: 'canceled', steps_done: 0 }])
+  await pollEventually(() => listOutcomes(server)).toMatchObject([{ type: 'canceled', steps_done: 0 }])
   expect(server.logs.find(({ msg }) => msg === 'job canceled: it has no reader')).toMatchObject({ job: 'job-1' })
 })
 
@@ -50,7 +50,7 @@ test('a connection closed before the start of the response leaves no reader atta
   const engine = createPacedEngine(0)
   await using server = await startServer(engine, UNREAD)
   for (let i = 0; i < 20; i++) {
-    const text = JSON.stringify(jobBody({ ...LONG, seed: i }))
+    const text = JSON.stringify(createJobBody({ ...LONG, seed: i }))
     const token = await signToken(`job-${i}`, text)
     const socket = connect(server.port, '127.0.0.1')
     socket.on('error', () => {})
@@ -61,7 +61,7 @@ test('a connection closed before the start of the response leaves no reader atta
     )
     await once(socket, 'close')
   }
-  await eventually(() => server.jobs.counts()).toEqual({ running: 0, queued: 0 })
+  await pollEventually(() => server.jobs.counts()).toEqual({ running: 0, queued: 0 })
 })
 
 test('a job continues if one of its two readers disconnects', async () => {
@@ -83,10 +83,10 @@ test('behind a round-robin balancer, a run is canceled after a disconnect even i
   const stream = readJobStream((await putJob(balancer.url, 'job-1', LONG)).body!)
   for (let type = ''; type !== 'step'; ) type = (await stream.next()).value!.event.type
   expect(await refusalOf(await deleteJob(balancer.url, 'job-1'))).toBe('404 job_not_found')
-  expect([running(first), running(second)]).toEqual([1, 0])
+  expect([countRunning(first), countRunning(second)]).toEqual([1, 0])
   await stream.return(undefined)
-  await eventually(() => running(first)).toBe(0)
-  expect(ends(first)).toMatchObject([{ type: 'canceled' }])
+  await pollEventually(() => countRunning(first)).toBe(0)
+  expect(listOutcomes(first)).toMatchObject([{ type: 'canceled' }])
 
   // A duplicate of the request that reaches the second process after the DELETE is canceled.
   expect(balancer.next).toBe(0)
@@ -103,8 +103,8 @@ test('behind a round-robin balancer, a retry after a lost stream replaces the fi
   const request = { steps: 4 }
   await readUntil(await putJob(balancer.url, 'job-1', request), 'step')
   const retry = await putJob(balancer.url, 'job-1', { ...request, attempt: 2 })
-  await eventually(() => [running(first), running(second)]).toEqual([0, 1])
-  expect(ends(first)).toMatchObject([{ type: 'canceled' }])
+  await pollEventually(() => [countRunning(first), countRunning(second)]).toEqual([0, 1])
+  expect(listOutcomes(first)).toMatchObject([{ type: 'canceled' }])
   engines[1]!.allow(3)
   expect(typesOf(await readWholeStream(retry)).at(-1)).toBe('succeeded')
 

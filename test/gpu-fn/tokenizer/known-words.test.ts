@@ -1,6 +1,6 @@
 import path from 'node:path'
 import { expect, test } from 'vitest'
-import { describeUnknown, readKnownWords, unknownWords } from '../../../gpu-fn/tokenizer/known-words.ts'
+import { describeUnknown, findUnknownWords, readKnownWords } from '../../../gpu-fn/tokenizer/known-words.ts'
 import { CHECKPOINTS } from '../../../infra/local/models/built-in-model.ts'
 import { readVocabulary } from '../../../infra/local/models/vocabulary.ts'
 import { useScratch } from '../../support/scratch.ts'
@@ -11,7 +11,7 @@ const known = (await readKnownWords(CHECKPOINTS['nano-turbo']))!
 test('the vocabulary of nano includes all of its words, signs and faces', async () => {
   const { sprites, backgrounds } = await readVocabulary()
   const prompts = [...sprites.flatMap(({ name, words }) => [name, ...words]), ...backgrounds]
-  expect(prompts.filter((prompt) => unknownWords(prompt, known).length > 0)).toEqual([])
+  expect(prompts.filter((prompt) => findUnknownWords(prompt, known).length > 0)).toEqual([])
   for (const prompt of [
     'a sign that says HELLO',
     'three laughing faces in the snow',

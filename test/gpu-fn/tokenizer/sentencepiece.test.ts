@@ -19,7 +19,7 @@ test(`spiece.model alone results in transformers' ids for ${golden.ids.length} p
   }
 })
 
-const piece = (text: string) =>
+const encodePiece = (text: string) =>
   Buffer.concat([Buffer.from([0x0a, text.length + 2, 0x0a, text.length]), Buffer.from(text)])
 
 test.each([
@@ -27,7 +27,11 @@ test.each([
   ['a truncated model', model.subarray(0, model.length - 10), /is not a SentencePiece model/],
   ['a BPE model', Buffer.concat([model, Buffer.from([0x12, 2, 0x18, 2])]), /is not a unigram model/],
   ['byte fallback', Buffer.concat([model, Buffer.from([0x12, 3, 0x98, 0x02, 1])]), /is not a unigram model/],
-  ["another model's pieces", Buffer.concat([piece('<unk>'), model]), /does not begin with the pieces <pad>, <\/s>/],
+  [
+    "another model's pieces",
+    Buffer.concat([encodePiece('<unk>'), model]),
+    /does not begin with the pieces <pad>, <\/s>/,
+  ],
   ['an empty file', Buffer.alloc(0), /does not begin with the pieces/],
   ['a million pieces', Buffer.alloc(2_000_000, Buffer.from([0x0a, 0])), /more than 131072 pieces/],
 ])('refuses %s', (_, file, message) => {

@@ -4,7 +4,7 @@ import protobuf from 'protobufjs'
 import { expect, test } from 'vitest'
 import { TokenizerError, type TokenizerFileName } from '../../../gpu-fn/tokenizer/sources.ts'
 import { parseTokenizer, tokenize } from '../../../gpu-fn/tokenizer/tokenizer.ts'
-import { mutateBytes, mutateJson, type Random, seededRandom } from '../../support/checkpoints/mutate.ts'
+import { createSeededRandom, mutateBytes, mutateJson, type Random } from '../../support/checkpoints/mutate.ts'
 import { FUZZ_FILES } from '../../support/fuzz-files.ts'
 
 const MEMORY_LIMIT = 64e6
@@ -35,13 +35,13 @@ const T5 = {
 }
 const bytesOf = (value: object) => new TextEncoder().encode(JSON.stringify(value))
 type Sources = Map<TokenizerFileName, Uint8Array>
-const clip = (): Sources =>
+const createClipSources = (): Sources =>
   new Map([
     ['tokenizer_config.json', bytesOf(CLIP_CONFIG)],
     ['vocab.json', bytesOf(VOCABULARY)],
     ['merges.txt', new TextEncoder().encode('#version: 0.2\nc a</w>\n')],
   ])
-const t5 = (): Sources =>
+const createT5Sources = (): Sources =>
   new Map([
     ['tokenizer.json', bytesOf(T5)],
     ['special_tokens_map.json', bytesOf({ pad_token: '<pad>' })],
@@ -64,19 +64,25 @@ const SPIECE = (() => {
 
 type Damage = (random: Random) => Sources
 const KINDS: [name: string, Damage][] = [
-  ['vocab.json', (random) => clip().set('vocab.json', mutateJson(random, VOCABULARY))],
-  ['merges.txt', (random) => clip().set('merges.txt', mutateBytes(random, clip().get('merges.txt')!))],
-  ['tokenizer_config.json', (random) => clip().set('tokenizer_config.json', mutateJson(random, CLIP_CONFIG))],
+  ['vocab.json', (random) => createClipSources().set('vocab.json', mutateJson(random, VOCABULARY))],
+  [
+    'merges.txt',
+    (random) => createClipSources().set('merges.txt', mutateBytes(random, createClipSources().get('merges.txt')!)),
+  ],
+  [
+    'tokenizer_config.json',
+    (random) => createClipSources().set('tokenizer_config.json', mutateJson(random, CLIP_CONFIG)),
+  ],
   [
     'special_tokens_map.json',
-    (random) => t5().set('special_tokens_map.json', mutateJson(random, { pad_token: '<pad>' })),
+    (random) => createT5Sources().set('special_tokens_map.json', mutateJson(random, { pad_token: '<pad>' })),
   ],
-  ['tokenizer.json', (random) => t5().set('tokenizer.json', mutateJson(random, T5))],
+  ['tokenizer.json', (random) => createT5Sources().set('tokenizer.json', mutateJson(random, T5))],
   ['spiece.model', (random) => new Map([['spiece.model', mutateBytes(random, SPIECE)]])],
 ]
 
 test.each(KINDS)(`${FUZZ_FILES} damaged %s are refused with a TokenizerError, or usable`, (_, damage) => {
-  const random = seededRandom(12)
+  const random = createSeededRandom(12)
   let [usable, memory] = [0, 0]
   for (let i = 0; i < FUZZ_FILES; i++) {
     const sources = damage(random)

@@ -55,7 +55,7 @@ const FRAGMENTS = [
 ]
 const SEPARATORS = ['', '', ' ', ' ', ' ', '  ', ', ', '\n', '\t', '\u00a0', '\u3000', '\u0085', '\u2028']
 
-const numbers = (ids: BigInt64Array) => Array.from(ids, Number)
+const listNumbers = (ids: BigInt64Array) => Array.from(ids, Number)
 
 describe.each(ENCODERS)('$name', ({ name, directory, tokens }) => {
   let tokenizer: PromptTokenizer
@@ -66,13 +66,13 @@ describe.each(ENCODERS)('$name', ({ name, directory, tokens }) => {
   test(`returns transformers' ids for ${golden.cases.length} prompts`, () => {
     for (const { text, times, [name]: ids } of golden.cases) {
       const actual = tokenize(tokenizer, text.repeat(times), { minTokens: 0, maxTokens: tokens })
-      expect(numbers(actual.ids), JSON.stringify(text)).toEqual(ids)
+      expect(listNumbers(actual.ids), JSON.stringify(text)).toEqual(ids)
     }
   })
 
   test('pads with the pad token of its files', () => {
     const pad = golden.pads[ENCODERS.findIndex((encoder) => encoder.name === name)]
-    const ids = numbers(tokenize(tokenizer, 'a cat', { minTokens: tokens, maxTokens: tokens }).ids)
+    const ids = listNumbers(tokenize(tokenizer, 'a cat', { minTokens: tokens, maxTokens: tokens }).ids)
     expect(ids.length).toBe(tokens)
     expect(ids.at(-1)).toBe(pad)
   })
@@ -120,10 +120,10 @@ describe.each([
       names.map(async (name) => {
         const directory = path.join(root, name)
         const [ours, library] = [await openTokenizer(directory), await openTokenizer(directory)]
-        const whole = (text: string, maxTokens: number) => tokenizeWhole(library, text, maxTokens)
+        const tokenizeWithLibrary = (text: string, maxTokens: number) => tokenizeWhole(library, text, maxTokens)
         // Restores the prototype's `_call`, the library's own fusion of unknown characters.
         delete (library.tokenizer.model as { _call?: unknown })._call
-        return { ours, whole }
+        return { ours, whole: tokenizeWithLibrary }
       }),
     )
   })
@@ -131,7 +131,10 @@ describe.each([
   function compare(text: string, maxTokens: number, pieceCharacters?: number) {
     for (const { ours, whole } of pairs) {
       const { ids, cut } = tokenize(ours, text, { minTokens: 0, maxTokens }, pieceCharacters)
-      expect({ ids: numbers(ids), cut }, JSON.stringify(text)).toEqual({ cut: undefined, ...whole(text, maxTokens) })
+      expect({ ids: listNumbers(ids), cut }, JSON.stringify(text)).toEqual({
+        cut: undefined,
+        ...whole(text, maxTokens),
+      })
     }
   }
 
@@ -186,7 +189,7 @@ describe.each([
   test('takes linear time for unknown characters', () => {
     const { tokenizer } = pairs[2]!.ours
     const { model } = tokenizer
-    const workFor = (characters: number) => {
+    const measureWork = (characters: number) => {
       let lookedUp = 0
       const get = model.tokens_to_ids.get.bind(model.tokens_to_ids)
       const spy = vi.spyOn(model.tokens_to_ids, 'get').mockImplementation((key) => {
@@ -197,7 +200,7 @@ describe.each([
       spy.mockRestore()
       return lookedUp
     }
-    expect(workFor(8_000)).toBeLessThan(9 * workFor(1_000))
+    expect(measureWork(8_000)).toBeLessThan(9 * measureWork(1_000))
   })
 })
 
@@ -230,7 +233,7 @@ test('a word is not cut between letters that a merge may join', async () => {
       const text = given.join('')
       inWords += [...cutIntoPieces(text, ours.cutter!, characters)].filter(({ next }) => next !== '').length
       const { ids } = tokenize(ours, text, { minTokens: 0, maxTokens: 40 }, characters)
-      expect(numbers(ids), text).toEqual(tokenizeWhole(library, text, 40).ids)
+      expect(listNumbers(ids), text).toEqual(tokenizeWhole(library, text, 40).ids)
     }),
     { numRuns: 500 },
   )
@@ -254,7 +257,7 @@ describe('directories that cannot be used', () => {
   })
   afterAll(() => rm(scratch, { recursive: true }))
 
-  const variant = async (name: string, from: string, file: string, content: string | undefined) => {
+  const createVariant = async (name: string, from: string, file: string, content: string | undefined) => {
     const directory = path.join(scratch, name)
     await cp(path.join(TINY, from), directory, { recursive: true })
     if (content === undefined) await rm(path.join(directory, file))
@@ -277,14 +280,14 @@ describe('directories that cannot be used', () => {
       'broken character map',
       'tokenizer_3',
       'tokenizer.json',
-      brokenMap(),
+      createBrokenMap(),
       /precompiled_charsmap is empty or truncated/,
     ],
     [
       'unknown parts',
       'tokenizer_3',
       'tokenizer.json',
-      unknownPart(),
+      createUnknownPart(),
       /the normalizer of tokenizer\.json has the type "Telepathy"; Sequence, NFC, .* are supported/,
     ],
     [
@@ -295,14 +298,14 @@ describe('directories that cannot be used', () => {
       /pad_token <none> has no id/,
     ],
   ])('%s', async (name, from, file, content, message) => {
-    const directory = await variant(name, from, file, content)
+    const directory = await createVariant(name, from, file, content)
     await expect(openTokenizer(directory)).rejects.toThrow(
       expect.objectContaining({ name: 'TokenizerError', message: expect.stringMatching(message) }),
     )
   })
 })
 
-function definition(normalizer: object): string {
+function createDefinition(normalizer: object): string {
   const vocab = [
     ['<unk>', 0],
     ['a', -1],
@@ -310,10 +313,10 @@ function definition(normalizer: object): string {
   return JSON.stringify({ added_tokens: [], normalizer, model: { type: 'Unigram', unk_id: 0, vocab } })
 }
 
-function brokenMap(): string {
-  return definition({ type: 'Precompiled', precompiled_charsmap: '/////w==' })
+function createBrokenMap(): string {
+  return createDefinition({ type: 'Precompiled', precompiled_charsmap: '/////w==' })
 }
 
-function unknownPart(): string {
-  return definition({ type: 'Telepathy' })
+function createUnknownPart(): string {
+  return createDefinition({ type: 'Telepathy' })
 }

@@ -5,17 +5,17 @@ import { PutObjectCommand } from '@aws-sdk/client-s3'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
 import { PackageCache } from '../../../gpu-fn/weights/cache.ts'
-import { blobKey, manifestKey, pointerKey } from '../../../gpu-fn/weights/layout.ts'
+import { blobKeyOf, manifestKeyOf, pointerKeyOf } from '../../../gpu-fn/weights/layout.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
-import { noise, sha256, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
+import { createNoise, sha256, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { startBucket } from '../../../infra/local/servers/bucket.ts'
-import { type BucketTarget, uploadPackage, uploadTarget } from '../../../infra/weights/upload.ts'
+import { type BucketTarget, createUploadTarget, uploadPackage } from '../../../infra/weights/upload.ts'
 import { useScratch } from '../../support/scratch.ts'
 import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../support/weights/trouble-proxy.ts'
 
 const scratch = useScratch()
-const SHARED = noise(50_000)
+const SHARED = createNoise(50_000)
 const TURBO = { model: 'large-turbo', tier: 'fp8', target: 'cuda' } as const
 const LITE = { ...TURBO, tier: 'fp8-lite' } as const
 const LARGE = { ...TURBO, model: 'large' } as const
@@ -27,12 +27,12 @@ const digests = new Map<string, string>()
 
 beforeAll(async () => {
   server = await startBucket(path.join(scratch.root, 'bucket'))
-  target = uploadTarget(server.address)
+  target = createUploadTarget(server.address)
   for (const name of [TURBO, LITE, LARGE]) {
     const at = path.join(scratch.root, `${name.model}-${name.tier}`)
-    const { digest } = await writeFakePackage(at, { 'vae.bin': SHARED, 'transformer.bin': noise(200_000) }, name)
+    const { digest } = await writeFakePackage(at, { 'vae.bin': SHARED, 'transformer.bin': createNoise(200_000) }, name)
     await uploadPackage(target, at)
-    digests.set(pointerKey(name), digest)
+    digests.set(pointerKeyOf(name), digest)
   }
 })
 afterAll(() => server.stop())
@@ -64,12 +64,12 @@ async function openCache(
   }
 }
 
-const inCache = (folder: string) => readdir(path.join(scratch.directory, folder)).catch(() => [])
+const listCache = (folder: string) => readdir(path.join(scratch.directory, folder)).catch(() => [])
 
 test('downloads a complete package once, and then opens it from the disk', async () => {
   const { ensure, blobsAsked } = await openCache()
   const pkg = await ensure(TURBO)
-  expect(pkg.digest).toBe(digests.get(pointerKey(TURBO)))
+  expect(pkg.digest).toBe(digests.get(pointerKeyOf(TURBO)))
   await openPackage(pkg.directory, { verify: true })
   const asked = blobsAsked().length
   expect((await ensure(TURBO)).directory).toBe(pkg.directory)
@@ -103,9 +103,9 @@ test('fails on a file that is always corrupt, and leaves no package', async () =
     path.includes(sha256(SHARED)) ? { kind: 'flip', bytes: 100 } : 'none',
   )
   await expect(ensure(TURBO)).rejects.toMatchObject({ name: 'CorruptDownload' })
-  expect(await inCache('packages')).toEqual([])
-  expect(await inCache('blobs')).not.toContain(sha256(SHARED))
-  expect((await inCache('blobs')).filter((name) => name.startsWith('.'))).toEqual([])
+  expect(await listCache('packages')).toEqual([])
+  expect(await listCache('blobs')).not.toContain(sha256(SHARED))
+  expect((await listCache('blobs')).filter((name) => name.startsWith('.'))).toEqual([])
 })
 
 test('completes despite stalls, disconnects and busy responses', async () => {
@@ -125,7 +125,7 @@ test('resumes after a failure of the bucket with the complete files', async () =
   )
   await expect(broken.ensure(TURBO)).rejects.toMatchObject({ name: 'BucketError' })
   proxy!.close()
-  const blobs = await inCache('blobs')
+  const blobs = await listCache('blobs')
   const mended = await openCache()
   await mended.ensure(TURBO)
   for (const name of blobs) expect(mended.blobsAsked().some(({ path }) => path.includes(name))).toBe(false)
@@ -136,13 +136,13 @@ test('evicts the least recently used package at the budget limit', async () => {
   await first.ensure(TURBO)
   await first.ensure(LARGE)
   proxy!.close()
-  const [turbo, large] = [TURBO, LARGE].map((name) => digests.get(pointerKey(name))!)
+  const [turbo, large] = [TURBO, LARGE].map((name) => digests.get(pointerKeyOf(name))!)
   const old = new Date(Date.now() - 1e6)
   await utimes(path.join(scratch.directory, 'packages', large!), old, old)
   const { ensure } = await openCache(undefined, 500_000)
   await ensure(LITE)
-  expect((await inCache('packages')).sort()).toEqual([turbo!, digests.get(pointerKey(LITE))!].sort())
-  const sizes = (await inCache('blobs')).map(
+  expect((await listCache('packages')).sort()).toEqual([turbo!, digests.get(pointerKeyOf(LITE))!].sort())
+  const sizes = (await listCache('blobs')).map(
     async (name) => (await stat(path.join(scratch.directory, 'blobs', name))).size,
   )
   expect((await Promise.all(sizes)).reduce((sum, size) => sum + size)).toBeLessThanOrEqual(500_000)
@@ -157,7 +157,7 @@ test('never evicts a package in use, and states the missing budget', async () =>
       /may take 400000 bytes, \d+ are in use, and 200000 more are needed: raise OCTET_CACHE_BYTES/,
     ),
   })
-  expect(await inCache('packages')).toEqual([digests.get(pointerKey(TURBO))])
+  expect(await listCache('packages')).toEqual([digests.get(pointerKeyOf(TURBO))])
 })
 
 test('serves the most recent package while the bucket is unavailable', async () => {
@@ -235,21 +235,21 @@ test.each<[string, (manifest: string) => string, RegExp]>([
   const text = await readFile(path.join(scratch.root, 'large-turbo-fp8', 'manifest.json'), 'utf8')
   const spoilt = spoil(text)
   const named = message.source.includes('medium') ? spoilt : spoilt.replace('"model":"large-turbo"', '"model":"evil"')
-  await put(manifestKey(sha256(named)), named)
-  await put(pointerKey(evil), JSON.stringify({ package: sha256(named) }))
+  await put(manifestKeyOf(sha256(named)), named)
+  await put(pointerKeyOf(evil), JSON.stringify({ package: sha256(named) }))
   const { ensure } = await openCache()
   await expect(ensure(evil)).rejects.toMatchObject({ name: 'PackageError', message: expect.stringMatching(message) })
-  expect(await inCache('packages')).toEqual([])
+  expect(await listCache('packages')).toEqual([])
 })
 
 test('refuses a manifest whose digest differs from its name, and a malformed pointer', async () => {
   const digest = 'a'.repeat(64)
-  await put(manifestKey(digest), '{}')
-  await put(pointerKey({ ...TURBO, model: 'lost' }), JSON.stringify({ package: digest }))
-  await put(pointerKey({ ...TURBO, model: 'odd' }), '["a"]')
-  await put(pointerKey({ ...TURBO, model: 'path' }), JSON.stringify({ package: '../blobs/a' }))
+  await put(manifestKeyOf(digest), '{}')
+  await put(pointerKeyOf({ ...TURBO, model: 'lost' }), JSON.stringify({ package: digest }))
+  await put(pointerKeyOf({ ...TURBO, model: 'odd' }), '["a"]')
+  await put(pointerKeyOf({ ...TURBO, model: 'path' }), JSON.stringify({ package: '../blobs/a' }))
   const { ensure } = await openCache()
-  await expect(ensure({ ...TURBO, model: 'lost' })).rejects.toThrow(/does not have the SHA-256 in its name/)
+  await expect(ensure({ ...TURBO, model: 'lost' })).rejects.toThrow(/does not match the SHA-256 in its name/)
   for (const model of ['odd', 'path'])
     await expect(ensure({ ...TURBO, model })).rejects.toThrow(/is not a pointer to a package/)
 })
@@ -258,11 +258,11 @@ test('removes incomplete files of a killed process', async () => {
   const { ensure } = await openCache()
   await ensure(TURBO)
   const left = path.join(scratch.directory, 'blobs', '.0123456789abcdef.part')
-  await writeFile(left, noise(100))
+  await writeFile(left, createNoise(100))
   const old = new Date(Date.now() - 60_000)
   await utimes(left, old, old)
   await ensure(LARGE)
-  expect((await inCache('blobs')).filter((name) => name.startsWith('.'))).toEqual([])
+  expect((await listCache('blobs')).filter((name) => name.startsWith('.'))).toEqual([])
 })
 
 test('removes incomplete files whose time a correction of the clock has put into the future', async () => {
@@ -270,12 +270,12 @@ test('removes incomplete files whose time a correction of the clock has put into
   await first.ensure(TURBO)
   proxy!.close()
   const left = path.join(scratch.directory, 'blobs', '.0123456789abcdef.part')
-  await writeFile(left, noise(100_000))
+  await writeFile(left, createNoise(100_000))
   const future = new Date(Date.now() + 86_400_000)
   await utimes(left, future, future)
   const { ensure } = await openCache(undefined, 300_000)
   await ensure(LITE)
-  expect((await inCache('blobs')).filter((name) => name.startsWith('.'))).toEqual([])
+  expect((await listCache('blobs')).filter((name) => name.startsWith('.'))).toEqual([])
 })
 
 test('keeps the incomplete files of a download that the bucket stalls', async () => {
@@ -283,7 +283,7 @@ test('keeps the incomplete files of a download that the bucket stalls', async ()
     path.includes('/blobs/') && count < 6 ? { kind: 'stall', bytes: 1_000 } : 'none',
   )
   const stalled = one.ensure(TURBO)
-  const partials = async () => (await inCache('blobs')).filter((name) => name.endsWith('.part'))
+  const partials = async () => (await listCache('blobs')).filter((name) => name.endsWith('.part'))
   await expect.poll(async () => (await partials()).length).toBeGreaterThan(0)
   await sleep(300) // the bucket has sent what it sends before the stall
   const old = new Date(Date.now() - 60_000)
@@ -299,7 +299,7 @@ test('keeps the incomplete files of a download that the bucket stalls', async ()
 test('makes room with what an interrupted eviction and an interrupted assembly have left', async () => {
   const first = await openCache(undefined, 500_000)
   const packages = path.join(scratch.directory, 'packages')
-  const [turbo, large] = [TURBO, LARGE].map((name) => path.join(packages, digests.get(pointerKey(name))!))
+  const [turbo, large] = [TURBO, LARGE].map((name) => path.join(packages, digests.get(pointerKeyOf(name))!))
   await first.ensure(TURBO)
   await first.ensure(LARGE)
   proxy!.close()
@@ -310,7 +310,7 @@ test('makes room with what an interrupted eviction and an interrupted assembly h
   await utimes(assembly, recent, recent)
   const { ensure } = await openCache(undefined, 300_000)
   await ensure(LITE)
-  expect(await inCache('packages')).toEqual([digests.get(pointerKey(LITE))])
+  expect(await listCache('packages')).toEqual([digests.get(pointerKeyOf(LITE))])
 })
 
 test('two processes can download the same package at the same time', async () => {
@@ -321,7 +321,7 @@ test('two processes can download the same package at the same time', async () =>
 })
 
 test('blob and manifest keys accept only a SHA-256 digest', () => {
-  for (const keyOf of [blobKey, manifestKey]) {
+  for (const keyOf of [blobKeyOf, manifestKeyOf]) {
     expect(keyOf('a'.repeat(64))).toContain('a'.repeat(64))
     for (const text of ['', '../models/x', 'A'.repeat(64), `${'a'.repeat(64)}\n`])
       expect(() => keyOf(text)).toThrow('SHA-256')

@@ -8,7 +8,7 @@ import { type Bucket, openBucket } from '../../../gpu-fn/weights/bucket.ts'
 import { download } from '../../../gpu-fn/weights/download.ts'
 import { sha256 } from '../../../infra/checkpoints/fake-package.ts'
 import { startBucket } from '../../../infra/local/servers/bucket.ts'
-import { uploadTarget } from '../../../infra/weights/upload.ts'
+import { createUploadTarget } from '../../../infra/weights/upload.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
@@ -19,13 +19,13 @@ let bucket: Bucket
 beforeAll(async () => {
   server = await startBucket(path.join(scratch.root, 'bucket'))
   bucket = openBucket(server.address)
-  const target = uploadTarget(server.address)
+  const target = createUploadTarget(server.address)
   for (const [k, Body] of objects.entries())
     await target.client.send(new PutObjectCommand({ Bucket: target.bucket, Key: `object-${k}`, Body }))
 })
 afterAll(() => server.stop())
 
-const wanted = (directory = scratch.directory): PackageFile[] =>
+const listWanted = (directory = scratch.directory): PackageFile[] =>
   objects.map((object, k) => ({
     key: `object-${k}`,
     file: path.join(directory, `file-${k}`),
@@ -42,7 +42,7 @@ test.each([
   '%i connections at most, over a window of %i bytes, download every file completely',
   async (connections, spreadBytes) => {
     let told = 0
-    await download(bucket, wanted(), { connections, spreadBytes, onProgress: (bytes) => (told += bytes) })
+    await download(bucket, listWanted(), { connections, spreadBytes, onProgress: (bytes) => (told += bytes) })
     expect((await readdir(scratch.directory)).sort()).toEqual(objects.map((_, k) => `file-${k}`))
     for (const [k, object] of objects.entries())
       expect((await readFile(path.join(scratch.directory, `file-${k}`))).equals(object)).toBe(true)
@@ -51,7 +51,7 @@ test.each([
 )
 
 test('a file with another SHA-256 is discarded, without leftovers of incomplete files', async () => {
-  const files = wanted()
+  const files = listWanted()
   files[3]!.sha256 = sha256(Buffer.from('another'))
   await expect(download(bucket, files, { spreadBytes: 400_000 })).rejects.toMatchObject({
     name: 'CorruptDownload',
@@ -64,13 +64,13 @@ test('a file with another SHA-256 is discarded, without leftovers of incomplete 
 test('reports the error of the disk', async () => {
   const blocked = path.join(scratch.directory, 'blocked')
   await writeFile(blocked, 'a file')
-  await expect(download(bucket, wanted(blocked))).rejects.toThrow(/ENOTDIR|EEXIST/)
+  await expect(download(bucket, listWanted(blocked))).rejects.toThrow(/ENOTDIR|EEXIST/)
 })
 
 test('names a missing object, and leaves no files', async () => {
   const directory = path.join(scratch.directory, 'files')
   await mkdir(directory)
-  const files = [{ ...wanted(directory)[0]!, key: 'lost' }]
+  const files = [{ ...listWanted(directory)[0]!, key: 'lost' }]
   await expect(download(bucket, files)).rejects.toThrow(/^lost is not in http/)
   expect(await readdir(directory)).toEqual([])
 })

@@ -4,9 +4,9 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { expect, onTestFinished, test } from 'vitest'
-import { noise, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
+import { createNoise, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { startBucket } from '../../../infra/local/servers/bucket.ts'
-import { uploadPackage, uploadTarget } from '../../../infra/weights/upload.ts'
+import { createUploadTarget, uploadPackage } from '../../../infra/weights/upload.ts'
 import { startHub } from '../../support/hub-stub.ts'
 import { useScratch } from '../../support/scratch.ts'
 import type { Task } from '../../support/weights/download-program.ts'
@@ -28,8 +28,12 @@ async function servePackage() {
   const bucket = await startBucket(path.join(scratch.directory, 'bucket'))
   onTestFinished(() => bucket.stop())
   const at = path.join(scratch.directory, 'package')
-  const { manifest, digest } = await writeFakePackage(at, { 'transformer.bin': noise(3 * MEGABYTE) }, { tier: 'fp8' })
-  await uploadPackage(uploadTarget(bucket.address), at)
+  const { manifest, digest } = await writeFakePackage(
+    at,
+    { 'transformer.bin': createNoise(3 * MEGABYTE) },
+    { tier: 'fp8' },
+  )
+  await uploadPackage(createUploadTarget(bucket.address), at)
   const name = { model: manifest.model, tier: manifest.tier, target: manifest.target }
   const task: Task = { directory: 'disk/cache', url: bucket.address.url, budgetBytes: 1e9, name, stallMs: 60_000 }
   return { download: programOf('download', JSON.stringify(task)), digest }
@@ -71,7 +75,7 @@ test('a full disk after the download of all files is an error with a remedy, and
 
 test('packages on a read-only volume are served in place, even if the cache disk is full', async () => {
   const at = path.join(scratch.directory, 'volume/package')
-  const { digest } = await writeFakePackage(at, { 'transformer.bin': noise(3 * MEGABYTE) }, { tier: 'fp8' })
+  const { digest } = await writeFakePackage(at, { 'transformer.bin': createNoise(3 * MEGABYTE) }, { tier: 'fp8' })
   const { stdout } = await runMounted([
     'mount --bind volume volume && mount -o remount,bind,ro volume',
     mountDisk(1),
@@ -90,7 +94,7 @@ test('a full disk ends the download of a checkpoint at once, and the next downlo
   const source = path.join(scratch.directory, 'source')
   await mkdir(path.join(source, 'transformer'), { recursive: true })
   await writeFile(path.join(source, 'model_index.json'), '{}')
-  await writeFile(path.join(source, 'transformer/model.safetensors'), noise(3 * MEGABYTE))
+  await writeFile(path.join(source, 'transformer/model.safetensors'), createNoise(3 * MEGABYTE))
   const hub = await startHub(source, { repo, token: 'hf_token' })
   onTestFinished(() => hub.close())
   const given = ['disk/checkpoint', hub.url, repo, 'hf_token'] as const

@@ -6,10 +6,10 @@ import path from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import type { PackageName } from '../../../gpu-fn/weights/layout.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import { noise, sha256, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
+import { createNoise, sha256, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { type Random, randomOf } from '../../../infra/command/random.ts'
 import { startBucket } from '../../../infra/local/servers/bucket.ts'
-import { uploadPackage, uploadTarget } from '../../../infra/weights/upload.ts'
+import { createUploadTarget, uploadPackage } from '../../../infra/weights/upload.ts'
 import { useScratch } from '../../support/scratch.ts'
 import type { Task } from '../../support/weights/download-program.ts'
 import { startTroubleProxy, type Trouble } from '../../support/weights/trouble-proxy.ts'
@@ -28,11 +28,19 @@ const BUDGET_BYTES = 7 * MEGABYTE
 
 /** Writes three packages of 4 MB that share half of their bytes, as tiers do. */
 async function writePackages(directory: string): Promise<{ name: PackageName; at: string }[]> {
-  const shared = { 'vae.bin': noise(MEGABYTE), 'tokenizer/vocab.json': noise(1000), 'clip.bin': noise(MEGABYTE) }
+  const shared = {
+    'vae.bin': createNoise(MEGABYTE),
+    'tokenizer/vocab.json': createNoise(1000),
+    'clip.bin': createNoise(MEGABYTE),
+  }
   const packages: { name: PackageName; at: string }[] = []
   for (const tier of ['fp8', 'fp8-lite', 'fp16'] as const) {
     const at = path.join(directory, tier)
-    const { manifest } = await writeFakePackage(at, { ...shared, 'transformer.bin': noise(2 * MEGABYTE) }, { tier })
+    const { manifest } = await writeFakePackage(
+      at,
+      { ...shared, 'transformer.bin': createNoise(2 * MEGABYTE) },
+      { tier },
+    )
     packages.push({ name: { model: manifest.model, tier, target: manifest.target }, at })
   }
   return packages
@@ -54,15 +62,15 @@ function runAndKill(task: Task, ms: number): Promise<'finished' | 'killed' | 're
   return promise.finally(() => clearTimeout(timer))
 }
 
-const namesIn = async (directory: string) =>
+const listNames = async (directory: string) =>
   (await readdir(directory).catch(() => [])).filter((name) => !name.startsWith('.'))
 
 /** Opens and verifies all packages and blobs in the cache. Returns the number of packages. */
 async function verifyCache(cache: string): Promise<number> {
-  const packages = await namesIn(path.join(cache, 'packages'))
+  const packages = await listNames(path.join(cache, 'packages'))
   for (const name of packages)
     expect((await openPackage(path.join(cache, 'packages', name), { verify: true })).digest).toBe(name)
-  for (const name of await namesIn(path.join(cache, 'blobs')))
+  for (const name of await listNames(path.join(cache, 'blobs')))
     expect(sha256(await readFile(path.join(cache, 'blobs', name)))).toBe(name)
   return packages.length
 }
@@ -75,7 +83,7 @@ test('incomplete and corrupt packages never open', { timeout: 60_000 + ROUNDS * 
   const proxy = await startTroubleProxy(origin, () => drawFault(faults))
   onTestFinished(() => proxy.close())
   const packages = await writePackages(scratch.directory)
-  for (const { at } of packages) await uploadPackage(uploadTarget(bucket.address), at)
+  for (const { at } of packages) await uploadPackage(createUploadTarget(bucket.address), at)
 
   const directory = path.join(scratch.directory, 'cache')
   const random = randomOf(SEED, 'kills')
@@ -92,7 +100,7 @@ test('incomplete and corrupt packages never open', { timeout: 60_000 + ROUNDS * 
   expect(counts.killed).toBeGreaterThan(0)
   expect(counts.verified).toBeGreaterThan(0)
 
-  // The remains of killed processes do not affect a process without faults.
+  // Files left by killed processes do not affect a process without faults.
   const last: Task = { directory, url: bucket.address.url, budgetBytes: BUDGET_BYTES, name: packages[0]!.name }
   expect(await runAndKill(last, 120_000)).toBe('finished')
   expect(await verifyCache(directory)).toBeGreaterThan(0)

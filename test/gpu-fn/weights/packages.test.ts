@@ -9,7 +9,7 @@ import { findPackages, openPackage } from '../../../gpu-fn/weights/packages.ts'
 
 const FILES = ['conditioning.onnx', 'transformer.onnx', 'vae_decoder.onnx', 'clip_l.onnx', 'tokenizer/vocab.json']
 const sha256 = (data: string | Uint8Array) => createHash('sha256').update(data).digest('hex')
-const refusal = (message: RegExp) =>
+const createRefusal = (message: RegExp) =>
   expect.objectContaining({ name: 'PackageError', message: expect.stringMatching(message) })
 
 let scratch: string
@@ -18,7 +18,7 @@ beforeEach(async () => {
 })
 afterEach(() => rm(scratch, { recursive: true }))
 
-function sound(): Manifest {
+function createValidManifest(): Manifest {
   const network = (file: string) => ({ file, inputs: [], outputs: [] })
   return {
     format: MANIFEST_FORMAT,
@@ -50,7 +50,7 @@ function sound(): Manifest {
 }
 
 /** Writes a package whose files contain their own names. */
-async function write(name: string, manifest: unknown = sound()): Promise<string> {
+async function write(name: string, manifest: unknown = createValidManifest()): Promise<string> {
   const directory = path.join(scratch, name)
   await mkdir(path.join(directory, 'tokenizer'), { recursive: true })
   for (const file of FILES) await writeFile(path.join(directory, file), file)
@@ -63,8 +63,8 @@ async function write(name: string, manifest: unknown = sound()): Promise<string>
 
 test('opens a valid package and identifies it by the digest of its manifest', async () => {
   const pkg = await openPackage(await write('a'), { verify: true })
-  expect(pkg.manifest).toEqual(sound())
-  expect(pkg.digest).toBe(sha256(JSON.stringify(sound())))
+  expect(pkg.manifest).toEqual(createValidManifest())
+  expect(pkg.digest).toBe(sha256(JSON.stringify(createValidManifest())))
 })
 
 describe('refuses', () => {
@@ -132,9 +132,9 @@ describe('refuses', () => {
   ]
 
   test.each(changes)('%s', async (_, message, change) => {
-    const manifest = sound()
+    const manifest = createValidManifest()
     change(manifest)
-    await expect(openPackage(await write('a', manifest))).rejects.toThrow(refusal(message))
+    await expect(openPackage(await write('a', manifest))).rejects.toThrow(createRefusal(message))
   })
 
   test('a link to a file outside the package', async () => {
@@ -142,14 +142,14 @@ describe('refuses', () => {
     const directory = await write('a')
     await rm(path.join(directory, 'vae_decoder.onnx'))
     await symlink('../secret', path.join(directory, 'vae_decoder.onnx'))
-    await expect(openPackage(directory)).rejects.toThrow(refusal(/vae_decoder\.onnx is a link that leads out/))
+    await expect(openPackage(directory)).rejects.toThrow(createRefusal(/vae_decoder\.onnx is a link that leads out/))
   })
 
   test('a truncated file', async () => {
     const directory = await write('a')
     await truncate(path.join(directory, 'transformer.onnx'), 3)
     await expect(openPackage(directory)).rejects.toThrow(
-      refusal(/transformer\.onnx has 3 bytes; manifest\.json states 16/),
+      createRefusal(/transformer\.onnx has 3 bytes; manifest\.json states 16/),
     )
   })
 
@@ -158,28 +158,30 @@ describe('refuses', () => {
     await writeFile(path.join(directory, 'transformer.onnx'), 'Transformer.onnx')
     await expect(openPackage(directory)).resolves.toMatchObject({ manifest: { model: 'large-turbo' } })
     await expect(openPackage(directory, { verify: true })).rejects.toThrow(
-      refusal(/transformer\.onnx does not have the SHA-256/),
+      createRefusal(/transformer\.onnx does not have the SHA-256/),
     )
   })
 
   test('a directory without a manifest', async () => {
-    await expect(openPackage(path.join(scratch, 'none'))).rejects.toThrow(refusal(/manifest\.json cannot be read/))
+    await expect(openPackage(path.join(scratch, 'none'))).rejects.toThrow(
+      createRefusal(/manifest\.json cannot be read/),
+    )
   })
 
   test.each([
     ['nothing', ''],
-    ['half a manifest', JSON.stringify(sound()).slice(0, 400)],
+    ['half a manifest', JSON.stringify(createValidManifest()).slice(0, 400)],
     ['another kind of JSON', '[1, 2, 3]'],
     ['null', 'null'],
     ['deep nesting', '['.repeat(100_000)],
     ['four megabytes of space', ' '.repeat((4 << 20) + 1)],
     ['a prototype', '{"__proto__": {"format": 1}, "constructor": 1}'],
   ])('a manifest of %s', async (_, text) => {
-    await expect(openPackage(await write('a', text))).rejects.toThrow(refusal(/manifest\.json/))
+    await expect(openPackage(await write('a', text))).rejects.toThrow(createRefusal(/manifest\.json/))
   })
 
   test('manifests with a changed byte, always with a PackageError', async () => {
-    const bytes = Buffer.from(JSON.stringify(sound()))
+    const bytes = Buffer.from(JSON.stringify(createValidManifest()))
     const directory = await write('a')
     const outcomes = { opened: 0, PackageError: 0 }
     for (let i = 0; i < bytes.length; i += 3) {
@@ -210,7 +212,7 @@ describe('findPackages', () => {
 
   test('reports an invalid package and a missing root', async () => {
     await write('a', '{}')
-    await expect(findPackages(scratch)).rejects.toThrow(refusal(/a: manifest\.json is not valid/))
-    await expect(findPackages(path.join(scratch, 'none'))).rejects.toThrow(refusal(/none cannot be listed/))
+    await expect(findPackages(scratch)).rejects.toThrow(createRefusal(/a: manifest\.json is not valid/))
+    await expect(findPackages(path.join(scratch, 'none'))).rejects.toThrow(createRefusal(/none cannot be listed/))
   })
 })

@@ -18,10 +18,10 @@ afterEach(() => {
 
 type Answer = (socket: net.Socket, range: { start: number; end: number }) => void
 
-const headFor = ({ start, end }: { start: number; end: number }) =>
+const createHead = ({ start, end }: { start: number; end: number }) =>
   `HTTP/1.1 206 Partial Content\r\nContent-Range: bytes ${start}-${end}/${data.length}\r\nContent-Length: ${end - start + 1}\r\n\r\n`
 const whole: Answer = (socket, range) => {
-  socket.write(headFor(range))
+  socket.write(createHead(range))
   socket.write(data.subarray(range.start, range.end + 1))
 }
 
@@ -70,7 +70,7 @@ test('waits for a caller slower than the idle timeout of the server', async () =
 
 test('yields all received bytes before the error of a broken connection', async () => {
   const { client, url } = await serve((socket, range) => {
-    socket.write(headFor(range))
+    socket.write(createHead(range))
     socket.end(data.subarray(range.start, range.start + 700_001))
   })
   const blocks: Buffer[] = []
@@ -93,7 +93,7 @@ test.each<[string, Answer]>([
   [
     'more bytes in the same packet',
     (socket, { start, end }) =>
-      socket.write(Buffer.concat([Buffer.from(headFor({ start, end })), data.subarray(start, end + 5000)])),
+      socket.write(Buffer.concat([Buffer.from(createHead({ start, end })), data.subarray(start, end + 5000)])),
   ],
 ])('takes no byte more than requested, and opens another connection after %s', async (_, answer) => {
   let replies = 0

@@ -4,7 +4,7 @@ import { beforeEach, expect, test } from 'vitest'
 import type { Package } from '../../../gpu-fn/manifest.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
-import { noise, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
+import { createNoise, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
@@ -14,7 +14,10 @@ let pkg: Package
 const warnings: string[] = []
 beforeEach(async () => {
   const directory = path.join(scratch.directory, 'package')
-  await writeFakePackage(directory, { 'transformer.weights': noise(300_000), 'tokenizer/vocab.json': noise(100) })
+  await writeFakePackage(directory, {
+    'transformer.weights': createNoise(300_000),
+    'tokenizer/vocab.json': createNoise(100),
+  })
   pkg = await openPackage(directory)
   warnings.length = 0
 })

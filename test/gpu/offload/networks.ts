@@ -4,19 +4,24 @@ import path from 'node:path'
 import { Graph, type Value } from '../../../gpu-fn/compile/graph/graph.ts'
 import * as ops from '../../../gpu-fn/compile/graph/ops.ts'
 import { encodeModel } from '../../../gpu-fn/compile/write/onnx.ts'
-import { tensorBytes } from '../../../gpu-fn/dtype.ts'
+import { computeTensorBytes } from '../../../gpu-fn/dtype.ts'
 import type { StoredTensor } from '../../../gpu-fn/manifest.ts'
-import { randomWords } from '../../../infra/checkpoints/random-weights.ts'
+import { createRandomWords } from '../../../infra/checkpoints/random-weights.ts'
 
-type Stored = 'float32' | 'float16'
+type StoredDtype = 'float32' | 'float16'
 /** A weight of each layer. Its absolute values are from 2 ^ `exponent` (inclusive) to 2 ^ (`exponent` + 1). */
-type Parameter = { readonly name: string; readonly dtype: Stored; readonly shape: number[]; readonly exponent: number }
+type Parameter = {
+  readonly name: string
+  readonly dtype: StoredDtype
+  readonly shape: number[]
+  readonly exponent: number
+}
 
 export type Network = {
   readonly name: string
   readonly layers: number
   readonly input: readonly number[]
-  readonly activations: Stored
+  readonly activations: StoredDtype
   readonly parameters: readonly Parameter[]
   /** Maximum relative error of a correct result; 0 for bit-exact reproducible operators. */
   readonly tolerance: number
@@ -29,7 +34,7 @@ const CHANNELS = 512
 const MATRIX = -7
 const NORM = -1
 
-const like = ({ dtype, shape }: Value) => [{ dtype, shape }]
+const describeLike = ({ dtype, shape }: Value) => [{ dtype, shape }]
 
 /**
  * `products` has 0.8 GB of weights, as in the transformer. The other networks reuse its memory; each has 0.15 GB, copied within 3 ms.
@@ -43,7 +48,7 @@ export const NETWORKS: readonly Network[] = [
     activations: 'float32',
     parameters: [{ name: 'weight', dtype: 'float32', shape: [4096, 4096], exponent: MATRIX }],
     tolerance: 0,
-    apply: (x, [weight]) => x.graph.node('MatMul', [x, weight!], like(x))[0]!,
+    apply: (x, [weight]) => x.graph.node('MatMul', [x, weight!], describeLike(x))[0]!,
   },
   {
     name: 'convolutions',
@@ -52,7 +57,7 @@ export const NETWORKS: readonly Network[] = [
     activations: 'float32',
     parameters: [{ name: 'weight', dtype: 'float32', shape: [CHANNELS, CHANNELS, 3, 3], exponent: MATRIX }],
     tolerance: 0,
-    apply: (x, [weight]) => x.graph.node('Conv', [x, weight!], like(x), { pads: [1, 1, 1, 1] })[0]!,
+    apply: (x, [weight]) => x.graph.node('Conv', [x, weight!], describeLike(x), { pads: [1, 1, 1, 1] })[0]!,
   },
   {
     name: 'norms',
@@ -67,9 +72,9 @@ export const NETWORKS: readonly Network[] = [
     tolerance: 0.02,
     apply(x, [weight, scale, bias]) {
       const convolution = { kernel_shape: [3, 3], strides: [1, 1], pads: [1, 1, 1, 1] }
-      const [map] = x.graph.node('NhwcConv', [x, weight!], like(x), convolution, 'com.microsoft')
+      const [map] = x.graph.node('NhwcConv', [x, weight!], describeLike(x), convolution, 'com.microsoft')
       const norm = { groups: 32, epsilon: { float: 1e-6 }, activation: 1, channels_last: 1 }
-      return x.graph.node('GroupNorm', [map!, scale!, bias!], like(x), norm, 'com.microsoft')[0]!
+      return x.graph.node('GroupNorm', [map!, scale!, bias!], describeLike(x), norm, 'com.microsoft')[0]!
     },
   },
 ]
@@ -80,10 +85,10 @@ export async function writeNetwork(directory: string, network: Network) {
   const [file, weights] = ['onnx', 'weights'].map((type) => path.join(directory, `${network.name}.${type}`))
   const external = { location: path.basename(weights!), layout: tensors }
   await fs.writeFile(file!, encodeModel(buildGraph(network), external, '0'))
-  const random = randomWords(network.layers)
+  const random = createRandomWords(network.layers)
   await using output = await fs.open(weights!, 'w')
   for (let layer = 0; layer < network.layers; layer++)
-    for (const parameter of network.parameters) await output.write(randomBytes(parameter, random))
+    for (const parameter of network.parameters) await output.write(createRandomBytes(parameter, random))
   return { file: file!, weights: { file: weights!, tensors } }
 }
 
@@ -105,20 +110,20 @@ function layoutOf({ layers, parameters }: Network): StoredTensor[] {
   return Array.from({ length: layers }).flatMap((_, layer) =>
     parameters.map(({ name, dtype, shape }) => {
       const offset = end
-      end += tensorBytes(dtype, shape)
+      end += computeTensorBytes(dtype, shape)
       return { name: nameOf(layer, name), dtype, shape, offset }
     }),
   )
 }
 
 /** Sign and fraction bits in a 32-bit word of values, exponent bias, and lowest bit of the exponents. */
-const FORMATS: Record<Stored, readonly [mask: number, bias: number, unit: number]> = {
+const FORMATS: Record<StoredDtype, readonly [mask: number, bias: number, unit: number]> = {
   float32: [0x807f_ffff, 127, 0x0080_0000],
   float16: [0x83ff_83ff, 15, 0x0400_0400],
 }
 
-function randomBytes({ dtype, shape, exponent }: Parameter, random: () => number): Uint8Array {
-  const words = new Uint32Array(tensorBytes(dtype, shape) / 4)
+function createRandomBytes({ dtype, shape, exponent }: Parameter, random: () => number): Uint8Array {
+  const words = new Uint32Array(computeTensorBytes(dtype, shape) / 4)
   const [mask, bias, unit] = FORMATS[dtype]
   for (let i = 0; i < words.length; i++) words[i] = (random() & mask) | ((exponent + bias) * unit)
   return new Uint8Array(words.buffer)

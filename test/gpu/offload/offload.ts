@@ -1,4 +1,4 @@
-// Compares the results of networks that share the same GPU memory in turn: each must compute with its own weights. The options separate the
+// Compares the results of networks that use the same GPU memory alternately: each must compute with its own weights. The options separate the
 // possible causes of wrong results: the order of copies and runs, and the operators themselves.
 import { countElements } from '../../../gpu-fn/dtype.ts'
 import { loadCuda } from '../../../gpu-fn/runtime/cuda.ts'
@@ -6,7 +6,7 @@ import type { DeviceMemory } from '../../../gpu-fn/runtime/device-memory.ts'
 import { loadNative, type NativeStream } from '../../../gpu-fn/runtime/native.ts'
 import type { Session, Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openNativeSession } from '../../../gpu-fn/runtime/session-native.ts'
-import { relativeError } from '../../../infra/bench/statistics.ts'
+import { computeRelativeError } from '../../../infra/bench/statistics.ts'
 import { makeScratch } from '../../../infra/command/scratch.ts'
 import { NETWORKS, type Network, writeNetwork } from './networks.ts'
 
@@ -69,7 +69,7 @@ async function takeTurns(opened: readonly Open[], { rounds, resident }: OffloadO
   return tallies
 }
 
-const errorOf = async ({ session, x, expected }: Open) => relativeError(await compute(session, x), expected)
+const errorOf = async ({ session, x, expected }: Open) => computeRelativeError(await compute(session, x), expected)
 
 async function compute(session: Session, x: Tensor): Promise<Float32Array> {
   return (await session.run({ x })).y!.data as Float32Array

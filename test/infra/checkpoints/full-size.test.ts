@@ -6,10 +6,10 @@ import { readTokenizers } from '../../../gpu-fn/compile/write/tokenizers.ts'
 import type { TextEncoderManifest } from '../../../gpu-fn/manifest.ts'
 import { TOKENS } from '../../../gpu-fn/models/sd35/text-encoders.ts'
 import { spreadOf, writeTokenizers } from '../../../infra/checkpoints/full-size.ts'
-import { readHeaders, shapesIn } from '../../../infra/checkpoints/published.ts'
-import { drawPool, POOL, scalePool, sineTable } from '../../../infra/checkpoints/random-weights.ts'
+import { readHeaders, readShapes } from '../../../infra/checkpoints/published.ts'
+import { createSineTable, drawPool, POOL, scalePool } from '../../../infra/checkpoints/random-weights.ts'
 
-const size = (shape: readonly number[]) => shape.reduce((product, n) => product * n, 1)
+const countElements = (shape: readonly number[]) => shape.reduce((product, n) => product * n, 1)
 
 test.each([
   ['large', 8_146_280_768],
@@ -19,7 +19,7 @@ test.each([
   for (const [file, content] of Object.entries(await readHeaders(variant, 'diffusers'))) {
     if (file.endsWith('.json')) continue
     const network = path.dirname(file)
-    counts[network] = shapesIn(content).reduce((sum, { shape }) => sum + size(shape), counts[network] ?? 0)
+    counts[network] = readShapes(content).reduce((sum, { shape }) => sum + countElements(shape), counts[network] ?? 0)
   }
   expect(counts).toEqual({
     transformer,
@@ -43,7 +43,7 @@ test('draws weights with which a layer preserves the magnitude of its input', ()
   expect(query / spreadOf('encoder.block.3.layer.0.SelfAttention.k.weight', [4096, 4096]).deviation).toBeCloseTo(1 / 8)
 })
 
-function fromBfloat16(words: Uint16Array): Float32Array {
+function convertFromBfloat16(words: Uint16Array): Float32Array {
   return new Float32Array(Uint32Array.from(words, (word) => word << 16).buffer)
 }
 
@@ -52,7 +52,7 @@ test('draws the same values for the same seed, with the requested mean and devia
   expect(pool).toHaveLength(POOL)
   expect(drawPool(3).subarray(0, 100)).toEqual(pool.subarray(0, 100))
   expect(drawPool(4).subarray(0, 100)).not.toEqual(pool.subarray(0, 100))
-  const values = fromBfloat16(scalePool(pool, { mean: 1, deviation: 0.1 }))
+  const values = convertFromBfloat16(scalePool(pool, { mean: 1, deviation: 0.1 }))
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length
   const deviation = Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length)
   expect(mean).toBeCloseTo(1, 3)
@@ -62,8 +62,8 @@ test('draws the same values for the same seed, with the requested mean and devia
 test("has the position table from diffusers' formula", () => {
   // get_2d_sincos_pos_embed(width 8, side 4, base size 64): position 3 · 16 = 48.
   const [side, width] = [4, 8]
-  const words = new Uint16Array(sineTable(side, width).buffer)
-  const row = Array.from(fromBfloat16(words).subarray((1 * side + 3) * width, (1 * side + 3) * width + width))
+  const words = new Uint16Array(createSineTable(side, width).buffer)
+  const row = Array.from(convertFromBfloat16(words).subarray((1 * side + 3) * width, (1 * side + 3) * width + width))
   const expected = [48, 16].flatMap((at) => [Math.sin(at), Math.sin(at / 100), Math.cos(at), Math.cos(at / 100)])
   expect(row.map((value, i) => Math.abs(value - expected[i]!) < 0.004)).toEqual(row.map(() => true))
 })

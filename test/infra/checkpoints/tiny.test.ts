@@ -11,7 +11,7 @@ import { TINY_VARIANTS, type TinyVariant } from '../../../infra/checkpoints/tiny
 
 const GOLDEN = path.join(import.meta.dirname, '../../golden')
 /** The golden outputs of tiny-small are those of its quantized copies. */
-const madeWith = (variant: TinyVariant) =>
+const createdWithOf = (variant: TinyVariant) =>
   path.join(GOLDEN, variant === 'tiny-small' ? 'quantized' : 'networks', 'made-with.json')
 const variants = Object.keys(TINY_VARIANTS) as TinyVariant[]
 
@@ -26,9 +26,11 @@ const write = async (options: TinyOptions) =>
 
 describe('writeTinyCheckpoint', () => {
   it.each(variants)('writes the bytes of %s from which the golden outputs were computed', async (variant) => {
-    const { weights } = JSON.parse(await readFile(madeWith(variant), 'utf8')) as { weights: Record<string, string> }
+    const { weights } = JSON.parse(await readFile(createdWithOf(variant), 'utf8')) as {
+      weights: Record<string, string>
+    }
     const expected = Object.entries(weights).filter(([file]) => file.startsWith(`${variant}/`))
-    const digests = Object.entries(await weightDigests(await write({ variant })))
+    const digests = Object.entries(await computeWeightDigests(await write({ variant })))
     expect(digests.map(([file, digest]) => [`${variant}/${file}`, digest])).toEqual(expected)
   })
 
@@ -46,7 +48,7 @@ describe('writeTinyCheckpoint', () => {
 
   it('draws different values for different seeds', async () => {
     const [one, other] = await Promise.all([write({ seed: 1 }), write({ seed: 2 })])
-    expect(await weightDigests(other)).not.toEqual(await weightDigests(one))
+    expect(await computeWeightDigests(other)).not.toEqual(await computeWeightDigests(one))
   })
 
   it('omits T5 on request', async () => {
@@ -61,7 +63,7 @@ describe('writeTinyCheckpoint', () => {
   })
 })
 
-async function weightDigests(directory: string): Promise<Record<string, string>> {
+async function computeWeightDigests(directory: string): Promise<Record<string, string>> {
   const digests: Record<string, string> = {}
   for await (const file of glob('*/*.safetensors', { cwd: directory })) {
     digests[file] = createHash('sha256')

@@ -8,7 +8,7 @@ import path from 'node:path'
 import { expect, test } from 'vitest'
 import { outputOf } from '../../../infra/command/child-process.ts'
 import { makeScratch } from '../../../infra/command/scratch.ts'
-import { processesWith } from '../../support/descendants.ts'
+import { findProcesses } from '../../support/descendants.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
@@ -18,7 +18,7 @@ const COMMAND = path.join(import.meta.dirname, '../../../infra/command')
 /** A command with a child process, and with a group of two that writes to its temporary directory. */
 const PROGRAM = `
 import { spawn } from 'node:child_process'
-import { atExit } from '${COMMAND}/at-exit.ts'
+import { runAtExit } from '${COMMAND}/at-exit.ts'
 import { endGroupWithThis, endWithThis } from '${COMMAND}/child-process.ts'
 import { endOnSignals } from '${COMMAND}/end-on-signals.ts'
 import { makeScratch } from '${COMMAND}/scratch.ts'
@@ -30,7 +30,7 @@ endWithThis(spawn('sleep', ['60'], { stdio: 'ignore' }))
 const writer = 'sleep 60 & i=0; while true; do i=$((i + 1)); echo > "$0/$i"; sleep 0.02; done'
 endGroupWithThis(spawn('sh', ['-c', writer, directory], { stdio: 'ignore', detached: true }))
 // Ctrl+C under npm sends two signals: one from the terminal, one from npm.
-atExit(() => process.kill(process.pid, process.argv[3]))
+runAtExit(() => process.kill(process.pid, process.argv[3]))
 console.log('started')
 setInterval(() => {}, 1000)
 `
@@ -49,10 +49,10 @@ test.each(['SIGTERM', 'SIGINT', 'SIGHUP'] as const)('%s, even twice, leaves noth
   const ended = once(child, 'exit')
   await once(child.stdout, 'data')
   // The command, the child, and the group of a shell and its own child.
-  await expect.poll(async () => (await processesWith(mark)).length, LIMIT).toBeGreaterThanOrEqual(4)
+  await expect.poll(async () => (await findProcesses(mark)).length, LIMIT).toBeGreaterThanOrEqual(4)
   child.kill(signal)
   expect(await ended).toEqual([128 + os.constants.signals[signal], null])
-  await expect.poll(() => processesWith(mark), LIMIT).toEqual([])
+  await expect.poll(() => findProcesses(mark), LIMIT).toEqual([])
   expect((await readdir(parent)).map((each) => each.slice(0, 5))).toEqual(['kept-'])
 })
 
@@ -76,11 +76,11 @@ test('a kept directory remains after its block', async () => {
 
 test('cleanups run from the newest to the oldest, even after a failed one', async () => {
   const program = `
-    import { atExit } from '${COMMAND}/at-exit.ts'
-    atExit(() => console.log('oldest'))
-    atExit(() => console.log('canceled'))()
-    atExit(() => { throw new Error('failed') })
-    atExit(() => console.log('newest'))`
+    import { runAtExit } from '${COMMAND}/at-exit.ts'
+    runAtExit(() => console.log('oldest'))
+    runAtExit(() => console.log('canceled'))()
+    runAtExit(() => { throw new Error('failed') })
+    runAtExit(() => console.log('newest'))`
   const ended = await outputOf(process.execPath, ['--input-type=module', '--eval', program])
   expect(ended).toEqual({ stdout: 'newest\noldest\n', stderr: 'failed\n' })
 })

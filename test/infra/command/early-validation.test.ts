@@ -12,7 +12,11 @@ const ROOT = path.join(import.meta.dirname, '../../..')
 const scratch = useScratch()
 
 /** The error output of a command that fails. The environment is that of a machine without accounts. */
-async function refusal(program: string, args: readonly string[], env: Record<string, string> = {}): Promise<string> {
+async function readRefusal(
+  program: string,
+  args: readonly string[],
+  env: Record<string, string> = {},
+): Promise<string> {
   const clean = { PATH: process.env.PATH, HOME: scratch.directory, MODAL_CONFIG_PATH: '/dev/null', ...env }
   const ended = promisify(execFile)(process.execPath, [program, ...args], { cwd: ROOT, env: clean })
   const { code, stderr } = await ended.then(
@@ -25,7 +29,7 @@ async function refusal(program: string, args: readonly string[], env: Record<str
 
 const DEPLOY = 'infra/deploy/main.ts'
 const deploy = (args: readonly string[], env?: Record<string, string>) =>
-  refusal(DEPLOY, [...args, '--secrets', path.join(scratch.directory, 'secrets.json')], env)
+  readRefusal(DEPLOY, [...args, '--secrets', path.join(scratch.directory, 'secrets.json')], env)
 
 test('a deployment checks addresses and variables', async () => {
   expect(await deploy(['--gpu-url', 'gpu.example.com'])).toContain(
@@ -61,7 +65,7 @@ test('a deployment checks its whole configuration by the schema of the worker', 
 test('an upload of weights checks its options, its destination and its access before the download', async () => {
   const directory = path.join(scratch.directory, 'weights')
   const weights = (args: readonly string[], env?: Record<string, string>) =>
-    refusal('infra/weights/main.ts', ['--variant', 'large', '--directory', directory, ...args], env)
+    readRefusal('infra/weights/main.ts', ['--variant', 'large', '--directory', directory, ...args], env)
   expect(await weights([])).toContain(
     'accept the license at https://huggingface.co/stabilityai/stable-diffusion-3.5-large',
   )
@@ -70,11 +74,11 @@ test('an upload of weights checks its options, its destination and its access be
   expect(await weights(['--volume', 'octet-weights'], { PATH: '' })).toContain("--volume needs Modal's command")
   const bucket = ['--bucket', 'http://127.0.0.1:9/weights']
   expect(await weights(bucket)).toContain('--bucket needs OCTET_BUCKET_KEY_ID and OCTET_BUCKET_SECRET')
-  expect(await refusal('infra/weights/main.ts', ['--variant', 'huge'])).toContain('Allowed choices are large,')
+  expect(await readRefusal('infra/weights/main.ts', ['--variant', 'huge'])).toContain('Allowed choices are large,')
   expect(existsSync(directory)).toBe(false)
 })
 
 test('the local server checks the limit of memory', async () => {
-  const refused = await refusal('infra/local/serve.ts', ['--checkpoint', scratch.directory, '--vram', '8GB'])
+  const refused = await readRefusal('infra/local/serve.ts', ['--checkpoint', scratch.directory, '--vram', '8GB'])
   expect(refused).toContain("argument '8GB' is invalid. It must be a number of gigabytes, such as 8 or 23.5.")
 })

@@ -6,20 +6,20 @@ import { expect, test } from 'vitest'
 const root = path.join(import.meta.dirname, '../../..')
 const read = (file: string) => readFileSync(path.join(root, file), 'utf8')
 const sources = globSync('{infra,test/gpu,test/clients}/**/*.ts', { cwd: root })
-const withMatch = (pattern: RegExp) => sources.filter((file) => pattern.test(read(file))).toSorted()
+const findMatchingFiles = (pattern: RegExp) => sources.filter((file) => pattern.test(read(file))).toSorted()
 
 /** Commands whose child processes continue to run after their end: `npm run demo -- --open` leaves the browser open. */
 const REMAINING = ['infra/local/demo.ts']
 
 test('temporary directories are created only by makeScratch', () => {
-  expect(withMatch(/\bmkdtemp/)).toEqual(['infra/command/scratch.ts'])
+  expect(findMatchingFiles(/\bmkdtemp/)).toEqual(['infra/command/scratch.ts'])
 })
 
 test('child processes end with their command', () => {
   const unguarded = /(?<!\bend(Group)?WithThis\(\s*)\b(spawn|fork)\(/
-  expect(withMatch(unguarded)).toEqual(REMAINING)
+  expect(findMatchingFiles(unguarded)).toEqual(REMAINING)
   // execFile cannot lead a process group.
-  expect(withMatch(/import \{[^}]*\bexec(File)?\b[^}]*\} from 'node:child_process'/)).toEqual([])
+  expect(findMatchingFiles(/import \{[^}]*\bexec(File)?\b[^}]*\} from 'node:child_process'/)).toEqual([])
 })
 
 /** The modules of this repository that a module imports statically or dynamically, directly or indirectly. */

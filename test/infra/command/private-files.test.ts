@@ -12,7 +12,7 @@ import { useScratch } from '../../support/scratch.ts'
 
 const ROOT = path.join(import.meta.dirname, '../../..')
 const scratch = useScratch()
-const at = (name: string) => path.join(scratch.directory, name)
+const resolvePath = (name: string) => path.join(scratch.directory, name)
 const modeOf = async (file: string) => (await stat(file)).mode & 0o777
 
 let umask: number
@@ -21,18 +21,18 @@ beforeAll(() => {
 })
 afterAll(() => void process.umask(umask))
 
-const secrets = (...args: string[]) =>
+const runSecrets = (...args: string[]) =>
   promisify(execFile)(process.execPath, ['infra/operator/keys-command.ts', 'secrets', ...args], { cwd: ROOT })
 
 describe('npm run keys -- secrets', () => {
   test('writes a file readable only by its owner, and does not overwrite an existing one', async () => {
-    const file = at('dev.vars')
-    const { stdout } = await secrets('--out', file)
+    const file = resolvePath('dev.vars')
+    const { stdout } = await runSecrets('--out', file)
     expect(stdout).not.toMatch(/OCTET_ADMIN_TOKEN|"d"/)
     expect(await modeOf(file)).toBe(0o600)
     const before = await readFile(file, 'utf8')
     expect(before).toMatch(/^OCTET_ADMIN_TOKEN='[0-9a-f]{64}'$/m)
-    await expect(secrets('--out', file)).rejects.toMatchObject({
+    await expect(runSecrets('--out', file)).rejects.toMatchObject({
       stderr: expect.stringContaining('exists; to replace its'),
     })
     expect(await readFile(file, 'utf8')).toBe(before)
@@ -40,17 +40,17 @@ describe('npm run keys -- secrets', () => {
   })
 
   test('rotates a file in place, restricts its permissions, and warns that others could read it', async () => {
-    const file = at('dev.vars')
-    await secrets('--out', file)
+    const file = resolvePath('dev.vars')
+    await runSecrets('--out', file)
     await chmod(file, 0o644)
-    const { stderr } = await secrets('--rotate', file, '--out', file)
+    const { stderr } = await runSecrets('--rotate', file, '--out', file)
     expect(stderr).toMatch(/dev\.vars contains secrets and had mode 0644/)
     expect(await modeOf(file)).toBe(0o600)
     expect(await readFile(file, 'utf8')).toMatch(/^KEY_PEPPER='2:[0-9a-f]{64},1:[0-9a-f]{64}'$/m)
   })
 
   test('restricts the permissions of a file that its output is redirected to', async () => {
-    const file = at('redirected')
+    const file = resolvePath('redirected')
     await promisify(exec)(`"${process.execPath}" infra/operator/keys-command.ts secrets > "${file}"`, { cwd: ROOT })
     expect(await readFile(file, 'utf8')).toContain('OCTET_ADMIN_TOKEN=')
     expect(await modeOf(file)).toBe(0o600)
@@ -58,7 +58,7 @@ describe('npm run keys -- secrets', () => {
 })
 
 test('the secrets file of a deployment is written with mode 0600, and a more permissive mode is corrected on reading', async () => {
-  const file = at('deploy/secrets.json')
+  const file = resolvePath('deploy/secrets.json')
   const { secrets: worker, gpuPublicKey } = await createSecrets()
   await writePrivate(file, { worker, gpuPublicKey })
   expect([await modeOf(file), await modeOf(path.dirname(file))]).toEqual([0o600, 0o700])
@@ -70,7 +70,7 @@ test('the secrets file of a deployment is written with mode 0600, and a more per
 })
 
 test("a worker's state directory becomes accessible only to its owner, even if it already existed with mode 0755", async () => {
-  const persist = at('state')
+  const persist = resolvePath('state')
   await mkdir(persist, { mode: 0o755 })
   const worker = await startWorker({ gpuUrl: 'http://127.0.0.1:9', persist, ...(await createSecrets()) })
   await worker.stop()
@@ -80,20 +80,20 @@ test("a worker's state directory becomes accessible only to its owner, even if i
 
 test('private and missing files cause no warning', async () => {
   const warnings: string[] = []
-  await writePrivateFile(at('private'), 'x')
-  for (const name of ['private', 'absent']) await tightenFile(at(name), (line) => warnings.push(line))
+  await writePrivateFile(resolvePath('private'), 'x')
+  for (const name of ['private', 'absent']) await tightenFile(resolvePath(name), (line) => warnings.push(line))
   expect(warnings).toEqual([])
 })
 
 test('a failed write keeps the old file and leaves no temporary file', async () => {
-  await writeFile(at('kept'), 'old')
-  await expect(writePrivateFile(at('kept'), 'new', { exclusive: true })).rejects.toThrow('EEXIST')
-  expect(await readFile(at('kept'), 'utf8')).toBe('old')
+  await writeFile(resolvePath('kept'), 'old')
+  await expect(writePrivateFile(resolvePath('kept'), 'new', { exclusive: true })).rejects.toThrow('EEXIST')
+  expect(await readFile(resolvePath('kept'), 'utf8')).toBe('old')
   expect(await readdir(scratch.directory)).toEqual(['kept'])
 })
 
 test('a write succeeds although a killed process with the same ID has left its temporary file', async () => {
-  await writeFile(at(`again.${process.pid}.new`), 'half')
-  await writePrivateFile(at('again'), 'whole')
-  expect(await readFile(at('again'), 'utf8')).toBe('whole')
+  await writeFile(resolvePath(`again.${process.pid}.new`), 'half')
+  await writePrivateFile(resolvePath('again'), 'whole')
+  expect(await readFile(resolvePath('again'), 'utf8')).toBe('whole')
 })

@@ -11,7 +11,7 @@ const check = (label: string, simulated: number, theory: number): Check => ({
 })
 
 /** Mean wait in an M/M/c queue, in seconds: Erlang's C formula. `rate` is arrivals per second, `service` the mean in seconds. */
-function meanWaitMMc(rate: number, service: number, servers: number): number {
+function computeMeanWaitMMc(rate: number, service: number, servers: number): number {
   const load = rate * service
   if (load >= servers) return Number.POSITIVE_INFINITY
   // Erlang B by its recursion, which does not overflow.
@@ -25,27 +25,31 @@ function meanWaitMMc(rate: number, service: number, servers: number): number {
  * Fraction of cold starts with single images (a Poisson process whose gaps are long compared with a start and an image): the probability
  * that the gap before an image exceeds the idle window.
  */
-const coldShareAlone = (rate: number, idleSeconds: number) => Math.exp(-rate * idleSeconds)
+const computeColdShareAlone = (rate: number, idleSeconds: number) => Math.exp(-rate * idleSeconds)
 
 /** Container seconds per image in the same case: the image, its cold start, and the idle time until the next image or the end of the window. */
-function containerSecondsAlone(rate: number, service: number, coldSeconds: number, idleSeconds: number): number {
-  const cold = coldShareAlone(rate, idleSeconds)
+function computeContainerSecondsAlone(rate: number, service: number, coldSeconds: number, idleSeconds: number): number {
+  const cold = computeColdShareAlone(rate, idleSeconds)
   return service + cold * coldSeconds + (1 - cold) / rate
 }
 
 /** An M/M/c queue: `servers` permanent containers, and drawExponential service with a mean of 1 s. */
-function mmc(servers: number, load: number, count: number): Check {
+function compareMMc(servers: number, load: number, count: number): Check {
   const random = randomOf(7, `mmc ${servers} ${load}`)
   const rate = load * servers
   const { meanWait } = simulate(drawArrivals('poisson', rate, count, random), {
     ...{ service: () => drawExponential(random, 1), coldSeconds: 0, idleSeconds: 1e12 },
     ...{ minContainers: servers, maxContainers: servers },
   })
-  return check(`M/M/${servers} at ${load * 100} % load: mean wait in seconds`, meanWait, meanWaitMMc(rate, 1, servers))
+  return check(
+    `M/M/${servers} at ${load * 100} % load: mean wait in seconds`,
+    meanWait,
+    computeMeanWaitMMc(rate, 1, servers),
+  )
 }
 
 /** Single images, with an idle window of `idle` mean gaps. */
-function alone(idle: number): Check[] {
+function compareSingleImages(idle: number): Check[] {
   const random = randomOf(7, `alone ${idle}`)
   const [gap, service, cold] = [1000, 0.5, 5]
   const fleet = { coldSeconds: cold, idleSeconds: idle * gap, minContainers: 0, maxContainers: 10 }
@@ -55,22 +59,22 @@ function alone(idle: number): Check[] {
   })
   const label = `single images, idle window ${idle} × the gap`
   return [
-    check(`${label}: fraction of cold starts`, coldShare, coldShareAlone(1 / gap, idle * gap)),
+    check(`${label}: fraction of cold starts`, coldShare, computeColdShareAlone(1 / gap, idle * gap)),
     check(
       `${label}: container seconds per image`,
       containerSeconds / images,
-      containerSecondsAlone(1 / gap, service, cold, idle * gap),
+      computeContainerSecondsAlone(1 / gap, service, cold, idle * gap),
     ),
   ]
 }
 
 export function runChecks(): Check[] {
   return [
-    mmc(1, 0.5, 1_000_000),
-    mmc(1, 0.8, 3_000_000),
-    mmc(4, 0.8, 2_000_000),
-    mmc(32, 0.9, 3_000_000),
-    ...alone(0.1),
-    ...alone(1),
+    compareMMc(1, 0.5, 1_000_000),
+    compareMMc(1, 0.8, 3_000_000),
+    compareMMc(4, 0.8, 2_000_000),
+    compareMMc(32, 0.9, 3_000_000),
+    ...compareSingleImages(0.1),
+    ...compareSingleImages(1),
   ]
 }

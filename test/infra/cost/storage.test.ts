@@ -1,11 +1,16 @@
 import { expect, test } from 'vitest'
 import { FULL_BYTES, RETENTION_DAYS } from '../../../edge/results/retention.ts'
 import { measureStorage } from '../../../infra/cost/measure-storage.ts'
-import { LIMIT_BYTES, maxJobsPerDay, maxJobsPerDayOfDatabase, storageBytes } from '../../../infra/cost/storage.ts'
+import {
+  computeMaxJobsPerDay,
+  computeStorageBytes,
+  LIMIT_BYTES,
+  maxJobsPerDayOfDatabase,
+} from '../../../infra/cost/storage.ts'
 import sizes from '../../../infra/cost/storage-sizes.json' with { type: 'json' }
 
 test('each store has the jobs of its retention period', () => {
-  const { account, jobs, images } = storageBytes(30)
+  const { account, jobs, images } = computeStorageBytes(30)
   expect(account).toBe(37 * sizes.account.ledger + sizes.account.idempotency)
   expect(jobs).toBe(37 * sizes.job)
   expect(images).toBe(30 * 1_600_000)
@@ -13,18 +18,18 @@ test('each store has the jobs of its retention period', () => {
 
 test('50 million jobs of one account in three years fit, with twice the mean rate in the busiest month', () => {
   const jobsPerDay = 50e6 / (3 * 365)
-  expect(2 * jobsPerDay * storageBytes(30).account).toBeLessThan(FULL_BYTES)
+  expect(2 * jobsPerDay * computeStorageBytes(30).account).toBeLessThan(FULL_BYTES)
   // D1 keeps the jobs of 400 days, of which 30 are busy.
-  expect(jobsPerDay * (1 + 30 / 400) * storageBytes(30).database).toBeLessThan(LIMIT_BYTES)
+  expect(jobsPerDay * (1 + 30 / 400) * computeStorageBytes(30).database).toBeLessThan(LIMIT_BYTES)
   expect(jobsPerDay).toBeLessThan(maxJobsPerDayOfDatabase())
 })
 
 test.each(RETENTION_DAYS)(
-  'maxJobsPerDay fits into an account with %i days of retention, and one more does not',
+  'computeMaxJobsPerDay fits into an account with %i days of retention, and one more does not',
   (days) => {
-    const { account } = storageBytes(days)
-    expect(maxJobsPerDay(days) * account).toBeLessThanOrEqual(FULL_BYTES)
-    expect((maxJobsPerDay(days) + 1) * account).toBeGreaterThan(FULL_BYTES)
+    const { account } = computeStorageBytes(days)
+    expect(computeMaxJobsPerDay(days) * account).toBeLessThanOrEqual(FULL_BYTES)
+    expect((computeMaxJobsPerDay(days) + 1) * account).toBeGreaterThan(FULL_BYTES)
   },
 )
 

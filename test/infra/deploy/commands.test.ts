@@ -10,9 +10,9 @@ import { afterAll, expect, test } from 'vitest'
 import { readDeployConfig } from '../../../infra/config.ts'
 import { deploySteps } from '../../../infra/deploy/deploy-steps.ts'
 import { destroySteps } from '../../../infra/deploy/destroy.ts'
-import { type CommandLine, commandText } from '../../../infra/deploy/plan.ts'
+import { type CommandLine, formatCommand } from '../../../infra/deploy/plan.ts'
 import { writeWorkerConfig } from '../../../infra/deploy/worker-config.ts'
-import { modalCommand, modalPython } from '../../../infra/modal/python.ts'
+import { findModalCommand, findModalPython } from '../../../infra/modal/python.ts'
 
 const ROOT = path.join(import.meta.dirname, '../../..')
 const home = mkdtempSync(path.join(tmpdir(), 'octet-home-'))
@@ -51,7 +51,7 @@ const commands = [...others, ...plans.flatMap((step) => step.commands(config, st
 const kinds = new Map(
   commands.map((command) => [command.filter((part) => !part.startsWith('octet-')).join(' '), command]),
 )
-const of = (program: string) => [...kinds.values()].filter(([name]) => name === program)
+const listKinds = (program: string) => [...kinds.values()].filter(([name]) => name === program)
 
 async function outputOf(program: string, parts: readonly string[]): Promise<string> {
   const env = {
@@ -67,7 +67,7 @@ async function outputOf(program: string, parts: readonly string[]): Promise<stri
   )
 }
 
-test.each(of('wrangler').map((command) => [commandText(command).slice(0, 70), command] as const))(
+test.each(listKinds('wrangler').map((command) => [formatCommand(command).slice(0, 70), command] as const))(
   'wrangler takes: %s',
   async (_, [, ...parts]: CommandLine) => {
     const output = await outputOf(process.execPath, ['node_modules/wrangler/bin/wrangler.js', ...parts])
@@ -76,10 +76,12 @@ test.each(of('wrangler').map((command) => [commandText(command).slice(0, 70), co
   },
 )
 
-test.skipIf(!modalPython()).each(of('modal').map((command) => [commandText(command).slice(0, 70), command] as const))(
+test
+  .skipIf(!findModalPython())
+  .each(listKinds('modal').map((command) => [formatCommand(command).slice(0, 70), command] as const))(
   'modal takes: %s',
   async (_, [, ...parts]: CommandLine) => {
-    const [program, ...before] = modalCommand()
+    const [program, ...before] = findModalCommand()
     const output = await outputOf(program!, [...before, ...parts])
     expect(output).not.toMatch(/No such option|Missing argument|unexpected extra argument|No such command/i)
     expect(output).toMatch(/Token missing/)

@@ -4,9 +4,9 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { deploySteps } from '../../../infra/deploy/deploy-steps.ts'
 import { destroySteps } from '../../../infra/deploy/destroy.ts'
 import { MEASURED } from '../../../infra/deploy/gpu-types.ts'
-import { commandText, planText, runPlan, type Step, UNKNOWN } from '../../../infra/deploy/plan.ts'
+import { formatCommand, planText, runPlan, type Step, UNKNOWN } from '../../../infra/deploy/plan.ts'
 import { checkEnvironment } from '../../../infra/deploy/secrets-file.ts'
-import { credentialFiles } from '../../support/credentials.ts'
+import { readCredentialFiles } from '../../support/credentials.ts'
 import { useScratch } from '../../support/scratch.ts'
 import { createVendors, type Vendors } from '../../support/vendors.ts'
 
@@ -19,11 +19,11 @@ beforeEach(async () => {
 })
 
 /** The steps without the smoke tests, which test/e2e/deploy.test.ts covers. */
-const steps = (change: object = {}): Step[] =>
+const createSteps = (change: object = {}): Step[] =>
   deploySteps({ file, onModal: true, env: {}, ...change }).filter(({ id }) => !id.startsWith('smoke'))
-const deploy = (change?: object) => runPlan(steps(change), vendors.world)
-const secrets = async () => JSON.parse(await readFile(file, 'utf8'))
-const workerConfig = async () => JSON.parse(await readFile(vendors.world.state.workerConfig, 'utf8'))
+const deploy = (change?: object) => runPlan(createSteps(change), vendors.world)
+const readSecrets = async () => JSON.parse(await readFile(file, 'utf8'))
+const readWorkerConfig = async () => JSON.parse(await readFile(vendors.world.state.workerConfig, 'utf8'))
 
 test('all missing resources are created, the GPU function before the worker, with the URLs and keys of each other', async () => {
   await deploy()
@@ -38,16 +38,16 @@ test('all missing resources are created, the GPU function before the worker, wit
   expect(at).toEqual(at.toSorted((a, b) => a - b))
   expect(vendors.ran.at(-1)).toContain(`wrangler deploy --config ${vendors.world.state.workerConfig} `)
   // One slot for each of the four containers in infra/config.json.
-  expect((await workerConfig()).vars).toMatchObject({ GPU_URL: 'https://gpu.test', GPU_SLOTS: '4' })
+  expect((await readWorkerConfig()).vars).toMatchObject({ GPU_URL: 'https://gpu.test', GPU_SLOTS: '4' })
   expect(vendors.world.state.workerUrl).toBe('https://octet.test')
 })
 
 test('a second deployment creates nothing and changes no secret', async () => {
   await deploy()
-  const [first, made] = [await secrets(), vendors.ran.filter((command) => command.includes('create')).length]
+  const [first, made] = [await readSecrets(), vendors.ran.filter((command) => command.includes('create')).length]
   vendors.ran.length = 0
   await deploy()
-  expect(await secrets()).toEqual(first)
+  expect(await readSecrets()).toEqual(first)
   expect(vendors.ran.filter((command) => command.includes(' create '))).toEqual([
     expect.stringContaining('modal secret create octet-gpu --force'),
   ])
@@ -56,15 +56,15 @@ test('a second deployment creates nothing and changes no secret', async () => {
 
 test('the executed commands are those of the plan', async () => {
   await deploy()
-  const shown = steps()
+  const shown = createSteps()
     .flatMap((step) => step.commands(vendors.world.config, vendors.world.state))
-    .map(({ command }) => commandText(command))
+    .map(({ command }) => formatCommand(command))
   expect(vendors.ran.filter((command) => !shown.includes(command))).toEqual([])
 })
 
 test('secrets are readable only by the owner, and each side gets only its own', async () => {
   await deploy()
-  const { worker, gpuPublicKey } = await secrets()
+  const { worker, gpuPublicKey } = await readSecrets()
   for (const name of await readdir(scratch.directory))
     expect((await stat(path.join(scratch.directory, name))).mode & 0o077).toBe(0)
   const forWorker = JSON.parse(await readFile(vendors.world.state.workerSecrets, 'utf8'))
@@ -95,7 +95,7 @@ describe('stops at the first failure with advice, and the next run continues fro
       ...{ name: 'StepFailed', step: id },
       message: expect.stringMatching(new RegExp(`${saying.replace(/[()"]/g, '.')}[\\s\\S]*${advice.source}`)),
     })
-    const later = steps().slice(steps().findIndex((step) => step.id === id) + 1)
+    const later = createSteps().slice(createSteps().findIndex((step) => step.id === id) + 1)
     const theirs = later
       .flatMap((step) => step.commands(vendors.world.config, UNKNOWN))
       .map(({ command }) => command.slice(0, 3).join(' '))
@@ -113,7 +113,7 @@ test('a machine without the secrets of the deployed worker replaces them only wi
     /has secrets that are not in .*[\s\S]*--new-secrets creates others and invalidates every API key/,
   )
   await deploy({ fresh: true })
-  expect((await secrets()).worker.KEY_PEPPER).toMatch(/^1:/)
+  expect((await readSecrets()).worker.KEY_PEPPER).toMatch(/^1:/)
 })
 
 test('a machine without the secrets stops if the existence of a deployed worker is unknown', async () => {
@@ -134,7 +134,7 @@ test('names the GPU types that cannot hold all models at once', async () => {
   const { exec } = vendors.world
   vendors.world.exec = async (command, options) => {
     const output = await exec(command, options)
-    if (!commandText(command).includes('volume get')) return output
+    if (!formatCommand(command).includes('volume get')) return output
     const manifest = JSON.parse(output)
     manifest.networks.transformer.weights = 'transformer.weights'
     return JSON.stringify({
@@ -178,7 +178,7 @@ test('two deployments of one account share no name', async () => {
   Object.assign(other.worker, { ratelimits: 2001, vars: { OCTET_LOG_PROMPTS: 'true' } })
   Object.assign(other.gpu, { app: 's-gpu', volume: 's-weights', secret: 's-gpu', proxy_token: 's' })
   await deploy()
-  const first = { ran: vendors.ran.splice(0), config: await workerConfig() }
+  const first = { ran: vendors.ran.splice(0), config: await readWorkerConfig() }
   vendors.things.delete('proxy token')
   vendors.things.delete('worker')
   file = path.join(scratch.directory, 'staging', 'secrets.json')
@@ -189,9 +189,9 @@ test('two deployments of one account share no name', async () => {
     lines.filter((line) => names.test(line.replaceAll(scratch.directory, '')) && !line.includes('modal_app.py'))
   expect(named(first.ran).length).toBeGreaterThan(5)
   expect(named(vendors.ran)).toEqual([])
-  const second = await workerConfig()
+  const second = await readWorkerConfig()
   expect(second).toMatchObject({ name: 'staging', vars: { OCTET_LOG_PROMPTS: 'true' } })
-  const identities = (config: typeof second) => [
+  const listIdentities = (config: typeof second) => [
     ...[config.name, config.queues.producers[0].queue, config.queues.consumers[0].queue],
     ...[config.r2_buckets[0].bucket_name, config.d1_databases[0].database_name],
     ...[
@@ -199,7 +199,7 @@ test('two deployments of one account share no name', async () => {
       ...config.ratelimits.map((each: { namespace_id: string }) => each.namespace_id),
     ],
   ]
-  expect(identities(second).filter((each) => identities(first.config).includes(each))).toEqual([])
+  expect(listIdentities(second).filter((each) => listIdentities(first.config).includes(each))).toEqual([])
 })
 
 test('additional endpoints are passed to the worker, after a check against its schema before any change', async () => {
@@ -209,13 +209,13 @@ test('additional endpoints are passed to the worker, after a check against its s
   expect([...vendors.things].filter((thing) => !thing.startsWith('volume') && thing !== 'proxy token')).toEqual([])
   worker.endpoints = { runpod: 'https://x.api.runpod.ai' }
   await deploy()
-  expect((await workerConfig()).vars.OCTET_CATALOG.endpoints).toEqual(worker.endpoints)
+  expect((await readWorkerConfig()).vars.OCTET_CATALOG.endpoints).toEqual(worker.endpoints)
 })
 
 test('a domain, Logpush and Tail Workers are part of the configuration of the worker', async () => {
   Object.assign(vendors.world.config.worker, { domain: 'images.example.com', logpush: true, tail: ['collector'] })
   await deploy()
-  expect(await workerConfig()).toMatchObject({
+  expect(await readWorkerConfig()).toMatchObject({
     ...{ routes: [{ pattern: 'images.example.com', custom_domain: true }], workers_dev: false },
     ...{ logpush: true, tail_consumers: [{ service: 'collector' }] },
   })
@@ -232,8 +232,8 @@ test('prompts for the keys of a packages bucket, or reads them from the environm
   vendors.world.config.gpu.packages = 'bucket'
   await expect(deploy()).rejects.toThrow(/asked: the packages' bucket/)
   const env = { OCTET_BUCKET: 'http://127.0.0.1:9/weights', OCTET_BUCKET_KEY_ID: 'id', OCTET_BUCKET_SECRET: 'secret' }
-  const [, , , ...rest] = steps({ env })
-  await runPlan(steps({ env }).slice(0, 3), vendors.world)
+  const [, , , ...rest] = createSteps({ env })
+  await runPlan(createSteps({ env }).slice(0, 3), vendors.world)
   expect(rest.length).toBeGreaterThan(0)
   expect(JSON.parse(await readFile(vendors.world.state.gpuSecrets, 'utf8'))).toMatchObject({
     ...env,
@@ -242,7 +242,7 @@ test('prompts for the keys of a packages bucket, or reads them from the environm
 })
 
 test('the certificate of content credentials is passed to the GPU function and kept for later deployments', async () => {
-  const { certificates, key } = await credentialFiles('es256')
+  const { certificates, key } = await readCredentialFiles('es256')
   const files = { OCTET_C2PA_CERTIFICATES: path.join(scratch.directory, 'chain.pem'), OCTET_C2PA_KEY: key }
   await writeFile(files.OCTET_C2PA_CERTIFICATES, certificates)
   for (const env of [files, {}]) {
@@ -255,7 +255,7 @@ test('the certificate of content credentials is passed to the GPU function and k
   expect(() => checkEnvironment({ ...files, OCTET_C2PA_KEY: 'damaged' })).toThrow(
     /OCTET_C2PA_KEY must be PEM or the path/,
   )
-  const others = await credentialFiles('es384')
+  const others = await readCredentialFiles('es384')
   expect(() => checkEnvironment({ ...files, OCTET_C2PA_KEY: others.key })).toThrow(/is not the private key of/)
 })
 
@@ -264,8 +264,8 @@ test('a plan without Modal has no steps for it', async () => {
   expect(text).not.toContain('modal')
   vendors.world.state.gpuUrl = 'https://elsewhere.test'
   await deploy({ onModal: false, env: { GPU_PROXY_HEADERS: '{"default":{"authorization":"Bearer x"}}' } })
-  expect((await workerConfig()).vars.GPU_URL).toBe('https://elsewhere.test')
-  expect((await secrets()).proxyHeaders).toEqual({ default: { authorization: 'Bearer x' } })
+  expect((await readWorkerConfig()).vars.GPU_URL).toBe('https://elsewhere.test')
+  expect((await readSecrets()).proxyHeaders).toEqual({ default: { authorization: 'Bearer x' } })
 })
 
 test('destroy deletes the worker first, and data only on request', async () => {

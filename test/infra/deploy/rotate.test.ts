@@ -6,14 +6,14 @@ import { type Rotation, rotateDeployed } from '../../../infra/deploy/rotate.ts'
 import type { SecretsFile } from '../../../infra/deploy/secrets-file.ts'
 import { createSecrets } from '../../../infra/operator/secrets.ts'
 
-async function deployed(): Promise<SecretsFile> {
+async function createDeployment(): Promise<SecretsFile> {
   const { secrets, gpuPublicKey } = await createSecrets()
   const bucket = { OCTET_BUCKET: 'https://s3.test/b', OCTET_BUCKET_KEY_ID: 'id', OCTET_BUCKET_SECRET: 'secret' }
   return { worker: secrets, gpuPublicKey, proxyHeaders: { default: { 'modal-key': 'wk' }, spare: { a: 'b' } }, bucket }
 }
 
 /** Whether a GPU function with the secrets of one file accepts tokens of a worker with the secrets of another. */
-async function takes(gpu: SecretsFile, worker: SecretsFile): Promise<boolean> {
+async function isAccepted(gpu: SecretsFile, worker: SecretsFile): Promise<boolean> {
   const { edgePublicKeys } = readConfig({ OCTET_PACKAGES: '/packages', OCTET_EDGE_PUBLIC_KEY: gpu.gpuPublicKey })
   const token = await signGpuToken(worker.worker.GPU_SIGNING_KEY, 'job', 1, '{}')
   return verifyToken(edgePublicKeys!, `Bearer ${token}`).then(
@@ -23,13 +23,13 @@ async function takes(gpu: SecretsFile, worker: SecretsFile): Promise<boolean> {
 }
 
 test('the key between worker and GPU function is rotated without an interruption', async () => {
-  const old = await deployed()
+  const old = await createDeployment()
   const both = await rotateDeployed(old, 'gpu')
-  expect(await takes(both, old)).toBe(true)
-  expect(await takes(both, both)).toBe(true)
+  expect(await isAccepted(both, old)).toBe(true)
+  expect(await isAccepted(both, both)).toBe(true)
   const finished = await rotateDeployed(both, 'gpu-finish')
-  expect(await takes(finished, finished)).toBe(true)
-  expect(await takes(finished, old)).toBe(false)
+  expect(await isAccepted(finished, finished)).toBe(true)
+  expect(await isAccepted(finished, old)).toBe(false)
   await expect(rotateDeployed(both, 'gpu')).rejects.toThrow('run `rotate gpu-finish` and deploy first')
 })
 
@@ -41,7 +41,7 @@ test.each<[Rotation, string[]]>([
   ['proxy', []],
   ['bucket', []],
 ])('%s changes %j of the worker and nothing else of it', async (which, names) => {
-  const before = await deployed()
+  const before = await createDeployment()
   const after = await rotateDeployed(before, which)
   const changed = Object.keys(before.worker).filter(
     (name) => before.worker[name as never] !== after.worker[name as never],
@@ -50,7 +50,7 @@ test.each<[Rotation, string[]]>([
 })
 
 test('a proxy token and the keys of the bucket are rotated by the next deployment', async () => {
-  const before = await deployed()
+  const before = await createDeployment()
   expect((await rotateDeployed(before, 'proxy')).proxyHeaders).toEqual({ spare: { a: 'b' } })
   expect((await rotateDeployed(before, 'bucket')).bucket).toBeUndefined()
 })

@@ -16,9 +16,9 @@ const HADOLINT = path.join(ROOT, '.octet/modal/bin/hadolint')
 const read = (name: string) => readFile(path.join(ROOT, name), 'utf8')
 
 if (!existsSync(HADOLINT))
-  console.warn('There is no hadolint: Dockerfile.gpu is not linted. npm run modal:setup brings it.')
+  console.warn('hadolint is missing, so Dockerfile.gpu is not linted; npm run modal:setup installs it.')
 
-test.skipIf(!existsSync(HADOLINT))('hadolint has nothing to say about Dockerfile.gpu', async () => {
+test.skipIf(!existsSync(HADOLINT))('hadolint reports no problem in Dockerfile.gpu', async () => {
   const { stdout } = await promisify(execFile)(HADOLINT, ['Dockerfile.gpu'], { cwd: ROOT })
   expect(stdout).toBe('')
 })

@@ -74,7 +74,7 @@ describe('Dockerfile.gpu', () => {
 })
 
 const digestOf = (body: string) => `sha256:${createHash('sha256').update(body).digest('hex')}`
-const index = (architecture: string, note = '') =>
+const createIndex = (architecture: string, note = '') =>
   JSON.stringify({ schemaVersion: 2, note, manifests: [{ platform: { os: 'linux', architecture } }] })
 
 describe('npm run images', () => {
@@ -116,41 +116,46 @@ describe('npm run images', () => {
     manifests.set(`${repository} ${digestOf(body)}`, body)
     return digestOf(body)
   }
-  const images = (...args: string[]) =>
+  const listImages = (...args: string[]) =>
     promisify(execFile)(process.execPath, ['infra/docker/images.ts', ...args, '--file', file, '--registry', registry], {
       cwd: ROOT,
     })
-  const rejected = (error: { stdout: string; stderr: string }) => error.stdout + error.stderr
+  const joinOutput = (error: { stdout: string; stderr: string }) => error.stdout + error.stderr
 
   test('pins each base image to the current digest of its tag, and leaves the rest of the file unchanged', async () => {
     await writeFile(file, 'ARG A_BASE=node:24\nARG B_BASE=nvidia/cuda:13\nARG RUN_AS=octet\nUSER nobody\n')
-    const [a, b] = [push('library/node', '24', index('amd64')), push('nvidia/cuda', '13', index('amd64', 'cuda'))]
-    expect(await images('check').catch(rejected)).toContain('A_BASE: node:24 is not pinned')
-    await images('pin')
+    const [a, b] = [
+      push('library/node', '24', createIndex('amd64')),
+      push('nvidia/cuda', '13', createIndex('amd64', 'cuda')),
+    ]
+    expect(await listImages('check').catch(joinOutput)).toContain('A_BASE: node:24 is not pinned')
+    await listImages('pin')
     const text = `ARG A_BASE=node:24@${a}\nARG B_BASE=nvidia/cuda:13@${b}\nARG RUN_AS=octet\nUSER nobody\n`
     expect(await readFile(file, 'utf8')).toBe(text)
-    expect((await images('check')).stdout).toContain(`node:24@${a} exists\n`)
-    expect((await images('pin')).stdout).toContain('Nothing has changed.')
+    expect((await listImages('check')).stdout).toContain(`node:24@${a} exists\n`)
+    expect((await listImages('pin')).stdout).toContain('Nothing has changed.')
   })
 
   test('`check` reports a changed tag, and `pin` updates the digest', async () => {
-    const before = push('library/node', '24', index('amd64'))
+    const before = push('library/node', '24', createIndex('amd64'))
     await writeFile(file, `ARG A_BASE=node:24@${before}\n`)
-    const after = push('library/node', '24', index('amd64', 'rebuilt'))
-    expect((await images('check')).stdout).toContain(`exists; the tag is now ${after}`)
-    await images('pin')
+    const after = push('library/node', '24', createIndex('amd64', 'rebuilt'))
+    expect((await listImages('check')).stdout).toContain(`exists; the tag is now ${after}`)
+    await listImages('pin')
     expect(await readFile(file, 'utf8')).toBe(`ARG A_BASE=node:24@${after}\n`)
   })
 
   test('rejects an unknown digest, content that does not match its digest, and an image for another platform', async () => {
     const absent = `sha256:${'a'.repeat(64)}`
-    push('library/node', '24', index('amd64'))
+    push('library/node', '24', createIndex('amd64'))
     await writeFile(file, `ARG A_BASE=node:24@${absent}\n`)
-    expect(await images('check').catch(rejected)).toContain(`the registry has no node ${absent}: 404`)
-    manifests.set(`library/node ${absent}`, index('amd64', 'forged'))
-    expect(await images('check').catch(rejected)).toContain(`has the digest ${digestOf(index('amd64', 'forged'))}`)
-    push('library/node', '24', index('arm64'))
-    expect(await images('pin').catch(rejected)).toContain('has no image for linux/amd64')
+    expect(await listImages('check').catch(joinOutput)).toContain(`the registry has no node ${absent}: 404`)
+    manifests.set(`library/node ${absent}`, createIndex('amd64', 'forged'))
+    expect(await listImages('check').catch(joinOutput)).toContain(
+      `has the digest ${digestOf(createIndex('amd64', 'forged'))}`,
+    )
+    push('library/node', '24', createIndex('arm64'))
+    expect(await listImages('pin').catch(joinOutput)).toContain('has no image for linux/amd64')
     expect(await readFile(file, 'utf8')).toBe(`ARG A_BASE=node:24@${absent}\n`)
   })
 

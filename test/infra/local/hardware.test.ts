@@ -5,20 +5,20 @@ import path from 'node:path'
 import { expect, test } from 'vitest'
 import { architecturesOf, assertLibraries, chooseTarget, findMissingLibraries } from '../../../infra/local/hardware.ts'
 
-const gpu = (name: string, capability: number) => ({ uuid: `GPU-${name}`, name, capability, bytes: 80e9 })
+const createGpu = (name: string, capability: number) => ({ uuid: `GPU-${name}`, name, capability, bytes: 80e9 })
 
 test.each([
-  [[gpu('NVIDIA H100', 9)], 'cuda-fp8'],
-  [[gpu('NVIDIA L4', 8.9), gpu('NVIDIA H100', 9)], 'cuda-fp8'],
-  [[gpu('NVIDIA A100', 8), gpu('NVIDIA H100', 9)], 'cuda'],
-  [[gpu('NVIDIA T4', 7.5)], 'cpu'],
+  [[createGpu('NVIDIA H100', 9)], 'cuda-fp8'],
+  [[createGpu('NVIDIA L4', 8.9), createGpu('NVIDIA H100', 9)], 'cuda-fp8'],
+  [[createGpu('NVIDIA A100', 8), createGpu('NVIDIA H100', 9)], 'cuda'],
+  [[createGpu('NVIDIA T4', 7.5)], 'cpu'],
   [[], 'cpu'],
 ])('%j result in the target %s', (gpus, target) => {
   expect(chooseTarget(gpus).target).toBe(target)
 })
 
 test('a target has a reason', () => {
-  expect(chooseTarget([gpu('NVIDIA T4', 7.5)]).reason).toBe(
+  expect(chooseTarget([createGpu('NVIDIA T4', 7.5)]).reason).toBe(
     'NVIDIA T4 has compute capability 7.5; the CUDA targets need 8.0',
   )
 })
@@ -35,10 +35,10 @@ test.each([
   [[8.7], []],
   [[11], []],
 ])('kernels for compute capabilities %j are built for %j', (capabilities, expected) => {
-  expect(architecturesOf(capabilities.map((each) => gpu('GPU', each)))).toEqual(expected)
+  expect(architecturesOf(capabilities.map((each) => createGpu('GPU', each)))).toEqual(expected)
 })
 
-test('a library missing for the loader is reported before the compilation', async () => {
+test('a library that the loader cannot find is reported before the compilation', async () => {
   const runtime = createRequire(import.meta.url).resolve('onnxruntime-node')
   const binding = path.join(
     path.dirname(runtime),

@@ -5,16 +5,16 @@ import { chmod, cp, mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { modalPython } from '../../../infra/modal/python.ts'
+import { findModalPython } from '../../../infra/modal/python.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { useScratch } from '../../support/scratch.ts'
 
-const python = modalPython()
+const python = findModalPython()
 const MAIN = path.join(import.meta.dirname, '../../../gpu-fn/main.ts')
 const scratch = useScratch()
 
 /** Creates a directory with one small package. */
-async function onePackage(): Promise<string> {
+async function compileOnePackage(): Promise<string> {
   const packages = path.join(scratch.directory, 'packages')
   await cp(await compileTiny({ tier: 'fp8' }), path.join(packages, 'custom'), { recursive: true })
   return packages
@@ -30,7 +30,7 @@ function killGroup(leader: number): void {
 
 /** Starts a container with a `node` on its PATH that runs the GPU function of this checkout. */
 async function startContainer(env: Record<string, string> = {}) {
-  const packages = await onePackage()
+  const packages = await compileOnePackage()
   const bin = path.join(scratch.directory, 'bin')
   await mkdir(bin)
   await writeFile(path.join(bin, 'node'), `#!/bin/sh\nexec ${process.execPath} ${MAIN}\n`)
@@ -49,7 +49,7 @@ async function startContainer(env: Record<string, string> = {}) {
   const lines: string[] = []
   const output = createInterface(child.stdout).on('line', (line) => lines.push(line))
   /** Waits for the first matching line of output. Throws if the output ends without one. */
-  const line = async (pattern: RegExp): Promise<RegExpExecArray> => {
+  const findLine = async (pattern: RegExp): Promise<RegExpExecArray> => {
     for (let next = 0; ; next++) {
       while (next === lines.length) {
         const [reason] = await Promise.race([once(output, 'line'), once(output, 'close').then(() => ['closed'])])
@@ -59,7 +59,7 @@ async function startContainer(env: Record<string, string> = {}) {
       if (found) return found
     }
   }
-  return { line, ended, stop: () => child.stdin.end() }
+  return { line: findLine, ended, stop: () => child.stdin.end() }
 }
 
 describe.skipIf(!python)('a Modal container', () => {

@@ -1,5 +1,5 @@
-"""Runs the real `modal` command against a server that takes down what it is asked, and prints that as JSON; with `serve` the server alone,
-which prints its address, then every call as a line of JSON.
+"""Runs the real `modal` command against a server that records its requests and prints them as JSON; with `serve`, the server
+alone, which prints its address, then every call as a line of JSON.
 
 The server speaks Modal's own protocol through the package's own stubs: what the client refuses to send, it refuses here as well.
 """

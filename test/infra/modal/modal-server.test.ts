@@ -6,10 +6,10 @@ import { createInterface } from 'node:readline'
 import { ModalClient } from 'modal'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { readDeployConfig } from '../../../infra/config.ts'
-import { modalPython } from '../../../infra/modal/python.ts'
+import { findModalPython } from '../../../infra/modal/python.ts'
 import { type ModalServer, openModalServer } from '../../../infra/modal/server.ts'
 
-const python = modalPython()
+const python = findModalPython()
 
 describe.skipIf(!python)('the GPU function on Modal, from TypeScript', () => {
   const calls: [name: string, request: Record<string, unknown>][] = []

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { expect, test } from 'vitest'
 import { createMetrics } from '../../../gpu-fn/server/observability/metrics.ts'
-import { dashboardQueries } from '../../../infra/monitoring/check.ts'
+import { listDashboardQueries } from '../../../infra/monitoring/check.ts'
 
 const root = path.join(import.meta.dirname, '../../..')
 const read = (file: string) => readFileSync(path.join(root, file), 'utf8')
@@ -13,7 +13,7 @@ test('alerts and dashboard use existing metrics and labels of the GPU function',
   metrics.watch({ countByClass: () => [] } as never, { status: 'ready' })
   const { body } = await metrics.text()
   const served = new Set([...body.matchAll(/^# TYPE (\S+) /gm)].map(([, name]) => name))
-  const used = [...`${alerts}\n${dashboardQueries().join('\n')}`.matchAll(/\b(?:octet|process|nodejs)_[a-z0-9_]+/g)]
+  const used = [...`${alerts}\n${listDashboardQueries().join('\n')}`.matchAll(/\b(?:octet|process|nodejs)_[a-z0-9_]+/g)]
   const names = new Set(used.map(([name]) => name.replace(/_(bucket|sum|count)$/, '')))
   expect(names.size).toBeGreaterThan(10)
   expect([...names].filter((name) => !served.has(name))).toEqual([])

@@ -18,7 +18,7 @@ let token: string
 let id: string
 let key: string
 
-const job = (...args: string[]): Promise<{ stdout: string; stderr: string; code?: number }> =>
+const runJob = (...args: string[]): Promise<{ stdout: string; stderr: string; code?: number }> =>
   promisify(execFile)(process.execPath, [COMMAND, '--url', worker.url, '--token', token, ...args]).catch(
     (error) => error,
   )
@@ -42,7 +42,7 @@ afterAll(async () => {
 })
 
 test('npm run job shows the course of a job on one screen', async ({ expect }) => {
-  const { stdout } = await job(id)
+  const { stdout } = await runJob(id)
   const lines = stdout.trimEnd().split('\n')
   expect(lines[0]).toBe(`${id} of account acme: succeeded`)
   expect(lines.length).toBeLessThan(40)
@@ -57,12 +57,12 @@ test('npm run job shows the course of a job on one screen', async ({ expect }) =
 test('npm run job distinguishes an image deleted by its owner from a lost one', async ({ expect }) => {
   const headers = { authorization: `Bearer ${key}` }
   await fetch(`${worker.url}/v1/jobs/${id}/images`, { method: 'DELETE', headers })
-  expect((await job(id)).stdout).toMatch(/^image +results\/\S+, 65536 bytes, deleted by its owner, receipt$/m)
+  expect((await runJob(id)).stdout).toMatch(/^image +results\/\S+, 65536 bytes, deleted by its owner, receipt$/m)
 })
 
 test('npm run job prints the error and exits with 1', async ({ expect }) => {
-  const absent = await job(`job_${'0'.repeat(32)}`)
+  const absent = await runJob(`job_${'0'.repeat(32)}`)
   expect([absent.code, absent.stderr]).toEqual([1, `job: There is no job job_${'0'.repeat(32)}.\n`])
-  const stranger = await job(id, '--token', 'x')
+  const stranger = await runJob(id, '--token', 'x')
   expect([stranger.code, stranger.stderr]).toEqual([1, expect.stringContaining('operator')])
 })

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { readDeployConfig } from '../../../infra/config.ts'
-import { type Sources, statusScreen } from '../../../infra/operator/status/status.ts'
+import { renderStatusScreen, type Sources } from '../../../infra/operator/status/status.ts'
 
 const STATUS = {
   endpoints: [
@@ -34,7 +34,7 @@ const server = {
   close() {},
 }
 
-const sourcesWith = async (change: Partial<Sources> = {}): Promise<Sources> => ({
+const createSources = async (change: Partial<Sources> = {}): Promise<Sources> => ({
   config: await readDeployConfig(),
   exec: async ([program]) =>
     program === 'wrangler'
@@ -52,7 +52,7 @@ const sourcesWith = async (change: Partial<Sources> = {}): Promise<Sources> => (
 })
 
 test('shows the deployment, the warm GPUs and the cost of the day', async () => {
-  expect(await statusScreen(await sourcesWith(), true)).toEqual([
+  expect(await renderStatusScreen(await createSources(), true)).toEqual([
     'Worker octet',
     '  version new since 2026-11-26T10:00:00Z',
     'GPUs, as seen by the worker',
@@ -69,16 +69,16 @@ test('shows the deployment, the warm GPUs and the cost of the day', async () => 
 })
 
 test('an unavailable part does not hide the others', async () => {
-  const broken = await sourcesWith({
+  const broken = await createSources({
     openModal: async () => {
       throw new Error('Token missing\nat …')
     },
   })
-  const screen = await statusScreen(broken, true)
+  const screen = await renderStatusScreen(broken, true)
   expect(screen).toContain('  unknown: Token missing')
   expect(screen).toContain('  $1.25 for octet-gpu since midnight')
 })
 
 test('with --no-modal, no request to Modal is made', async () => {
-  expect((await statusScreen(await sourcesWith(), false)).join('\n')).not.toContain('Modal')
+  expect((await renderStatusScreen(await createSources(), false)).join('\n')).not.toContain('Modal')
 })

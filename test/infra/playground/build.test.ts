@@ -4,7 +4,7 @@ import path from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { publish } from '../../../infra/playground/build.ts'
 
-async function scratch(parent: string): Promise<string> {
+async function makeScratch(parent: string): Promise<string> {
   const directory = await mkdtemp(path.join(parent, 'octet-page-'))
   onTestFinished(() => rm(directory, { recursive: true, force: true }))
   return directory
@@ -14,8 +14,8 @@ const MEMORY = '/dev/shm'
 const hasMemoryDisk = () => stat(MEMORY).then(Boolean, () => false)
 
 test('a page that was built on another file system replaces the previous one', async () => {
-  const built = await scratch((await hasMemoryDisk()) ? MEMORY : tmpdir())
-  const dist = await scratch(tmpdir())
+  const built = await makeScratch((await hasMemoryDisk()) ? MEMORY : tmpdir())
+  const dist = await makeScratch(tmpdir())
   await mkdir(path.join(built, 'assets'))
   await writeFile(path.join(built, 'index.html'), 'new page')
   await writeFile(path.join(built, 'assets/new.js'), 'new script')

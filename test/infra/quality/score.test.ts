@@ -17,23 +17,23 @@ import { judgeImages, judgeNatural, score } from '../../../infra/quality/score.t
 import { judge, showsEverything } from '../../../infra/quality/verdict.ts'
 import { readPixels } from '../../../infra/receipts/compare-images.ts'
 
-const plain = (name: string) => ({ top: name, bottom: name })
+const createPlainPair = (name: string) => ({ top: name, bottom: name })
 const asked: QualityPrompt = {
-  ...{ prompt: 'two cats <and> a dog on red', seed: 1, simple: false, background: plain('red') },
+  ...{ prompt: 'two cats <and> a dog on red', seed: 1, simple: false, background: createPlainPair('red') },
   sprites: [
     { name: 'cat', count: 2 },
     { name: 'dog', count: 1 },
   ],
 }
 const right: Detection = {
-  ...{ sprites: { cat: 2, dog: 1 }, background: plain('red'), word: '' },
+  ...{ sprites: { cat: 2, dog: 1 }, background: createPlainPair('red'), word: '' },
   likeliest: ['dog', 'cat', 'fox', 'wolf'],
   places: { cat: { row: 16, column: 8, color: 'blue' }, dog: { row: 16, column: 24, color: null } },
 }
 const blurred: Detection = { ...right, sprites: {} }
 
-type Expected = [sprite: boolean, clear: boolean, background: boolean, count: boolean]
-test.each<[string, Detection, Expected]>([
+type ExpectedChecks = [sprite: boolean, clear: boolean, background: boolean, count: boolean]
+test.each<[string, Detection, ExpectedChecks]>([
   ['all of it', right, [true, true, true, true]],
   ['one cat too few', { ...right, sprites: { cat: 1, dog: 1 } }, [true, true, true, false]],
   ['no dog', { ...right, sprites: { cat: 2 } }, [true, true, true, false]],
@@ -83,7 +83,7 @@ test('an image is correct if every sprite is detected and every criterion is met
   expect(
     showsEverything({ ...asked, sprites: [{ name: 'cat' }, { name: 'dog' }] }, { ...right, sprites: { cat: 1 } }),
   ).toBe(false)
-  expect(showsEverything({ ...asked, background: plain('sky') }, right)).toBe(false)
+  expect(showsEverything({ ...asked, background: createPlainPair('sky') }, right)).toBe(false)
   const { prompt, seed, simple } = asked
   expect(showsEverything({ prompt, seed, simple, sprites: [] }, right)).toBeNull()
 })
@@ -159,7 +159,7 @@ describe('the judge', () => {
     try {
       const red = { create: { width: 256, height: 256, channels: 3, background: { r: 226, g: 54, b: 48 } } } as const
       const seen = await detect(await readPixels(await sharp(red).png().toBuffer()))
-      expect(seen).toMatchObject({ sprites: {}, background: plain('red'), word: '' })
+      expect(seen).toMatchObject({ sprites: {}, background: createPlainPair('red'), word: '' })
       expect(seen.likeliest).toHaveLength(4)
       const small = await readPixels(await sharp(red).resize(64).png().toBuffer())
       await expect(detect(small)).rejects.toThrow('the image is 64x64 instead of 256x256')

@@ -1,15 +1,15 @@
 import sharp from 'sharp'
 import { expect, test } from 'vitest'
 import { ssim } from '../../../infra/quality/structural-similarity.ts'
-import { differences, type Pixels, psnr, readPixels } from '../../../infra/receipts/compare-images.ts'
+import { compareDifferences, type Pixels, psnr, readPixels } from '../../../infra/receipts/compare-images.ts'
 
-const plain = (width: number, level: number): Pixels => ({
+const createPlainImage = (width: number, level: number): Pixels => ({
   data: new Uint8Array(width * width * 3).fill(level),
   ...{ width, height: width, channels: 3 },
 })
 /** A ramp from left to right with `noise` on every other value. */
-function ramp(noise: number): Pixels {
-  const pixels = plain(32, 0)
+function createRamp(noise: number): Pixels {
+  const pixels = createPlainImage(32, 0)
   pixels.data.forEach((_, i) => {
     pixels.data[i] = (Math.floor(i / 3) % 32) * 6 + (i % 2) * noise
   })
@@ -17,27 +17,27 @@ function ramp(noise: number): Pixels {
 }
 
 test('psnr is infinite for the same pixels and 0 dB for the opposite', () => {
-  expect(psnr(plain(4, 10), plain(4, 10))).toBe(Number.POSITIVE_INFINITY)
-  expect(psnr(plain(4, 0), plain(4, 255))).toBeCloseTo(0)
-  expect(psnr(plain(4, 100), plain(4, 110))).toBeCloseTo(28.13, 2)
+  expect(psnr(createPlainImage(4, 10), createPlainImage(4, 10))).toBe(Number.POSITIVE_INFINITY)
+  expect(psnr(createPlainImage(4, 0), createPlainImage(4, 255))).toBeCloseTo(0)
+  expect(psnr(createPlainImage(4, 100), createPlainImage(4, 110))).toBeCloseTo(28.13, 2)
 })
 
 test('differences have a maximum and a share of values', () => {
-  const changed = plain(4, 100)
+  const changed = createPlainImage(4, 100)
   changed.data[5] = 103
   changed.data[7] = 98
-  expect(differences(plain(4, 100), changed)).toEqual({ largest: 3, share: 2 / 48 })
+  expect(compareDifferences(createPlainImage(4, 100), changed)).toEqual({ largest: 3, share: 2 / 48 })
 })
 
 test('ssim is 1 for the same pixels and falls with noise', () => {
-  expect(ssim(ramp(0), ramp(0))).toBeCloseTo(1)
-  const [some, more] = [ssim(ramp(0), ramp(20)), ssim(ramp(0), ramp(60))]
+  expect(ssim(createRamp(0), createRamp(0))).toBeCloseTo(1)
+  const [some, more] = [ssim(createRamp(0), createRamp(20)), ssim(createRamp(0), createRamp(60))]
   expect(some).toBeLessThan(0.99)
   expect(more).toBeLessThan(some)
 })
 
-test.each([psnr, differences, ssim])('%o refuses images of different sizes', (compare) => {
-  expect(() => compare(plain(4, 1), plain(5, 1))).toThrow('one image is 4x4, the other 5x5')
+test.each([psnr, compareDifferences, ssim])('%o refuses images of different sizes', (compare) => {
+  expect(() => compare(createPlainImage(4, 1), createPlainImage(5, 1))).toThrow('one image is 4x4, the other 5x5')
 })
 
 test('pixels are RGB for every format of the file', async () => {

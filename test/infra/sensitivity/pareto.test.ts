@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { byEffect, bytesWith, frontier } from '../../../infra/sensitivity/pareto.ts'
+import { computeBytes, findFrontier, sortByEffect } from '../../../infra/sensitivity/pareto.ts'
 
 const layers = [
   { name: 'small', error: 0.01, weights: 100 },
@@ -8,14 +8,14 @@ const layers = [
 ]
 
 test('layers are ordered by squared error per weight', () => {
-  expect(byEffect(layers).map(({ name }) => name)).toEqual(['loud', 'small', 'wide'])
+  expect(sortByEffect(layers).map(({ name }) => name)).toEqual(['loud', 'small', 'wide'])
 })
 
 test('4 bits save 15 of 32 bytes per group of 32 weights', () => {
-  const ordered = byEffect(layers)
-  expect(bytesWith(ordered, 3, 1000)).toBe(1000)
-  expect(bytesWith(ordered, 2, 1000)).toBe(1000 - (400 * 15) / 32)
-  expect(bytesWith(ordered, 0, 1000)).toBe(1000 - (900 * 15) / 32)
+  const ordered = sortByEffect(layers)
+  expect(computeBytes(ordered, 3, 1000)).toBe(1000)
+  expect(computeBytes(ordered, 2, 1000)).toBe(1000 - (400 * 15) / 32)
+  expect(computeBytes(ordered, 0, 1000)).toBe(1000 - (900 * 15) / 32)
 })
 
 test('the frontier contains no dominated points', () => {
@@ -25,5 +25,5 @@ test('the frontier contains no dominated points', () => {
     { kept: 2, bytes: 3, error: 0.2 },
     { kept: 3, bytes: 4, error: 0.2 },
   ]
-  expect(frontier(points).map(({ kept }) => kept)).toEqual([0, 2])
+  expect(findFrontier(points).map(({ kept }) => kept)).toEqual([0, 2])
 })

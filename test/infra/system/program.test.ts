@@ -5,7 +5,7 @@ import { afterEach, expect, test } from 'vitest'
 import { createSecrets } from '../../../infra/operator/secrets.ts'
 import { createProgram, type Program } from '../../../infra/system/program.ts'
 import type { GpuSettings } from '../../../infra/system/programs/gpu-program.ts'
-import { freePort } from '../../../infra/system/system.ts'
+import { findFreePort } from '../../../infra/system/system.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
@@ -15,7 +15,7 @@ afterEach(() => program.kill())
 test('secrets in the settings are not visible in the command line of the process', async () => {
   const { secrets, gpuPublicKey } = await createSecrets()
   const settings: GpuSettings & { secrets: object } = {
-    ...{ name: 'x', directory: scratch.directory, port: await freePort(), edgePublicKey: gpuPublicKey, secrets },
+    ...{ name: 'x', directory: scratch.directory, port: await findFreePort(), edgePublicKey: gpuPublicKey, secrets },
     ...{ heartbeatMs: 500, stepMs: 1, unreadMs: 1000 },
   }
   program = createProgram('gpu-program.ts', scratch.directory, settings)

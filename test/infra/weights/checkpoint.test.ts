@@ -1,7 +1,7 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { expect, test, vi } from 'vitest'
-import { noise } from '../../../infra/checkpoints/fake-package.ts'
+import { createNoise } from '../../../infra/checkpoints/fake-package.ts'
 import { fetchCheckpoint } from '../../../infra/weights/checkpoint.ts'
 import { startHub } from '../../support/hub-stub.ts'
 import { useScratch } from '../../support/scratch.ts'
@@ -13,7 +13,7 @@ const REPO = 'black-forest-labs/flux-test'
 test('a repository of another model is refused before its weights are downloaded', async () => {
   const source = path.join(scratch.directory, 'source')
   await mkdir(path.join(source, 'transformer'), { recursive: true })
-  await writeFile(path.join(source, 'transformer/diffusion_pytorch_model.safetensors'), noise(10_000))
+  await writeFile(path.join(source, 'transformer/diffusion_pytorch_model.safetensors'), createNoise(10_000))
   await writeFile(path.join(source, 'model_index.json'), JSON.stringify({ _class_name: 'FluxPipeline' }))
   const token = 'hf_token'
   vi.stubEnv('HF_TOKEN', token)

@@ -1,7 +1,7 @@
 import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
-import { noise } from '../../../infra/checkpoints/fake-package.ts'
+import { createNoise } from '../../../infra/checkpoints/fake-package.ts'
 import { downloadCheckpoint, selectFiles } from '../../../infra/weights/hub.ts'
 import { type HubStub, startHub } from '../../support/hub-stub.ts'
 import { useScratch } from '../../support/scratch.ts'
@@ -32,7 +32,7 @@ beforeAll(async () => {
   source = path.join(scratch.root, 'source')
   for (const [name, bytes] of [...Object.entries(FILES), ...LEFT_OUT.map((name) => [name, 10] as const)]) {
     await mkdir(path.dirname(path.join(source, name)), { recursive: true })
-    await writeFile(path.join(source, name), noise(bytes))
+    await writeFile(path.join(source, name), createNoise(bytes))
   }
   hub = await startHub(source, { repo: REPO, token: TOKEN })
 })
@@ -77,7 +77,7 @@ test('downloads half precision if there is nothing else', () => {
   expect(selectFiles(only)).toEqual(only)
 })
 
-const body = (name: string, trouble: (count: number) => Trouble): Plan => {
+const createBodyPlan = (name: string, trouble: (count: number) => Trouble): Plan => {
   let replies = 0
   // The library requests the first byte to determine the size; faults apply to the body.
   return ({ path: asked, range }) => (asked.endsWith(name) && range !== 'bytes=0-0' ? trouble(replies++) : 'none')
@@ -88,7 +88,7 @@ test.each<Trouble>([
   { kind: 'stall', bytes: 150_000 },
   { kind: 'short', bytes: 150_000 },
 ])('resumes at the last received byte after $kind', async (trouble) => {
-  await fetchWith(body(WEIGHTS, (count) => (count === 0 ? trouble : 'none')))
+  await fetchWith(createBodyPlan(WEIGHTS, (count) => (count === 0 ? trouble : 'none')))
   await expectWhole()
   const ranges = proxy!.requests.filter((each) => each.path.endsWith(WEIGHTS)).map(({ range }) => range)
   expect(ranges.some((range) => range?.startsWith('bytes=1') && Number(range.slice(6, 12)) > 100_000)).toBe(true)
@@ -134,13 +134,13 @@ test('downloads nothing twice', async () => {
 
 test('downloads a corrupted file again, and fails the second time', async () => {
   const flip = { kind: 'flip', bytes: 1000 } as const
-  await fetchWith(body(WEIGHTS, (count) => (count === 0 ? flip : 'none')))
+  await fetchWith(createBodyPlan(WEIGHTS, (count) => (count === 0 ? flip : 'none')))
   await expectWhole()
   proxy!.close()
   const elsewhere = path.join(scratch.directory, 'again')
   proxy = await startTroubleProxy(
     hub.url,
-    body(WEIGHTS, () => flip),
+    createBodyPlan(WEIGHTS, () => flip),
   )
   const options = { repo: REPO, token: TOKEN, hubUrl: proxy.url, pauseMs: 5 }
   await expect(downloadCheckpoint(elsewhere, options)).rejects.toThrow(
@@ -151,7 +151,7 @@ test('downloads a corrupted file again, and fails the second time', async () => 
 
 test('a partial download of another file does not affect the download', async () => {
   await mkdir(path.join(scratch.directory, 'transformer'))
-  await writeFile(path.join(scratch.directory, `${WEIGHTS}.part`), noise(200_000))
+  await writeFile(path.join(scratch.directory, `${WEIGHTS}.part`), createNoise(200_000))
   await fetchWith()
   await expectWhole()
 })

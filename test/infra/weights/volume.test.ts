@@ -1,16 +1,16 @@
 import { readdir } from 'node:fs/promises'
 import path from 'node:path'
 import { expect, test } from 'vitest'
-import { noise, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
+import { createNoise, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { putOnVolume } from '../../../infra/weights/volume.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
 
 /** Puts a package on a volume of a workspace that has `volumes`; returns the commands, with the files that a directory had. */
-async function commandsFor(volumes: string[]) {
+async function collectCommands(volumes: string[]) {
   const at = path.join(scratch.directory, 'large-turbo-fp8')
-  await writeFakePackage(at, { 'transformer.bin': noise(100), 'tokenizer/vocab.json': noise(10) })
+  await writeFakePackage(at, { 'transformer.bin': createNoise(100), 'tokenizer/vocab.json': createNoise(10) })
   const commands: string[] = []
   await putOnVolume('octet-weights', at, async (command) => {
     const line = command.map((part) => (part.startsWith(scratch.directory) ? path.basename(part) : part))
@@ -24,7 +24,7 @@ async function commandsFor(volumes: string[]) {
 }
 
 test('the manifest is uploaded last, into a volume that is created if necessary', async () => {
-  const { commands, left } = await commandsFor(['other'])
+  const { commands, left } = await collectCommands(['other'])
   expect(commands).toEqual([
     'modal volume list --json',
     'modal volume create octet-weights',
@@ -36,5 +36,5 @@ test('the manifest is uploaded last, into a volume that is created if necessary'
 })
 
 test('an existing volume is not created again', async () => {
-  expect((await commandsFor(['octet-weights'])).commands.join('\n')).not.toContain('create')
+  expect((await collectCommands(['octet-weights'])).commands.join('\n')).not.toContain('create')
 })

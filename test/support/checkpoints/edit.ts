@@ -2,9 +2,9 @@
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { readHeader } from '../../../gpu-fn/compile/checkpoint/formats/safetensors.ts'
-import { packTensors, type Stored } from './safetensors-file.ts'
+import { packTensors, type TensorContent } from './safetensors-file.ts'
 
-export type Tensors = Record<string, Stored & { data: Uint8Array }>
+export type Tensors = Record<string, TensorContent & { data: Uint8Array }>
 
 /** The tensors of a small safetensors file with their bytes. */
 export async function readStoredTensors(file: string): Promise<Tensors> {
@@ -18,7 +18,7 @@ export async function readStoredTensors(file: string): Promise<Tensors> {
 }
 
 /** Writes a safetensors file and its folder, and returns its path. */
-export async function writeStoredTensors(file: string, tensors: Record<string, Stored>): Promise<string> {
+export async function writeStoredTensors(file: string, tensors: Record<string, TensorContent>): Promise<string> {
   await mkdir(path.dirname(file), { recursive: true })
   await writeFile(file, packTensors(tensors))
   return file
@@ -28,7 +28,7 @@ export async function writeStoredTensors(file: string, tensors: Record<string, S
 export async function rewriteTensors(
   file: string,
   to: string,
-  change: (tensors: Tensors) => Record<string, Stored> = (tensors) => tensors,
+  change: (tensors: Tensors) => Record<string, TensorContent> = (tensors) => tensors,
 ): Promise<string> {
   const tensors = change(await readStoredTensors(file))
   await rm(file)
@@ -44,14 +44,14 @@ export async function editJson(file: string, changes: Record<string, unknown>): 
 }
 
 /** The tensors in two parts, as two shards store them. */
-export function halves(tensors: Tensors): [Tensors, Tensors] {
+export function createHalves(tensors: Tensors): [Tensors, Tensors] {
   const entries = Object.entries(tensors)
   const middle = Math.ceil(entries.length / 2)
   return [Object.fromEntries(entries.slice(0, middle)), Object.fromEntries(entries.slice(middle))]
 }
 
 /** F32 as F64. */
-export function widen({ dtype, shape, data }: Stored & { data: Uint8Array }): Stored {
+export function widen({ dtype, shape, data }: TensorContent & { data: Uint8Array }): TensorContent {
   if (dtype !== 'F32') throw new Error(`${dtype} is not F32`)
   return { dtype: 'F64', shape, data: new Uint8Array(Float64Array.from(floatsOf(data)).buffer) }
 }
@@ -90,7 +90,7 @@ export function toOpenClip(tensors: Tensors): Tensors {
   return renamed
 }
 
-function transpose({ dtype, shape, data }: Stored & { data: Uint8Array }): Stored & { data: Uint8Array } {
+function transpose({ dtype, shape, data }: TensorContent & { data: Uint8Array }): TensorContent & { data: Uint8Array } {
   const [rows, columns] = shape as [number, number]
   const values = floatsOf(data)
   const out = Float32Array.from(values, (_, i) => values[(i % rows) * columns + Math.floor(i / rows)]!)

@@ -9,14 +9,14 @@ const BLOCKS: Record<number, readonly [number, number]> = {
   ...{ 0: [1, 4], 1: [1, 2], 2: [32, 18], 8: [32, 34], 14: [256, 210], 19: [256, 50], 27: [1, 8] },
 }
 
-const u32 = (value: number) => Buffer.from(Uint32Array.of(value).buffer)
-const u64 = (value: bigint | number) => Buffer.from(BigUint64Array.of(BigInt(value)).buffer)
-const string = (value: string) => Buffer.concat([u64(Buffer.byteLength(value)), Buffer.from(value)])
+const encodeU32 = (value: number) => Buffer.from(Uint32Array.of(value).buffer)
+const encodeU64 = (value: bigint | number) => Buffer.from(BigUint64Array.of(BigInt(value)).buffer)
+const encodeString = (value: string) => Buffer.concat([encodeU64(Buffer.byteLength(value)), Buffer.from(value)])
 
-function metadataValue(value: Value): Buffer {
-  if (typeof value === 'number') return Buffer.concat([u32(UINT32), u32(value)])
-  if (typeof value === 'string') return Buffer.concat([u32(STRING), string(value)])
-  return Buffer.concat([u32(ARRAY), u32(STRING), u64(value.length), ...value.map(string)])
+function encodeMetadataValue(value: Value): Buffer {
+  if (typeof value === 'number') return Buffer.concat([encodeU32(UINT32), encodeU32(value)])
+  if (typeof value === 'string') return Buffer.concat([encodeU32(STRING), encodeString(value)])
+  return Buffer.concat([encodeU32(ARRAY), encodeU32(STRING), encodeU64(value.length), ...value.map(encodeString)])
 }
 
 const pad = (length: number, alignment: number) => Buffer.alloc((alignment - (length % alignment)) % alignment)
@@ -35,15 +35,17 @@ export function packGguf(
     const place = offset ?? BigInt(end)
     data.push(Buffer.from(bytes), pad(bytes.length, alignment))
     end += bytes.length + data.at(-1)!.length
-    const dims = shape.toReversed().map(u64)
-    return Buffer.concat([string(name), u32(shape.length), ...dims, u32(type), u64(place)])
+    const dims = shape.toReversed().map(encodeU64)
+    return Buffer.concat([encodeString(name), encodeU32(shape.length), ...dims, encodeU32(type), encodeU64(place)])
   })
-  const entries = Object.entries(metadata).map(([key, value]) => Buffer.concat([string(key), metadataValue(value)]))
+  const entries = Object.entries(metadata).map(([key, value]) =>
+    Buffer.concat([encodeString(key), encodeMetadataValue(value)]),
+  )
   const start = Buffer.concat([
     Buffer.from('GGUF'),
-    u32(3),
-    u64(tensors.length),
-    u64(entries.length),
+    encodeU32(3),
+    encodeU64(tensors.length),
+    encodeU64(entries.length),
     ...entries,
     ...infos,
   ])

@@ -3,50 +3,50 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { gzipSync } from 'node:zlib'
-import { HEADERS, type HeaderFiles, type Layout, type Published } from '../../../infra/checkpoints/published.ts'
-import { safetensorsHeader, type TensorShape } from '../../../infra/checkpoints/safetensors-header.ts'
+import { HEADERS, type HeaderFiles, type Layout, type PublishedModel } from '../../../infra/checkpoints/published.ts'
+import { encodeSafetensorsHeader, type TensorShape } from '../../../infra/checkpoints/safetensors-header.ts'
 import * as published from './published-shapes.ts'
-import { diffusersVae, stabilityVae } from './published-vae-shapes.ts'
+import { createDiffusersVae, createStabilityVae } from './published-vae-shapes.ts'
 
 /** Sizes at which the published files are cut into shards. */
 const SHARD_BYTES = { transformer: 10e9, text_encoder_3: 5e9 }
 /** Either 16-bit type is published; one of each covers both. */
 const DTYPE: Record<Layout, TensorShape['dtype']> = { 'single-file': 'F16', diffusers: 'BF16' }
 
-const clipL = (projection: boolean) => published.clipText(768, 12, projection)
-const clipG = () => published.clipText(1280, 32, true)
+const createClipL = (projection: boolean) => published.clipText(768, 12, projection)
+const createClipG = () => published.clipText(1280, 32, true)
 
-function singleFile(name: Published): HeaderFiles {
-  const prefixed = (prefix: string, shapes: published.Shapes) =>
+function createSingleFile(name: PublishedModel): HeaderFiles {
+  const addPrefix = (prefix: string, shapes: published.Shapes) =>
     [...shapes].map(([key, shape]) => [`${prefix}${key}`, shape] as const)
   const main = [
-    ...prefixed('model.diffusion_model.', published.stabilityTransformer(published.VARIANTS[name])),
-    ...prefixed('first_stage_model.', stabilityVae()),
+    ...addPrefix('model.diffusion_model.', published.createStabilityTransformer(published.VARIANTS[name])),
+    ...addPrefix('first_stage_model.', createStabilityVae()),
   ]
   const file = `sd3.5_${name.replace('-', '_')}.safetensors`
   return {
     ...weights(file, main, 'single-file'),
-    ...weights('text_encoders/clip_l.safetensors', clipL(false), 'single-file'),
-    ...weights('text_encoders/clip_g.safetensors', clipG(), 'single-file'),
+    ...weights('text_encoders/clip_l.safetensors', createClipL(false), 'single-file'),
+    ...weights('text_encoders/clip_g.safetensors', createClipG(), 'single-file'),
     ...weights('text_encoders/t5xxl_fp16.safetensors', published.t5Encoder(true), 'single-file'),
   }
 }
 
-function diffusers(name: Published): HeaderFiles {
+function createDiffusers(name: PublishedModel): HeaderFiles {
   const variant = published.VARIANTS[name]
-  const shards = (folder: keyof typeof SHARD_BYTES, stem: string, shapes: published.Shapes) =>
-    sharded(`${folder}/${stem}`, shapes, SHARD_BYTES[folder])
+  const writeShards = (folder: keyof typeof SHARD_BYTES, stem: string, shapes: published.Shapes) =>
+    createShards(`${folder}/${stem}`, shapes, SHARD_BYTES[folder])
   return {
-    'transformer/config.json': transformerConfig(variant),
-    ...shards('transformer', 'diffusion_pytorch_model', published.diffusersTransformer(variant)),
-    'text_encoder/config.json': clipConfig(768, 12, 12, 'quick_gelu'),
-    ...weights('text_encoder/model.safetensors', clipL(true), 'diffusers'),
-    'text_encoder_2/config.json': clipConfig(1280, 32, 20, 'gelu'),
-    ...weights('text_encoder_2/model.safetensors', clipG(), 'diffusers'),
+    'transformer/config.json': createTransformerConfig(variant),
+    ...writeShards('transformer', 'diffusion_pytorch_model', published.createDiffusersTransformer(variant)),
+    'text_encoder/config.json': createClipConfig(768, 12, 12, 'quick_gelu'),
+    ...weights('text_encoder/model.safetensors', createClipL(true), 'diffusers'),
+    'text_encoder_2/config.json': createClipConfig(1280, 32, 20, 'gelu'),
+    ...weights('text_encoder_2/model.safetensors', createClipG(), 'diffusers'),
     'text_encoder_3/config.json': T5_CONFIG,
-    ...shards('text_encoder_3', 'model', published.t5Encoder(false)),
+    ...writeShards('text_encoder_3', 'model', published.t5Encoder(false)),
     'vae/config.json': VAE_CONFIG,
-    ...weights('vae/diffusion_pytorch_model.safetensors', diffusersVae(), 'diffusers'),
+    ...weights('vae/diffusion_pytorch_model.safetensors', createDiffusersVae(), 'diffusers'),
     'scheduler/scheduler_config.json': SCHEDULER_CONFIG,
   }
 }
@@ -55,11 +55,11 @@ type Entries = Iterable<readonly [name: string, shape: readonly number[]]>
 
 function weights(file: string, shapes: Entries, layout: Layout): HeaderFiles {
   const sorted = [...shapes].sort(([a], [b]) => (a < b ? -1 : 1))
-  const { header } = safetensorsHeader(sorted.map(([name, shape]) => ({ name, shape, dtype: DTYPE[layout] })))
+  const { header } = encodeSafetensorsHeader(sorted.map(([name, shape]) => ({ name, shape, dtype: DTYPE[layout] })))
   return { [file]: JSON.parse(header.subarray(8).toString()) }
 }
 
-function sharded(stem: string, shapes: published.Shapes, limit: number): HeaderFiles {
+function createShards(stem: string, shapes: published.Shapes, limit: number): HeaderFiles {
   const shards: [string, readonly number[]][][] = [[]]
   let filled = 0
   for (const entry of shapes) {
@@ -81,7 +81,7 @@ function sharded(stem: string, shapes: published.Shapes, limit: number): HeaderF
   )
 }
 
-function transformerConfig({ depth, positions, dualAttention }: published.Variant) {
+function createTransformerConfig({ depth, positions, dualAttention }: published.Variant) {
   return {
     _class_name: 'SD3Transformer2DModel',
     num_layers: depth,
@@ -100,7 +100,7 @@ function transformerConfig({ depth, positions, dualAttention }: published.Varian
   }
 }
 
-function clipConfig(width: number, layers: number, heads: number, activation: string) {
+function createClipConfig(width: number, layers: number, heads: number, activation: string) {
   return {
     architectures: ['CLIPTextModelWithProjection'],
     hidden_size: width,
@@ -164,10 +164,10 @@ const SCHEDULER_CONFIG = {
 }
 
 await mkdir(HEADERS, { recursive: true })
-for (const name of Object.keys(published.VARIANTS) as Published[]) {
+for (const name of Object.keys(published.VARIANTS) as PublishedModel[]) {
   for (const [layout, files] of [
-    ['single-file', singleFile(name)],
-    ['diffusers', diffusers(name)],
+    ['single-file', createSingleFile(name)],
+    ['diffusers', createDiffusers(name)],
   ] as const) {
     await writeFile(path.join(HEADERS, `${name}.${layout}.json.gz`), gzipSync(JSON.stringify(files), { level: 9 }))
   }

@@ -4,7 +4,7 @@ import type { ControlnetPackage, Package } from '../../../gpu-fn/manifest.ts'
 import type { Size } from '../../../gpu-fn/pipeline/pipeline.ts'
 
 /** Minimum memory budget in bytes for an image size (default: the package's) and a ControlNet. */
-export function minimumBudget(pkg: Package, size?: Size, controlnet: ControlnetPackage | null = null): number {
+export function findMinimumBudget(pkg: Package, size?: Size, controlnet: ControlnetPackage | null = null): number {
   const suffices = (budget: number) => {
     try {
       planOf(pkg, { budget }, size, controlnet)

@@ -3,7 +3,7 @@
 export type Random = { below: (bound: number) => number; pick: <T>(values: readonly T[]) => T }
 
 /** Mulberry32; equal seeds cause equal damage. */
-export function seededRandom(seed: number): Random {
+export function createSeededRandom(seed: number): Random {
   let state = seed >>> 0
   const below = (bound: number) => {
     state = (state + 0x6d2b79f5) >>> 0
@@ -91,13 +91,13 @@ export function mutate(
   const json = JSON.stringify(header)
   switch (random.below(6)) {
     case 0:
-      return pack(lieInJson(random, header))
+      return pack(corruptJson(random, header))
     case 1:
-      return pack(lieInJson(random, JSON.parse(lieInNumbers(random, json)) as Header))
+      return pack(corruptJson(random, JSON.parse(corruptNumbers(random, json)) as Header))
     case 2:
       return pack(spliceText(random, json))
     case 3:
-      return pack(json, lieOfLength(random, json.length))
+      return pack(json, corruptLength(random, json.length))
     case 4:
       return flipBits(random, pack(json), json.length + 8)
     default:
@@ -112,7 +112,7 @@ export function mutateJson(random: Random, content: Record<string, unknown>): Ui
   switch (random.below(5)) {
     case 0:
     case 1:
-      return bytes(lieInEntry(random, content))
+      return bytes(corruptEntry(random, content))
     case 2:
       return bytes(spliceText(random, json))
     case 3:
@@ -122,7 +122,7 @@ export function mutateJson(random: Random, content: Record<string, unknown>): Ui
   }
 }
 
-function lieInEntry(random: Random, content: Record<string, unknown>): string {
+function corruptEntry(random: Random, content: Record<string, unknown>): string {
   const entries = Object.entries(content).map(([key, value]): [string, string] => [
     JSON.stringify(key),
     JSON.stringify(value),
@@ -132,7 +132,7 @@ function lieInEntry(random: Random, content: Record<string, unknown>): string {
   const inside = Object.entries(content)[index]![1]
   const deeper =
     typeof inside === 'object' && inside !== null && !Array.isArray(inside) && Object.keys(inside).length > 0
-      ? lieInEntry(random, inside as Record<string, unknown>)
+      ? corruptEntry(random, inside as Record<string, unknown>)
       : random.pick(VALUES)
   const lies: [string, string][] = [
     [key, deeper],
@@ -146,7 +146,7 @@ function lieInEntry(random: Random, content: Record<string, unknown>): string {
 }
 
 /** One field of one entry becomes something else, or an entry is renamed, doubled or lost. */
-function lieInJson(random: Random, header: Header): string {
+function corruptJson(random: Random, header: Header): string {
   const entries = Object.entries(header).map(
     ([name, entry]) => [JSON.stringify(name), JSON.stringify(entry)] as [string, string],
   )
@@ -172,7 +172,7 @@ function lieInJson(random: Random, header: Header): string {
 }
 
 /** Changes one number slightly, so that offsets overlap. */
-function lieInNumbers(random: Random, json: string): string {
+function corruptNumbers(random: Random, json: string): string {
   const numbers = [...json.matchAll(/(?<=[[,])\d+(?=[\],])/g)]
   const match = random.pick(numbers)
   const moved = Math.max(0, Number(match[0]) + random.below(17) - 8)
@@ -184,7 +184,7 @@ function spliceText(random: Random, json: string): string {
   return json.slice(0, at) + random.pick(TOKENS) + json.slice(at + random.below(6))
 }
 
-function lieOfLength(random: Random, length: number): bigint {
+function corruptLength(random: Random, length: number): bigint {
   const near = BigInt(Math.max(0, length + random.below(33) - 16))
   return random.pick([
     near,

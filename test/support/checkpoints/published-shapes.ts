@@ -14,12 +14,12 @@ const HEAD = 64
 const LATENT = 16
 
 /** The transformer with Stability's names, without a prefix. The width does not depend on `depth`. */
-export function stabilityTransformer(variant: Variant, depth: number = variant.depth): Shapes {
+export function createStabilityTransformer(variant: Variant, depth: number = variant.depth): Shapes {
   const shapes: Shapes = new Map()
   const width = variant.depth * HEAD
   shapes.set('pos_embed', [1, variant.positions ** 2, width])
   shapes.set('x_embedder.proj.weight', [width, LATENT, 2, 2]).set('x_embedder.proj.bias', [width])
-  embedders(
+  addEmbedders(
     shapes,
     ['t_embedder.mlp.0', 't_embedder.mlp.2', 'y_embedder.mlp.0', 'y_embedder.mlp.2', 'context_embedder'],
     width,
@@ -46,14 +46,14 @@ export function stabilityTransformer(variant: Variant, depth: number = variant.d
 }
 
 /** The transformer with diffusers' names. */
-export function diffusersTransformer(variant: Variant): Shapes {
+export function createDiffusersTransformer(variant: Variant): Shapes {
   const shapes: Shapes = new Map()
   const width = variant.depth * HEAD
   shapes.set('pos_embed.pos_embed', [1, variant.positions ** 2, width])
   shapes.set('pos_embed.proj.weight', [width, LATENT, 2, 2]).set('pos_embed.proj.bias', [width])
   const time = 'time_text_embed.timestep_embedder.linear'
   const pooled = 'time_text_embed.text_embedder.linear'
-  embedders(shapes, [`${time}_1`, `${time}_2`, `${pooled}_1`, `${pooled}_2`, 'context_embedder'], width)
+  addEmbedders(shapes, [`${time}_1`, `${time}_2`, `${pooled}_1`, `${pooled}_2`, 'context_embedder'], width)
   for (let i = 0; i < variant.depth; i++) {
     const last = i === variant.depth - 1
     const dual = i < variant.dualAttention
@@ -119,7 +119,7 @@ export function t5Encoder(embeddingTwice: boolean): Shapes {
   return shapes.set('encoder.final_layer_norm.weight', [width])
 }
 
-function embedders(shapes: Shapes, [time1, time2, pooled1, pooled2, context]: string[], width: number): void {
+function addEmbedders(shapes: Shapes, [time1, time2, pooled1, pooled2, context]: string[], width: number): void {
   linear(shapes, time1!, width, 256)
   linear(shapes, time2!, width, width)
   linear(shapes, pooled1!, width, 2048)

@@ -36,8 +36,8 @@ const DIFFUSERS: Names = {
   normOut: 'conv_norm_out',
 }
 
-export const stabilityVae = (): Shapes => vae(LDM)
-export const diffusersVae = (): Shapes => vae(DIFFUSERS)
+export const createStabilityVae = (): Shapes => vae(LDM)
+export const createDiffusersVae = (): Shapes => vae(DIFFUSERS)
 
 function vae(names: Names): Shapes {
   const shapes: Shapes = new Map()

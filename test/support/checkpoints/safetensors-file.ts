@@ -1,7 +1,7 @@
 // safetensors files for tests, well-formed or not.
 import { writeFile } from 'node:fs/promises'
 
-export type Stored = { dtype: string; shape: readonly number[]; data?: Uint8Array }
+export type TensorContent = { dtype: string; shape: readonly number[]; data?: Uint8Array }
 
 const ELEMENT_BYTES: Record<string, number> = {
   F4: 1 / 2,
@@ -26,7 +26,7 @@ export function packHeader(header: string | Uint8Array, dataBytes = 0, length?: 
 }
 
 /** A well-formed file; tensors without data are zeros. */
-export function packTensors(tensors: Record<string, Stored>, metadata?: Record<string, string>): Uint8Array {
+export function packTensors(tensors: Record<string, TensorContent>, metadata?: Record<string, string>): Uint8Array {
   const header: Record<string, unknown> = metadata ? { __metadata__: metadata } : {}
   const blocks: Uint8Array[] = []
   let offset = 0
@@ -42,7 +42,7 @@ export function packTensors(tensors: Record<string, Stored>, metadata?: Record<s
 /** Writes a well-formed file and returns its path. */
 export async function writeTensors(
   file: string,
-  tensors: Record<string, Stored>,
+  tensors: Record<string, TensorContent>,
   metadata?: Record<string, string>,
 ): Promise<string> {
   await writeFile(file, packTensors(tensors, metadata))

@@ -1,4 +1,4 @@
-// Golden outputs of diffusers and transformers on the tiny checkpoints, and the packages that must give the same.
+// Golden outputs of diffusers and transformers on the tiny checkpoints, and the packages that must produce the same.
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { afterAll, beforeAll } from 'vitest'
@@ -37,7 +37,7 @@ type Cases = {
 export const CASES: Cases = JSON.parse(await readFile(path.join(GOLDEN, 'cases.json'), 'utf8'))
 
 /** Every tiny checkpoint that has golden outputs of `network`: each tier, and each layout that can carry it. */
-export function subjects(network: keyof Omit<Cases, 'networks'>): Subject[] {
+export function listSubjects(network: keyof Omit<Cases, 'networks'>): Subject[] {
   const variants = (Object.keys(CASES.networks) as TinyVariant[]).filter((v) => CASES.networks[v].includes(network))
   const tiers = ['fp32', 'fp8'] as const
   return variants.flatMap((variant) => {

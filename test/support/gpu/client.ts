@@ -1,7 +1,13 @@
 // A client of the GPU function as the edge is one: signs a token for each request.
 import { createHash, generateKeyPairSync, type KeyObject } from 'node:crypto'
 import { SignJWT } from 'jose'
-import { GPU_TOKEN, gpuTokenId, type JobInput, type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
+import {
+  createGpuTokenId,
+  GPU_TOKEN,
+  type JobInput,
+  type JobRequest,
+  PROTOCOL_VERSION,
+} from '../../../gpu-fn/contract.ts'
 
 export const edgeKeys = generateKeyPairSync('ed25519')
 /** Keys that are about to be retired, which are still valid. */
@@ -26,12 +32,12 @@ export function signToken(job: string, body: string | Uint8Array, options: Token
     .setIssuer(options.issuer ?? GPU_TOKEN.issuer)
     .setAudience(options.audience ?? GPU_TOKEN.audience)
     .setSubject(job)
-    .setJti(options.id ?? gpuTokenId(job, options.attempt ?? 1))
+    .setJti(options.id ?? createGpuTokenId(job, options.attempt ?? 1))
     .setExpirationTime(options.expires ?? Math.floor(Date.now() / 1000) + GPU_TOKEN.maxAgeSeconds)
     .sign(options.key ?? edgeKeys.privateKey)
 }
 
-export function jobBody(overrides: Partial<JobRequest> = {}): JobRequest {
+export function createJobBody(overrides: Partial<JobRequest> = {}): JobRequest {
   return {
     protocol: PROTOCOL_VERSION,
     attempt: 1,
@@ -59,7 +65,7 @@ export async function putJob(
   overrides: Partial<JobRequest> = {},
   headers: Record<string, string> = {},
 ): Promise<Response> {
-  const body = jobBody(overrides)
+  const body = createJobBody(overrides)
   return putRaw(url, job, JSON.stringify(body), { attempt: body.attempt }, headers)
 }
 

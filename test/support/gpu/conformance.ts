@@ -3,8 +3,8 @@
 import { base64url, exportJWK, generateKeyPair, importJWK, SignJWT } from 'jose'
 import { afterAll, beforeAll, describe, test } from 'vitest'
 import {
+  createGpuTokenId,
   GPU_TOKEN,
-  gpuTokenId,
   type JobEvent,
   type JobRequest,
   jobEvent,
@@ -29,7 +29,7 @@ type Token = Partial<{ job: string; body: string; attempt: number; key: string; 
 
 const utf8 = new TextEncoder()
 const sha256 = async (data: Uint8Array) => new Uint8Array(await crypto.subtle.digest('SHA-256', Uint8Array.from(data)))
-const hex = (data: Uint8Array) => [...data].map((byte) => byte.toString(16).padStart(2, '0')).join('')
+const encodeHex = (data: Uint8Array) => [...data].map((byte) => byte.toString(16).padStart(2, '0')).join('')
 const inFiveMinutes = () => Math.floor(Date.now() / 1000) + GPU_TOKEN.maxAgeSeconds
 
 async function sign(key: string, { job = '', body = '', attempt = 1, ...token }: Token): Promise<string> {
@@ -38,31 +38,31 @@ async function sign(key: string, { job = '', body = '', attempt = 1, ...token }:
     .setIssuer(GPU_TOKEN.issuer)
     .setAudience(token.audience ?? GPU_TOKEN.audience)
     .setSubject(job)
-    .setJti(gpuTokenId(job, attempt))
+    .setJti(createGpuTokenId(job, attempt))
     .setIssuedAt()
     .setExpirationTime(token.expires ?? inFiveMinutes())
     .sign(await importJWK(JSON.parse(token.key ?? key), GPU_TOKEN.algorithm))
 }
 
 /** Reads a stream of lines and counted bytes, each line by the contract's schema. */
-function reading({ body }: Response) {
+function readMeasurement({ body }: Response) {
   const source = body!.getReader() as ReadableStreamDefaultReader<Uint8Array>
   const entries: { event: JobEvent; data: Uint8Array<ArrayBuffer> | null }[] = []
   let rest: Uint8Array<ArrayBuffer> = new Uint8Array()
-  const more = async () => {
+  const readMore = async () => {
     const { value } = await source.read()
     if (!value) return false
     rest = Uint8Array.from([...rest, ...value])
     return true
   }
   const take = async (length: number) => {
-    while (rest.length < length) if (!(await more())) throw new Error('the stream ends inside an image')
+    while (rest.length < length) if (!(await readMore())) throw new Error('the stream ends inside an image')
     const taken = rest.slice(0, length)
     rest = rest.slice(length)
     return taken
   }
   const next = async () => {
-    while (!rest.includes(10)) if (!(await more())) return null
+    while (!rest.includes(10)) if (!(await readMore())) return null
     const text = new TextDecoder().decode((await take(rest.indexOf(10) + 1)).slice(0, -1))
     const event = jobEvent.parse(JSON.parse(text))
     const entry = { event, data: 'bytes' in event ? await take(event.bytes) : null }
@@ -126,7 +126,7 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
     }) => {
       const response = await client.put({ id: 'whole', count: 2, width: 96 })
       expect([response.status, response.headers.get('content-type')]).toEqual([200, 'application/x-ndjson'])
-      const entries = await reading(response).until()
+      const entries = await readMeasurement(response).until()
       const events = entries.map(({ event }) => event)
       const one = ['step', 'step', 'step', 'image']
       expect(events.map(({ type }) => type)).toEqual(['accepted', 'started', ...one, ...one, 'succeeded'])
@@ -139,19 +139,19 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
         { image: 0, seed: LIMITS.seedMax, width: 96, height: 64, content_type: 'image/png' },
         { image: 1, seed: 0, width: 96, height: 64, content_type: 'image/png' },
       ])
-      for (const { event, data } of images) expect(event).toMatchObject({ sha256: hex(await sha256(data!)) })
+      for (const { event, data } of images) expect(event).toMatchObject({ sha256: encodeHex(await sha256(data!)) })
       expect(events.at(-1)).toMatchObject({ images: 2 })
     })
 
     test('a repeated job is answered with the same stream, addressed to the new attempt', async ({ expect }) => {
-      const first = await reading(await client.put({ id: 'again' })).until()
-      const again = await reading(await client.put({ id: 'again', attempt: 2 })).until()
+      const first = await readMeasurement(await client.put({ id: 'again' })).until()
+      const again = await readMeasurement(await client.put({ id: 'again', attempt: 2 })).until()
       expect(again[0]!.event).toMatchObject({ type: 'accepted', attempt: 2 })
       expect(again.slice(1)).toEqual(first.slice(1))
     })
 
     test('equal seeds result in equal images, even in different jobs', async ({ expect }) => {
-      const imageOf = async (fields: Put) => (await reading(await client.put(fields)).until('image')).at(-1)!
+      const imageOf = async (fields: Put) => (await readMeasurement(await client.put(fields)).until('image')).at(-1)!
       const [one, other] = [await imageOf({ seed: 5 }), await imageOf({ seed: 5 })]
       expect(other).toEqual(one)
       expect((await imageOf({ seed: 6 })).data).not.toEqual(one.data)
@@ -160,7 +160,7 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
     test('a running job is canceled between two steps and reports the number of completed steps', async ({
       expect,
     }) => {
-      const stream = reading(await client.put({ id: 'long', ...target.long }))
+      const stream = readMeasurement(await client.put({ id: 'long', ...target.long }))
       await stream.until('step')
       expect((await client.cancel('long')).status).toBe(204)
       const events = (await stream.until()).map(({ event }) => event)
@@ -172,12 +172,12 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
       expect,
     }) => {
       expect(await refusalOf(await client.cancel('overtaken'))).toEqual([404, 'job_not_found'])
-      const events = (await reading(await client.put({ id: 'overtaken' })).until()).map(({ event }) => event)
+      const events = (await readMeasurement(await client.put({ id: 'overtaken' })).until()).map(({ event }) => event)
       expect(events).toMatchObject([{ type: 'accepted' }, { type: 'canceled', steps_done: 0 }])
     })
 
     test('another body with the ID of an existing job is a conflict', async ({ expect }) => {
-      await reading(await client.put({ id: 'mine' })).until()
+      await readMeasurement(await client.put({ id: 'mine' })).until()
       expect(await refusalOf(await client.put({ id: 'mine', seed: 8 }))).toEqual([409, 'job_conflict'])
     })
 
@@ -194,7 +194,7 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
     })
 
     test.for([
-      ['signed by another key', 401, 'token_invalid', async () => ({ key: await strangerKey() })],
+      ['signed by another key', 401, 'token_invalid', async () => ({ key: await createStrangerKey() })],
       ['that has expired', 401, 'token_expired', async () => ({ expires: Math.floor(Date.now() / 1000) - 60 })],
       ['for another service', 401, 'token_invalid', async () => ({ audience: 'another' })],
       ['with an excessive lifetime', 401, 'token_invalid', async () => ({ expires: inFiveMinutes() + 600 })],
@@ -210,7 +210,7 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
       const bearer = await sign(target.signingKey, { job, body, attempt: 1 })
       const headers = { 'content-type': 'application/json', authorization: `Bearer ${bearer}` }
       const send = () => target.send(`/jobs/${job}`, { method: 'PUT', headers, body })
-      expect((await reading(await send()).until()).at(-1)!.event).toMatchObject({ type: 'succeeded' })
+      expect((await readMeasurement(await send()).until()).at(-1)!.event).toMatchObject({ type: 'succeeded' })
       expect(await refusalOf(await send())).toEqual([401, 'token_replayed'])
     })
 
@@ -221,7 +221,7 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
   })
 }
 
-async function strangerKey(): Promise<string> {
+async function createStrangerKey(): Promise<string> {
   const { privateKey } = await generateKeyPair('EdDSA', { extractable: true })
   return JSON.stringify(await exportJWK(privateKey))
 }

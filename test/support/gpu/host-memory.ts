@@ -13,7 +13,7 @@ export function readMemory(address: Address, bytes: number): Buffer {
 }
 
 /** `log` has every call, in order; `room` is how many bytes may be mapped at a time. */
-export function hostMemory(room = Number.POSITIVE_INFINITY) {
+export function createHostMemory(room = Number.POSITIVE_INFINITY) {
   const { addressOf, copyMemory } = loadNative()
   const reserved = new Map<Address, Uint8Array>()
   const log: string[] = []

@@ -24,7 +24,7 @@ export interface GpuProcess {
 
 /** Starts `node gpu-fn/main.ts` on a free loopback port and waits until it listens. Throws with its output if it ends first. */
 export async function startGpuProcess(packages: string, env: Record<string, string> = {}): Promise<GpuProcess> {
-  const child = spawnGpu({ OCTET_PACKAGES: packages, OCTET_EDGE_PUBLIC_KEY: publicPem(), ...env })
+  const child = spawnGpu({ OCTET_PACKAGES: packages, OCTET_EDGE_PUBLIC_KEY: exportPublicPem(), ...env })
   const ended = once(child, 'exit').then(([code, signal]) => (code ?? signal) as number | string)
   const { logs, logged } = readLogs(child)
   const { port } = await logged('listening')
@@ -59,7 +59,7 @@ function spawnGpu(env: Record<string, string>) {
   })
 }
 
-function publicPem(): string {
+function exportPublicPem(): string {
   return edgeKeys.publicKey.export({ type: 'spki', format: 'pem' }).toString()
 }
 

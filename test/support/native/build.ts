@@ -8,12 +8,12 @@ import { hasCompiler } from './addon.ts'
 const ROOT = path.join(import.meta.dirname, '../../..')
 const BUILD = path.join(ROOT, 'gpu-fn/kernels/build')
 
-const builtAt = () => statSync(NATIVE_LIBRARY, { throwIfNoEntry: false })?.mtimeMs ?? 0
+const readBuildTime = () => statSync(NATIVE_LIBRARY, { throwIfNoEntry: false })?.mtimeMs ?? 0
 
 /** Called once by Vitest. Throws the compiler's messages. */
 export function setup(): void {
   const sources = [BUILD, ...globSync('gpu-fn/native/**/*.{cc,h}', { cwd: ROOT }).map((file) => path.join(ROOT, file))]
-  if (sources.every((source) => statSync(source).mtimeMs < builtAt())) return
+  if (sources.every((source) => statSync(source).mtimeMs < readBuildTime())) return
   if (hasCompiler()) {
     execFileSync(BUILD, ['addon'], { stdio: ['ignore', 'ignore', 'inherit'] })
     return

@@ -1,7 +1,7 @@
 // Bulk conversions between the number formats of checkpoints and packages, for little-endian blocks of a few MB.
 import { decodeTable, decodeTableE5M2 } from './fp8.ts'
 import { decodeBlocks, GGML_BLOCKS, type GgmlType } from './ggml-blocks.ts'
-import { bitsOf, INFINITY_BITS, largestMagnitude } from './magnitude.ts'
+import { bitsOf, findLargestMagnitude, INFINITY_BITS } from './magnitude.ts'
 
 /** The element types that the compiler supports: values and bytes of the smallest unit. */
 export const BLOCKS = {
@@ -44,17 +44,17 @@ function multiply(values: Float32Array, factor: number): void {
 }
 
 /** Rounds to the nearest IEEE float16, ties to even; magnitudes from 65520 up become infinite. Lengths must agree. */
-export function float32ToFloat16(src: Float32Array, out: Uint16Array): Conversion {
+export function convertFloat32ToFloat16(src: Float32Array, out: Uint16Array): Conversion {
   new Float16Array(out.buffer, out.byteOffset, out.length).set(src)
-  const largest = largestMagnitude(src)
+  const largest = findLargestMagnitude(src)
   if (largest < HALF_OVERFLOW) return { finite: true, overflow: false }
   return { finite: largest < INFINITY_BITS, overflow: bitsOf(src).some((value) => overflowsHalf(value & 0x7fffffff)) }
 }
 
-/** Rounds bfloat16 to float16 as `float32ToFloat16` does; exact except for subnormal results and overflow. */
-export function bfloat16ToFloat16(src: Uint8Array, out: Uint16Array): Conversion {
+/** Rounds bfloat16 to float16 as `convertFloat32ToFloat16` does; exact except for subnormal results and overflow. */
+export function convertBfloat16ToFloat16(src: Uint8Array, out: Uint16Array): Conversion {
   assertLength(src, out.length, 'BF16')
-  const values = words(src)
+  const values = viewWords(src)
   const table = halfOfBfloat16()
   let largest = 0
   for (let i = 0; i < values.length; i++) {
@@ -72,7 +72,7 @@ export function bfloat16ToFloat16(src: Uint8Array, out: Uint16Array): Conversion
 
 /** Whether no value is NaN or infinite. */
 function allFinite(values: Float32Array): boolean {
-  return largestMagnitude(values) < INFINITY_BITS
+  return findLargestMagnitude(values) < INFINITY_BITS
 }
 
 function decode(dtype: ParameterDtype, src: Uint8Array, out: Float32Array): void {
@@ -86,11 +86,11 @@ const decoders: Record<Exclude<ParameterDtype, GgmlType>, (src: Uint8Array, out:
   F64: (src, out) => out.set(new Float64Array(src.slice().buffer)),
   F32: (src, out) => new Uint8Array(out.buffer, out.byteOffset, out.byteLength).set(src),
   F16: (src, out) => {
-    const { buffer, byteOffset, length } = words(src)
+    const { buffer, byteOffset, length } = viewWords(src)
     out.set(new Float16Array(buffer, byteOffset, length))
   },
   BF16: (src, out) => {
-    const values = words(src)
+    const values = viewWords(src)
     const bits = bitsOf(out)
     for (let i = 0; i < values.length; i++) bits[i] = values[i]! << 16
   },
@@ -107,7 +107,7 @@ function overflowsHalf(magnitude: number): boolean {
 }
 
 /** Copies blocks at odd addresses, because typed arrays must be aligned. */
-function words(src: Uint8Array): Uint16Array {
+function viewWords(src: Uint8Array): Uint16Array {
   const aligned = src.byteOffset % 2 === 0 ? src : src.slice()
   return new Uint16Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 2)
 }
@@ -124,6 +124,6 @@ function halfOfBfloat16(): Uint16Array {
   const values = new Float32Array(65536)
   decoders.BF16(new Uint8Array(Uint16Array.from(values.keys()).buffer), values)
   halves = new Uint16Array(65536)
-  float32ToFloat16(values, halves)
+  convertFloat32ToFloat16(values, halves)
   return halves
 }

@@ -27,7 +27,7 @@ export async function identifyFormat(file: string): Promise<'gguf' | 'safetensor
 }
 
 /**
- * The bytes of a settings or tokenizer file of at most `maxBytes`. Throws CheckpointError, including for the remains of a failed download.
+ * The bytes of a settings or tokenizer file of at most `maxBytes`. Throws CheckpointError, including for the remnants of a failed download.
  */
 export async function readSmallFile(file: string, maxBytes: number): Promise<Uint8Array> {
   const bytes = await readRegularFile(file, maxBytes)

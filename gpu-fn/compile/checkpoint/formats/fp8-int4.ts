@@ -4,7 +4,7 @@
 // Integers are -8 to 7, stored as integer + 8 in pairs, low nibble first, as in onnxruntime's `MatMulNBits`. A scale byte has a sign, three
 // exponent and four mantissa bits: ±(16 + mantissa) × 2^(exponent - 6), magnitudes 0.25 to 62. Integer × group scale is exact in float32.
 import { decodeTable, encode, FP8_MAX } from './fp8.ts'
-import { bitsOf, largestIn } from './magnitude.ts'
+import { bitsOf, findLargest } from './magnitude.ts'
 
 /** Values per group. */
 export const GROUP = 32
@@ -61,12 +61,12 @@ export function quantizePacked(src: Float32Array, rows: number, columns: number,
   const groups = columns / GROUP
   for (let r = 0; r < rows; r++) {
     const start = r * columns
-    const scale = Math.fround(floatOfBits(largestIn(bits, start, start + columns)) / FP8_MAX) || 1
+    const scale = Math.fround(floatOfBits(findLargest(bits, start, start + columns)) / FP8_MAX) || 1
     out.scales[r] = scale
     for (let i = 0; i < columns; i++) row[i] = src[start + i]! / scale
     for (let g = 0; g < groups; g++) {
       const group = r * groups + g
-      const byte = bestScale(row, g * GROUP)
+      const byte = chooseScale(row, g * GROUP)
       out.groupScales[group] = byte
       pack(row, g * GROUP, byte, out.packed, group * GROUP_BYTES)
     }
@@ -77,7 +77,7 @@ export function quantizePacked(src: Float32Array, rows: number, columns: number,
 const STEPS = { first: -2, last: 1 }
 
 /** Scale byte with the minimum squared error for the group that starts at `start`. */
-function bestScale(row: Float32Array, start: number): number {
+function chooseScale(row: Float32Array, start: number): number {
   let [lowest, highest] = [0, 0]
   for (let i = start; i < start + GROUP; i++) {
     const value = row[i]!
@@ -85,7 +85,7 @@ function bestScale(row: Float32Array, start: number): number {
     else if (value > highest) highest = value
   }
   const sign = highest > -lowest ? NEGATIVE : 0
-  const nearest = magnitudeByte(Math.max(highest, -lowest) / MIDDLE)
+  const nearest = encodeMagnitude(Math.max(highest, -lowest) / MIDDLE)
   let best = nearest | sign
   let min = Number.POSITIVE_INFINITY
   for (let step = STEPS.first; step <= STEPS.last; step++) {
@@ -100,7 +100,7 @@ function bestScale(row: Float32Array, start: number): number {
 }
 
 /** Byte of the positive scale nearest to `magnitude`, clamped to the range of scales. */
-function magnitudeByte(magnitude: number): number {
+function encodeMagnitude(magnitude: number): number {
   scratch[0] = magnitude
   // The byte consists of the exponent and the top four mantissa bits of the rounded float32.
   const shift = 23 - MANTISSA_BITS

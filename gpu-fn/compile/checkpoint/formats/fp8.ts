@@ -1,6 +1,6 @@
 // FP8 E4M3 as in `float8_e4m3fn` (arXiv 2209.05433): 4 exponent bits of bias 7, 3 mantissa bits, no infinity, NaN at 0x7f and 0xff.
 // Weights are quantized with one scale per row: value = code × scale.
-import { bitsOf, INFINITY_BITS, largestIn } from './magnitude.ts'
+import { bitsOf, findLargest, INFINITY_BITS } from './magnitude.ts'
 
 /** The largest magnitude of E4M3. */
 export const FP8_MAX = 448
@@ -52,7 +52,7 @@ export function quantizeRows(
   let largest = 0
   for (let row = 0; row < rows; row++) {
     const start = row * columns
-    const maximum = largestIn(bits, start, start + columns)
+    const maximum = findLargest(bits, start, start + columns)
     if (maximum > largest) largest = maximum
     const scale = Math.fround(floatOfBits(maximum) / FP8_MAX) || 1
     scales[row] = scale

@@ -30,7 +30,7 @@ export function decodeBlocks(type: GgmlType, bytes: Uint8Array, out: Float32Arra
   for (let at = 0, to = 0; at < bytes.byteLength; at += size, to += values) decode(bytes, halves, at, out, to)
 }
 
-const int8 = (byte: number) => (byte << 24) >> 24
+const toInt8 = (byte: number) => (byte << 24) >> 24
 
 /** The minimum of types without one: x + -0 is x, even for x = -0. */
 const NO_MINIMUM = -0
@@ -72,7 +72,7 @@ function decodeFiveBits(
 }
 
 /** The 6-bit scale or minimum (`second`: 0 or 4) of sub-block `j` in the twelve packed bytes of Q4_K and Q5_K. */
-function packedScale(bytes: Uint8Array, at: number, j: number, second: 0 | 4): number {
+function unpackScale(bytes: Uint8Array, at: number, j: number, second: 0 | 4): number {
   if (j < 4) return bytes[at + j + second]! & 63
   const low = second === 0 ? bytes[at + j + 4]! & 15 : bytes[at + j + 4]! >> 4
   return low | ((bytes[at + j - 4 + second]! >> 6) << 4)
@@ -91,8 +91,8 @@ function decodeWithMinima(
   const d = halves[at >> 1]!
   const minimum = halves[(at >> 1) + 1]!
   for (let j = 0; j < 8; j++) {
-    const scale = d * packedScale(bytes, at + 4, j, 0)
-    const min = minimum * packedScale(bytes, at + 4, j, 4)
+    const scale = d * unpackScale(bytes, at + 4, j, 0)
+    const min = minimum * unpackScale(bytes, at + 4, j, 4)
     const shift = (j & 1) * 4
     for (let l = 0; l < 32; l++) {
       const fifth = high === null ? 0 : ((bytes[high + l]! >> j) & 1) << 4
@@ -111,7 +111,7 @@ const decodeQ6K: Decode = (bytes, halves, at, out, to) => {
     const [lowShift, highShift] = [(group & 2) * 2, (group & 3) * 2]
     for (let l = 0; l < 32; l++) {
       const code = ((bytes[low + l]! >> lowShift) & 15) | (((bytes[high + l]! >> highShift) & 3) << 4)
-      const scale = int8(bytes[at + 192 + group * 2 + (l >> 4)]!)
+      const scale = toInt8(bytes[at + 192 + group * 2 + (l >> 4)]!)
       out[to + group * 32 + l] = d * scale * (code - 32)
     }
   }
@@ -175,7 +175,7 @@ const DECODERS: Record<GgmlType, Decode> = {
     decodeFiveBits(bytes, at + 4, out, to, halves[at >> 1]!, 0, halves[(at >> 1) + 1]!),
   Q8_0: (bytes, halves, at, out, to) => {
     const d = halves[at >> 1]!
-    for (let j = 0; j < 32; j++) out[to + j] = d * int8(bytes[at + 2 + j]!)
+    for (let j = 0; j < 32; j++) out[to + j] = d * toInt8(bytes[at + 2 + j]!)
   },
   Q2_K: decodeQ2K,
   Q3_K: decodeQ3K,

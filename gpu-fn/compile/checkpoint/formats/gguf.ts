@@ -96,7 +96,7 @@ function refuseType(file: string, name: string, type: string | number): Checkpoi
   const known = Object.values(TYPES).join(', ')
   return new CheckpointError(
     file,
-    `tensor ${quote(name)}: type ${type} is not read; use a file with one of the types ${known}`,
+    `tensor ${quote(name)}: type ${type} is not supported; use a file with one of the types ${known}`,
   )
 }
 
@@ -116,7 +116,7 @@ function describeTensor(
   if (!Number.isSafeInteger(count)) throw fail(`shape [${shape.join(', ')}] has too many values`)
   const [values] = BLOCKS[dtype]
   if ((shape.at(-1) ?? 1) % values !== 0)
-    throw fail(`rows of ${shape.at(-1) ?? 1} values are not whole blocks of ${values}, as ${dtype} takes`)
+    throw fail(`rows of ${shape.at(-1) ?? 1} values are not whole blocks of ${values}, as ${dtype} requires`)
   const offset = start + Number(given)
   if (!(offset + bytes <= fileBytes))
     throw fail(`ends at byte ${offset + bytes} of a file of ${fileBytes}: the file is truncated or its header is wrong`)

@@ -1,6 +1,6 @@
 // Block-quantized integers of 8 or 4 bits, in the layout of onnxruntime's `MatMulNBits` without zero points:
 // value = (code − 2^(bits − 1)) × scale. 4-bit codes are packed in pairs, low nibble first.
-import { INFINITY_BITS, largestMagnitude } from './magnitude.ts'
+import { findLargestMagnitude, INFINITY_BITS } from './magnitude.ts'
 
 export type IntegerBits = 8 | 4
 
@@ -31,7 +31,7 @@ export function quantizeBlocks(
   const max = 2 * middle - 1
   for (let index = 0; index < scales.length; index++) {
     const start = index * block
-    const scale = Math.f16round(extremeIn(src, start, start + block) / -middle) || 1
+    const scale = Math.f16round(findExtreme(src, start, start + block) / -middle) || 1
     scales[index] = scale
     // Truncation after adding 0.5 rounds to nearest, because the sum is positive.
     const [factor, bias] = [1 / scale, middle + 0.5]
@@ -40,13 +40,13 @@ export function quantizeBlocks(
       for (let i = start; i < start + block; i += 2)
         out[i / 2] = clamp(src[i]! * factor + bias, max) | (clamp(src[i + 1]! * factor + bias, max) << 4)
   }
-  return largestMagnitude(src) < INFINITY_BITS && largestMagnitude(scales) < INFINITY_BITS
+  return findLargestMagnitude(src) < INFINITY_BITS && findLargestMagnitude(scales) < INFINITY_BITS
 }
 
 const clamp = (value: number, max: number) => (value < 0 ? 0 : value > max ? max : value | 0)
 
 /** Value of largest magnitude in [start, end). */
-function extremeIn(values: Float32Array, start: number, end: number): number {
+function findExtreme(values: Float32Array, start: number, end: number): number {
   let [min, greatest] = [0, 0]
   for (let i = start; i < end; i++) {
     const value = values[i]!

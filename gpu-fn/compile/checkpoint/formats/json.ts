@@ -16,7 +16,7 @@ export function parseObject(file: string, bytes: Uint8Array, limits: JsonLimits)
     throw new CheckpointError(file, 'the JSON is malformed', { cause })
   }
   // JSON.parse keeps the last of several equal keys.
-  if (distinctKeys(file, parsed) !== keys) throw new CheckpointError(file, 'the JSON has a duplicate key')
+  if (countDistinctKeys(file, parsed) !== keys) throw new CheckpointError(file, 'the JSON has a duplicate key')
   return parsed
 }
 
@@ -50,11 +50,11 @@ function countKeys(file: string, text: string, limits: JsonLimits): number {
 }
 
 /** Keys of all objects in a parsed value. */
-function distinctKeys(file: string, value: unknown): number {
-  if (Array.isArray(value)) return value.reduce((sum: number, item) => sum + distinctKeys(file, item), 0)
+function countDistinctKeys(file: string, value: unknown): number {
+  if (Array.isArray(value)) return value.reduce((sum: number, item) => sum + countDistinctKeys(file, item), 0)
   if (!isRecord(value)) return 0
   const entries = Object.entries(value)
   const invalid = entries.find(([key]) => !key.isWellFormed())
   if (invalid) throw new CheckpointError(file, `the key ${quote(invalid[0])} is not Unicode`)
-  return entries.reduce((sum, [, item]) => sum + distinctKeys(file, item), entries.length)
+  return entries.reduce((sum, [, item]) => sum + countDistinctKeys(file, item), entries.length)
 }

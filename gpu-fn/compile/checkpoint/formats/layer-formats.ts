@@ -5,7 +5,7 @@ import { isRecord, parseObject } from './json.ts'
 const KEY = '_quantization_metadata'
 
 /** The format of each layer, by its name in the file; empty if there is no such metadata. Throws CheckpointError. */
-export function layerFormats(file: string, metadata: ReadonlyMap<string, string>): Map<string, string> {
+export function readLayerFormats(file: string, metadata: ReadonlyMap<string, string>): Map<string, string> {
   const text = metadata.get(KEY)
   if (text === undefined) return new Map()
   const where = `${file}, __metadata__ ${quote(KEY)}`

@@ -36,11 +36,11 @@ export function parseLoraKey(file: string, key: string): LoraKey {
   if (unsupported)
     throw new CheckpointError(
       file,
-      `${quote(key)} is of ${unsupported[1]}. Only plain LoRAs are supported: two low-rank matrices per module`,
+      `${quote(key)} belongs to ${unsupported[1]}. Only plain LoRAs are supported: two low-rank matrices per module`,
     )
   for (const [suffix, part] of PARTS) {
     const match = suffix.exec(key)
-    if (match) return { module: moduleName(key.slice(0, match.index), match[0]), part }
+    if (match) return { module: parseModuleName(key.slice(0, match.index), match[0]), part }
   }
   throw new CheckpointError(
     file,
@@ -49,7 +49,7 @@ export function parseLoraKey(file: string, key: string): LoraKey {
 }
 
 /** diffusers before PEFT kept the matrices in attention processors, and its `to_out` was a list. */
-function moduleName(name: string, suffix: string): string {
+function parseModuleName(name: string, suffix: string): string {
   const module = name.replace('.processor.', '.')
   return suffix.startsWith('_lora') && module.endsWith('.to_out') ? `${module}.0` : module
 }

@@ -7,17 +7,17 @@ export const INFINITY_BITS = 0x7f800000
 const CHUNK = 8192
 
 /** Bits of the largest magnitude of `values`. */
-export function largestMagnitude(values: Float32Array): number {
+export function findLargestMagnitude(values: Float32Array): number {
   const bits = bitsOf(values)
   let largest = 0
   for (let start = 0; start < bits.length; start += CHUNK) {
-    largest = Math.max(largest, largestIn(bits, start, Math.min(start + CHUNK, bits.length)))
+    largest = Math.max(largest, findLargest(bits, start, Math.min(start + CHUNK, bits.length)))
   }
   return largest
 }
 
 /** Bits of the largest magnitude from `start` to `end`; `bits` are float32 as integers. */
-export function largestIn(bits: Int32Array, start: number, end: number): number {
+export function findLargest(bits: Int32Array, start: number, end: number): number {
   let largest = 0
   for (let i = start; i < end; i++) {
     const magnitude = bits[i]! & 0x7fffffff

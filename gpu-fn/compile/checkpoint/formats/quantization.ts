@@ -25,7 +25,7 @@ const CONVENTIONS: readonly Convention[] = [
  */
 const SKIPPED = /(\.(scale_input|input_scale|output_scale|comfy_quant)|_quantizer\._amax|(^|\.)scaled_fp8)$/
 
-/** The formats with which ComfyUI and ModelOpt name FP8 codes, which may be stored as U8. */
+/** Format names of ComfyUI and ModelOpt for FP8 codes, which may be stored as U8. */
 const FP8_FORMATS: Readonly<Record<string, ParameterDtype>> = {
   float8_e4m3fn: 'F8_E4M3',
   fp8: 'F8_E4M3',
@@ -53,7 +53,7 @@ function foldScales(file: string, tensors: ReadonlyMap<string, TensorInfo>): Map
     const scaled = CONVENTIONS.find(({ scale }) => name.endsWith(scale))
     if (scaled) addScale(scales, tensors, name, info, scaled)
     else {
-      const parameter = parameterName(name)
+      const parameter = parseParameterName(name)
       if (parameters.has(parameter)) throw new CheckpointError(file, `two tensors are ${quote(parameter)}`)
       parameters.set(parameter, toTensor(parameter, info, formatOf(name, info, tensors)))
     }
@@ -69,7 +69,7 @@ function foldScales(file: string, tensors: ReadonlyMap<string, TensorInfo>): Map
 }
 
 /** `layer.weight` for the codes of every convention. */
-function parameterName(name: string): string {
+function parseParameterName(name: string): string {
   const found = CONVENTIONS.find(({ codes }) => codes !== '.weight' && name.endsWith(codes))
   return found ? `${name.slice(0, -found.codes.length)}.weight` : name
 }
@@ -103,7 +103,7 @@ function assertHasScale(name: string, info: TensorInfo, tensors: ReadonlyMap<str
   )
 }
 
-/** The dtype of the codes that the file names for a weight; undefined if it names none. Throws CheckpointError for other formats. */
+/** The dtype of a weight's codes as stated by the file; undefined if it states none. Throws CheckpointError for other formats. */
 function formatOf(
   name: string,
   info: TensorInfo,

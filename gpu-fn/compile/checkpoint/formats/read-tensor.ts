@@ -34,7 +34,7 @@ export function* readRuns({ tensor, start, end, columns }: RowBlock): Generator<
     const rows = rowBytes === 0 ? 0 : part.bytes / rowBytes
     const [from, to] = [Math.max(start - first, 0), Math.min(end - first, rows)]
     if (from < to) {
-      const source = scratchBytes((to - from) * rowBytes)
+      const source = getScratchBytes((to - from) * rowBytes)
       readPart(tensor.name, part, from * rowBytes, source)
       const scale = typeof part.scale === 'number' ? part.scale : part.scale.subarray(from, to)
       yield { dtype: part.dtype, source, scale, rows: to - from }
@@ -77,7 +77,7 @@ export function closeFiles(): void {
   descriptors.clear()
 }
 
-function scratchBytes(length: number): Uint8Array {
+function getScratchBytes(length: number): Uint8Array {
   if (scratch.length < length) scratch = new Uint8Array(length)
   return scratch.subarray(0, length)
 }

@@ -5,7 +5,7 @@ import { openRegularFile } from '../open-regular-file.ts'
 import { identifyFormat } from './file-kind.ts'
 import type { GgmlType } from './ggml-blocks.ts'
 import { isRecord, parseObject } from './json.ts'
-import { layerFormats } from './layer-formats.ts'
+import { readLayerFormats } from './layer-formats.ts'
 
 /** The format's limit on the header, and our limits on its content: SD3.5 with all encoders has some 2,300 tensors of at most 4 axes. */
 export const LIMITS = { headerBytes: 100_000_000, tensors: 100_000, axes: 8, nameCharacters: 512 } as const
@@ -43,7 +43,7 @@ export async function readHeader(file: string): Promise<SafetensorsFile> {
   const { header, start, bytes } = await readHeaderBytes(file)
   const entries = Object.entries(parseObject(file, header, { depth: 3, commas: LIMITS.tensors * (LIMITS.axes + 4) }))
   const metadata = parseMetadata(file, entries.find(([name]) => name === '__metadata__')?.[1])
-  const formats = layerFormats(file, metadata)
+  const formats = readLayerFormats(file, metadata)
   const tensors = entries.filter(([name]) => name !== '__metadata__')
   if (tensors.length > LIMITS.tensors) throw new CheckpointError(file, `more than ${LIMITS.tensors} tensors`)
   const infos = tensors.map(([name, entry]) => ({
@@ -108,7 +108,7 @@ function parseTensor(file: string, name: string, entry: unknown, start: number):
   }
   if (!isCounts(offsets) || offsets.length !== 2) throw fail('data_offsets must be two non-negative integers')
   const [begin, end] = offsets as [number, number]
-  const expected = byteSize(shape, dtype)
+  const expected = computeByteSize(shape, dtype)
   if (end - begin !== expected) {
     const takes = Number.isFinite(expected) ? expected : 'more than can be counted'
     throw fail(`data_offsets span ${end - begin} bytes; shape [${shape.join(', ')}] of ${dtype} takes ${takes}`)
@@ -125,7 +125,7 @@ function isCounts(value: unknown): value is number[] {
 }
 
 /** The size in bytes. Infinite above the safe integers, so that no span of offsets matches it. */
-function byteSize(shape: readonly number[], dtype: keyof typeof ELEMENT_BYTES): number {
+function computeByteSize(shape: readonly number[], dtype: keyof typeof ELEMENT_BYTES): number {
   let count = 1
   for (const axis of shape) {
     count *= axis

@@ -1,4 +1,4 @@
-// Quantized formats that the compiler does not read, by the names and dtypes of their tensors.
+// Quantized formats that the compiler does not support, by the names and dtypes of their tensors.
 import { CheckpointError, quote } from '../error.ts'
 import type { TensorInfo } from './safetensors.ts'
 
@@ -15,7 +15,7 @@ const SIGNATURES: readonly (readonly [pattern: RegExp, format: string])[] = [
   [/\.weight_scale_inv$/, 'FP8 with a scale per block'],
 ]
 
-/** Throws CheckpointError if a tensor belongs to a format that is not read. */
+/** Throws CheckpointError if a tensor belongs to an unsupported format. */
 export function refuseOtherFormats(tensors: ReadonlyMap<string, TensorInfo>): void {
   for (const [pattern, format] of SIGNATURES)
     for (const [name, info] of tensors) if (pattern.test(name)) throw refuseFormat(info, format)
@@ -32,7 +32,7 @@ export function formatOfDtypes(codes: string, scale?: string): string | undefine
 export function refuseFormat({ file, name }: TensorInfo, format: string): CheckpointError {
   return new CheckpointError(
     file,
-    `tensor ${quote(name)} belongs to weights in ${format}, which the compiler does not read; ` +
+    `tensor ${quote(name)} belongs to weights in ${format}, which the compiler does not support; ` +
       'use a file with BF16, F16 or FP8 weights, or a GGUF file',
   )
 }

@@ -5,7 +5,7 @@ import { CheckpointError, listNames } from '../error.ts'
 import type { Checkpoint } from '../tensor.ts'
 import { folderExists, MODEL_INDEX, readModelIndex, readOptional } from './model-index.ts'
 import type { Naming } from './naming.ts'
-import { describeFile, directoryName, type Opened, type OpenedNetwork } from './opened.ts'
+import { deriveDirectoryName, describeFile, type OpenedNetwork, type OpenedPath } from './opened.ts'
 import { hasWeights, readWeights } from './weights-folder.ts'
 
 /**
@@ -16,8 +16,8 @@ export async function readDiffusersDirectory(
   directory: string,
   naming: Naming,
   omitted: ReadonlySet<string>,
-): Promise<Opened> {
-  const opened: Opened = { networks: new Map(), declined: new Set(), absent: new Map(), notes: [] }
+): Promise<OpenedPath> {
+  const opened: OpenedPath = { networks: new Map(), declined: new Set(), absent: new Map(), notes: [] }
   const statusOf = await readModelIndex(directory, naming.pipelines)
   for (const { folder, network, stem } of naming.folders) {
     if (omitted.has(network)) continue
@@ -27,7 +27,7 @@ export async function readDiffusersDirectory(
       opened.declined.add(network)
       opened.notes.push(`${path.join(directory, MODEL_INDEX)} lists ${folder} as null: it is not read.`)
     } else if (await folderExists(at)) {
-      const source = { layout: 'diffusers', name: directoryName(directory) } as const
+      const source = { layout: 'diffusers', name: deriveDirectoryName(directory) } as const
       opened.networks.set(network, { ...(await openFolder(at, naming, opened, stem, network)).opened, source })
     } else if (status === 'listed') {
       opened.absent.set(network, `${path.join(directory, MODEL_INDEX)} lists ${folder}, but there is no ${at}`)
@@ -43,7 +43,7 @@ export async function readDiffusersDirectory(
 }
 
 /** Opens the folder of one network, such as a fine-tuned `transformer/`, without its checkpoint. */
-async function openLoneFolder(directory: string, naming: Naming, opened: Opened): Promise<void> {
+async function openLoneFolder(directory: string, naming: Naming, opened: OpenedPath): Promise<void> {
   if (!(await hasWeights(directory))) {
     const names = naming.folders.map(({ folder }) => folder).join(', ')
     const files = (await readdir(directory)).filter((name) => /\.(safetensors|gguf)$/i.test(name))
@@ -55,20 +55,20 @@ async function openLoneFolder(directory: string, naming: Naming, opened: Opened)
   }
   const { stem, network: expected } = componentOf(directory, naming) ?? {}
   const { network, opened: found } = await openFolder(directory, naming, opened, stem, expected)
-  opened.networks.set(network, { ...found, source: { layout: 'diffusers', name: folderName(directory, naming) } })
+  opened.networks.set(network, { ...found, source: { layout: 'diffusers', name: nameFolder(directory, naming) } })
 }
 
 const componentOf = (directory: string, { folders }: Naming) =>
   folders.find(({ folder }) => folder === path.basename(path.resolve(directory)))
 
 /** The name of a network's folder, or of its checkpoint's directory if the folder has a name of the diffusers layout. */
-export const folderName = (directory: string, naming: Naming): string =>
-  directoryName(componentOf(directory, naming) ? path.join(directory, '..') : directory)
+export const nameFolder = (directory: string, naming: Naming): string =>
+  deriveDirectoryName(componentOf(directory, naming) ? path.join(directory, '..') : directory)
 
 async function openFolder(
   at: string,
   naming: Naming,
-  { notes }: Opened,
+  { notes }: OpenedPath,
   stem?: string,
   expected?: string,
 ): Promise<{ network: string; opened: Omit<OpenedNetwork, 'source'> }> {

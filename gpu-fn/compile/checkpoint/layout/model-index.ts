@@ -33,20 +33,20 @@ export async function readOptional(file: string): Promise<Record<string, unknown
   return (await exists(file)) ? readJsonObject(file) : undefined
 }
 
-/** Whether there is a folder. Throws CheckpointError for a link to nothing and for a file of this name. */
+/** Whether there is a folder. Throws CheckpointError for a broken link and for a file of this name. */
 export async function folderExists(at: string): Promise<boolean> {
   if (!(await exists(at))) return false
   if ((await stat(at)).isDirectory()) return true
   throw new CheckpointError(at, 'is not a folder')
 }
 
-/** Throws CheckpointError for a link to nothing and for an entry that cannot be read. */
+/** Throws CheckpointError for a broken link and for an entry that cannot be read. */
 async function exists(at: string): Promise<boolean> {
   const absent = await codeOf(lstat(at))
   if (absent === 'ENOENT' || absent === 'ENOTDIR') return false
   const unreadable = await codeOf(stat(at))
   if (unreadable === null) return true
-  throw new CheckpointError(at, unreadable === 'ENOENT' ? 'is a link to nothing' : `cannot be read (${unreadable})`)
+  throw new CheckpointError(at, unreadable === 'ENOENT' ? 'is a broken link' : `cannot be read (${unreadable})`)
 }
 
 const codeOf = (call: Promise<unknown>): Promise<string | null> =>

@@ -12,7 +12,7 @@ export type OpenedNetwork = RawNetwork & {
   config?: Json | undefined
 }
 
-export type Opened = {
+export type OpenedPath = {
   networks: Map<string, OpenedNetwork>
   /** scheduler_config.json, if there is one. */
   scheduler?: Json | undefined
@@ -22,15 +22,15 @@ export type Opened = {
 }
 
 /** Note about a file: its networks, layout and element types. */
-export function describeFile(file: string, layout: Layout, networks: readonly Recognized[]): string {
+export function describeFile(file: string, layout: Layout, networks: readonly RecognizedFile[]): string {
   const dtypes = new Set(networks.flatMap(({ tensors }) => [...tensors.values()].map(({ dtype }) => dtype)))
   return `${file}: ${networks.map(({ title }) => title).join(', ')}; ${layout} layout, ${[...dtypes].sort().join(', ')}.`
 }
 
-type Recognized = { title: string; tensors: ReadonlyMap<string, TensorInfo> }
+type RecognizedFile = { title: string; tensors: ReadonlyMap<string, TensorInfo> }
 
 /** The name of a checkpoint's directory, or of its repository in a Hugging Face cache, whose directories are named by commits. */
-export function directoryName(directory: string): string {
+export function deriveDirectoryName(directory: string): string {
   const [name, snapshots, repository] = path.resolve(directory).split(path.sep).reverse()
   const isCached = snapshots === 'snapshots' && repository?.startsWith('models--')
   return isCached ? repository!.split('--').at(-1)! : name!

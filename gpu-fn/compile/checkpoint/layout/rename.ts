@@ -19,11 +19,11 @@ export function rename(
   place: (name: string) => Placement | undefined,
 ): Map<string, Tensor> {
   const stacks = new Map<string, { placement: Placement; pieces: (Tensor | undefined)[] }>()
-  const leftOver: string[] = []
+  const unexpected: string[] = []
   for (const [name, tensor] of tensors) {
     const placement = place(name)
     if (!placement) {
-      leftOver.push(name)
+      unexpected.push(name)
       continue
     }
     const stack = stacks.get(placement.name) ?? { placement, pieces: new Array<Tensor | undefined>(placement.count) }
@@ -31,8 +31,8 @@ export function rename(
     stack.pieces[placement.index] = tensor
     stacks.set(placement.name, stack)
   }
-  if (leftOver.length > 0)
-    throw new CheckpointError(file, `left over: ${listNames(leftOver)}; the model has no such parameters`)
+  if (unexpected.length > 0)
+    throw new CheckpointError(file, `unexpected tensors: ${listNames(unexpected)}; the model has no such parameters`)
   return new Map([...stacks].map(([name, { placement, pieces }]) => [name, stackRows(file, placement, pieces)]))
 }
 

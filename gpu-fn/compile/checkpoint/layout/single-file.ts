@@ -35,7 +35,7 @@ export function splitNetworks(source: SafetensorsFile, naming: Naming): Map<stri
     else addTensor(source.file, networks, network, name.slice(prefix.length), info)
   }
   if (bare.size > 0) {
-    const unwrapped = withoutWrapper(bare)
+    const unwrapped = removeWrapper(bare)
     const network = naming.identify(source.file, unwrapped)
     for (const [name, info] of unwrapped) addTensor(source.file, networks, network, name, info)
   }
@@ -44,7 +44,7 @@ export function splitNetworks(source: SafetensorsFile, naming: Naming): Map<stri
 }
 
 /** Removes the wrapper from the names, if all names have it. */
-function withoutWrapper(tensors: Map<string, TensorInfo>): Map<string, TensorInfo> {
+function removeWrapper(tensors: Map<string, TensorInfo>): Map<string, TensorInfo> {
   const names = [...tensors.keys()]
   const wrapper = WRAPPERS.find((prefix) => names.every((name) => name.startsWith(prefix)))
   return wrapper ? new Map([...tensors].map(([name, info]) => [name.slice(wrapper.length), info])) : tensors

@@ -15,7 +15,7 @@ type FolderWeights = SafetensorsFile & {
 /** The files of one variant; `incomplete` is the reason why they cannot be read. */
 type Candidate = { variant: string; read(): Promise<SafetensorsFile>; incomplete: string | null }
 /** `counts`: the total numbers of shards, according to the names of the shards. */
-type Found = { file?: string; index?: string; shards: Map<number, string>; counts: Set<number> }
+type FoundFiles = { file?: string; index?: string; shards: Map<number, string>; counts: Set<number> }
 
 /** The stems of weights files of diffusers and transformers. */
 const STEMS = ['diffusion_pytorch_model', 'model']
@@ -36,7 +36,7 @@ export async function hasWeights(folder: string): Promise<boolean> {
  */
 export async function readWeights(folder: string, stem?: string): Promise<FolderWeights> {
   const names = (await readdir(folder)).toSorted()
-  const preferred = stem ? groupByVariant(names, [stem]) : new Map<string, Found>()
+  const preferred = stem ? groupByVariant(names, [stem]) : new Map<string, FoundFiles>()
   const groups = preferred.size > 0 ? preferred : groupByVariant(names, STEMS)
   const candidates = await Promise.all([...groups].map(([variant, found]) => candidateOf(folder, variant, found)))
   const ranked = candidates.toSorted((a, b) => rankOf(a) - rankOf(b))
@@ -52,8 +52,8 @@ export async function readWeights(folder: string, stem?: string): Promise<Folder
   return { ...(await chosen.read()), variant: chosen.variant, passed }
 }
 
-function groupByVariant(names: readonly string[], stems: readonly string[]): Map<string, Found> {
-  const groups = new Map<string, Found>()
+function groupByVariant(names: readonly string[], stems: readonly string[]): Map<string, FoundFiles> {
+  const groups = new Map<string, FoundFiles>()
   for (const name of names) {
     const stem = stems.find((candidate) => name.startsWith(candidate))
     if (stem === undefined) continue
@@ -74,27 +74,27 @@ function groupByVariant(names: readonly string[], stems: readonly string[]): Map
   return groups
 }
 
-async function candidateOf(folder: string, variant: string, found: Found): Promise<Candidate> {
-  const at = (name: string) => path.join(folder, name)
+async function candidateOf(folder: string, variant: string, found: FoundFiles): Promise<Candidate> {
+  const resolvePath = (name: string) => path.join(folder, name)
   const { file, index, shards, counts } = found
   if (file) return { variant, read: () => readOnlyFile(folder, file, found), incomplete: null }
   if (index) {
     const present = new Set(await readdir(folder))
-    const absent = [...(await shardsOf(at(index)))].filter((shard) => !present.has(shard))
-    const incomplete = absent.length > 0 ? `${quote(index)} lists ${listNames(absent)}, which are absent` : null
-    if (!incomplete || counts.size === 0) return { variant, read: () => readSharded(at(index)), incomplete }
+    const absent = [...(await shardsOf(resolvePath(index)))].filter((shard) => !present.has(shard))
+    const incomplete = absent.length > 0 ? `${quote(index)} lists ${listNames(absent)}, which are missing` : null
+    if (!incomplete || counts.size === 0) return { variant, read: () => readSharded(resolvePath(index)), incomplete }
   }
   const files = [...shards].toSorted(([a], [b]) => a - b).map(([, name]) => name)
   const problem = problemOfShards(shards, [...counts])
   return {
     variant,
-    read: () => readShards(files.map(at)),
+    read: () => readShards(files.map(resolvePath)),
     incomplete: problem && `${quote(files[0]!)} is a shard ${problem}`,
   }
 }
 
 /** diffusers would read the shards beside a file, transformers the file. */
-async function readOnlyFile(folder: string, file: string, { shards, counts }: Found): Promise<SafetensorsFile> {
+async function readOnlyFile(folder: string, file: string, { shards, counts }: FoundFiles): Promise<SafetensorsFile> {
   if (shards.size === 0 || problemOfShards(shards, [...counts])) return readHeader(path.join(folder, file))
   const names = listNames([...shards.values()])
   throw new CheckpointError(
@@ -106,7 +106,7 @@ async function readOnlyFile(folder: string, file: string, { shards, counts }: Fo
 function problemOfShards(shards: ReadonlyMap<number, string>, [count, other]: readonly number[]): string | null {
   if (other !== undefined) return `of ${count}, and there are shards of ${other}`
   const absent = Array.from({ length: count! }, (_, i) => i + 1).filter((number) => !shards.has(number))
-  return absent.length > 0 ? `of ${count}, and of these are absent: ${absent.slice(0, 5).join(', ')}` : null
+  return absent.length > 0 ? `of ${count}, of which these are missing: ${absent.slice(0, 5).join(', ')}` : null
 }
 
 function rankOf({ variant }: Candidate): number {

@@ -62,12 +62,12 @@ const AROUND_BLOCKS: Record<string, string> = { conv_in: 'conv_in', conv_out: 'c
 
 /** `depth` is the number of blocks. Undefined for a name that diffusers does not use. */
 export function placeTransformer(name: string, depth: number): Placement | undefined {
-  if (name === 'pos_embed.pos_embed') return wholeTensor('pos_embed')
+  if (name === 'pos_embed.pos_embed') return placeWholeTensor('pos_embed')
   const { module, parameter } = splitParameter(name)
   const block = /^transformer_blocks\.(\d+)\.(.+)$/.exec(module)
   if (!block) {
     const target = lookUp(IN_TRANSFORMER, module)
-    return target ? { ...wholeTensor(`${target}.${parameter}`), swap: module === 'norm_out.linear' } : undefined
+    return target ? { ...placeWholeTensor(`${target}.${parameter}`), swap: module === 'norm_out.linear' } : undefined
   }
   const prefix = `joint_blocks.${block[1]}`
   const inside = block[2]!
@@ -78,11 +78,11 @@ export function placeTransformer(name: string, depth: number): Placement | undef
   const target = lookUp(IN_BLOCK, inside)
   // AdaLayerNormContinuous has (scale, shift) where Stability has (shift, scale); only the last context block uses it.
   const swap = inside === 'norm1_context.linear' && Number(block[1]) === depth - 1
-  return target ? { ...wholeTensor(`${prefix}.${target}.${parameter}`), swap } : undefined
+  return target ? { ...placeWholeTensor(`${prefix}.${target}.${parameter}`), swap } : undefined
 }
 
 /** The names of all matrices of a transformer with this many blocks. */
-export function transformerModules(depth: number): string[] {
+export function listTransformerModules(depth: number): string[] {
   const inBlock = [...Object.keys(IN_BLOCK), ...Object.values(QKV_IN_BLOCK).flat()].filter(
     (name) => !/norm_/.test(name),
   )
@@ -93,35 +93,35 @@ export function transformerModules(depth: number): string[] {
 /** `levels` is the number of the decoder's up blocks, which diffusers counts from the other end. */
 export function placeVae(name: string, levels: number): Placement | undefined {
   const { module, parameter } = splitParameter(name)
-  if (module === 'post_quant_conv' || module === 'quant_conv') return wholeTensor(name)
+  if (module === 'post_quant_conv' || module === 'quant_conv') return placeWholeTensor(name)
   const [, half, inside] = /^(encoder|decoder)\.(.+)$/.exec(module) ?? []
   if (!inside) return undefined
-  const block = half === 'encoder' ? downBlock(inside) : upBlock(inside, levels)
-  const target = lookUp(AROUND_BLOCKS, inside) ?? middle(inside) ?? block
-  return target ? wholeTensor(`${half}.${target}.${parameter}`) : undefined
+  const block = half === 'encoder' ? placeDownBlock(inside) : placeUpBlock(inside, levels)
+  const target = lookUp(AROUND_BLOCKS, inside) ?? placeMiddle(inside) ?? block
+  return target ? placeWholeTensor(`${half}.${target}.${parameter}`) : undefined
 }
 
-function middle(inside: string): string | undefined {
+function placeMiddle(inside: string): string | undefined {
   const [, index, module] = /^mid_block\.resnets\.([01])\.(.+)$/.exec(inside) ?? []
   if (module) return join(`mid.block_${Number(index) + 1}`, lookUp(IN_RESNET, module))
   const attention = /^mid_block\.attentions\.0\.(.+)$/.exec(inside)
   return attention ? join('mid.attn_1', lookUp(IN_ATTENTION, attention[1]!)) : undefined
 }
 
-function upBlock(inside: string, levels: number): string | undefined {
+function placeUpBlock(inside: string, levels: number): string | undefined {
   const [, block, module] = /^up_blocks\.(\d+)\.(.+)$/.exec(inside) ?? []
   if (!module) return undefined
   const level = `up.${levels - 1 - Number(block)}`
-  return module === 'upsamplers.0.conv' ? `${level}.upsample.conv` : resnet(level, module)
+  return module === 'upsamplers.0.conv' ? `${level}.upsample.conv` : placeResnet(level, module)
 }
 
-function downBlock(inside: string): string | undefined {
+function placeDownBlock(inside: string): string | undefined {
   const [, block, module] = /^down_blocks\.(\d+)\.(.+)$/.exec(inside) ?? []
   if (!module) return undefined
-  return module === 'downsamplers.0.conv' ? `down.${block}.downsample.conv` : resnet(`down.${block}`, module)
+  return module === 'downsamplers.0.conv' ? `down.${block}.downsample.conv` : placeResnet(`down.${block}`, module)
 }
 
-function resnet(level: string, module: string): string | undefined {
+function placeResnet(level: string, module: string): string | undefined {
   const [, index, part] = /^resnets\.(\d+)\.(.+)$/.exec(module) ?? []
   return part ? join(`${level}.block.${index}`, lookUp(IN_RESNET, part)) : undefined
 }
@@ -131,7 +131,7 @@ function splitParameter(name: string): { module: string; parameter: string } {
   return { module: name.slice(0, Math.max(dot, 0)), parameter: name.slice(dot + 1) }
 }
 
-function wholeTensor(name: string): Placement {
+function placeWholeTensor(name: string): Placement {
   return { name, index: 0, count: 1, swap: false }
 }
 

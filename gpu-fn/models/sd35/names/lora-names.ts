@@ -3,11 +3,11 @@
 import { countOf } from '../../../compile/checkpoint/layout/rename.ts'
 import { type Manifest, shapeOfValues } from '../../../manifest.ts'
 import type { LoraNames, LoraTarget } from '../../family.ts'
-import { placeTransformer, transformerModules } from './diffusers-names.ts'
+import { listTransformerModules, placeTransformer } from './diffusers-names.ts'
 
 type Matrices = Map<string, readonly number[]>
 type Modules = Map<string, LoraTarget>
-type Manifested = Pick<Manifest, 'networks' | 'weights' | 'text' | 'target'>
+type ManifestPart = Pick<Manifest, 'networks' | 'weights' | 'text' | 'target'>
 
 /** Prefixes of names with dots and of names with underscores, by network. PEFT, ai-toolkit, SimpleTuner, ComfyUI, OneTrainer, kohya. */
 const PREFIXES: Readonly<Record<string, readonly [dotted: readonly string[], underscored: readonly string[]]>> = {
@@ -34,10 +34,10 @@ const PREFIXES: Readonly<Record<string, readonly [dotted: readonly string[], und
 const TABLES = /embedding|^shared|relative_attention_bias|^pos_embed/
 
 /** The modules of a package that a LoRA may adapt. */
-export function sd35LoraNames(manifest: Manifested): LoraNames {
+export function createSd35LoraNames(manifest: ManifestPart): LoraNames {
   const targets = new Map<string, LoraTarget>()
   const networks: [string, readonly string[], (matrices: Matrices) => Modules][] = [
-    ['transformer', ['conditioning', 'transformer'], transformerTargets],
+    ['transformer', ['conditioning', 'transformer'], findTransformerTargets],
     ...manifest.text.encoders.map(({ name, graphs }): (typeof networks)[number] => [
       name,
       graphs,
@@ -55,7 +55,7 @@ export function sd35LoraNames(manifest: Manifested): LoraNames {
 }
 
 /** The matrices of a network in the checkpoint's shapes. */
-function matricesOf({ networks, weights, target }: Manifested, graphs: readonly string[]): Matrices {
+function matricesOf({ networks, weights, target }: ManifestPart, graphs: readonly string[]): Matrices {
   const matrices: Matrices = new Map()
   for (const graph of graphs) {
     for (const tensor of weights[networks[graph]?.weights ?? ''] ?? []) {
@@ -72,7 +72,7 @@ function matricesOf({ networks, weights, target }: Manifested, graphs: readonly 
   return matrices
 }
 
-function transformerTargets(matrices: Matrices): Modules {
+function findTransformerTargets(matrices: Matrices): Modules {
   const modules: Modules = new Map()
   const network = 'transformer'
   for (const [weight, shape] of matrices)
@@ -82,7 +82,7 @@ function transformerTargets(matrices: Matrices): Modules {
     ['attn.proj', 'mlp.fc1', 'mlp.fc2'].map((name) => `joint_blocks.${depth - 1}.context_block.${name}`),
   )
   for (const module of unused) modules.set(module, { unused: LAST_CONTEXT })
-  for (const module of transformerModules(depth)) {
+  for (const module of listTransformerModules(depth)) {
     const { name: weight, index, count, swap } = placeTransformer(`${module}.weight`, depth)!
     const shape = matrices.get(weight)
     if (shape) {

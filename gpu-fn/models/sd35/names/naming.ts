@@ -83,8 +83,8 @@ export const naming: Naming = {
   translate: (network, tensors) => (CLIPS.includes(network) ? translateOpenClip(tensors) : tensors),
   adapt(network, file, tensors) {
     if (network === 't5') return untieEmbedding(file, tensors)
-    if (network === 'transformer') return withPositions(renameTransformer(file, tensors))
-    if (network === 'vae') return withLinearAttention(file, renameVae(file, tensors))
+    if (network === 'transformer') return reshapePositions(renameTransformer(file, tensors))
+    if (network === 'vae') return reshapeAttention(file, renameVae(file, tensors))
     return tensors
   },
 }
@@ -92,7 +92,8 @@ export const naming: Naming = {
 function identify(file: string, tensors: ReadonlyMap<string, TensorInfo>, expected?: string): string {
   const names = [...tensors.keys()]
   const found = networkOf(file, names, tensors, expected) ?? expected
-  if (!found) throw new CheckpointError(file, `left over: ${listNames(names)}; no network of SD3.5 has these names`)
+  if (!found)
+    throw new CheckpointError(file, `unexpected tensors: ${listNames(names)}; no network of SD3.5 has these names`)
   if (expected === undefined || found === expected) return found
   throw new CheckpointError(
     file,
@@ -154,7 +155,7 @@ function renameTransformer(file: string, tensors: Map<string, Tensor>): Map<stri
 }
 
 /** Some converters drop the first axis of the position table [1, side², D]. */
-function withPositions(tensors: Map<string, Tensor>): Map<string, Tensor> {
+function reshapePositions(tensors: Map<string, Tensor>): Map<string, Tensor> {
   const table = tensors.get('pos_embed')
   return table?.shape.length === 2 ? tensors.set('pos_embed', { ...table, shape: [1, ...table.shape] }) : tensors
 }
@@ -165,7 +166,7 @@ function renameVae(file: string, tensors: Map<string, Tensor>): Map<string, Tens
 }
 
 /** Stability stores the attention of the autoencoder as 1×1 convolutions; here they are matrices, as in diffusers. */
-function withLinearAttention(file: string, tensors: Map<string, Tensor>): Map<string, Tensor> {
+function reshapeAttention(file: string, tensors: Map<string, Tensor>): Map<string, Tensor> {
   for (const [name, tensor] of tensors) {
     if (!/^(en|de)coder\.mid\.attn_1\.(q|k|v|proj_out)\.weight$/.test(name)) continue
     const [rows, columns, ...kernel] = tensor.shape

@@ -10,16 +10,16 @@ import { addTo, attend, branch, conv2d, linear, modulate, toActivations, toStrea
 import * as ops from '../../../compile/graph/ops.ts'
 import type { Scope } from '../../../compile/graph/scope.ts'
 import {
+  addModulationTable,
+  addTimestepEmbedding,
   EPSILON,
   MODULATION,
   type ModulationLayout,
   type Modulations,
   mlp,
   modulationOf,
-  modulationTable,
+  nameResidual,
   patchesOf,
-  residualName,
-  timestepEmbedding,
 } from './mmdit.ts'
 
 export type ControlNetConfig = {
@@ -44,7 +44,11 @@ export function controlConditioning(s: Scope, config: ControlNetConfig): Graph {
   const timesteps = graph.input('timesteps', 'float32', ['T'])
   const pooled = graph.input('pooled', 'float32', ['B', config.pooledWidth])
   const embedders = s.at('time_text_embed')
-  const time = embedder(embedders.at('timestep_embedder'), toActivations(s, timestepEmbedding(timesteps)), config.width) // [T, D]
+  const time = embedder(
+    embedders.at('timestep_embedder'),
+    toActivations(s, addTimestepEmbedding(timesteps)),
+    config.width,
+  ) // [T, D]
   const vector = embedder(embedders.at('text_embedder'), toActivations(s, pooled), config.width) // [B, D]
   graph.output('modulation', modulationOf(s, time, vector, layoutOf(config)))
   return graph
@@ -67,10 +71,10 @@ export function control(s: Scope, config: ControlNetConfig): Graph {
   const map = s.lowering.featureMap(toActivations(s, image))
   const added = s.lowering.tokens(conv2d(s.at('pos_embed_input', 'proj'), map, width, patchesOf(patchSize)), 'S')
   let x = toStream(s, ops.add(tokens, added))
-  const vectors = modulationTable(s, modulation, config, layout)
+  const vectors = addModulationTable(s, modulation, config, layout)
   const residual = (index: number, { value }: Stream) => {
     const settled = project(s.at('controlnet_blocks', index), value, width)
-    graph.output(residualName(index), ops.multiply(settled, scale))
+    graph.output(nameResidual(index), ops.multiply(settled, scale))
   }
   for (const [index, { module }] of layout.entries()) {
     const { entered, left } = block(s.at(module), x, vectors, config)

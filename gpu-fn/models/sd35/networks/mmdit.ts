@@ -59,7 +59,7 @@ const DUAL_MODULATION = [...MODULATION, 'shift_msa2', 'scale_msa2', 'gate_msa2']
 /** The layout of a `modulation` vector [M]: M = width × entries. */
 export type ModulationLayout = readonly { readonly module: string; readonly names: readonly string[] }[]
 
-function modulationLayout(config: MMDiTConfig): ModulationLayout {
+function createModulationLayout(config: MMDiTConfig): ModulationLayout {
   const blocks = blocksOf(config).flatMap(({ index, last, dual }) => [
     { module: `joint_blocks.${index}.x_block`, names: dual ? DUAL_MODULATION : MODULATION },
     { module: `joint_blocks.${index}.context_block`, names: last ? SHIFT_SCALE : MODULATION },
@@ -69,7 +69,7 @@ function modulationLayout(config: MMDiTConfig): ModulationLayout {
 
 /** The gates of each block, as rows of `width` values in the modulation. Without them a block leaves its inputs unchanged. */
 export function gatesOf(config: MMDiTConfig): number[][] {
-  const rows = modulationLayout(config).flatMap(({ module, names }) => names.map((name) => ({ module, name })))
+  const rows = createModulationLayout(config).flatMap(({ module, names }) => names.map((name) => ({ module, name })))
   return blocksOf(config).map(({ index }) =>
     rows.flatMap(({ module, name }, row) =>
       module.startsWith(`joint_blocks.${index}.`) && name.startsWith('gate') ? [row] : [],
@@ -78,9 +78,9 @@ export function gatesOf(config: MMDiTConfig): number[][] {
 }
 
 /** sigma·1000 → [cos | sin] of 128 frequencies. mmditx.py `TimestepEmbedder.timestep_embedding` */
-export function timestepEmbedding(t: Value): Value {
-  const exponent = (k: number) => Math.fround(Math.fround(Math.fround(-Math.log(10000)) * k) / FREQUENCIES)
-  const frequencies = Array.from({ length: FREQUENCIES }, (_, k) => Math.exp(exponent(k)))
+export function addTimestepEmbedding(t: Value): Value {
+  const computeExponent = (k: number) => Math.fround(Math.fround(Math.fround(-Math.log(10000)) * k) / FREQUENCIES)
+  const frequencies = Array.from({ length: FREQUENCIES }, (_, k) => Math.exp(computeExponent(k)))
   const angle = ops.multiply(ops.reshape(t, ['T', 1]), ops.float32(t, frequencies, [1, FREQUENCIES])) // [T, 128]
   return ops.concat([ops.cos(angle), ops.sin(angle)], 1) // [T, 256]
 }
@@ -97,9 +97,9 @@ export function conditioning(s: Scope, config: MMDiTConfig): Graph {
   const pooled = graph.input('pooled', 'float32', ['B', pooledWidth])
   const promptEmbeds = graph.input('prompt_embeds', 'float32', ['B', 'L', contextWidth])
 
-  const time = embedder(s.at('t_embedder'), toActivations(s, timestepEmbedding(timesteps)), width) // [T, D]
+  const time = embedder(s.at('t_embedder'), toActivations(s, addTimestepEmbedding(timesteps)), width) // [T, D]
   const vector = embedder(s.at('y_embedder'), toActivations(s, pooled), width) // [B, D]
-  const modulation = modulationOf(s, time, vector, modulationLayout(config)) // [T, B, M]
+  const modulation = modulationOf(s, time, vector, createModulationLayout(config)) // [T, B, M]
 
   graph.output('modulation', modulation)
   graph.output('context', ops.cast(linear(s.at('context_embedder'), toActivations(s, promptEmbeds), width), 'float32')) // [B, L, D]
@@ -136,7 +136,7 @@ export function embedding(s: Scope, config: MMDiTConfig, positions: PositionTabl
 }
 
 /** Inputs of the step graph with a ControlNet: `residual_0` … [B, S, D], in units of the stream. As in diffusers, the last block gets none. */
-export const residualName = (block: number) => `residual_${block}`
+export const nameResidual = (block: number) => `residual_${block}`
 
 /**
  * Graph `transformer`, one step: latent [B, C, h, w], modulation [B, M], context [B, L, D] → velocity [B, C, h, w]. With `controlled`, also
@@ -146,7 +146,7 @@ export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTa
   const { graph } = s
   const { width, patchSize, inChannels } = config
   const batch = s.lowering.batch
-  const total = width * modulationLayout(config).flatMap(({ names }) => names).length
+  const total = width * createModulationLayout(config).flatMap(({ names }) => names).length
   const latent = graph.input('latent', 'float32', [batch, inChannels, 'h', 'w'])
   const modulation = graph.input('modulation', 'float32', [batch, total])
   const text = graph.input('context', 'float32', [batch, 'L', width])
@@ -155,11 +155,11 @@ export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTa
   let x = toStream(s, embedPatches(s, latent, grid, config, positions)) // [B, S, D]
   let context = toStream(s, toActivations(s, text)) // [B, L, D]
 
-  const vectors = modulationTable(s, modulation, config, modulationLayout(config))
+  const vectors = addModulationTable(s, modulation, config, createModulationLayout(config))
   for (const block of blocksOf(config)) {
     ;({ x, context } = jointBlock(s.at('joint_blocks', block.index), x, context, vectors, config, block))
     if (!controlled || block.last) continue
-    const residual = graph.input(residualName(block.index), s.lowering.activations, [batch, 'S', width])
+    const residual = graph.input(nameResidual(block.index), s.lowering.activations, [batch, 'S', width])
     x = { value: ops.add(x.value, ops.cast(residual, x.value.dtype)), deferred: x.deferred }
   }
   const last = s.at('final_layer', 'linear')
@@ -192,7 +192,7 @@ export const patchesOf = (size: number) => ({ kernel: size, stride: size, paddin
 export type Modulations = (module: string, suffix: string) => Modulation & { gate: ModulationVector }
 
 /** Looks up `shift`, `scale` and `gate` of a module in the modulation [B, M]. */
-export function modulationTable(
+export function addModulationTable(
   s: Scope,
   modulation: Value,
   { width }: Pick<MMDiTConfig, 'width'>,

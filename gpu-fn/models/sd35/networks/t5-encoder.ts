@@ -37,7 +37,7 @@ const LAYERS = 6
 const UNIT = 64
 
 /** The layers [from, to) of each graph. */
-export const t5Parts = ({ layers }: T5Config, each = LAYERS): [from: number, to: number][] =>
+export const splitT5 = ({ layers }: T5Config, each = LAYERS): [from: number, to: number][] =>
   Array.from({ length: Math.ceil(layers / each) }, (_, i) => [i * each, Math.min(layers, (i + 1) * each)])
 
 /**
@@ -58,7 +58,7 @@ export function t5Encoder(s: Scope, config: T5Config, [from, to]: [number, numbe
     x = tokens
   }
   const biases = s.at('encoder', 'block', 0, 'layer', 0, 'SelfAttention', 'relative_attention_bias')
-  const bias = positionBias(biases, tokens, config, from > 0)
+  const bias = addPositionBias(biases, tokens, config, from > 0)
   for (let i = from; i < to; i++) {
     const block = s.at('encoder', 'block', i)
     const attn = block.at('layer', 0)
@@ -98,7 +98,7 @@ function gatedGelu(s: Scope, x: Value): Value {
 const scaleBy = (x: Value, factor: number) => ops.multiply(x, ops.scalar(x, factor))
 
 /** The learned bias of every pair of positions [1, H, L, L], by distance. Every graph has a copy of the table. */
-function positionBias(s: Scope, ids: Value, { buckets, maxDistance, heads }: T5Config, again: boolean): Value {
+function addPositionBias(s: Scope, ids: Value, { buckets, maxDistance, heads }: T5Config, again: boolean): Value {
   s.enter()
   const distances = Array.from({ length: 2 * T5_MAX_TOKENS - 1 }, (_, i) => i - (T5_MAX_TOKENS - 1))
   const byDistance = ops.gather(

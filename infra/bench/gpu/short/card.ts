@@ -33,7 +33,7 @@ export async function readCard(): Promise<Card> {
 }
 
 /** Properties of the CPU, for a dry run. */
-export function cpuCard(): Card {
+export function describeCpu(): Card {
   const gpu = os.cpus()[0]?.model.trim() ?? 'CPU'
   const none = { capability: UNKNOWN, memoryMib: null, driver: UNKNOWN, cuda: UNKNOWN }
   return { gpu, ...none, host: describeHost(), octet: describeVersion() }

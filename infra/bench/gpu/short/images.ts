@@ -49,10 +49,10 @@ export async function measureImages(options: ImagesOptions, recorder: Recorder):
       await gpu.makeImage(requestOf(size, 4, 1))
       return gpu.seconds()
     })
-    await measureEach('turbo_s', sizes, recorder, (size) => medianSeconds(gpu, requestOf(size, 4, 1), runs))
+    await measureEach('turbo_s', sizes, recorder, (size) => measureMedianSeconds(gpu, requestOf(size, 4, 1), runs))
     await measureEach('full_s', fullSizes, recorder, async (size) => {
       await gpu.makeImage(requestOf(size, 1, 3.5))
-      return medianSeconds(gpu, requestOf(size, steps, 3.5), 1)
+      return measureMedianSeconds(gpu, requestOf(size, steps, 3.5), 1)
     })
   } finally {
     await gpu.close()
@@ -77,7 +77,7 @@ async function measureEach(
 }
 
 /** Median seconds per image over `runs` images, preceded by a warm-up image unless `runs` is 1. */
-async function medianSeconds(gpu: GpuFunction, request: ImageRequest, runs: number): Promise<number> {
+async function measureMedianSeconds(gpu: GpuFunction, request: ImageRequest, runs: number): Promise<number> {
   if (runs > 1) await gpu.makeImage(request)
   const times: number[] = []
   for (let run = 0; run < runs; run++) {
@@ -97,7 +97,7 @@ async function preparePackage({ variant, target, work }: ImagesOptions, recorder
   }
   const checkpoint = path.join(work, 'checkpoint')
   const isKept = existsSync(checkpoint)
-  await requireDisk(work, requiredGigabytes(variant, isKept))
+  await requireDisk(work, computeRequiredGigabytes(variant, isKept))
   try {
     await recorder.recordDuration('package', async () => {
       await makeCheckpoint(variant, work)
@@ -110,7 +110,7 @@ async function preparePackage({ variant, target, work }: ImagesOptions, recorder
 }
 
 /** Disk space required for a package, and for its checkpoint unless it exists. */
-export function requiredGigabytes(variant: GpuVariant, hasCheckpoint: boolean): number {
+export function computeRequiredGigabytes(variant: GpuVariant, hasCheckpoint: boolean): number {
   const required = DISK_GB[variant]
   if (!required) return 0
   return hasCheckpoint ? required.package : required.checkpoint + required.package

@@ -21,10 +21,10 @@ export type Report = {
 
 type Find = (system: string, metric: string, size?: string | null) => Figure | undefined
 
-const inSeconds = (value: number) => `${value.toFixed(2)} s`
-const inMilliseconds = (value: number) => `${value.toFixed(1)} ms`
-const inMib = (value: number) => `${Math.round(value).toLocaleString('en-US')} MiB`
-const oneLine = (text: string) =>
+const formatSeconds = (value: number) => `${value.toFixed(2)} s`
+const formatMilliseconds = (value: number) => `${value.toFixed(1)} ms`
+const formatMib = (value: number) => `${Math.round(value).toLocaleString('en-US')} MiB`
+const joinLines = (text: string) =>
   text
     .replace(/^Error: /, '')
     .split('\n')
@@ -36,86 +36,88 @@ const formatSize = (size: string) => size.replace(/^(\d+)x\1$/, '$1²')
 
 export function reportOf(report: Report): string {
   const { card, figures, rates } = report
-  const rows = [...aboutRows(report), ...figureRows(report)]
+  const rows = [...formatAboutRows(report), ...formatFigureRows(report)]
   const failed = figures.filter(({ system, metric }) => system === 'kernels' && metric === 'case')
   const reason = reasonOf(figures, 'operators') ?? 'no rates'
   return [
     `## ${card.gpu}`,
     ['| | |', '|---|---|', ...rows.map(([title, text]) => `| ${title} | ${text} |`)].join('\n'),
     ...(failed.length > 0
-      ? [`Out of tolerance:\n\n${failed.map(({ error }) => `- ${oneLine(error!)}`).join('\n')}`]
+      ? [`Out of tolerance:\n\n${failed.map(({ error }) => `- ${joinLines(error!)}`).join('\n')}`]
       : []),
     rates ?? `Rates of the operators: not measured: ${reason}`,
   ].join('\n\n')
 }
 
-const aboutRows = ({ card, target }: Report): [string, string][] => [
+const formatAboutRows = ({ card, target }: Report): [string, string][] => [
   ['compute capability', card.capability],
-  ['memory', card.memoryMib === null ? 'unknown' : inMib(card.memoryMib)],
+  ['memory', card.memoryMib === null ? 'unknown' : formatMib(card.memoryMib)],
   ['driver; newest CUDA of the driver', `${card.driver}; ${card.cuda}`],
   ['host', card.host],
   ['Octet', card.octet],
   ['target', `${target.name} (${target.reason})`],
 ]
 
-function figureRows({ figures, step, images, sizes, fullSizes, steps }: Report): [string, string][] {
+function formatFigureRows({ figures, step, images, sizes, fullSizes, steps }: Report): [string, string][] {
   const find: Find = (system, metric, size) =>
     figures.findLast(
       (each) => each.system === system && each.metric === metric && (size === undefined || each.size === size),
     )
-  const cell = (system: string, metric: string, format: (value: number) => string, size?: string) => {
+  const formatCell = (system: string, metric: string, format: (value: number) => string, size?: string) => {
     const value = find(system, metric, size)?.value
     return value == null ? `not measured: ${reasonOf(figures, system, metric, size) ?? 'no figure'}` : format(value)
   }
   const first = sizes[0]!
-  const started = (metric: string) => cell('images', metric, inSeconds)
+  const formatStarted = (metric: string) => formatCell('images', metric, formatSeconds)
   const what = `${step.variant}, ${formatSize(step.size)}`
   return [
-    ['FP8 operators within tolerance, native and portable', kernelsCell(figures, find)],
-    [`step of ${what}, FP8 products (${step.reason})`, cell('step', 'fp8_ms', inMilliseconds)],
-    [`step of ${what}, 16-bit products`, cell('step', 'half_ms', inMilliseconds)],
-    ['GPU memory in use, peak of the step', cell('step', 'peak_mib', inMib)],
+    ['FP8 operators within tolerance, native and portable', formatKernelsCell(figures, find)],
+    [`step of ${what}, FP8 products (${step.reason})`, formatCell('step', 'fp8_ms', formatMilliseconds)],
+    [`step of ${what}, 16-bit products`, formatCell('step', 'half_ms', formatMilliseconds)],
+    ['GPU memory in use, peak of the step', formatCell('step', 'peak_mib', formatMib)],
     ['model of the images', `${images.variant}, fp8, random weights (${images.reason})`],
-    ['checkpoint and package', packageCell(figures, find)],
-    ['GPU function: start → listening', started('start_listening_s')],
-    ['→ weights loaded', started('start_loaded_s')],
-    ['→ warm and ready', started('start_ready_s')],
-    [`→ first image of ${formatSize(first)}, 4 steps`, started('first_image_s')],
+    ['checkpoint and package', formatPackageCell(figures, find)],
+    ['GPU function: start → listening', formatStarted('start_listening_s')],
+    ['→ weights loaded', formatStarted('start_loaded_s')],
+    ['→ warm and ready', formatStarted('start_ready_s')],
+    [`→ first image of ${formatSize(first)}, 4 steps`, formatStarted('first_image_s')],
     ...sizes.map((size): [string, string] => [
       `warm image of ${formatSize(size)}, 4 steps`,
-      cell('images', 'turbo_s', inSeconds, size),
+      formatCell('images', 'turbo_s', formatSeconds, size),
     ]),
     ...fullSizes.map((size): [string, string] => [
       `warm image of ${formatSize(size)}, ${steps} steps with guidance`,
-      cell('images', 'full_s', inSeconds, size),
+      formatCell('images', 'full_s', formatSeconds, size),
     ]),
-    ['GPU memory in use before the start', cell('images', 'peak_mib_before', inMib)],
-    ['GPU memory in use, peak of start and images', peakCell(figures)],
+    ['GPU memory in use before the start', formatCell('images', 'peak_mib_before', formatMib)],
+    ['GPU memory in use, peak of start and images', formatPeakCell(figures)],
   ]
 }
 
-function kernelsCell(figures: readonly Figure[], find: Find): string {
+function formatKernelsCell(figures: readonly Figure[], find: Find): string {
   const [passed, results] = ['passed', 'results'].map((metric) => find('kernels', metric)?.value)
   const problem = reasonOf(figures, 'kernels')
   if (results == null) return `not measured: ${problem ?? 'no figure'}`
   return `${passed} of ${results}${problem ? `; ${problem}` : ''}`
 }
 
-function packageCell(figures: readonly Figure[], find: Find): string {
+function formatPackageCell(figures: readonly Figure[], find: Find): string {
   if (find('package', 'existing')) return 'existed'
   const seconds = find('package', 'make_s')?.value
-  return seconds == null ? `not made: ${reasonOf(figures, 'images') ?? 'no figure'}` : inSeconds(seconds)
+  return seconds == null ? `not made: ${reasonOf(figures, 'images') ?? 'no figure'}` : formatSeconds(seconds)
 }
 
-function peakCell(figures: readonly Figure[]): string {
+function formatPeakCell(figures: readonly Figure[]): string {
   const peaks = figures.flatMap(({ system, metric, value }) =>
     system === 'images' && metric.startsWith('peak_mib_') && value !== null ? [value] : [],
   )
-  return peaks.length > 0 ? inMib(Math.max(...peaks)) : `not measured: ${reasonOf(figures, 'images') ?? 'no figure'}`
+  return peaks.length > 0
+    ? formatMib(Math.max(...peaks))
+    : `not measured: ${reasonOf(figures, 'images') ?? 'no figure'}`
 }
 
 /** Removes absolute paths of the checkout and the home directory, which occur in error messages. */
-export const withoutPaths = (text: string): string =>
+export const removePaths = (text: string): string =>
   text.replaceAll(`${ROOT}/`, '').replaceAll(`${os.homedir()}/`, '~/')
 
 /** Error of a figure, or else of the part of the report that contains it. */
@@ -123,5 +125,5 @@ function reasonOf(figures: readonly Figure[], system: string, metric = 'run', si
   const failures = figures.filter((each) => each.system === system && each.error !== undefined)
   const own = failures.find((each) => each.metric === metric && (size === undefined || each.size === size))
   const error = (own ?? failures.find((each) => each.metric === 'run'))?.error
-  return error === undefined ? undefined : oneLine(error)
+  return error === undefined ? undefined : joinLines(error)
 }

@@ -4,17 +4,17 @@ import path from 'node:path'
 import { listGpus } from '../../../../gpu-fn/engine/device.ts'
 import { chooseTarget, prepareHardware } from '../../../local/hardware.ts'
 import { callsOfStep, timeEach } from '../../operators/kernels.ts'
-import { ratesTable } from '../../operators/table.ts'
+import { formatRatesTable } from '../../operators/table.ts'
 import { requireTiming } from '../../operators/timing.ts'
 import { peaksOf } from '../../operators/work.ts'
 import type { GivenGpuOptions, GpuBenchOptions } from '../gpu.ts'
 import type { Target } from '../packages.ts'
 import { Recorder } from '../recorder.ts'
-import { type Card, cpuCard, readCard } from './card.ts'
+import { type Card, describeCpu, readCard } from './card.ts'
 import { measureImages } from './images.ts'
 import { describeSending } from './issue.ts'
 import { checkKernels } from './kernel-cases.ts'
-import { type Report, reportOf, withoutPaths } from './report.ts'
+import { type Report, removePaths, reportOf } from './report.ts'
 
 export type ShortOptions = Omit<GivenGpuOptions, 'systems' | 'whole' | 'coldDirectory'>
 
@@ -33,7 +33,7 @@ export async function benchShort(given: ShortOptions): Promise<void> {
   const options = { ...DEFAULTS, ...given }
   const { out, sizes, fullSizes, steps, seconds } = options
   const target = await chooseHardware(options.device)
-  const card = options.device === 'cpu' ? cpuCard() : await readCard()
+  const card = options.device === 'cpu' ? describeCpu() : await readCard()
   const choices: Choices = { target, images: chooseImages(options.variant), step: chooseStep(card) }
   const { variant } = choices.images
   const work = path.join(options.directory, variant)
@@ -43,7 +43,7 @@ export async function benchShort(given: ShortOptions): Promise<void> {
     recorder.close(),
   )
   const { figures } = recorder
-  const report = withoutPaths(reportOf({ ...choices, card, figures, sizes, fullSizes, steps, rates }))
+  const report = removePaths(reportOf({ ...choices, card, figures, sizes, fullSizes, steps, rates }))
   const file = path.resolve(`${out.replace(/\.jsonl$/, '')}.md`)
   await fs.writeFile(file, `${report}\n`)
   console.log(`\n${report}\n\n${describeSending(file)}`)
@@ -65,7 +65,7 @@ async function measureParts(options: PartOptions, choices: Choices, recorder: Re
   await recorder.attempt('operators', async () => {
     requireTiming(python)
     const calls = await callsOfStep({ variant: 'large', size: 1024 })
-    rates = ratesTable(await timeEach(python, calls, seconds), peaksOf(gpu))
+    rates = formatRatesTable(await timeEach(python, calls, seconds), peaksOf(gpu))
   })
   await recorder.attempt('step', () => {
     if (target.name === 'cpu') throw new Error('a step can be timed only on a GPU')

@@ -9,9 +9,9 @@ import { createAccountTables } from '../../../../edge/accounts/tables.ts'
 import type { Caller } from '../../support/client.ts'
 import {
   ALL,
-  bearer,
-  byOperator,
+  callByOperator,
   create,
+  createBearer,
   HOUR,
   list,
   newAdmin,
@@ -40,11 +40,11 @@ describe('a key that has ended', () => {
         { limits: { concurrent_jobs: 1 } },
       ]) {
         expect(await patch(caller, id, body)).toMatchObject(answer)
-        expect(await byOperator(caller.account, id, body)).toMatchObject(answer)
+        expect(await callByOperator(caller.account, id, body)).toMatchObject(answer)
       }
       expect(await rotate(caller, id)).toMatchObject(answer)
       expect((await patch(caller, id, { label: 'ended' })).status).toBe(200)
-      expect((await call('GET', '/v1/models', bearer(key).headers)).status).toBe(401)
+      expect((await call('GET', '/v1/models', createBearer(key).headers)).status).toBe(401)
     },
   )
 })
@@ -52,14 +52,14 @@ describe('a key that has ended', () => {
 test('all descendants of a revoked key are marked in lists', async ({ expect }) => {
   const caller = await newAdmin()
   const child = (await create(caller, { scopes: [...ALL] })).body
-  const renewed = (await rotate(bearer(child.key), child.id)).body
-  const grandchild = (await create(bearer(renewed.key), { scopes: ['generate'] })).body
+  const renewed = (await rotate(createBearer(child.key), child.id)).body
+  const grandchild = (await create(createBearer(renewed.key), { scopes: ['generate'] })).body
   const other = (await create(caller)).body
-  const flags = async () =>
+  const readFlags = async () =>
     Object.fromEntries((await list(caller)).map(({ id, creator_revoked }) => [id, creator_revoked]))
-  expect(Object.values(await flags())).toEqual([false, false, false, false, false])
+  expect(Object.values(await readFlags())).toEqual([false, false, false, false, false])
   await revoke(caller, child.id)
-  expect(await flags()).toEqual({
+  expect(await readFlags()).toEqual({
     [caller.keyId]: false,
     [child.id]: false,
     [renewed.id]: true,
@@ -78,20 +78,24 @@ describe('the number of keys', () => {
       if (!(object instanceof AccountDO)) throw new Error('not an account')
       work(storage.sql)
     })
-  const credential = (i: number) => ({ account: 'x', keyId: i.toString(16).padStart(12, '0'), secretHash: `${i}` })
+  const createCredential = (i: number) => ({
+    account: 'x',
+    keyId: i.toString(16).padStart(12, '0'),
+    secretHash: `${i}`,
+  })
   const count = (sql: SqlStorage) => sql.exec<{ n: number }>('SELECT count(*) AS n FROM keys').one().n
 
   test('is limited for active keys; the end of one permits another', async ({ expect }) => {
     const caller = await newAdmin()
     await within(caller, (sql) => {
-      for (let i = 1; i < MAX_ACTIVE_KEYS; i++) createKey(sql, credential(i), {}, null)
+      for (let i = 1; i < MAX_ACTIVE_KEYS; i++) createKey(sql, createCredential(i), {}, null)
     })
     const full = { status: 409, body: { error: { code: 'too_many_keys' } } }
     expect(await create(caller)).toMatchObject(full)
-    expect(await rotate(caller, credential(1).keyId)).toMatchObject(full)
-    expect((await rotate(caller, credential(1).keyId, { overlap_seconds: 0 })).status).toBe(201)
+    expect(await rotate(caller, createCredential(1).keyId)).toMatchObject(full)
+    expect((await rotate(caller, createCredential(1).keyId, { overlap_seconds: 0 })).status).toBe(201)
     expect(await create(caller)).toMatchObject(full)
-    await revoke(caller, credential(2).keyId)
+    await revoke(caller, createCredential(2).keyId)
     expect((await create(caller)).status).toBe(201)
   })
 
@@ -102,21 +106,21 @@ describe('the number of keys', () => {
     await within(caller, (sql) => {
       const now = Date.now()
       vi.spyOn(Date, 'now').mockImplementation(() => now)
-      createKey(sql, credential(1), { scopes: [...ALL] }, null)
-      createKey(sql, credential(2), {}, credential(1).keyId)
+      createKey(sql, createCredential(1), { scopes: [...ALL] }, null)
+      createKey(sql, createCredential(2), {}, createCredential(1).keyId)
       for (let i = 3; i < 1100; i++) {
-        createKey(sql, credential(i), {}, null)
+        createKey(sql, createCredential(i), {}, null)
         vi.spyOn(Date, 'now').mockImplementation(() => now + i)
-        sql.exec('UPDATE keys SET revoked = ? WHERE id = ?', now + i, credential(i).keyId)
-        if (i === 3) sql.exec('UPDATE keys SET revoked = ? WHERE id = ?', now, credential(1).keyId)
+        sql.exec('UPDATE keys SET revoked = ? WHERE id = ?', now + i, createCredential(i).keyId)
+        if (i === 3) sql.exec('UPDATE keys SET revoked = ? WHERE id = ?', now, createCredential(1).keyId)
       }
       expect(count(sql)).toBe(1000)
       const kept = sql.exec<{ id: string }>('SELECT id FROM keys ORDER BY created, rowid LIMIT 4').toArray()
       expect(kept.map(({ id }) => id)).toEqual([
         caller.keyId,
-        credential(1).keyId,
-        credential(2).keyId,
-        credential(103).keyId,
+        createCredential(1).keyId,
+        createCredential(2).keyId,
+        createCredential(103).keyId,
       ])
     })
   })
@@ -126,8 +130,8 @@ describe('the number of keys', () => {
     await within(caller, (sql) => {
       let latest = caller.keyId
       for (let i = 1; i < 1200; i++) {
-        expect(replaceKey(sql, latest, credential(i), 0, latest).kind).toBe('done')
-        latest = credential(i).keyId
+        expect(replaceKey(sql, latest, createCredential(i), 0, latest).kind).toBe('done')
+        latest = createCredential(i).keyId
       }
       expect(count(sql)).toBe(1000)
       expect(changeKey(sql, latest, { label: 'still' }, latest)).toMatchObject({

@@ -8,25 +8,25 @@ import { admit } from '../../support/key-calls.ts'
 import { call, operator } from '../../support/operator.ts'
 
 type Key = { id: string; key: string; lineage: string; expires: number | null; scopes: string[]; label: string }
-const bearer = (key: string) => ({ authorization: `Bearer ${key}` })
+const createBearer = (key: string) => ({ authorization: `Bearer ${key}` })
 const create = (caller: Caller, body: unknown = {}) => call<Key>('POST', '/v1/keys', caller.headers, body)
-const admin = () => newCaller({ scopes: ['generate', 'read', 'admin'] })
-const models = async (key: string) => (await call('GET', '/v1/models', bearer(key))).status
+const createAdmin = () => newCaller({ scopes: ['generate', 'read', 'admin'] })
+const fetchModelsStatus = async (key: string) => (await call('GET', '/v1/models', createBearer(key))).status
 
 describe('a key of scope admin', () => {
   test('manages the keys of its own account without an account name', async ({ expect }) => {
-    const caller = await admin()
+    const caller = await createAdmin()
     const made = await create(caller, { label: 'web', scopes: ['read', 'read'] })
     expect(made).toMatchObject({ status: 201, body: { label: 'web', scopes: ['read'], account: caller.account } })
     const list = await call<{ data: Key[] }>('GET', '/v1/keys', caller.headers)
     expect(list.body.data.map(({ id }) => id)).toEqual([caller.keyId, made.body.id])
-    expect(await models(made.body.key)).toBe(200)
+    expect(await fetchModelsStatus(made.body.key)).toBe(200)
     expect((await call('DELETE', `/v1/keys/${made.body.id}`, caller.headers)).status).toBe(204)
-    expect(await models(made.body.key)).toBe(401)
+    expect(await fetchModelsStatus(made.body.key)).toBe(401)
   })
 
   test('has no access to another account, and keys of other scopes have no access to this API', async ({ expect }) => {
-    const [caller, other] = [await admin(), await newCaller()]
+    const [caller, other] = [await createAdmin(), await newCaller()]
     expect(await call('GET', `/v1/keys?account=${other.account}`, caller.headers)).toMatchObject({
       status: 403,
       body: { error: { code: 'insufficient_scope' } },
@@ -47,7 +47,7 @@ describe('a key of scope admin', () => {
 
 describe('describe and change', () => {
   test('shows the rights and the usage of a key; changes apply immediately', async ({ expect }) => {
-    const caller = await admin()
+    const caller = await createAdmin()
     const { id, key } = (await create(caller, { scopes: ['generate', 'read'] })).body
     await admit(key, 700)
     const path = `/v1/keys/${id}`
@@ -79,7 +79,7 @@ describe('describe and change', () => {
     [{ expires_in: -1 }, 'expires_in is -1; it must be null for never, or a whole number of seconds from now.'],
     [{ id: 'x' }, 'id is not a field of this request; allowed are label, scopes, limits, expires_in.'],
   ] as const)('%j is refused', async ([body, message], { expect }) => {
-    const caller = await admin()
+    const caller = await createAdmin()
     const refused = await call('PATCH', `/v1/keys/${caller.keyId}`, caller.headers, body)
     expect(refused).toMatchObject({ status: 400, body: { detail: expect.stringContaining(message) } })
   })
@@ -87,7 +87,7 @@ describe('describe and change', () => {
 
 describe('rotation', () => {
   test('creates a key with the same rights; the old key is valid until the end of the overlap', async ({ expect }) => {
-    const caller = await admin()
+    const caller = await createAdmin()
     const first = (await create(caller, { label: 'web', scopes: ['generate'] })).body
     const path = `/v1/keys/${first.id}/rotate`
     const next = await call<Key>('POST', path, caller.headers, { overlap_seconds: 60 })
@@ -95,15 +95,15 @@ describe('rotation', () => {
       status: 201,
       body: { label: 'web', scopes: ['generate'], replaces: first.id, lineage: first.id, expires: null },
     })
-    expect([await models(first.key), await models(next.body.key)]).toEqual([200, 200])
+    expect([await fetchModelsStatus(first.key), await fetchModelsStatus(next.body.key)]).toEqual([200, 200])
     const later = Date.now() + 61_000
     vi.spyOn(Date, 'now').mockReturnValue(later)
-    expect([await models(first.key), await models(next.body.key)]).toEqual([401, 200])
+    expect([await fetchModelsStatus(first.key), await fetchModelsStatus(next.body.key)]).toEqual([401, 200])
     vi.restoreAllMocks()
   })
 
   test('does not reset the usage: all keys of the lineage share the limits', async ({ expect }) => {
-    const caller = await admin()
+    const caller = await createAdmin()
     const first = (await create(caller, { scopes: ['generate'], limits: { total_microdollars: 100 } })).body
     expect((await admit(first.key, 80)).kind).toBe('admitted')
     const next = await call<Key>('POST', `/v1/keys/${first.id}/rotate`, caller.headers, {})
@@ -112,25 +112,25 @@ describe('rotation', () => {
   })
 
   test('needs no body', async ({ expect }) => {
-    const caller = await admin()
+    const caller = await createAdmin()
     const { id } = (await create(caller)).body
     const { headers } = caller
     expect((await fetchWorker(`/v1/keys/${id}/rotate`, { method: 'POST', headers })).status).toBe(201)
   })
 
   test('is refused for an ended key, and is not_found for an unknown one', async ({ expect }) => {
-    const caller = await admin()
+    const caller = await createAdmin()
     const { id } = (await create(caller)).body
     await call('DELETE', `/v1/keys/${id}`, caller.headers)
-    const status = async (of: string) => (await call('POST', `/v1/keys/${of}/rotate`, caller.headers, {})).status
-    expect([await status(id), await status('0123456789ab')]).toEqual([409, 404])
+    const fetchStatus = async (of: string) => (await call('POST', `/v1/keys/${of}/rotate`, caller.headers, {})).status
+    expect([await fetchStatus(id), await fetchStatus('0123456789ab')]).toEqual([409, 404])
   })
 })
 
 test('an expired key is refused like an unknown one', async ({ expect }) => {
   const { key, credential } = await issueKey(peppers, 'expiring')
   await env.ACCOUNT.getByName('expiring').addKey(credential, { expires: Date.now() - 1 })
-  const refused = await call('GET', '/v1/models', bearer(key))
+  const refused = await call('GET', '/v1/models', createBearer(key))
   expect(refused).toMatchObject({ status: 401, body: { error: { code: 'invalid_api_key' } } })
   expect(await admit(key, 1)).toEqual({ kind: 'unauthorized' })
 })

@@ -5,19 +5,19 @@ import fc from 'fast-check'
 import { afterEach, describe, test, vi } from 'vitest'
 import type { KeyChange } from '../../../../edge/accounts/keys/key-info.ts'
 import { changeKey, createKey, replaceKey } from '../../../../edge/accounts/keys/key-management.ts'
-import { excessOf, lowestLimits } from '../../../../edge/accounts/keys/key-rights.ts'
+import { combineLimits, excessOf } from '../../../../edge/accounts/keys/key-rights.ts'
 import { SCOPES } from '../../../../edge/auth/scopes.ts'
 import { UNLIMITED } from '../../../../edge/config/limits.ts'
 import { newCaller } from '../../support/client.ts'
 import {
   ALL,
   admit,
-  bearer,
-  byOperator,
   CAP,
+  callByOperator,
   create,
+  createBearer,
+  createScopeRefusal,
   HOUR,
-  insufficientScope,
   type Key,
   newAdmin,
   newCappedAdmin,
@@ -40,8 +40,8 @@ describe('a capped key of scope admin', () => {
     [{ label: 'x', limits: { total_microdollars: null } }, 'its cap, beside its label'],
   ] as const)('cannot change itself: %j, %s', async ([body], { expect }) => {
     const caller = await newCappedAdmin()
-    expect(await patch(caller, caller.keyId, body)).toMatchObject(insufficientScope())
-    expect((await byOperator(caller.account, caller.keyId, body)).status).toBe(200)
+    expect(await patch(caller, caller.keyId, body)).toMatchObject(createScopeRefusal())
+    expect((await callByOperator(caller.account, caller.keyId, body)).status).toBe(200)
   })
 
   test('changes its label, and revokes itself', async ({ expect }) => {
@@ -58,9 +58,9 @@ describe('a capped key of scope admin', () => {
     [{ expires_in: 2 * HOUR }, 'expires_in'],
   ] as const)('cannot create a key with more rights: %j', async ([body, param], { expect }) => {
     const caller = await newCappedAdmin()
-    expect(await create(caller, body)).toMatchObject(insufficientScope(param))
+    expect(await create(caller, body)).toMatchObject(createScopeRefusal(param))
     const { id } = (await create(caller)).body
-    expect(await patch(caller, id, body)).toMatchObject(insufficientScope(param))
+    expect(await patch(caller, id, body)).toMatchObject(createScopeRefusal(param))
   })
 
   test('creates keys with its own limits and expiry by default', async ({ expect }) => {
@@ -76,7 +76,7 @@ describe('a capped key of scope admin', () => {
   test('does not increase its budget by creating keys: their spending counts toward its own', async ({ expect }) => {
     const caller = await newCappedAdmin()
     const [first, second] = [(await create(caller, { scopes: [...ALL] })).body, (await create(caller)).body]
-    const third = (await create(bearer(first.key))).body
+    const third = (await create(createBearer(first.key))).body
     expect((await admit(first.key, 400)).kind).toBe('admitted')
     expect((await admit(third.key, 400)).kind).toBe('admitted')
     const over = { kind: 'over_budget', by: 'total', available: 200 }
@@ -93,10 +93,12 @@ describe('a capped key of scope admin', () => {
     const other = (
       await call<Key>('POST', path, operator, { account: caller.account, limits: { total_microdollars: 1 } })
     ).body
-    expect(await patch({ headers }, other.id, { limits: { total_microdollars: 2 } })).toMatchObject(insufficientScope())
-    expect(await rotate({ headers }, other.id)).toMatchObject(insufficientScope())
-    expect(await patch({ headers }, other.id, { label: 'seen' })).toMatchObject(insufficientScope())
-    expect(await revoke({ headers }, other.id)).toMatchObject(insufficientScope())
+    expect(await patch({ headers }, other.id, { limits: { total_microdollars: 2 } })).toMatchObject(
+      createScopeRefusal(),
+    )
+    expect(await rotate({ headers }, other.id)).toMatchObject(createScopeRefusal())
+    expect(await patch({ headers }, other.id, { label: 'seen' })).toMatchObject(createScopeRefusal())
+    expect(await revoke({ headers }, other.id)).toMatchObject(createScopeRefusal())
   })
 
   test('keeps its cap, meter and expiry in a rotation', async ({ expect }) => {
@@ -108,15 +110,17 @@ describe('a capped key of scope admin', () => {
     expect(await admit(next.body.key, 401)).toMatchObject({ kind: 'over_budget', available: 400, holder: 'key' })
     // Both keys are of one lineage, so neither may raise the limits of the other.
     expect(await patch(caller, next.body.id, { limits: { total_microdollars: null } })).toMatchObject(
-      insufficientScope(),
+      createScopeRefusal(),
     )
-    expect(await patch(bearer(next.body.key), caller.keyId, { expires_in: null })).toMatchObject(insufficientScope())
+    expect(await patch(createBearer(next.body.key), caller.keyId, { expires_in: null })).toMatchObject(
+      createScopeRefusal(),
+    )
   })
 
   test('is subject to limits that the operator sets on any key of its lineage', async ({ expect }) => {
     const caller = await newCappedAdmin()
     const next = (await rotate(caller, caller.keyId)).body
-    await byOperator(caller.account, next.id, { limits: { total_microdollars: 10 } })
+    await callByOperator(caller.account, next.id, { limits: { total_microdollars: 10 } })
     expect(await admit(caller.key, 11)).toMatchObject({ kind: 'over_budget', available: 10 })
   })
 })
@@ -124,44 +128,44 @@ describe('a capped key of scope admin', () => {
 describe('any key of scope admin', () => {
   test('cannot grant a scope that it lacks, by a new key, a change or a rotation', async ({ expect }) => {
     const caller = await newCaller({ scopes: ['admin'] })
-    expect(await create(caller)).toMatchObject(insufficientScope('scopes'))
-    expect(await create(caller, { scopes: ['generate'] })).toMatchObject(insufficientScope('scopes'))
+    expect(await create(caller)).toMatchObject(createScopeRefusal('scopes'))
+    expect(await create(caller, { scopes: ['generate'] })).toMatchObject(createScopeRefusal('scopes'))
     const made = await create(caller, { scopes: ['admin'] })
     expect(made.status).toBe(201)
     expect(await patch(caller, made.body.id, { scopes: ['admin', 'generate'] })).toMatchObject(
-      insufficientScope('scopes'),
+      createScopeRefusal('scopes'),
     )
     const path = `/v1/keys?account=${caller.account}`
     const { body } = await call<Key>('POST', path, operator, { account: caller.account })
-    expect(await rotate(caller, body.id)).toMatchObject(insufficientScope('scopes'))
+    expect(await rotate(caller, body.id)).toMatchObject(createScopeRefusal('scopes'))
   })
 
   test('cannot rotate its successor, which has a later expiry, but can revoke it', async ({ expect }) => {
     const caller = await newAdmin()
     const next = (await rotate(caller, caller.keyId)).body
-    expect(await rotate(caller, next.id)).toMatchObject(insufficientScope('expires_in'))
-    const last = (await rotate(bearer(next.key), next.id)).body
-    expect((await rotate(bearer(last.key), next.id)).status).toBe(201)
+    expect(await rotate(caller, next.id)).toMatchObject(createScopeRefusal('expires_in'))
+    const last = (await rotate(createBearer(next.key), next.id)).body
+    expect((await rotate(createBearer(last.key), next.id)).status).toBe(201)
     expect((await revoke(caller, last.id)).status).toBe(204)
   })
 
   test('can change only its own label, even without limits', async ({ expect }) => {
     const caller = await newAdmin()
     for (const body of [{ limits: { concurrent_jobs: 5 } }, { scopes: ['admin'] }, { expires_in: HOUR }])
-      expect(await patch(caller, caller.keyId, body)).toMatchObject(insufficientScope())
+      expect(await patch(caller, caller.keyId, body)).toMatchObject(createScopeRefusal())
   })
 
   test('cannot change or rotate its ancestors', async ({ expect }) => {
     const caller = await newAdmin()
     const child = (await create(caller, { scopes: [...ALL] })).body
-    const grandchild = (await create(bearer(child.key), { scopes: [...ALL] })).body
+    const grandchild = (await create(createBearer(child.key), { scopes: [...ALL] })).body
     for (const above of [caller.keyId, child.id]) {
-      expect(await patch(bearer(grandchild.key), above, { limits: { concurrent_jobs: 5 } })).toMatchObject(
-        insufficientScope(),
+      expect(await patch(createBearer(grandchild.key), above, { limits: { concurrent_jobs: 5 } })).toMatchObject(
+        createScopeRefusal(),
       )
-      expect(await rotate(bearer(grandchild.key), above)).toMatchObject(insufficientScope())
+      expect(await rotate(createBearer(grandchild.key), above)).toMatchObject(createScopeRefusal())
     }
-    expect(await create(bearer(grandchild.key))).toMatchObject({
+    expect(await create(createBearer(grandchild.key))).toMatchObject({
       status: 403,
       body: { detail: expect.stringContaining('too many generations removed') },
     })
@@ -262,8 +266,8 @@ test('the lowest of several limits applies; null is no limit', ({ expect }) => {
     { ...UNLIMITED, concurrent_jobs: 5 },
     { ...UNLIMITED, concurrent_jobs: 3, daily_microdollars: 9 },
   ]
-  expect(lowestLimits([a, b])).toEqual({ ...UNLIMITED, concurrent_jobs: 3, daily_microdollars: 9 })
-  expect(lowestLimits([UNLIMITED])).toEqual(UNLIMITED)
+  expect(combineLimits([a, b])).toEqual({ ...UNLIMITED, concurrent_jobs: 3, daily_microdollars: 9 })
+  expect(combineLimits([UNLIMITED])).toEqual(UNLIMITED)
 })
 
 test('a limited admin key can neither revoke its ancestors nor delete or export the account', async ({ expect }) => {

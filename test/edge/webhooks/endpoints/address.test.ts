@@ -1,6 +1,6 @@
 // Blocked webhook addresses, in many notations.
 import { describe, test } from 'vitest'
-import { type AddressRules, addressProblem } from '../../../../edge/webhooks/endpoints/address.ts'
+import { type AddressRules, findAddressProblem } from '../../../../edge/webhooks/endpoints/address.ts'
 
 const rules: AddressRules = {
   ports: new Set(['443', '8443']),
@@ -146,12 +146,12 @@ const HOSTILE: Record<string, string[]> = {
 }
 
 test.for(GOOD)('%s is allowed as a webhook address', (address, { expect }) => {
-  expect(addressProblem(address, rules)).toBeNull()
+  expect(findAddressProblem(address, rules)).toBeNull()
 })
 
 describe.for(Object.entries(HOSTILE))('%s', ([problem, addresses]) => {
   test.for(addresses)('%j', (address, { expect }) => {
-    expect(addressProblem(address, rules)).toBe(problem)
+    expect(findAddressProblem(address, rules)).toBe(problem)
   })
 })
 
@@ -167,7 +167,7 @@ test('the setting for development additionally allows only http and localhost', 
     'https://[::1]:1/',
     'https://hooks.customer.com',
   ])
-    expect(addressProblem(address, local)).toBeNull()
+    expect(findAddressProblem(address, local)).toBeNull()
   for (const address of ['file:///etc/passwd', 'http://user:pass@127.0.0.1', 'nonsense', 'http://127.0.0.1/a b'])
-    expect(addressProblem(address, local)).not.toBeNull()
+    expect(findAddressProblem(address, local)).not.toBeNull()
 })

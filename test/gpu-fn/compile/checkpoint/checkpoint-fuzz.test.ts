@@ -7,14 +7,14 @@ import { bytesOf } from '../../../../gpu-fn/compile/checkpoint/formats/dtype.ts'
 import { readHeader, type SafetensorsFile } from '../../../../gpu-fn/compile/checkpoint/formats/safetensors.ts'
 import type { Checkpoint } from '../../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
-import { type Header, mutate, seededRandom } from '../../../support/checkpoints/mutate.ts'
-import { packHeader, packTensors, type Stored } from '../../../support/checkpoints/safetensors-file.ts'
+import { createSeededRandom, type Header, mutate } from '../../../support/checkpoints/mutate.ts'
+import { packHeader, packTensors, type TensorContent } from '../../../support/checkpoints/safetensors-file.ts'
 import { FUZZ_FILES } from '../../../support/fuzz-files.ts'
 
 const MEMORY_LIMIT = 64e6
 
-const half: Stored = { dtype: 'F16', shape: [2, 3] }
-const BASES: Record<string, Stored>[] = [
+const half: TensorContent = { dtype: 'F16', shape: [2, 3] }
+const BASES: Record<string, TensorContent>[] = [
   {
     'model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight': { dtype: 'F8_E4M3', shape: [4, 2] },
     'model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.scale_weight': {
@@ -50,7 +50,7 @@ function unpack(file: Uint8Array): { header: Header; data: Uint8Array } {
 }
 
 /** Undefined for a refused checkpoint. Any error other than a CheckpointError fails the test. */
-async function accepted<T>(promise: Promise<T>): Promise<T | undefined> {
+async function allowRefusal<T>(promise: Promise<T>): Promise<T | undefined> {
   try {
     return await promise
   } catch (error) {
@@ -59,7 +59,7 @@ async function accepted<T>(promise: Promise<T>): Promise<T | undefined> {
   }
 }
 
-const product = (shape: readonly number[]) => shape.reduce((total, axis) => total * axis, 1)
+const computeProduct = (shape: readonly number[]) => shape.reduce((total, axis) => total * axis, 1)
 
 function expectConsistent({ tensors, bytes }: SafetensorsFile): void {
   let end = bytes
@@ -67,7 +67,7 @@ function expectConsistent({ tensors, bytes }: SafetensorsFile): void {
     (a, b) => b.offset - a.offset || b.bytes - a.bytes,
   )) {
     expect(offset + size).toBe(end)
-    expect(Number.isSafeInteger(product(shape))).toBe(true)
+    expect(Number.isSafeInteger(computeProduct(shape))).toBe(true)
     end = offset
   }
   expect(end).toBeGreaterThanOrEqual(8)
@@ -76,7 +76,7 @@ function expectConsistent({ tensors, bytes }: SafetensorsFile): void {
 function expectReadable(checkpoint: Checkpoint, fileBytes: number): void {
   for (const { parts, shape } of Object.values(checkpoint.networks).flatMap((tensors) => [...tensors.values()])) {
     const values = parts.reduce((sum, { bytes, dtype }) => sum + bytes / bytesOf(dtype, 1), 0)
-    expect(values).toBe(product(shape))
+    expect(values).toBe(computeProduct(shape))
     for (const { offset, bytes, scale } of parts) {
       expect(offset + bytes).toBeLessThanOrEqual(fileBytes)
       expect(typeof scale === 'number' ? scale : Math.min(...scale)).toBeGreaterThan(0)
@@ -86,7 +86,7 @@ function expectReadable(checkpoint: Checkpoint, fileBytes: number): void {
 
 describe('damaged checkpoints', () => {
   it(`${FUZZ_FILES} of them are valid or refused with a CheckpointError`, async () => {
-    const random = seededRandom(35)
+    const random = createSeededRandom(35)
     const bases = BASES.map((tensors) => unpack(packTensors(tensors)))
     const file = path.join(scratch, 'x.safetensors')
     let sound = 0
@@ -96,8 +96,8 @@ describe('damaged checkpoints', () => {
       const { header, data } = random.pick(bases)
       const bytes = mutate(random, header, (json, length) => Buffer.concat([packHeader(json, 0, length), data]))
       await writeFile(file, bytes)
-      const headerFound = await accepted(readHeader(file))
-      const checkpoint = await accepted(openCheckpoint([file]))
+      const headerFound = await allowRefusal(readHeader(file))
+      const checkpoint = await allowRefusal(openCheckpoint([file]))
       if (headerFound) {
         sound++
         expectConsistent(headerFound)

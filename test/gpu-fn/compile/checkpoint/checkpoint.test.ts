@@ -5,14 +5,14 @@ import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
 import { writeTinyCheckpoint } from '../../../../infra/checkpoints/tiny/checkpoint.ts'
 import { readStored } from '../../../support/checkpoints/read-stored.ts'
 import { refusal } from '../../../support/checkpoints/refusal.ts'
-import type { Stored } from '../../../support/checkpoints/safetensors-file.ts'
+import type { TensorContent } from '../../../support/checkpoints/safetensors-file.ts'
 import { useScratch } from '../../../support/scratch.ts'
 
 const scratch = useScratch()
 const { write } = scratch
 
-const half: Stored = { dtype: 'F16', shape: [2, 2] }
-const embedding = (width: number): Record<string, Stored> => ({
+const half: TensorContent = { dtype: 'F16', shape: [2, 2] }
+const createEmbedding = (width: number): Record<string, TensorContent> => ({
   'text_model.embeddings.token_embedding.weight': { dtype: 'F16', shape: [5, width] },
 })
 
@@ -46,8 +46,8 @@ describe('single files', () => {
   it('can each contain one network, identified by tensor names and width', async () => {
     const { networks, sources } = await openCheckpoint([
       await write('a.safetensors', { 'joint_blocks.0.x_block.attn.qkv.weight': half }),
-      await write('b.safetensors', embedding(768)),
-      await write('c.safetensors', embedding(1280)),
+      await write('b.safetensors', createEmbedding(768)),
+      await write('c.safetensors', createEmbedding(1280)),
       await write('d.safetensors', { 'encoder.block.0.layer.0.SelfAttention.q.weight': half, 'shared.weight': half }),
       await write('e.safetensors', {
         'decoder.conv_in.weight': half,
@@ -72,13 +72,13 @@ describe('single files', () => {
 
   it('of CLIP encoders with other widths are distinguished by file name', async () => {
     const paths = [
-      await write('clip_g_small.safetensors', embedding(32)),
-      await write('my_clip_l.safetensors', embedding(16)),
+      await write('clip_g_small.safetensors', createEmbedding(32)),
+      await write('my_clip_l.safetensors', createEmbedding(16)),
     ]
     const { networks } = await openCheckpoint(paths)
     expect([...networks.clip_l!.values()][0]!.shape).toEqual([5, 16])
     expect([...networks.clip_g!.values()][0]!.shape).toEqual([5, 32])
-    expect(await refusal(openCheckpoint([await write('text.safetensors', embedding(16))]))).toMatch(
+    expect(await refusal(openCheckpoint([await write('text.safetensors', createEmbedding(16))]))).toMatch(
       /width 16 is CLIP-L \(768\) or CLIP-G/,
     )
   })
@@ -114,9 +114,13 @@ describe('single files', () => {
     expect(await refusal(openCheckpoint([file]))).toMatch('must be the same table')
   })
 
-  it.each<[what: string, tensors: Record<string, Stored>, message: string | RegExp]>([
-    ['names of no network', { 'lora.a': half, 'lora.b': half }, /left over: "lora.a", "lora.b"; no network of SD3.5/],
-    ['a stray tensor', { 'first_stage_model.decoder.conv_in.bias': half, stray: half }, /left over: "stray"/],
+  it.each<[what: string, tensors: Record<string, TensorContent>, message: string | RegExp]>([
+    [
+      'names of no network',
+      { 'lora.a': half, 'lora.b': half },
+      /unexpected tensors: "lora.a", "lora.b"; no network of SD3.5/,
+    ],
+    ['a stray tensor', { 'first_stage_model.decoder.conv_in.bias': half, stray: half }, /unexpected tensors: "stray"/],
     [
       'integers for weights',
       { pos_embed: { dtype: 'I64', shape: [1] }, 'joint_blocks.0.a': half },

@@ -5,10 +5,10 @@ import { beforeEach, describe, expect, it } from 'vitest'
 import { type CompileOptions, compile } from '../../../../gpu-fn/compile/compile.ts'
 import { writeTinyCheckpoint } from '../../../../infra/checkpoints/tiny/checkpoint.ts'
 import { type RenderRequest, render, withPipeline } from '../../../../infra/local/models/render.ts'
-import { differences, readPixels } from '../../../../infra/receipts/compare-images.ts'
+import { compareDifferences, readPixels } from '../../../../infra/receipts/compare-images.ts'
 import {
+  createHalves,
   editJson,
-  halves,
   readStoredTensors,
   renameAll,
   rewriteTensors,
@@ -31,39 +31,39 @@ const requestOf = (name: string): RenderRequest => {
 }
 
 const scratch = useScratch()
-const at = (...names: string[]) => path.join(scratch.directory, ...names)
+const resolvePath = (...names: string[]) => path.join(scratch.directory, ...names)
 /** tiny-medium, in the diffusers layout unless a test replaces it. */
 let base: string
 beforeEach(async () => {
-  base = await writeTinyCheckpoint(at('base'), { variant: 'tiny-medium' })
+  base = await writeTinyCheckpoint(resolvePath('base'), { variant: 'tiny-medium' })
 })
 
 const WITH_T5 = 'medium-unguided'
 const WITHOUT_T5 = 'medium-no-t5-unguided'
 
-type Expected = { golden?: string; request?: string } & Partial<CompileOptions>
+type ExpectedResult = { golden?: string; request?: string } & Partial<CompileOptions>
 
 /** Compiles the paths, compares the image with the golden one, and returns the notes. */
 async function expectImage(
   paths: string[],
-  { golden, request = WITH_T5, ...options }: Expected = {},
+  { golden, request = WITH_T5, ...options }: ExpectedResult = {},
 ): Promise<string[]> {
   const notes: string[] = []
   const compiled = await compile({
-    ...{ checkpoint: paths, out: at('package'), tier: 'fp32', target: 'cpu', variant: 'custom' },
+    ...{ checkpoint: paths, out: resolvePath('package'), tier: 'fp32', target: 'cpu', variant: 'custom' },
     onNote: (note) => notes.push(note),
     ...options,
   })
-  const image = await withPipeline(at('package'), (pipeline) => render(pipeline, requestOf(request)))
+  const image = await withPipeline(resolvePath('package'), (pipeline) => render(pipeline, requestOf(request)))
   const expected = await readPixels(path.join(GOLDEN, golden ?? `pipeline/${request}.png`))
-  expect(differences(await readPixels(image), expected).largest).toBeLessThanOrEqual(2)
+  expect(compareDifferences(await readPixels(image), expected).largest).toBeLessThanOrEqual(2)
   return [...notes, ...compiled.notes]
 }
 
 /** Two shards of a folder's weights, without an index. */
-async function shard(folder: string, stem: string, variant: string): Promise<string[]> {
+async function writeShards(folder: string, stem: string, variant: string): Promise<string[]> {
   const file = path.join(folder, `${stem}.safetensors`)
-  const parts = halves(await readStoredTensors(file))
+  const parts = createHalves(await readStoredTensors(file))
   await rm(file)
   return Promise.all(
     parts.map((tensors, i) =>
@@ -76,32 +76,32 @@ const TRANSFORMER = 'transformer/diffusion_pytorch_model.safetensors'
 
 describe('a directory with missing files', () => {
   it('uses the shift of its variant without a scheduler', async () => {
-    await rm(at('base/scheduler'), { recursive: true })
+    await rm(resolvePath('base/scheduler'), { recursive: true })
     expect(await expectImage([base])).toContain('No scheduler_config.json: shift 3, that of custom.')
   })
 
   it('uses the published values without any config.json', async () => {
     for (const folder of ['transformer', 'text_encoder', 'text_encoder_2', 'text_encoder_3', 'vae'])
-      await rm(at('base', folder, 'config.json'))
+      await rm(resolvePath('base', folder, 'config.json'))
     const notes = await expectImage([base])
     expect(notes.filter((note) => note.includes('has no config.json'))).toHaveLength(5)
   })
 
   it('keeps the configurations of the base if the fine-tune has none', async () => {
-    const other = await writeTinyCheckpoint(at('other'), { variant: 'tiny-medium', seed: 1 })
-    await cp(path.join(base, 'transformer'), at('fine-tune/transformer'), { recursive: true })
-    await rm(at('fine-tune/transformer/config.json'))
+    const other = await writeTinyCheckpoint(resolvePath('other'), { variant: 'tiny-medium', seed: 1 })
+    await cp(path.join(base, 'transformer'), resolvePath('fine-tune/transformer'), { recursive: true })
+    await rm(resolvePath('fine-tune/transformer/config.json'))
     await cp(path.join(other, TRANSFORMER), path.join(base, TRANSFORMER))
-    const notes = await expectImage([base, at('fine-tune')])
+    const notes = await expectImage([base, resolvePath('fine-tune')])
     expect(notes).toContain(
-      `${at('fine-tune', TRANSFORMER)}: its transformer replaces that of ${path.join(base, TRANSFORMER)}, whose config.json applies.`,
+      `${resolvePath('fine-tune', TRANSFORMER)}: its transformer replaces that of ${path.join(base, TRANSFORMER)}, whose config.json applies.`,
     )
     expect(notes.join('\n')).not.toContain('No scheduler_config.json')
   })
 
   it('can be combined with a fine-tuned transformer from a separate folder', async () => {
-    await rename(path.join(base, 'transformer'), at('my-fine-tune'))
-    await expectImage([base, at('my-fine-tune')])
+    await rename(path.join(base, 'transformer'), resolvePath('my-fine-tune'))
+    await expectImage([base, resolvePath('my-fine-tune')])
   })
 })
 
@@ -119,15 +119,15 @@ describe('T5', () => {
 
   it('is read without its decoder', async () => {
     const file = path.join(base, 'text_encoder_3/model.safetensors')
-    await rewriteTensors(file, at('t5.safetensors'), (tensors) => ({
+    await rewriteTensors(file, resolvePath('t5.safetensors'), (tensors) => ({
       ...tensors,
       'decoder.block.0.layer.0.SelfAttention.q.weight': tensors['encoder.block.0.layer.0.SelfAttention.q.weight']!,
       'decoder.final_layer_norm.weight': tensors['encoder.final_layer_norm.weight']!,
       'lm_head.weight': tensors['shared.weight']!,
     }))
     await rm(path.join(base, 'text_encoder_3'), { recursive: true })
-    expect(await expectImage([base, at('t5.safetensors')])).toContain(
-      `${at('t5.safetensors')}: T5; single-file layout, F32.`,
+    expect(await expectImage([base, resolvePath('t5.safetensors')])).toContain(
+      `${resolvePath('t5.safetensors')}: T5; single-file layout, F32.`,
     )
   })
 })
@@ -157,20 +157,20 @@ describe('CLIP', () => {
 
   it('is read under the names of OpenCLIP, with its projection transposed', async () => {
     const file = path.join(base, 'text_encoder_2/model.safetensors')
-    await rewriteTensors(file, at('open_clip_g.safetensors'), (tensors) => ({
+    await rewriteTensors(file, resolvePath('open_clip_g.safetensors'), (tensors) => ({
       ...toOpenClip(tensors),
       logit_scale: { dtype: 'F32', shape: [] },
       'visual.proj': { dtype: 'F32', shape: [64, 128] },
     }))
     await rm(path.join(base, 'text_encoder_2'), { recursive: true })
-    await expectImage([base, at('open_clip_g.safetensors')])
+    await expectImage([base, resolvePath('open_clip_g.safetensors')])
   })
 
   it('has a projection for CLIP-L in a directory, but not in a single file', async () => {
-    const file = await writeTinyCheckpoint(at('single'), { variant: 'tiny-medium', layout: 'single-file' })
+    const file = await writeTinyCheckpoint(resolvePath('single'), { variant: 'tiny-medium', layout: 'single-file' })
     await expectImage([file], { golden: `pipeline/${WITH_T5}.single-file.png` })
-    await cp(path.join(base, 'text_encoder/model.safetensors'), at('clip_l.safetensors'))
-    await expectImage([base, at('clip_l.safetensors')], { golden: `pipeline/${WITH_T5}.single-file.png` })
+    await cp(path.join(base, 'text_encoder/model.safetensors'), resolvePath('clip_l.safetensors'))
+    await expectImage([base, resolvePath('clip_l.safetensors')], { golden: `pipeline/${WITH_T5}.single-file.png` })
     await expectImage([file, path.join(base, 'text_encoder')])
   })
 })
@@ -181,9 +181,9 @@ describe('files of weights', () => {
     const tensors = await readStoredTensors(path.join(folder, 'model.safetensors'))
     const weightMap = Object.fromEntries(Object.keys(tensors).map((name) => [name, 'model-00001-of-00001.safetensors']))
     await writeFile(path.join(folder, 'model.safetensors.index.json'), JSON.stringify({ weight_map: weightMap }))
-    await shard(folder, 'model', '.fp16')
+    await writeShards(folder, 'model', '.fp16')
     expect(await expectImage([base])).toContain(
-      `${folder}: variant fp16 is read, because "model.safetensors.index.json" lists "model-00001-of-00001.safetensors", which are absent.`,
+      `${folder}: variant fp16 is read, because "model.safetensors.index.json" lists "model-00001-of-00001.safetensors", which are missing.`,
     )
   })
 
@@ -194,7 +194,7 @@ describe('files of weights', () => {
   })
 
   it('are read as shards without an index', async () => {
-    await shard(path.join(base, 'transformer'), 'diffusion_pytorch_model', '')
+    await writeShards(path.join(base, 'transformer'), 'diffusion_pytorch_model', '')
     await expectImage([base])
   })
 
@@ -202,9 +202,9 @@ describe('files of weights', () => {
     'are read with the prefix %s',
     async (prefix) => {
       const file = path.join(base, TRANSFORMER)
-      await rewriteTensors(file, at('x.safetensors'), (tensors) => renameAll(tensors, (name) => prefix + name))
+      await rewriteTensors(file, resolvePath('x.safetensors'), (tensors) => renameAll(tensors, (name) => prefix + name))
       await rm(path.join(base, 'transformer'), { recursive: true })
-      await expectImage([base, at('x.safetensors')])
+      await expectImage([base, resolvePath('x.safetensors')])
     },
   )
 
@@ -219,17 +219,19 @@ describe('files of weights', () => {
   })
 
   it('use the adjacent config.json if it belongs to their folder', async () => {
-    await rename(path.join(base, 'vae'), at('vae'))
-    await editJson(at('vae/config.json'), { scaling_factor: 0.9 })
-    await expectImage([base, at('vae/diffusion_pytorch_model.safetensors')], { golden: 'checkpoints/vae-factors.png' })
+    await rename(path.join(base, 'vae'), resolvePath('vae'))
+    await editJson(resolvePath('vae/config.json'), { scaling_factor: 0.9 })
+    await expectImage([base, resolvePath('vae/diffusion_pytorch_model.safetensors')], {
+      golden: 'checkpoints/vae-factors.png',
+    })
   })
 
   it('are read with an uppercase extension, through links, and from a folder without a config.json', async () => {
-    const file = await writeTinyCheckpoint(at('single'), { variant: 'tiny-medium', layout: 'single-file' })
-    await rename(file, at('single/TINY.SAFETENSORS'))
-    await mkdir(at('links'))
-    await symlink(at('single/TINY.SAFETENSORS'), at('links/TINY.SAFETENSORS'))
-    await expectImage([at('links/TINY.SAFETENSORS')], {
+    const file = await writeTinyCheckpoint(resolvePath('single'), { variant: 'tiny-medium', layout: 'single-file' })
+    await rename(file, resolvePath('single/TINY.SAFETENSORS'))
+    await mkdir(resolvePath('links'))
+    await symlink(resolvePath('single/TINY.SAFETENSORS'), resolvePath('links/TINY.SAFETENSORS'))
+    await expectImage([resolvePath('links/TINY.SAFETENSORS')], {
       golden: `pipeline/${WITH_T5}.single-file.png`,
       tokenizers: base,
     })
@@ -238,7 +240,7 @@ describe('files of weights', () => {
 
 describe('tokenizers', () => {
   it('are read from the same place as their encoders', async () => {
-    const later = await writeTinyCheckpoint(at('later'), { variant: 'tiny-medium' })
+    const later = await writeTinyCheckpoint(resolvePath('later'), { variant: 'tiny-medium' })
     const file = path.join(base, 'tokenizer/vocab.json')
     const vocabulary: Record<string, number> = JSON.parse(await readFile(file, 'utf8'))
     const words = Object.keys(vocabulary).filter((token) => /^[a-z]+<\/w>$/.test(token))
@@ -254,20 +256,20 @@ describe('weights of zeros', () => {
     const file = path.join(base, TRANSFORMER)
     const bytes = await readFile(file)
     await writeFile(file, bytes.fill(0, bytes.length / 2))
-    const { notes } = await compile({ checkpoint: [base], out: at('package'), tier: 'fp8', target: 'cpu' })
+    const { notes } = await compile({ checkpoint: [base], out: resolvePath('package'), tier: 'fp8', target: 'cpu' })
     expect(notes.at(-1)).toMatch(/^Warning: .* have blocks of zeros\. Compare the SHA-256 of .*diffusion_pytorch_model/)
   })
 
   it('cause no note if they are biases', async () => {
-    const zero = (tensors: Tensors): Tensors =>
+    const createZeroTensors = (tensors: Tensors): Tensors =>
       Object.fromEntries(
         Object.entries(tensors).map(([name, stored]) => [
           name,
           name.endsWith('.bias') ? { ...stored, data: stored.data.map(() => 0) } : stored,
         ]),
       )
-    await rewriteTensors(path.join(base, TRANSFORMER), path.join(base, TRANSFORMER), zero)
-    const { notes } = await compile({ checkpoint: [base], out: at('package'), tier: 'fp8', target: 'cpu' })
+    await rewriteTensors(path.join(base, TRANSFORMER), path.join(base, TRANSFORMER), createZeroTensors)
+    const { notes } = await compile({ checkpoint: [base], out: resolvePath('package'), tier: 'fp8', target: 'cpu' })
     expect(notes.join()).not.toMatch('zeros')
   })
 })

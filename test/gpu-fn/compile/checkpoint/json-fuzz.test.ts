@@ -3,15 +3,15 @@ import path from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { CheckpointError } from '../../../../gpu-fn/compile/checkpoint/error.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
-import { type Header, mutate, seededRandom } from '../../../support/checkpoints/mutate.ts'
-import type { Stored } from '../../../support/checkpoints/safetensors-file.ts'
+import { createSeededRandom, type Header, mutate } from '../../../support/checkpoints/mutate.ts'
+import type { TensorContent } from '../../../support/checkpoints/safetensors-file.ts'
 import { FUZZ_FILES } from '../../../support/fuzz-files.ts'
 import { useScratch } from '../../../support/scratch.ts'
 
 const MEMORY_LIMIT = 64e6
 
 const scratch = useScratch()
-const half: Stored = { dtype: 'F16', shape: [2, 2] }
+const half: TensorContent = { dtype: 'F16', shape: [2, 2] }
 const NAMES = ['joint_blocks.0.x_block.attn.qkv.weight', 'joint_blocks.0.x_block.attn.proj.weight']
 
 const INDEX: Header = {
@@ -27,7 +27,7 @@ const MODEL_INDEX: Header = {
 /** Opens `checkpoint` with `FUZZ_FILES` damaged copies of `file`, and returns how many open. */
 async function openDamaged(file: string, base: Header, checkpoint: string, seed: number): Promise<number> {
   const start = base === MODEL_INDEX ? '{"_class_name":"StableDiffusion3Pipeline",' : '{'
-  const random = seededRandom(seed)
+  const random = createSeededRandom(seed)
   let [opened, memory] = [0, 0]
   for (let i = 0; i < FUZZ_FILES; i++) {
     await writeFile(

@@ -10,36 +10,36 @@ import { compile } from '../../../../gpu-fn/compile/compile.ts'
 import type { Manifest } from '../../../../gpu-fn/manifest.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
 import { writeTinyCheckpoint } from '../../../../infra/checkpoints/tiny/checkpoint.ts'
-import { transformerToDiffusers } from '../../../../infra/checkpoints/tiny/diffusers-layout.ts'
+import { convertTransformerToDiffusers } from '../../../../infra/checkpoints/tiny/diffusers-layout.ts'
 import { type RenderRequest, render, withPipeline } from '../../../../infra/local/models/render.ts'
-import { differences, readPixels } from '../../../../infra/receipts/compare-images.ts'
+import { compareDifferences, readPixels } from '../../../../infra/receipts/compare-images.ts'
 import { editJson } from '../../../support/checkpoints/edit.ts'
 import { useScratch } from '../../../support/scratch.ts'
 
 const GOLDEN = path.join(import.meta.dirname, '../../../golden/quantized')
-const golden = (name: string) => path.join(GOLDEN, name)
-const readJson = async (name: string) => JSON.parse(await readFile(golden(name), 'utf8'))
+const resolveGolden = (name: string) => path.join(GOLDEN, name)
+const readJson = async (name: string) => JSON.parse(await readFile(resolveGolden(name), 'utf8'))
 /** The SHA-256 of each tensor as the library dequantizes it, by its name in the diffusers layout. */
 const DIGESTS: Record<string, Record<string, string>> = await readJson('digests.json')
 const REQUEST: RenderRequest = await readJson('request.json')
 
 const scratch = useScratch()
-const at = (name: string) => path.join(scratch.directory, name)
+const resolvePath = (name: string) => path.join(scratch.directory, name)
 
 const FOLDERS = { transformer: 'transformer', t5: 'text_encoder_3' } as const
 const networkOf = (file: string) => (file.startsWith('t5') ? 't5' : 'transformer')
 
 /** The paths of tiny-small with one network from a quantized file. */
-async function withQuantized(file: string): Promise<string[]> {
-  const base = await writeTinyCheckpoint(at('base'), { variant: 'tiny-small' })
+async function quantizeFile(file: string): Promise<string[]> {
+  const base = await writeTinyCheckpoint(resolvePath('base'), { variant: 'tiny-small' })
   const folder = FOLDERS[networkOf(file)]
   if (/^(torchao|quanto|modelopt)/.test(file)) {
-    await copyFile(golden(file), path.join(base, folder, 'diffusion_pytorch_model.safetensors'))
+    await copyFile(resolveGolden(file), path.join(base, folder, 'diffusion_pytorch_model.safetensors'))
     return [base]
   }
   await rm(path.join(base, folder), { recursive: true })
   await editJson(path.join(base, 'model_index.json'), { [folder]: undefined })
-  return [base, golden(file)]
+  return [base, resolveGolden(file)]
 }
 
 function readValues(tensor: Tensor): Float32Array {
@@ -55,10 +55,11 @@ const sha256 = (data: Float32Array) =>
 /** The digests of a network as it is read, under the names of the diffusers layout. */
 async function digestsOf(file: string): Promise<Record<string, string>> {
   const network = networkOf(file)
-  const { networks } = await openCheckpoint([golden(file)])
+  const { networks } = await openCheckpoint([resolveGolden(file)])
   const tensors = [...networks[network]!.values()].map((tensor) => ({ ...tensor, data: readValues(tensor) }))
   closeFiles()
-  const named = network === 'transformer' && file !== 'blocks.gguf' ? transformerToDiffusers(tensors, 2) : tensors
+  const named =
+    network === 'transformer' && file !== 'blocks.gguf' ? convertTransformerToDiffusers(tensors, 2) : tensors
   return Object.fromEntries(named.map(({ name, data }) => [name, sha256(data)]).sort(([a], [b]) => (a! < b! ? -1 : 1)))
 }
 
@@ -72,12 +73,12 @@ describe('quantized files', () => {
   })
 
   it.each(CHECKPOINTS)('produce the same image as diffusers with these values: %s', async (file) => {
-    const out = at('package')
-    await compile({ checkpoint: await withQuantized(file), out, tier: 'fp32', target: 'cpu', variant: 'custom' })
+    const out = resolvePath('package')
+    await compile({ checkpoint: await quantizeFile(file), out, tier: 'fp32', target: 'cpu', variant: 'custom' })
     const image = await withPipeline(out, (pipeline) => render(pipeline, REQUEST))
-    const { largest, share } = differences(
+    const { largest, share } = compareDifferences(
       await readPixels(image),
-      await readPixels(golden(`${path.parse(file).name}.png`)),
+      await readPixels(resolveGolden(`${path.parse(file).name}.png`)),
     )
     expect(largest).toBeLessThanOrEqual(2)
     expect(share).toBeLessThan(0.005)
@@ -99,10 +100,10 @@ describe('the codes of an FP8 checkpoint', () => {
     ['quanto.safetensors', '.weight._data', '.weight._scale'],
     ['modelopt-export.safetensors', '.weight', '.weight_scale'],
   ])('are stored unchanged, with their scales: %s', async (file, codes, scale) => {
-    const out = at('package')
-    await compile({ checkpoint: await withQuantized(file), out, tier: 'fp8', target: 'cpu', variant: 'custom' })
-    const { tensors } = await readHeader(golden(file))
-    const bytes = await readFile(golden(file))
+    const out = resolvePath('package')
+    await compile({ checkpoint: await quantizeFile(file), out, tier: 'fp8', target: 'cpu', variant: 'custom' })
+    const { tensors } = await readHeader(resolveGolden(file))
+    const bytes = await readFile(resolveGolden(file))
     const bytesOf = (name: string) => {
       const { offset, bytes: size } = tensors.get(`transformer_blocks.0.ff.net.0.proj${name}`)!
       return bytes.subarray(offset, offset + size)

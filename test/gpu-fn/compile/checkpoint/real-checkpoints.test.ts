@@ -4,7 +4,7 @@ import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Checkpoint, Tensor } from '../../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
-import { type Layout, PUBLISHED, type Published } from '../../../../infra/checkpoints/published.ts'
+import { type Layout, PUBLISHED, type PublishedModel } from '../../../../infra/checkpoints/published.ts'
 import { writeSparseCheckpoint } from '../../../support/checkpoints/real-headers.ts'
 
 /** Parameters of each network, counted from the published architectures; of the autoencoder only the decoder is kept. */
@@ -18,7 +18,7 @@ const PARAMETERS = {
 
 let scratch = ''
 const opened = new Map<string, Checkpoint>()
-const get = (name: Published, layout: Layout) => opened.get(`${name}.${layout}`)!
+const get = (name: PublishedModel, layout: Layout) => opened.get(`${name}.${layout}`)!
 
 beforeAll(async () => {
   scratch = await mkdtemp(path.join(os.tmpdir(), 'octet-headers-'))
@@ -31,9 +31,10 @@ beforeAll(async () => {
 })
 afterAll(() => rm(scratch, { recursive: true, force: true }))
 
-const elements = ({ shape }: Tensor) => shape.reduce((product, axis) => product * axis, 1)
-const count = (tensors: Map<string, Tensor>) => [...tensors.values()].reduce((sum, tensor) => sum + elements(tensor), 0)
-const shapes = (tensors: Map<string, Tensor>) => new Map([...tensors].map(([name, { shape }]) => [name, shape]))
+const countElements = ({ shape }: Tensor) => shape.reduce((product, axis) => product * axis, 1)
+const count = (tensors: Map<string, Tensor>) =>
+  [...tensors.values()].reduce((sum, tensor) => sum + countElements(tensor), 0)
+const listShapes = (tensors: Map<string, Tensor>) => new Map([...tensors].map(([name, { shape }]) => [name, shape]))
 
 describe.each(PUBLISHED)('the published %s', (name) => {
   it.each(['single-file', 'diffusers'] as const)('has every parameter in the %s layout', (layout) => {
@@ -50,18 +51,18 @@ describe.each(PUBLISHED)('the published %s', (name) => {
     const single = get(name, 'single-file').networks
     const diffusers = get(name, 'diffusers').networks
     for (const network of ['transformer', 'clip_g', 't5', 'vae'] as const) {
-      expect(shapes(diffusers[network]!)).toEqual(shapes(single[network]!))
+      expect(listShapes(diffusers[network]!)).toEqual(listShapes(single[network]!))
     }
-    const clip = shapes(diffusers.clip_l!)
+    const clip = listShapes(diffusers.clip_l!)
     expect(clip.get('text_projection.weight')).toEqual([768, 768])
     clip.delete('text_projection.weight')
-    expect(clip).toEqual(shapes(single.clip_l!))
+    expect(clip).toEqual(listShapes(single.clip_l!))
   })
 
   it.each(['single-file', 'diffusers'] as const)('reads no byte of the %s layout twice', (layout) => {
     const parts = Object.values(get(name, layout).networks).flatMap((tensors) =>
       [...tensors.values()].flatMap((tensor) => {
-        expect(tensor.parts.reduce((sum, part) => sum + part.bytes, 0)).toBe(2 * elements(tensor))
+        expect(tensor.parts.reduce((sum, part) => sum + part.bytes, 0)).toBe(2 * countElements(tensor))
         return tensor.parts
       }),
     )

@@ -1,12 +1,12 @@
-// Checkpoints that would give another image without an error: each is refused, with the file and what to do.
+// Checkpoints that would produce a different image without an error: each is refused, with the file and what to do.
 import { cp, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { type CompileOptions, compile } from '../../../../gpu-fn/compile/compile.ts'
 import { writeTinyCheckpoint } from '../../../../infra/checkpoints/tiny/checkpoint.ts'
 import {
+  createHalves,
   editJson,
-  halves,
   readStoredTensors,
   rewriteTensors,
   writeStoredTensors,
@@ -25,7 +25,7 @@ beforeEach(async () => {
   base = path.join(scratch.directory, 'base')
   await cp(original, base, { recursive: true })
 })
-const at = (...names: string[]) => path.join(base, ...names)
+const resolvePath = (...names: string[]) => path.join(base, ...names)
 
 const expectRefusal = async (
   message: string | RegExp,
@@ -48,61 +48,64 @@ describe('a network in model_index.json is refused if it', () => {
       async () => {},
       /t5 missing: .*--omit-t5 compiles without T5.*model_index\.json lists text_encoder_3, but there is no /,
     ],
-    ['is a link to nothing', (folder) => symlink('nowhere', folder), /text_encoder_3: is a link to nothing/],
+    ['is a broken link', (folder) => symlink('nowhere', folder), /text_encoder_3: is a broken link/],
     ['is a file', (folder) => writeFile(folder, 'a file'), /text_encoder_3: is not a folder/],
   ])('%s', async (_, replace, message) => {
-    await rm(at('text_encoder_3'), { recursive: true })
-    await replace(at('text_encoder_3'))
+    await rm(resolvePath('text_encoder_3'), { recursive: true })
+    await replace(resolvePath('text_encoder_3'))
     await expectRefusal(message)
   })
 
   it('is missing, even without a model_index.json', async () => {
-    await rm(at('text_encoder_3'), { recursive: true })
-    await rm(at('model_index.json'))
+    await rm(resolvePath('text_encoder_3'), { recursive: true })
+    await rm(resolvePath('model_index.json'))
     await expectRefusal(/t5 missing: --checkpoint may be given once for each file; --omit-t5 compiles without T5/)
   })
 
   it.each(['transformer', 'vae'])('is %s', async (folder) => {
-    await rm(at(folder), { recursive: true })
+    await rm(resolvePath(folder), { recursive: true })
     await expectRefusal(
       new RegExp(`has no ${folder}\\. .*model_index\\.json lists ${folder}, but there is no .*${folder}`),
     )
   })
 
   it('is CLIP, listed as null', async () => {
-    await editJson(at('model_index.json'), { text_encoder: [null, null] })
+    await editJson(resolvePath('model_index.json'), { text_encoder: [null, null] })
     await expectRefusal(/clip_l missing: .*clip_l is listed as null/)
   })
 
   it('belongs to another pipeline', async () => {
-    await editJson(at('model_index.json'), { _class_name: 'FluxPipeline' })
+    await editJson(resolvePath('model_index.json'), { _class_name: 'FluxPipeline' })
     await expectRefusal(/model_index\.json: _class_name is "FluxPipeline"; allowed: \^StableDiffusion3/)
   })
 })
 
 describe('misplaced files are refused:', () => {
   it('CLIP-L and CLIP-G in swapped folders', async () => {
-    await rename(at('text_encoder'), at('x'))
-    await rename(at('text_encoder_2'), at('text_encoder'))
-    await rename(at('x'), at('text_encoder_2'))
+    await rename(resolvePath('text_encoder'), resolvePath('x'))
+    await rename(resolvePath('text_encoder_2'), resolvePath('text_encoder'))
+    await rename(resolvePath('x'), resolvePath('text_encoder_2'))
     await expectRefusal(/clip_l is wider \(128\) than clip_g \(64\): the files of the two are swapped/)
   })
 
   it('CLIP-L and CLIP-G under swapped names, identified by their published widths', async () => {
     const embedding = { 'text_model.embeddings.token_embedding.weight': { dtype: 'F16', shape: [5, 1280] } }
-    await writeStoredTensors(at('text_encoder/model.safetensors'), embedding)
+    await writeStoredTensors(resolvePath('text_encoder/model.safetensors'), embedding)
     await expectRefusal(/has the tensors of CLIP-G, and its folder is that of CLIP-L/)
   })
 
   it('a VAE in the folder of the transformer', async () => {
-    await cp(at('vae/diffusion_pytorch_model.safetensors'), at('transformer/diffusion_pytorch_model.safetensors'))
+    await cp(
+      resolvePath('vae/diffusion_pytorch_model.safetensors'),
+      resolvePath('transformer/diffusion_pytorch_model.safetensors'),
+    )
     await expectRefusal(
       /transformer\/diffusion_pytorch_model\.safetensors: has the tensors of VAE, and its folder is that of transformer/,
     )
   })
 
   it('a text encoder with more positions than 77', async () => {
-    const file = at('text_encoder/model.safetensors')
+    const file = resolvePath('text_encoder/model.safetensors')
     const table = { dtype: 'F32', shape: [248, 64], data: new Uint8Array(248 * 64 * 4) }
     await rewriteTensors(file, file, (tensors) => ({
       ...tensors,
@@ -112,22 +115,22 @@ describe('misplaced files are refused:', () => {
   })
 
   it('a scheduler that is a broken link', async () => {
-    await rm(at('scheduler/scheduler_config.json'))
-    await symlink('nowhere', at('scheduler/scheduler_config.json'))
-    await expectRefusal(/scheduler_config\.json: is a link to nothing/)
+    await rm(resolvePath('scheduler/scheduler_config.json'))
+    await symlink('nowhere', resolvePath('scheduler/scheduler_config.json'))
+    await expectRefusal(/scheduler_config\.json: is a broken link/)
   })
 
   it('a scheduler folder that is a broken link or a file', async () => {
-    await rm(at('scheduler'), { recursive: true })
-    await symlink('nowhere', at('scheduler'))
-    await expectRefusal(/scheduler: is a link to nothing/)
-    await rm(at('scheduler'))
-    await writeFile(at('scheduler'), 'x')
+    await rm(resolvePath('scheduler'), { recursive: true })
+    await symlink('nowhere', resolvePath('scheduler'))
+    await expectRefusal(/scheduler: is a broken link/)
+    await rm(resolvePath('scheduler'))
+    await writeFile(resolvePath('scheduler'), 'x')
     await expectRefusal(/scheduler: is not a folder/)
   })
 
   it('a web page as a config.json', async () => {
-    await writeFile(at('vae/config.json'), '<!DOCTYPE html><html>')
+    await writeFile(resolvePath('vae/config.json'), '<!DOCTYPE html><html>')
     await expectRefusal(/vae\/config\.json: is a web page .*accept its license/)
   })
 })
@@ -140,35 +143,38 @@ describe('incomplete or ambiguous weights are refused:', () => {
   })
 
   it('one shard of two, by itself and in its folder', async () => {
-    const file = at('transformer/diffusion_pytorch_model.safetensors')
-    const [first] = halves(await readStoredTensors(file))
+    const file = resolvePath('transformer/diffusion_pytorch_model.safetensors')
+    const [first] = createHalves(await readStoredTensors(file))
     await rm(file)
-    const shard = await writeStoredTensors(at('transformer/diffusion_pytorch_model-00001-of-00002.safetensors'), first)
+    const shard = await writeStoredTensors(
+      resolvePath('transformer/diffusion_pytorch_model-00001-of-00002.safetensors'),
+      first,
+    )
     await expectRefusal(/is one of 2 shards; give its folder or its \.safetensors\.index\.json/, [shard])
     await expectRefusal(
-      /its weights are incomplete: ".*-00001-of-00002\.safetensors" is a shard of 2, and of these are absent: 2/,
+      /its weights are incomplete: ".*-00001-of-00002\.safetensors" is a shard of 2, of which these are missing: 2/,
     )
   })
 
   it('shards with two different totals and no index', async () => {
-    const file = at('vae/diffusion_pytorch_model.safetensors')
-    const parts = halves(await readStoredTensors(file))
+    const file = resolvePath('vae/diffusion_pytorch_model.safetensors')
+    const parts = createHalves(await readStoredTensors(file))
     await rm(file)
-    await writeStoredTensors(at('vae/diffusion_pytorch_model-00001-of-00002.safetensors'), parts[0])
-    await writeStoredTensors(at('vae/diffusion_pytorch_model-00002-of-00003.safetensors'), parts[1])
+    await writeStoredTensors(resolvePath('vae/diffusion_pytorch_model-00001-of-00002.safetensors'), parts[0])
+    await writeStoredTensors(resolvePath('vae/diffusion_pytorch_model-00002-of-00003.safetensors'), parts[1])
     await expectRefusal(/vae: its weights are incomplete: .* is a shard of 2, and there are shards of 3/)
   })
 
   it('several variants with unknown names', async () => {
-    const file = at('vae/diffusion_pytorch_model.safetensors')
+    const file = resolvePath('vae/diffusion_pytorch_model.safetensors')
     for (const name of ['ema', 'non_ema']) await cp(file, file.replace('.safetensors', `.${name}.safetensors`))
     await rm(file)
     await expectRefusal(/vae: has the variants "ema", "non_ema" and none of full precision/)
   })
 
   it('a single file and its shards, because diffusers and transformers would read different ones', async () => {
-    const parts = halves(await readStoredTensors(at('transformer/diffusion_pytorch_model.safetensors')))
-    const shardOf = (i: number) => at(`transformer/diffusion_pytorch_model-0000${i}-of-00002.safetensors`)
+    const parts = createHalves(await readStoredTensors(resolvePath('transformer/diffusion_pytorch_model.safetensors')))
+    const shardOf = (i: number) => resolvePath(`transformer/diffusion_pytorch_model-0000${i}-of-00002.safetensors`)
     await writeStoredTensors(shardOf(1), parts[0])
     await writeStoredTensors(shardOf(2), parts[1])
     await expectRefusal(/transformer: has the same weights twice, as "diff.*model\.safetensors" and as ".*-00001-of/)
@@ -181,7 +187,7 @@ describe('incomplete or ambiguous weights are refused:', () => {
   })
 
   it('files other than weights', async () => {
-    await rename(at('vae/diffusion_pytorch_model.safetensors'), at('vae/diffusion_pytorch_model.bin'))
+    await rename(resolvePath('vae/diffusion_pytorch_model.safetensors'), resolvePath('vae/diffusion_pytorch_model.bin'))
     await expectRefusal(
       /vae: has no weights: none of diffusion_pytorch_model\.safetensors.*it has "config\.json", "diffusion_pytorch_model\.bin"/,
     )
@@ -212,7 +218,7 @@ describe('a config.json', () => {
     ],
     ['text_encoder_3/config.json', 'd_ff', 1, /d_ff is 1, but the tensors have 320/],
   ])('%s with %s %j', async (file, key, value, message) => {
-    await editJson(at(file), { [key]: value })
+    await editJson(resolvePath(file), { [key]: value })
     await expectRefusal(message)
   })
 })

@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, test } from 'vitest'
 import { compile } from '../../../../gpu-fn/compile/compile.ts'
 import type { Graph } from '../../../../gpu-fn/compile/graph/graph.ts'
 import type { Model } from '../../../../gpu-fn/compile/graph/model.ts'
-import { lowerings } from '../../../../gpu-fn/compile/lower/lowerings.ts'
+import { chooseLowerings } from '../../../../gpu-fn/compile/lower/lowerings.ts'
 import { FAMILIES } from '../../../../gpu-fn/models/families.ts'
 import { buildModel } from '../../../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
@@ -13,7 +13,7 @@ import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { writeTinyControlnet } from '../../../../infra/checkpoints/tiny/controlnet.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
 import { writeSparseCheckpoint } from '../../../support/checkpoints/real-headers.ts'
-import { type FloatTensor, pseudoRandom, relativeError } from '../../../support/checkpoints/tensors.ts'
+import { computeRelativeError, createPseudoRandom, type FloatTensor } from '../../../support/checkpoints/tensors.ts'
 import { useScratch } from '../../../support/scratch.ts'
 
 const scratch = useScratch()
@@ -27,7 +27,7 @@ function countOperators({ nodes }: Graph, under = ''): Record<string, number> {
 
 async function build(name: 'large' | 'medium', target: 'cuda' | 'cuda-fp8' = 'cuda-fp8'): Promise<Model> {
   const paths = await writeSparseCheckpoint(path.join(scratch.directory, name), name, 'single-file')
-  return buildModel(await openCheckpoint(paths), paths, { tier: 'fp8' }, lowerings(target))
+  return buildModel(await openCheckpoint(paths), paths, { tier: 'fp8' }, chooseLowerings(target))
 }
 
 describe('the step graph of target cuda-fp8', () => {
@@ -49,7 +49,12 @@ describe('the step graph of target cuda-fp8', () => {
   test("of a ControlNet has every product of a block in FP8, and onnxruntime's attention", async () => {
     const directory = await writeTinyControlnet(path.join(scratch.directory, 'controlnet'))
     const checkpoint = await FAMILIES.sd35.openControlnet(directory)
-    const { graphs } = FAMILIES.sd35.buildControlnet(checkpoint, [directory], { tier: 'fp8' }, lowerings('cuda-fp8'))
+    const { graphs } = FAMILIES.sd35.buildControlnet(
+      checkpoint,
+      [directory],
+      { tier: 'fp8' },
+      chooseLowerings('cuda-fp8'),
+    )
     expect(countOperators(graphs.control).MatMulBlockQuantizedFp8Weight).toBeUndefined()
     expect(countOperators(graphs.control, 'transformer_blocks.0')).toMatchObject({
       ...{ ModulateQuantize: 2, Linear: 4, GeluQuantize: 1, MultiHeadAttention: 1, QuantizeParts: 1 },
@@ -74,10 +79,11 @@ describe('the step graph of target cuda-fp8', () => {
   test('reads the same weights as the graph for other GPUs, which equals that of target cuda', async () => {
     const { graphs, withoutKernels } = await build('medium')
     const alone = await build('medium', 'cuda')
-    const bytes = (graph: Graph) => new Map(graph.weights.map(({ name, dtype, shape }) => [name, { dtype, shape }]))
+    const describeWeights = (graph: Graph) =>
+      new Map(graph.weights.map(({ name, dtype, shape }) => [name, { dtype, shape }]))
     expect(Object.keys(withoutKernels!)).toEqual(['transformer', 'vae_decoder', 'vae_encoder'])
     for (const [network, graph] of Object.entries(withoutKernels!)) {
-      expect(bytes(graph)).toEqual(bytes(graphs.get(network)!))
+      expect(describeWeights(graph)).toEqual(describeWeights(graphs.get(network)!))
       expect(countOperators(graph)).toEqual(countOperators(alone.graphs.get(network)!))
     }
   })
@@ -116,11 +122,11 @@ describe('the autoencoder of target cuda-fp8', () => {
   test.each(['tiny-medium', 'tiny-large'] as const)('of %s decodes like the one for the CPU', async (variant) => {
     const decode = async (directory: string) => {
       const session = await openSession(path.join(directory, 'vae_decoder.onnx'), { target: 'cpu' })
-      return (await session.run({ latent: pseudoRandom([2, 16, 6, 10], 7) })).image as FloatTensor
+      return (await session.run({ latent: createPseudoRandom([2, 16, 6, 10], 7) })).image as FloatTensor
     }
     const expected = await decode(await compileTiny({ variant, tier: 'fp8' }))
     expect(
-      relativeError(await decode(await compileTiny({ variant, tier: 'fp8', asKernels: true })), expected),
+      computeRelativeError(await decode(await compileTiny({ variant, tier: 'fp8', asKernels: true })), expected),
     ).toBeLessThan(1e-5)
   })
 })
@@ -163,20 +169,20 @@ describe.each(['tiny-medium', 'tiny-large'] as const)(
     })
 
     test('change a step by less than 5 %, but change it', async () => {
-      const [context, latent] = [pseudoRandom([2, 40, 256], 1), pseudoRandom([2, 16, 16, 12], 2)]
-      const error = relativeError(await rounded(context, latent), await exact(context, latent))
+      const [context, latent] = [createPseudoRandom([2, 40, 256], 1), createPseudoRandom([2, 16, 16, 12], 2)]
+      const error = computeRelativeError(await rounded(context, latent), await exact(context, latent))
       expect(error).toBeGreaterThan(1e-3)
       expect(error).toBeLessThan(5e-2)
     })
 
     test('give each sample of a batch the same result as alone', async () => {
-      const [context, latent] = [pseudoRandom([2, 7, 256], 3), pseudoRandom([2, 16, 8, 12], 4)]
+      const [context, latent] = [createPseudoRandom([2, 7, 256], 3), createPseudoRandom([2, 16, 8, 12], 4)]
       const both = await rounded(context, latent)
       const second = ({ data, dims }: FloatTensor): FloatTensor => ({
         data: data.slice(data.length / 2),
         dims: [1, ...dims.slice(1)],
       })
-      expect(relativeError(await rounded(second(context), second(latent)), second(both))).toBeLessThan(1e-5)
+      expect(computeRelativeError(await rounded(second(context), second(latent)), second(both))).toBeLessThan(1e-5)
     })
 
     /** One step at one noise level: conditioning from prompt embeddings, then the denoiser. */
@@ -186,7 +192,7 @@ describe.each(['tiny-medium', 'tiny-large'] as const)(
       const { position, text } = (await openPackage(directory)).manifest
       return async (prompts, latent) => {
         const [batch, , height, width] = latent.dims as [number, number, number, number]
-        const pooled = pseudoRandom([2, text.pooled_width], 5)
+        const pooled = createPseudoRandom([2, text.pooled_width], 5)
         const { modulation, context } = await conditioning.runOnDevice({
           timesteps: { dims: [1], data: Float32Array.of(700) },
           pooled: {
@@ -196,7 +202,7 @@ describe.each(['tiny-medium', 'tiny-large'] as const)(
           prompt_embeds: prompts,
         })
         const table = position.file !== undefined && {
-          position: pseudoRandom([(height / 2) * (width / 2), position.width], 6),
+          position: createPseudoRandom([(height / 2) * (width / 2), position.width], 6),
         }
         const inputs = { latent: latent as Tensor, modulation: modulation!.row(0), context: context!, ...table }
         return (await transformer.run(inputs)).velocity as FloatTensor

@@ -1,7 +1,7 @@
 import path from 'node:path'
 import { expect, test } from 'vitest'
 import { type Attribute, Graph, type Node, type Value } from '../../../../gpu-fn/compile/graph/graph.ts'
-import { lowerings } from '../../../../gpu-fn/compile/lower/lowerings.ts'
+import { chooseLowerings } from '../../../../gpu-fn/compile/lower/lowerings.ts'
 import { pairNodes } from '../../../../gpu-fn/compile/write/pair-nodes.ts'
 import { buildModel } from '../../../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
@@ -12,7 +12,7 @@ const scratch = useScratch()
 
 async function stepNodes(name: 'large' | 'medium', target: 'cuda' | 'cuda-fp8'): Promise<Graph> {
   const paths = await writeSparseCheckpoint(path.join(scratch.directory, `${name}-${target}`), name, 'single-file')
-  const model = await buildModel(await openCheckpoint(paths), paths, { tier: 'fp8' }, lowerings(target))
+  const model = await buildModel(await openCheckpoint(paths), paths, { tier: 'fp8' }, chooseLowerings(target))
   return model.graphs.get('transformer')!
 }
 

@@ -18,7 +18,7 @@ const { encoders } = describeText(
   { clip_l: clip, clip_g: clip, t5: { graphs: ['t5'] } },
   { contextWidth: 8, pooledWidth: 4 },
 )
-const vocabularies = (rows: number) =>
+const createVocabularies = (rows: number) =>
   new Map(Object.entries(TOKENS).map(([name, tokens]) => [name, { rows, ...tokens }] as const))
 
 let directory: string
@@ -27,13 +27,13 @@ beforeEach(async () => {
   await cp(TINY, directory, { recursive: true })
 })
 
-const at = (...names: string[]) => path.join(directory, ...names)
+const resolvePath = (...names: string[]) => path.join(directory, ...names)
 const read = (options: TokenizerOptions = { tokenizers: directory }, rows = 1000) =>
-  readTokenizers(encoders, vocabularies(rows), { tokenizers: {} }, options)
+  readTokenizers(encoders, createVocabularies(rows), { tokenizers: {} }, options)
 
 test('a package contains only the tokenizer files that define its tokenizers', async () => {
-  await writeFile(at('tokenizer', 'id_rsa'), 'a secret')
-  await writeFile(at('tokenizer', 'tokenizer.model'), 'a secret')
+  await writeFile(resolvePath('tokenizer', 'id_rsa'), 'a secret')
+  await writeFile(resolvePath('tokenizer', 'tokenizer.model'), 'a secret')
   const { files, notes } = await read()
   expect([...files.keys()].sort()).toEqual([
     ...['merges.txt', 'special_tokens_map.json', 'tokenizer_config.json', 'vocab.json'].map(
@@ -49,7 +49,7 @@ test('a package contains only the tokenizer files that define its tokenizers', a
 
 test('spiece.model alone is part of the package, and its ids are those of tokenizer.json', async () => {
   const whole = await read()
-  for (const name of ['tokenizer.json', 'special_tokens_map.json']) await rm(at('tokenizer_3', name))
+  for (const name of ['tokenizer.json', 'special_tokens_map.json']) await rm(resolvePath('tokenizer_3', name))
   const { files } = await read()
   expect([...files.keys()].filter((name) => name.startsWith('tokenizer_3'))).toEqual([
     'tokenizer_3/tokenizer_config.json',
@@ -74,8 +74,8 @@ describe('a tokenizer of another encoder is refused', () => {
     ],
     ['tokenizer', 'tokenizer_3', /is not the tokenizer of CLIP-L: it begins prompts with nothing instead of <\|start/],
   ])('in %s that of %s', async (to, from, message) => {
-    await rm(at(to), { recursive: true })
-    await cp(path.join(TINY, from), at(to), { recursive: true })
+    await rm(resolvePath(to), { recursive: true })
+    await cp(path.join(TINY, from), resolvePath(to), { recursive: true })
     expect(await refusal(read())).toMatch(message)
   })
 
@@ -90,9 +90,10 @@ test('ids beyond the embeddings of an encoder are noted', async () => {
 
 describe('files of an incomplete or wrong download are refused', () => {
   const LFS_POINTER = 'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 791656\n'
-  const halfOf = async (file: string) => (await readFile(at(file), 'utf8')).slice(0, 2000).replace(/[^\n]*$/, '')
+  const halfOf = async (file: string) =>
+    (await readFile(resolvePath(file), 'utf8')).slice(0, 2000).replace(/[^\n]*$/, '')
   const without = async (token: string) => {
-    const vocabulary = JSON.parse(await readFile(at('tokenizer/vocab.json'), 'utf8'))
+    const vocabulary = JSON.parse(await readFile(resolvePath('tokenizer/vocab.json'), 'utf8'))
     expect(vocabulary).toHaveProperty([token])
     delete vocabulary[token]
     return JSON.stringify(vocabulary)
@@ -116,7 +117,7 @@ describe('files of an incomplete or wrong download are refused', () => {
     ['a pointer of Git LFS', 'tokenizer/vocab.json', () => LFS_POINTER, /vocab\.json: is a Git LFS pointer/],
     ['a pointer in place of the definition', 'tokenizer_3/spiece.model', () => LFS_POINTER, /git lfs pull/],
   ])('%s', async (_, file, content, message) => {
-    await writeFile(at(file), await content())
+    await writeFile(resolvePath(file), await content())
     expect(await refusal(read())).toMatch(message)
   })
 })
@@ -128,40 +129,40 @@ test('merges with Windows line endings equal those with line feeds', async () =>
     return golden.cases.map(({ text }) => parseTokenizer('tokenizer', sources).tokenizer.encode(text).ids)
   }
   const expected = idsOf(await read())
-  const merges = await readFile(at('tokenizer', 'merges.txt'), 'utf8')
-  await writeFile(at('tokenizer', 'merges.txt'), merges.replaceAll('\n', '\r\n'))
+  const merges = await readFile(resolvePath('tokenizer', 'merges.txt'), 'utf8')
+  await writeFile(resolvePath('tokenizer', 'merges.txt'), merges.replaceAll('\n', '\r\n'))
   expect(idsOf(await read())).toEqual(expected)
 }, 60_000)
 
 describe('hostile files are refused', () => {
   test('a pipe, at once', async () => {
-    await rm(at('tokenizer', 'vocab.json'))
-    execFileSync('mkfifo', [at('tokenizer', 'vocab.json')])
+    await rm(resolvePath('tokenizer', 'vocab.json'))
+    execFileSync('mkfifo', [resolvePath('tokenizer', 'vocab.json')])
     expect(await refusal(read())).toMatch(/vocab\.json: is not a regular file/)
   })
 
   test('links to files outside', async () => {
     const secret = path.join(scratch.directory, 'secret')
-    await writeFile(secret, await readFile(at('tokenizer', 'merges.txt')))
-    await rm(at('tokenizer', 'merges.txt'))
-    await symlink(secret, at('tokenizer', 'merges.txt'))
+    await writeFile(secret, await readFile(resolvePath('tokenizer', 'merges.txt')))
+    await rm(resolvePath('tokenizer', 'merges.txt'))
+    await symlink(secret, resolvePath('tokenizer', 'merges.txt'))
     expect(await refusal(read())).toMatch(/merges\.txt: is a link to .*secret, outside of its directory; copy the file/)
   })
 
-  const numbered = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, i) => [`t${i}`, i]))
-  const t5 = async (change: (definition: Record<string, never>) => void) => {
-    const definition = JSON.parse(await readFile(at('tokenizer_3', 'tokenizer.json'), 'utf8'))
+  const createNumbered = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, i) => [`t${i}`, i]))
+  const createT5 = async (change: (definition: Record<string, never>) => void) => {
+    const definition = JSON.parse(await readFile(resolvePath('tokenizer_3', 'tokenizer.json'), 'utf8'))
     change(definition)
     return JSON.stringify(definition)
   }
-  const pattern = (Regex: string) => ({ type: 'Split', pattern: { Regex }, behavior: 'Removed', invert: false })
+  const createPattern = (Regex: string) => ({ type: 'Split', pattern: { Regex }, behavior: 'Removed', invert: false })
   test.each<[string, string, () => string | Promise<string>, RegExp]>([
     ['two million merges', 'tokenizer/merges.txt', () => 'a b\n'.repeat(1_900_000), /has more than 131072 entries/],
     ['a huge file', 'tokenizer/merges.txt', () => 'a b\n'.repeat(2_100_000), /8400000 bytes; at most 8000000/],
     [
       'half a million values',
       'tokenizer/vocab.json',
-      () => JSON.stringify(numbered(410_000)),
+      () => JSON.stringify(createNumbered(410_000)),
       /more than 400000 entries/,
     ],
     [
@@ -185,14 +186,14 @@ describe('hostile files are refused', () => {
     [
       'an exponential pattern',
       'tokenizer_3/tokenizer.json',
-      () => t5((json) => Object.assign(json, { pre_tokenizer: pattern('(a+)+$') })),
+      () => createT5((json) => Object.assign(json, { pre_tokenizer: createPattern('(a+)+$') })),
       /the pre_tokenizer of tokenizer\.json has the unknown pattern {"Regex":"\(a\+\)\+\$"}/,
     ],
     [
       'an exponential pattern deep inside',
       'tokenizer_3/tokenizer.json',
       () =>
-        t5((json) => {
+        createT5((json) => {
           const normalizers = [{ type: 'Replace', pattern: { Regex: '(a|a)*b' }, content: ' ' }]
           Object.assign(json, { normalizer: { type: 'Sequence', normalizers: [{ type: 'Sequence', normalizers }] } })
         }),
@@ -202,20 +203,20 @@ describe('hostile files are refused', () => {
       'a replacement that multiplies the prompt',
       'tokenizer_3/tokenizer.json',
       () =>
-        t5((json) =>
+        createT5((json) =>
           Object.assign(json, { normalizer: { type: 'Replace', pattern: { String: 'a' }, content: 'aa'.repeat(1e6) } }),
         ),
       /replaces text by more than one character/,
     ],
   ])('%s', async (_, file, content, message) => {
-    await writeFile(at(file), await content())
+    await writeFile(resolvePath(file), await content())
     const before = process.memoryUsage().rss
     expect(await refusal(read())).toMatch(message)
     expect(process.memoryUsage().rss - before).toBeLessThan(300e6)
   })
 
   test('terminal controls in names are escaped', async () => {
-    await writeFile(at('tokenizer', 'merges.txt'), '\u001b[32mcompile: all is well\u001b[0m \u202e\u0085 x\n')
+    await writeFile(resolvePath('tokenizer', 'merges.txt'), '\u001b[32mcompile: all is well\u001b[0m \u202e\u0085 x\n')
     const message = await refusal(read())
     expect(message).not.toMatch(/[\p{Cc}\p{Cf}]/u)
     expect(message).toContain('\\u001b[32mcompile: all is well')
@@ -274,8 +275,8 @@ describe('--tokenizers hub', () => {
 
   test('fails with the repository and advice', async () => {
     const hub = await startHub()
-    await mkdir(at('empty'))
-    await rm(at('tokenizer', 'vocab.json'))
+    await mkdir(resolvePath('empty'))
+    await rm(resolvePath('tokenizer', 'vocab.json'))
     expect(await refusal(read({ tokenizers: 'hub', hub }))).toMatch(
       /hub: openai\/clip-vit-large-patch14\/vocab\.json: (does not exist|cannot be fetched)/,
     )

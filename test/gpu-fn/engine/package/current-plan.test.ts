@@ -1,6 +1,6 @@
 // The plan in use of a package, for jobs with images of several sizes.
 import { expect, test } from 'vitest'
-import { CurrentPlan, type Planned } from '../../../../gpu-fn/engine/package/current-plan.ts'
+import { CurrentPlan, type PlannedMemory } from '../../../../gpu-fn/engine/package/current-plan.ts'
 import type { Package } from '../../../../gpu-fn/manifest.ts'
 import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
@@ -8,7 +8,7 @@ import { compileTiny } from '../../../support/checkpoints/compile.ts'
 const LARGE = { width: 128, height: 128 }
 const SMALL = { width: 64, height: 64 }
 
-const start = async (apply: (next: Planned) => Promise<void>) => {
+const start = async (apply: (next: PlannedMemory) => Promise<void>) => {
   const pkg: Package = await openPackage(await compileTiny({ tier: 'fp8' }))
   const plans = new CurrentPlan(pkg, {}, apply)
   await plans.start()

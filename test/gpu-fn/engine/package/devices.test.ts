@@ -8,12 +8,12 @@ import {
 import type { Package } from '../../../../gpu-fn/manifest.ts'
 import { computeConditions } from '../../../../gpu-fn/pipeline/conditions.ts'
 import { type Denoiser, predictVelocity, releaseConditions } from '../../../../gpu-fn/pipeline/denoise.ts'
-import { gaussianNoise } from '../../../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../../../gpu-fn/pipeline/noise.ts'
 import type { Pipeline } from '../../../../gpu-fn/pipeline/pipeline.ts'
 import { type Txt2ImgRequest, txt2img } from '../../../../gpu-fn/pipeline/txt2img.ts'
 import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
-import { minimumBudget } from '../../../support/checkpoints/minimum-budget.ts'
+import { findMinimumBudget } from '../../../support/checkpoints/minimum-budget.ts'
 import { BINDING } from '../../../support/native/addon.ts'
 
 const open = (devices: number, options: PipelineOptions = {}) =>
@@ -63,10 +63,10 @@ test('the velocity differs from that of a batch only by rounding', async () => {
   const { channels, downsample } = pkg.manifest.latent
   const { joint_width, pooled_width } = pkg.manifest.text
   const prompts = [1, 2].map((seed) => ({
-    ...{ embeds: gaussianNoise(seed, 8 * joint_width), rows: 8, pooled: gaussianNoise(seed, pooled_width) },
+    ...{ embeds: drawGaussianNoise(seed, 8 * joint_width), rows: 8, pooled: drawGaussianNoise(seed, pooled_width) },
   }))
   const side = 64 / downsample
-  const latent = { data: gaussianNoise(3, channels * side * side), dims: [1, channels, side, side] }
+  const latent = { data: drawGaussianNoise(3, channels * side * side), dims: [1, channels, side, side] }
   const options = { guidanceScale: 3, position: undefined, signal: new AbortController().signal }
   const velocityOf = async (denoisers: readonly [Denoiser, ...Denoiser[]]) => {
     const compute = computeConditions(denoisers, prompts, { manifest: pkg.manifest, batched: true })
@@ -81,7 +81,7 @@ test('the velocity differs from that of a batch only by rounding', async () => {
 
 test('the other devices hold the denoiser only while it is resident on the first one', async () => {
   const opened: string[] = []
-  const tight = await open(2, { budget: minimumBudget(pkg), onOpen: (network) => opened.push(network) })
+  const tight = await open(2, { budget: findMinimumBudget(pkg), onOpen: (network) => opened.push(network) })
   onTestFinished(() => tight.release())
   expect(tight.plan.offloaded).toContain('transformer')
   expect(tight.others).toEqual([])
@@ -94,10 +94,10 @@ test('all devices unload and load the denoiser together', async () => {
   const pipeline = await open(2, { onOpen: (network) => opened.push(network) })
   onTestFinished(() => pipeline.release())
   const expected = await imagesOf(pipeline, REQUEST, true)
-  const ofDenoiser = () => opened.splice(0).filter((name) => ['conditioning', 'transformer'].includes(name))
-  expect(ofDenoiser()).toHaveLength(4)
+  const takeDenoiserSessions = () => opened.splice(0).filter((name) => ['conditioning', 'transformer'].includes(name))
+  expect(takeDenoiserSessions()).toHaveLength(4)
   await pipeline.suspend()
   await pipeline.resume()
-  expect(ofDenoiser()).toHaveLength(4)
+  expect(takeDenoiserSessions()).toHaveLength(4)
   expect(await imagesOf(pipeline, REQUEST, true)).toEqual(expected)
 })

@@ -30,7 +30,7 @@ const MODULATIONS = { 'large fp8': 454, 'large fp16': 454, 'medium fp8': 325 }
 
 type Name = keyof typeof WEIGHTS
 
-function about(name: Name): Pick<Manifest, 'files' | 'networks' | 'latent' | 'position' | 'text'> {
+function describeNetworks(name: Name): Pick<Manifest, 'files' | 'networks' | 'latent' | 'position' | 'text'> {
   const files = NETWORKS.map((network, i) => [`${network}.weights`, { bytes: WEIGHTS[name][i]! * 1e9, sha256: '' }])
   const modulation = {
     name: 'modulation',
@@ -53,23 +53,23 @@ function about(name: Name): Pick<Manifest, 'files' | 'networks' | 'latent' | 'po
 const WEIGHT_ONLY: Execution = { target: 'cuda', samples: 1, widening: 1 }
 const NATIVE: Execution = { target: 'cuda-fp8', samples: 2, widening: 1 }
 const planMemory = (
-  manifest: ReturnType<typeof about>,
+  manifest: ReturnType<typeof describeNetworks>,
   size: { width: number; height: number },
   budget: number | null,
   how: Execution = WEIGHT_ONLY,
 ) => planFor(manifest, size, budget, how)
 
 test('two packages of Large share one arena, so that both stay open on a 40 GB GPU', () => {
-  const plan = planMemory(about('large fp8'), square(1024), 40 * GIB, NATIVE)
+  const plan = planMemory(describeNetworks('large fp8'), createSquare(1024), 40 * GIB, NATIVE)
   expect(plan.offloaded).toEqual([])
   expect(memoryOfAll([plan, plan])).toBeLessThan(40 * GIB * 0.97)
   expect(memoryOfAll([plan, plan])).toBeGreaterThan(2 * 17e9)
 })
 
-const square = (side: number) => ({ width: side, height: side })
+const createSquare = (side: number) => ({ width: side, height: side })
 
 test('without a budget, all networks are resident and nothing is reloaded', () => {
-  expect(planMemory(about('large fp16'), square(1024), null)).toMatchObject({
+  expect(planMemory(describeNetworks('large fp16'), createSquare(1024), null)).toMatchObject({
     resident: [...NETWORKS],
     offloaded: [],
     tile: null,
@@ -78,16 +78,16 @@ test('without a budget, all networks are resident and nothing is reloaded', () =
 })
 
 test.each<[Name, number, { width: number; height: number }, number | null]>([
-  ['large fp8', 8, square(1024), 64],
+  ['large fp8', 8, createSquare(1024), 64],
   ['large fp8', 8, { width: 1024, height: 768 }, 64],
-  ['large fp8', 15, square(1024), null],
-  ['medium fp8', 4, square(1024), 64],
-  ['medium fp8', 6, square(1024), null],
-  ['medium fp8', 4, square(1440), 48],
-  ['large fp16', 24, square(1024), null],
+  ['large fp8', 15, createSquare(1024), null],
+  ['medium fp8', 4, createSquare(1024), 64],
+  ['medium fp8', 6, createSquare(1024), null],
+  ['medium fp8', 4, createSquare(1440), 48],
+  ['large fp16', 24, createSquare(1024), null],
 ])('%s fits in %d GB at %o, decoded in tiles of %s latents', (name, gigabytes, size, tile) => {
   for (const how of [WEIGHT_ONLY, NATIVE]) {
-    const plan = planMemory(about(name), size, gigabytes * GIB, how)
+    const plan = planMemory(describeNetworks(name), size, gigabytes * GIB, how)
     expect(plan.peak).toBeLessThanOrEqual(gigabytes * GIB)
     expect(plan.tile).toBe(tile)
     expect([...plan.resident, ...plan.offloaded].sort()).toEqual([...NETWORKS].sort())
@@ -96,14 +96,14 @@ test.each<[Name, number, { width: number; height: number }, number | null]>([
 })
 
 test('the denoiser is resident if possible, and the networks that are cheapest to reload are reloaded', () => {
-  const plan = planMemory(about('large fp16'), square(1024), 24 * GIB)
+  const plan = planMemory(describeNetworks('large fp16'), createSquare(1024), 24 * GIB)
   expect(plan.resident).toContain('transformer')
   expect(plan.reread).toBeLessThan(9e9)
 })
 
 test('the decoder uses tiles only if the whole image does not fit', () => {
-  expect(planMemory(about('medium fp8'), square(1440), 8 * GIB).tile).toBeNull()
-  const plan = planMemory(about('medium fp8'), square(1440), 5 * GIB)
+  expect(planMemory(describeNetworks('medium fp8'), createSquare(1440), 8 * GIB).tile).toBeNull()
+  const plan = planMemory(describeNetworks('medium fp8'), createSquare(1440), 5 * GIB)
   expect(plan.tile).toBeGreaterThanOrEqual(64)
   expect(plan.peak).toBeLessThanOrEqual(5 * GIB)
 })
@@ -112,7 +112,7 @@ test('on a GPU, loaded networks reuse the memory of unloaded ones, and the decod
   const bytesOf = (networks: readonly string[]) =>
     networks.map((network) => WEIGHTS['large fp8'][NETWORKS.indexOf(network)]! * 1e9)
   for (const gigabytes of [8, 9, 11, 13, 15, 18]) {
-    const plan = planMemory(about('large fp8'), square(1024), gigabytes * GIB, NATIVE)
+    const plan = planMemory(describeNetworks('large fp8'), createSquare(1024), gigabytes * GIB, NATIVE)
     const kept = bytesOf(plan.resident).reduce((sum, bytes) => sum + bytes)
     expect(plan.resident).toContain('vae_decoder')
     expect(plan.peak).toBeGreaterThan(kept + Math.max(...bytesOf(plan.offloaded)))
@@ -122,16 +122,16 @@ test('on a GPU, loaded networks reuse the memory of unloaded ones, and the decod
 
 test('on the CPU, each session has its own scratch memory, which is freed with the session', () => {
   const onCpu: Execution = { target: 'cpu', samples: 2, widening: 1 }
-  const roomy = planMemory(about('medium fp8'), square(1024), null, onCpu)
-  const tight = planMemory(about('medium fp8'), square(1024), 8 * GIB, onCpu)
-  expect(roomy.peak).toBeGreaterThan(planMemory(about('medium fp8'), square(1024), null, NATIVE).peak)
+  const roomy = planMemory(describeNetworks('medium fp8'), createSquare(1024), null, onCpu)
+  const tight = planMemory(describeNetworks('medium fp8'), createSquare(1024), 8 * GIB, onCpu)
+  expect(roomy.peak).toBeGreaterThan(planMemory(describeNetworks('medium fp8'), createSquare(1024), null, NATIVE).peak)
   expect(tight.offloaded).toContain('vae_decoder')
 })
 
 test('a budget below the minimum is refused with the required amount', () => {
-  expect(() => planMemory(about('large fp8'), square(1024), 2 * GIB)).toThrow(BudgetError)
-  expect(() => planMemory(about('large fp8'), square(1024), 2 * GIB)).toThrow(
-    /^1024x1024 needs \d\.\d\d GB of device memory at least; the budget is 2\.15 GB$/,
+  expect(() => planMemory(describeNetworks('large fp8'), createSquare(1024), 2 * GIB)).toThrow(BudgetError)
+  expect(() => planMemory(describeNetworks('large fp8'), createSquare(1024), 2 * GIB)).toThrow(
+    /^1024x1024 needs at least \d\.\d\d GB of device memory; the budget is 2\.15 GB$/,
   )
 })
 
@@ -141,7 +141,7 @@ test('more memory never increases reloads, and no plan exceeds its budget', () =
     fc.property(fc.constantFrom<Name>('large fp8', 'large fp16', 'medium fp8'), budget, budget, (name, a, b) => {
       const [less, more] = [Math.min(a, b), Math.max(a, b)].map((mib) => {
         try {
-          return planMemory(about(name), square(1024), mib * 2 ** 20)
+          return planMemory(describeNetworks(name), createSquare(1024), mib * 2 ** 20)
         } catch (error) {
           expect(error).toBeInstanceOf(BudgetError)
           return null
@@ -156,7 +156,7 @@ test('more memory never increases reloads, and no plan exceeds its budget', () =
 })
 
 describe('a ControlNet', () => {
-  const network = (name: string, modulation: number) => ({
+  const createNetwork = (name: string, modulation: number) => ({
     ...{ file: '', weights: `${name}.weights`, inputs: [] },
     outputs: [{ name: 'modulation', dtype: 'float32' as const, shape: ['T', 'B', modulation] }],
   })
@@ -168,8 +168,8 @@ describe('a ControlNet', () => {
         Object.entries(BYTES).map(([name, bytes]) => [`${name}.weights`, { bytes, sha256: '' }]),
       ),
       networks: {
-        control_conditioning: network('control_conditioning', 2432 * 114),
-        control: network('control', 1),
+        control_conditioning: createNetwork('control_conditioning', 2432 * 114),
+        control: createNetwork('control', 1),
       },
       shape: { layers: 19, width: 2432, channels: 16, patch_size: 2, pooled_width: 2048 },
     },
@@ -178,7 +178,9 @@ describe('a ControlNet', () => {
   const size = { width: 1024, height: 1024 }
 
   test('is counted with its weights, residuals and sessions', () => {
-    const [without, guided] = [WEIGHT_ONLY, how].map((each) => planMemory(about('large fp8'), size, null, each))
+    const [without, guided] = [WEIGHT_ONLY, how].map((each) =>
+      planMemory(describeNetworks('large fp8'), size, null, each),
+    )
     const residuals = 4096 * 2432 * 2 * 20
     const sessions = 4 * 72 * 2 ** 20
     expect(guided!.peak - without!.peak).toBe(BYTES.control_conditioning + BYTES.control + residuals + sessions)
@@ -186,24 +188,24 @@ describe('a ControlNet', () => {
   })
 
   test('takes turns with other networks within a budget, or is refused', () => {
-    const { peak } = planMemory(about('large fp8'), size, null)
-    const tight = planMemory(about('large fp8'), size, peak, how)
+    const { peak } = planMemory(describeNetworks('large fp8'), size, null)
+    const tight = planMemory(describeNetworks('large fp8'), size, peak, how)
     expect(tight.peak).toBeLessThanOrEqual(peak)
     expect(tight.offloaded.length).toBeGreaterThan(1)
-    expect(() => planMemory(about('large fp8'), size, 4 * GIB, how)).toThrow(BudgetError)
+    expect(() => planMemory(describeNetworks('large fp8'), size, 4 * GIB, how)).toThrow(BudgetError)
   })
 })
 
 test('jobs that share steps keep their conditions on the device at the same time', () => {
   const peakOf = (sharing: number) =>
-    planMemory(about('large fp8'), { width: 1024, height: 1024 }, null, { ...NATIVE, sharing }).peak
+    planMemory(describeNetworks('large fp8'), { width: 1024, height: 1024 }, null, { ...NATIVE, sharing }).peak
   /** Bytes of 50 steps of two samples. */
   const conditions = 50 * 2 * WIDTH['large fp8'] * MODULATIONS['large fp8'] * 4
   expect(peakOf(4) - peakOf(1)).toBeGreaterThan(3 * conditions)
 })
 
 test('a plan with the memory arena of larger images has fewer resident networks', () => {
-  const manifest = about('large fp8')
+  const manifest = describeNetworks('large fp8')
   const small = { width: 512, height: 512 }
   const { shared } = planMemory(manifest, { width: 2048, height: 2048 }, null, NATIVE)
   const whole = planMemory(manifest, small, null, NATIVE)

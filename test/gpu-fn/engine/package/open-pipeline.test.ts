@@ -24,42 +24,49 @@ test.each<[Manifest['target'], Manifest['tier'], fileBytes: number, fold: boolea
   },
 )
 
-const graph = (file: string) => ({ file, inputs: [], outputs: [] })
-const NETWORKS = { t5: graph('t5'), transformer: graph('transformer'), vae_decoder: graph('vae_decoder') }
-const OTHERS = { transformer: graph('other transformer'), vae_decoder: graph('other vae_decoder') }
-const manifestFor = (target: Manifest['target']) =>
+const createGraph = (file: string) => ({ file, inputs: [], outputs: [] })
+const NETWORKS = {
+  t5: createGraph('t5'),
+  transformer: createGraph('transformer'),
+  vae_decoder: createGraph('vae_decoder'),
+}
+const OTHERS = { transformer: createGraph('other transformer'), vae_decoder: createGraph('other vae_decoder') }
+const createManifest = (target: Manifest['target']) =>
   ({
     ...{ model: 'large', tier: 'fp8', target, transformer_batch: target === 'cuda' ? 1 : null, networks: NETWORKS },
     ...(target === 'cuda-fp8' && { without_kernels: OTHERS }),
   }) as unknown as Manifest
 
 test('the graphs with kernels are opened if the GPU supports them and they are built', () => {
-  const kernels = () => ({ library: '/kernels.so', reason: null })
-  expect(chooseGraphs(manifestFor('cuda-fp8'), kernels)).toEqual({
+  const findFakeKernels = () => ({ library: '/kernels.so', reason: null })
+  expect(chooseGraphs(createManifest('cuda-fp8'), findFakeKernels)).toEqual({
     ...{ networks: NETWORKS, batched: true, kernels: '/kernels.so', note: null },
   })
 })
 
 test('otherwise the other graphs are opened, one sample at a time, with a note of the reason', () => {
-  const kernels = () => ({ library: null, reason: 'the GPU has no FP8 tensor cores' })
-  expect(chooseGraphs(manifestFor('cuda-fp8'), kernels)).toEqual({
+  const findFakeKernels = () => ({ library: null, reason: 'the GPU has no FP8 tensor cores' })
+  expect(chooseGraphs(createManifest('cuda-fp8'), findFakeKernels)).toEqual({
     ...{ networks: { t5: NETWORKS.t5, ...OTHERS }, batched: false },
     note: expect.stringMatching(/large:fp8 .*16-bit products: the GPU has no FP8 tensor cores/),
   })
 })
 
 test('a ControlNet has another graph for GPUs without support for the kernels', () => {
-  const networks = { control_conditioning: graph('conditioning'), control: graph('control') }
-  const about = { networks, without_kernels: { control: graph('other control') } } as unknown as ControlnetManifest
+  const networks = { control_conditioning: createGraph('conditioning'), control: createGraph('control') }
+  const about = {
+    networks,
+    without_kernels: { control: createGraph('other control') },
+  } as unknown as ControlnetManifest
   expect(chooseControlGraphs(about, () => ({ library: '/kernels.so', reason: null }))).toEqual(networks)
   const chosen = chooseControlGraphs(about, () => ({ library: null, reason: 'no GPU' }))
-  expect(chosen).toEqual({ ...networks, control: graph('other control') })
+  expect(chosen).toEqual({ ...networks, control: createGraph('other control') })
 })
 
 test.each(['cpu', 'cuda'] as const)('a package for %s has one graph per network and requires no kernels', (target) => {
-  const kernels = () => {
+  const findFakeKernels = () => {
     throw new Error('not to be asked')
   }
-  const chosen = chooseGraphs(manifestFor(target), kernels)
+  const chosen = chooseGraphs(createManifest(target), findFakeKernels)
   expect(chosen).toEqual({ networks: NETWORKS, batched: target === 'cpu', note: null })
 })

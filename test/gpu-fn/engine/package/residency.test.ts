@@ -10,14 +10,14 @@ import {
 } from '../../../../gpu-fn/engine/package/open-pipeline.ts'
 import { Residency } from '../../../../gpu-fn/engine/package/residency.ts'
 import { IMAGE_ENCODER, type NetworkName, type Package } from '../../../../gpu-fn/manifest.ts'
-import { gaussianNoise } from '../../../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../../../gpu-fn/pipeline/noise.ts'
 import { txt2img } from '../../../../gpu-fn/pipeline/txt2img.ts'
 import { openSession } from '../../../../gpu-fn/runtime/open-session.ts'
 import { type DeviceTensor, HostTensor, type Session, type Tensor } from '../../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { render } from '../../../../infra/local/models/render.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
-import { minimumBudget } from '../../../support/checkpoints/minimum-budget.ts'
+import { findMinimumBudget } from '../../../support/checkpoints/minimum-budget.ts'
 import { BINDING } from '../../../support/native/addon.ts'
 
 let pkg: Package
@@ -32,7 +32,7 @@ async function open(options: PipelineOptions): Promise<OpenPipeline> {
 }
 
 const REQUEST = { prompt: 'a red heart', seed: 1, width: 64, height: 64, steps: 2, guidance_scale: 3 }
-const min = () => minimumBudget(pkg)
+const findMinimum = () => findMinimumBudget(pkg)
 
 describe('a package within a budget', () => {
   test('produces the same image with all graphs open and with one at a time', async () => {
@@ -40,7 +40,7 @@ describe('a package within a budget', () => {
     expect(roomy.open()).toHaveLength(7)
     const image = await render(roomy, REQUEST)
     const opened: NetworkName[] = []
-    const tight = await open({ budget: min(), onOpen: (network) => opened.push(network) })
+    const tight = await open({ budget: findMinimum(), onOpen: (network) => opened.push(network) })
     expect(await render(tight, REQUEST)).toEqual(image)
     expect(tight.plan.offloaded).toContain('transformer')
     expect(opened).toEqual(expect.arrayContaining(['t5', 't5_2', 'conditioning', 'transformer', 'vae_decoder']))
@@ -52,7 +52,7 @@ describe('a package within a budget', () => {
   })
 
   test('never has more than one graph open in addition to the resident ones', async () => {
-    const tight = await open({ budget: min() })
+    const tight = await open({ budget: findMinimum() })
     const request = { ...REQUEST, count: 3, negative_prompt: '', text_convention: 'diffusers' } as const
     const output = { output_format: 'png', output_quality: 90 } as const
     for await (const _ of txt2img(tight, { ...request, ...output }, new AbortController().signal)) {
@@ -65,7 +65,7 @@ describe('a package within a budget', () => {
 
   test('denoises all images before decoding if denoiser and decoder do not fit together', async () => {
     const opened: NetworkName[] = []
-    const tight = await open({ budget: min(), onOpen: (network) => opened.push(network) })
+    const tight = await open({ budget: findMinimum(), onOpen: (network) => opened.push(network) })
     const request = { ...REQUEST, count: 3, negative_prompt: '', text_convention: 'diffusers' } as const
     const types: string[] = []
     const signal = new AbortController().signal
@@ -77,12 +77,12 @@ describe('a package within a budget', () => {
 
   test('plans again for a larger image, reports the plan, and refuses an image that does not fit', async () => {
     const plans: MemoryPlan[] = []
-    const pipeline = await open({ budget: min() + 2e8, onPlan: (plan) => plans.push(plan) })
+    const pipeline = await open({ budget: findMinimum() + 2e8, onPlan: (plan) => plans.push(plan) })
     expect(plans).toHaveLength(1)
     await pipeline.fit({ width: 64, height: 64 })
     expect(plans).toHaveLength(1)
     await pipeline.fit({ width: 320, height: 320 })
-    expect(plans.at(-1)!.peak).toBeLessThanOrEqual(min() + 2e8)
+    expect(plans.at(-1)!.peak).toBeLessThanOrEqual(findMinimum() + 2e8)
     await expect(pipeline.fit({ width: 30_000, height: 30_000 })).rejects.toThrow(BudgetError)
     await expect(openPipeline(pkg, { budget: 1 })).rejects.toThrow(BudgetError)
   })
@@ -130,14 +130,14 @@ describe('residency', () => {
     const open = (network: NetworkName) =>
       openSession(path.join(pkg.directory, pkg.manifest.networks[network]!.file), { target: 'cpu', binding: BINDING })
     const { text, position } = pkg.manifest
-    const noise = (...dims: number[]) => ({
-      data: gaussianNoise(
+    const createNoise = (...dims: number[]) => ({
+      data: drawGaussianNoise(
         1,
         dims.reduce((n, dim) => n * dim),
       ),
       dims,
     })
-    const prompt = { pooled: noise(1, text.pooled_width), prompt_embeds: noise(1, 8, text.joint_width) }
+    const prompt = { pooled: createNoise(1, text.pooled_width), prompt_embeds: createNoise(1, 8, text.joint_width) }
     const velocityOf = async (kept: NetworkName[]) => {
       const own = new Residency(open)
       await own.setResident(kept)
@@ -146,7 +146,11 @@ describe('residency', () => {
         ...prompt,
         timesteps: { data: Float32Array.of(500), dims: [1] },
       })
-      const inputs = { latent: noise(1, 16, 8, 8), context: results.context!, modulation: results.modulation!.row(0) }
+      const inputs = {
+        latent: createNoise(1, 16, 8, 8),
+        context: results.context!,
+        modulation: results.modulation!.row(0),
+      }
       const { velocity } = await own.session('transformer').run(inputs)
       expect(own.open()).toEqual(kept.length > 0 ? kept : ['transformer'])
       await own.release()
@@ -157,7 +161,7 @@ describe('residency', () => {
   })
 
   describe('of sessions with unloadable weights', () => {
-    const logged = () => {
+    const readLogged = () => {
       const log: string[] = []
       const own = new Residency(async (network) => {
         log.push(`open ${network}`)
@@ -172,7 +176,7 @@ describe('residency', () => {
     }
 
     test('keeps them open without their weights', async () => {
-      const { own, log } = logged()
+      const { own, log } = readLogged()
       for (const network of ['t5', 'transformer', 't5'] as const) await own.session(network).run({})
       expect(own.open()).toEqual(['t5'])
       expect(log).toEqual(['open t5', 'unload t5', 'open transformer', 'unload transformer', 'load t5'])
@@ -181,7 +185,7 @@ describe('residency', () => {
     })
 
     test('closes sessions that are no longer resident, and uses idle memory for those that are', async () => {
-      const { own, log } = logged()
+      const { own, log } = readLogged()
       await own.setResident(['clip_l', 'clip_g'])
       await own.session('t5').run({})
       await own.session('transformer').run({})
@@ -194,7 +198,7 @@ describe('residency', () => {
     })
 
     test('closes a suspended session on release', async () => {
-      const { own, log } = logged()
+      const { own, log } = readLogged()
       await own.session('t5').run({})
       await own.session('transformer').run({})
       await own.session('t5').release()

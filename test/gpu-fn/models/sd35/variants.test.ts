@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import type { Source } from '../../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { VARIANTS, variantOf } from '../../../../gpu-fn/models/sd35/variants.ts'
 
-const named = (name: string): Source => ({ layout: 'single-file', name })
+const createSource = (name: string): Source => ({ layout: 'single-file', name })
 const shapeOf = (name: string) => VARIANTS.find((variant) => variant.name === name)!
 
 test.each([
@@ -17,16 +17,16 @@ test.each([
   ['nano', 'turbo', 'nano-turbo', 4],
   ['nano', 'flash', 'nano-flash', 2],
 ])('the shape of %s at %j is %s, with %d steps', (shape, name, expected, steps) => {
-  const choice = variantOf(shapeOf(shape), named(name))
+  const choice = variantOf(shapeOf(shape), createSource(name))
   expect([choice.name, choice.defaults.steps]).toEqual([expected, steps])
   expect(choice.reason).toContain(JSON.stringify(name))
 })
 
 test('a variant with an ambiguous name lists the values of --variant', () => {
-  expect(variantOf(shapeOf('medium'), named('model.safetensors')).reason).toBe(
+  expect(variantOf(shapeOf('medium'), createSource('model.safetensors')).reason).toBe(
     'its shape, and the name "model.safetensors" matches no other variant of this shape; --variant selects medium-turbo or flash',
   )
-  expect(variantOf(shapeOf('medium'), named('turbo'), {}, 'medium')).toMatchObject({
+  expect(variantOf(shapeOf('medium'), createSource('turbo'), {}, 'medium')).toMatchObject({
     name: 'medium',
     reason: '--variant selects it',
   })
@@ -45,5 +45,5 @@ test.each([
   ['custom', /licensed by their author/],
 ])('weights of %s have the license of their publisher', (name, license) => {
   const shape = name === 'custom' ? { ...shapeOf('nano'), depth: 7 } : shapeOf(name)
-  expect(variantOf(shape, named('x'), {}, name).defaults.license).toMatch(license)
+  expect(variantOf(shape, createSource('x'), {}, name).defaults.license).toMatch(license)
 })

@@ -6,7 +6,8 @@ import { decodeInput, InputError, type InputRequest } from '../../../../gpu-fn/p
 
 const SIZE = { width: 32, height: 16 }
 const COLOR = { r: 128, g: 64, b: 32 }
-const plain = (width = 40, height = 20) => sharp({ create: { width, height, channels: 3, background: COLOR } })
+const createPlainImage = (width = 40, height = 20) =>
+  sharp({ create: { width, height, channels: 3, background: COLOR } })
 
 const decode = (image: Uint8Array, request: Partial<InputRequest> = {}, mask?: Uint8Array) =>
   decodeInput({ image, ...(mask && { mask }) }, { ...SIZE, ...request })
@@ -20,16 +21,16 @@ const pngOf = (width: number, height: number, color: (x: number, y: number) => r
 
 describe('decodes to 8-bit sRGB', () => {
   const files: [name: string, file: () => Promise<Buffer>][] = [
-    ['PNG', () => plain().png().toBuffer()],
-    ['PNG with a palette', () => plain().png({ palette: true }).toBuffer()],
-    ['PNG of 16 bits', () => plain().toColourspace('rgb16').png().toBuffer()],
-    ['interlaced PNG', () => plain().png({ progressive: true }).toBuffer()],
-    ['PNG in Display P3', () => plain().withIccProfile('p3').png().toBuffer()],
-    ['JPEG', () => plain().jpeg({ quality: 100 }).toBuffer()],
-    ['progressive JPEG', () => plain().jpeg({ progressive: true, quality: 100 }).toBuffer()],
-    ['WebP', () => plain().webp({ lossless: true }).toBuffer()],
-    ['GIF', () => plain().gif().toBuffer()],
-    ['AVIF', () => plain().avif({ lossless: true }).toBuffer()],
+    ['PNG', () => createPlainImage().png().toBuffer()],
+    ['PNG with a palette', () => createPlainImage().png({ palette: true }).toBuffer()],
+    ['PNG of 16 bits', () => createPlainImage().toColourspace('rgb16').png().toBuffer()],
+    ['interlaced PNG', () => createPlainImage().png({ progressive: true }).toBuffer()],
+    ['PNG in Display P3', () => createPlainImage().withIccProfile('p3').png().toBuffer()],
+    ['JPEG', () => createPlainImage().jpeg({ quality: 100 }).toBuffer()],
+    ['progressive JPEG', () => createPlainImage().jpeg({ progressive: true, quality: 100 }).toBuffer()],
+    ['WebP', () => createPlainImage().webp({ lossless: true }).toBuffer()],
+    ['GIF', () => createPlainImage().gif().toBuffer()],
+    ['AVIF', () => createPlainImage().avif({ lossless: true }).toBuffer()],
   ]
   test.each(files)('a %s', async (_, file) => {
     const { pixels, mask, warnings } = await decode(await file())
@@ -39,7 +40,7 @@ describe('decodes to 8-bit sRGB', () => {
   })
 
   test('a CMYK JPEG, by its profile or the default press profile', async () => {
-    const { pixels } = await decode(await plain().toColourspace('cmyk').jpeg().toBuffer())
+    const { pixels } = await decode(await createPlainImage().toColourspace('cmyk').jpeg().toBuffer())
     expect(pixels[0]! - pixels[2]!).toBeGreaterThan(60)
   })
 
@@ -130,7 +131,7 @@ describe('the mask', () => {
   test('is the transparent part of the image, or of the mask; an opaque image has none', async () => {
     const { mask } = await decode(await half(0), { repaint: 'transparent' })
     expect([mask![0], mask![31]]).toEqual([255, 0])
-    const other = await decode(await plain().png().toBuffer(), { repaint: 'transparent' }, await half(0))
+    const other = await decode(await createPlainImage().png().toBuffer(), { repaint: 'transparent' }, await half(0))
     expect([other.mask![0], other.mask![31]]).toEqual([255, 0])
     expect((await decode(await half(255), { repaint: 'transparent' })).mask).toBeNull()
   })
@@ -143,8 +144,8 @@ describe('the mask', () => {
 })
 
 /** A small PNG file with these dimensions in its header. */
-function bomb(width: number, height: number): Uint8Array {
-  const chunk = (type: string, data: Uint8Array) => {
+function createDecompressionBomb(width: number, height: number): Uint8Array {
+  const createChunk = (type: string, data: Uint8Array) => {
     const head = Buffer.alloc(8)
     head.writeUInt32BE(data.length)
     head.write(type, 4)
@@ -158,7 +159,12 @@ function bomb(width: number, height: number): Uint8Array {
   header.set([8, 2], 8)
   const data = deflateSync(Buffer.alloc(1_000_000))
   const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a])
-  return Buffer.concat([signature, chunk('IHDR', header), chunk('IDAT', data), chunk('IEND', new Uint8Array())])
+  return Buffer.concat([
+    signature,
+    createChunk('IHDR', header),
+    createChunk('IDAT', data),
+    createChunk('IEND', new Uint8Array()),
+  ])
 }
 
 describe('refuses', () => {
@@ -175,7 +181,7 @@ describe('refuses', () => {
   })
 
   test('TIFF, by name', async () => {
-    await expect(decode(await plain().tiff().toBuffer())).rejects.toThrow(/image: the file is TIFF/)
+    await expect(decode(await createPlainImage().tiff().toBuffer())).rejects.toThrow(/image: the file is TIFF/)
   })
 
   test('more pixels than a result may have, before decoding any', async () => {
@@ -185,10 +191,10 @@ describe('refuses', () => {
       [6145, 6145],
     ] as const) {
       const before = process.memoryUsage().rss
-      await expect(decode(bomb(width, height))).rejects.toBeInstanceOf(InputError)
+      await expect(decode(createDecompressionBomb(width, height))).rejects.toBeInstanceOf(InputError)
       expect(process.memoryUsage().rss - before).toBeLessThan(64 * 2 ** 20)
     }
-    const thin = await plain(16_000, 1).png().toBuffer()
+    const thin = await createPlainImage(16_000, 1).png().toBuffer()
     expect((await decode(thin)).pixels).toHaveLength(3 * 32 * 16)
   })
 })

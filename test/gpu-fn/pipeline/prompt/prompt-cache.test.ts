@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { createPromptCache } from '../../../../gpu-fn/pipeline/prompt/prompt-cache.ts'
 
 /** 4,000 bytes. */
-const encoded = () => ({
+const createEncoded = () => ({
   prompts: [{ embeds: new Float32Array(900), rows: 1, pooled: new Float32Array(100) }],
   truncations: [],
 })
@@ -14,7 +14,7 @@ function start(limit: number) {
     let isEncoded = false
     await cache.get(tenant, prompt, async () => {
       isEncoded = true
-      return encoded()
+      return createEncoded()
     })
     return isEncoded
   }
@@ -42,5 +42,5 @@ test('stores nothing with a limit of 0, or after a failed encoding', async () =>
   expect([await isEncoded('a', 'cat'), await isEncoded('a', 'cat')]).toEqual([true, true])
   const cache = createPromptCache(100_000)
   await expect(cache.get('a', 'cat', () => Promise.reject(new Error('broken')))).rejects.toThrow('broken')
-  expect(await cache.get('a', 'cat', async () => encoded())).toMatchObject({ truncations: [] })
+  expect(await cache.get('a', 'cat', async () => createEncoded())).toMatchObject({ truncations: [] })
 })

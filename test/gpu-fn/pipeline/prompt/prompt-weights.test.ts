@@ -22,7 +22,7 @@ describe('the segments of a prompt', () => {
     ['(a:nan)', 'has the weight NaN; weights are from -10 to 10'],
     ['(a:-Infinity)', 'has the weight -Infinity; weights are from -10 to 10'],
     [`${'('.repeat(30)}a${')'.repeat(30)}`, 'has the weight 10.8347; weights are from -10 to 10'],
-    [`${'('.repeat(40)}a${':1)'.repeat(40)}`, 'has more than 32 parentheses in parentheses'],
+    [`${'('.repeat(40)}a${':1)'.repeat(40)}`, 'has more than 32 levels of nested parentheses'],
     ['(((a:1.2)))', null],
   ])('%s: %s', (prompt, problem) => {
     expect(describeWeightProblem(prompt)).toBe(problem)

@@ -24,17 +24,17 @@ beforeAll(async () => {
 /** Encoders whose hidden states are their mark, and whose pooled vectors are 10 times their mark; `runs` records batch and rows. */
 function encoders(...names: EncoderName[]) {
   const runs: (readonly number[])[] = []
-  const session = (name: EncoderName): Session => ({
+  const createSession = (name: EncoderName): Session => ({
     async run({ input_ids }, { signal } = {}) {
       signal?.throwIfAborted()
       const [batch, rows] = input_ids!.dims as [number, number]
       runs.push([batch, rows])
-      const filled = (dims: number[], value: number): Tensor => ({
+      const createFilled = (dims: number[], value: number): Tensor => ({
         dims,
         data: new Float32Array(dims.reduce((a, b) => a * b)).fill(value),
       })
-      const hidden = filled([batch, rows, WIDTHS[name]], MARKS[name])
-      return name === 't5' ? { hidden } : { hidden, pooled: filled([batch, WIDTHS[name]], 10 * MARKS[name]) }
+      const hidden = createFilled([batch, rows, WIDTHS[name]], MARKS[name])
+      return name === 't5' ? { hidden } : { hidden, pooled: createFilled([batch, WIDTHS[name]], 10 * MARKS[name]) }
     },
     runOnDevice: () => Promise.reject(new Error('encoders leave nothing on the device')),
     release: async () => {},
@@ -49,7 +49,7 @@ function encoders(...names: EncoderName[]) {
   )
   const opened = shape.encoders.map((about): TextEncoder => {
     const name = about.name as EncoderName
-    return { about, session: session(name), tokenizer: tokenizers[name] }
+    return { about, session: createSession(name), tokenizer: tokenizers[name] }
   })
   return { opened, shape, runs }
 }
@@ -58,8 +58,8 @@ async function encode(names: EncoderName[], maxTokens?: number, text = 'a cat') 
   const { opened, shape } = encoders(...names)
   const encoded = await encodePrompts(opened, shape, [{ name: 'prompt', text }], { maxTokens, batched: true })
   const { embeds, rows, pooled } = encoded.prompts[0]!
-  const row = (i: number) => [...embeds.subarray(i * JOINT_WIDTH, (i + 1) * JOINT_WIDTH)]
-  return { rows, row, pooled: [...pooled], length: embeds.length, truncations: encoded.truncations }
+  const sliceRow = (i: number) => [...embeds.subarray(i * JOINT_WIDTH, (i + 1) * JOINT_WIDTH)]
+  return { rows, row: sliceRow, pooled: [...pooled], length: embeds.length, truncations: encoded.truncations }
 }
 
 const BOTH = [1, 1, 2, 2, 2, 0, 0, 0]

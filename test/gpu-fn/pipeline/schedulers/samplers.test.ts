@@ -1,39 +1,43 @@
 import { expect, test } from 'vitest'
 import { type JobRequest, SCHEDULES, stepsOfRuns } from '../../../../gpu-fn/contract.ts'
 import { createNoise } from '../../../../gpu-fn/pipeline/noise.ts'
-import { betaQuantile } from '../../../../gpu-fn/pipeline/schedulers/beta-quantile.ts'
-import { noiseLevels } from '../../../../gpu-fn/pipeline/schedulers/noise-levels.ts'
+import { computeBetaQuantile } from '../../../../gpu-fn/pipeline/schedulers/beta-quantile.ts'
+import { computeNoiseLevels } from '../../../../gpu-fn/pipeline/schedulers/noise-levels.ts'
 import { createScheduler } from '../../../../gpu-fn/pipeline/schedulers/schedulers.ts'
 import golden from '../../../golden/samplers.json' with { type: 'json' }
 
 const SD35 = { shift: 3, num_train_timesteps: 1000 }
-const noDraw = () => Promise.reject(new Error('this sampler draws no noise'))
+const refuseToDraw = () => Promise.reject(new Error('this sampler draws no noise'))
 
 type Choice = Pick<JobRequest, 'sampler' | 'noise_schedule'>
 
-function distance(a: ArrayLike<number>, b: readonly number[]): number {
+function measureDistance(a: ArrayLike<number>, b: readonly number[]): number {
   expect(a.length).toBe(b.length)
   return b.reduce((max, value, i) => Math.max(max, Math.abs(a[i]! - value)), 0)
 }
 
 test('the noise levels of every schedule equal ComfyUI’s', () => {
   for (const { schedule, steps, shift, sigmas } of golden.schedules) {
-    const levels = noiseLevels({ steps, shift, noise_schedule: schedule } as Choice & { steps: number }, SD35)
-    expect(distance(levels, sigmas), `${schedule}, ${steps} steps, shift ${shift}`).toBeLessThan(3e-7)
+    const levels = computeNoiseLevels({ steps, shift, noise_schedule: schedule } as Choice & { steps: number }, SD35)
+    expect(measureDistance(levels, sigmas), `${schedule}, ${steps} steps, shift ${shift}`).toBeLessThan(3e-7)
   }
 })
 
 test('custom noise levels are shifted and stretched as diffusers does', () => {
   for (const { given, shift_terminal, sigmas } of golden.custom) {
     const config = { ...SD35, ...(shift_terminal !== undefined && { shift_terminal }) }
-    expect(distance(noiseLevels({ steps: given.length, sigmas: given }, config), sigmas)).toBeLessThan(3e-7)
+    expect(measureDistance(computeNoiseLevels({ steps: given.length, sigmas: given }, config), sigmas)).toBeLessThan(
+      3e-7,
+    )
   }
 })
 
 test('spacings of a checkpoint equal diffusers’', () => {
   for (const { spacing, steps, sigmas } of golden.spacings) {
     const config = { ...SD35, spacing: spacing as 'karras' | 'exponential' | 'beta' }
-    expect(distance(noiseLevels({ steps }, config), sigmas), `${spacing}, ${steps} steps`).toBeLessThan(3e-7)
+    expect(measureDistance(computeNoiseLevels({ steps }, config), sigmas), `${spacing}, ${steps} steps`).toBeLessThan(
+      3e-7,
+    )
   }
 })
 
@@ -44,7 +48,7 @@ async function walk(choice: Choice, steps: number): Promise<Float32Array> {
   const draw = createNoise(7, golden.start.length)
   await draw()
   const config = { name: 'FlowMatchEulerDiscreteScheduler' as const, ...SD35 }
-  const scheduler = createScheduler({ ...choice, steps }, config, choice.sampler === 'lcm' ? draw : noDraw)
+  const scheduler = createScheduler({ ...choice, steps }, config, choice.sampler === 'lcm' ? draw : refuseToDraw)
   const sample = Float32Array.from(golden.start)
   for (const [run, timestep] of scheduler.timesteps.entries())
     await scheduler.step(velocityOf(sample, timestep / 1000), run, sample)
@@ -55,20 +59,20 @@ test('every sampler has the result of k-diffusion or diffusers', async () => {
   for (const { by, steps, end, sampler, schedule } of golden.walks) {
     const choice = { sampler, noise_schedule: schedule }
     const what = `${sampler} over ${schedule} as in ${by}, ${steps} steps`
-    expect(distance(await walk(choice as Choice, steps), end), what).toBeLessThan(1e-5)
+    expect(measureDistance(await walk(choice as Choice, steps), end), what).toBeLessThan(1e-5)
   }
 })
 
 test('Heun’s method is of second order', async () => {
   const exact = [...(await walk({ sampler: 'heun' }, 200))]
-  const error = async (sampler: JobRequest['sampler']) => distance(await walk({ sampler }, 20), exact)
+  const error = async (sampler: JobRequest['sampler']) => measureDistance(await walk({ sampler }, 20), exact)
   expect(await error('heun')).toBeLessThan((await error('euler')) / 2)
 })
 
 test('the number of billed runs is that of the sampler', () => {
   for (const sampler of ['euler', 'dpmpp_2m', 'heun', 'lcm'] as const) {
     for (const steps of [1, 2, 28, 200]) {
-      const scheduler = createScheduler({ steps, sampler }, { name: 'FlowMatchLCMScheduler', ...SD35 }, noDraw)
+      const scheduler = createScheduler({ steps, sampler }, { name: 'FlowMatchLCMScheduler', ...SD35 }, refuseToDraw)
       expect(stepsOfRuns({ steps, sampler })).toEqual(scheduler.steps)
     }
   }
@@ -89,7 +93,7 @@ test('a package’s scheduler is the default sampler', async () => {
 test('up to 100 steps, no schedule has equal noise levels', () => {
   for (const schedule of SCHEDULES) {
     for (const steps of [1, 2, 3, 5, 8, 20, 28, 50, 77, 99, 100]) {
-      const levels = [...noiseLevels({ steps, noise_schedule: schedule }, SD35)]
+      const levels = [...computeNoiseLevels({ steps, noise_schedule: schedule }, SD35)]
       expect(levels).toHaveLength(steps + 1)
       expect(levels.every((level, i) => i === 0 || level < levels[i - 1]!)).toBe(true)
     }
@@ -97,8 +101,11 @@ test('up to 100 steps, no schedule has equal noise levels', () => {
 })
 
 test('the quantiles of the beta distribution are symmetric and increasing', () => {
-  expect(betaQuantile(0.5)).toBe(0.5)
-  expect([betaQuantile(0), betaQuantile(1)].map((value) => Math.abs(value))).toEqual([expect.closeTo(0), 1])
-  const values = Array.from({ length: 101 }, (_, i) => betaQuantile(i / 100))
+  expect(computeBetaQuantile(0.5)).toBe(0.5)
+  expect([computeBetaQuantile(0), computeBetaQuantile(1)].map((value) => Math.abs(value))).toEqual([
+    expect.closeTo(0),
+    1,
+  ])
+  const values = Array.from({ length: 101 }, (_, i) => computeBetaQuantile(i / 100))
   expect(values).toEqual(values.toSorted((a, b) => a - b))
 })

@@ -8,7 +8,7 @@ import { createTracing } from '../../../../gpu-fn/server/observability/tracing.t
 import { observeWith } from '../../../../gpu-fn/server/observer.ts'
 import { parseTraceparent } from '../../../../gpu-fn/server/requests/traceparent.ts'
 import { createPacedEngine, pacedModel } from '../../../support/engine/paced-engine.ts'
-import { inputOf, jobBody, putFiles, putJob, putRaw } from '../../../support/gpu/client.ts'
+import { createJobBody, inputOf, putFiles, putJob, putRaw } from '../../../support/gpu/client.ts'
 import { readWholeStream } from '../../../support/gpu/job-stream.ts'
 import { startServer } from '../../../support/gpu/server.ts'
 
@@ -51,10 +51,10 @@ test('counts the samples of a step with skip-layer guidance', async () => {
   const skip_layer_guidance = { scale: 2.5, start: 0, stop: 1 }
   await readWholeStream(await putJob(server.url, 'a', { guidance_scale: 4, skip_layer_guidance }))
   const { body } = await metrics.text()
-  const steps = (samples: number) =>
+  const countSteps = (samples: number) =>
     `octet_phase_seconds_count{model="tiny",tier="fp8",phase="step",size="0.3 MP",samples="${samples}",controls="0"}`
-  expect(body).toContain(`${steps(2)} 1`)
-  expect(body).toContain(`${steps(3)} 3`)
+  expect(body).toContain(`${countSteps(2)} 1`)
+  expect(body).toContain(`${countSteps(3)} 3`)
   expect(body).toContain('octet_step_jobs_count{model="tiny",tier="fp8"} 4')
 })
 
@@ -65,14 +65,14 @@ test('counts the steps of a ControlNet separately', async () => {
     .png()
     .toBuffer()
   const controls = [{ id: 'canny', scale: 1, stop: 0.5 }]
-  const request = jobBody({ guidance_scale: 4, controls, inputs: [inputOf('control', image)] })
+  const request = createJobBody({ guidance_scale: 4, controls, inputs: [inputOf('control', image)] })
   await readWholeStream(await putFiles(server.url, 'a', request, image))
   await readWholeStream(await putJob(server.url, 'b', { guidance_scale: 4 }))
   const text = await (await fetch(`${server.url}/metrics`)).text()
-  const steps = (controls: number) =>
+  const countSteps = (controls: number) =>
     `octet_phase_seconds_count{model="tiny",tier="fp8",phase="step",size="0.3 MP",samples="2",controls="${controls}"}`
-  expect(text).toContain(`${steps(0)} 6`)
-  expect(text).toContain(`${steps(1)} 2`)
+  expect(text).toContain(`${countSteps(0)} 6`)
+  expect(text).toContain(`${countSteps(1)} 2`)
 })
 
 test('requires its token, if one is set', async () => {
@@ -85,12 +85,12 @@ test('requires its token, if one is set', async () => {
 
 test('reports readiness while its queue has room', async () => {
   await using server = await startServer(createPacedEngine(0), { queue: 1 })
-  const ready = async () => (await fetch(`${server.url}/readyz`)).status
-  expect(await ready()).toBe(200)
+  const fetchReadiness = async () => (await fetch(`${server.url}/readyz`)).status
+  expect(await fetchReadiness()).toBe(200)
   for (const id of ['a', 'b']) void putJob(server.url, id, { steps: 100 })
-  await expect.poll(ready, { timeout: 30_000 }).toBe(503)
+  await expect.poll(fetchReadiness, { timeout: 30_000 }).toBe(503)
   server.lifecycle.status = 'draining'
-  expect(await ready()).toBe(503)
+  expect(await fetchReadiness()).toBe(503)
 })
 
 test('sends the spans of a job to the collector, in the trace of its caller', async () => {

@@ -4,7 +4,14 @@ import { connect } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { TIERS } from '../../../../gpu-fn/contract.ts'
 import { createPacedEngine } from '../../../support/engine/paced-engine.ts'
-import { jobBody, oldEdgeKeys, putRaw, refusalOf, signToken, type TokenOptions } from '../../../support/gpu/client.ts'
+import {
+  createJobBody,
+  oldEdgeKeys,
+  putRaw,
+  refusalOf,
+  signToken,
+  type TokenOptions,
+} from '../../../support/gpu/client.ts'
 import { startServer } from '../../../support/gpu/server.ts'
 
 const engine = createPacedEngine()
@@ -17,8 +24,8 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]()
 })
 
-const good = JSON.stringify(jobBody())
-const now = () => Math.floor(Date.now() / 1000)
+const good = JSON.stringify(createJobBody())
+const readSeconds = () => Math.floor(Date.now() / 1000)
 
 async function detailOf(response: Response): Promise<string> {
   return ((await response.clone().json()) as { detail: string }).detail
@@ -45,7 +52,7 @@ describe('hostile bodies', () => {
   })
 
   test('a megabyte, with or without Content-Length', async () => {
-    const body = JSON.stringify({ ...jobBody(), prompt: 'x'.repeat(1_000_000) })
+    const body = JSON.stringify({ ...createJobBody(), prompt: 'x'.repeat(1_000_000) })
     expect(await refusalOf(await putRaw(server.url, 'job-1', body))).toBe('413 request_too_large')
     const token = await signToken('job-1', body)
     const headers = { 'content-type': 'application/json', authorization: `Bearer ${token}` }
@@ -65,7 +72,7 @@ describe('hostile bodies', () => {
     ['prompt', { prompt: undefined }, /^prompt is missing: /],
     ['prompt', { prompt: 'x'.repeat(10_001) }, /^prompt was "x{79}… \(10003 characters\): .*10000/],
   ])('%s out of bounds: the error has the given value and the allowed range', async (_, change, detail) => {
-    const response = await putRaw(server.url, 'job-1', JSON.stringify({ ...jobBody(), ...change }))
+    const response = await putRaw(server.url, 'job-1', JSON.stringify({ ...createJobBody(), ...change }))
     expect(await detailOf(response)).toMatch(detail)
     expect(await refusalOf(response)).toBe('400 invalid_request')
   })
@@ -78,7 +85,7 @@ describe('hostile bodies', () => {
   })
 
   test('a PNG that might be too large to deliver: the error has the limit and a suggestion', async () => {
-    const body = JSON.stringify(jobBody({ width: 6144, height: 6144 }))
+    const body = JSON.stringify(createJobBody({ width: 6144, height: 6144 }))
     const response = await putRaw(server.url, 'job-1', body)
     expect(await detailOf(response)).toBe(
       'an image of 6144x6144 as png may have up to 108.3 MiB; the limit is 64 MiB: use output_format jpeg or webp, or a smaller size',
@@ -87,7 +94,7 @@ describe('hostile bodies', () => {
   })
 
   test('an unknown field is named, and the known ones are listed', async () => {
-    const response = await putRaw(server.url, 'job-1', JSON.stringify({ ...jobBody(), cfg_scale: 4 }))
+    const response = await putRaw(server.url, 'job-1', JSON.stringify({ ...createJobBody(), cfg_scale: 4 }))
     expect(await detailOf(response)).toMatch(/^unknown field "cfg_scale" \(allowed: .*guidance_scale.*\)$/)
     expect(await refusalOf(response)).toBe('400 invalid_request')
   })
@@ -104,7 +111,7 @@ test('a caller who disconnects during the body is not an internal error', async 
 
 describe('a request is rejected before its body is read', () => {
   /** Sends a request that declares a 4 MB body but omits it. Returns the status line of the response. */
-  async function statusWithoutBody(authorization: string): Promise<string> {
+  async function fetchStatusWithoutBody(authorization: string): Promise<string> {
     const socket = connect(server.port, '127.0.0.1')
     socket.write(
       `PUT /jobs/job-1 HTTP/1.1\r\nhost: gpu\r\ncontent-type: application/json\r\ncontent-length: 4000000\r\n${authorization}\r\n`,
@@ -113,13 +120,15 @@ describe('a request is rejected before its body is read', () => {
     socket.destroy()
     return String(reply).split('\r\n')[0]!
   }
-  const bearer = async (job: string, options?: TokenOptions) =>
+  const createBearer = async (job: string, options?: TokenOptions) =>
     `authorization: Bearer ${await signToken(job, good, options)}\r\n`
 
   test('without a token, with an expired token, and with a token for another job', async () => {
-    expect(await statusWithoutBody('')).toBe('HTTP/1.1 401 Unauthorized')
-    expect(await statusWithoutBody(await bearer('job-1', { expires: now() - 60 }))).toBe('HTTP/1.1 401 Unauthorized')
-    expect(await statusWithoutBody(await bearer('job-2'))).toBe('HTTP/1.1 403 Forbidden')
+    expect(await fetchStatusWithoutBody('')).toBe('HTTP/1.1 401 Unauthorized')
+    expect(await fetchStatusWithoutBody(await createBearer('job-1', { expires: readSeconds() - 60 }))).toBe(
+      'HTTP/1.1 401 Unauthorized',
+    )
+    expect(await fetchStatusWithoutBody(await createBearer('job-2'))).toBe('HTTP/1.1 403 Forbidden')
   })
 })
 
@@ -127,8 +136,8 @@ describe('tokens', () => {
   const stranger = generateKeyPairSync('ed25519').privateKey
   test.each<[string, TokenOptions, string]>([
     ['of another key', { key: stranger }, '401 token_invalid'],
-    ['that expired', { expires: now() - 60 }, '401 token_expired'],
-    ['with an excessive lifetime', { expires: now() + 3600 }, '401 token_invalid'],
+    ['that expired', { expires: readSeconds() - 60 }, '401 token_expired'],
+    ['with an excessive lifetime', { expires: readSeconds() + 3600 }, '401 token_invalid'],
     ['of another issuer', { issuer: 'somebody' }, '401 token_invalid'],
     ['for another audience', { audience: 'octet-edge' }, '401 token_invalid'],
     ['for another attempt', { attempt: 2 }, '403 token_mismatch'],

@@ -3,18 +3,18 @@ import { type Figure, line } from '../../../../infra/bench/gpu/plan.ts'
 import { articleOf, replaceTable, tableOf } from '../../../../infra/bench/gpu/table.ts'
 
 const about = { variant: 'large', device: 'a card' }
-const figure = (system: string, metric: string, value: number, size: string | null = '1024x1024'): Figure => ({
+const createFigure = (system: string, metric: string, value: number, size: string | null = '1024x1024'): Figure => ({
   ...{ ...about, system, metric, size, value },
 })
 const FIGURES: Figure[] = [
-  figure('torch-bf16', 'forward_ms', 80),
-  figure('torch-bf16', 'turbo_s', 0.5),
-  figure('octet-fp8', 'forward_ms', 40),
-  figure('octet-fp8', 'turbo_s', 0.3),
-  figure('octet-fp8', 'turbo_s', 0.25, '1024x768'),
-  figure('octet-fp8', 'peak_mib_turbo', 7000, '1024x768'),
-  figure('octet-fp8', 'load_s', 3, null),
-  figure('octet-fp8', 'weights_gb', 17.43, null),
+  createFigure('torch-bf16', 'forward_ms', 80),
+  createFigure('torch-bf16', 'turbo_s', 0.5),
+  createFigure('octet-fp8', 'forward_ms', 40),
+  createFigure('octet-fp8', 'turbo_s', 0.3),
+  createFigure('octet-fp8', 'turbo_s', 0.25, '1024x768'),
+  createFigure('octet-fp8', 'peak_mib_turbo', 7000, '1024x768'),
+  createFigure('octet-fp8', 'load_s', 3, null),
+  createFigure('octet-fp8', 'weights_gb', 17.43, null),
   { ...about, system: 'torch-torchao-compile', metric: 'run', size: null, value: null, error: 'Error: ended with 1' },
 ]
 
@@ -28,7 +28,7 @@ test('shows the ratio to PyTorch at the same size next to each figure', () => {
 })
 
 test('a repeated measurement replaces the earlier figure', () => {
-  expect(tableOf([...FIGURES, figure('octet-fp8', 'forward_ms', 20)])).toContain('| octet-fp8 | 20.0 (0.25) |')
+  expect(tableOf([...FIGURES, createFigure('octet-fp8', 'forward_ms', 20)])).toContain('| octet-fp8 | 20.0 (0.25) |')
 })
 
 test("reads the quality of the article's methods from the model card, and shows a dash for a missing figure", () => {

@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest'
 import { ATTACKS, planAttacks } from '../../../../infra/bench/hostile/attacks.ts'
 import { summarize, TIMEOUT_MS } from '../../../../infra/bench/hostile/honest.ts'
 import { growthOf } from '../../../../infra/bench/hostile/memory.ts'
-import { nextArrivalMs, runOpenLoop } from '../../../../infra/bench/hostile/open-loop.ts'
+import { drawNextArrivalMs, runOpenLoop } from '../../../../infra/bench/hostile/open-loop.ts'
 import { judge, type Report } from '../../../../infra/bench/hostile/report.ts'
 import { percentile } from '../../../../infra/bench/statistics.ts'
 import { randomOf } from '../../../../infra/command/random.ts'
@@ -21,7 +21,7 @@ test('percentiles use the nearest-rank method', () => {
 describe('open-loop load', () => {
   test('has exponentially distributed gaps at the given rate', () => {
     const random = randomOf(1, 'arrivals')
-    const gaps = Array.from({ length: 20_000 }, () => nextArrivalMs(4, random))
+    const gaps = Array.from({ length: 20_000 }, () => drawNextArrivalMs(4, random))
     const mean = gaps.reduce((total, gap) => total + gap, 0) / gaps.length
     expect(mean).toBeGreaterThan(240)
     expect(mean).toBeLessThan(260)

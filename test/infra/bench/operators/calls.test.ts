@@ -26,12 +26,12 @@ function graphOf(variant: 'large' | 'medium'): Promise<Graph> {
 
 const callsOf = async (variant: 'large' | 'medium') => countCalls(await graphOf(variant), axesOf(1024))
 const sum = (calls: readonly CountedCall[]) => calls.reduce((total, { count }) => total + count, 0)
-const byOperator = (calls: readonly CountedCall[]) =>
+const groupByOperator = (calls: readonly CountedCall[]) =>
   Object.fromEntries([...Map.groupBy(calls, ({ op }) => op)].map(([op, own]) => [op, sum(own)]))
 
 test('operator calls of Large are counted, with both streams in one call and no text in the last block', async () => {
   const calls = await callsOf('large')
-  expect(byOperator(calls)).toEqual({
+  expect(groupByOperator(calls)).toEqual({
     ModulateQuantize: 2 * BLOCKS,
     Linear: 4 * BLOCKS,
     GeluQuantize: BLOCKS,

@@ -1,34 +1,40 @@
 import { existsSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import type { CountedCall } from '../../../../infra/bench/operators/calls.ts'
-import { profileTable, ratesTable, type TimedCall } from '../../../../infra/bench/operators/table.ts'
+import { formatRatesTable, profileTable, type TimedCall } from '../../../../infra/bench/operators/table.ts'
 import { ORT_HEADER } from '../../../../infra/bench/operators/timing.ts'
 import { peakShareOf, peaksOf, rateOf, workOf } from '../../../../infra/bench/operators/work.ts'
 
-const half = (...shape: number[]) => ({ dtype: 'float16', shape }) as const
-const codes = (...shape: number[]) => ({ dtype: 'float8e4m3fn', shape }) as const
-const floats = (...shape: number[]) => ({ dtype: 'float32', shape }) as const
+const createHalf = (...shape: number[]) => ({ dtype: 'float16', shape }) as const
+const createCodes = (...shape: number[]) => ({ dtype: 'float8e4m3fn', shape }) as const
+const createFloats = (...shape: number[]) => ({ dtype: 'float32', shape }) as const
 
 const LINEAR: CountedCall = {
   ...{ op: 'Linear', attributes: { factor: 1 }, count: 38, layers: ['x_block.attn.qkv'] },
-  inputs: [codes(1, 4096, 2432), floats(1, 4096), codes(7296, 2432), floats(7296, 1), half(7296)],
-  outputs: [half(1, 4096, 7296)],
+  inputs: [
+    createCodes(1, 4096, 2432),
+    createFloats(1, 4096),
+    createCodes(7296, 2432),
+    createFloats(7296, 1),
+    createHalf(7296),
+  ],
+  outputs: [createHalf(1, 4096, 7296)],
 }
 /** A paired call for the same layer in both streams. */
 const PAIR: CountedCall = {
   ...LINEAR,
-  inputs: [...LINEAR.inputs, codes(1, 333, 2432), floats(1, 333), ...LINEAR.inputs.slice(2)],
-  outputs: [...LINEAR.outputs, half(1, 333, 7296)],
+  inputs: [...LINEAR.inputs, createCodes(1, 333, 2432), createFloats(1, 333), ...LINEAR.inputs.slice(2)],
+  outputs: [...LINEAR.outputs, createHalf(1, 333, 7296)],
 }
 const GELU: CountedCall = {
   ...{ op: 'GeluQuantize', attributes: {}, count: 37, layers: ['x_block.mlp.fc1'] },
-  inputs: [half(1, 4096, 9728)],
-  outputs: [codes(1, 4096, 9728), floats(1, 4096)],
+  inputs: [createHalf(1, 4096, 9728)],
+  outputs: [createCodes(1, 4096, 9728), createFloats(1, 4096)],
 }
 const ATTENTION: CountedCall = {
   ...{ op: 'Attention', attributes: {}, count: 37, layers: ['x_block.attn'] },
-  inputs: [null, null, null, null, half(1, 4096, 7296), half(1, 333, 7296)],
-  outputs: [half(1, 4429, 2432)],
+  inputs: [null, null, null, null, createHalf(1, 4096, 7296), createHalf(1, 333, 7296)],
+  outputs: [createHalf(1, 4429, 2432)],
 }
 const H200 = peaksOf('NVIDIA H200')!
 
@@ -72,7 +78,7 @@ test('the profile multiplies times by call counts and lists the rest of the step
 })
 
 test('the description of a paired call contains the shapes of both streams', () => {
-  const [, , row] = ratesTable([{ call: PAIR, time: { microseconds: 110 } }], H200).split('\n')
+  const [, , row] = formatRatesTable([{ call: PAIR, time: { microseconds: 110 } }], H200).split('\n')
   expect(row).toBe(
     '| Linear [4096, 2432] and [333, 2432] · [7296, 2432] | x_block.attn.qkv | 110.0 | 1,429 TFLOP/s | 72 % |',
   )
@@ -81,7 +87,9 @@ test('the description of a paired call contains the shapes of both streams', () 
 test('the table contains the error of an operator that was not timed', () => {
   const failed: TimedCall = { call: GELU, time: { error: 'no kernel image | for the device' } }
   const reason = 'not measured: no kernel image \\| for the device'
-  expect(ratesTable([failed], undefined)).toContain(`| GeluQuantize [4096, 9728] | x_block.mlp.fc1 | | ${reason} | |`)
+  expect(formatRatesTable([failed], undefined)).toContain(
+    `| GeluQuantize [4096, 9728] | x_block.mlp.fc1 | | ${reason} | |`,
+  )
   const table = profileTable([failed, TIMED[1]!], 10, undefined)
   expect(table).toContain('| all FP8 operators, without those that were not measured | | 75 | | 3.80 |')
   expect(table).toContain(

@@ -14,7 +14,7 @@ import { randomOf } from '../../../../infra/command/random.ts'
 const SIDE = 16
 
 /** A uniform gray PNG with `change` added to the first value. */
-function png(level: number, change = 0, compressionLevel = 6): Promise<Buffer> {
+function encodePng(level: number, change = 0, compressionLevel = 6): Promise<Buffer> {
   const data = Buffer.alloc(3 * SIDE * SIDE, level)
   data[0]! += change
   return sharp(data, { raw: { width: SIDE, height: SIDE, channels: 3 } })
@@ -26,11 +26,11 @@ test('an image with one different value, or with identical pixels in different b
   const images = new Images()
   const add = (request: number, job: string, file: Buffer) =>
     images.add({ request, job, seconds: 1, previous: 'no job', file })
-  await add(0, 'first', await png(10))
-  await add(1, 'other', await png(20))
-  await add(0, 'equal', await png(10))
-  await add(0, 'changed', await png(10, 1))
-  await add(0, 'encoded', await png(10, 0, 0))
+  await add(0, 'first', await encodePng(10))
+  await add(1, 'other', await encodePng(20))
+  await add(0, 'equal', await encodePng(10))
+  await add(0, 'changed', await encodePng(10, 1))
+  await add(0, 'encoded', await encodePng(10, 0, 0))
   await add(0, 'broken', Buffer.from('no image'))
   expect(images.equal).toBe(1)
   expect(images.unequal.map(({ job, share }) => [job, share])).toEqual([
@@ -45,7 +45,7 @@ test('an image with one different value, or with identical pixels in different b
 
 type Answer = (job: string, request: JobRequest, reply: ServerResponse) => Promise<void>
 
-const line = (event: JobEvent) => `${JSON.stringify(event)}\n`
+const encodeLine = (event: JobEvent) => `${JSON.stringify(event)}\n`
 const timings = { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 }
 
 type Health = { running: number; queued: number }
@@ -62,11 +62,11 @@ async function serveJobs(answer: Answer, health: Health | null = IDLE): Promise<
     const job = request.url!.split('/').at(-1)!
     const body = Buffer.concat(await request.toArray()).toString()
     if (request.method === 'DELETE') {
-      open.get(job)?.end(line({ type: 'canceled', steps_done: 0, timings }))
+      open.get(job)?.end(encodeLine({ type: 'canceled', steps_done: 0, timings }))
       return reply.writeHead(204).end()
     }
     open.set(job, reply)
-    reply.write(line({ type: 'accepted', job, attempt: 1, position: 0 }))
+    reply.write(encodeLine({ type: 'accepted', job, attempt: 1, position: 0 }))
     return answer(job, JSON.parse(body), reply)
   }
   const server = await serveLocally((request, reply) => void onRequest(request, reply))
@@ -77,9 +77,9 @@ async function serveJobs(answer: Answer, health: Health | null = IDLE): Promise<
 async function sendImage({ width, height, seed }: JobRequest, reply: ServerResponse, file: Buffer): Promise<void> {
   const sha256 = createHash('sha256').update(file).digest('hex')
   const about = { image: 0, seed, width, height, content_type: 'image/png', bytes: file.byteLength, sha256 } as const
-  reply.write(line({ type: 'image', ...about }))
+  reply.write(encodeLine({ type: 'image', ...about }))
   reply.write(file)
-  reply.end(line({ type: 'succeeded', images: 1, timings }))
+  reply.end(encodeLine({ type: 'succeeded', images: 1, timings }))
 }
 
 const requests = drawRequests({ requests: 2, size: SIDE, tiers: ['fp8'], loras: [] }, randomOf(1, 'requests'))
@@ -90,7 +90,7 @@ const seedOf = ({ seed }: JobRequest) => Number(seed)
 test('a differing image is detected under load and on the idle function', async () => {
   const wrong = ['job-7', 'alone-1']
   const url = await serveJobs(async (job, request, reply) => {
-    await sendImage(request, reply, await png(seedOf(request), wrong.includes(job) ? 1 : 0))
+    await sendImage(request, reply, await encodePng(seedOf(request), wrong.includes(job) ? 1 : 0))
   })
   const result = await runLoad({ url, model: 'tiny', requests, jobs: jobsOf(10), callers: 3 })
   expect(result.ended).toEqual({ succeeded: 10, canceled: 0, 'hung up': 0, failed: 0 })
@@ -101,7 +101,7 @@ test('a differing image is detected under load and on the idle function', async 
 })
 
 test('identical images in all jobs count as reproducible', async () => {
-  const url = await serveJobs(async (_, request, reply) => sendImage(request, reply, await png(seedOf(request))))
+  const url = await serveJobs(async (_, request, reply) => sendImage(request, reply, await encodePng(seedOf(request))))
   const result = await runLoad({ url, model: 'tiny', requests, jobs: jobsOf(6), callers: 2 })
   expect([result.images.equal, result.alone.equal]).toEqual([6, 2])
   expect(isReproducible(result)).toBe(true)
@@ -110,10 +110,10 @@ test('identical images in all jobs count as reproducible', async () => {
 test('jobs are canceled by DELETE or by closing the connection; any other end without an image is a failure', async () => {
   const url = await serveJobs(async (job, request, reply) => {
     if (job === 'deleted' || job === 'abandoned') return
-    if (job === 'failed') reply.end(line({ type: 'failed', code: 'internal', message: 'a fault' }))
-    else if (job === 'lost') reply.end(line({ type: 'canceled', steps_done: 0, timings }))
+    if (job === 'failed') reply.end(encodeLine({ type: 'failed', code: 'internal', message: 'a fault' }))
+    else if (job === 'lost') reply.end(encodeLine({ type: 'canceled', steps_done: 0, timings }))
     else if (job === 'cut') reply.end()
-    else await sendImage(request, reply, await png(seedOf(request)))
+    else await sendImage(request, reply, await encodePng(seedOf(request)))
   })
   const plan = { request: 0, cancellation: null }
   const jobs = [
@@ -135,7 +135,7 @@ test.each([
   [{ running: 1, queued: 2 }, '1 running and 2 queued'],
   [null, 'no response'],
 ])('fails if the GPU function is not idle in time: %j', async (health, state) => {
-  const answer: Answer = async (_, request, reply) => sendImage(request, reply, await png(seedOf(request)))
+  const answer: Answer = async (_, request, reply) => sendImage(request, reply, await encodePng(seedOf(request)))
   const url = await serveJobs(answer, health)
   const load = runLoad({ url, model: 'tiny', requests, jobs: jobsOf(2), callers: 1, idleMs: 300 })
   await expect(load).rejects.toThrow(

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { accuracyOf } from '../../../../infra/bench/schedule/outcome.ts'
 import { isMet } from '../../../../infra/bench/schedule/report.ts'
 import { compare } from '../../../../infra/bench/schedule/schedule.ts'
-import { deviceMs, drawLoad, H200 } from '../../../../infra/bench/schedule/trace.ts'
+import { drawLoad, estimateDeviceMs, H200 } from '../../../../infra/bench/schedule/trace.ts'
 
 test('the scheduler meets its criteria on a trace of an hour at 0.95 of the capacity', () => {
   const { verdict, fcfs, steps } = compare(0.95, { minutes: 60, seed: 5, aging: 60 })
@@ -37,6 +37,6 @@ test('a Retry-After is accurate from 70 to 130 % of it, with a second of roundin
 
 test('the work of a short trace is close to the load', () => {
   const trace = drawLoad(H200, 0.95, 5, 3)
-  const work = trace.reduce((sum, { kind }) => sum + deviceMs(H200[kind]), 0)
+  const work = trace.reduce((sum, { kind }) => sum + estimateDeviceMs(H200[kind]), 0)
   expect(work / (0.95 * 300_000)).toBeCloseTo(1, 1)
 })

@@ -1,7 +1,7 @@
 // The audits of the crash campaign, on records with one deliberate inconsistency per test.
 import { expect, test } from 'vitest'
-import { experienceProblems, webhookProblems } from '../../../../infra/campaign/audit/audit.ts'
-import { bookProblems, reservationProblems } from '../../../../infra/campaign/audit/books.ts'
+import { findExperienceProblems, findWebhookProblems } from '../../../../infra/campaign/audit/audit.ts'
+import { findBookProblems, findReservationProblems } from '../../../../infra/campaign/audit/books.ts'
 import type { Books, JobRow } from '../../../../infra/campaign/audit/records.ts'
 import { runCounts, runProblems } from '../../../../infra/campaign/audit/runs.ts'
 import { judgeClaims } from '../../../../infra/campaign/callers.ts'
@@ -17,24 +17,24 @@ const record = (id: string, change: Partial<JobRow> = {}): JobRow => ({
   request: { prompt: `picture of ${id}`, seed: 7 },
   ...change,
 })
-const listed = (id: string, price = 201): Job => ({
+const createListedJob = (id: string, price = 201): Job => ({
   ...{ id, state: 'succeeded', steps: 1, error: null, price_microdollars: price, images: [] },
 })
-const row = (job: string, change = {}) => ({
+const createRow = (job: string, change = {}) => ({
   ...{ job, state: 'captured', amount: 201, charged: 201, fingerprint: `print of ${job}` },
   ...change,
 })
-const books = (change: Partial<Books> = {}): Books => ({
-  ledger: [row('a'), row('b'), row('never created', { state: 'released', charged: 0 })],
-  usage: [row('a'), row('b')],
+const createBooks = (change: Partial<Books> = {}): Books => ({
+  ledger: [createRow('a'), createRow('b'), createRow('never created', { state: 'released', charged: 0 })],
+  usage: [createRow('a'), createRow('b')],
   jobs: [record('a'), record('b')],
   ...change,
 })
-const jobs = [listed('a'), listed('b')]
+const jobs = [createListedJob('a'), createListedJob('b')]
 
 test('ledgers and reservations consistent with the jobs cause no reports', () => {
-  expect(bookProblems(books(), jobs)).toEqual([])
-  expect(reservationProblems(books(), jobs)).toEqual([])
+  expect(findBookProblems(createBooks(), jobs)).toEqual([])
+  expect(findReservationProblems(createBooks(), jobs)).toEqual([])
 })
 
 test.each([
@@ -44,27 +44,35 @@ test.each([
     { jobs: [record('a', { fingerprint: 'x' }), record('b')] },
     /a .* fingerprints/,
   ],
-  ['no row', { ledger: [row('b')] }, /a has no row/],
-  ['a row without a fingerprint', { ledger: [row('a', { fingerprint: null }), row('b')] }, /a .* fingerprints/],
+  ['no row', { ledger: [createRow('b')] }, /a has no row/],
+  [
+    'a row without a fingerprint',
+    { ledger: [createRow('a', { fingerprint: null }), createRow('b')] },
+    /a .* fingerprints/,
+  ],
   ['an unreadable record', { jobs: [record('b')] }, /record of a could not be read/],
 ])('a job with %s is reported', (_, change, problem) => {
-  expect(reservationProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
+  expect(findReservationProblems(createBooks(change), jobs)).toEqual([expect.stringMatching(problem)])
 })
 
 test('a job missing from the list of jobs is checked by its record', () => {
-  expect(reservationProblems(books({ jobs: [record('a'), record('b'), record('c')] }), jobs)).toEqual([
+  expect(findReservationProblems(createBooks({ jobs: [record('a'), record('b'), record('c')] }), jobs)).toEqual([
     'c has no row in the ledger',
   ])
 })
 
 test.each([
-  ['charged another price', { ledger: [row('a', { charged: 44 }), row('b')] }, /a cost 201/],
-  ['not exported', { usage: [row('b')] }, /a cost 201/],
-  ['exported twice', { usage: [row('a'), row('a'), row('b')] }, /a cost 201/],
-  ['exported in another state', { usage: [row('a', { state: 'released' }), row('b')] }, /a cost 201/],
-  ['charged without a job', { ledger: [row('a'), row('b'), row('c')] }, /charges c, which does not exist/],
+  ['charged another price', { ledger: [createRow('a', { charged: 44 }), createRow('b')] }, /a cost 201/],
+  ['not exported', { usage: [createRow('b')] }, /a cost 201/],
+  ['exported twice', { usage: [createRow('a'), createRow('a'), createRow('b')] }, /a cost 201/],
+  ['exported in another state', { usage: [createRow('a', { state: 'released' }), createRow('b')] }, /a cost 201/],
+  [
+    'charged without a job',
+    { ledger: [createRow('a'), createRow('b'), createRow('c')] },
+    /charges c, which does not exist/,
+  ],
 ])('a ledger row that is %s is reported', (_, change, problem) => {
-  expect(bookProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
+  expect(findBookProblems(createBooks(change), jobs)).toEqual([expect.stringMatching(problem)])
 })
 
 test.each([
@@ -72,12 +80,12 @@ test.each([
   ['a job that does not exist', { job: 'x' }, /received x, which does not exist/],
   ['a success for a failed job', { job: 'b', saw: 'succeeded' as const }, /b was succeeded and is now failed/],
 ])('a caller with %s is reported', (_, observed, problem) => {
-  const all = [listed('a'), { ...listed('b'), state: 'failed' as const }]
-  expect(experienceProblems([{ behavior: 'waits', job: 'a', saw: 'succeeded' }], all)).toEqual([])
-  expect(experienceProblems([{ behavior: 'waits', ...observed }], all)).toEqual([expect.stringMatching(problem)])
+  const all = [createListedJob('a'), { ...createListedJob('b'), state: 'failed' as const }]
+  expect(findExperienceProblems([{ behavior: 'waits', job: 'a', saw: 'succeeded' }], all)).toEqual([])
+  expect(findExperienceProblems([{ behavior: 'waits', ...observed }], all)).toEqual([expect.stringMatching(problem)])
 })
 
-const events = (change: Partial<Events> = {}): Events => ({
+const createEvents = (change: Partial<Events> = {}): Events => ({
   ...{ ids: new Set(['evt_a']), states: new Set(['succeeded']), attempts: 1, accepted: 1 },
   ...change,
 })
@@ -86,13 +94,13 @@ const receiverOf = (jobs: Record<string, Events>) =>
 
 test.each([
   ['missing', {}, /accepted no event of a/],
-  ['never accepted', { a: events({ accepted: 0 }) }, /accepted no event of a/],
-  ['sent under two ids', { a: events({ ids: new Set(['evt_a', 'evt_b']) }) }, /received evt_a, evt_b/],
-  ['sent with another state', { a: events({ states: new Set(['failed']) }) }, /which is succeeded/],
-  ['sent for an unknown job', { a: events(), x: events() }, /received an event of x/],
+  ['never accepted', { a: createEvents({ accepted: 0 }) }, /accepted no event of a/],
+  ['sent under two ids', { a: createEvents({ ids: new Set(['evt_a', 'evt_b']) }) }, /received evt_a, evt_b/],
+  ['sent with another state', { a: createEvents({ states: new Set(['failed']) }) }, /which is succeeded/],
+  ['sent for an unknown job', { a: createEvents(), x: createEvents() }, /received an event of x/],
 ])('a webhook that is %s is reported', (_, received, problem) => {
-  expect(webhookProblems(receiverOf({ a: events() }), 'acme', [listed('a')])).toEqual([])
-  const problems = webhookProblems(receiverOf(received as Record<string, Events>), 'acme', [listed('a')])
+  expect(findWebhookProblems(receiverOf({ a: createEvents() }), 'acme', [createListedJob('a')])).toEqual([])
+  const problems = findWebhookProblems(receiverOf(received as Record<string, Events>), 'acme', [createListedJob('a')])
   expect(problems).toEqual([expect.stringMatching(problem)])
 })
 

@@ -19,8 +19,8 @@ const PROBLEM = 'no event was accepted'
 async function poll(acceptedAt: number, dueAt: (now: number) => number | null) {
   const [start, started] = [Date.now(), performance.now()]
   const since = () => Date.now() - start
-  const problems = () => (since() >= acceptedAt ? [] : [PROBLEM])
-  const polled = pollDeliveries(started + DEADLINE_MS, problems, async () => {
+  const findProblems = () => (since() >= acceptedAt ? [] : [PROBLEM])
+  const polled = pollDeliveries(started + DEADLINE_MS, findProblems, async () => {
     const due = dueAt(since())
     return due === null ? null : start + due
   })

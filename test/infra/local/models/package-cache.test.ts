@@ -11,7 +11,7 @@ beforeAll(async () => {
 afterAll(() => rm(root, { recursive: true }))
 
 /** Writes a package with one file of this content. */
-const making = (text: string) =>
+const createMaker = (text: string) =>
   vi.fn(async (out: string) => {
     await mkdir(out)
     await writeFile(path.join(out, 'file'), text)
@@ -19,7 +19,7 @@ const making = (text: string) =>
 
 test('the result of one of two concurrent writers is kept, and later calls reuse it', async () => {
   const directory = path.join(root, 'shared')
-  const [one, other, later] = [making('one'), making('other'), making('later')]
+  const [one, other, later] = [createMaker('one'), createMaker('other'), createMaker('later')]
   await Promise.all([makeOnce(directory, one), makeOnce(directory, other)])
   await makeOnce(directory, later)
   expect(['one', 'other']).toContain(await readFile(path.join(directory, 'file'), 'utf8'))
@@ -29,7 +29,7 @@ test('the result of one of two concurrent writers is kept, and later calls reuse
 
 test('a failure leaves nothing behind and can be repeated', async () => {
   const directory = path.join(root, 'failing')
-  const failing = making('').mockRejectedValueOnce(new Error('the disk is full'))
+  const failing = createMaker('').mockRejectedValueOnce(new Error('the disk is full'))
   await expect(makeOnce(directory, failing)).rejects.toThrow('the disk is full')
   expect(await readdir(root)).not.toContain('failing')
   await makeOnce(directory, failing)
@@ -59,7 +59,7 @@ test('the temporary path of a process killed days ago is removed, and that of a 
   for (const each of [stale, fresh]) await mkdir(each)
   const before = new Date(Date.now() - 2 * 86_400_000)
   await utimes(stale, before, before)
-  await makeOnce(path.join(root, 'killed'), making(''))
+  await makeOnce(path.join(root, 'killed'), createMaker(''))
   expect((await readdir(root)).filter((name) => name.includes('killed')).sort()).toEqual(['.killed-2', 'killed'])
 })
 

@@ -7,12 +7,12 @@ import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { checkLoras, serveLoras } from '../../../../infra/local/models/served-loras.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
 import { refusal } from '../../../support/checkpoints/refusal.ts'
-import { compiledLora, writeRandomLora } from '../../../support/lora.ts'
+import { compileTestLora, writeRandomLora } from '../../../support/lora.ts'
 import { LORAS } from '../../../support/lora-outputs.ts'
 import { useScratch } from '../../../support/scratch.ts'
 
 const scratch = useScratch()
-const file = (name: string) => path.join(LORAS, `${name}.safetensors`)
+const resolveFile = (name: string) => path.join(LORAS, `${name}.safetensors`)
 let base: string
 let served: string
 /** Serves one package. Both tiny models are named `custom`, and only the second one has the shapes of `peft`. */
@@ -24,9 +24,9 @@ beforeEach(async () => {
 })
 
 test('files and compiled adapters are offered under their file names, for compatible models and tiers', async () => {
-  const compiled = await compiledLora(file('everything'), base, 'all-layers')
+  const compiled = await compileTestLora(resolveFile('everything'), base, 'all-layers')
   const renamed = path.join(scratch.directory, 'My Style_v2.safetensors')
-  await cp(file('kohya'), renamed)
+  await cp(resolveFile('kohya'), renamed)
   await checkLoras([renamed, compiled.directory])
   expect(await serveLoras([renamed, compiled.directory], served)).toEqual([
     { id: 'my-style-v2', models: ['custom:fp8'] },
@@ -49,7 +49,7 @@ test('an adapter for MLP weights is not offered in a tier with 4-bit MLPs', asyn
     blocks: 1,
     dtype: 'F32',
   })
-  expect(await serveLoras([file('kohya'), attention], served)).toEqual([
+  expect(await serveLoras([resolveFile('kohya'), attention], served)).toEqual([
     { id: 'kohya', models: ['custom:fp8'] },
     { id: 'attention', models: ['custom:fp8', 'custom:fp8-int4'] },
   ])
@@ -64,14 +64,14 @@ test('an adapter of another model is refused with the name of the key or of the 
   const peft = path.join(LORAS, 'peft/adapter_model.safetensors')
   expect(await refusal(serveLoras([peft], served))).toMatch(/base_model\.model\.\S+.* The LoRA is of another model/)
   expect(await readdir(path.join(served, 'loras'))).toEqual([])
-  const compiled = await compiledLora(peft, await compileTiny({ variant: 'tiny-large', tier: 'fp32' }), 'other')
+  const compiled = await compileTestLora(peft, await compileTiny({ variant: 'tiny-large', tier: 'fp32' }), 'other')
   await expect(serveLoras([compiled.directory], served)).rejects.toThrow(/^lora other updates transformer /)
 })
 
 test('duplicate adapter names, a missing file and a directory without a package are refused', async () => {
   const copy = path.join(scratch.directory, 'kohya.safetensors')
-  await cp(file('kohya'), copy)
-  await expect(serveLoras([file('kohya'), copy], served)).rejects.toThrow('two of the given adapters are kohya')
+  await cp(resolveFile('kohya'), copy)
+  await expect(serveLoras([resolveFile('kohya'), copy], served)).rejects.toThrow('two of the given adapters are kohya')
   await expect(checkLoras(['absent.safetensors'])).rejects.toThrow('--lora absent.safetensors: no such file')
   await expect(checkLoras([LORAS])).rejects.toThrow(/a directory without manifest\.json; name a safetensors file/)
 })

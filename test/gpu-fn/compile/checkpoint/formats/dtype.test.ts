@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
 import {
-  bfloat16ToFloat16,
-  float32ToFloat16,
+  convertBfloat16ToFloat16,
+  convertFloat32ToFloat16,
   toFloat32,
 } from '../../../../../gpu-fn/compile/checkpoint/formats/dtype.ts'
 
@@ -19,13 +19,13 @@ const sha256 = (array: Float32Array | Uint16Array) =>
 const bytesOf = (array: Uint16Array | Float32Array) => new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
 
 /** Every 16-bit pattern that is not NaN, in order. */
-function patterns(infinity: number): Uint16Array {
+function listPatterns(infinity: number): Uint16Array {
   return Uint16Array.from({ length: 65536 }, (_, pattern) => pattern).filter(
     (pattern) => (pattern & 0x7fff) <= infinity,
   )
 }
 
-function nextAfter(value: number, towards: number): number {
+function findNextFloat(value: number, towards: number): number {
   const bits = new Int32Array(Float32Array.of(value).buffer)
   if (value === 0) return towards > 0 ? 2 ** -149 : 0
   bits[0] = bits[0]! + (towards > value ? 1 : -1)
@@ -33,13 +33,13 @@ function nextAfter(value: number, towards: number): number {
 }
 
 /** As around_halves() of the script. */
-function nearHalves(): Float32Array {
+function listValuesNearHalves(): Float32Array {
   const halves = new Float32Array(0x7c00)
   toFloat32(bytesOf(Uint16Array.from(halves.keys())), 'F16', 1, halves)
   const midpoints = Array.from(halves.subarray(1), (half, i) => (half + halves[i]!) / 2)
   const exact = Float32Array.from([...halves, ...midpoints, 65519.996, 65520, 65536, 1e30])
-  const above = exact.map((value) => nextAfter(value, Number.POSITIVE_INFINITY))
-  const everything = [...exact, ...above, ...exact.map((value) => nextAfter(value, 0))]
+  const above = exact.map((value) => findNextFloat(value, Number.POSITIVE_INFINITY))
+  const everything = [...exact, ...above, ...exact.map((value) => findNextFloat(value, 0))]
   return Float32Array.from([...everything, ...everything.map((value) => -value)])
 }
 
@@ -48,7 +48,7 @@ describe('toFloat32', () => {
     ['F16', 0x7c00, 'float16_as_float32'],
     ['BF16', 0x7f80, 'bfloat16_as_float32'],
   ] as const)('decodes every %s pattern as numpy does', (dtype, infinity, key) => {
-    const stored = patterns(infinity)
+    const stored = listPatterns(infinity)
     const out = new Float32Array(stored.length)
     expect(toFloat32(bytesOf(stored), dtype, 1, out)).toEqual({ finite: false, overflow: false })
     expect(sha256(out)).toBe(golden[key])
@@ -96,17 +96,17 @@ describe('toFloat32', () => {
 
 describe('to float16', () => {
   it('rounds float32 half to even as numpy does, near every float16 and every midpoint', () => {
-    const values = nearHalves()
+    const values = listValuesNearHalves()
     expect(sha256(values)).toBe(golden.near_halves)
     const out = new Uint16Array(values.length)
-    expect(float32ToFloat16(values, out)).toEqual({ finite: true, overflow: true })
+    expect(convertFloat32ToFloat16(values, out)).toEqual({ finite: true, overflow: true })
     expect(sha256(out)).toBe(golden.near_halves_as_float16)
   })
 
   it('converts every bfloat16 as numpy does through float32', () => {
-    const stored = patterns(0x7f80)
+    const stored = listPatterns(0x7f80)
     const out = new Uint16Array(stored.length)
-    expect(bfloat16ToFloat16(bytesOf(stored), out)).toEqual({ finite: false, overflow: true })
+    expect(convertBfloat16ToFloat16(bytesOf(stored), out)).toEqual({ finite: false, overflow: true })
     expect(sha256(out)).toBe(golden.bfloat16_as_float16)
   })
 
@@ -117,7 +117,7 @@ describe('to float16', () => {
     [Number.POSITIVE_INFINITY, { finite: false, overflow: false }],
     [Number.NaN, { finite: false, overflow: false }],
   ])('reports whether %d is finite and overflows', (value, expected) => {
-    expect(float32ToFloat16(Float32Array.of(1, value), new Uint16Array(2))).toEqual(expected)
+    expect(convertFloat32ToFloat16(Float32Array.of(1, value), new Uint16Array(2))).toEqual(expected)
   })
 
   it.each([
@@ -126,6 +126,6 @@ describe('to float16', () => {
     [0x7f80, { finite: false, overflow: false }],
     [0xffc0, { finite: false, overflow: false }],
   ])('reports whether bfloat16 %i is finite and overflows', (pattern, expected) => {
-    expect(bfloat16ToFloat16(bytesOf(Uint16Array.of(pattern)), new Uint16Array(1))).toEqual(expected)
+    expect(convertBfloat16ToFloat16(bytesOf(Uint16Array.of(pattern)), new Uint16Array(1))).toEqual(expected)
   })
 })

@@ -9,7 +9,7 @@ import {
   unpackCodes,
   unpackTable,
 } from '../../../../../gpu-fn/compile/checkpoint/formats/fp8-int4.ts'
-import { gaussianNoise } from '../../../../../gpu-fn/pipeline/noise.ts'
+import { drawGaussianNoise } from '../../../../../gpu-fn/pipeline/noise.ts'
 import { toFp8Int4, toFp8Rows, toIntegers } from '../../../../../infra/bench/precision/roundings.ts'
 
 function quantize(src: Float32Array, rows: number): PackedRows {
@@ -41,16 +41,16 @@ test('scale bytes encode signed floats with magnitudes from 0.25 to 62', () => {
 })
 
 test('codes are products of integer and scale, rounded to E4M3', () => {
-  const decoded = (byte: number, integer: number) => decodeTable[unpackTable[byte * 16 + integer + 8]!]!
-  expect(decoded(0x7c, -8)).toBe(-448)
-  expect(decoded(0x7f, -8)).toBe(-448) // saturated
-  expect(decoded(0x11, 3)).toBe(1.625) // 3 × 17 ÷ 32 = 1.59375; E4M3 has steps of an eighth there
-  expect(decoded(0x91, 3)).toBe(-1.625)
+  const decodeByte = (byte: number, integer: number) => decodeTable[unpackTable[byte * 16 + integer + 8]!]!
+  expect(decodeByte(0x7c, -8)).toBe(-448)
+  expect(decodeByte(0x7f, -8)).toBe(-448) // saturated
+  expect(decodeByte(0x11, 3)).toBe(1.625) // 3 × 17 ÷ 32 = 1.59375; E4M3 has steps of an eighth there
+  expect(decodeByte(0x91, 3)).toBe(-1.625)
 })
 
 describe('quantization', () => {
   test('has a smaller error for Gaussian weights than block-quantized integers with 16-bit scales', () => {
-    const exact = gaussianNoise(1, 64 * 2432)
+    const exact = drawGaussianNoise(1, 64 * 2432)
     const given = exact.slice()
     toFp8Int4(given, 64, 2432)
     const integers = exact.slice()
@@ -60,13 +60,13 @@ describe('quantization', () => {
   })
 
   test('has an error within 3 % of that with optimal scales', () => {
-    const exact = gaussianNoise(2, 100 * GROUP)
+    const exact = drawGaussianNoise(2, 100 * GROUP)
     const given = quantize(exact, 100)
     const best = exact.slice()
     for (let row = 0; row < 100; row++) {
       const values = exact.subarray(row * GROUP, (row + 1) * GROUP)
       const candidates = Array.from({ length: 256 }, (_, byte) =>
-        values.map((value) => nearest(byte, value / given.scales[row]!) * given.scales[row]!),
+        values.map((value) => findNearest(byte, value / given.scales[row]!) * given.scales[row]!),
       )
       const errors = candidates.map((candidate) => errorOf(candidate, values))
       best.set(candidates[errors.indexOf(Math.min(...errors))]!, row * GROUP)
@@ -75,7 +75,7 @@ describe('quantization', () => {
   })
 
   test('preserves a group far below the largest magnitude of its row', () => {
-    const exact = gaussianNoise(3, 2 * GROUP).map((value, i) => (i < GROUP ? value : value / 100))
+    const exact = drawGaussianNoise(3, 2 * GROUP).map((value, i) => (i < GROUP ? value : value / 100))
     const given = unpack(quantize(exact, 1))
     expect(errorOf(given.subarray(GROUP), exact.subarray(GROUP))).toBeLessThan(0.12)
   })
@@ -83,11 +83,11 @@ describe('quantization', () => {
   test('preserves zeros and rows of extreme magnitude', () => {
     const exact = new Float32Array(4 * GROUP)
     exact.set(
-      gaussianNoise(4, GROUP).map((value) => value * 1e-30),
+      drawGaussianNoise(4, GROUP).map((value) => value * 1e-30),
       GROUP,
     )
     exact.set(
-      gaussianNoise(5, GROUP).map((value) => value * 1e30),
+      drawGaussianNoise(5, GROUP).map((value) => value * 1e30),
       2 * GROUP,
     )
     const given = quantize(exact, 4)
@@ -96,19 +96,19 @@ describe('quantization', () => {
     expect(values.subarray(0, GROUP).every((value) => value === 0)).toBe(true)
     expect(values.subarray(3 * GROUP).every((value) => value === 0)).toBe(true)
     for (const row of [1, 2]) {
-      const part = (of: Float32Array) => of.subarray(row * GROUP, (row + 1) * GROUP)
-      const unit = Math.max(...part(exact).map(Math.abs))
+      const sliceGroup = (of: Float32Array) => of.subarray(row * GROUP, (row + 1) * GROUP)
+      const unit = Math.max(...sliceGroup(exact).map(Math.abs))
       expect(
         errorOf(
-          part(values).map((x) => x / unit),
-          part(exact).map((x) => x / unit),
+          sliceGroup(values).map((x) => x / unit),
+          sliceGroup(exact).map((x) => x / unit),
         ),
       ).toBeLessThan(0.12)
     }
   })
 
   test('has three to four times the error of FP8', () => {
-    const exact = gaussianNoise(6, 32 * 1536)
+    const exact = drawGaussianNoise(6, 32 * 1536)
     const [four, eight] = [exact.slice(), exact.slice()]
     toFp8Int4(four, 32, 1536)
     toFp8Rows(eight, 32, 1536)
@@ -119,7 +119,7 @@ describe('quantization', () => {
 })
 
 /** Representable value nearest to `value` for a scale byte. */
-function nearest(byte: number, value: number): number {
+function findNearest(byte: number, value: number): number {
   const values = Array.from({ length: 16 }, (_, integer) => decodeTable[unpackTable[byte * 16 + integer]!]!)
   return values.reduce((best, each) => (Math.abs(each - value) < Math.abs(best - value) ? each : best))
 }

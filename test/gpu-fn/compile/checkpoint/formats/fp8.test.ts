@@ -7,8 +7,8 @@ type Golden = { decoded: string; values: string; codes: string; quantized: Case[
 
 /** Results of ml_dtypes, from test/golden/scripts/fp8.py. */
 const golden = JSON.parse(readFileSync(new URL('../../../../golden/fp8.json', import.meta.url), 'utf8')) as Golden
-const bytes = (base64: string) => new Uint8Array(Buffer.from(base64, 'base64'))
-const floats = (base64: string) => new Float32Array(bytes(base64).buffer)
+const decodeBytes = (base64: string) => new Uint8Array(Buffer.from(base64, 'base64'))
+const decodeFloats = (base64: string) => new Float32Array(decodeBytes(base64).buffer)
 
 /** NaN has a code of either sign, and JavaScript does not keep a NaN's. */
 const withoutSignOfNaN = (codes: Iterable<number>) =>
@@ -16,18 +16,18 @@ const withoutSignOfNaN = (codes: Iterable<number>) =>
 
 describe('E4M3 codes', () => {
   it('decodes all 256 as ml_dtypes does', () => {
-    expect(decodeTable).toEqual(floats(golden.decoded))
+    expect(decodeTable).toEqual(decodeFloats(golden.decoded))
   })
 
   it('encodes every code, midpoint, neighbor of a midpoint, subnormal and overflow as ml_dtypes does', () => {
-    const values = floats(golden.values)
+    const values = decodeFloats(golden.values)
     expect(values.length).toBeGreaterThan(1700)
-    expect(withoutSignOfNaN(Array.from(values, encode))).toEqual(withoutSignOfNaN(bytes(golden.codes)))
+    expect(withoutSignOfNaN(Array.from(values, encode))).toEqual(withoutSignOfNaN(decodeBytes(golden.codes)))
   })
 
   it('encodes every value the same way in bulk', () => {
     // A row that holds 448 has a scale of 1, so that codes are those of the values themselves.
-    const values = floats(golden.values).filter((value) => Math.abs(value) <= 448)
+    const values = decodeFloats(golden.values).filter((value) => Math.abs(value) <= 448)
     const codes = new Uint8Array(values.length)
     const scales = new Float32Array(1)
     expect(quantizeRows(values, 1, values.length, codes, scales)).toBe(true)
@@ -40,13 +40,13 @@ describe('quantizeRows', () => {
   /** The other case of the golden file has several scales per row. */
   const byRow = golden.quantized.find(({ columns, block }) => block === columns)!
 
-  it('equals numpy and ml_dtypes bit for bit', () => {
+  it('is bit-identical to numpy and ml_dtypes', () => {
     const { rows, columns } = byRow
     const codes = new Uint8Array(rows * columns)
     const scales = new Float32Array(rows)
-    expect(quantizeRows(floats(byRow.weights), rows, columns, codes, scales)).toBe(true)
-    expect(scales).toEqual(floats(byRow.scales))
-    expect(codes).toEqual(bytes(byRow.codes))
+    expect(quantizeRows(decodeFloats(byRow.weights), rows, columns, codes, scales)).toBe(true)
+    expect(scales).toEqual(decodeFloats(byRow.scales))
+    expect(codes).toEqual(decodeBytes(byRow.codes))
   })
 
   it('uses a scale of 1 for rows of zeros', () => {
@@ -63,8 +63,8 @@ describe('quantizeRows', () => {
   })
 
   it('is exact to within half a step', () => {
-    const [codes, scales] = [bytes(byRow.codes), floats(byRow.scales)]
-    floats(byRow.weights).forEach((weight, i) => {
+    const [codes, scales] = [decodeBytes(byRow.codes), decodeFloats(byRow.scales)]
+    decodeFloats(byRow.weights).forEach((weight, i) => {
       const scale = scales[Math.floor(i / byRow.columns)]!
       const halfStep = Math.max(Math.abs(weight) / 16, scale * 2 ** -10)
       expect(Math.abs(decodeTable[codes[i]!]! * scale - weight)).toBeLessThanOrEqual(halfStep * (1 + 1e-6))

@@ -6,14 +6,14 @@ import { readGguf } from '../../../../../gpu-fn/compile/checkpoint/formats/gguf.
 import type { Checkpoint } from '../../../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { openCheckpoint } from '../../../../../gpu-fn/models/sd35/sd35.ts'
 import { GGUF_TYPES, type GgufTensor, packGguf } from '../../../../support/checkpoints/gguf-file.ts'
-import { type Random, seededRandom } from '../../../../support/checkpoints/mutate.ts'
+import { createSeededRandom, type Random } from '../../../../support/checkpoints/mutate.ts'
 import { refusal } from '../../../../support/checkpoints/refusal.ts'
 import { FUZZ_FILES } from '../../../../support/fuzz-files.ts'
 import { useScratch } from '../../../../support/scratch.ts'
 
 const scratch = useScratch()
 const { F32, F16, Q4_0, Q8_0, Q6_K, IQ1_S, I64 } = GGUF_TYPES
-const same = (name: string) => name
+const keepName = (name: string) => name
 const NAME = 'joint_blocks.0.x_block.mlp.fc1.weight'
 
 async function write(...content: Parameters<typeof packGguf>): Promise<string> {
@@ -22,7 +22,7 @@ async function write(...content: Parameters<typeof packGguf>): Promise<string> {
   await writeFile(file, Buffer.concat([header, data]))
   return file
 }
-const refuse = async (...content: Parameters<typeof packGguf>) => refusal(readGguf(await write(...content), same))
+const refuse = async (...content: Parameters<typeof packGguf>) => refusal(readGguf(await write(...content), keepName))
 
 describe('readGguf', () => {
   it('returns shapes in the order of safetensors, and offsets in the file', async () => {
@@ -43,17 +43,21 @@ describe('readGguf', () => {
 
   it.each<[what: string, content: Parameters<typeof packGguf>, message: string | RegExp]>([
     [
-      'a type that is not read',
+      'an unsupported type',
       [[['a', { type: IQ1_S, shape: [256] }]]],
-      /type IQ1_S is not read; use .* F32, F16, Q4_0/,
+      /type IQ1_S is not supported; use .* F32, F16, Q4_0/,
     ],
-    ['an unknown type', [[['a', { type: I64, shape: [2] }]]], /type I64 is not read/],
+    ['an unknown type', [[['a', { type: I64, shape: [2] }]]], /type I64 is not supported/],
     [
       'rows of partial blocks',
       [[['a', { type: Q4_0, shape: [32, 16] }]]],
       'rows of 16 values are not whole blocks of 32',
     ],
-    ['rows of partial K-blocks', [[['a', { type: Q6_K, shape: [8, 32] }]]], 'not whole blocks of 256, as Q6_K takes'],
+    [
+      'rows of partial K-blocks',
+      [[['a', { type: Q6_K, shape: [8, 32] }]]],
+      'not whole blocks of 256, as Q6_K requires',
+    ],
     [
       'two tensors of one name',
       [
@@ -81,7 +85,7 @@ describe('readGguf', () => {
       'overlap',
     ],
     [
-      'a part of a divided file',
+      'a part of a split file',
       [[['a', { type: F32, shape: [1] }]], { 'split.count': 3 }],
       'is one of 3 parts; join them',
     ],
@@ -125,7 +129,7 @@ describe('readGguf', () => {
     const file = path.join(scratch.directory, 'hostile.gguf')
     await writeFile(file, hostile)
     const before = process.memoryUsage().rss
-    expect(await refusal(readGguf(file, same))).toMatch('has a header of more than 8000000 bytes')
+    expect(await refusal(readGguf(file, keepName))).toMatch('has a header of more than 8000000 bytes')
     expect(process.memoryUsage().rss - before).toBeLessThan(500e6)
   })
 
@@ -205,7 +209,7 @@ describe('damaged GGUF files', () => {
   it.each(Object.entries(DAMAGES))(
     `with %s: all ${FILES} are valid or refused with a CheckpointError`,
     async (name, damage) => {
-      const random = seededRandom(name.length)
+      const random = createSeededRandom(name.length)
       const { header, data } = packGguf(...BASE)
       const file = path.join(scratch.directory, 'fuzz.gguf')
       let [opened, memory] = [0, 0]

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { blockOf, quantizeBlocks } from '../../../../../gpu-fn/compile/checkpoint/formats/integer-blocks.ts'
-import { pseudoRandom } from '../../../../support/checkpoints/tensors.ts'
+import { createPseudoRandom } from '../../../../support/checkpoints/tensors.ts'
 
 test('the values of a block are the multiples of its scale nearest to them, with the largest one exact', () => {
   const values = Float32Array.of(-2, -1, 0, 0.5, 1, 1.75, 1.98, ...new Array(9).fill(0), ...new Array(16).fill(0))
@@ -23,7 +23,7 @@ test('4-bit codes are packed in pairs, the first one in the low half', () => {
 test.each([1, 1e-3, 1e-5])(
   'scales are float16 values, and codes are relative to the rounded scale: magnitude %d',
   (unit) => {
-    const values = pseudoRandom([64], 3).data.map((value) => value * unit)
+    const values = createPseudoRandom([64], 3).data.map((value) => value * unit)
     const [codes, scales] = [new Uint8Array(64), new Float32Array(2)]
     expect(quantizeBlocks(values, 8, 32, codes, scales)).toBe(true)
     expect([...scales]).toEqual([...scales].map(Math.f16round))

@@ -19,12 +19,12 @@ async function write(bytes: Uint8Array): Promise<string> {
   return file
 }
 
-const entry = (shape: unknown, offsets: unknown, dtype: unknown = 'F32') =>
+const createEntry = (shape: unknown, offsets: unknown, dtype: unknown = 'F32') =>
   JSON.stringify({ dtype, shape, data_offsets: offsets })
 
 describe('readHeader', () => {
   it('finds every tensor at its offset in the file', async () => {
-    const json = `{"b":${entry([2], [4, 12])},"__metadata__":{"format":"pt"},"a":${entry([], [0, 4])},"empty":${entry([3, 0], [12, 12])}}   `
+    const json = `{"b":${createEntry([2], [4, 12])},"__metadata__":{"format":"pt"},"a":${createEntry([], [0, 4])},"empty":${createEntry([3, 0], [12, 12])}}   `
     const { tensors, metadata, bytes, file } = await readHeader(await write(packHeader(json, 12)))
     const start = 8 + json.length
     expect(bytes).toBe(start + 12)
@@ -38,13 +38,13 @@ describe('readHeader', () => {
 
   it('accepts tensor names that are properties of every JavaScript object', async () => {
     const names = ['__proto__', 'constructor', 'toString', 'hasOwnProperty']
-    const json = `{${names.map((name, i) => `"${name}":${entry([1], [4 * i, 4 * i + 4])}`).join()}}`
+    const json = `{${names.map((name, i) => `"${name}":${createEntry([1], [4 * i, 4 * i + 4])}`).join()}}`
     const { tensors } = await readHeader(await write(packHeader(json, 16)))
     expect([...tensors.keys()]).toEqual(names)
     expect(({} as Record<string, unknown>).dtype).toBeUndefined()
   })
 
-  const good = entry([1], [0, 4])
+  const good = createEntry([1], [0, 4])
   it.each<[what: string, file: Uint8Array, message: RegExp]>([
     ['an empty file', new Uint8Array(0), /is empty: its download did not finish/],
     ['half a length', new Uint8Array(7), /7 bytes are too few/],
@@ -71,41 +71,45 @@ describe('readHeader', () => {
     ],
     [
       'an unknown dtype',
-      packHeader(`{"a":${entry([1], [0, 4], 'F33')}}`, 4),
+      packHeader(`{"a":${createEntry([1], [0, 4], 'F33')}}`, 4),
       /unknown dtype "F33"; known are .*F8_E4M3/,
     ],
-    ['a dtype that is a method', packHeader(`{"a":${entry([1], [0, 4], 'toString')}}`, 4), /unknown dtype "toString"/],
+    [
+      'a dtype that is a method',
+      packHeader(`{"a":${createEntry([1], [0, 4], 'toString')}}`, 4),
+      /unknown dtype "toString"/,
+    ],
     [
       'a dtype that is an object',
       packHeader('{"a":{"dtype":{"toString":1},"shape":[],"data_offsets":[0,4]}}', 4),
       /unknown dtype object/,
     ],
     ['no shape', packHeader('{"a":{"dtype":"F32","data_offsets":[0,4]}}', 4), /shape must be/],
-    ['a negative size', packHeader(`{"a":${entry([-1], [0, 4])}}`, 4), /shape must be .*non-negative/],
-    ['a fraction', packHeader(`{"a":${entry([0.5], [0, 2])}}`, 2), /shape must be/],
+    ['a negative size', packHeader(`{"a":${createEntry([-1], [0, 4])}}`, 4), /shape must be .*non-negative/],
+    ['a fraction', packHeader(`{"a":${createEntry([0.5], [0, 2])}}`, 2), /shape must be/],
     ['an infinite size', packHeader('{"a":{"dtype":"F32","shape":[1e999],"data_offsets":[0,4]}}', 4), /shape must be/],
-    ['nine axes', packHeader(`{"a":${entry(Array(9).fill(1), [0, 4])}}`, 4), /at most 8/],
+    ['nine axes', packHeader(`{"a":${createEntry(Array(9).fill(1), [0, 4])}}`, 4), /at most 8/],
     [
       'sizes that overflow',
-      packHeader(`{"a":${entry([2 ** 32, 2 ** 32, 2 ** 32], [0, 4])}}`, 4),
+      packHeader(`{"a":${createEntry([2 ** 32, 2 ** 32, 2 ** 32], [0, 4])}}`, 4),
       /takes more than can be counted/,
     ],
     [
       'sizes that overflow to nothing',
-      packHeader(`{"a":${entry([2 ** 52, 2 ** 52, 0], [0, 0])}}`),
+      packHeader(`{"a":${createEntry([2 ** 52, 2 ** 52, 0], [0, 0])}}`),
       /takes more than can be counted/,
     ],
-    ['one offset', packHeader(`{"a":${entry([1], [0])}}`, 4), /data_offsets must be two/],
-    ['negative offsets', packHeader(`{"a":${entry([1], [-4, 0])}}`, 4), /data_offsets must be two/],
-    ['offsets that run backwards', packHeader(`{"a":${entry([1], [4, 0])}}`, 4), /data_offsets span -4 bytes/],
+    ['one offset', packHeader(`{"a":${createEntry([1], [0])}}`, 4), /data_offsets must be two/],
+    ['negative offsets', packHeader(`{"a":${createEntry([1], [-4, 0])}}`, 4), /data_offsets must be two/],
+    ['offsets that run backwards', packHeader(`{"a":${createEntry([1], [4, 0])}}`, 4), /data_offsets span -4 bytes/],
     [
       'offsets that do not fit the shape',
-      packHeader(`{"a":${entry([2], [0, 4])}}`, 4),
+      packHeader(`{"a":${createEntry([2], [0, 4])}}`, 4),
       /span 4 bytes; shape \[2\] of F32 takes 8/,
     ],
     [
       'a tensor behind the end',
-      packHeader(`{"a":${entry([2], [0, 8])}}`, 4),
+      packHeader(`{"a":${createEntry([2], [0, 8])}}`, 4),
       /ends at byte \d+ of a file of \d+: the file is truncated/,
     ],
     [
@@ -115,10 +119,14 @@ describe('readHeader', () => {
     ],
     [
       'a hole',
-      packHeader(`{"a":${good},"b":${entry([1], [8, 12])}}`, 12),
+      packHeader(`{"a":${good},"b":${createEntry([1], [8, 12])}}`, 12),
       /"b": 4 bytes before it belong to no tensor/,
     ],
-    ['a hole at the start', packHeader(`{"a":${entry([1], [4, 8])}}`, 8), /"a": 4 bytes before it belong to no tensor/],
+    [
+      'a hole at the start',
+      packHeader(`{"a":${createEntry([1], [4, 8])}}`, 8),
+      /"a": 4 bytes before it belong to no tensor/,
+    ],
     ['bytes at the end', packHeader(`{"a":${good}}`, 5), /1 bytes at the end belong to no tensor/],
     ['a long name', packHeader(`{"${'x'.repeat(513)}":${good}}`, 4), /longer than 512 characters/],
     ['metadata that is no object', packHeader('{"__metadata__":[]}'), /__metadata__ is not an object/],
@@ -128,7 +136,7 @@ describe('readHeader', () => {
   })
 
   it('refuses more tensors than it allows', async () => {
-    const empty = entry([0], [0, 0])
+    const empty = createEntry([0], [0, 0])
     const json = `{${Array.from({ length: LIMITS.tensors + 1 }, (_, i) => `"${i}":${empty}`).join()}}`
     expect(await refusal(readHeader(await write(packHeader(json))))).toMatch('more than 100000 tensors')
   })

@@ -4,29 +4,29 @@ import { describe, expect, it } from 'vitest'
 import { openCheckpoint } from '../../../../../gpu-fn/models/sd35/sd35.ts'
 import { readStored } from '../../../../support/checkpoints/read-stored.ts'
 import { refusal } from '../../../../support/checkpoints/refusal.ts'
-import type { Stored } from '../../../../support/checkpoints/safetensors-file.ts'
+import type { TensorContent } from '../../../../support/checkpoints/safetensors-file.ts'
 import { useScratch } from '../../../../support/scratch.ts'
 
 const scratch = useScratch()
 const { write } = scratch
 
-async function writeFolder(folder: string, file: string, tensors: Record<string, Stored>): Promise<void> {
+async function writeFolder(folder: string, file: string, tensors: Record<string, TensorContent>): Promise<void> {
   await mkdir(path.join(scratch.directory, folder), { recursive: true })
   await write(path.join(folder, file), tensors)
 }
 
-const half: Stored = { dtype: 'F16', shape: [2, 2] }
+const half: TensorContent = { dtype: 'F16', shape: [2, 2] }
 
 describe('the diffusers layout', () => {
   const block = 'transformer_blocks.0.attn'
-  const q: Stored = { dtype: 'F16', shape: [1, 2], data: Uint8Array.of(1, 2, 3, 4) }
-  const k: Stored = { dtype: 'F16', shape: [1, 2], data: Uint8Array.of(5, 6, 7, 8) }
-  const v: Stored = { dtype: 'F16', shape: [1, 2], data: Uint8Array.of(9, 10, 11, 12) }
-  const writeTransformer = (tensors: Record<string, Stored>) =>
+  const q: TensorContent = { dtype: 'F16', shape: [1, 2], data: Uint8Array.of(1, 2, 3, 4) }
+  const k: TensorContent = { dtype: 'F16', shape: [1, 2], data: Uint8Array.of(5, 6, 7, 8) }
+  const v: TensorContent = { dtype: 'F16', shape: [1, 2], data: Uint8Array.of(9, 10, 11, 12) }
+  const writeTransformer = (tensors: Record<string, TensorContent>) =>
     writeFolder('transformer', 'diffusion_pytorch_model.safetensors', tensors)
 
   it('stacks q, k and v in this order, and swaps scale and shift', async () => {
-    const linear: Stored = { dtype: 'F16', shape: [2], data: Uint8Array.of(1, 1, 2, 2) }
+    const linear: TensorContent = { dtype: 'F16', shape: [2], data: Uint8Array.of(1, 1, 2, 2) }
     await writeTransformer({
       [`${block}.to_v.weight`]: v,
       [`${block}.to_k.weight`]: k,
@@ -36,14 +36,14 @@ describe('the diffusers layout', () => {
       'transformer_blocks.1.norm1_context.linear.bias': linear,
     })
     const { networks } = await openCheckpoint([scratch.directory])
-    const value = async (name: string) => [...(await readStored()(networks.transformer!.get(name)!))]
-    expect(await value('joint_blocks.0.x_block.attn.qkv.weight')).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])
-    expect(await value('final_layer.adaLN_modulation.1.bias')).toEqual([2, 2, 1, 1])
-    expect(await value('joint_blocks.0.context_block.adaLN_modulation.1.bias')).toEqual([1, 1, 2, 2])
-    expect(await value('joint_blocks.1.context_block.adaLN_modulation.1.bias')).toEqual([2, 2, 1, 1])
+    const readValue = async (name: string) => [...(await readStored()(networks.transformer!.get(name)!))]
+    expect(await readValue('joint_blocks.0.x_block.attn.qkv.weight')).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])
+    expect(await readValue('final_layer.adaLN_modulation.1.bias')).toEqual([2, 2, 1, 1])
+    expect(await readValue('joint_blocks.0.context_block.adaLN_modulation.1.bias')).toEqual([1, 1, 2, 2])
+    expect(await readValue('joint_blocks.1.context_block.adaLN_modulation.1.bias')).toEqual([2, 2, 1, 1])
   })
 
-  it.each<[what: string, tensors: Record<string, Stored>, message: RegExp]>([
+  it.each<[what: string, tensors: Record<string, TensorContent>, message: RegExp]>([
     [
       'projections of different widths',
       { to_q: q, to_k: { dtype: 'F16', shape: [1, 3] }, to_v: v },
@@ -62,7 +62,7 @@ describe('the diffusers layout', () => {
     [
       'a name that SD3.5 does not have',
       { to_q: q, to_k: k, to_v: v, constructor: v },
-      /left over: ".*attn.constructor.weight"/,
+      /unexpected tensors: ".*attn.constructor.weight"/,
     ],
   ])('is refused with %s', async (_, projections, message) => {
     await writeTransformer(

@@ -15,7 +15,7 @@ afterAll(() => rm(scratch, { recursive: true, force: true }))
 describe('readSharded', () => {
   const one = { dtype: 'F16', shape: [2] }
 
-  async function index(weightMap: unknown): Promise<string> {
+  async function writeIndex(weightMap: unknown): Promise<string> {
     const directory = path.join(scratch, 'sharded')
     await mkdir(directory, { recursive: true })
     await writeTensors(path.join(directory, 'x-1.safetensors'), { a: one, b: one })
@@ -27,7 +27,7 @@ describe('readSharded', () => {
   const honest = { a: 'x-1.safetensors', b: 'x-1.safetensors', c: 'x-2.safetensors' }
 
   it('joins the shards', async () => {
-    const { tensors, bytes } = await readSharded(await index(honest))
+    const { tensors, bytes } = await readSharded(await writeIndex(honest))
     expect([...tensors.keys()].sort()).toEqual(['a', 'b', 'c'])
     expect(path.basename(tensors.get('c')!.file)).toBe('x-2.safetensors')
     expect(bytes).toBe(packTensors({ a: one, b: one }).length + packTensors({ c: one }).length)
@@ -54,6 +54,6 @@ describe('readSharded', () => {
     ['no tensors', {}, /weight_map is empty/],
     ['no weight map', undefined, /weight_map is not an object/],
   ])('refuses %s', async (_, weightMap, message) => {
-    expect(await refusal(readSharded(await index(weightMap)))).toMatch(message)
+    expect(await refusal(readSharded(await writeIndex(weightMap)))).toMatch(message)
   })
 })

@@ -1,12 +1,12 @@
 import { describe, expect, it } from 'vitest'
 import { openCheckpoint } from '../../../../../gpu-fn/models/sd35/sd35.ts'
 import { refusal } from '../../../../support/checkpoints/refusal.ts'
-import type { Stored } from '../../../../support/checkpoints/safetensors-file.ts'
+import type { TensorContent } from '../../../../support/checkpoints/safetensors-file.ts'
 import { useScratch } from '../../../../support/scratch.ts'
 
 const scratch = useScratch()
 const { write } = scratch
-const half: Stored = { dtype: 'F16', shape: [2, 2] }
+const half: TensorContent = { dtype: 'F16', shape: [2, 2] }
 
 /** A tensor name of each kind of published file. */
 const NAMES: [name: string, message: RegExp][] = [

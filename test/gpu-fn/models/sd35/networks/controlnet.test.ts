@@ -5,14 +5,14 @@ import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { readParameters } from '../../../../../gpu-fn/compile/checkpoint/formats/quantization.ts'
 import { readHeader } from '../../../../../gpu-fn/compile/checkpoint/formats/safetensors.ts'
-import type { Tensor as StoredTensor } from '../../../../../gpu-fn/compile/checkpoint/tensor.ts'
+import type { Tensor as TensorContent } from '../../../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { buildGraph } from '../../../../../gpu-fn/compile/graph/build-graph.ts'
 import type { Graph } from '../../../../../gpu-fn/compile/graph/graph.ts'
 import { Ledger } from '../../../../../gpu-fn/compile/graph/ledger.ts'
 import type { Scope } from '../../../../../gpu-fn/compile/graph/scope.ts'
 import { cpu } from '../../../../../gpu-fn/compile/lower/cpu.ts'
 import { encodeModel } from '../../../../../gpu-fn/compile/write/onnx.ts'
-import { PackageWriter, weightsFile } from '../../../../../gpu-fn/compile/write/package-writer.ts'
+import { createWeightsFile, PackageWriter } from '../../../../../gpu-fn/compile/write/package-writer.ts'
 import { FAMILIES } from '../../../../../gpu-fn/models/families.ts'
 import { deriveMMDiT } from '../../../../../gpu-fn/models/sd35/configurations.ts'
 import { control, controlConditioning } from '../../../../../gpu-fn/models/sd35/networks/controlnet.ts'
@@ -24,7 +24,7 @@ import {
   transformer,
 } from '../../../../../gpu-fn/models/sd35/networks/mmdit.ts'
 import { splitPositionTable } from '../../../../../gpu-fn/models/sd35/positions.ts'
-import { sd35Precision } from '../../../../../gpu-fn/models/sd35/precision.ts'
+import { createSd35Precision } from '../../../../../gpu-fn/models/sd35/precision.ts'
 import { readPosition } from '../../../../../gpu-fn/pipeline/position.ts'
 import { openSession } from '../../../../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../../../../gpu-fn/runtime/session.ts'
@@ -32,13 +32,18 @@ import { openPackage } from '../../../../../gpu-fn/weights/packages.ts'
 import { writeTinyCheckpoint } from '../../../../../infra/checkpoints/tiny/checkpoint.ts'
 import { writeSafetensors } from '../../../../../infra/checkpoints/write-safetensors.ts'
 import { compileTiny } from '../../../../support/checkpoints/compile.ts'
-import { type FloatTensor, pseudoRandom, readTensors, relativeError } from '../../../../support/checkpoints/tensors.ts'
+import {
+  computeRelativeError,
+  createPseudoRandom,
+  type FloatTensor,
+  readTensors,
+} from '../../../../support/checkpoints/tensors.ts'
 
 const GOLDEN = path.join(import.meta.dirname, '../../../../golden/controlnet.safetensors')
 /** As in test/golden/scripts/controlnet.py. */
 const [DEPTH, SCALE, BATCH, HEIGHT, WIDTH, TOKENS, TIMESTEP] = [3, 0.7, 2, 8, 6, 11, 750]
 
-type Tensors = Map<string, StoredTensor>
+type Tensors = Map<string, TensorContent>
 let scratch: string
 let denoiser: { tensors: Tensors; config: MMDiTConfig; positions: PositionTables }
 let golden: Map<string, FloatTensor>
@@ -56,29 +61,29 @@ afterAll(() => fs.rm(scratch, { recursive: true }))
 
 /** The ControlNet's tensors, in the order of their seeds. */
 async function controlTensors({ width, pooledWidth, inChannels }: MMDiTConfig): Promise<Tensors> {
-  const linear = (name: string, rows: number, columns: number): [string, number[]][] => [
+  const createLinear = (name: string, rows: number, columns: number): [string, number[]][] => [
     [`${name}.weight`, [rows, columns]],
     [`${name}.bias`, [rows]],
   ]
   const parameters: [string, number[]][] = [
     ['pos_embed_input.proj.weight', [width, inChannels, 2, 2]],
     ['pos_embed_input.proj.bias', [width]],
-    ...linear('time_text_embed.timestep_embedder.linear_1', width, 256),
-    ...linear('time_text_embed.timestep_embedder.linear_2', width, width),
-    ...linear('time_text_embed.text_embedder.linear_1', width, pooledWidth),
-    ...linear('time_text_embed.text_embedder.linear_2', width, width),
+    ...createLinear('time_text_embed.timestep_embedder.linear_1', width, 256),
+    ...createLinear('time_text_embed.timestep_embedder.linear_2', width, width),
+    ...createLinear('time_text_embed.text_embedder.linear_1', width, pooledWidth),
+    ...createLinear('time_text_embed.text_embedder.linear_2', width, width),
     ...Array.from({ length: DEPTH }, (_, i) => [
-      ...linear(`transformer_blocks.${i}.adaLN_modulation.1`, 6 * width, width),
-      ...linear(`transformer_blocks.${i}.attn.qkv`, 3 * width, width),
-      ...linear(`transformer_blocks.${i}.attn.proj`, width, width),
-      ...linear(`transformer_blocks.${i}.mlp.fc1`, 4 * width, width),
-      ...linear(`transformer_blocks.${i}.mlp.fc2`, width, 4 * width),
-      ...linear(`controlnet_blocks.${i}`, width, width),
+      ...createLinear(`transformer_blocks.${i}.adaLN_modulation.1`, 6 * width, width),
+      ...createLinear(`transformer_blocks.${i}.attn.qkv`, 3 * width, width),
+      ...createLinear(`transformer_blocks.${i}.attn.proj`, width, width),
+      ...createLinear(`transformer_blocks.${i}.mlp.fc1`, 4 * width, width),
+      ...createLinear(`transformer_blocks.${i}.mlp.fc2`, width, 4 * width),
+      ...createLinear(`controlnet_blocks.${i}`, width, width),
     ]).flat(),
   ]
   const named = parameters.map(([name, shape], index) => {
     const gain = shape.length === 1 ? 0.1 : shape.slice(1).reduce((product, n) => product * n) ** -0.5
-    return { name, shape, data: pseudoRandom(shape, 100 + index).data.map((value) => value * gain) }
+    return { name, shape, data: createPseudoRandom(shape, 100 + index).data.map((value) => value * gain) }
   })
   const file = path.join(scratch, 'controlnet.safetensors')
   await writeSafetensors(file, named, 'F32')
@@ -87,11 +92,16 @@ async function controlTensors({ width, pooledWidth, inChannels }: MMDiTConfig): 
 
 /** Builds a graph for the CPU, and runs it once. */
 async function run(name: string, ledger: Ledger, define: (s: Scope) => Graph, inputs: Record<string, Tensor>) {
-  const graph = buildGraph(name, ledger, { lowering: cpu, precision: sd35Precision('fp32'), probes: false }, define)
+  const graph = buildGraph(
+    name,
+    ledger,
+    { lowering: cpu, precision: createSd35Precision('fp32'), probes: false },
+    define,
+  )
   const directory = path.join(scratch, name)
   await fs.mkdir(directory)
   const writer = new PackageWriter(directory)
-  const file = weightsFile(`${name}.weights`, name, graph.weights)
+  const file = createWeightsFile(`${name}.weights`, name, graph.weights)
   await writer.writeWeights([file])
   await writer.write(`${name}.onnx`, encodeModel(graph, { location: file.name, layout: file.layout }, '0'))
   const session = await openSession(path.join(directory, `${name}.onnx`), { target: 'cpu' })
@@ -100,13 +110,13 @@ async function run(name: string, ledger: Ledger, define: (s: Scope) => Graph, in
   return outputs as Record<string, FloatTensor>
 }
 
-const first = ({ data, dims }: FloatTensor): FloatTensor => ({ data, dims: dims.slice(1) })
+const dropFirstAxis = ({ data, dims }: FloatTensor): FloatTensor => ({ data, dims: dims.slice(1) })
 
 test('residuals and the velocity with them equal those of diffusers', async () => {
   const { config, positions } = denoiser
-  const latent = pseudoRandom([BATCH, config.inChannels, HEIGHT, WIDTH], 1)
+  const latent = createPseudoRandom([BATCH, config.inChannels, HEIGHT, WIDTH], 1)
   const timesteps = { dims: [1], data: Float32Array.of(TIMESTEP) }
-  const pooled = pseudoRandom([BATCH, config.pooledWidth], 3)
+  const pooled = createPseudoRandom([BATCH, config.pooledWidth], 3)
   const position = positions
     ? {}
     : { position: (await readPosition(await openPackage(await compileTiny({ variant: 'tiny-large' })), 4, 3))! }
@@ -124,15 +134,15 @@ test('residuals and the velocity with them equal those of diffusers', async () =
     { latent, ...position },
   )
   const residuals = await run('control', ledger, (s) => control(s, net), {
-    ...{ tokens: tokens!, control: pseudoRandom([BATCH, config.inChannels, HEIGHT, WIDTH], 4) },
-    ...{ modulation: first(conditions.modulation!), scale: { dims: [1], data: Float32Array.of(SCALE) } },
+    ...{ tokens: tokens!, control: createPseudoRandom([BATCH, config.inChannels, HEIGHT, WIDTH], 4) },
+    ...{ modulation: dropFirstAxis(conditions.modulation!), scale: { dims: [1], data: Float32Array.of(SCALE) } },
   })
   ledger.assertComplete()
   for (let k = 0; k < DEPTH; k++)
-    expect(relativeError(residuals[`residual_${k}`]!, golden.get(`residual_${k}`)!)).toBeLessThan(1e-5)
+    expect(computeRelativeError(residuals[`residual_${k}`]!, golden.get(`residual_${k}`)!)).toBeLessThan(1e-5)
 
   const own = new Ledger('transformer', denoiser.tensors)
-  const prompt = pseudoRandom([BATCH, TOKENS, config.contextWidth], 2)
+  const prompt = createPseudoRandom([BATCH, TOKENS, config.contextWidth], 2)
   const conditioned = await run('conditioning', own, (s) => conditioning(s, config), {
     ...{ timesteps, pooled, prompt_embeds: prompt },
   })
@@ -143,14 +153,20 @@ test('residuals and the velocity with them equal those of diffusers', async () =
     }),
   )
   const { velocity } = await run('transformer', own, (s) => transformer(s, config, positions, true), {
-    ...{ latent, ...position, ...given, modulation: first(conditioned.modulation!), context: conditioned.context! },
+    ...{
+      latent,
+      ...position,
+      ...given,
+      modulation: dropFirstAxis(conditioned.modulation!),
+      context: conditioned.context!,
+    },
   })
-  expect(relativeError(velocity!, golden.get('velocity')!)).toBeLessThan(1e-5)
+  expect(computeRelativeError(velocity!, golden.get('velocity')!)).toBeLessThan(1e-5)
 })
 
 test('a step graph without a ControlNet has no inputs for one', async () => {
   const { config, positions, tensors } = denoiser
-  const settings = { lowering: cpu, precision: sd35Precision('fp32'), probes: false }
+  const settings = { lowering: cpu, precision: createSd35Precision('fp32'), probes: false }
   const inputsOf = (controlled?: boolean) => {
     const ledger = new Ledger('transformer', tensors)
     const graph = buildGraph('transformer', ledger, settings, (s) => transformer(s, config, positions, controlled))

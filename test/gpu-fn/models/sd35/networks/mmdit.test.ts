@@ -1,18 +1,18 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { type FloatTensor, pseudoRandom, relativeError } from '../../../../support/checkpoints/tensors.ts'
+import { computeRelativeError, createPseudoRandom, type FloatTensor } from '../../../../support/checkpoints/tensors.ts'
 import {
   CASES,
   goldenOf,
+  listSubjects,
   type OpenNetworks,
   shapeOf,
-  subjects,
   TOLERANCE,
   useNetworks,
 } from '../../../../support/checkpoints/tiny.ts'
 
-describe.each(subjects('transformer'))('MMDiT of $variant, $layout, $tier', (subject) => {
+describe.each(listSubjects('transformer'))('MMDiT of $variant, $layout, $tier', (subject) => {
   const networks = useNetworks(subject, ['conditioning', 'transformer'])
 
   it.each(CASES.transformer)('equals diffusers on $batch × $height × $width, $tokens text tokens', async (size) => {
@@ -21,33 +21,33 @@ describe.each(subjects('transformer'))('MMDiT of $variant, $layout, $tier', (sub
     const { joint_width, pooled_width } = networks().manifest.text
     const { modulation, context } = await networks().run('conditioning', {
       timesteps: { dims: [size.timesteps.length], data: Float32Array.from(size.timesteps) },
-      prompt_embeds: pseudoRandom([size.batch, size.tokens, joint_width], 2),
-      pooled: pseudoRandom([size.batch, pooled_width], 3),
+      prompt_embeds: createPseudoRandom([size.batch, size.tokens, joint_width], 2),
+      pooled: createPseudoRandom([size.batch, pooled_width], 3),
     })
-    const latent = pseudoRandom([size.batch, channels, size.height, size.width], 1)
-    const position = await positions(networks(), size.height / patch, size.width / patch)
+    const latent = createPseudoRandom([size.batch, channels, size.height, size.width], 1)
+    const position = await readPositions(networks(), size.height / patch, size.width / patch)
     for (const step of size.timesteps.keys()) {
-      const vectors = nth(modulation!, step)
+      const vectors = sliceSample(modulation!, step)
       const { velocity } = await networks().run('transformer', {
         latent,
         modulation: vectors,
         context: context!,
         ...position,
       })
-      const expected = nth(golden(`transformer.${size.name}.velocity`), step)
-      expect(relativeError(velocity!, expected)).toBeLessThan(TOLERANCE)
+      const expected = sliceSample(golden(`transformer.${size.name}.velocity`), step)
+      expect(computeRelativeError(velocity!, expected)).toBeLessThan(TOLERANCE)
     }
   })
 })
 
 /** Entry `index` of a tensor's first axis. */
-function nth({ data, dims }: FloatTensor, index: number): FloatTensor {
+function sliceSample({ data, dims }: FloatTensor, index: number): FloatTensor {
   const length = data.length / dims[0]!
   return { dims: dims.slice(1), data: data.slice(index * length, (index + 1) * length) }
 }
 
 /** The middle [h·w, D] of the package's position table, where the graph does not hold it. */
-async function positions(
+async function readPositions(
   { manifest, directory }: OpenNetworks,
   h: number,
   w: number,

@@ -6,11 +6,17 @@ import type { Figure } from '../../../../../infra/bench/gpu/plan.ts'
 import { parseCard } from '../../../../../infra/bench/gpu/short/card.ts'
 import { describeSending, issueAddress, TEMPLATE } from '../../../../../infra/bench/gpu/short/issue.ts'
 import { parseCase } from '../../../../../infra/bench/gpu/short/kernel-cases.ts'
-import { type Report, reportOf, withoutPaths } from '../../../../../infra/bench/gpu/short/report.ts'
+import { type Report, removePaths, reportOf } from '../../../../../infra/bench/gpu/short/report.ts'
 import { chooseImages, chooseStep } from '../../../../../infra/bench/gpu/short/short.ts'
 import { ROOT } from '../../../../../infra/local/models/package-cache.ts'
 
-const figure = (system: string, metric: string, value: number | null, size: string | null = null, error?: string) => ({
+const createFigure = (
+  system: string,
+  metric: string,
+  value: number | null,
+  size: string | null = null,
+  error?: string,
+) => ({
   ...{ variant: 'medium', device: 'a card', system, metric, size, value },
   ...(error !== undefined && { error }),
 })
@@ -30,13 +36,16 @@ const report = (figures: Figure[], change: Partial<Report> = {}): string =>
 
 test('the report contains each measurement with its unit', () => {
   const text = report([
-    ...[figure('kernels', 'results', 84), figure('kernels', 'passed', 84)],
-    ...[figure('step', 'fp8_ms', 101.23, '1024x1024'), figure('step', 'half_ms', 230, '1024x1024')],
-    ...[figure('step', 'peak_mib', 7012.4), figure('package', 'make_s', 61.2)],
-    ...[figure('images', 'start_ready_s', 5.25, '1024x1024'), figure('images', 'first_image_s', 5.5, '1024x1024')],
-    ...[figure('images', 'turbo_s', 0.5, '1024x1024'), figure('images', 'turbo_s', 0.2, '512x512')],
-    ...[figure('images', 'full_s', 4, '1024x1024'), figure('images', 'peak_mib_before', 3)],
-    ...[figure('images', 'peak_mib_turbo_s', 12_000), figure('images', 'peak_mib_full_s', 13_293)],
+    ...[createFigure('kernels', 'results', 84), createFigure('kernels', 'passed', 84)],
+    ...[createFigure('step', 'fp8_ms', 101.23, '1024x1024'), createFigure('step', 'half_ms', 230, '1024x1024')],
+    ...[createFigure('step', 'peak_mib', 7012.4), createFigure('package', 'make_s', 61.2)],
+    ...[
+      createFigure('images', 'start_ready_s', 5.25, '1024x1024'),
+      createFigure('images', 'first_image_s', 5.5, '1024x1024'),
+    ],
+    ...[createFigure('images', 'turbo_s', 0.5, '1024x1024'), createFigure('images', 'turbo_s', 0.2, '512x512')],
+    ...[createFigure('images', 'full_s', 4, '1024x1024'), createFigure('images', 'peak_mib_before', 3)],
+    ...[createFigure('images', 'peak_mib_turbo_s', 12_000), createFigure('images', 'peak_mib_full_s', 13_293)],
   ])
   expect(text).toMatch(/^## NVIDIA L40S\n\n\| \| \|\n\|---\|---\|\n/)
   for (const row of [
@@ -63,13 +72,13 @@ test('the report contains each measurement with its unit', () => {
 test('the report contains the error of a failed part', () => {
   const text = report(
     [
-      ...[figure('kernels', 'results', 50), figure('kernels', 'passed', 49)],
-      figure('kernels', 'case', null, null, 'attention, portable: wrong: y 1e-1'),
-      figure('kernels', 'run', null, null, 'Error: the checks ended with SIGSEGV'),
-      figure('operators', 'run', null, null, 'Error: python3 has no PyTorch'),
-      figure('step', 'fp8_ms', null, '1024x1024', 'Error: no kernel\nfor this device'),
-      figure('step', 'half_ms', 230, '1024x1024'),
-      figure('images', 'run', null, null, 'Error: 27 GB | are needed'),
+      ...[createFigure('kernels', 'results', 50), createFigure('kernels', 'passed', 49)],
+      createFigure('kernels', 'case', null, null, 'attention, portable: wrong: y 1e-1'),
+      createFigure('kernels', 'run', null, null, 'Error: the checks ended with SIGSEGV'),
+      createFigure('operators', 'run', null, null, 'Error: python3 has no PyTorch'),
+      createFigure('step', 'fp8_ms', null, '1024x1024', 'Error: no kernel\nfor this device'),
+      createFigure('step', 'half_ms', 230, '1024x1024'),
+      createFigure('images', 'run', null, null, 'Error: 27 GB | are needed'),
     ],
     { rates: null },
   )
@@ -84,15 +93,15 @@ test('the report contains the error of a failed part', () => {
 
 test('absolute paths are removed from the report', () => {
   const file = path.join(ROOT, 'gpu-fn/kernels/dist/liboctet-kernels.so')
-  expect(withoutPaths(`${file} is missing; ${os.homedir()}/packages`)).toBe(
+  expect(removePaths(`${file} is missing; ${os.homedir()}/packages`)).toBe(
     'gpu-fn/kernels/dist/liboctet-kernels.so is missing; ~/packages',
   )
 })
 
 test('an error at one size does not affect other sizes', () => {
   const figures = [
-    figure('images', 'turbo_s', null, '1024x1024', 'Error: out of memory'),
-    figure('images', 'turbo_s', 0.2, '512x512'),
+    createFigure('images', 'turbo_s', null, '1024x1024', 'Error: out of memory'),
+    createFigure('images', 'turbo_s', 0.2, '512x512'),
   ]
   expect(report(figures)).toContain('| warm image of 1024², 4 steps | not measured: out of memory |')
   expect(report(figures)).toContain('| warm image of 512², 4 steps | 0.20 s |')
