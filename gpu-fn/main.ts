@@ -94,7 +94,7 @@ function readConfigOrExit(): Config {
 const isFlagError = (error: unknown): error is Error =>
   error instanceof TypeError && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS')
 
-/** The signer of content credentials; null, without loading anything, if none are configured. */
+/** Loads the signer of content credentials. Returns null, without loading its library, if none are configured. */
 async function openCredentials({ credentials }: Config, log: Logger): Promise<Signer | null> {
   if (!credentials) return null
   const { openSigner } = await import('./credentials/signer.ts')

@@ -68,7 +68,7 @@ async function readCredential(c: Context<EdgeEnv>): Promise<Credential> {
 }
 
 /**
- * Verifies the tag of the caller's key or browser token, and sets `credential`. It reads no storage, so a call to `requireScope` or `admit`
+ * Verifies the tag of the caller's key or browser token, and sets `credential`. Storage is not read, so a call to `requireScope` or `admit`
  * must follow. Errors: invalid_api_key.
  */
 export async function verifyCredential(c: Context<EdgeEnv>): Promise<Credential> {

@@ -17,7 +17,10 @@ export type JobLog = ReturnType<typeof openJobLog>
 const SCHEMA = `CREATE TABLE IF NOT EXISTS events (
   seq INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, at INTEGER NOT NULL, event TEXT NOT NULL) STRICT`
 
-/** Opens the log over a job object's storage. Before `create`, only `find`, `create`, `erase`, `isErased`, `refuses` and `after` (empty) may be called. */
+/**
+ * Opens the log over a job object's storage. Before `create`, only `find`, `create`, `erase`, `isErased`, `refuses` and `after` (empty) may
+ * be called.
+ */
 export function openJobLog(storage: DurableObjectStorage) {
   let changed = Promise.withResolvers<void>()
   const find = (): JobRecord | null => {

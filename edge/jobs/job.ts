@@ -202,11 +202,7 @@ export class JobDO extends DurableObject<Env> {
     await this.#refuse()
   }
 
-  /**
-   * Called before the account releases a reservation without a job that was made or renewed at `reservedAt` or earlier. A late request with
-   * that reservation cannot create the job any more. Both times are the account's, because the clocks of objects may differ. False if the job
-   * exists.
-   */
+  /** Prevents the creation of the job from reservations made until `reservedAt`, by the account's clock. False if the job exists. */
   async preclude(reservedAt: number): Promise<boolean> {
     if (this.#log.find()) return false
     await this.#refuse(reservedAt)

@@ -1,5 +1,4 @@
 // The fields of an image request, with OpenAI's names where OpenAI has them, and the job specification of a request.
-
 import * as z from 'zod'
 import {
   countRunSteps,
@@ -63,7 +62,7 @@ const size = z
 /** A blank text counts as absent, so that it does not affect the route. */
 const blankable = createTextSchema(0, LIMITS.promptCharacters).overwrite((text) => (isBlank(text) ? '' : text))
 
-/** An input image. The limit of a body also limits its length. */
+/** An input image, as long as the body limit permits. */
 const file = z
   .string()
   .min(1)
@@ -93,9 +92,7 @@ export const generation = z.strictObject({
   steps: createIntegerSchema(LIMITS.steps).optional(),
   guidance_scale: createNumberSchema(LIMITS.guidanceScale).optional(),
   ...imageOptionFields,
-  /** Adapters of the model. */
   loras: loras.optional(),
-  /** ControlNets of the model. */
   controls: controlsOf(file).optional(),
   /** The image of `controls`, for forms. */
   control_image: file.optional(),
@@ -266,7 +263,7 @@ type Origin = Addition & {
   openInputs: (price: number) => Promise<InputFile[]>
 }
 
-/** The job specification of a request: routed, seeded and priced. Its input files are opened last. */
+/** Routes, seeds and prices a request, then opens its input files. Returns the job specification and the files. */
 export async function createJobSpec(
   fields: Generation,
   env: Env,

@@ -97,7 +97,7 @@ export function tokenize(
 /** ComfyUI moves shorter segments whole to the next part of a long prompt, which this pipeline does not have. */
 const DIVISIBLE_TOKENS = 8
 
-/** Ids as from `tokenize`, and the weight of each. Each segment is tokenized separately; start, end and padding weigh 1. */
+/** Token IDs, as returned by `tokenize`, and their weights. Each segment is tokenized separately; start, end and padding tokens have weight 1. */
 export function tokenizeWeighted(
   from: PromptTokenizer,
   segments: readonly Segment[],

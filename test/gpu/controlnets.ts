@@ -2,7 +2,7 @@
 import path from 'node:path'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import { compileControlnet } from '../../gpu-fn/compile/controlnet.ts'
-import { openControlnet } from '../../gpu-fn/weights/controlnet-packages.ts'
+import { openControlnet } from '../../gpu-fn/weights/additions/controlnet-packages.ts'
 import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
 import { writeTinyControlnet } from '../../infra/checkpoints/tiny/controlnet.ts'
 import { makeScratch } from '../../infra/command/scratch.ts'

@@ -6,7 +6,7 @@ import { onTestFinished } from 'vitest'
 import { compileLora } from '../../gpu-fn/compile/lora/lora.ts'
 import type { LoraPackage } from '../../gpu-fn/manifest.ts'
 import { drawGaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
-import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
+import { openLora } from '../../gpu-fn/weights/additions/lora-packages.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import { type StoredDtype, writeSafetensors } from '../../infra/checkpoints/write-safetensors.ts'
 

@@ -1,7 +1,7 @@
 // PSNR of nano's images in FP8 against float32 at the same seeds, with each example adapter and without one.
 import path from 'node:path'
 import type { Adapter } from '../../../gpu-fn/engine/package/adapters.ts'
-import { findLoras } from '../../../gpu-fn/weights/lora-packages.ts'
+import { findLoras } from '../../../gpu-fn/weights/additions/lora-packages.ts'
 import { prepareBuiltInPackage } from '../../local/models/built-in-model.ts'
 import { type RenderRequest, render, withPipeline } from '../../local/models/render.ts'
 import { type Pixels, psnr, readPixels } from '../../receipts/compare-images.ts'

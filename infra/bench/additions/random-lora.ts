@@ -3,7 +3,7 @@ import path from 'node:path'
 import { compileLora } from '../../../gpu-fn/compile/lora/lora.ts'
 import type { LoraPackage, Manifest } from '../../../gpu-fn/manifest.ts'
 import { drawGaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
-import { openLora } from '../../../gpu-fn/weights/lora-packages.ts'
+import { openLora } from '../../../gpu-fn/weights/additions/lora-packages.ts'
 import { writeSafetensors } from '../../checkpoints/write-safetensors.ts'
 
 /** Relative magnitude of the random matrices. */

@@ -1,7 +1,7 @@
 // Package directory of the GPU function: one model in several tiers, and random adapters.
 import { mkdir, symlink } from 'node:fs/promises'
 import path from 'node:path'
-import { LORAS } from '../../../gpu-fn/weights/lora-packages.ts'
+import { LORAS } from '../../../gpu-fn/weights/additions/lora-packages.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { createRandomLora } from '../additions/random-lora.ts'
 import { type GpuVariant, preparePackage, type Target, type Tier } from '../gpu/packages.ts'

@@ -56,7 +56,7 @@ export async function cacheDirectory(kind: string, digest: string): Promise<stri
   return directory
 }
 
-/** Sets the time of modification now and while this process runs, because servers open files of their packages at any time. */
+/** Updates the directory's modification time now and periodically, because a running server may open its files at any time. */
 async function keepFresh(directory: string): Promise<void> {
   const touch = () => fs.utimes(directory, new Date(), new Date()).catch(() => {})
   await touch()

@@ -6,7 +6,7 @@ import { CheckpointError } from '../../../gpu-fn/compile/checkpoint/error.ts'
 import { compileLora } from '../../../gpu-fn/compile/lora/lora.ts'
 import { AdapterError, updatesOf } from '../../../gpu-fn/engine/package/adapters.ts'
 import type { LoraPackage, Package } from '../../../gpu-fn/manifest.ts'
-import { LORAS, openLora } from '../../../gpu-fn/weights/lora-packages.ts'
+import { LORAS, openLora } from '../../../gpu-fn/weights/additions/lora-packages.ts'
 import { findPackages, MANIFEST } from '../../../gpu-fn/weights/packages.ts'
 import type { LocalCatalog } from '../servers/worker.ts'
 

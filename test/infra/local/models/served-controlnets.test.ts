@@ -2,7 +2,7 @@
 import { mkdir, symlink } from 'node:fs/promises'
 import path from 'node:path'
 import { beforeEach, expect, test } from 'vitest'
-import { findControlnets } from '../../../../gpu-fn/weights/controlnet-packages.ts'
+import { findControlnets } from '../../../../gpu-fn/weights/additions/controlnet-packages.ts'
 import { writeTinyControlnet } from '../../../../infra/checkpoints/tiny/controlnet.ts'
 import { checkControlnets, serveControlnets } from '../../../../infra/local/models/served-controlnets.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'

@@ -2,7 +2,7 @@
 import { cp, mkdir, readdir, symlink } from 'node:fs/promises'
 import path from 'node:path'
 import { beforeEach, expect, test } from 'vitest'
-import { findLoras } from '../../../../gpu-fn/weights/lora-packages.ts'
+import { findLoras } from '../../../../gpu-fn/weights/additions/lora-packages.ts'
 import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { checkLoras, serveLoras } from '../../../../infra/local/models/served-loras.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { readdir, realpath } from 'node:fs/promises'
 import type * as z from 'zod'
-import { listDirectoriesWithManifest, locate, PackageError, parseWith, readManifest } from './packages.ts'
+import { listDirectoriesWithManifest, locate, PackageError, parseWith, readManifest } from '../packages.ts'
 
 type Files = Record<string, { bytes: number; sha256: string }>
 type Addition<Manifest> = { directory: string; manifest: Manifest; digest: string }

@@ -1,8 +1,8 @@
 // Compiled ControlNets on disk: directories in `controlnets`, beside the packages.
 import path from 'node:path'
-import { type ControlnetManifest, type ControlnetPackage, controlnetManifest } from '../manifest.ts'
+import { type ControlnetManifest, type ControlnetPackage, controlnetManifest } from '../../manifest.ts'
+import { assertLayout, MANIFEST, PackageError } from '../packages.ts'
 import { findAdditions, openAddition } from './additions.ts'
-import { assertLayout, MANIFEST, PackageError } from './packages.ts'
 
 /** The directory of ControlNets in a directory of packages. */
 export const CONTROLNETS = 'controlnets'

@@ -1,9 +1,9 @@
 // Compiled adapters (LoRAs) on disk: directories in `loras`, beside the packages.
 import path from 'node:path'
-import { computeTensorBytes, countElements } from '../dtype.ts'
-import { type LoraManifest, type LoraPackage, loraManifest } from '../manifest.ts'
+import { computeTensorBytes, countElements } from '../../dtype.ts'
+import { type LoraManifest, type LoraPackage, loraManifest } from '../../manifest.ts'
+import { MANIFEST, PackageError } from '../packages.ts'
 import { findAdditions, openAddition } from './additions.ts'
-import { MANIFEST, PackageError } from './packages.ts'
 
 /** The directory of adapters in a directory of packages. */
 export const LORAS = 'loras'
