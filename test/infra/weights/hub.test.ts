@@ -94,11 +94,14 @@ test.each<Trouble>([
   expect(ranges.some((range) => range?.startsWith('bytes=1') && Number(range.slice(6, 12)) > 100_000)).toBe(true)
 })
 
-test('repeats a request for the list of files without a reply', async () => {
+test.each([
+  ['the list of files', '/tree/main', { kind: 'silent' }],
+  ['the body of the list', '/tree/main', { kind: 'stall', bytes: 0 }],
+  ['a file', WEIGHTS, { kind: 'silent' }],
+] as const)('repeats a request for %s that has no reply', { timeout: 20_000 }, async (_, part, trouble) => {
   let replies = 0
-  await fetchWith(({ path: asked }) =>
-    asked.includes('/tree/main') && replies++ === 0 ? { kind: 'stall', bytes: 0 } : 'none',
-  )
+  await fetchWith(({ path: asked }) => (asked.includes(part) && replies++ === 0 ? trouble : 'none'))
+  expect(replies).toBeGreaterThan(1)
   await expectWhole()
 })
 

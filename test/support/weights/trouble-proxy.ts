@@ -6,6 +6,8 @@ import { serveLocally } from '../../../infra/command/local-server.ts'
 export type Trouble =
   | 'none'
   | { kind: 'status'; status: number }
+  /** No response at all, on an open connection. */
+  | { kind: 'silent' }
   /** S3's response for a discarded multipart upload. */
   | { kind: 'gone' }
   | { kind: 'cut' | 'stall' | 'flip' | 'short'; bytes: number }
@@ -31,6 +33,7 @@ export async function startTroubleProxy(
     requests.push({ path, range, trouble })
     const kind = trouble === 'none' ? 'none' : trouble.kind
     if (trouble !== 'none' && trouble.kind === 'status') return void outgoing.writeHead(trouble.status).end()
+    if (kind === 'silent') return
     if (kind === 'gone') {
       outgoing.writeHead(404, { 'content-type': 'application/xml', connection: 'close' })
       return void outgoing.end('<?xml version="1.0"?><Error><Code>NoSuchUpload</Code><Message>gone</Message></Error>')
