@@ -55,7 +55,8 @@ void defineAll(napi_env env, napi_value exports) {
          {function<Gpu::open>("open", true), method<&Gpu::reserve>("reserve"), method<&Gpu::unreserve>("unreserve"),
           method<&Gpu::create>("create"), method<&Gpu::free>("free"), method<&Gpu::map>("map"), method<&Gpu::unmap>("unmap"),
           method<&Gpu::registerMemory>("registerMemory"), method<&Gpu::unregisterMemory>("unregisterMemory"),
-          method<&Gpu::createStream>("createStream"), method<&Gpu::createEvent>("createEvent")});
+          method<&Gpu::uploadFile>("uploadFile"), method<&Gpu::createStream>("createStream"),
+          method<&Gpu::createEvent>("createEvent")});
   define(env, exports, "Stream", Stream::ID,
          {method<&Stream::copyFromHost>("copyFromHost"), method<&Stream::upload>("upload"),
           method<&Stream::copyOnDevice>("copyOnDevice"), method<&Stream::wait>("wait")});

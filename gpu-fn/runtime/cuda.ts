@@ -41,6 +41,7 @@ function open({ Gpu }: Native, index: number): DeviceMemory {
     unregister: (address) => gpu.unregisterMemory(address),
     copyFromHost: (ranges) => copies.copyFromHost(ranges),
     upload: (to, from) => uploads.upload(to, from),
+    uploadFile: (file, to, bytes) => gpu.uploadFile(file, to, bytes),
     copyOnDevice: (to, from, bytes) => copies.copyOnDevice(to, from, bytes),
   }
 }

@@ -15,6 +15,11 @@ export type DeviceMemory = {
   unregister(address: Address): Promise<void>
   /** Copies from native host memory. Resolves when all copies are complete. */
   copyFromHost(copies: readonly Copy[]): Promise<void>
+  /**
+   * Copies the first `bytes` of a file by parallel reads, concurrently with other copies. Resolves when the copy is complete. Throws an Error
+   * if the file is shorter. Absent if unsupported.
+   */
+  uploadFile?(file: string, to: Address, bytes: number): Promise<void>
   /** Copies from a JavaScript buffer (pageable memory), concurrently with `copyFromHost`. Resolves when the copy is complete. */
   upload(to: Address, from: Uint8Array): Promise<void>
   /** Copies between two addresses of the device; complete when it resolves. */

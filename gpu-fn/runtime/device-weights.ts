@@ -100,7 +100,7 @@ class ReservedWeights implements DeviceWeights {
     const { device, address } = this.#placed
     try {
       this.#mapping = device.map(address, this.#bytes)
-      await this.#host.copyTo(address, [{ offset: 0, bytes: this.#host.bytes }])
+      await this.#host.copyAll(address)
       await this.#applyUpdates([])
     } catch (error) {
       this.unload()
@@ -159,6 +159,14 @@ class HostFile {
       throw error
     })
     return this.#kept
+  }
+
+  /** Copies the file to `address`. The first copy reads it, because mapping gigabytes takes seconds. */
+  copyAll(address: Address): Promise<void> {
+    const upload = this.#device.uploadFile
+    if (!upload || this.#copies > 0 || this.#kept) return this.copyTo(address, [{ offset: 0, bytes: this.bytes }])
+    this.#copies++
+    return upload(this.#file, address, this.bytes)
   }
 
   /** Copies ranges of the file to the same offsets from `address`. */

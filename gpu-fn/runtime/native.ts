@@ -75,6 +75,11 @@ export interface Gpu {
   /** Registers host memory for direct reads by GPUs. Resolves with false if unsupported. */
   registerMemory(address: Address, bytes: number): Promise<boolean>
   unregisterMemory(address: Address): Promise<void>
+  /**
+   * Copies the first bytes of a file by parallel reads, after all earlier uploads to the GPU. All copies are complete when the promise
+   * settles, even if it is rejected. Throws an Error if the file is shorter.
+   */
+  uploadFile(file: string, to: Address, bytes: number): Promise<void>
   createStream(): NativeStream
   createEvent(): NativeEvent
 }

@@ -7,6 +7,9 @@
 namespace octet::cuda {
 namespace {
 
+/** cudaStreamCreateWithFlags' flag */
+constexpr unsigned NON_BLOCKING = 1;
+
 /** A shared library, never unloaded. */
 class Library {
   void* handle;
@@ -37,6 +40,7 @@ Runtime findRuntime() {
   FIND(cudaEventCreate);
   FIND(cudaEventRecord);
   FIND(cudaMemcpyAsync);
+  FIND(cudaHostAlloc);
   FIND(cudaHostRegister);
   FIND(cudaHostUnregister);
   return found;
@@ -83,8 +87,15 @@ void checkDriver(int error, const std::string& what) {
   fail(what, text ? text : ("error " + std::to_string(error)).c_str());
 }
 
-void select(int64_t gpu) {
-  check(runtime().cudaSetDevice(static_cast<int>(gpu)), "selection, GPU " + std::to_string(gpu));
+std::string named(const char* what, int64_t gpu) { return std::string(what) + ", GPU " + std::to_string(gpu); }
+
+void select(int64_t gpu) { check(runtime().cudaSetDevice(static_cast<int>(gpu)), named("selection", gpu)); }
+
+StreamHandle createStream(int64_t gpu) {
+  StreamHandle stream = nullptr;
+  select(gpu);
+  check(runtime().cudaStreamCreateWithFlags(&stream, NON_BLOCKING), named("creation of a stream", gpu));
+  return stream;
 }
 
 }  // namespace octet::cuda

@@ -38,6 +38,7 @@ struct Runtime {
   int (*cudaEventCreate)(EventHandle* event);
   int (*cudaEventRecord)(EventHandle event, StreamHandle stream);
   int (*cudaMemcpyAsync)(void* to, const void* from, size_t bytes, int kind, StreamHandle stream);
+  int (*cudaHostAlloc)(void** address, size_t bytes, unsigned flags);
   int (*cudaHostRegister)(void* address, size_t bytes, unsigned flags);
   int (*cudaHostUnregister)(void* address);
 };
@@ -60,7 +61,13 @@ const Driver& driver();
 void check(int error, const std::string& what);
 void checkDriver(int error, const std::string& what);
 
+/** Name of a call on a GPU, for `check`. */
+std::string named(const char* what, int64_t gpu);
+
 /** Sets the current CUDA device of this thread. */
 void select(int64_t gpu);
+
+/** Selects a GPU and creates a stream without implicit synchronization with the default stream. */
+StreamHandle createStream(int64_t gpu);
 
 }  // namespace octet::cuda

@@ -2,18 +2,17 @@
 
 #include <cstdlib>
 
+#include "cuda/upload.h"
+
 namespace octet {
 namespace {
 
-using cuda::driver, cuda::runtime;
+using cuda::driver, cuda::named, cuda::runtime;
 
-// CUmemAllocationType, CUmemLocationType, CUmemAccess_flags, cudaHostRegister's flags, cudaStreamCreateWithFlags' flag
+// CUmemAllocationType, CUmemLocationType, CUmemAccess_flags, cudaHostRegister's flags
 constexpr int PINNED = 1, DEVICE = 1, READ_WRITE = 3;
 /** Portable, for copies to all GPUs, and read-only. */
 constexpr unsigned REGISTER = 1 | 8;
-constexpr unsigned NON_BLOCKING = 1;
-
-std::string named(const char* what, int64_t gpu) { return std::string(what) + ", GPU " + std::to_string(gpu); }
 
 cuda::Location locationOf(int64_t gpu) { return {DEVICE, static_cast<int>(gpu)}; }
 
@@ -22,10 +21,7 @@ void limitWorkspaces() { setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:2", 0); }
 
 }  // namespace
 
-Stream::Stream(int64_t gpu) : gpu(gpu) {
-  cuda::select(gpu);
-  cuda::check(runtime().cudaStreamCreateWithFlags(&stream, NON_BLOCKING), named("creation of a stream", gpu));
-}
+Stream::Stream(int64_t gpu) : gpu(gpu), stream(cuda::createStream(gpu)) {}
 
 Work<js::Nothing> Stream::copy(std::vector<Copy> copies, cuda::CopyKind kind) {
   return onThread(thread, [stream = stream, gpu = gpu, copies = std::move(copies), kind] {
@@ -124,6 +120,10 @@ Work<js::Nothing> Gpu::unregisterMemory(uint64_t address) {
     cuda::check(runtime().cudaHostUnregister(reinterpret_cast<void*>(address)), named("unregistration", gpu));
     return js::Nothing();
   });
+}
+
+Work<js::Nothing> Gpu::uploadFile(std::string file, uint64_t to, int64_t bytes) {
+  return cuda::uploadFile(index, std::move(file), to, bytes);
 }
 
 std::shared_ptr<Stream> Gpu::createStream() { return std::make_shared<Stream>(index); }

@@ -41,7 +41,7 @@ class Stream {
   Work<js::Nothing> copy(std::vector<Copy> copies, cuda::CopyKind kind);
 
   const int64_t gpu;
-  cuda::StreamHandle stream = nullptr;
+  const cuda::StreamHandle stream;
   Thread thread;
 };
 
@@ -82,6 +82,8 @@ class Gpu {
   /** Registers host memory for direct reads by GPUs. The result is false if unsupported. */
   Work<bool> registerMemory(uint64_t address, int64_t bytes);
   Work<js::Nothing> unregisterMemory(uint64_t address);
+  /** Copies the first bytes of a file to device memory (upload.h). */
+  Work<js::Nothing> uploadFile(std::string file, uint64_t to, int64_t bytes);
   std::shared_ptr<Stream> createStream();
   std::shared_ptr<Event> createEvent();
 

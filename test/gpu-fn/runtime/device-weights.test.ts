@@ -5,6 +5,7 @@ import protobuf from 'protobufjs'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { computeTensorBytes, ONNX_DATA_TYPES } from '../../../gpu-fn/dtype.ts'
 import type { StoredTensor } from '../../../gpu-fn/manifest.ts'
+import { loadNative } from '../../../gpu-fn/runtime/native.ts'
 import { NativeDeviceTensor, readTensor } from '../../../gpu-fn/runtime/native-tensor.ts'
 import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
 import { concatenate, type Session, type Tensor } from '../../../gpu-fn/runtime/session.ts'
@@ -90,6 +91,38 @@ describe.skipIf(!hasAddon())('weights in reserved memory', () => {
     expect(log).toEqual(['reserve', 'map', 'register', 'copy', 'unregister'])
     await session.release()
     expect(log.slice(5)).toEqual(['free', 'unreserve'])
+  })
+
+  test('are uploaded the first time, and mapped from then on, where the device supports uploads', async () => {
+    const { memory, log } = createHostMemory()
+    memory.uploadFile = async (file, to, bytes) => {
+      log.push('upload')
+      const { addressOf, copyMemory } = loadNative()
+      copyMemory(to, addressOf(await readFile(file)), bytes)
+    }
+    const session = await open(path.join(directory, 'clip_l.onnx'), memory)
+    onTestFinished(() => session.release())
+    expect(await session.run(INPUTS)).toEqual(expected)
+    for (let i = 0; i < 2; i++) {
+      session.weights!.unload()
+      expect(await session.run(INPUTS)).toEqual(expected)
+    }
+    expect(log).toEqual([
+      'reserve',
+      'map',
+      'upload',
+      ...['recycle', 'map', 'register', 'copy'],
+      'recycle',
+      'map',
+      'copy',
+    ])
+  })
+
+  test('whose upload fails are not taken for loaded', async () => {
+    const { memory, log } = createHostMemory()
+    memory.uploadFile = () => Promise.reject(new Error('the disk is gone'))
+    await expect(open(path.join(directory, 'clip_l.onnx'), memory)).rejects.toThrow(/clip_l\.onnx: the disk is gone/)
+    expect(log).toEqual(['reserve', 'map', 'recycle', 'unreserve'])
   })
 
   test('are the weights of the session', async () => {

@@ -1,25 +1,53 @@
 // Fake of the CUDA functions used by the addon, with host memory as device memory. Unmapped ranges are inaccessible, as on a GPU. Memory is
-// limited to FAKE_CUDA_BYTES.
+// limited to FAKE_CUDA_BYTES, and pinned memory to FAKE_CUDA_PINNED_BYTES. Copies from pinned memory are deferred to the synchronization of
+// their stream. After FAKE_CUDA_COPIES copies, the GPU has failed.
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
+#include <vector>
 
 namespace {
 
-constexpr int INVALID = 1, OUT_OF_MEMORY = 2, BAD_DEVICE = 101;
+constexpr int INVALID = 1, OUT_OF_MEMORY = 2, BAD_DEVICE = 101, LAUNCH_FAILURE = 719;
 std::mutex mutex;
-size_t used = 0;
-std::map<uint64_t, size_t> created, registered;
+size_t used = 0, usedPinned = 0;
+std::atomic<size_t> copies = 0;
+std::map<uint64_t, size_t> created, registered, pinned;
 thread_local int current = -1;
 
 struct Access {
   int type, id, flags;
 };
+
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+struct Stream {
+  std::vector<Copy> deferred;
+};
+
+bool isPinned(const void* memory) {
+  const std::lock_guard lock(mutex);
+  const auto after = pinned.upper_bound(reinterpret_cast<uint64_t>(memory));
+  if (after == pinned.begin()) return false;
+  const auto [start, bytes] = *std::prev(after);
+  return reinterpret_cast<uint64_t>(memory) < start + bytes;
+}
+
+size_t readLimit(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value ? std::strtoull(value, nullptr, 10) : SIZE_MAX;
+}
+bool hasFailed() { return copies > readLimit("FAKE_CUDA_COPIES"); }
 
 int answer(bool succeeded) { return succeeded ? 0 : INVALID; }
 int failed(void* mapped) { return answer(mapped != MAP_FAILED); }
@@ -28,28 +56,50 @@ int failed(void* mapped) { return answer(mapped != MAP_FAILED); }
 
 extern "C" {
 
-const char* cudaGetErrorString(int error) { return error == BAD_DEVICE ? "invalid device ordinal" : "invalid argument"; }
+const char* cudaGetErrorString(int error) {
+  if (error == LAUNCH_FAILURE) return "unspecified launch failure";
+  return error == BAD_DEVICE ? "invalid device ordinal" : "invalid argument";
+}
 int cudaGetLastError() { return 0; }
 int cudaSetDevice(int device) {
   if (device > 0) return BAD_DEVICE;
   current = device;
   return 0;
 }
-int cudaStreamCreateWithFlags(void** stream, unsigned flags) {
-  *stream = new int;
+int cudaStreamCreateWithFlags(Stream** stream, unsigned flags) {
+  *stream = new Stream;
   return answer(flags == 1);
 }
-int cudaStreamSynchronize(void* stream) { return answer(stream); }
+int cudaStreamSynchronize(Stream* stream) {
+  if (!stream) return INVALID;
+  if (hasFailed()) return LAUNCH_FAILURE;
+  for (const auto& [to, from, bytes] : stream->deferred) std::memcpy(to, from, bytes);
+  stream->deferred.clear();
+  return 0;
+}
 int cudaStreamWaitEvent(void* stream, void* event, unsigned) { return answer(stream && event); }
 int cudaEventCreate(void** event) {
   *event = new int;
   return 0;
 }
 int cudaEventRecord(void* event, void* stream) { return answer(event && stream); }
-int cudaMemcpyAsync(void* to, const void* from, size_t bytes, int kind, void* stream) {
+int cudaMemcpyAsync(void* to, const void* from, size_t bytes, int kind, Stream* stream) {
   if (current != 0 || !to || !stream || (kind != 1 && kind != 3)) return INVALID;
-  std::memmove(to, from, bytes);
+  copies++;
+  if (hasFailed()) return LAUNCH_FAILURE;
+  if (isPinned(from))
+    stream->deferred.push_back({to, from, bytes});
+  else
+    std::memmove(to, from, bytes);
   return 0;
+}
+int cudaHostAlloc(void** address, size_t bytes, unsigned flags) {
+  const std::lock_guard lock(mutex);
+  if (usedPinned + bytes > readLimit("FAKE_CUDA_PINNED_BYTES")) return OUT_OF_MEMORY;
+  usedPinned += bytes;
+  *address = std::malloc(bytes);
+  pinned[reinterpret_cast<uint64_t>(*address)] = bytes;
+  return answer(flags == 1);
 }
 int cudaHostRegister(void* address, size_t bytes, unsigned flags) {
   const std::lock_guard lock(mutex);
@@ -75,7 +125,7 @@ int cuMemCreate(uint64_t* handle, size_t bytes, const int* properties, unsigned 
   const std::lock_guard lock(mutex);
   // Pinned memory of device 0.
   if (properties[0] != 1 || properties[2] != 1 || properties[3] != 0) return INVALID;
-  if (used + bytes > std::strtoull(std::getenv("FAKE_CUDA_BYTES"), nullptr, 10)) return OUT_OF_MEMORY;
+  if (used + bytes > readLimit("FAKE_CUDA_BYTES")) return OUT_OF_MEMORY;
   const int file = memfd_create("gpu", 0);
   if (ftruncate(file, bytes) != 0) return INVALID;
   used += bytes;
