@@ -10,6 +10,7 @@ import { escapeText } from './contract.ts'
 import type { Signer } from './credentials/signer.ts'
 import { withCredentials } from './credentials/signing-engine.ts'
 import { type Engine, type Model, PackageEngine } from './engine/engine.ts'
+import type { Part } from './engine/parts.ts'
 import type { Stall } from './engine/watchdog.ts'
 import type { Size } from './pipeline/pipeline.ts'
 import { exitNow } from './server/exit-now.ts'
@@ -134,30 +135,45 @@ function createService(config: Config, log: Logger, signer: Signer | null): Serv
   return service
 }
 
-async function warmUp({ config, log, lifecycle, engine, metrics, observers }: Service): Promise<void> {
+async function warmUp(service: Service): Promise<void> {
+  const { config, log, lifecycle, engine, metrics, observers } = service
   // The SDK takes 0.1 s to load, so a process without a receiver does not load it.
   if (config.traces !== null)
     observers.push((await import('./server/observability/tracing.ts')).createTracing(config.traces))
   await engine.start()
+  const loaded: Model[] = []
   for (const [name, tier] of config.preload) {
     const model = engine.models.find((candidate) => candidate.model === name && candidate.tier === tier)
     if (!model) throw new Error(`OCTET_PRELOAD lists ${name}:${tier}, which is not among the packages`)
     if (isOver(lifecycle)) return
-    const { device, seconds, networks, closed = [] } = await engine.load(model)
-    log.info({ model: name, tier, device, seconds, networks }, 'model loaded')
+    const { parts = [], closed = [], ...about } = await engine.load(model, undefined, { sizes: config.warm })
+    const { device, seconds, networks } = about
+    log.info({ model: name, tier, device, seconds, networks, parts: parts.map(describePart) }, 'model loaded')
     if (closed.length > 0) log.error({ model: `${name}:${tier}`, closed }, TOO_LITTLE_MEMORY)
-    if (isOver(lifecycle)) return
-    await warmModel(log, engine, model, config.warm)
+    loaded.push(model)
   }
+  await engine.waitForDownloads?.()
   if (isOver(lifecycle)) return
   lifecycle.status = 'ready'
   metrics.ready(process.uptime())
   log.info({ models: engine.models.map(({ model, tier }) => `${model}:${tier}`) }, 'ready')
+  for (const model of loaded) await warmRest(service, model)
 }
 
-async function warmModel(log: Logger, engine: Engine, model: Model, wanted?: readonly Size[]): Promise<void> {
+/** A part, in seconds since the start of this process. */
+function describePart({ part, start, end }: Part) {
+  const [from, to] = [start, end].map((time) => Math.round(time - performance.timeOrigin) / 1000)
+  return { part, from, to }
+}
+
+/** Generates images of all sizes of OCTET_WARM, with and without guidance, while no job runs. */
+async function warmRest({ config, log, jobs, lifecycle }: Service, model: Model): Promise<void> {
   const start = performance.now()
-  const { sizes } = await engine.warm(model, wanted)
+  const sizes: Size[] = []
+  for (const size of config.warm ?? [undefined]) {
+    sizes.push(...((await jobs.warm(model, size && [size])) ?? []))
+    if (isOver(lifecycle)) return
+  }
   const seconds = (performance.now() - start) / 1000
   log.info({ model: model.model, tier: model.tier, seconds, sizes }, 'model warm')
 }

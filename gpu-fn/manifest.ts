@@ -174,6 +174,8 @@ export type Package = {
   manifest: Manifest
   /** SHA-256 of manifest.json in hex. It lists the digest of every file, so it names the package. */
   digest: string
+  /** The state of each file during and after a download by this process (weights/arrival.ts). */
+  arrival?: Int32Array<SharedArrayBuffer>
 }
 
 /** Version of the fields below and of the graphs that apply an adapter. A package with another version is refused. */

@@ -62,15 +62,14 @@ export function checkDevices(count: number, gpus: readonly Gpu[]): void {
     )
 }
 
-/** The model of the CPU or GPU; the target's name if it is unknown or if the GPUs differ. */
-export async function readDeviceName(target: Target): Promise<string> {
-  const devices: { name: string }[] = target === 'cpu' ? cpus().map(({ model }) => ({ name: model })) : await listGpus()
+/** The model of the CPU or of these GPUs; the target's name if it is unknown or if the GPUs differ. */
+export function readDeviceName(target: Target, gpus: readonly Gpu[]): string {
+  const devices = target === 'cpu' ? cpus().map(({ model }) => ({ name: model })) : gpus
   const [name, ...others] = new Set(devices.map(({ name }) => name.trim()))
   return name && others.length === 0 ? name : target
 }
 
-/** Bytes that this process may use on a GPU, the smallest one if there are several; undefined if there is none. */
-export async function readDeviceMemory(): Promise<number | undefined> {
-  const gpus = await listGpus()
+/** Bytes that this process may use on each of these GPUs; undefined without a GPU. */
+export function readDeviceMemory(gpus: readonly Gpu[]): number | undefined {
   return gpus.length === 0 ? undefined : Math.floor(Math.min(...gpus.map(({ bytes }) => bytes)) * SHARE)
 }

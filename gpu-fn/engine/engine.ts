@@ -8,13 +8,17 @@ import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import { findControlnets } from '../weights/additions/controlnet-packages.ts'
 import { findLoras } from '../weights/additions/lora-packages.ts'
+import type { FetchedPackage } from '../weights/cache.ts'
 import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
 import { checkDevices, listGpus, readDeviceMemory, readDeviceName } from './device.ts'
 import { createJobFault, JobError } from './job-error.ts'
 import type { Command, Message, OpeningTimes } from './messages.ts'
 import type { Adapter } from './package/adapters.ts'
+import { PackageFiles } from './package-files.ts'
+import { type Part, timePart } from './parts.ts'
 import { readAhead } from './read-ahead.ts'
+import { largestSizeOf, sizeOf, supportedSizesOf } from './sizes.ts'
 import type { StepBatch } from './step-batches.ts'
 import { EngineThread, type ThreadOptions } from './thread.ts'
 import { createWatchdog, type Stall, type Watch, type Watchdog } from './watchdog.ts'
@@ -51,6 +55,8 @@ export type LoadedModel = {
   seconds: number
   /** Seconds of each newly opened network. */
   networks?: OpeningTimes
+  /** Parts of the load; those of the first load include the engine's start. */
+  parts?: readonly Part[]
   /** Models (model:tier) that were closed to make room. */
   closed?: string[]
   /** Planned memory of all open models. */
@@ -88,16 +94,26 @@ export interface Engine {
   start(): Promise<void>
   /**
    * Opens the model, and the ControlNet of a job's `controls`. Calls must not overlap. Throws JobError; with `invalid_request`, before
-   * opening anything, if images of the size exceed the memory budget.
+   * opening anything, if images of the size exceed the memory budget. `warm`: while the networks of a newly opened model load, an image of the
+   * largest of these sizes that it supports, by default its own, runs.
    */
-  load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<LoadedModel>
-  /** Runs the model once for each supported size, or for its default size, because the first run of a shape is slow. */
+  load(
+    model: Model,
+    job?: Size & Pick<JobRequest, 'controls'>,
+    warm?: { sizes: readonly Size[] | undefined },
+  ): Promise<LoadedModel>
+  /**
+   * Generates images of each size that the model supports, by default its own, with and without guidance, because the first run of a shape is
+   * slow.
+   */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /**
    * Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. `batch` is read before each event
    * is requested: the steps of a batch start once all of its runs have requested theirs.
    */
   run(model: Model, request: JobRequest, signal: AbortSignal, options?: RunOptions): AsyncIterable<PipelineEvent>
+  /** Resolves when all packages are on disk. Throws the error of a download. */
+  waitForDownloads?(): Promise<void>
   /** Reads the model's weights into the page cache, if they fit into free memory. It never throws. */
   prefetch?(model: Model, signal: AbortSignal): Promise<void>
   /** Ends the thread after the call in progress. */
@@ -107,8 +123,10 @@ export interface Engine {
 export interface EngineOptions extends ThreadOptions {
   /** The directory of the packages, or the name of their source in messages. */
   packages: string
-  /** Replaces the directory as the source of packages; may take minutes. */
-  fetchPackages?: () => Promise<Package[]>
+  /** Replaces the directory as the source of packages. Their downloads may be in progress (weights/cache.ts). */
+  fetchPackages?: () => Promise<FetchedPackage[]>
+  /** Names and tiers of the models to load first, in order. */
+  preload?: readonly (readonly [model: string, tier: Tier])[]
   /** Replace the directory as the source of adapters and of ControlNets. */
   fetchLoras?: () => Promise<LoraPackage[]>
   fetchControlnets?: () => Promise<ControlnetPackage[]>
@@ -130,21 +148,36 @@ export class PackageEngine implements Engine {
   readonly #options: EngineOptions
   readonly #packages = new Map<string, Package>()
   readonly #devices = new Map<Target, string>()
+  /** Parts of the start, until the first load reports them. */
+  readonly #parts: Part[] = []
+  readonly #files: PackageFiles
   /** Present once the engine has started. */
   #thread: EngineThread | undefined
   readonly #watchdog: Watchdog
 
   constructor(options: EngineOptions) {
     this.#options = options
+    this.#files = new PackageFiles(options.verifier, this.#parts)
     this.#watchdog = createWatchdog(options.stallSeconds * 1000, options.onStall)
   }
 
   async start(): Promise<void> {
-    const { packages, fetchPackages, fetchLoras, fetchControlnets } = this.#options
-    for (const pkg of await (fetchPackages?.() ?? findPackages(packages))) {
+    const { packages, fetchPackages, fetchLoras, fetchControlnets, preload = [] } = this.#options
+    const listing = timePart(this.#parts, 'GPUs', listGpus)
+    const found = await timePart(this.#parts, 'packages', async () => {
+      const fetched = await fetchPackages?.()
+      for (const each of fetched ?? []) this.#files.track(each)
+      return fetched?.map((each) => each.package) ?? findPackages(packages)
+    })
+    const [model, tier] = preload[0] ?? []
+    const first = found.find(({ manifest }) => manifest.model === model && manifest.tier === tier)
+    if (first) this.#files.begin(first)
+    const onGpu = found.some(({ manifest }) => manifest.target !== 'cpu')
+    const gpus = onGpu ? await listing : []
+    for (const pkg of found) {
       this.#packages.set(pkg.digest, pkg)
       const { target } = pkg.manifest
-      if (!this.#devices.has(target)) this.#devices.set(target, await readDeviceName(target))
+      if (!this.#devices.has(target)) this.#devices.set(target, readDeviceName(target, gpus))
       this.models.push(describe(pkg))
     }
     checkOffer(this.models, packages)
@@ -158,40 +191,46 @@ export class PackageEngine implements Engine {
       this.#controlnets.set(name, controlnet)
       this.controlnets.set(name, { package: controlnet.digest })
     }
-    const onGpu = [...this.#devices.keys()].some((target) => target !== 'cpu')
-    if (onGpu) checkDevices(this.#options.devices ?? 1, await listGpus())
-    const deviceBytes = this.#options.deviceBytes ?? (onGpu ? await readDeviceMemory() : undefined)
-    this.#thread = new EngineThread({ ...this.#options, deviceBytes })
-    await this.#thread.start()
+    if (onGpu) checkDevices(this.#options.devices ?? 1, gpus)
+    const deviceBytes = this.#options.deviceBytes ?? (onGpu ? readDeviceMemory(gpus) : undefined)
+    const thread = new EngineThread({ ...this.#options, deviceBytes })
+    this.#thread = thread
+    await timePart(this.#parts, 'engine thread', () => thread.start())
   }
 
-  async load(model: Model, job?: Size & Pick<JobRequest, 'controls'>): Promise<LoadedModel> {
+  async load(
+    model: Model,
+    job?: Size & Pick<JobRequest, 'controls'>,
+    warm?: { sizes: readonly Size[] | undefined },
+  ): Promise<LoadedModel> {
     const pkg = this.#packages.get(model.package)!
     const controlnet = await this.#controlnetOf(job ?? {})
     const watch = this.#watchdog.watch('load', pkg.manifest.target)
+    const sizes = { ...(job && { size: sizeOf(job) }), warm: warm && largestSizeOf(pkg, model, warm.sizes) }
     try {
       // Verification and opening are concurrent, because both read the files and opening waits for the GPU.
       const [opened, verified] = await Promise.allSettled([
-        this.#open({ type: 'load', package: pkg, controlnet, ...(job && { size: sizeOf(job) }) }, watch),
-        this.#options.verifier.verify(pkg, watch.progress),
+        this.#open({ type: 'load', package: pkg, controlnet, ...sizes }, watch),
+        this.#files.verify(pkg, watch),
       ])
       if (verified.status === 'rejected') {
         await this.#close(pkg)
         throw createJobFault('model_not_available', verified.reason)
       }
       if (opened.status === 'rejected') throw opened.reason
-      return opened.value
+      return { ...opened.value, parts: [...this.#parts.splice(0), ...(opened.value.parts ?? [])] }
     } finally {
       watch.end()
     }
   }
 
+  waitForDownloads(): Promise<void> {
+    return this.#files.waitForDownloads()
+  }
+
   async warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }> {
     const pkg = this.#packages.get(model.package)!
-    const { width, height } = pkg.manifest.defaults
-    const fits = (size: Size) =>
-      [size.width, size.height].every((side) => side <= model.side.max && side % model.side.multipleOf === 0)
-    const command: Command = { type: 'warm', package: pkg, sizes: (sizes ?? [{ width, height }]).filter(fits) }
+    const command: Command = { type: 'warm', package: pkg, sizes: supportedSizesOf(pkg, model, sizes) }
     const watch = this.#watchdog.watch('run', pkg.manifest.target)
     try {
       for await (const _ of this.#thread!.send(command, { onProgress: watch.progress }));
@@ -277,6 +316,7 @@ export class PackageEngine implements Engine {
   }
 
   async stop(): Promise<void> {
+    this.#files.stop()
     await this.#thread?.stop()
   }
 
@@ -290,7 +330,7 @@ export class PackageEngine implements Engine {
       for await (const reply of this.#thread!.send(command, { onProgress: watch.progress })) {
         if (reply.type === 'note') this.#options.log.warn(reply.note)
         // Only a package that was not open sends its plan. The weights are loaded next.
-        else if (reply.type === 'plan') void readAhead(pkg, opened.signal)
+        else if (reply.type === 'plan') this.#files.readAhead(pkg, opened.signal)
         else if (reply.type === 'closed') loaded.closed.push(...reply.models)
         else if (reply.type === 'occupied') loaded.occupied = true
         else if (reply.type === 'loaded') {
@@ -300,6 +340,7 @@ export class PackageEngine implements Engine {
       }
     } finally {
       opened.abort()
+      this.#files.end()
     }
     return loaded
   }
@@ -324,9 +365,6 @@ function cancelFlag(signal: AbortSignal) {
 /** Message for an adapter or a ControlNet without a package in this process. It lists no alternatives, because some are private to accounts. */
 export const describeUnknown = (kind: 'lora' | 'controlnet', id: string): string =>
   `${kind} "${id}" has no package on this server, but the catalog lists it; the operator must install the package`
-
-/** Only the fields that the thread needs, because it receives a copy. */
-const sizeOf = ({ width, height }: Size): Size => ({ width, height })
 
 function checkOffer(models: readonly Model[], directory: string): void {
   if (models.length === 0) throw new Error(`no package in ${directory}: compile one with \`npm run compile\``)

@@ -7,6 +7,7 @@ import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import type { Adapter } from './package/adapters.ts'
 import type { MemoryPlan } from './package/memory-plan.ts'
+import type { Part } from './parts.ts'
 import type { StepBatch } from './step-batches.ts'
 
 export type Settings = {
@@ -31,8 +32,11 @@ export type Request = { id: number; command: Command } | { id: number; advance: 
 export type Reply = { id: number; message: Message }
 
 export type Command =
-  /** `size`: of the job's images. Refused if images of this size exceed the memory budget. `controlnet`: that of the job. */
-  | { type: 'load'; package: Package; size?: Size; controlnet: ControlnetPackage | null }
+  /**
+   * `size`: of the job's images. Refused if images of this size exceed the memory budget. `controlnet`: that of the job. `warm`: the size of
+   * an image that runs while the networks of a newly opened package load.
+   */
+  | { type: 'load'; package: Package; size?: Size; controlnet: ControlnetPackage | null; warm?: Size | undefined }
   /** Runs every graph for images of each size. */
   | { type: 'warm'; package: Package; sizes: Size[] }
   | { type: 'close'; package: Package }
@@ -56,14 +60,15 @@ export type Message =
   | { type: 'ready' }
   | { type: 'note'; note: string }
   /**
-   * `networks`: seconds for each newly opened network. `inTurns`: networks take turns on the device, so alternating jobs reload them.
-   * `batched`: jobs may share runs of the step graph. `bytes`: planned memory of all open packages. `devices`: the number of devices that
-   * have the denoiser.
+   * `networks`: seconds for each newly opened network. `parts`: those of a newly opened package. `inTurns`: networks take turns on the device,
+   * so alternating jobs reload them. `batched`: jobs may share runs of the step graph. `bytes`: planned memory of all open packages.
+   * `devices`: the number of devices that have the denoiser.
    */
   | {
       type: 'loaded'
       seconds: number
       networks: OpeningTimes
+      parts: readonly Part[]
       inTurns: boolean
       batched: boolean
       bytes: number

@@ -2,11 +2,10 @@
 import fs from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
 
-/** Blocks are numbered across all files; this stream reads `first`, `first + each`, … */
-export type Task = { files: { file: string; bytes: number }[]; first: number; each: number }
+/** Blocks of `blockBytes` are numbered across all files; this stream reads `first`, `first + each`, … */
+export type Task = { files: { file: string; bytes: number }[]; blockBytes: number; first: number; each: number }
 
 const CHUNK_BYTES = 4 * 2 ** 20
-const BLOCK_BYTES = 64 * 2 ** 20
 /** A chunk that is read faster (bytes per second) was in the page cache, because no disk is as fast. */
 const CACHED_RATE = 4e9
 
@@ -24,27 +23,26 @@ function readBlock(descriptor: number, start: number, end: number): number {
   return bytes
 }
 
-function readFile(file: string, starts: readonly number[], size: number): number {
+function readFile(file: string, ranges: readonly (readonly [start: number, end: number])[]): number {
   const descriptor = fs.openSync(file, 'r')
   try {
-    return starts.reduce((sum, start) => sum + readBlock(descriptor, start, Math.min(size, start + BLOCK_BYTES)), 0)
+    return ranges.reduce((sum, [start, end]) => sum + readBlock(descriptor, start, end), 0)
   } finally {
     fs.closeSync(descriptor)
   }
 }
 
-function run({ files, first, each }: Task): number {
+function run({ files, blockBytes, first, each }: Task): number {
   let read = 0
   let counted = 0
   for (const { file, bytes } of files) {
-    const blocks = Math.ceil(bytes / BLOCK_BYTES)
+    const blocks = Math.ceil(bytes / blockBytes)
     const own = Array.from({ length: blocks }, (_, i) => i).filter((i) => (counted + i) % each === first)
     counted += blocks
     try {
       read += readFile(
         file,
-        own.map((i) => i * BLOCK_BYTES),
-        bytes,
+        own.map((i) => [i * blockBytes, Math.min(bytes, (i + 1) * blockBytes)]),
       )
     } catch {
       // Opening the file reports the error.

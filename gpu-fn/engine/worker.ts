@@ -13,7 +13,9 @@ import { createFirstPlan, type PlannedMemory } from './package/current-plan.ts'
 import { footprintOf, planOf, sumDenoiserBytes } from './package/graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './package/memory-plan.ts'
 import { type OpenPipeline, openPipeline } from './package/open-pipeline.ts'
+import { endPart, type Part } from './parts.ts'
 import { endsStep, StepBatches } from './step-batches.ts'
+import { warmSizes, warmWhileLoading } from './warm-up.ts'
 
 const { memoryBytes, deviceBytes, devices = 1, promptCacheBytes = 0, sharing } = workerData as Settings
 const port = parentPort!
@@ -70,20 +72,25 @@ async function freeMemory(): Promise<void> {
   }
 }
 
-async function load({ package: pkg, size, controlnet }: Extract<Command, { type: 'load' }>, send: Send): Promise<void> {
+async function load(
+  { package: pkg, size, controlnet, warm }: Extract<Command, { type: 'load' }>,
+  send: Send,
+): Promise<void> {
   if (size) checkFits(pkg, size, controlnet)
   const start = performance.now()
   const found = open.get(pkg.digest)
   const isOpen = controlnet === null || found?.pipeline.controlnet?.digest === controlnet.digest
-  const warm = found !== undefined && found.peak === found.whole.peak && isOpen
-  const networks: OpeningTimes = {}
-  const opened = await pipelineOf(pkg, { size: size ?? pkg.manifest.defaults, controlnet }, send, networks)
+  const isLoaded = found !== undefined && found.peak === found.whole.peak && isOpen
+  const opening: OpeningProgress = { networks: {}, parts: [], warm }
+  const largest = size ?? (found ? undefined : warm) ?? pkg.manifest.defaults
+  const opened = await pipelineOf(pkg, { size: largest, controlnet }, send, opening)
   if (!opened) return send({ type: 'occupied' })
-  const seconds = warm ? 0 : (performance.now() - start) / 1000
+  const seconds = isLoaded ? 0 : (performance.now() - start) / 1000
   send({
     type: 'loaded',
     seconds,
-    networks,
+    networks: opening.networks,
+    parts: opening.parts,
     inTurns: opened.pipeline.plan.offloaded.length > 1,
     batched: opened.pipeline.batched,
     bytes: memoryOfAll([...open.values()]),
@@ -126,24 +133,10 @@ function fits(pkg: Package, size: Size, controlnet: ControlnetPackage | null): b
   }
 }
 
-/** Generates an image with one step for each size, largest first so that memory is planned once. */
+/** Generates images of each size with an open package. */
 async function warm(pkg: Package, sizes: Size[], send: Send): Promise<void> {
   const { pipeline } = await openOrThrow(pkg, { size: pkg.manifest.defaults, controlnet: null }, send)
-  const { defaults, target } = pkg.manifest
-  // Guidance uses a batch of two, for which a GPU's libraries plan separately.
-  const guidanceScales = target === 'cpu' ? [defaults.guidance_scale] : [defaults.guidance_scale, 1]
-  const ways = guidanceScales.map((guidance_scale) => ({ guidance_scale, parallel: false }))
-  if (pipeline.others.length > 0 && defaults.guidance_scale > 1)
-    ways.push({ guidance_scale: defaults.guidance_scale, parallel: true })
-  const request = { prompt: 'warm', negative_prompt: '', steps: 1, seed: 0 }
-  const output = { count: 1, output_format: 'jpeg', output_quality: 50, text_convention: 'diffusers' } as const
-  for (const size of sizes.toSorted((a, b) => b.width * b.height - a.width * a.height)) {
-    for (const { guidance_scale, parallel } of ways) {
-      const image = { ...request, ...output, ...size, guidance_scale }
-      const events = txt2img(pipeline, image, new AbortController().signal, { parallel })
-      for await (const _ of events) send({ type: 'progress' })
-    }
-  }
+  await warmSizes(pipeline, sizes, () => send({ type: 'progress' }))
 }
 
 type Run = Extract<Command, { type: 'run' }>
@@ -220,6 +213,9 @@ async function apply(opened: OpenPackage, { size, controlnet }: Requirements) {
   }
 }
 
+/** The progress of opening a package. `warm`: the size of an image that runs while the networks load. */
+type OpeningProgress = { networks: OpeningTimes; parts: Part[]; warm?: Size | undefined }
+
 async function openOrThrow(pkg: Package, needed: Requirements, send: Send): Promise<OpenPackage> {
   const opened = await pipelineOf(pkg, needed, send)
   if (opened) return opened
@@ -231,13 +227,19 @@ async function pipelineOf(
   pkg: Package,
   needed: Requirements,
   send: Send,
-  networks: OpeningTimes = {},
+  { networks, parts, warm }: OpeningProgress = { networks: {}, parts: [] },
 ): Promise<OpenPackage | null> {
   const onPlan = (plan: MemoryPlan) => send({ type: 'plan', plan })
-  const onOpen = (network: NetworkName, seconds: number) => {
-    networks[network] = seconds
+  const onPart = (part: string, seconds: number) => {
+    parts.push(endPart(part, seconds))
     send({ type: 'progress' })
   }
+  const onOpen = (network: NetworkName, seconds: number) => {
+    networks[network] = seconds
+    onPart(network, seconds)
+  }
+  const onTokenizers = (seconds: number) => onPart('tokenizers', seconds)
+  const warmUp = (pipeline: OpenPipeline) => (warm ? warmWhileLoading(pipeline, warm, onPart) : undefined)
   const found = open.get(pkg.digest)
   const { size, controlnet } = needed
   if (controlnet) requireFitting(pkg, controlnet)
@@ -257,7 +259,8 @@ async function pipelineOf(
   }
   const memory = countMemory(pkg, createFirstPlan(pkg, { budget: deviceBytes, sharing }, size, controlnet))
   if (!(await evictPipelines(memory.whole, send))) return null
-  const pipeline = await openPipeline(pkg, { budget: deviceBytes, devices, sharing, onPlan, onOpen })
+  const options = { budget: deviceBytes, devices, sharing, size: warm, onPlan, onOpen, onTokenizers, warmUp }
+  const pipeline = await openPipeline(pkg, options)
   if (pipeline.note) send({ type: 'note', note: pipeline.note })
   const { manifest } = pkg
   const opened = { ...memory, pipeline, name: `${manifest.model}:${manifest.tier}`, runs: 0 }

@@ -1,8 +1,10 @@
 // The jobs of this process: each is accepted once, queued, run, and kept for replay for some time after its end.
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Health, JobRequest } from '../contract.ts'
 import type { Engine, Model } from '../engine/engine.ts'
 import type { InputFiles } from '../pipeline/input/input-image.ts'
+import type { Size } from '../pipeline/pipeline.ts'
 import { Dispatcher, type Rejection } from './dispatcher.ts'
 import { createEngineHealth } from './engine-health.ts'
 import { Estimates } from './estimates.ts'
@@ -38,6 +40,8 @@ export interface JobsOptions extends RetentionLimits {
 
 /** Twice the duration of the built-in model's longest job on a slow CPU, so that there is room for others. */
 const AGING_SECONDS = 60
+/** Longer than the pause between the jobs of a caller who submits one after another. */
+const IDLE_MS = 500
 /** Bounds on remembered cancellations. A PUT overtaken by its DELETE arrives while the edge still retries. */
 const CANCELLATIONS = { seconds: 600, max: 16_384 }
 
@@ -154,6 +158,28 @@ export class Jobs {
         .load(model)
         .catch((err: unknown) => log.error({ err, model: model.model }, 'a model could not be opened'))
     })
+  }
+
+  /**
+   * Generates images of these sizes with a model once the device has been idle for a moment. Resolves with null if the process stops accepting
+   * jobs before, or after a failure, which is logged.
+   */
+  async warm(model: Model, sizes?: readonly Size[]): Promise<Size[] | null> {
+    const { engine, lifecycle, log } = this.#options
+    do {
+      await this.#dispatcher.waitUntilIdle()
+      await sleep(IDLE_MS, undefined, { ref: false })
+      if (lifecycle.status !== 'ready') return null
+    } while (this.counts().running + this.counts().queued > 0)
+    let warmed: Size[] | null = null
+    await this.#dispatcher.exclusively(async () => {
+      try {
+        warmed = (await engine.warm(model, sizes)).sizes
+      } catch (err) {
+        log.error({ err, model: model.model, tier: model.tier }, 'a model could not be warmed up')
+      }
+    })
+    return warmed
   }
 
   /** Unfinished jobs by class and state. */

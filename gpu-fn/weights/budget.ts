@@ -2,6 +2,7 @@
 import { readdir, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isKept } from './arriving-package.ts'
 import type { PackageName } from './layout.ts'
 import { parseManifest, readManifest } from './packages.ts'
 import { isRemoved, removeDirectory } from './removal.ts'
@@ -80,7 +81,9 @@ export class CacheBudget {
   async #waitForOthers(needed: number, wanted: ReadonlySet<string>): Promise<void> {
     const { directory, bytes } = this.#options
     while (!(await this.#fits(needed))) {
-      if ((await this.#partials()).length === 0)
+      // A download in progress has temporary files besides the directory of its package. Two processes that have only the directories would
+      // wait for each other, and one process for itself.
+      if ((await this.#partials()).every(isKept))
         throw new CacheFull(
           `${directory} may take ${bytes} bytes, ${await this.#sumBytes()} are in use, and ${needed} more are needed: raise OCTET_CACHE_BYTES or serve fewer models`,
         )

@@ -4,11 +4,13 @@ import { link, mkdir, mkdtemp, readdir, rename, rm, stat, utimes, writeFile } fr
 import path from 'node:path'
 import type { Logger } from 'pino'
 import type { Manifest, Package } from '../manifest.ts'
-import { CorruptDownload } from './arriving-file.ts'
+import { CorruptDownload, type PackageFile } from './arriving-file.ts'
+import { type ArrivingPackage, createArrivingPackage } from './arriving-package.ts'
 import { type Bucket, BucketError } from './bucket.ts'
 import { CacheBudget, CacheFull } from './budget.ts'
 import { type DownloadOptions, download } from './download.ts'
 import { blobKeyOf, type PackageName } from './layout.ts'
+import { listFilesInLoadOrder } from './load-order.ts'
 import { MANIFEST, openPackage, PackageError } from './packages.ts'
 import { removeDirectory } from './removal.ts'
 import { describeName, findServed, type ServedPackage } from './served-package.ts'
@@ -21,10 +23,15 @@ type CacheOptions = {
   bucket: Bucket
   verifier: Verifier
   log: Pick<Logger, 'info' | 'warn'>
-  download?: Omit<DownloadOptions, 'onProgress'>
+  download?: Omit<DownloadOptions, 'onProgress' | 'onFile'>
   /** Receives the progress of the current package. */
   onProgress?: (doneBytes: number, totalBytes: number) => void
 }
+
+/**
+ * A package, possibly during its download. `complete` resolves when all files are on disk and verified, or rejects with the download's error.
+ */
+export type FetchedPackage = { package: Package; complete: Promise<unknown> }
 
 /** Retries for corrupt downloads. */
 const CORRUPT_TRIES = 2
@@ -50,13 +57,42 @@ export class PackageCache {
    * PackageError, BucketError, CorruptDownload, CacheFull, or a file-system error.
    */
   async ensure(name: PackageName): Promise<Package> {
+    const { cached, served } = await this.#find(name)
+    if (cached) return cached
+    return this.#fetch(name, served)
+  }
+
+  /**
+   * The same package, without waiting for its download, which begins when `after` resolves. Each file appears in its directory once it is
+   * verified (arrival.ts). Errors of the download reject `complete`.
+   */
+  async begin(name: PackageName, after: Promise<unknown> = Promise.resolve()): Promise<FetchedPackage> {
+    const { cached, served } = await this.#find(name)
+    if (cached) return { package: cached, complete: Promise.resolve() }
+    const arriving = await createArrivingPackage(served, this.#packages).catch((error) => {
+      throw this.#explain(error, bytesOf(served.manifest))
+    })
+    const complete = after
+      .then(() => this.#fetch(name, served, arriving))
+      .then(({ directory }) => arriving.complete(directory))
+      .catch(async (error: unknown) => {
+        await arriving.discard()
+        throw error
+      })
+    // The caller may await it after its rejection.
+    complete.catch(() => {})
+    return { package: arriving.package, complete }
+  }
+
+  /** The package that the bucket serves, and its copy on disk, if any. */
+  async #find(name: PackageName): Promise<{ cached: Package; served: null } | { cached: null; served: ServedPackage }> {
     const served = await findServed(this.#options.bucket, name).catch((error: unknown) =>
       this.#findLastUsed(name, error),
     )
     const cached = await this.#openCached(served.digest)
-    if (cached) return cached
+    if (cached) return { cached, served: null }
     if (!served.manifest) throw new PackageError(`${describeName(name)} is incomplete in ${this.#packages}`)
-    return this.#fetch(name, served)
+    return { cached, served }
   }
 
   /** The most recently used package, if the bucket is unreachable. Throws `error` otherwise. */
@@ -69,10 +105,10 @@ export class PackageCache {
     return { digest, manifest: null }
   }
 
-  async #fetch(name: PackageName, served: ServedPackage): Promise<Package> {
+  async #fetch(name: PackageName, served: ServedPackage, arriving?: ArrivingPackage): Promise<Package> {
     const start = performance.now()
-    const bytes = sum(Object.values(served.manifest.files).map((file) => file.bytes))
-    await this.#fetchBlobs(served.manifest)
+    const bytes = bytesOf(served.manifest)
+    await this.#fetchBlobs(served.manifest, arriving)
       .then(() => this.#assemble(served))
       .catch((error) => {
         throw this.#explain(error, bytes)
@@ -84,16 +120,20 @@ export class PackageCache {
     return opened
   }
 
-  async #fetchBlobs({ files }: Manifest): Promise<void> {
-    const all = new Map(Object.values(files).map((file) => [file.sha256, file.bytes]))
+  async #fetchBlobs(manifest: Manifest, arriving?: ArrivingPackage): Promise<void> {
+    const all = new Map(listFilesInLoadOrder(manifest).map(([, { sha256, bytes }]) => [sha256, bytes]))
     await mkdir(this.#blobs, { recursive: true })
     await this.#budget.removeStale()
     for (let tries = 1; ; tries++) {
-      const missing = await this.#budget.missing(all)
+      const absent = await this.#budget.missing(all)
+      const usable = new Set<string>()
+      for (const [sha256, bytes] of all)
+        if (!absent.has(sha256) && (await this.#reuse(sha256, bytes, arriving))) usable.add(sha256)
+      const missing = new Map([...all].filter(([sha256]) => !usable.has(sha256)))
       if (missing.size === 0) return
       await this.#budget.makeRoom(missing, new Set(all.keys()))
       try {
-        await this.#fetchMissing(missing, all)
+        await this.#fetchMissing(missing, all, arriving)
       } catch (error) {
         if (!(error instanceof CorruptDownload) || tries > CORRUPT_TRIES) throw error
         this.#options.log.warn({ err: error }, 'a file of a package is corrupt; it is downloaded again')
@@ -101,7 +141,29 @@ export class PackageCache {
     }
   }
 
-  async #fetchMissing(missing: ReadonlyMap<string, number>, all: ReadonlyMap<string, number>): Promise<void> {
+  /** Verifies a blob on disk, and adds its files to the package. False if it is corrupt, after its removal, or absent. */
+  async #reuse(sha256: string, bytes: number, arriving?: ArrivingPackage): Promise<boolean> {
+    const { verifier, log } = this.#options
+    const file = this.#fileOf(sha256)
+    try {
+      await verifier.verify({ directory: this.#blobs, manifest: { files: { [sha256]: { bytes, sha256 } } } })
+      await arriving?.add(sha256, file)
+      return true
+    } catch (error) {
+      // Another process may remove it at any time before it is part of a package.
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
+      if (!(error instanceof CorruptFile)) throw error
+      log.warn({ err: error }, 'a cached file is corrupt; it is downloaded again')
+      await rm(file, { force: true })
+      return false
+    }
+  }
+
+  async #fetchMissing(
+    missing: ReadonlyMap<string, number>,
+    all: ReadonlyMap<string, number>,
+    arriving?: ArrivingPackage,
+  ): Promise<void> {
     const { bucket, verifier, onProgress } = this.#options
     const wanted = [...missing].map(([sha256, bytes]) => ({
       ...{ key: blobKeyOf(sha256), file: this.#fileOf(sha256), bytes, sha256 },
@@ -112,8 +174,11 @@ export class PackageCache {
       done += bytes
       onProgress?.(done, total)
     }
-    await download(bucket, wanted, { ...this.#options.download, onProgress: report })
-    await verifier.trust(wanted)
+    const onFile = async (file: PackageFile) => {
+      await verifier.trust([file])
+      await arriving?.add(file.sha256, file.file)
+    }
+    await download(bucket, wanted, { ...this.#options.download, onProgress: report, onFile })
   }
 
   /** For a full disk, an error with a remedy; otherwise the error unchanged. */
@@ -185,4 +250,5 @@ export async function cacheBytes(directory: string): Promise<number> {
   )
 }
 
+const bytesOf = ({ files }: Manifest) => sum(Object.values(files).map(({ bytes }) => bytes))
 const sum = (values: Iterable<number>) => [...values].reduce((total, value) => total + value, 0)

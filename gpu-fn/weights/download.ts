@@ -15,6 +15,8 @@ export type DownloadOptions = {
   /** Interval in which the files are marked as in progress, even while the bucket sends nothing. */
   touchMs?: number
   onProgress?: (bytes: number) => void
+  /** Called for each file once it is complete, verified and renamed. An error ends the download, which waits for all calls. */
+  onFile?: (file: PackageFile) => Promise<void>
 }
 
 /** The initial number of requests: several, so that a pause of one leaves no idle time. */
@@ -37,7 +39,7 @@ export async function download(
   const hasher = openHasher()
   const arriving = files.map((each) => createArrivingFile(each, hasher))
   const { touchMs = STALE_MS / 3, ...limits } = options
-  const transfer = new Transfer(bucket, arriving, sizeOf(files), limits)
+  const transfer = new Transfer(bucket, arriving, files, limits)
   const touching = setInterval(() => {
     for (const file of arriving) file.touch()
   }, touchMs).unref()
@@ -53,12 +55,14 @@ export async function download(
 const sizeOf = (files: readonly PackageFile[]) => files.reduce((sum, { bytes }) => sum + bytes, 0)
 
 type TransferOptions = Omit<DownloadOptions, 'touchMs'>
+type Callback = 'onProgress' | 'onFile'
 
 /** The concurrent requests of one download. */
 class Transfer {
   readonly #bucket: Bucket
   readonly #files: readonly ArrivingFile[]
-  readonly #options: Required<Omit<TransferOptions, 'onProgress'>> & Pick<TransferOptions, 'onProgress'>
+  readonly #wanted: readonly PackageFile[]
+  readonly #options: Required<Omit<TransferOptions, Callback>> & Pick<TransferOptions, Callback>
   readonly #failed = new AbortController()
   readonly #readers: Promise<void>[] = []
   /** Number of concurrent requests. */
@@ -68,16 +72,31 @@ class Transfer {
   #bytesLeft: number
   #bytesDone = 0
 
-  constructor(bucket: Bucket, files: readonly ArrivingFile[], bytes: number, options: TransferOptions) {
+  /** `files` and `wanted` have the same order. */
+  constructor(
+    bucket: Bucket,
+    files: readonly ArrivingFile[],
+    wanted: readonly PackageFile[],
+    options: TransferOptions,
+  ) {
     this.#bucket = bucket
     this.#files = files
-    this.#bytesLeft = bytes
+    this.#wanted = wanted
+    this.#bytesLeft = sizeOf(wanted)
     this.#options = { connections: 16, spreadBytes: 256 << 20, ...options }
   }
 
   async run(): Promise<void> {
     const { signal } = this.#failed
-    const placed = Promise.all(this.#files.map((file) => file.placed()))
+    const calls: unknown[] = []
+    const place = async (file: ArrivingFile, i: number) => {
+      await file.placed()
+      if (signal.aborted) return
+      const call = this.#options.onFile?.(this.#wanted[i]!)
+      calls.push(call)
+      await call
+    }
+    const placed = Promise.all(this.#files.map(place))
     this.#connect(INITIAL_CONNECTIONS)
     const growth = growWhileFaster(
       () => this.#bytesDone,
@@ -91,6 +110,7 @@ class Transfer {
     } finally {
       clearInterval(growth)
       await Promise.allSettled(this.#readers)
+      await Promise.allSettled(calls)
     }
   }
 

@@ -2,11 +2,11 @@
 import { mkdir, statfs } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import type { Config } from '../config.ts'
-import type { ControlnetPackage, LoraPackage, Package } from '../manifest.ts'
+import type { ControlnetPackage, LoraPackage } from '../manifest.ts'
 import { findControlnets } from './additions/controlnet-packages.ts'
 import { findLoras } from './additions/lora-packages.ts'
 import { openBucket } from './bucket.ts'
-import { cacheBytes, PackageCache } from './cache.ts'
+import { cacheBytes, type FetchedPackage, PackageCache } from './cache.ts'
 import { findPackages } from './packages.ts'
 import type { Verifier } from './verification.ts'
 
@@ -27,12 +27,13 @@ export function packageSource(
     fetchLoras: async (): Promise<LoraPackage[]> => (packages === null ? [] : findLoras(packages)),
     /** ControlNets, likewise. */
     fetchControlnets: async (): Promise<ControlnetPackage[]> => (packages === null ? [] : findControlnets(packages)),
-    async fetchPackages(): Promise<Package[]> {
+    async fetchPackages(): Promise<FetchedPackage[]> {
       const mounted = packages === null ? [] : await findPackages(packages)
       const absent = bucket.models.filter(
         ({ model, tier }) => !mounted.some(({ manifest }) => manifest.model === model && manifest.tier === tier),
       )
-      if (absent.length === 0) return mounted
+      const onDisk = mounted.map((each) => ({ package: each, complete: Promise.resolve() }))
+      if (absent.length === 0) return onDisk
       const cache = new PackageCache({
         directory,
         budgetBytes: bucket.cacheBytes || (await computeDefaultBudget(directory)),
@@ -41,9 +42,10 @@ export function packageSource(
         log,
         onProgress: createProgressLog(log),
       })
-      const fetched: Package[] = []
-      for (const name of absent) fetched.push(await cache.ensure(name))
-      return [...mounted, ...fetched]
+      const fetched: FetchedPackage[] = []
+      // One download at a time: the first package, which loads first, gets the whole bandwidth.
+      for (const name of absent) fetched.push(await cache.begin(name, fetched.at(-1)?.complete))
+      return [...onDisk, ...fetched]
     },
   }
 }

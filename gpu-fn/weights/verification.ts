@@ -113,6 +113,8 @@ class VerifiedRecord {
   readonly #file: string
   readonly #log: VerifierOptions['log']
   #entries: Map<string, string> | undefined
+  /** The last write, because concurrent ones would use the same temporary file. */
+  #last: Promise<void> = Promise.resolve()
 
   constructor({ directory, log }: VerifierOptions) {
     this.#directory = directory
@@ -125,8 +127,12 @@ class VerifiedRecord {
     return this.#entries
   }
 
-  async add(entries: readonly StampedDigest[]): Promise<void> {
-    if (entries.length === 0) return
+  add(entries: readonly StampedDigest[]): Promise<void> {
+    if (entries.length > 0) this.#last = this.#last.then(() => this.#write(entries))
+    return this.#last
+  }
+
+  async #write(entries: readonly StampedDigest[]): Promise<void> {
     // Read again to include entries of other processes.
     const merged = new Map([...(await this.#read()), ...(this.#entries ?? [])])
     for (const [stamp, sha256] of entries) {

@@ -33,13 +33,32 @@ describe('a running process', () => {
   })
   afterAll(() => gpu[Symbol.asyncDispose]())
 
-  test('is loaded and warm in every configured size before it is ready', () => {
+  test('is loaded and warm in one size before it is ready, and in every configured size soon after', async () => {
+    const { sizes } = await gpu.logged('model warm')
     const order = gpu.logs.map(({ msg }) => msg).filter((msg) => /^(model|ready)/.test(msg))
-    expect(order).toEqual(['model loaded', 'model warm', 'ready'])
-    expect(gpu.logs.find(({ msg }) => msg === 'model warm')?.sizes).toEqual([
+    expect(order).toEqual(['model loaded', 'ready', 'model warm'])
+    expect(sizes).toEqual([
       { width: 64, height: 96 },
       { width: 64, height: 64 },
     ])
+  })
+
+  test('logs the parts of its start, in seconds', async () => {
+    const parts = (await gpu.logged('model loaded')).parts as { part: string; from: number; to: number }[]
+    const names = parts.map(({ part }) => part)
+    for (const name of [
+      'packages',
+      'engine thread',
+      'verification',
+      'tokenizers',
+      'clip_l',
+      'transformer',
+      'first image',
+    ])
+      expect(names).toContain(name)
+    for (const { from, to } of parts) expect(0 < from && from <= to).toBe(true)
+    // The prompts do not wait for the denoiser, which loads last.
+    expect(names.indexOf('clip_l')).toBeLessThan(names.indexOf('first image'))
   })
 
   test('lists its models', async () => {

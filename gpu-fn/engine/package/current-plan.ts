@@ -22,12 +22,14 @@ export class CurrentPlan {
   readonly #limits: PlanLimits
   readonly #apply: Apply
   #current: PlannedMemory
-  /** False after an error: the next job then applies its plan in any case. */
+  /** False before the first plan and after an error, so that the next job applies its plan. True while a plan is being applied. */
   #isApplied = false
   /** ControlNet of the last job. The plan's ControlNet may stay open for jobs without one. */
   #wanted: ControlnetPackage | null = null
   /** Cache of plans by size and ControlNet: planning takes milliseconds, and jobs request a plan before every step. */
   readonly #next = new Map<string, PlannedMemory>()
+  /** The first change. */
+  #started: Promise<void> = Promise.resolve()
   /** The last change. Jobs in a shared step request plans concurrently. */
   #last: Promise<unknown> = Promise.resolve()
 
@@ -43,9 +45,11 @@ export class CurrentPlan {
     return this.#current.plan
   }
 
-  /** Applies the first plan. */
-  start(): Promise<void> {
-    return this.#change(this.#current, false)
+  /** Applies the first plan, for images of this size. `use` does not wait for it if it covers the job. Throws BudgetError. */
+  start(size: Size = this.#pkg.manifest.defaults): Promise<void> {
+    this.#current = this.#choose(size, null)
+    this.#started = this.#change(this.#current, false)
+    return this.#started
   }
 
   /** The plan for a job with images of this size. Throws BudgetError. */
@@ -79,13 +83,18 @@ export class CurrentPlan {
       JSON.stringify(next.plan) === JSON.stringify(before.plan)
     )
       return
+    await this.#started
     await this.#change(next, pixelsOf(next.size) < pixelsOf(before.size))
   }
 
   async #change(next: PlannedMemory, isSmaller: boolean): Promise<void> {
-    this.#isApplied = false
-    await this.#apply(next, isSmaller)
     this.#isApplied = true
+    try {
+      await this.#apply(next, isSmaller)
+    } catch (error) {
+      this.#isApplied = false
+      throw error
+    }
   }
 
   #choose(size: Size, controlnet: ControlnetPackage | null): PlannedMemory {

@@ -11,6 +11,7 @@ import {
 } from '../../manifest.ts'
 import type { Size } from '../../pipeline/pipeline.ts'
 import { findKernels, type Kernels } from '../../runtime/fp8-kernels.ts'
+import { DENOISER } from '../../weights/load-order.ts'
 import { type MemoryPlan, planMemory } from './memory-plan.ts'
 
 /** On the CPU, weights of packages up to this size are widened to float32 once, on opening, which trades memory for speed. */
@@ -29,9 +30,6 @@ export function footprintOf({ manifest: { files, target, tier } }: StoredPackage
   const widening = target !== 'cpu' || tier === 'fp32' ? 1 : fold && tier !== 'fp16' ? folded : 2
   return { fold, bytes: bytes * widening, widening }
 }
-
-/** The networks that each further device has. */
-export const DENOISER: readonly NetworkName[] = ['conditioning', 'transformer']
 
 /** The memory of the denoiser's weights; each device has a copy of them. */
 export function sumDenoiserBytes(pkg: Pick<Package, 'manifest'>): number {

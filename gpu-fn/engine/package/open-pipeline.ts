@@ -19,10 +19,12 @@ import { settleAll } from '../../runtime/settle-all.ts'
 import type { WeightUpdates } from '../../runtime/update/weight-update.ts'
 import { readKnownWords } from '../../tokenizer/known-words.ts'
 import { openTokenizer } from '../../tokenizer/tokenizer.ts'
+import { waitForFiles } from '../../weights/arrival.ts'
+import { DENOISER, sortForLoad } from '../../weights/load-order.ts'
 import { type Adapter, requireFitting, updatesOf } from './adapters.ts'
 import { chain } from './chain.ts'
 import { CurrentPlan, type PlannedMemory } from './current-plan.ts'
-import { chooseControlGraphs, chooseGraphs, chooseProviderOptions, DENOISER, footprintOf } from './graphs.ts'
+import { chooseControlGraphs, chooseGraphs, chooseProviderOptions, footprintOf } from './graphs.ts'
 import type { MemoryPlan } from './memory-plan.ts'
 import { Residency } from './residency.ts'
 
@@ -66,6 +68,12 @@ export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding
   onPlan?: (plan: MemoryPlan) => void
   /** Receives the seconds that opening a network, or loading its weights again, took. */
   onOpen?: (network: NetworkName, seconds: number) => void
+  /** Receives the seconds that opening the tokenizers took. */
+  onTokenizers?: (seconds: number) => void
+  /** The image size of the first plan, if it is larger than the package's. */
+  size?: Size | undefined
+  /** Called once the tokenizers are open. Its runs wait for their own network only. An error fails the opening. */
+  warmUp?: (pipeline: OpenPipeline) => Promise<void> | undefined
 }
 
 /**
@@ -82,7 +90,9 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
   const others = placed.slice(1).map(denoiserOf)
   const onEach = async (action: (each: Residency) => Promise<void>) => void (await settleAll(placed.map(action)))
   const setResident = ({ resident }: MemoryPlan) =>
-    onEach((each) => each.setResident(each === residency ? resident : hasDenoiser(resident) ? DENOISER : []))
+    onEach((each) =>
+      each.setResident(each === residency ? sortForLoad(resident) : hasDenoiser(resident) ? DENOISER : []),
+    )
   const release = () => onEach((each) => each.release())
   const apply = async ({ plan, controlnet }: PlannedMemory, isSmaller: boolean) => {
     if (controlnet?.digest !== current.controlnet?.digest) await residency.close(CONTROL_NETWORKS)
@@ -92,10 +102,12 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
     options.onPlan?.(plan)
     await setResident(plan)
   }
-  try {
+  const hasNoWeights = (name: string) => !Object.hasOwn(pkg.manifest.weights, name)
+  const assemble = async (planned: CurrentPlan): Promise<OpenPipeline> => {
+    await waitForFiles(pkg, hasNoWeights)
+    const start = performance.now()
     const encoders = await openEncoders(pkg, (network) => residency.session(network))
-    const planned = new CurrentPlan(pkg, options, apply)
-    await planned.start()
+    options.onTokenizers?.((performance.now() - start) / 1000)
     return {
       ...{ package: pkg, encoders, batched, note, sharing: options.sharing },
       words: await readKnownWords(pkg.directory),
@@ -129,6 +141,13 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
       resume: () => setResident(planned.plan),
       release,
     }
+  }
+  try {
+    const planned = new CurrentPlan(pkg, options, apply)
+    const loading = planned.start(options.size)
+    const assembled = assemble(planned)
+    await settleAll<unknown>([loading, assembled, assembled.then(options.warmUp)])
+    return await assembled
   } catch (error) {
     await release()
     throw error
@@ -151,7 +170,7 @@ type CurrentControlnet = { controlnet: ControlnetPackage | null }
 
 function createSessionOpener(pkg: Package, current: CurrentControlnet, options: PipelineOptions, device: number) {
   const { networks, kernels } = chooseGraphs(pkg.manifest)
-  return (network: NetworkName, updates: WeightUpdates | undefined): Promise<Session> => {
+  return async (network: NetworkName, updates: WeightUpdates | undefined): Promise<Session> => {
     const { controlnet } = current
     const own = networks[network]
     const { directory, manifest } = own ? pkg : controlnet!
@@ -160,6 +179,7 @@ function createSessionOpener(pkg: Package, current: CurrentControlnet, options: 
     const provider = chooseProviderOptions(network)
     const stored = weights && { file: path.join(directory, weights), tensors: manifest.weights[weights] ?? [] }
     const settings = { target: manifest.target, fold, kernels, provider, weights: stored || undefined, updates }
+    if (own) await waitForFiles(pkg, (name) => name === file || name === weights)
     return openSession(path.join(directory, file), { ...settings, device, threads, binding })
   }
 }

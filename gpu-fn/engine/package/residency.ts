@@ -16,6 +16,8 @@ export class Residency {
   readonly #onOpen: (network: NetworkName, seconds: number) => void
   /** Sessions with weights on the device. */
   readonly #loaded = new Map<NetworkName, Session>()
+  /** Networks whose weights are being loaded. */
+  readonly #loading = new Map<NetworkName, Promise<Session>>()
   /** Open sessions without weights on the device. */
   readonly #offloaded = new Map<NetworkName, Session>()
   #resident: ReadonlySet<NetworkName> = new Set()
@@ -56,7 +58,10 @@ export class Residency {
     })
   }
 
-  /** Makes these networks resident, opening them as needed, and offloads all others. Throws the errors of opening. */
+  /**
+   * Makes these networks resident, opening them in this order as needed, and offloads all others. Runs during this call wait for their own
+   * network only. Throws the errors of opening.
+   */
   async setResident(networks: readonly NetworkName[]): Promise<void> {
     const before = this.#resident
     this.#resident = new Set(networks)
@@ -101,7 +106,8 @@ export class Residency {
   }
 
   async release(): Promise<void> {
-    for (const network of [...this.#loaded.keys(), ...this.#offloaded.keys()]) await this.#close(network)
+    const networks = new Set([...this.#loading.keys(), ...this.#loaded.keys(), ...this.#offloaded.keys()])
+    for (const network of networks) await this.#close(network)
   }
 
   async #withSession<T>(network: NetworkName, use: (session: Session) => Promise<T>): Promise<T> {
@@ -116,9 +122,16 @@ export class Residency {
     return result
   }
 
-  async #load(network: NetworkName): Promise<Session> {
+  /** Loads a network, once for concurrent calls. */
+  #load(network: NetworkName): Promise<Session> {
     const found = this.#loaded.get(network)
-    if (found) return found
+    if (found) return Promise.resolve(found)
+    const loading = this.#loading.get(network) ?? this.#startLoad(network).finally(() => this.#loading.delete(network))
+    this.#loading.set(network, loading)
+    return loading
+  }
+
+  async #startLoad(network: NetworkName): Promise<Session> {
     // Memory is freed before more is allocated.
     if (!this.#resident.has(network)) await this.#offloadOthers()
     const start = performance.now()
@@ -149,7 +162,10 @@ export class Residency {
     this.#offloaded.set(network, session)
   }
 
+  /** Closes a network, once it is loaded if it is being loaded: a GPU must not copy weights to memory that is freed. */
   async #close(network: NetworkName): Promise<void> {
+    const loading = this.#loading.get(network)
+    if (loading) await loading.catch(() => {})
     const session = this.#loaded.get(network) ?? this.#offloaded.get(network)
     this.#loaded.delete(network)
     this.#offloaded.delete(network)

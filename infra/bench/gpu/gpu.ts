@@ -1,9 +1,9 @@
 // Performance of full-size SD3.5 on a GPU: Octet in every precision and PyTorch, with the same random weights. Every system runs in a
 // separate process, whose failure does not affect the others. Figures are written as soon as they are available.
-import { spawnSync } from 'node:child_process'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { listGpus } from '../../../gpu-fn/engine/device.ts'
+import { copyCold } from './cold.ts'
 import { formatPackageName, type GpuVariant, makeCheckpoint, makePackage } from './packages.ts'
 import type { OctetPlan, TorchPlan } from './plan.ts'
 import { Recorder } from './recorder.ts'
@@ -61,7 +61,8 @@ export async function benchGpu(given: GivenGpuOptions): Promise<void> {
   const run: Run = { options, work, recorder }
   try {
     await recorder.recordDuration('checkpoint', () => makeCheckpoint(variant, work))
-    await recorder.attempt('reference', () => makeReference(run))
+    // Starts need no reference.
+    if (names.some((name) => all[name]!.kind !== 'start')) await recorder.attempt('reference', () => makeReference(run))
     for (const name of names) await recorder.attempt(name, () => measure(run, name, all[name]!))
   } finally {
     await recorder.close()
@@ -128,12 +129,9 @@ async function measureStarting({ options, recorder }: Run, system: string, packa
   recorder.recordPeak(system, 'start', size)
 }
 
-/** Copies packages to a disk and evicts them from the page cache. Needs root. */
 async function makeCold({ options: { coldDirectory } }: Run, packages: string): Promise<string> {
   if (!coldDirectory) throw new Error('skipped, because --cold-directory is not set')
-  await fs.cp(packages, coldDirectory, { recursive: true })
-  spawnSync('sync')
-  await fs.writeFile('/proc/sys/vm/drop_caches', '3')
+  await copyCold(packages, coldDirectory)
   return coldDirectory
 }
 

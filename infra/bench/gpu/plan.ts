@@ -66,6 +66,10 @@ export const figure = z.object({
 })
 export type Figure = z.infer<typeof figure>
 
+/** Prefixes of the metrics of a start's parts: the seconds at which each begins and ends. */
+export const PART_FROM = 'part_from_s '
+export const PART_TO = 'part_to_s '
+
 export const sidesOf = (size: string): { width: number; height: number } => {
   const [width, height] = size.split('x').map(Number) as [number, number]
   return { width, height }

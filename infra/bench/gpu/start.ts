@@ -3,10 +3,9 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
-import { PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
+import { PROTOCOL_VERSION, type Timings } from '../../../gpu-fn/contract.ts'
 import { endWithThis } from '../../command/child-process.ts'
-import type { Line } from './plan.ts'
-import { parseJson, sidesOf } from './plan.ts'
+import { type Line, PART_FROM, PART_TO, parseJson, sidesOf } from './plan.ts'
 
 const MAIN = path.join(import.meta.dirname, '../../../gpu-fn/main.ts')
 const METRICS: Record<string, string> = {
@@ -35,14 +34,14 @@ export type ImageRequest = {
   guidanceScale: number
 }
 export type GpuFunction = {
-  /** Generates an image. Throws if the job fails. */
-  makeImage: (request: ImageRequest) => Promise<void>
+  /** Generates an image and returns the seconds of its parts. Throws if the job fails. */
+  makeImage: (request: ImageRequest) => Promise<Timings>
   /** Seconds since the start of the process. */
   seconds: () => number
   close: () => Promise<void>
 }
 
-/** Starts the GPU function and generates two images with 4 steps. Reports, in seconds, the start phases and both image times. */
+/** Starts the GPU function and generates two images with 4 steps. Reports, in seconds, the parts of the start and both image times. */
 export async function measureStart(
   { prompt, seed, ...served }: StartOptions & { prompt: string; seed: number },
   say: Say,
@@ -51,14 +50,36 @@ export async function measureStart(
   const request: ImageRequest = { ...{ model, tier, size, prompt, seed }, steps: 4, guidanceScale: 1 }
   const gpu = await startGpuFunction(served, say)
   try {
-    await gpu.makeImage(request)
+    const requested = gpu.seconds()
+    const timings = await gpu.makeImage(request)
     say({ metric: 'first_image_s', size, value: gpu.seconds() })
+    for (const part of partsOfJob(requested, timings)) sayPart(part, size, say)
     const second = gpu.seconds()
     await gpu.makeImage(request)
     say({ metric: 'second_image_s', size, value: gpu.seconds() - second })
   } finally {
     await gpu.close()
   }
+}
+
+/** A part of the start, in seconds since the start of the process. */
+type StartPart = { part: string; from: number; to: number }
+
+/** Metrics of the parts, as `table.ts` reads them. */
+function sayPart({ part, from, to }: StartPart, size: string, say: Say): void {
+  say({ metric: `${PART_FROM}${part}`, size, value: from })
+  say({ metric: `${PART_TO}${part}`, size, value: to })
+}
+
+/** The parts of a job that was requested at this time. */
+function partsOfJob(requested: number, { queue, load, encode, denoise, decode }: Timings): StartPart[] {
+  let to = requested + queue + load
+  const parts = { 'prompts and conditioning': encode, 'four steps': denoise, 'decoding and file': decode }
+  return Object.entries(parts).map(([part, seconds]) => {
+    const from = to
+    to += seconds
+    return { part: `requested image: ${part}`, from, to }
+  })
 }
 
 /** Starts the GPU function and waits until it is ready. Throws if its process exits first, or is killed by `signal`. */
@@ -90,10 +111,11 @@ export async function startGpuFunction(
     let address = ''
     let problem = ''
     createInterface(child.stdout).on('line', (text) => {
-      const { msg = '', port, err, ...fields } = (parseJson(text) ?? {}) as LogLine
+      const { msg = '', port, err, parts = [], ...fields } = (parseJson(text) ?? {}) as LogLine
       const metric = METRICS[msg]
       if (metric) say({ metric, size, value: seconds() })
       if (msg === 'model loaded' || msg === 'memory plan') say({ note: JSON.stringify(fields) })
+      for (const part of parts) sayPart(part, size, say)
       if (err) problem = `: ${msg}, ${err.message}`
       if (msg === 'listening') address = `http://127.0.0.1:${port}`
       if (msg === 'ready')
@@ -106,10 +128,12 @@ export async function startGpuFunction(
   })
 }
 
-type LogLine = { msg?: string; port?: number; err?: { message?: string } }
+type LogLine = { msg?: string; port?: number; err?: { message?: string }; parts?: StartPart[] }
+
+const TIMINGS = /"type":"succeeded".*?"timings":(\{[^}]*\})/
 
 /** Reads the whole response. Throws unless it ends with an image. */
-async function sendJob(url: string, job: string, request: ImageRequest, signal?: AbortSignal): Promise<void> {
+async function sendJob(url: string, job: string, request: ImageRequest, signal?: AbortSignal): Promise<Timings> {
   const { model, tier, size, prompt, seed, steps, guidanceScale } = request
   const body = JSON.stringify({
     ...{ protocol: PROTOCOL_VERSION, attempt: 1, model, tier, prompt, negative_prompt: '', ...sidesOf(size) },
@@ -119,6 +143,7 @@ async function sendJob(url: string, job: string, request: ImageRequest, signal?:
   const headers = { 'content-type': 'application/json' }
   const reply = await fetch(`${url}/jobs/${job}`, { method: 'PUT', headers, body, signal: signal ?? null })
   const text = Buffer.from(await reply.arrayBuffer()).toString('latin1')
-  if (!reply.ok || !text.includes('"succeeded"'))
-    throw new Error(`the job ended with ${reply.status}: ${text.slice(-300)}`)
+  const timings = TIMINGS.exec(text)?.[1]
+  if (!reply.ok || !timings) throw new Error(`the job ended with ${reply.status}: ${text.slice(-300)}`)
+  return JSON.parse(timings)
 }

@@ -3,7 +3,7 @@ import fs from 'node:fs/promises'
 import path from 'node:path'
 import { NANO } from '../../local/models/built-in-model.ts'
 import { ROOT } from '../../local/models/package-cache.ts'
-import { type Figure, figure } from './plan.ts'
+import { type Figure, figure, PART_FROM, PART_TO } from './plan.ts'
 
 type Column = {
   title: string
@@ -81,12 +81,30 @@ export const tableOf = (figures: readonly Figure[]): string =>
           ),
         ),
         formatMarkdown('any size', BY_SYSTEM, cellsOf(own, null)),
+        formatStartTable(cellsOf(own, null)),
         failuresOf(own),
       ]
         .filter(Boolean)
         .join('\n\n')
     })
     .join('\n\n')
+
+/** The times of the parts of each start, in the order of their ends in the first one; empty without a start. */
+function formatStartTable(cells: Cells): string {
+  const partsOf = (metrics: ReadonlyMap<string, number>) =>
+    [...metrics.keys()].filter((metric) => metric.startsWith(PART_TO)).map((metric) => metric.slice(PART_TO.length))
+  const starts = [...cells].filter(([, metrics]) => partsOf(metrics).length > 0)
+  const [first] = starts
+  if (!first) return ''
+  const endOf = (part: string) => first[1].get(PART_TO + part) ?? Number.POSITIVE_INFINITY
+  const parts = [...new Set(starts.flatMap(([, metrics]) => partsOf(metrics)))].toSorted((a, b) => endOf(a) - endOf(b))
+  const format = (metrics: ReadonlyMap<string, number>, metric: string) => metrics.get(metric)?.toFixed(2) ?? ''
+  const rows = parts.map((part) => [
+    part,
+    ...starts.flatMap(([, metrics]) => [format(metrics, PART_FROM + part), format(metrics, PART_TO + part)]),
+  ])
+  return formatTable(['part', ...starts.flatMap(([system]) => [`${system}: from, s`, 'to, s'])], rows)
+}
 
 /** Memory, duration and quality of the article's three methods, with Octet and with PyTorch. */
 export function articleOf(figures: readonly Figure[], nanoCard: string): string {

@@ -39,7 +39,11 @@ export async function withFunction<T>(
     ...options.settings,
   }
   const own = { ...(vram !== undefined && { vram }), ...(onLog && { onLog }) }
-  const gpu = await startGpu({ packages, preload: preload.join(), edgePublicKey: null, settings, ...own })
+  const gpu = await startGpu({
+    ...{ packages, preload: preload.join(), edgePublicKey: null, settings, ...own },
+    // Warming up would delay the first jobs, and take memory.
+    waitsForAllSizes: true,
+  })
   try {
     return await use(gpu.url, (run) => runWatched(gpu.pid, index, run))
   } finally {

@@ -14,8 +14,10 @@ type LocalGpuOptions = {
   packages: string
   /** The edge's public key, a JWK; null accepts requests without a token. */
   edgePublicKey: string | null
-  /** Comma-separated `model:tier` to load and warm up before readiness. */
+  /** Comma-separated `model:tier` to load before readiness. */
   preload: string
+  /** Wait until all sizes of OCTET_WARM have run, not only the largest. */
+  waitsForAllSizes?: boolean
   /** Called with every line of its JSON log. */
   onLog?: (line: string) => void
   /** Flags of node, such as --watch. */
@@ -30,7 +32,7 @@ type LocalGpuOptions = {
 /** `pid`: of the leader of its process group. `ended` resolves with the reason when the process has ended. */
 type LocalGpu = { url: string; pid: number; ended: Promise<string>; stop: () => Promise<void> }
 
-/** Starts the GPU function on loopback and waits until it is warm. `stop` lets it finish running jobs. */
+/** Starts the GPU function on loopback and waits until it is ready. `stop` lets it finish running jobs. */
 export async function startGpu(options: LocalGpuOptions): Promise<LocalGpu> {
   const { edgePublicKey } = options
   const env = {
@@ -61,11 +63,13 @@ export async function startGpu(options: LocalGpuOptions): Promise<LocalGpu> {
   const ended = exited.then(([code, signal]) => `the GPU function ended with ${code ?? signal}`)
   const url = new Promise<string>((resolve, reject) => {
     let address = ''
+    let cold = options.waitsForAllSizes ? options.preload.split(',').filter(Boolean).length : 0
     createInterface(child.stdout).on('line', (line) => {
       options.onLog?.(line)
       const { msg, port, err } = parse(line)
       if (msg === 'listening') address = `http://127.0.0.1:${port}`
-      if (msg === 'ready') resolve(address)
+      if (msg === 'model warm') cold -= 1
+      if ((msg === 'ready' || msg === 'model warm') && cold <= 0) resolve(address)
       // With --watch, node waits for a change after the program has ended.
       if (msg === CANNOT_START) reject(new Error(`${CANNOT_START}: ${err?.message}`))
     })

@@ -25,22 +25,22 @@ async function installDriver(...figures: string[]): Promise<void> {
 }
 
 test('the name of a CPU is that of the operating system', async () => {
-  expect(await readDeviceName('cpu')).toBe(cpus()[0]!.model)
+  expect(readDeviceName('cpu', await listGpus())).toBe(cpus()[0]!.model)
 })
 
 test('the name of a GPU is that of its driver, unless the match is ambiguous', async () => {
-  expect(await readDeviceName('cuda')).toBe('cuda')
+  expect(readDeviceName('cuda', await listGpus())).toBe('cuda')
   await installDriver('143771, 9.0, NVIDIA H200', '143771, 9.0, NVIDIA H200')
-  expect(await readDeviceName('cuda')).toBe('NVIDIA H200')
+  expect(readDeviceName('cuda', await listGpus())).toBe('NVIDIA H200')
   await installDriver('143771, 9.0, NVIDIA H200', '23034, 8.9, NVIDIA L4')
-  expect(await readDeviceName('cuda')).toBe('cuda')
+  expect(readDeviceName('cuda', await listGpus())).toBe('cuda')
 })
 
 test('the memory of a process is that of the smallest GPU', async () => {
-  expect(await readDeviceMemory()).toBe(undefined)
+  expect(readDeviceMemory(await listGpus())).toBe(undefined)
   await installDriver('46068, 8.9, NVIDIA L40S', '81559, 9.0, NVIDIA H100 80GB HBM3')
   expect(await listGpus()).toMatchObject([{ name: 'NVIDIA L40S', capability: 8.9 }, { capability: 9 }])
-  expect(await readDeviceMemory()).toBe(Math.floor(46068 * 2 ** 20 * 0.97))
+  expect(readDeviceMemory(await listGpus())).toBe(Math.floor(46068 * 2 ** 20 * 0.97))
 })
 
 test('several devices must be GPUs of one model', async () => {
@@ -89,8 +89,8 @@ test('GPUs with unreadable properties still count in GPU indexes', async () => {
 test('the name and the memory are those of the GPUs of CUDA_VISIBLE_DEVICES, which errors state', async () => {
   await installDriver(...FIGURES)
   vi.stubEnv('CUDA_VISIBLE_DEVICES', '1')
-  expect(await readDeviceName('cuda')).toBe('NVIDIA L4')
-  expect(await readDeviceMemory()).toBe(Math.floor(23034 * 2 ** 20 * 0.97))
+  expect(readDeviceName('cuda', await listGpus())).toBe('NVIDIA L4')
+  expect(readDeviceMemory(await listGpus())).toBe(Math.floor(23034 * 2 ** 20 * 0.97))
   expect(() => checkDevices(2, [])).toThrow('this machine has none within CUDA_VISIBLE_DEVICES=1')
 })
 

@@ -9,6 +9,7 @@ import { type EngineOptions, PackageEngine } from '../../../gpu-fn/engine/engine
 import { footprintOf, sumDenoiserBytes } from '../../../gpu-fn/engine/package/graphs.ts'
 import type { Stall } from '../../../gpu-fn/engine/watchdog.ts'
 import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
+import { createArrival, endArrival, setArrived } from '../../../gpu-fn/weights/arrival.ts'
 import { findPackages, openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
@@ -230,6 +231,51 @@ test('warms up every supported size, by default its own', async () => {
   ]
   expect(await engine.warm(model!, wanted)).toEqual({ sizes: [wanted[0]] })
   expect(await engine.load(model!)).toMatchObject({ seconds: 0, networks: {} })
+})
+
+test('counts the memory of the image that runs while a model loads', async () => {
+  const directory = await mkdtemp(path.join(tmpdir(), 'octet-small-'))
+  onTestFinished(() => rm(directory, { recursive: true }))
+  await cp(path.join(packages, 'custom-fp8'), directory, { recursive: true })
+  const file = path.join(directory, 'manifest.json')
+  const manifest = JSON.parse(await readFile(file, 'utf8'))
+  Object.assign(manifest.defaults, { width: 64, height: 64 })
+  await writeFile(file, JSON.stringify(manifest))
+  const options = { packages: directory, deviceBytes: 1e9 }
+  const [{ engine }, other] = [await startEngine(options), await startEngine(options)]
+  const model = engine.models[0]!
+  const size = { width: 256, height: 256 }
+  const { bytes, parts } = await engine.load(model, undefined, { sizes: [size] })
+  expect(parts!.map(({ part }) => part)).toContain('first image')
+  expect(bytes).toBeGreaterThan((await other.engine.load(model)).bytes!)
+  expect((await other.engine.load(model, size)).bytes).toBe(bytes)
+})
+
+test('a package whose download fails while it loads is not available', async () => {
+  const pkg = await openPackage(path.join(packages, 'custom-fp8'))
+  const arrival = createArrival(pkg.manifest)
+  const names = Object.keys(pkg.manifest.files)
+  const { promise, reject } = Promise.withResolvers<void>()
+  const fetchPackages = async () => [{ package: { ...pkg, arrival }, complete: promise }]
+  const { engine } = await startEngine({ fetchPackages })
+  const loading = engine.load(engine.models[0]!, undefined, { sizes: undefined }).catch((error: unknown) => error)
+  for (const [file, name] of names.entries()) if (name !== 'transformer.weights') setArrived(arrival, file)
+  endArrival(arrival)
+  reject(new Error('the bucket is gone'))
+  expect(await loading).toMatchObject({ code: 'model_not_available', cause: { message: 'the bucket is gone' } })
+  await expect(engine.waitForDownloads()).rejects.toThrow('the bucket is gone')
+  await expect(engine.load(engine.models[0]!)).rejects.toMatchObject({ code: 'model_not_available' })
+})
+
+test('an engine on the CPU does not wait for the list of GPUs', async () => {
+  const tool = path.join(scratch, 'nvidia-smi')
+  await writeFile(tool, '#!/bin/sh\nexec sleep 100\n', { mode: 0o755 })
+  onTestFinished(() => rm(tool))
+  vi.stubEnv('PATH', `${scratch}:${process.env.PATH}`)
+  onTestFinished(() => void vi.unstubAllEnvs())
+  const { engine } = await startEngine()
+  const { parts } = await engine.load(engine.models[0]!)
+  expect(parts!.map(({ part }) => part)).not.toContain('GPUs')
 })
 
 test('the budget counts the memory of packages, not the size of their files', async () => {

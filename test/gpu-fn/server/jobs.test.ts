@@ -71,6 +71,32 @@ test('consecutive job failures trigger the engine test, and onBroken is called o
   expect(faults.at(-1)).toMatchObject({ msg: 'job failed' })
 })
 
+test('a model is warmed up between jobs, and not after the process stops accepting them', async () => {
+  const log: string[] = []
+  const paced = createPacedEngine(0)
+  const engine: Engine = {
+    ...paced,
+    warm: async (_, sizes = []) => {
+      log.push('warm')
+      return { sizes: [...sizes] }
+    },
+  }
+  const lifecycle: Lifecycle = { status: 'ready' }
+  const { jobs, run } = start(engine, { lifecycle })
+  const sizes = [{ width: 64, height: 64 }]
+  const job = run('a', { steps: 1 }).then(() => log.push('job'))
+  const warmed = jobs.warm(pacedModel, sizes)
+  await pollEventually(() => paced.runs.length).toBe(1)
+  expect(log).toEqual([])
+  paced.allow(1)
+  await job
+  expect(await warmed).toEqual(sizes)
+  expect(log).toEqual(['job', 'warm'])
+  lifecycle.status = 'draining'
+  expect(await jobs.warm(pacedModel, sizes)).toBe(null)
+  expect(log).toEqual(['job', 'warm'])
+})
+
 test('a model that fails to load does not end the process if another model works', async () => {
   const working = createPacedEngine()
   const other = { ...pacedModel, model: 'other', package: 'e'.repeat(64) }

@@ -1,4 +1,4 @@
-import { readdir, readFile, rename, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rename, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PutObjectCommand } from '@aws-sdk/client-s3'
@@ -59,6 +59,7 @@ async function openCache(
   const cache = new PackageCache({ directory, budgetBytes, bucket, verifier, log: log as never, download })
   return {
     ensure: cache.ensure.bind(cache),
+    begin: cache.begin.bind(cache),
     requests: proxy.requests,
     blobsAsked: () => proxy!.requests.filter((r) => r.path.includes('/blobs/')),
   }
@@ -158,6 +159,24 @@ test('never evicts a package in use, and states the missing budget', async () =>
     ),
   })
   expect(await listCache('packages')).toEqual([digests.get(pointerKeyOf(TURBO))])
+})
+
+test('a package above the budget does not wait for its own directory, nor for that of another process', async () => {
+  const { ensure, begin } = await openCache(undefined, 400_000)
+  await ensure(TURBO)
+  await mkdir(path.join(scratch.directory, 'packages', '.arriving-other'))
+  await expect((await begin(LARGE)).complete).rejects.toMatchObject({ name: 'CacheFull' })
+})
+
+test('a package waits for the removal of the directory that an ended process has left', async () => {
+  const { ensure, begin } = await openCache(undefined, 300_000)
+  const { directory } = await ensure(TURBO)
+  const left = path.join(scratch.directory, 'packages', '.arriving-left')
+  await rename(directory, left)
+  const [now, soon] = [new Date(), new Date(Date.now() - 28_500)]
+  await utimes(left, now, soon)
+  await (await begin(LARGE)).complete
+  expect(await listCache('packages')).toEqual([digests.get(pointerKeyOf(LARGE))])
 })
 
 test('serves the most recent package while the bucket is unavailable', async () => {

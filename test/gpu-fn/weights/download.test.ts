@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { PutObjectCommand } from '@aws-sdk/client-s3'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { PackageFile } from '../../../gpu-fn/weights/arriving-file.ts'
@@ -49,6 +50,22 @@ test.each([
     expect(told).toBe(objects.reduce((sum, { length }) => sum + length, 0))
   },
 )
+
+test('a failed download ends after the calls for its files', async () => {
+  const failed = Promise.withResolvers<void>()
+  let isEnded = false
+  const onFile = async ({ key }: PackageFile) => {
+    if (key === 'object-2') {
+      failed.resolve()
+      throw new Error('no link')
+    }
+    await failed.promise
+    await sleep(200)
+    isEnded = true
+  }
+  await expect(download(bucket, listWanted(), { onFile })).rejects.toThrow('no link')
+  expect(isEnded).toBe(true)
+})
 
 test('a file with another SHA-256 is discarded, without leftovers of incomplete files', async () => {
   const files = listWanted()

@@ -1,5 +1,6 @@
 // Processes download packages from a bucket that stalls, truncates and corrupts responses, and are killed at random times. No incomplete or
-// corrupt package may ever open. KILL_ROUNDS sets the number of processes, or of concurrent pairs.
+// corrupt package may ever open, nor may a package have a corrupt file during its download. KILL_ROUNDS sets the number of processes, or of
+// concurrent pairs.
 import { spawn } from 'node:child_process'
 import { readdir, readFile } from 'node:fs/promises'
 import path from 'node:path'
@@ -53,12 +54,17 @@ function drawFault(random: Random): Trouble {
   return kind === 'status' ? { kind, status: 503 } : { kind, bytes }
 }
 
+type Fate = 'finished' | 'killed' | 'refused' | 'corrupt'
+
 /** Runs one process, and kills it after `ms`. */
-function runAndKill(task: Task, ms: number): Promise<'finished' | 'killed' | 'refused'> {
+function runAndKill(task: Task, ms: number): Promise<Fate> {
   const child = spawn(process.execPath, [PROGRAM, JSON.stringify(task)], { stdio: 'ignore' })
   const timer = setTimeout(() => child.kill('SIGKILL'), ms)
-  const { promise, resolve } = Promise.withResolvers<'finished' | 'killed' | 'refused'>()
-  child.on('exit', (code, signal) => resolve(signal ? 'killed' : code === 0 ? 'finished' : 'refused'))
+  const { promise, resolve } = Promise.withResolvers<Fate>()
+  child.on('exit', (code, signal) => {
+    if (signal) resolve(signal === 'SIGABRT' ? 'corrupt' : 'killed')
+    else resolve(code === 0 ? 'finished' : 'refused')
+  })
   return promise.finally(() => clearTimeout(timer))
 }
 
@@ -87,7 +93,7 @@ test('incomplete and corrupt packages never open', { timeout: 60_000 + ROUNDS * 
 
   const directory = path.join(scratch.directory, 'cache')
   const random = randomOf(SEED, 'kills')
-  const counts = { killed: 0, finished: 0, refused: 0, verified: 0 }
+  const counts = { killed: 0, finished: 0, refused: 0, corrupt: 0, verified: 0 }
   for (let round = 0; round < ROUNDS; round++) {
     const { name } = packages[random.between(0, packages.length - 1)]!
     const task: Task = { directory, url: proxy.url + pathname, budgetBytes: BUDGET_BYTES, name }
@@ -97,6 +103,7 @@ test('incomplete and corrupt packages never open', { timeout: 60_000 + ROUNDS * 
     counts.verified += await verifyCache(directory)
   }
   console.log(JSON.stringify(counts))
+  expect(counts.corrupt).toBe(0)
   expect(counts.killed).toBeGreaterThan(0)
   expect(counts.verified).toBeGreaterThan(0)
 

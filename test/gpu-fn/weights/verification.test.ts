@@ -100,6 +100,14 @@ test('a copy of a package is hashed separately, except for its trusted files', a
   expect([await verify(copy), await verify(), await newProcess().verify(copy)]).toEqual([FILES - 1, 0, 0])
 })
 
+test('files that are recorded concurrently are all recorded', async () => {
+  const { trust } = newProcess()
+  const files = Object.entries(pkg.manifest.files).map(([name, { sha256 }]) => ({ file: fileOf(name), sha256 }))
+  await Promise.all(files.map((file) => trust([file])))
+  expect(warnings).toEqual([])
+  expect(await newProcess().verify()).toBe(0)
+})
+
 test.each([
   ['no JSON', '{'],
   ['another shape', '["a"]'],

@@ -1,9 +1,15 @@
-// A process that downloads a package, unless it is killed before or its disk is full.
+// A process that downloads a package, unless it is killed before or its disk is full. Aborts if one of the files in the package's
+// directory is corrupt during the download.
+import { readFile } from 'node:fs/promises'
+import path from 'node:path'
 import { pino } from 'pino'
+import type { Package } from '../../../gpu-fn/manifest.ts'
+import { waitForFiles } from '../../../gpu-fn/weights/arrival.ts'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
 import { PackageCache } from '../../../gpu-fn/weights/cache.ts'
 import type { PackageName } from '../../../gpu-fn/weights/layout.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
+import { sha256 } from '../../../infra/checkpoints/fake-package.ts'
 
 /** `stallMs`: the longest silence of the bucket. */
 export type Task = { directory: string; url: string; budgetBytes: number; name: PackageName; stallMs?: number }
@@ -19,5 +25,20 @@ const cache = new PackageCache({
   log,
   download: { connections: 3, spreadBytes: 192 * 1024 },
 })
-const { digest } = await cache.ensure(name)
-console.log(digest)
+const { package: pkg, complete } = await cache.begin(name)
+const read = readFiles(pkg)
+await complete
+await read
+console.log(pkg.digest)
+
+/** Reads each file once it is in the directory. After a failed download, the other files are not read. */
+async function readFiles({ directory: at, manifest, ...rest }: Package): Promise<void> {
+  for (const [file, expected] of Object.entries(manifest.files)) {
+    const isThere = await waitForFiles({ directory: at, manifest, ...rest }, (each) => each === file).then(
+      () => true,
+      () => false,
+    )
+    const bytes = isThere ? await readFile(path.join(at, file)).catch(() => null) : null
+    if (bytes && sha256(bytes) !== expected.sha256) process.abort()
+  }
+}

@@ -1,4 +1,5 @@
 // The plan in use of a package, for jobs with images of several sizes.
+import { setImmediate } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { CurrentPlan, type PlannedMemory } from '../../../../gpu-fn/engine/package/current-plan.ts'
 import type { Package } from '../../../../gpu-fn/manifest.ts'
@@ -39,4 +40,22 @@ test('a plan whose application failed is applied for the next job', async () => 
   expect(applied).toBe(2)
   await plans.use(larger, null)
   expect(applied).toBe(2)
+})
+
+test('jobs that the first plan covers run during its application, and other plans follow it', async () => {
+  const pkg: Package = await openPackage(await compileTiny({ tier: 'fp8' }))
+  const first = Promise.withResolvers<void>()
+  const applied: number[] = []
+  const plans = new CurrentPlan(pkg, {}, async ({ size }) => {
+    applied.push(size.width)
+    if (applied.length === 1) await first.promise
+  })
+  const started = plans.start()
+  await plans.use(SMALL)
+  const larger = plans.use({ width: 1024, height: 1024 })
+  await setImmediate()
+  expect(applied).toHaveLength(1)
+  first.resolve()
+  await Promise.all([started, larger])
+  expect(applied.at(-1)).toBe(1024)
 })

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { type Figure, line } from '../../../../infra/bench/gpu/plan.ts'
+import { type Figure, line, PART_FROM, PART_TO } from '../../../../infra/bench/gpu/plan.ts'
 import { articleOf, replaceTable, tableOf } from '../../../../infra/bench/gpu/table.ts'
 
 const about = { variant: 'large', device: 'a card' }
@@ -25,6 +25,21 @@ test('shows the ratio to PyTorch at the same size next to each figure', () => {
   expect(table).toContain('| 1024x768 | 4-step image, s | GPU memory for an image, MiB |')
   expect(table).toContain('| octet-fp8 | 0.25 | 7000 |')
   expect(table).toContain('- torch-torchao-compile, run : Error: ended with 1')
+})
+
+test('shows the parts of each start in the order of their ends', () => {
+  const parts = [
+    createFigure('start-fp8', `${PART_FROM}transformer`, 0.9),
+    createFigure('start-fp8', `${PART_TO}transformer`, 1.5),
+    createFigure('start-fp8', `${PART_FROM}clip_l`, 0.6),
+    createFigure('start-fp8', `${PART_TO}clip_l`, 0.84),
+    createFigure('start-fp8-cold', `${PART_FROM}transformer`, 1),
+    createFigure('start-fp8-cold', `${PART_TO}transformer`, 6.25),
+  ]
+  const table = tableOf([...FIGURES, ...parts])
+  expect(table).toContain('| part | start-fp8: from, s | to, s | start-fp8-cold: from, s | to, s |')
+  expect(table).toContain('| clip_l | 0.60 | 0.84 |  |  |\n| transformer | 0.90 | 1.50 | 1.00 | 6.25 |')
+  expect(tableOf(FIGURES)).not.toContain('| part |')
 })
 
 test('a repeated measurement replaces the earlier figure', () => {

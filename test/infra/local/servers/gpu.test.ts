@@ -19,8 +19,10 @@ afterEach(() => {
   vi.unstubAllEnvs()
 })
 
-const start = (preload = 'custom:fp8') =>
-  startGpu({ packages, preload, edgePublicKey: JSON.stringify(edgeKeys.publicKey.export({ format: 'jwk' })) })
+const start = (preload = 'custom:fp8', options: Partial<Parameters<typeof startGpu>[0]> = {}) => {
+  const edgePublicKey = JSON.stringify(edgeKeys.publicKey.export({ format: 'jwk' }))
+  return startGpu({ packages, preload, edgePublicKey, ...options })
+}
 
 test('starts despite variables for other GPU functions, and stops', async () => {
   vi.stubEnv('LOG_LEVEL', 'warn')
@@ -30,6 +32,15 @@ test('starts despite variables for other GPU functions, and stops', async () => 
   expect((await fetch(`${url}/healthz`)).status).toBe(200)
   await stop()
   await expect(fetch(`${url}/healthz`)).rejects.toThrow('fetch failed')
+})
+
+test('waits for all sizes, if that is requested', async () => {
+  const lines: string[] = []
+  const settings = { OCTET_WARM: '64x64,96x64' }
+  const { stop } = await start('custom:fp8', { waitsForAllSizes: true, settings, onLog: (line) => lines.push(line) })
+  const logs = lines.map((line): { msg: string; sizes?: object[] } => JSON.parse(line))
+  expect(logs.find(({ msg }) => msg === 'model warm')?.sizes).toHaveLength(2)
+  await stop()
 })
 
 test('fails if the GPU function exits before it is ready, or its program is missing', async () => {
