@@ -85,6 +85,7 @@ const environment = z.object({
   OCTET_DEVICES: createIntegerSchema(1, 16, 1),
   OCTET_PRELOAD: models.optional(),
   OCTET_WARM: sizes.optional(),
+  OCTET_SEQUENTIAL_START: z.literal('1', { error: 'must be 1 or not set' }).optional(),
   OCTET_METRICS_TOKEN: z.string().optional(),
   OTEL_EXPORTER_OTLP_ENDPOINT: z
     .url({ protocol: /^https?$/, error: 'must be the address of an OTLP receiver' })
@@ -136,6 +137,8 @@ export function readConfig(variables: Record<string, string | undefined>) {
     preload: env.OCTET_PRELOAD ?? [],
     /** Sizes at which preloaded models are run once; by default each model's default size. */
     warm: env.OCTET_WARM,
+    /** The parts of a start do not overlap: download, load from mapped files, verification, and the sizes of `warm`. */
+    sequentialStart: env.OCTET_SEQUENTIAL_START === '1',
     drainSeconds: env.OCTET_DRAIN_SECONDS,
     /** Certificates and key of content credentials, in PEM; null if there are none. */
     credentials: readCredentials(env),

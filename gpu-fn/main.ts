@@ -112,7 +112,10 @@ function createService(config: Config, log: Logger, signer: Signer | null): Serv
   const lifecycle: Lifecycle = { status: 'loading' }
   const verifier = new Verifier({ directory: config.cache, log })
   const onStall = (stall: Stall) => void endHung(service, stall)
-  const unsigned = new PackageEngine({ ...config, ...packageSource(config, verifier, log), verifier, onStall, log })
+  const unsigned = new PackageEngine({
+    ...{ ...config, ...packageSource(config, verifier, log), verifier, onStall, log },
+    ...(config.sequentialStart && { preload: [], mapsWeights: true }),
+  })
   const engine = signer ? withCredentials(unsigned, signer) : unsigned
   const onBroken = () => {
     if (!isOver(lifecycle)) void shutDown(service, 'the engine no longer works', 1)
@@ -146,24 +149,36 @@ async function warmUp(service: Service): Promise<void> {
     const model = engine.models.find((candidate) => candidate.model === name && candidate.tier === tier)
     if (!model) throw new Error(`OCTET_PRELOAD lists ${name}:${tier}, which is not among the packages`)
     if (isOver(lifecycle)) return
-    const { parts = [], closed = [], ...about } = await engine.load(model, undefined, { sizes: config.warm })
+    const { parts = [], closed = [], ...about } = await engine.load(model, undefined, createWarmOption(config))
     const { device, seconds, networks } = about
     log.info({ model: name, tier, device, seconds, networks, parts: parts.map(describePart) }, 'model loaded')
     if (closed.length > 0) log.error({ model: `${name}:${tier}`, closed }, TOO_LITTLE_MEMORY)
     loaded.push(model)
+    if (isOver(lifecycle)) return
+    if (config.sequentialStart) await warmFirst(service, model)
   }
   await engine.waitForDownloads?.()
   if (isOver(lifecycle)) return
   lifecycle.status = 'ready'
   metrics.ready(process.uptime())
   log.info({ models: engine.models.map(({ model, tier }) => `${model}:${tier}`) }, 'ready')
+  if (config.sequentialStart) return
   for (const model of loaded) await warmRest(service, model)
 }
+
+const createWarmOption = ({ sequentialStart, warm }: Config) => (sequentialStart ? undefined : { sizes: warm })
 
 /** A part, in seconds since the start of this process. */
 function describePart({ part, start, end }: Part) {
   const [from, to] = [start, end].map((time) => Math.round(time - performance.timeOrigin) / 1000)
   return { part, from, to }
+}
+
+/** Generates images of all sizes of OCTET_WARM before the process is ready. */
+async function warmFirst({ config, log, engine }: Service, model: Model): Promise<void> {
+  const start = performance.now()
+  const { sizes } = await engine.warm(model, config.warm)
+  logWarmModel(log, model, start, sizes)
 }
 
 /** Generates images of all sizes of OCTET_WARM, with and without guidance, while no job runs. */
@@ -174,8 +189,11 @@ async function warmRest({ config, log, jobs, lifecycle }: Service, model: Model)
     sizes.push(...((await jobs.warm(model, size && [size])) ?? []))
     if (isOver(lifecycle)) return
   }
-  const seconds = (performance.now() - start) / 1000
-  log.info({ model: model.model, tier: model.tier, seconds, sizes }, 'model warm')
+  logWarmModel(log, model, start, sizes)
+}
+
+function logWarmModel(log: Logger, { model, tier }: Model, start: number, sizes: readonly Size[]): void {
+  log.info({ model, tier, seconds: (performance.now() - start) / 1000, sizes }, 'model warm')
 }
 
 /** Refuses new jobs, finishes accepted ones, waits for their readers, and exits. */

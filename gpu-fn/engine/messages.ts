@@ -20,6 +20,8 @@ export type Settings = {
   promptCacheBytes?: number | undefined
   /** The number of jobs that may share a run of the step graph; 1 by default. */
   sharing?: number | undefined
+  /** Map the files of weights for the first copy to a GPU, instead of reading them. */
+  mapsWeights?: boolean | undefined
 }
 
 export type OpeningTimes = Partial<Record<NetworkName, number>>

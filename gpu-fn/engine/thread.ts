@@ -20,6 +20,8 @@ export interface ThreadOptions {
   promptCacheBytes?: number | undefined
   /** The number of jobs that may share a run of the step graph; 1 by default. */
   sharing?: number | undefined
+  /** Map the files of weights for the first copy to a GPU, instead of reading them. */
+  mapsWeights?: boolean | undefined
   log: Logger
   /** The thread's program; tests may wrap the default one. */
   program?: URL
@@ -102,8 +104,9 @@ export class EngineThread {
   }
 
   #open(): Worker {
-    const { memoryBytes, deviceBytes, devices, promptCacheBytes, sharing, log, program = PROGRAM } = this.#options
-    const workerData: Settings = { memoryBytes, deviceBytes, devices, promptCacheBytes, sharing }
+    const { log, program = PROGRAM, ...options } = this.#options
+    const { memoryBytes, deviceBytes, devices, promptCacheBytes, sharing, mapsWeights } = options
+    const workerData: Settings = { memoryBytes, deviceBytes, devices, promptCacheBytes, sharing, mapsWeights }
     const thread = new Worker(program, { workerData })
     const forget = (cause: Error) => {
       if (this.#thread !== thread) return

@@ -17,7 +17,7 @@ import { endPart, type Part } from './parts.ts'
 import { endsStep, StepBatches } from './step-batches.ts'
 import { warmSizes, warmWhileLoading } from './warm-up.ts'
 
-const { memoryBytes, deviceBytes, devices = 1, promptCacheBytes = 0, sharing } = workerData as Settings
+const { memoryBytes, deviceBytes, devices = 1, promptCacheBytes = 0, sharing, mapsWeights } = workerData as Settings
 const port = parentPort!
 /**
  * `runs`: the number of unfinished runs, during which the package must stay open. `whole`: its memory with all weights. `sessions`: its
@@ -259,7 +259,8 @@ async function pipelineOf(
   }
   const memory = countMemory(pkg, createFirstPlan(pkg, { budget: deviceBytes, sharing }, size, controlnet))
   if (!(await evictPipelines(memory.whole, send))) return null
-  const options = { budget: deviceBytes, devices, sharing, size: warm, onPlan, onOpen, onTokenizers, warmUp }
+  const callbacks = { onPlan, onOpen, onTokenizers, warmUp }
+  const options = { budget: deviceBytes, devices, sharing, mapsWeights, size: warm, ...callbacks }
   const pipeline = await openPipeline(pkg, options)
   if (pipeline.note) send({ type: 'note', note: pipeline.note })
   const { manifest } = pkg

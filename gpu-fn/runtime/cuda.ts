@@ -21,6 +21,12 @@ export function loadCuda(index: number): DeviceMemory {
   }
 }
 
+/** The same without uploads of files, which are then mapped for their first copy too. */
+export function loadCudaForMapping(index: number): DeviceMemory {
+  const { uploadFile: _, ...memory } = loadCuda(index)
+  return memory
+}
+
 function open({ Gpu }: Native, index: number): DeviceMemory {
   const gpu = Gpu.open(index)
   // A copy from pageable host memory blocks on all preceding work of its stream, so uploads have their own stream.

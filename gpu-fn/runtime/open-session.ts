@@ -3,7 +3,7 @@
 import path from 'node:path'
 import * as ort from 'onnxruntime-node'
 import type { Target } from '../manifest.ts'
-import { loadCuda } from './cuda.ts'
+import { loadCuda, loadCudaForMapping } from './cuda.ts'
 import type { WeightsFile } from './device-weights.ts'
 import {
   type DeviceTensor,
@@ -34,6 +34,8 @@ export type SessionOptions = {
   weights?: WeightsFile | undefined
   /** Updates of the weights. On CUDA they can be replaced while the session is open. */
   updates?: WeightUpdates | undefined
+  /** CUDA only: map the file of the weights for the first copy too, instead of reading it. */
+  mapsWeights?: boolean | undefined
   /** CUDA only: options of onnxruntime's provider besides our own. */
   provider?: Record<string, string> | undefined
   /** Index of the GPU, 0 by default. Runs of native sessions of different devices are concurrent, even on the CPU. */
@@ -99,14 +101,21 @@ function createCpuSettings({ fold, threads, device }: SessionOptions): SessionSe
   }
 }
 
-function createCudaSettings({ kernels, provider, weights, updates, device }: SessionOptions): SessionSettings {
+function createCudaSettings({
+  kernels,
+  provider,
+  weights,
+  updates,
+  device,
+  mapsWeights,
+}: SessionOptions): SessionSettings {
   return {
     device,
     // In the second run of a shape a memory pattern allocates a block of the peak's size, in addition to the memory of the first run.
     memoryPattern: false,
     entries: { 'session.use_device_allocator_for_initializers': '1', 'session.use_env_allocators': '1' },
     cuda: { arena_extend_strategy: 'kSameAsRequested', ...provider },
-    ...(weights && { offload: { weights, updates, memory: loadCuda } }),
+    ...(weights && { offload: { weights, updates, memory: mapsWeights ? loadCudaForMapping : loadCuda } }),
     libraries: kernels === undefined ? [] : [kernels],
   }
 }

@@ -14,9 +14,11 @@ import type { Verifier } from './verification.ts'
 const SHARE_OF_DISK = 0.9
 const LOG_INTERVAL_MS = 5_000
 
+type SourceConfig = Pick<Config, 'packages' | 'bucket' | 'cache'> & Partial<Pick<Config, 'sequentialStart'>>
+
 /** The engine's options for its packages. */
 export function packageSource(
-  { packages, bucket, cache: directory }: Pick<Config, 'packages' | 'bucket' | 'cache'>,
+  { packages, bucket, cache: directory, sequentialStart }: SourceConfig,
   verifier: Verifier,
   log: Logger,
 ) {
@@ -44,7 +46,12 @@ export function packageSource(
       })
       const fetched: FetchedPackage[] = []
       // One download at a time: the first package, which loads first, gets the whole bandwidth.
-      for (const name of absent) fetched.push(await cache.begin(name, fetched.at(-1)?.complete))
+      for (const name of absent)
+        fetched.push(
+          sequentialStart
+            ? { package: await cache.ensure(name), complete: Promise.resolve() }
+            : await cache.begin(name, fetched.at(-1)?.complete),
+        )
       return [...onDisk, ...fetched]
     },
   }

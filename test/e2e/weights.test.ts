@@ -61,6 +61,11 @@ test('from the hub to an image: npm run weights, then a GPU function with only t
     expect(entries.filter(({ event }) => event.type === 'image')).toHaveLength(1)
     expect(entries.at(-1)!.event).toMatchObject({ type: 'succeeded' })
     expect(await readdir(path.join(cache, 'packages'))).toHaveLength(1)
+
+    const other = path.join(scratch.directory, 'other-cache')
+    await using sequential = await startGpuProcess('', { ...env, OCTET_CACHE: other, OCTET_SEQUENTIAL_START: '1' })
+    await sequential.ready()
+    expect(await readdir(other)).not.toContain('links')
   } finally {
     hub.close()
     await bucket.stop()

@@ -38,8 +38,14 @@ test('fills in defaults and listens on every interface', () => {
 })
 
 test('reads a budget in gigabytes and the sizes for the warm-up', () => {
-  expect(readConfig(good)).toMatchObject({ deviceBytes: undefined, devices: 1, warm: undefined })
+  expect(readConfig(good)).toMatchObject({
+    deviceBytes: undefined,
+    devices: 1,
+    warm: undefined,
+    sequentialStart: false,
+  })
   expect(readConfig({ ...good, OCTET_DEVICES: '2' })).toMatchObject({ devices: 2 })
+  expect(readConfig({ ...good, OCTET_SEQUENTIAL_START: '1' })).toMatchObject({ sequentialStart: true })
   expect(refusal({ ...good, OCTET_DEVICES: '0' })).toBe('OCTET_DEVICES must be an integer from 1 to 16; given "0"')
   const config = readConfig({ ...good, OCTET_VRAM_GB: '7.5', OCTET_WARM: '1024x1024,1024x768' })
   expect(config.deviceBytes).toBe(7.5 * 2 ** 30)

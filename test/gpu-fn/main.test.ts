@@ -204,6 +204,20 @@ describe('a process with a hanging engine', () => {
   })
 })
 
+test('a sequential start is warm in every size before it is ready, and verifies files while they load', async () => {
+  const env = { OCTET_PRELOAD: 'custom:fp8', OCTET_WARM: '64x96,64x64', OCTET_SEQUENTIAL_START: '1' }
+  await using gpu = await startGpuProcess(packages, env)
+  await gpu.ready()
+  const order = gpu.logs.map(({ msg }) => msg).filter((msg) => /^(model|ready)/.test(msg))
+  expect(order).toEqual(['model loaded', 'model warm', 'ready'])
+  const [loaded, warm] = gpu.logs.filter(({ msg }) => msg.startsWith('model'))
+  const parts = loaded!.parts as { part: string; from: number }[]
+  const startOf = (name: string) => parts.find(({ part }) => part === name)?.from
+  expect(startOf('first image')).toBe(undefined)
+  expect(startOf('verification')).toBeGreaterThan(startOf('engine thread')!)
+  expect(warm!.sizes).toHaveLength(2)
+})
+
 test('the directory of a single package is served', async () => {
   await using gpu = await startGpuProcess(path.join(packages, 'custom'))
   await gpu.ready()

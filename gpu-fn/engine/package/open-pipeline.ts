@@ -57,7 +57,7 @@ export type OpenPipeline = Pipeline & {
   release(): Promise<void>
 }
 
-export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding'> & {
+export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding' | 'mapsWeights'> & {
   /** Maximum memory in use of a device, in bytes; unlimited by default. */
   budget?: number | undefined
   /** Number of devices, 1 by default. All have the denoiser, and the first one has the other networks too. */
@@ -175,12 +175,12 @@ function createSessionOpener(pkg: Package, current: CurrentControlnet, options: 
     const own = networks[network]
     const { directory, manifest } = own ? pkg : controlnet!
     const { file, weights } = own ?? chooseControlGraphs(manifest as ControlnetManifest)[network as ControlNetwork]
-    const { fold = footprintOf({ manifest }).fold, threads, binding } = options
+    const { fold = footprintOf({ manifest }).fold, threads, binding, mapsWeights } = options
     const provider = chooseProviderOptions(network)
     const stored = weights && { file: path.join(directory, weights), tensors: manifest.weights[weights] ?? [] }
     const settings = { target: manifest.target, fold, kernels, provider, weights: stored || undefined, updates }
     if (own) await waitForFiles(pkg, (name) => name === file || name === weights)
-    return openSession(path.join(directory, file), { ...settings, device, threads, binding })
+    return openSession(path.join(directory, file), { ...settings, device, threads, binding, mapsWeights })
   }
 }
 

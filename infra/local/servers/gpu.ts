@@ -63,13 +63,15 @@ export async function startGpu(options: LocalGpuOptions): Promise<LocalGpu> {
   const ended = exited.then(([code, signal]) => `the GPU function ended with ${code ?? signal}`)
   const url = new Promise<string>((resolve, reject) => {
     let address = ''
+    let isReady = false
     let cold = options.waitsForAllSizes ? options.preload.split(',').filter(Boolean).length : 0
     createInterface(child.stdout).on('line', (line) => {
       options.onLog?.(line)
       const { msg, port, err } = parse(line)
       if (msg === 'listening') address = `http://127.0.0.1:${port}`
       if (msg === 'model warm') cold -= 1
-      if ((msg === 'ready' || msg === 'model warm') && cold <= 0) resolve(address)
+      isReady ||= msg === 'ready'
+      if (isReady && cold <= 0) resolve(address)
       // With --watch, node waits for a change after the program has ended.
       if (msg === CANNOT_START) reject(new Error(`${CANNOT_START}: ${err?.message}`))
     })

@@ -137,6 +137,13 @@ describe.skipIf(!hasAddon() || !hasCompiler())('GPU memory', () => {
     for (const pinned of [0, 20_000_000]) expect(await run(program, { pinned })).toBe(true)
   })
 
+  test('has no uploads for files that are mapped, and the same memory', async () => {
+    const program = `
+      const [{ uploadFile, ...others }, mapping] = [loadCuda(0), cuda.loadCudaForMapping(0)]
+      print([typeof uploadFile, mapping.uploadFile ?? null, Object.entries(others).every(([name, value]) => mapping[name] === value)])`
+    expect(await run(program)).toEqual(['function', null, true])
+  })
+
   test('fails an upload, and each later one, when the GPU fails', async () => {
     const file = await writeChunks('lost', 20)
     const program = `
