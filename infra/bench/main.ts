@@ -289,7 +289,7 @@ command
   .option('--steps <count>', 'steps of an image with all steps', parseCount, 28)
   .option('--runs <count>', 'timed runs of everything else', parseCount, 5)
   .option('--systems <names>', 'comma-separated; all by default', parseList)
-  .option('--seconds <count>', 'time limit of each system, or of each part if short', parseAmount, 300)
+  .option('--seconds <count>', 'time limit of each system, or of each part if short', parseAmount, 900)
   .option('--cold-directory <path>', 'directory on a disk, for a start with an empty page cache (needs root)')
   .option('--whole', 'apply torch.compile to the whole transformer instead of each block', false)
   .action(async ({ short, ...options }: GivenGpuOptions & { short?: boolean }) => {
