@@ -174,7 +174,7 @@ export type Package = {
   manifest: Manifest
   /** SHA-256 of manifest.json in hex. It lists the digest of every file, so it names the package. */
   digest: string
-  /** The state of each file during and after a download by this process (weights/arrival.ts). */
+  /** The state of each file during and after a download by this process (weights/download/arrival.ts). */
   arrival?: Int32Array<SharedArrayBuffer>
 }
 

@@ -7,7 +7,7 @@ import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import type { Adapter } from './package/adapters.ts'
 import type { MemoryPlan } from './package/memory-plan.ts'
-import type { Part } from './parts.ts'
+import type { Part } from './start/parts.ts'
 import type { StepBatch } from './step-batches.ts'
 
 export type Settings = {

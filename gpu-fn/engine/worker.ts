@@ -13,9 +13,9 @@ import { createFirstPlan, type PlannedMemory } from './package/current-plan.ts'
 import { footprintOf, planOf, sumDenoiserBytes } from './package/graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './package/memory-plan.ts'
 import { type OpenPipeline, openPipeline } from './package/open-pipeline.ts'
-import { endPart, type Part } from './parts.ts'
+import { endPart, type Part } from './start/parts.ts'
+import { warmSizes, warmWhileLoading } from './start/warm-up.ts'
 import { endsStep, StepBatches } from './step-batches.ts'
-import { warmSizes, warmWhileLoading } from './warm-up.ts'
 
 const { memoryBytes, deviceBytes, devices = 1, promptCacheBytes = 0, sharing, mapsWeights } = workerData as Settings
 const port = parentPort!

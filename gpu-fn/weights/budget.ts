@@ -2,7 +2,7 @@
 import { readdir, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { isKept } from './arriving-package.ts'
+import { isKept } from './download/arriving-package.ts'
 import type { PackageName } from './layout.ts'
 import { parseManifest, readManifest } from './packages.ts'
 import { isRemoved, removeDirectory } from './removal.ts'

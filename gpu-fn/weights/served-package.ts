@@ -1,7 +1,7 @@
 // The package that a bucket serves for a model.
 import { createHash } from 'node:crypto'
 import type { Manifest } from '../manifest.ts'
-import type { Bucket } from './bucket.ts'
+import type { Bucket } from './download/bucket.ts'
 import { manifestKeyOf, type PackageName, POINTER_BYTES, pointer, pointerKeyOf } from './layout.ts'
 import { isInside, MANIFEST, MANIFEST_BYTES, PackageError, parseManifest } from './packages.ts'
 

@@ -1,7 +1,7 @@
 // `npm run bench -- batch`: jobs of small images that share steps, against the same jobs one after another, in one run.
 import { pino } from 'pino'
 import { type JobRequest, PROTOCOL_VERSION } from '../../gpu-fn/contract.ts'
-import { PackageEngine } from '../../gpu-fn/engine/engine.ts'
+import { PackageEngine } from '../../gpu-fn/engine/package-engine.ts'
 import { type Job, outcomeOf } from '../../gpu-fn/server/job.ts'
 import { Jobs } from '../../gpu-fn/server/jobs.ts'
 import { Verifier } from '../../gpu-fn/weights/verification.ts'

@@ -1,7 +1,7 @@
 // The step that checks the packages: every model to serve has one, and a GPU of each type holds all of them at once.
 import { memoryOfAll, planMemory } from '../../gpu-fn/engine/package/memory-plan.ts'
 import type { Manifest } from '../../gpu-fn/manifest.ts'
-import { openBucket } from '../../gpu-fn/weights/bucket.ts'
+import { openBucket } from '../../gpu-fn/weights/download/bucket.ts'
 import { MANIFEST, parseManifest } from '../../gpu-fn/weights/packages.ts'
 import { findServed } from '../../gpu-fn/weights/served-package.ts'
 import { describeMeasured, findTypesTooSmall } from './gpu-types.ts'

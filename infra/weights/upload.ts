@@ -16,7 +16,7 @@ import {
   UploadPartCommand,
 } from '@aws-sdk/client-s3'
 import * as z from 'zod'
-import type { BucketAddress } from '../../gpu-fn/weights/bucket.ts'
+import type { BucketAddress } from '../../gpu-fn/weights/download/bucket.ts'
 import {
   blobKeyOf,
   manifestKeyOf,

@@ -84,7 +84,7 @@ test.each([
   [
     'gpu-fn/pipeline',
     ['../runtime/session.ts', '../manifest.ts'],
-    ['../engine/package/memory-plan.ts', '../weights/bucket.ts'],
+    ['../engine/package/memory-plan.ts', '../weights/download/bucket.ts'],
   ],
   ['gpu-fn/runtime', ['../manifest.ts', './native.ts'], ['../pipeline/pipeline.ts', '../compile/write/onnx.ts']],
   [

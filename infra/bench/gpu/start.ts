@@ -130,7 +130,7 @@ export async function startGpuFunction(
 
 type LogLine = { msg?: string; port?: number; err?: { message?: string }; parts?: StartPart[] }
 
-const TIMINGS = /"type":"succeeded".*?"timings":(\{[^}]*\})/
+const TIMINGS = /"timings":(\{[^{}]*\})/
 
 /** Reads the whole response. Throws unless it ends with an image. */
 async function sendJob(url: string, job: string, request: ImageRequest, signal?: AbortSignal): Promise<Timings> {
@@ -143,7 +143,8 @@ async function sendJob(url: string, job: string, request: ImageRequest, signal?:
   const headers = { 'content-type': 'application/json' }
   const reply = await fetch(`${url}/jobs/${job}`, { method: 'PUT', headers, body, signal: signal ?? null })
   const text = Buffer.from(await reply.arrayBuffer()).toString('latin1')
-  const timings = TIMINGS.exec(text)?.[1]
+  const succeeded = text.indexOf('"type":"succeeded"')
+  const timings = succeeded < 0 ? undefined : TIMINGS.exec(text.slice(succeeded))?.[1]
   if (!reply.ok || !timings) throw new Error(`the job ended with ${reply.status}: ${text.slice(-300)}`)
   return JSON.parse(timings)
 }

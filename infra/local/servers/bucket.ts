@@ -1,7 +1,7 @@
 // A local S3 server, for tests and benchmarks.
 import { mkdir } from 'node:fs/promises'
 import S3rver from '@20minutes/s3rver'
-import type { BucketAddress } from '../../../gpu-fn/weights/bucket.ts'
+import type { BucketAddress } from '../../../gpu-fn/weights/download/bucket.ts'
 
 /** Starts a server that stores its objects in `directory`, accepts one key pair, and verifies signatures. */
 export async function startBucket(

@@ -2,10 +2,10 @@
 import { mkdir, readFile, realpath, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { expect, test, vi } from 'vitest'
-import { waitForFiles } from '../../../gpu-fn/weights/arrival.ts'
-import { createArrivingPackage, isKept } from '../../../gpu-fn/weights/arriving-package.ts'
-import { sha256 } from '../../../infra/checkpoints/fake-package.ts'
-import { useScratch } from '../../support/scratch.ts'
+import { waitForFiles } from '../../../../gpu-fn/weights/download/arrival.ts'
+import { createArrivingPackage, isKept } from '../../../../gpu-fn/weights/download/arriving-package.ts'
+import { sha256 } from '../../../../infra/checkpoints/fake-package.ts'
+import { useScratch } from '../../../support/scratch.ts'
 
 vi.mock('node:fs/promises', async (original) => {
   const fs = await original<typeof import('node:fs/promises')>()

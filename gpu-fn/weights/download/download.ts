@@ -1,8 +1,9 @@
 // Downloads objects of a bucket to files, by many concurrent ranges. A file has its final name only when it is complete and verified.
+
+import { STALE_MS } from '../budget.ts'
+import { openHasher } from '../hasher.ts'
 import { type ArrivingFile, createArrivingFile, type PackageFile, type Range } from './arriving-file.ts'
 import type { Bucket } from './bucket.ts'
-import { STALE_MS } from './budget.ts'
-import { openHasher } from './hasher.ts'
 
 export type DownloadOptions = {
   /** Maximum number of concurrent requests. */

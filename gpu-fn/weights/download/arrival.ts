@@ -1,6 +1,6 @@
 // The states of a package's files during its download, in shared memory, so that every thread can wait for a file.
-import type { Package } from '../manifest.ts'
-import { PackageError } from './packages.ts'
+import type { Package } from '../../manifest.ts'
+import { PackageError } from '../packages.ts'
 
 /** The state of each file, in the order of the manifest. */
 export type Arrival = NonNullable<Package['arrival']>

@@ -1,9 +1,9 @@
 // Images that run before the first job, because the first run of each shape is slow: the GPU's libraries load kernels and create plans.
-import { decodeLatent } from '../pipeline/decode.ts'
-import type { Size } from '../pipeline/pipeline.ts'
-import { txt2img } from '../pipeline/txt2img.ts'
-import { settleAll } from '../runtime/settle-all.ts'
-import type { OpenPipeline } from './package/open-pipeline.ts'
+import { decodeLatent } from '../../pipeline/decode.ts'
+import type { Size } from '../../pipeline/pipeline.ts'
+import { txt2img } from '../../pipeline/txt2img.ts'
+import { settleAll } from '../../runtime/settle-all.ts'
+import type { OpenPipeline } from '../package/open-pipeline.ts'
 
 type Way = { guidance_scale: number; parallel: boolean }
 

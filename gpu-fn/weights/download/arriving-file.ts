@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { writeSync } from 'node:fs'
 import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
-import type { Hasher } from './hasher.ts'
+import type { Hasher } from '../hasher.ts'
 
 export type PackageFile = { key: string; file: string; bytes: number; sha256: string }
 

@@ -4,16 +4,16 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { expect, onTestFinished, test } from 'vitest'
-import { createNoise, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
-import { startBucket } from '../../../infra/local/servers/bucket.ts'
-import { createUploadTarget, uploadPackage } from '../../../infra/weights/upload.ts'
-import { startHub } from '../../support/hub-stub.ts'
-import { useScratch } from '../../support/scratch.ts'
-import type { Task } from '../../support/weights/download-program.ts'
+import { createNoise, writeFakePackage } from '../../../../infra/checkpoints/fake-package.ts'
+import { startBucket } from '../../../../infra/local/servers/bucket.ts'
+import { createUploadTarget, uploadPackage } from '../../../../infra/weights/upload.ts'
+import { startHub } from '../../../support/hub-stub.ts'
+import { useScratch } from '../../../support/scratch.ts'
+import type { Task } from '../../../support/weights/download-program.ts'
 
 const scratch = useScratch()
 const programOf = (name: string, ...options: string[]) =>
-  [process.execPath, path.join(import.meta.dirname, `../../support/weights/${name}-program.ts`), ...options]
+  [process.execPath, path.join(import.meta.dirname, `../../../support/weights/${name}-program.ts`), ...options]
     .map((each) => `'${each}'`)
     .join(' ')
 const MEGABYTE = 1_000_000

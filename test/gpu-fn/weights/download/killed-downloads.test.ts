@@ -5,20 +5,20 @@ import { spawn } from 'node:child_process'
 import { readdir, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import type { PackageName } from '../../../gpu-fn/weights/layout.ts'
-import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import { createNoise, sha256, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
-import { type Random, randomOf } from '../../../infra/command/random.ts'
-import { startBucket } from '../../../infra/local/servers/bucket.ts'
-import { createUploadTarget, uploadPackage } from '../../../infra/weights/upload.ts'
-import { useScratch } from '../../support/scratch.ts'
-import type { Task } from '../../support/weights/download-program.ts'
-import { startTroubleProxy, type Trouble } from '../../support/weights/trouble-proxy.ts'
+import type { PackageName } from '../../../../gpu-fn/weights/layout.ts'
+import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
+import { createNoise, sha256, writeFakePackage } from '../../../../infra/checkpoints/fake-package.ts'
+import { type Random, randomOf } from '../../../../infra/command/random.ts'
+import { startBucket } from '../../../../infra/local/servers/bucket.ts'
+import { createUploadTarget, uploadPackage } from '../../../../infra/weights/upload.ts'
+import { useScratch } from '../../../support/scratch.ts'
+import type { Task } from '../../../support/weights/download-program.ts'
+import { startTroubleProxy, type Trouble } from '../../../support/weights/trouble-proxy.ts'
 
 const scratch = useScratch()
 const ROUNDS = Number(process.env.KILL_ROUNDS ?? 25)
 const SEED = 6
-const PROGRAM = path.join(import.meta.dirname, '../../support/weights/download-program.ts')
+const PROGRAM = path.join(import.meta.dirname, '../../../support/weights/download-program.ts')
 /** Lifetime of a process: from the start of Node to more than a download without faults. Short lifetimes are more frequent. */
 const LIFE_MS = { min: 200, max: 4_000 }
 const drawLifetime = (random: Random) => LIFE_MS.min * (LIFE_MS.max / LIFE_MS.min) ** random.next()

@@ -1,11 +1,11 @@
 // The files of packages: their downloads, their verification, and reading ahead.
-import type { Package } from '../manifest.ts'
-import { endArrival } from '../weights/arrival.ts'
-import type { FetchedPackage } from '../weights/cache.ts'
-import type { Verifier } from '../weights/verification.ts'
+import type { Package } from '../../manifest.ts'
+import type { FetchedPackage } from '../../weights/cache.ts'
+import { endArrival } from '../../weights/download/arrival.ts'
+import type { Verifier } from '../../weights/verification.ts'
+import type { Watch } from '../watchdog.ts'
 import { type Part, timePart } from './parts.ts'
 import { readAhead } from './read-ahead.ts'
-import type { Watch } from './watchdog.ts'
 
 const DOWNLOAD_PROGRESS_MS = 1_000
 

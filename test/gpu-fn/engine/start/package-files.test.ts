@@ -1,12 +1,12 @@
 import { setImmediate } from 'node:timers/promises'
 import { beforeEach, expect, onTestFinished, test } from 'vitest'
-import { PackageFiles } from '../../../gpu-fn/engine/package-files.ts'
-import type { Part } from '../../../gpu-fn/engine/parts.ts'
-import type { Package } from '../../../gpu-fn/manifest.ts'
-import { createArrival, waitForFiles } from '../../../gpu-fn/weights/arrival.ts'
-import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import type { Verifier } from '../../../gpu-fn/weights/verification.ts'
-import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { PackageFiles } from '../../../../gpu-fn/engine/start/package-files.ts'
+import type { Part } from '../../../../gpu-fn/engine/start/parts.ts'
+import type { Package } from '../../../../gpu-fn/manifest.ts'
+import { createArrival, waitForFiles } from '../../../../gpu-fn/weights/download/arrival.ts'
+import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
+import type { Verifier } from '../../../../gpu-fn/weights/verification.ts'
+import { compileTiny } from '../../../support/checkpoints/compile.ts'
 
 let pkg: Package
 beforeEach(async () => {

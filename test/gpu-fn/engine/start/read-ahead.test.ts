@@ -2,9 +2,9 @@ import { cp, mkdtemp, rm, truncate } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { readAhead } from '../../../gpu-fn/engine/read-ahead.ts'
-import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { readAhead } from '../../../../gpu-fn/engine/start/read-ahead.ts'
+import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
+import { compileTiny } from '../../../support/checkpoints/compile.ts'
 
 async function compileOwnPackage() {
   const directory = await mkdtemp(path.join(tmpdir(), 'octet-ahead-'))

@@ -6,8 +6,8 @@ import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import tls from 'node:tls'
 import { afterEach, expect, test } from 'vitest'
-import { createRangeClient, type RangeClient } from '../../../gpu-fn/weights/range-client.ts'
-import { useScratch } from '../../support/scratch.ts'
+import { createRangeClient, type RangeClient } from '../../../../gpu-fn/weights/download/range-client.ts'
+import { useScratch } from '../../../support/scratch.ts'
 
 const scratch = useScratch()
 const data = randomBytes(3_000_000)

@@ -4,12 +4,12 @@ import path from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { PutObjectCommand } from '@aws-sdk/client-s3'
 import { afterAll, afterEach, beforeAll, expect, onTestFinished, test } from 'vitest'
-import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
-import { serveLocally } from '../../../infra/command/local-server.ts'
-import { startBucket } from '../../../infra/local/servers/bucket.ts'
-import { createUploadTarget } from '../../../infra/weights/upload.ts'
-import { useScratch } from '../../support/scratch.ts'
-import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../support/weights/trouble-proxy.ts'
+import { openBucket } from '../../../../gpu-fn/weights/download/bucket.ts'
+import { serveLocally } from '../../../../infra/command/local-server.ts'
+import { startBucket } from '../../../../infra/local/servers/bucket.ts'
+import { createUploadTarget } from '../../../../infra/weights/upload.ts'
+import { useScratch } from '../../../support/scratch.ts'
+import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../support/weights/trouble-proxy.ts'
 
 const scratch = useScratch()
 const data = randomBytes(300_000)

@@ -2,9 +2,9 @@
 import { randomBytes } from 'node:crypto'
 import { link, mkdir, mkdtemp, readdir, rename, rm, stat, symlink, utimes } from 'node:fs/promises'
 import path from 'node:path'
-import type { Package } from '../manifest.ts'
+import type { Package } from '../../manifest.ts'
+import type { ServedPackage } from '../served-package.ts'
 import { createArrival, endArrival, hasArrived, setArrived } from './arrival.ts'
-import type { ServedPackage } from './served-package.ts'
 
 /** Shorter than the age at which a temporary directory counts as that of a process that has ended (budget.ts). */
 const TOUCH_MS = 5_000

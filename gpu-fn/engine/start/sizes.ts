@@ -1,6 +1,6 @@
 // Image sizes that a model supports.
-import type { Package } from '../manifest.ts'
-import type { Size } from '../pipeline/pipeline.ts'
+import type { Package } from '../../manifest.ts'
+import type { Size } from '../../pipeline/pipeline.ts'
 
 /** In pixels. */
 type SideLimits = { side: { max: number; multipleOf: number } }

@@ -3,8 +3,8 @@
 import { once } from 'node:events'
 import path from 'node:path'
 import { Worker } from 'node:worker_threads'
-import type { Package } from '../manifest.ts'
-import { listWeightsInLoadOrder } from '../weights/load-order.ts'
+import type { Package } from '../../manifest.ts'
+import { listWeightsInLoadOrder } from '../../weights/load-order.ts'
 import type { Task } from './read-ahead-worker.ts'
 
 /** Concurrent reads of a file: the queue depth of a disk. */
