@@ -128,9 +128,11 @@ export class Admission {
   /** The limit of the tenant's accepted work of the job's class, in milliseconds, and its share of the device. */
   #termsOf({ tenant, interactive }: Task, now: number): { limit: number; rate: number } {
     const heavy = this.#scheduler.usage.heavyTenants(now)
-    const precedes = (other: string) => other !== tenant && (!heavy.has(other) || heavy.has(tenant))
+    const isHeavy = heavy.has(tenant)
     const others = this.#demand.shareOf((each) => each.tenant !== tenant, now)
-    const all = Math.max(MIN_SHARE, 1 - this.#demand.shareOf((each) => precedes(each.tenant), now))
+    const light = this.#demand.shareOf((each) => each.tenant !== tenant && !heavy.has(each.tenant), now)
+    // Light tenants precede heavy ones, which divide the rest fairly, however much they request.
+    const all = Math.max(MIN_SHARE, 1 - (isHeavy ? others : light), isHeavy ? (1 - light) / heavy.size : 0)
     const own = (ofClass: boolean) =>
       this.#demand.shareOf((each) => each.tenant === tenant && each.interactive === ofClass, now)
     const rate = interactive

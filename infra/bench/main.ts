@@ -237,6 +237,7 @@ createModelCommand(
   .option('--overload <minutes>', 'duration of the load of twice the capacity; 0 omits it', parseAmount, 10)
   .option('--seed <number>', 'seed of the traces', parseWholeNumber, 1)
   .option('--aging <seconds>', 'longest time from acceptance to image', parseAmount, 60)
+  .option('--slowdown <factor>', 'simulated durations relative to those of the load', parseAmount, 1)
   .option('--real', 'run GPU functions with the model instead')
   .option('--gpus <indexes>', 'GPUs of this host, each of which runs one trace at a time', parseGpus)
   .option('--size <pixels>', 'width and height', parseCount, 256)

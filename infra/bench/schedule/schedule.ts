@@ -2,19 +2,23 @@
 import { benchReal, loadsOf, type RealOptions } from './real.ts'
 import { judge, printComparison, printOverload } from './report.ts'
 import { createFirstComeFirstServed, simulate, stepScheduler } from './simulate.ts'
-import { drawLoad, H200, OVERLOAD, removeFlood } from './trace.ts'
+import { drawLoad, H200, OVERLOAD, removeFlood, slowDown } from './trace.ts'
 
-/** `real`: runs GPU functions instead of a simulation, which ignores the model and its size. */
-export type ScheduleBenchOptions = RealOptions & { real?: boolean }
-type Settings = Pick<ScheduleBenchOptions, 'minutes' | 'seed' | 'aging'>
+/**
+ * `real`: runs GPU functions instead of a simulation, which ignores the model and its size. `slowdown`: simulated phases relative to those
+ * from which the load is computed.
+ */
+export type ScheduleBenchOptions = RealOptions & { real?: boolean; slowdown: number }
+type Settings = Pick<ScheduleBenchOptions, 'minutes' | 'seed' | 'aging'> & { slowdown?: number }
 
 /** Simulates one trace under both policies. */
-export function compare(load: number, { minutes, seed, aging }: Settings) {
+export function compare(load: number, { minutes, seed, aging, slowdown = 1 }: Settings) {
+  const costs = slowDown(H200, slowdown)
   const trace = drawLoad(H200, load, minutes, seed)
   const runs = {
-    fcfs: simulate(trace, H200, createFirstComeFirstServed()),
-    steps: simulate(trace, H200, stepScheduler(aging * 1000)),
-    alone: simulate(removeFlood(trace), H200, stepScheduler(aging * 1000)),
+    fcfs: simulate(trace, costs, createFirstComeFirstServed()),
+    steps: simulate(trace, costs, stepScheduler(aging * 1000)),
+    alone: simulate(removeFlood(trace), costs, stepScheduler(aging * 1000)),
   }
   return { ...runs, verdict: judge(runs, { load, minutes, seed, aging }) }
 }
@@ -22,10 +26,10 @@ export function compare(load: number, { minutes, seed, aging }: Settings) {
 /** Prints percentiles by class and the criteria for each load. Sets exit code 1 if one is not met. */
 export async function benchSchedule(options: ScheduleBenchOptions): Promise<void> {
   if (options.real) return benchReal(options)
-  const { minutes, overload, seed, aging } = options
+  const { minutes, overload, seed, aging, slowdown } = options
   for (const load of loadsOf(options)) printComparison(compare(load, options), { load, minutes, seed, aging })
   if (overload === 0) return
   const trace = drawLoad(H200, OVERLOAD, overload, seed)
-  const outcome = simulate(trace, H200, stepScheduler(aging * 1000))
+  const outcome = simulate(trace, slowDown(H200, slowdown), stepScheduler(aging * 1000))
   printOverload(outcome, { load: OVERLOAD, minutes: overload, seed, aging })
 }

@@ -26,6 +26,14 @@ const FLOODING_SHARE = 1 - HONEST.length * HONEST_SHARE
 /** Jobs that the flooding account submits at once. */
 const BURST = 10
 
+/** The costs with all phases on the device `factor` times as long, as those of a warm GPU. */
+export const slowDown = ({ turbo, full }: CostTable, factor: number): CostTable => {
+  const slow = ({ encode, step, decode, ...rest }: Costs): Costs => ({
+    ...{ encode: factor * encode, step: factor * step, decode: factor * decode, ...rest },
+  })
+  return { turbo: slow(turbo), full: slow(full) }
+}
+
 export const estimateDeviceMs = ({ encode, step, decode, steps }: Costs): number => encode + step * steps + decode
 const estimateMeanMs = (costs: CostTable) =>
   TURBO_SHARE * estimateDeviceMs(costs.turbo) + (1 - TURBO_SHARE) * estimateDeviceMs(costs.full)

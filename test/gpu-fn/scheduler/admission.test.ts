@@ -46,6 +46,18 @@ test('the only tenant can fill the whole backlog', () => {
   expect(outcomes.filter((refused) => refused === null)).toHaveLength(8)
 })
 
+test('a heavy tenant is promised its part of the device, whatever another heavy one requests', () => {
+  const { scheduler, submit } = start({ others: false })
+  const used = { a: 20_000, b: 20_000, c: 100, d: 100, e: 100 }
+  for (const tenant of Object.keys(used)) scheduler.usage.enter(tenant, 0)
+  for (const [tenant, ms] of Object.entries(used)) scheduler.usage.charge(taskOf(tenant), ms, 0)
+  expect(submit(taskOf('a1', { left: 6_000 }))).toBeNull()
+  expect(submit(taskOf('a2', { left: 6_000 }))).not.toBeNull()
+  expect(submit(taskOf('b1'))).toBeNull()
+  // Its work exceeds its limit by 0.8 s, for which half of the device takes 1.6 s.
+  expect(submit(taskOf('b2'))).toMatchObject({ retryAfterMs: 1_600 })
+})
+
 test('all accepted work together stays below the aging bound', () => {
   const { scheduler, submit } = start()
   for (let i = 0; i < 50; i++) submit(taskOf(String.fromCharCode(65 + i)))

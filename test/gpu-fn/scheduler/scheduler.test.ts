@@ -59,6 +59,15 @@ test('jobs of a tenant with much recent usage come after all jobs of others, the
   expect(idsOf(scheduler.order(now))).toEqual(['b2', 'b1', 'c1', 'a3', 'a2'])
 })
 
+test('tenants with little usage do not make a regular one as heavy as the one with the most', () => {
+  const regular = [taskOf('a1', { left: 20_000 }), taskOf('b1', { left: 6_000 })]
+  const scheduler = schedulerOf([...regular, ...['c1', 'd1', 'e1', 'f1', 'g1'].map((id) => taskOf(id, { left: 100 }))])
+  const { now } = run(scheduler)
+  for (const task of [taskOf('a2', { arrived: now, interactive: true }), taskOf('b2', { arrived: now })])
+    scheduler.add(task)
+  expect(idsOf(scheduler.order(now))).toEqual(['b2', 'a2'])
+})
+
 test('after some minutes without jobs, usage does not count', () => {
   const scheduler = schedulerOf([taskOf('a1', { left: 20_000 })])
   run(scheduler)
