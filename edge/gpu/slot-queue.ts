@@ -6,8 +6,13 @@ import type { GpuSlots } from '../config/gpu.ts'
 const HALF_LIFE_MS = 60_000
 /** Lower usage is dropped. */
 const NEGLIGIBLE_MS = 50
-/** An account is heavy above this multiple of the mean usage. A lower one would demote regular users by chance. */
+/** An account is heavy above this multiple of the reference usage. A lower one would demote regular users by chance. */
 const HEAVY = 1.25
+/**
+ * The reference is the mean usage, at least this share of the largest one. Accounts with little usage lower the mean, so that without a
+ * minimum, regular users would be as heavy as one that uses most of the GPUs.
+ */
+const LARGEST_SHARE = 0.6
 /** Jobs of an account per round. With only one, the jobs of light users would often be reordered for no gain. */
 const JOBS_PER_ROUND = 3
 /**
@@ -180,7 +185,7 @@ export class SlotQueue {
 
   #heavyAccounts(now: number): Set<string> {
     const usage = this.#usage(now)
-    const threshold = HEAVY * meanOf(usage)
+    const threshold = HEAVY * Math.max(meanOf(usage), LARGEST_SHARE * Math.max(0, ...usage.values()))
     return new Set([...usage].filter(([, ms]) => ms > threshold).map(([name]) => name))
   }
 

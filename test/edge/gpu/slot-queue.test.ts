@@ -95,6 +95,23 @@ test.for([
   },
 )
 
+test('accounts with little usage do not make a regular one as heavy as the one with the most', ({ expect }) => {
+  const queue = new SlotQueue(LEASE_MS)
+  let now = 0
+  const use = (account: string, ms: number) => {
+    queue.enter(account, termsOf(account), now)
+    queue.grant(slotsOf(1), now)
+    now += ms
+    queue.leave(account, now)
+  }
+  for (const account of ['c', 'd', 'e', 'f', 'g']) use(account, 100)
+  use('flood', 20_000)
+  use('regular', 6_000)
+  queue.enter('flood2', termsOf('flood', true), now)
+  queue.enter('regular2', termsOf('regular'), now)
+  expect(queue.grant(slotsOf(1), now)).toEqual(['regular2'])
+})
+
 test('a new account has no credit for past idleness', ({ expect }) => {
   const queue = queueOf({ regular1: 'regular' })
   queue.grant(slotsOf(1), 0)
