@@ -4,7 +4,7 @@ import { prepareBuiltInPackages } from '../../local/models/built-in-model.ts'
 import { type GpuVariant, makeCheckpoint, makePackage, type Target } from '../gpu/packages.ts'
 import { type Watch, withFunction } from './gpu-function.ts'
 import { type Recipe, type ReplayedTrace, replay } from './replay.ts'
-import { printComparison, printMemory, printOverload } from './report.ts'
+import { printComparison, printMemory, printOutcome, printOverload } from './report.ts'
 import { type Arrival, CLASSES, type CostTable, drawLoad, type JobClass, OVERLOAD, removeFlood } from './trace.ts'
 
 export type RealOptions = {
@@ -118,8 +118,12 @@ export async function benchReal(options: RealOptions): Promise<void> {
   )
   for (const load of loadsOf(options)) {
     const trace = drawLoad(costs, load, minutes, seed)
-    const run = (gpu: string | undefined, name: string, jobs: readonly Arrival[], isFair: boolean) =>
-      runTrace({ ...setup, gpu }, `load ${load}, ${name}`, jobs, isFair)
+    // Prints the figures of each trace at its end, because all of them together take three times as long.
+    const run = async (gpu: string | undefined, name: string, jobs: readonly Arrival[], isFair: boolean) => {
+      const outcome = await runTrace({ ...setup, gpu }, `load ${load}, ${name}`, jobs, isFair)
+      printOutcome(name, outcome, { load, minutes, seed, aging })
+      return outcome
+    }
     const [steps, alone, fcfs] = await onGpus(options.gpus, [
       (gpu) => run(gpu, 'scheduler', trace, true),
       (gpu) => run(gpu, 'honest accounts alone', removeFlood(trace), true),

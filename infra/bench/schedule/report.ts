@@ -101,12 +101,17 @@ export function printComparison(runs: Runs, conditions: Conditions): void {
   if (!isMet(verdict)) process.exitCode = 1
 }
 
-/** Prints the percentiles of a load above the capacity, and the accuracy of Retry-After. Sets exit code 1 after a late image. */
-export function printOverload(outcome: Outcome, conditions: Conditions): void {
+/** Prints the percentiles of a trace, and the accuracy of Retry-After. */
+export function printOutcome(name: string, outcome: Outcome, conditions: Conditions): void {
   printHead(conditions)
-  printRows('scheduler', outcome.served)
-  printRows('scheduler, honest accounts', filterHonest(outcome.served))
+  printRows(name, outcome.served)
+  printRows(`${name}, honest accounts`, filterHonest(outcome.served))
   printRefusals(outcome, conditions)
+}
+
+/** The same of a load above the capacity. Sets exit code 1 after a late image. */
+export function printOverload(outcome: Outcome, conditions: Conditions): void {
+  printOutcome('scheduler', outcome, conditions)
   const longest = findLongestMs(outcome.served)
   printLongest(longest, conditions)
   if (longest > conditions.aging * 1000) process.exitCode = 1
