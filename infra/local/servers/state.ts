@@ -26,7 +26,7 @@ export async function openState(directory?: string): Promise<LocalState> {
     return { directory, secrets, gpuPublicKey: gpuPublicKeyOf(secrets), discard: async () => {} }
   }
   await mkdir(path.join(ROOT, '.octet'), { recursive: true })
-  const { directory: temporary, remove } = makeScratch('state-', path.join(ROOT, '.octet'))
+  const { directory: temporary, remove } = makeScratch(`state-${process.pid}-`, path.join(ROOT, '.octet'))
   return { directory: temporary, ...(await createSecrets()), discard: remove }
 }
 
