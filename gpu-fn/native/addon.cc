@@ -47,7 +47,8 @@ void defineAll(napi_env env, napi_value exports) {
           getter<&Tensor::address>("address"), method<&Tensor::read>("read"), method<&Tensor::release>("release")});
   define(env, exports, "Session", Session::ID,
          {function<Session::open>("open", true), getter<&Session::outputs>("outputs"), method<&Session::prepare>("prepare"),
-          method<&Session::allocate>("allocate"), method<&Session::release>("release")});
+          method<&Session::allocate>("allocate"), method<&Session::describeCaptures>("describeCaptures"),
+          method<&Session::release>("release")});
   define(env, exports, "Run", Run::ID, {method<&Run::start>("start"), method<&Run::cancel>("cancel")});
   define(env, exports, "Allocation", Allocation::ID,
          {getter<&Allocation::address>("address"), method<&Allocation::release>("release")});

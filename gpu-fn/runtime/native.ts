@@ -31,6 +31,11 @@ export type NativeSettings = {
   readonly cuda?: Readonly<Record<string, string>> | undefined
   /** Stream for the session's runs; by default, the provider creates one. */
   readonly stream?: NativeStream | undefined
+  /**
+   * CUDA: repeat runs as CUDA graphs, from the third run of inputs of the same types and shapes on. The session has its own stream, and a
+   * memory arena of its own.
+   */
+  readonly capture?: boolean | undefined
   /** Libraries of custom operators. */
   readonly libraries?: readonly string[] | undefined
   /** Replacements for initializers of the graph. Their memory must outlive the session. */
@@ -47,6 +52,8 @@ export interface NativeSession {
   ): NativeRun
   /** Allocates device memory from the session's arena. */
   allocate(bytes: number): NativeAllocation
+  /** Resolves with the names of up to eight captured kinds of runs, each with its state: `captured`, or why it is not. */
+  describeCaptures(): Promise<string[]>
   /** Must be called after the end of all runs. */
   release(): void
 }
@@ -54,7 +61,7 @@ export interface NativeSession {
 export interface NativeRun {
   /** Runs on the thread of the session's device, after all earlier runs. Resolves with the newly allocated outputs. Can be called once. */
   start(): Promise<Record<string, NativeTensor>>
-  /** Stops the run between two operators. */
+  /** Stops the run between two operators. A CUDA graph runs to its end. */
   cancel(): void
 }
 

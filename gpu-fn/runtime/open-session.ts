@@ -38,6 +38,8 @@ export type SessionOptions = {
   mapsWeights?: boolean | undefined
   /** CUDA only: options of onnxruntime's provider besides our own. */
   provider?: Record<string, string> | undefined
+  /** CUDA only: repeat runs as CUDA graphs, for graphs whose operators all run on the GPU (gpu-fn/native/ort/captured-runs.h). */
+  capture?: boolean | undefined
   /** Index of the GPU, 0 by default. Runs of native sessions of different devices are concurrent, even on the CPU. */
   device?: number | undefined
   /** CPU threads per run; one per core by default. */
@@ -108,12 +110,13 @@ function createCudaSettings({
   updates,
   device,
   mapsWeights,
+  capture,
 }: SessionOptions): SessionSettings {
   return {
-    device,
+    ...{ device, capture },
     // In the second run of a shape a memory pattern allocates a block of the peak's size, in addition to the memory of the first run.
     memoryPattern: false,
-    entries: { 'session.use_device_allocator_for_initializers': '1', 'session.use_env_allocators': '1' },
+    entries: { 'session.use_device_allocator_for_initializers': '1' },
     cuda: { arena_extend_strategy: 'kSameAsRequested', ...provider },
     ...(weights && { offload: { weights, updates, memory: mapsWeights ? loadCudaForMapping : loadCuda } }),
     libraries: kernels === undefined ? [] : [kernels],

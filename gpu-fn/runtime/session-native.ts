@@ -150,10 +150,15 @@ class OpenSession implements Session, UpdateSession {
     return this.#session.allocate(bytes)
   }
 
+  describeCaptures(): Promise<string[]> {
+    return this.#session.describeCaptures()
+  }
+
   another(file: string): Promise<Session> {
     const open = async () => {
       this.#assertOpen()
-      return createSession(file, this.#settings, this.weights, false)
+      // Each captured session has a memory arena of its own, which the memory plan counts for one session only.
+      return createSession(file, { ...this.#settings, capture: false }, this.weights, false)
     }
     const opened = this.#others.get(file) ?? wrapErrors(`cannot open ${file}`, open)
     this.#others.set(file, opened)

@@ -39,6 +39,8 @@ export interface Session {
    * Throws `SessionError`.
    */
   another?(file: string): Promise<Session>
+  /** The captured kinds of runs, for reports; absent if the binding has none. */
+  describeCaptures?(): Promise<string[]>
   /** Waits for runs in progress. */
   release(): Promise<void>
 }

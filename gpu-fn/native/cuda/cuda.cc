@@ -40,6 +40,18 @@ Runtime findRuntime() {
   FIND(cudaEventCreate);
   FIND(cudaEventRecord);
   FIND(cudaMemcpyAsync);
+  FIND(cudaMalloc);
+  FIND(cudaFree);
+  FIND(cudaPointerGetAttributes);
+  FIND(cudaStreamBeginCapture);
+  FIND(cudaStreamEndCapture);
+  FIND(cudaGraphGetNodes);
+  FIND(cudaGraphNodeGetType);
+  FIND(cudaGraphMemcpyNodeGetParams);
+  FIND(cudaGraphInstantiate);
+  FIND(cudaGraphLaunch);
+  FIND(cudaGraphDestroy);
+  FIND(cudaGraphExecDestroy);
   FIND(cudaHostAlloc);
   FIND(cudaHostRegister);
   FIND(cudaHostUnregister);

@@ -8,9 +8,31 @@ namespace octet::cuda {
 
 using StreamHandle = struct CUstream_st*;
 using EventHandle = struct CUevent_st*;
+using GraphHandle = struct CUgraph_st*;
+using NodeHandle = struct CUgraphNode_st*;
+using ExecutableHandle = struct CUgraphExec_st*;
 
-/** cudaMemcpyKind */
-enum CopyKind { HOST_TO_DEVICE = 1, DEVICE_TO_DEVICE = 3 };
+/** cudaMemcpyKind. BY_ADDRESS: CUDA finds out which of the two addresses are on the host. */
+enum CopyKind { HOST_TO_DEVICE = 1, DEVICE_TO_DEVICE = 3, BY_ADDRESS = 4 };
+
+/** cudaMemcpy3DParms */
+struct NodeCopy {
+  struct Side {
+    void* array;
+    size_t position[3];
+    void* address;
+    size_t pitch, width, height;
+  };
+  Side from, to;
+  size_t extent[3];
+  int kind;
+};
+/** cudaPointerAttributes */
+struct AddressAttributes {
+  int memory, device;
+  void *onDevice, *onHost;
+  long reserved[8];
+};
 
 /** CUmemLocation, CUmemAllocationProp and CUmemAccessDesc of the driver */
 struct Location {
@@ -38,6 +60,18 @@ struct Runtime {
   int (*cudaEventCreate)(EventHandle* event);
   int (*cudaEventRecord)(EventHandle event, StreamHandle stream);
   int (*cudaMemcpyAsync)(void* to, const void* from, size_t bytes, int kind, StreamHandle stream);
+  int (*cudaMalloc)(void** address, size_t bytes);
+  int (*cudaFree)(void* address);
+  int (*cudaPointerGetAttributes)(AddressAttributes* attributes, const void* address);
+  int (*cudaStreamBeginCapture)(StreamHandle stream, int mode);
+  int (*cudaStreamEndCapture)(StreamHandle stream, GraphHandle* graph);
+  int (*cudaGraphGetNodes)(GraphHandle graph, NodeHandle* nodes, size_t* count);
+  int (*cudaGraphNodeGetType)(NodeHandle node, int* type);
+  int (*cudaGraphMemcpyNodeGetParams)(NodeHandle node, NodeCopy* copy);
+  int (*cudaGraphInstantiate)(ExecutableHandle* executable, GraphHandle graph, unsigned long long flags);
+  int (*cudaGraphLaunch)(ExecutableHandle executable, StreamHandle stream);
+  int (*cudaGraphDestroy)(GraphHandle graph);
+  int (*cudaGraphExecDestroy)(ExecutableHandle executable);
   int (*cudaHostAlloc)(void** address, size_t bytes, unsigned flags);
   int (*cudaHostRegister)(void* address, size_t bytes, unsigned flags);
   int (*cudaHostUnregister)(void* address);

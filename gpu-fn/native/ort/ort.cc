@@ -46,6 +46,12 @@ OrtEnv* environment() {
   return created;
 }
 
+std::shared_ptr<OrtRunOptions> createRunOptions() {
+  OrtRunOptions* made = nullptr;
+  check(api().CreateRunOptions(&made));
+  return {made, Releaser<&OrtApi::ReleaseRunOptions>()};
+}
+
 MemoryInfo memoryOf(std::optional<int64_t> gpu) {
   const char* name = gpu ? "Cuda" : "Cpu";
   OrtMemoryInfo* info = nullptr;

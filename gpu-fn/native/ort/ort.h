@@ -39,6 +39,8 @@ inline Value own(OrtValue* value) { return Value(value, Releaser<&OrtApi::Releas
 /** onnxruntime's environment, one per process, created on first use and never released. */
 OrtEnv* environment();
 
+std::shared_ptr<OrtRunOptions> createRunOptions();
+
 /** The memory of a GPU, or of the host if `gpu` is empty. */
 MemoryInfo memoryOf(std::optional<int64_t> gpu);
 

@@ -1,5 +1,8 @@
 #include "ort/session.h"
 
+#include <map>
+#include <mutex>
+
 namespace octet {
 namespace {
 
@@ -17,6 +20,18 @@ struct Pairs {
   }
 };
 
+/** The stream for runs; null for one of the provider. Captured runs of a GPU share a stream, because they do not overlap. */
+cuda::StreamHandle streamOf(const Settings& settings) {
+  if (settings.stream) return (*settings.stream)->handle();
+  if (!settings.capture) return nullptr;
+  static std::mutex mutex;
+  static std::map<int64_t, cuda::StreamHandle> streams;
+  const std::lock_guard lock(mutex);
+  cuda::StreamHandle& stream = streams[settings.device];
+  if (!stream) stream = cuda::createStream(settings.device);
+  return stream;
+}
+
 void addCudaProvider(OrtSessionOptions* options, const Settings& settings) {
   OrtCUDAProviderOptionsV2* made = nullptr;
   check(api().CreateCUDAProviderOptions(&made));
@@ -25,9 +40,11 @@ void addCudaProvider(OrtSessionOptions* options, const Settings& settings) {
   entries.emplace_back("device_id", std::to_string(settings.device));
   const Pairs pairs(entries);
   check(api().UpdateCUDAProviderOptions(made, pairs.keys.data(), pairs.values.data(), entries.size()));
-  if (settings.stream)
-    check(api().UpdateCUDAProviderOptionsWithValue(made, "user_compute_stream", (*settings.stream)->handle()));
+  if (cuda::StreamHandle stream = streamOf(settings))
+    check(api().UpdateCUDAProviderOptionsWithValue(made, "user_compute_stream", stream));
   check(api().SessionOptionsAppendExecutionProvider_CUDA_V2(options, made));
+  if (settings.capture) return;
+  check(api().AddSessionConfigEntry(options, "session.use_env_allocators", "1"));
   ort::shareArena(settings.device);
 }
 
@@ -49,28 +66,10 @@ ort::SessionOptions optionsOf(const Settings& settings) {
 /** Releases on the session's GPU, because CUDA frees memory on the current device. Never throws, even if the GPU has failed. */
 std::shared_ptr<OrtSession> own(OrtSession* session, std::optional<int64_t> gpu) {
   return {session, [gpu](OrtSession* session) {
+            const std::shared_lock lock(cuda::deviceSynchronization());
             if (gpu) cuda::runtime().cudaSetDevice(static_cast<int>(*gpu));
             api().ReleaseSession(session);
           }};
-}
-
-std::shared_ptr<OrtRunOptions> createRunOptions() {
-  OrtRunOptions* made = nullptr;
-  check(api().CreateRunOptions(&made));
-  return {made, ort::Releaser<&OrtApi::ReleaseRunOptions>()};
-}
-
-/** The outputs of a run, in the order of their binding. */
-std::vector<ort::Value> boundValues(OrtIoBinding* binding) {
-  OrtAllocator* allocator = nullptr;
-  OrtValue** list = nullptr;
-  size_t count = 0;
-  check(api().GetAllocatorWithDefaultOptions(&allocator));
-  check(api().GetBoundOutputValues(binding, allocator, &list, &count));
-  std::vector<ort::Value> values;
-  for (size_t i = 0; i < count; i++) values.push_back(ort::own(list[i]));
-  if (list) check(api().AllocatorFree(allocator, list));
-  return values;
 }
 
 }  // namespace
@@ -81,10 +80,16 @@ Work<std::shared_ptr<Session>> Session::open(std::string file, Settings settings
     OrtEnv* environment = ort::environment();
     const ort::SessionOptions options = optionsOf(settings);
     const bool onGpu = settings.cuda.has_value();
-    OrtSession* made = nullptr;
-    check(api().CreateSession(environment, file.c_str(), options.get(), &made));
     const auto gpu = onGpu ? std::optional(settings.device) : std::nullopt;
-    return std::make_shared<Session>(own(made, gpu), settings.device, onGpu);
+    OrtSession* made = nullptr;
+    {
+      const std::shared_lock lock(cuda::deviceSynchronization());
+      check(api().CreateSession(environment, file.c_str(), options.get(), &made));
+    }
+    auto session = own(made, gpu);
+    std::shared_ptr<CapturedRuns> captured;
+    if (settings.capture) captured = std::make_shared<CapturedRuns>(settings.device, onGpu, streamOf(settings));
+    return std::make_shared<Session>(std::move(session), settings.device, onGpu, std::move(captured));
   });
 }
 
@@ -129,6 +134,7 @@ void Allocation::release() {
 /** The resources of a run, held until its end. */
 struct Run::Parts {
   std::shared_ptr<OrtSession> session;
+  std::shared_ptr<CapturedRuns> captured;
   int64_t device;
   std::optional<int64_t> gpu;
   std::shared_ptr<OrtRunOptions> options;
@@ -138,23 +144,15 @@ struct Run::Parts {
   Results run() const;
 };
 
-Run::Results Run::Parts::run() const {
+Results Run::Parts::run() const {
+  if (captured) return captured->run(session.get(), options.get(), inputs, outputs);
   if (gpu) cuda::select(*gpu);
-  OrtIoBinding* made = nullptr;
-  check(api().CreateIoBinding(session.get(), &made));
-  const ort::Binding binding(made);
-  for (const auto& [name, value] : inputs) check(api().BindInput(made, name.c_str(), value.get()));
-  for (const auto& [name, output] : outputs) {
-    if (output.tensor)
-      check(api().BindOutput(made, name.c_str(), output.tensor.get()));
-    else
-      check(api().BindOutputToDevice(made, name.c_str(), ort::memoryOf(output.onHost ? std::nullopt : gpu).get()));
-  }
+  const ort::Binding binding = ort::bind(session.get(), gpu, inputs, outputs);
   // BindInput only enqueues the copy of a host input, on a stream other than that of the run.
-  check(api().SynchronizeBoundInputs(made));
-  check(api().RunWithBinding(session.get(), options.get(), made));
+  check(api().SynchronizeBoundInputs(binding.get()));
+  check(api().RunWithBinding(session.get(), options.get(), binding.get()));
   Results results;
-  const std::vector<ort::Value> values = boundValues(made);
+  const std::vector<ort::Value> values = ort::boundValues(binding.get());
   for (size_t i = 0; i < outputs.size(); i++)
     if (const auto& [name, output] = outputs[i]; !output.tensor)
       results.emplace_back(name, std::make_shared<Tensor>(values.at(i)));
@@ -163,14 +161,20 @@ Run::Results Run::Parts::run() const {
 
 std::shared_ptr<Run> Session::prepare(js::Record<std::shared_ptr<Tensor>> inputs, js::Record<Output> outputs) {
   session();
-  auto parts = std::make_shared<Run::Parts>(Run::Parts{held, device, gpu(), createRunOptions(), {}, std::move(outputs)});
+  auto parts = std::make_shared<Run::Parts>(Run::Parts{held, captured, device, gpu(), ort::createRunOptions(), {}, std::move(outputs)});
   for (const auto& [name, tensor] : inputs) parts->inputs.emplace_back(name, tensor->value());
   return std::make_shared<Run>(std::move(parts));
 }
 
+Work<std::vector<std::string>> Session::describeCaptures() {
+  return onThread(deviceThread(device), [captured = captured] {
+    return captured ? captured->describe() : std::vector<std::string>();
+  });
+}
+
 Run::Run(std::shared_ptr<Parts> parts) : parts(std::move(parts)), options(this->parts->options) {}
 
-Work<Run::Results> Run::start() {
+Work<Results> Run::start() {
   if (!parts) throw std::logic_error("the run has already been started");
   Thread& thread = deviceThread(parts->device);
   // Moves the reference to the session into the work, so that the session can be released after the run.
@@ -187,18 +191,10 @@ Settings js::Type<Settings>::read(napi_env env, napi_value value) {
       field<std::optional<int64_t>>(env, value, "device").value_or(0),
       field<std::optional<Record<std::string>>>(env, value, "cuda"),
       field<std::optional<std::shared_ptr<Stream>>>(env, value, "stream"),
+      field<std::optional<bool>>(env, value, "capture").value_or(false),
       field<std::optional<std::vector<std::string>>>(env, value, "libraries").value_or(std::vector<std::string>()),
       field<std::optional<Record<std::shared_ptr<Tensor>>>>(env, value, "initializers").value_or(Record<std::shared_ptr<Tensor>>()),
   };
-}
-
-Output js::Type<Output>::read(napi_env env, napi_value value) {
-  napi_valuetype type;
-  js::check(env, napi_typeof(env, value, &type));
-  if (type != napi_string) return {Type<std::shared_ptr<Tensor>>::read(env, value)->value(), false};
-  const std::string memory = Type<std::string>::read(env, value);
-  if (memory != "host" && memory != "device") throw std::runtime_error("an output is on the host or the device, not on " + memory);
-  return {nullptr, memory == "host"};
 }
 
 }  // namespace octet

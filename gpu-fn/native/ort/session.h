@@ -2,6 +2,8 @@
 #pragma once
 #include "cuda/gpu.h"
 #include "js/js.h"
+#include "ort/binding.h"
+#include "ort/captured-runs.h"
 #include "ort/ort.h"
 #include "ort/tensor.h"
 #include "threads.h"
@@ -20,16 +22,12 @@ struct Settings {
   std::optional<js::Record<std::string>> cuda;
   /** Stream for the session's runs; by default, the provider creates one. */
   std::optional<std::shared_ptr<Stream>> stream;
+  /** Repeats runs as CUDA graphs (captured-runs.h). The session then has a memory arena of its own. */
+  bool capture;
   /** Libraries of custom operators. */
   std::vector<std::string> libraries;
   /** Replacements for initializers of the graph. Their memory must outlive the session. */
   js::Record<std::shared_ptr<Tensor>> initializers;
-};
-
-/** Destination of an output: a given tensor, or newly allocated host or device memory. */
-struct Output {
-  ort::Value tensor;
-  bool onHost = false;
 };
 
 /** Device memory from the arena of a session. */
@@ -54,15 +52,13 @@ class Run {
  public:
   static constexpr uint64_t ID = 7;
 
-  /** New tensors by output name, for outputs without a given tensor. */
-  using Results = js::Record<std::shared_ptr<Tensor>>;
   struct Parts;
 
   explicit Run(std::shared_ptr<Parts> parts);
 
   /** Runs after all earlier runs of the device. Can be called once. */
   Work<Results> start();
-  /** Stops the run between two operators; it then ends with onnxruntime's error. */
+  /** Stops the run between two operators; it then ends with onnxruntime's error. Has no effect on the launch of a CUDA graph. */
   void cancel();
 
  private:
@@ -76,20 +72,24 @@ class Session {
 
   static Work<std::shared_ptr<Session>> open(std::string file, Settings settings);
 
-  Session(std::shared_ptr<OrtSession> session, int64_t device, bool onGpu)
-      : held(std::move(session)), device(device), onGpu(onGpu) {}
+  Session(std::shared_ptr<OrtSession> session, int64_t device, bool onGpu, std::shared_ptr<CapturedRuns> captured)
+      : held(std::move(session)), captured(std::move(captured)), device(device), onGpu(onGpu) {}
 
   std::vector<std::string> outputs();
   std::shared_ptr<Run> prepare(js::Record<std::shared_ptr<Tensor>> inputs, js::Record<Output> outputs);
   std::shared_ptr<Allocation> allocate(int64_t bytes);
+  /** States of captured runs; empty for other sessions. */
+  Work<std::vector<std::string>> describeCaptures();
   /** All runs must have ended. */
-  void release() { held = nullptr; }
+  void release() { captured = nullptr, held = nullptr; }
 
  private:
   OrtSession* session() const;
   std::optional<int64_t> gpu() const { return onGpu ? std::optional(device) : std::nullopt; }
 
   std::shared_ptr<OrtSession> held;
+  /** Null without captures. */
+  std::shared_ptr<CapturedRuns> captured;
   const int64_t device;
   const bool onGpu;
 };
@@ -98,11 +98,6 @@ namespace js {
 template <>
 struct Type<Settings> {
   static Settings read(napi_env env, napi_value value);
-};
-/** A tensor, or the memory to allocate: `host` or `device`. */
-template <>
-struct Type<Output> {
-  static Output read(napi_env env, napi_value value);
 };
 }  // namespace js
 

@@ -51,6 +51,20 @@ void* dataOf(const ort::Value& value) {
   return data;
 }
 
+ort::Value allocateOnHost(ONNXTensorElementDataType type, const std::vector<int64_t>& dims) {
+  OrtAllocator* allocator = nullptr;
+  OrtValue* made = nullptr;
+  check(api().GetAllocatorWithDefaultOptions(&allocator));
+  check(api().CreateTensorAsOrtValue(allocator, dims.data(), dims.size(), type, &made));
+  return ort::own(made);
+}
+
+ONNXTensorElementDataType typeOf(const ort::Value& value) {
+  ONNXTensorElementDataType type;
+  check(api().GetTensorElementType(shapeOf(value).get(), &type));
+  return type;
+}
+
 }  // namespace
 
 std::shared_ptr<Tensor> Tensor::copyOf(js::TypedArray data, std::vector<int64_t> dims) {
@@ -60,11 +74,7 @@ std::shared_ptr<Tensor> Tensor::copyOf(js::TypedArray data, std::vector<int64_t>
   for (const ElementType& type : TYPES)
     if (type.array == data.type) found = &type;
   if (!found) throw std::runtime_error("an input is neither float32 nor int64 nor uint8");
-  OrtAllocator* allocator = nullptr;
-  OrtValue* made = nullptr;
-  check(api().GetAllocatorWithDefaultOptions(&allocator));
-  check(api().CreateTensorAsOrtValue(allocator, dims.data(), dims.size(), found->onnx, &made));
-  const ort::Value value = ort::own(made);
+  const ort::Value value = allocateOnHost(found->onnx, dims);
   if (data.bytes > 0) std::memcpy(dataOf(value), data.data, data.bytes);
   return std::make_shared<Tensor>(value);
 }
@@ -94,11 +104,15 @@ std::vector<int64_t> Tensor::dims() {
 
 uint64_t Tensor::address() { return reinterpret_cast<uint64_t>(dataOf(value())); }
 
-TensorData Tensor::read() {
-  ONNXTensorElementDataType type;
-  check(api().GetTensorElementType(shapeOf(value()).get(), &type));
-  return {value(), type, countOf(dims())};
-}
+int64_t Tensor::type() { return typeOf(value()); }
+
+size_t Tensor::bytes() { return countOf(dims()) * bytesOf(typeOf(value())); }
+
+std::string Tensor::describe() { return std::to_string(type()) + " [" + join(dims()) + "]"; }
+
+ort::Value Tensor::allocateLikeOnHost() { return allocateOnHost(typeOf(value()), dims()); }
+
+TensorData Tensor::read() { return {value(), typeOf(value()), countOf(dims())}; }
 
 napi_value js::Type<TensorData>::write(napi_env env, const TensorData& tensor) {
   for (const ElementType& type : TYPES) {

@@ -25,6 +25,13 @@ class Tensor {
 
   std::vector<int64_t> dims();
   uint64_t address();
+  /** ONNX data type. */
+  int64_t type();
+  size_t bytes();
+  /** Data type and shape, such as `1 [2, 64]`. */
+  std::string describe();
+  /** New host memory for a tensor of the same type and shape. */
+  ort::Value allocateLikeOnHost();
   TensorData read();
   void release() { held = nullptr; }
 

@@ -84,7 +84,7 @@ function describe(name: string, { wrong, transient, largest }: Tally): string {
 async function open(scratch: string, network: Network, { memory, stream }: Device): Promise<Open> {
   const { file, weights } = await writeNetwork(scratch, network)
   const session = await openNativeSession(file, {
-    entries: { 'session.use_device_allocator_for_initializers': '1', 'session.use_env_allocators': '1' },
+    entries: { 'session.use_device_allocator_for_initializers': '1' },
     memoryPattern: false,
     cuda: { arena_extend_strategy: 'kSameAsRequested' },
     stream,

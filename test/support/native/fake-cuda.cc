@@ -1,16 +1,22 @@
 // Fake of the CUDA functions used by the addon, with host memory as device memory. Unmapped ranges are inaccessible, as on a GPU. Memory is
 // limited to FAKE_CUDA_BYTES, and pinned memory to FAKE_CUDA_PINNED_BYTES. Copies from pinned memory are deferred to the synchronization of
 // their stream. After FAKE_CUDA_COPIES copies, the GPU has failed.
+//
+// A captured graph has the nodes that FAKE_CUDA_NODES lists by type (memcpy from host memory: 101), and launching it computes nothing. The
+// function that FAKE_CUDA_FAILURE names fails. Calls of graphs are printed to the error output.
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
 #include <map>
 #include <mutex>
+#include <sstream>
+#include <string>
 #include <vector>
 
 namespace {
@@ -33,7 +39,23 @@ struct Copy {
 };
 struct Stream {
   std::vector<Copy> deferred;
+  bool capturing = false;
 };
+struct Node {
+  int type;
+};
+struct Graph {
+  std::vector<Node> nodes;
+};
+constexpr int COPY = 1, COPY_FROM_HOST = 101;
+std::atomic<int> memories = 0;
+
+/** Prints a call of a graph's function, and returns its result. */
+int trace(const char* function) {
+  std::fprintf(stderr, "%s\n", function);
+  const char* failing = std::getenv("FAKE_CUDA_FAILURE");
+  return failing && std::strcmp(failing, function) == 0 ? 900 : 0;
+}
 
 bool isPinned(const void* memory) {
   const std::lock_guard lock(mutex);
@@ -57,6 +79,7 @@ int failed(void* mapped) { return answer(mapped != MAP_FAILED); }
 extern "C" {
 
 const char* cudaGetErrorString(int error) {
+  if (error == 900) return "operation not permitted when stream is capturing";
   if (error == LAUNCH_FAILURE) return "unspecified launch failure";
   return error == BAD_DEVICE ? "invalid device ordinal" : "invalid argument";
 }
@@ -71,7 +94,7 @@ int cudaStreamCreateWithFlags(Stream** stream, unsigned flags) {
   return answer(flags == 1);
 }
 int cudaStreamSynchronize(Stream* stream) {
-  if (!stream) return INVALID;
+  if (!stream || stream->capturing) return INVALID;
   if (hasFailed()) return LAUNCH_FAILURE;
   for (const auto& [to, from, bytes] : stream->deferred) std::memcpy(to, from, bytes);
   stream->deferred.clear();
@@ -84,7 +107,7 @@ int cudaEventCreate(void** event) {
 }
 int cudaEventRecord(void* event, void* stream) { return answer(event && stream); }
 int cudaMemcpyAsync(void* to, const void* from, size_t bytes, int kind, Stream* stream) {
-  if (current != 0 || !to || !stream || (kind != 1 && kind != 3)) return INVALID;
+  if (current != 0 || !to || !stream || stream->capturing || (kind != 1 && kind != 3 && kind != 4)) return INVALID;
   copies++;
   if (hasFailed()) return LAUNCH_FAILURE;
   if (isPinned(from))
@@ -92,6 +115,65 @@ int cudaMemcpyAsync(void* to, const void* from, size_t bytes, int kind, Stream* 
   else
     std::memmove(to, from, bytes);
   return 0;
+}
+int cudaMalloc(void** address, size_t bytes) {
+  *address = std::malloc(bytes);
+  std::fprintf(stderr, "memories %d\n", ++memories);
+  return answer(current == 0);
+}
+int cudaFree(void* address) {
+  std::free(address);
+  std::fprintf(stderr, "memories %d\n", --memories);
+  return answer(current == 0);
+}
+int cudaPointerGetAttributes(int* attributes, const void* address) {
+  attributes[0] = isPinned(address) || address == &memories ? 1 : 2;
+  return 0;
+}
+int cudaStreamBeginCapture(Stream* stream, int mode) {
+  if (mode != 1 || stream->capturing) return INVALID;
+  const int error = trace("cudaStreamBeginCapture");
+  stream->capturing = error == 0;
+  return error;
+}
+int cudaStreamEndCapture(Stream* stream, Graph** graph) {
+  if (!stream->capturing) return INVALID;
+  stream->capturing = false;
+  if (const int error = trace("cudaStreamEndCapture")) return error;
+  *graph = new Graph;
+  std::istringstream types(std::getenv("FAKE_CUDA_NODES"));
+  for (int type; types >> type;) (*graph)->nodes.push_back({type});
+  return 0;
+}
+int cudaGraphGetNodes(Graph* graph, Node** nodes, size_t* count) {
+  for (size_t i = 0; nodes && i < *count; i++) nodes[i] = &graph->nodes[i];
+  *count = graph->nodes.size();
+  return 0;
+}
+int cudaGraphNodeGetType(const Node* node, int* type) {
+  *type = node->type == COPY_FROM_HOST ? COPY : node->type;
+  return 0;
+}
+/** The addresses are the fifth and the thirteenth word of cudaMemcpy3DParms. */
+int cudaGraphMemcpyNodeGetParams(const Node* node, void** words) {
+  words[4] = node->type == COPY_FROM_HOST ? &memories : reinterpret_cast<void*>(4096);
+  words[12] = reinterpret_cast<void*>(8192);
+  return 0;
+}
+int cudaGraphInstantiate(int** executable, Graph*, unsigned long long flags) {
+  *executable = new int;
+  return flags == 0 ? trace("cudaGraphInstantiate") : INVALID;
+}
+int cudaGraphLaunch(int* executable, Stream* stream) {
+  return executable && !stream->capturing ? trace("cudaGraphLaunch") : INVALID;
+}
+int cudaGraphDestroy(Graph* graph) {
+  delete graph;
+  return 0;
+}
+int cudaGraphExecDestroy(int* executable) {
+  delete executable;
+  return trace("cudaGraphExecDestroy");
 }
 int cudaHostAlloc(void** address, size_t bytes, unsigned flags) {
   const std::lock_guard lock(mutex);
