@@ -85,6 +85,7 @@ const environment = z.object({
   OCTET_DEVICES: createIntegerSchema(1, 16, 1),
   OCTET_PRELOAD: models.optional(),
   OCTET_WARM: sizes.optional(),
+  OCTET_STEP_GRAPHS: z.enum(['0', '1'], { error: 'must be 0 or 1' }).default('0'),
   OCTET_SEQUENTIAL_START: z.literal('1', { error: 'must be 1 or not set' }).optional(),
   OCTET_METRICS_TOKEN: z.string().optional(),
   OTEL_EXPORTER_OTLP_ENDPOINT: z
@@ -139,6 +140,8 @@ export function readConfig(variables: Record<string, string | undefined>) {
     warm: env.OCTET_WARM,
     /** The parts of a start do not overlap: download, load from mapped files, verification, and the sizes of `warm`. */
     sequentialStart: env.OCTET_SEQUENTIAL_START === '1',
+    /** Repeat runs of step graphs of target cuda-fp8 as CUDA graphs. */
+    capture: env.OCTET_STEP_GRAPHS === '1',
     drainSeconds: env.OCTET_DRAIN_SECONDS,
     /** Certificates and key of content credentials, in PEM; null if there are none. */
     credentials: readCredentials(env),

@@ -22,6 +22,8 @@ export type Settings = {
   sharing?: number | undefined
   /** Map the files of weights for the first copy to a GPU, instead of reading them. */
   mapsWeights?: boolean | undefined
+  /** Repeat runs of step graphs as CUDA graphs where possible. */
+  capture?: boolean | undefined
 }
 
 export type OpeningTimes = Partial<Record<NetworkName, number>>

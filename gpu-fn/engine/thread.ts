@@ -22,6 +22,8 @@ export interface ThreadOptions {
   sharing?: number | undefined
   /** Map the files of weights for the first copy to a GPU, instead of reading them. */
   mapsWeights?: boolean | undefined
+  /** Repeat runs of step graphs as CUDA graphs where possible. */
+  capture?: boolean | undefined
   log: Logger
   /** The thread's program; tests may wrap the default one. */
   program?: URL
@@ -105,8 +107,8 @@ export class EngineThread {
 
   #open(): Worker {
     const { log, program = PROGRAM, ...options } = this.#options
-    const { memoryBytes, deviceBytes, devices, promptCacheBytes, sharing, mapsWeights } = options
-    const workerData: Settings = { memoryBytes, deviceBytes, devices, promptCacheBytes, sharing, mapsWeights }
+    const { memoryBytes, deviceBytes, devices, promptCacheBytes, sharing, mapsWeights, capture } = options
+    const workerData: Settings = { memoryBytes, deviceBytes, devices, promptCacheBytes, sharing, mapsWeights, capture }
     const thread = new Worker(program, { workerData })
     const forget = (cause: Error) => {
       if (this.#thread !== thread) return

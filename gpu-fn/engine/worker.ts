@@ -17,7 +17,8 @@ import { endPart, type Part } from './start/parts.ts'
 import { warmSizes, warmWhileLoading } from './start/warm-up.ts'
 import { endsStep, StepBatches } from './step-batches.ts'
 
-const { memoryBytes, deviceBytes, devices = 1, promptCacheBytes = 0, sharing, mapsWeights } = workerData as Settings
+const { memoryBytes, deviceBytes, devices = 1, promptCacheBytes = 0, sharing, mapsWeights, capture } =
+  workerData as Settings
 const port = parentPort!
 /**
  * `runs`: the number of unfinished runs, during which the package must stay open. `whole`: its memory with all weights. `sessions`: its
@@ -125,7 +126,7 @@ function checkFits(pkg: Package, { width, height }: Size, controlnet: Controlnet
 function fits(pkg: Package, size: Size, controlnet: ControlnetPackage | null): boolean {
   if (deviceBytes === undefined) return true
   try {
-    planOf(pkg, { budget: deviceBytes, sharing }, size, controlnet)
+    planOf(pkg, { budget: deviceBytes, sharing, capture }, size, controlnet)
     return true
   } catch (error) {
     if (error instanceof BudgetError) return false
@@ -257,10 +258,10 @@ async function pipelineOf(
     await apply(found, needed)
     return found
   }
-  const memory = countMemory(pkg, createFirstPlan(pkg, { budget: deviceBytes, sharing }, size, controlnet))
+  const memory = countMemory(pkg, createFirstPlan(pkg, { budget: deviceBytes, sharing, capture }, size, controlnet))
   if (!(await evictPipelines(memory.whole, send))) return null
   const callbacks = { onPlan, onOpen, onTokenizers, warmUp }
-  const options = { budget: deviceBytes, devices, sharing, mapsWeights, size: warm, ...callbacks }
+  const options = { budget: deviceBytes, devices, sharing, mapsWeights, capture, size: warm, ...callbacks }
   const pipeline = await openPipeline(pkg, options)
   if (pipeline.note) send({ type: 'note', note: pipeline.note })
   const { manifest } = pkg
@@ -275,7 +276,8 @@ function countMemory(pkg: Package, planned: ActivePlan): Peak & Pick<OpenPackage
   const whole = memoryOf(pkg, planned)
   const { shared } = whole
   const withoutWeights = memoryOfSessions(pkg.manifest, planned.controlnet !== null)
-  const sessions = pkg.manifest.target === 'cpu' ? null : { peak: shared + withoutWeights, shared }
+  const own = withoutWeights + planned.plan.captures
+  const sessions = pkg.manifest.target === 'cpu' ? null : { peak: shared + own, shared }
   return { ...whole, whole, sessions }
 }
 

@@ -261,6 +261,7 @@ command
   .option('--batch <count>', 'batch size', parseCount, 1)
   .option('--blocks <count>', 'transformer blocks; all of the variant by default', parseCount)
   .option('--runs <count>', 'timed runs', parseCount, 20)
+  .option('--graph', 'also as a CUDA graph')
   .action(async (options: StepOptions) => (await import('./step.ts')).benchStep(options))
 
 command

@@ -3,8 +3,8 @@ import { Graph } from '../../gpu-fn/compile/graph/graph.ts'
 import { countElements } from '../../gpu-fn/dtype.ts'
 import { drawGaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { findKernels } from '../../gpu-fn/runtime/fp8-kernels.ts'
-import { openSession } from '../../gpu-fn/runtime/open-session.ts'
-import type { DeviceTensor, Tensor } from '../../gpu-fn/runtime/session.ts'
+import { openSession, type SessionOptions } from '../../gpu-fn/runtime/open-session.ts'
+import type { DeviceTensor, Session, Tensor } from '../../gpu-fn/runtime/session.ts'
 import { depthOf } from '../checkpoints/published.ts'
 import { makeScratch } from '../command/scratch.ts'
 import { buildStep, writeGraph, writeNumbers } from './borrowed-weights.ts'
@@ -17,7 +17,12 @@ type StepSize = {
   readonly batch: number
   readonly blocks: number
 }
-export type StepOptions = Omit<StepSize, 'blocks'> & { readonly blocks?: number | undefined; readonly runs: number }
+export type StepOptions = Omit<StepSize, 'blocks'> & {
+  readonly blocks?: number | undefined
+  readonly runs: number
+  /** Also times the step as a CUDA graph. */
+  readonly graph?: boolean
+}
 
 const TEXT_TOKENS = 333
 type Inputs = Record<string, Tensor | DeviceTensor>
@@ -29,18 +34,29 @@ export type OpenStep = {
   readonly axes: Record<string, number>
   /** Median step time and the velocity. Throws if this machine does not support the kernels. */
   readonly timeFp8: (runs: number) => Promise<TimedStep>
+  /** The same as a CUDA graph. Throws if the step cannot be captured. */
+  readonly timeCaptured: (runs: number) => Promise<TimedStep>
   /** Median step time and the velocity with 16-bit products. */
   readonly timeHalf: (runs: number) => Promise<TimedStep>
 }
 
-/** Prints milliseconds per step with FP8 and with 16-bit products, and the difference between their results. Throws without a GPU. */
+/**
+ * Prints milliseconds per step with FP8 and with 16-bit products, and the difference between their results. Throws without a GPU, and if a
+ * CUDA graph has other results.
+ */
 export async function benchStep(options: StepOptions): Promise<void> {
-  const { variant, tier, size, batch, blocks = depthOf(variant), runs } = options
+  const { variant, tier, size, batch, blocks = depthOf(variant), runs, graph } = options
   requireKernels()
-  await withStep({ variant, tier, size, batch, blocks }, async ({ timeFp8, timeHalf }) => {
+  await withStep({ variant, tier, size, batch, blocks }, async ({ timeFp8, timeCaptured, timeHalf }) => {
     const fp8 = await timeFp8(runs)
     const what = `${variant} in ${tier}, ${blocks} blocks, ${size}², batch ${batch}`
     console.log(`${what}: FP8 products ${fp8.milliseconds.toFixed(1)} ms, median of ${runs}`)
+    if (graph) {
+      const captured = await timeCaptured(runs)
+      console.log(`${what}: FP8 products as a CUDA graph ${captured.milliseconds.toFixed(1)} ms, median of ${runs}`)
+      if (!Buffer.from(captured.velocity.buffer).equals(Buffer.from(fp8.velocity.buffer)))
+        throw new Error('the CUDA graph has another velocity than the ordinary step')
+    }
     if (batch > 1) return
     const half = await timeHalf(runs)
     const error = computeRelativeError(fp8.velocity, half.velocity).toExponential(1)
@@ -72,11 +88,12 @@ export async function withStep<Result>(
   const graph = model.graphs.get('transformer')!
   const axes = axesOf(size, batch)
   const inputs = await copyToDevice(directory, createNoise(graph, axes))
-  const time = async (name: string, given: Graph, runs: number, kernels?: string) =>
-    measureStep(await writeGraph(directory, name, given), inputs, runs, kernels)
+  const time = async (name: string, given: Graph, runs: number, options: Partial<SessionOptions> = {}) =>
+    measureStep(await writeGraph(directory, name, given), inputs, runs, options)
   return await use({
     ...{ graph, axes },
-    timeFp8: async (runs) => time('fp8.onnx', graph, runs, requireKernels()),
+    timeFp8: async (runs) => time('fp8.onnx', graph, runs, { kernels: requireKernels() }),
+    timeCaptured: async (runs) => time('fp8.onnx', graph, runs, { kernels: requireKernels(), capture: true }),
     timeHalf: (runs) => time('half.onnx', model.withoutKernels!.transformer, runs),
   })
 }
@@ -102,11 +119,17 @@ async function copyToDevice(scratch: string, inputs: Record<string, Tensor>): Pr
   return { latent: latent!, ...Object.fromEntries(kept.map(([name, tensor]) => [name.replace('_kept', ''), tensor])) }
 }
 
-async function measureStep(file: string, inputs: Inputs, runs: number, kernels?: string): Promise<TimedStep> {
-  const session = await openSession(file, { target: 'cuda-fp8', kernels })
+async function measureStep(
+  file: string,
+  inputs: Inputs,
+  runs: number,
+  options: Partial<SessionOptions>,
+): Promise<TimedStep> {
+  const session = await openSession(file, { target: 'cuda-fp8', ...options })
   try {
     // The first run of a size includes planning.
     let { velocity } = await session.run(inputs)
+    if (options.capture) await requireCapture(session, inputs)
     const times: number[] = []
     for (let run = 0; run < runs; run++) {
       const start = performance.now()
@@ -117,4 +140,14 @@ async function measureStep(file: string, inputs: Inputs, runs: number, kernels?:
   } finally {
     await session.release()
   }
+}
+
+/** Runs a session until its runs are captured. Throws if they cannot be. */
+export async function requireCapture(session: Session, inputs: Inputs): Promise<void> {
+  const start = performance.now()
+  await session.run(inputs)
+  const milliseconds = performance.now() - start
+  const states = (await session.describeCaptures?.()) ?? []
+  console.log(`${states.join('\n') || 'no captures'}; the run with the capture took ${milliseconds.toFixed(1)} ms`)
+  if (!states[0]?.endsWith(': captured')) throw new Error('the step was not captured')
 }

@@ -6,6 +6,7 @@ import { TINY_VARIANTS } from '../../infra/checkpoints/tiny/variants.ts'
 import { endOnSignals } from '../../infra/command/end-on-signals.ts'
 import { parseWholeNumber } from '../../infra/command/numbers.ts'
 import { BUILT_IN_MODELS } from '../../infra/local/models/built-in-model.ts'
+import type { CaptureOptions } from './capture.ts'
 import type { OffloadOptions } from './offload/offload.ts'
 import { requireGpu } from './requirements.ts'
 import type { TargetsOptions } from './targets.ts'
@@ -14,6 +15,7 @@ endOnSignals()
 const MODELS = [...Object.keys(TINY_VARIANTS), 'tiny-loud', ...BUILT_IN_MODELS] as TargetsOptions['model'][]
 const OFFLOAD_ROUNDS = 50
 const CONTENDING_IMAGES = 8
+const CAPTURE_ROUNDS = 20
 const GPU_TARGETS = TARGETS.filter((target) => target !== 'cpu')
 
 async function checkKernels({ except }: { except: string[] }): Promise<void> {
@@ -44,6 +46,11 @@ async function checkContention(options: { images: number }): Promise<void> {
   await repeatUnderContention(options)
 }
 
+async function checkCapture(options: CaptureOptions): Promise<void> {
+  const { compareCaptures } = await import('./capture.ts')
+  await compareCaptures(options)
+}
+
 async function checkOffload(options: OffloadOptions): Promise<void> {
   const { checkOffloading } = await import('./offload/offload.ts')
   await checkOffloading(options)
@@ -56,6 +63,7 @@ async function checkAll(): Promise<void> {
     ...GPU_TARGETS.flatMap((target) => MODELS.map((model) => () => checkTargets({ model, tier: 'fp8', target }))),
     checkLoras,
     checkControlnets,
+    () => checkCapture({ rounds: CAPTURE_ROUNDS }),
     () => checkOffload({ rounds: OFFLOAD_ROUNDS }),
     () => checkContention({ images: CONTENDING_IMAGES }),
   ]
@@ -100,6 +108,12 @@ command
   .command('controlnets')
   .description('images with a ControlNet, and after it, with tiny random weights')
   .action(() => checkControlnets())
+
+command
+  .command('capture')
+  .description('steps as CUDA graphs against ordinary ones, with other sessions between them')
+  .option('--rounds <count>', 'runs of each shape', parseWholeNumber, CAPTURE_ROUNDS)
+  .action(checkCapture)
 
 command
   .command('offload')

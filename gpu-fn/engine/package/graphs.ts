@@ -88,14 +88,19 @@ const removeAbsentNetworks = (networks: NonNullable<Manifest['without_kernels']>
 
 /**
  * Limits of a memory plan. `sharing`: maximum number of jobs per run of the step graph; 1 by default. `shared`: minimum memory shared by all
- * packages of the process, in bytes; 0 by default.
+ * packages of the process, in bytes; 0 by default. `capture`: repeat runs of the step graph as CUDA graphs where possible.
  */
-export type PlanLimits = { budget?: number | undefined; sharing?: number | undefined; shared?: number | undefined }
+export type PlanLimits = {
+  budget?: number | undefined
+  sharing?: number | undefined
+  shared?: number | undefined
+  capture?: boolean | undefined
+}
 
 /** The memory plan of a package for images up to `size`, by default the model's default size, and for a ControlNet. Throws `BudgetError`. */
 export function planOf(
   pkg: Package,
-  { budget, sharing, shared }: PlanLimits,
+  { budget, sharing, shared, capture }: PlanLimits,
   size: Size = pkg.manifest.defaults,
   controlnet: ControlnetPackage | null = null,
 ): MemoryPlan {
@@ -103,7 +108,7 @@ export function planOf(
   const { batched, note } = chooseGraphs(manifest)
   const target = note === null ? manifest.target : 'cuda'
   const how = {
-    ...{ target, samples: batched ? 2 : 1, widening: footprintOf(pkg).widening, sharing, shared },
+    ...{ target, samples: batched ? 2 : 1, widening: footprintOf(pkg).widening, sharing, shared, capture },
     ...(controlnet && {
       controlnet: { manifest: controlnet.manifest, widening: footprintOf(controlnet).widening },
     }),

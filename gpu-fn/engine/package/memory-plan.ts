@@ -21,6 +21,8 @@ export type MemoryPlan = {
   shared: number
   /** Weights that each job loads again, in bytes. */
   reread: number
+  /** The part of `peak` for repeating runs of the step graph as CUDA graphs, in bytes; 0 if they are ordinary runs. */
+  captures: number
 }
 
 /** No plan fits the budget; the message states the bytes needed. */
@@ -37,6 +39,8 @@ const MIB = 2 ** 20
  * On an H200 they were 560 MiB for the first session of a process and 70 MiB for each further session.
  */
 const OVERHEAD = { process: 600 * MIB, session: 72 * MIB }
+/** Up to eight CUDA graphs of a step, with the buffers of their inputs and outputs. An estimate. */
+const CAPTURES = 256 * MIB
 /** Activations of the denoiser, in multiples of its residual stream; fewer with our operators, which are fused. Measured on the same GPU. */
 const STREAMS: Record<Target, number> = { cpu: 24, cuda: 30, 'cuda-fp8': 16 }
 const TEXT_TOKENS = 77 + 512
@@ -57,12 +61,15 @@ export type Execution = {
   sharing?: number | undefined
   /** Minimum memory shared by all packages on a GPU, such as the memory arena after larger images; in bytes, 0 by default. */
   shared?: number | undefined
+  /** Capture runs of the step graph as CUDA graphs, if all networks of a job are resident and the memory suffices. */
+  capture?: boolean | undefined
   /** Size of a weight in memory relative to its size in the file. */
   widening: number
   /** The ControlNet of the package's jobs, and the size of its weights in memory relative to its file. */
   controlnet?: { manifest: PlannedControlnet; widening: number } | undefined
 }
 type Candidate = { resident: Need[]; offloaded: Need[]; peak: number; shared: number; reread: number }
+type PlanWithoutCaptures = Omit<MemoryPlan, 'captures'>
 
 /**
  * Chooses the resident networks so that a job rereads as few weights as possible; the autoencoder decodes in tiles only if necessary.
@@ -79,11 +86,29 @@ export function planMemory(manifest: PlannedManifest, size: Size, budget: number
     const candidates = listCandidates(needs, how).map((each) => ({ ...each, peak: each.peak + beside }))
     min = Math.min(min, ...candidates.map(({ peak }) => peak))
     const best = bestOf(candidates.filter(({ peak }) => budget === null || peak <= budget))
-    if (best) return { budget, tile, ...best, resident: namesOf(best.resident), offloaded: namesOf(best.offloaded) }
+    if (!best) continue
+    const plan = { budget, tile, ...best, resident: namesOf(best.resident), offloaded: namesOf(best.offloaded) }
+    const captures = measureCaptures(manifest, size, plan, how)
+    return { ...plan, peak: plan.peak + captures, captures }
   }
   throw new BudgetError(
     `${size.width}x${size.height} needs at least ${formatGigabytes(min)} of device memory; the budget is ${formatGigabytes(budget!)}`,
   )
+}
+
+/**
+ * Memory of captured runs, whose memory arena is that of one session: its addresses are part of the graphs. 0 if it exceeds the budget, or if
+ * networks of a job are offloaded.
+ */
+function measureCaptures(
+  manifest: PlannedManifest,
+  size: Size,
+  { budget, peak, offloaded }: PlanWithoutCaptures,
+  how: Execution,
+): number {
+  if (!how.capture || how.target !== 'cuda-fp8' || offloaded.some((network) => network !== IMAGE_ENCODER)) return 0
+  const bytes = workspaceOfStep(manifest, size, how) + CAPTURES
+  return budget === null || peak + bytes <= budget ? bytes : 0
 }
 
 function listCandidates(needs: readonly Need[], how: Execution): Candidate[] {
@@ -237,7 +262,8 @@ function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, ho
 const findLongestPrompt = ({ tokens }: Manifest['text']['encoders'][number]) => tokens.max
 
 /** The plan for a log. */
-export function describePlan({ resident, offloaded, tile, peak, reread, budget }: MemoryPlan): Record<string, unknown> {
+export function describePlan(plan: MemoryPlan): Record<string, unknown> {
+  const { resident, offloaded, tile, peak, reread, budget, captures } = plan
   return {
     ...{ resident, offloaded, decode: tile === null ? 'whole' : `tiles of ${tile} latents` },
     ...{
@@ -245,5 +271,6 @@ export function describePlan({ resident, offloaded, tile, peak, reread, budget }
       reread_per_job: formatGigabytes(reread),
       budget: budget === null ? 'none' : formatGigabytes(budget),
     },
+    ...(captures > 0 && { step_graphs: formatGigabytes(captures) }),
   }
 }

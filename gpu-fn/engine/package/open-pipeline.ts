@@ -64,6 +64,8 @@ export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding
   devices?: number | undefined
   /** The number of jobs that may share a run of the step graph; 1 by default. */
   sharing?: number | undefined
+  /** Repeat runs of the step graph as CUDA graphs where the memory plan allows it; false by default. */
+  capture?: boolean | undefined
   /** Receives the first plan and every later one. */
   onPlan?: (plan: MemoryPlan) => void
   /** Receives the seconds that opening a network, or loading its weights again, took. */
@@ -82,7 +84,7 @@ export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding
  */
 export async function openPipeline(pkg: Package, options: PipelineOptions = {}): Promise<OpenPipeline> {
   const { batched, note } = chooseGraphs(pkg.manifest)
-  const current: CurrentControlnet = { controlnet: null }
+  const current: Current = { controlnet: null, captures: false }
   const placed = Array.from({ length: options.devices ?? 1 }, (_, device) => {
     return new Residency(createSessionOpener(pkg, current, options, device), options.onOpen)
   })
@@ -97,6 +99,10 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
   const apply = async ({ plan, controlnet }: PlannedMemory, isSmaller: boolean) => {
     if (controlnet?.digest !== current.controlnet?.digest) await residency.close(CONTROL_NETWORKS)
     current.controlnet = controlnet
+    const captures = plan.captures > 0
+    // An open session cannot change its memory arena.
+    if (captures !== current.captures) await onEach((each) => each.close(['transformer']))
+    current.captures = captures
     // On the CPU, each open session retains the memory of its largest run.
     if (isSmaller && pkg.manifest.target === 'cpu') await release()
     options.onPlan?.(plan)
@@ -165,13 +171,14 @@ const denoiserOf = (residency: Residency): Denoiser => ({
   transformer: residency.session('transformer'),
 })
 
-/** The ControlNet whose networks the sessions of `CONTROL_NETWORKS` open. */
-type CurrentControlnet = { controlnet: ControlnetPackage | null }
+/** The ControlNet whose networks the sessions of `CONTROL_NETWORKS` open, and whether the step graph opens with captured runs. */
+type Current = { controlnet: ControlnetPackage | null; captures: boolean }
 
-function createSessionOpener(pkg: Package, current: CurrentControlnet, options: PipelineOptions, device: number) {
+function createSessionOpener(pkg: Package, current: Current, options: PipelineOptions, device: number) {
   const { networks, kernels } = chooseGraphs(pkg.manifest)
   return async (network: NetworkName, updates: WeightUpdates | undefined): Promise<Session> => {
     const { controlnet } = current
+    const capture = current.captures && network === 'transformer'
     const own = networks[network]
     const { directory, manifest } = own ? pkg : controlnet!
     const { file, weights } = own ?? chooseControlGraphs(manifest as ControlnetManifest)[network as ControlNetwork]
@@ -180,7 +187,7 @@ function createSessionOpener(pkg: Package, current: CurrentControlnet, options: 
     const stored = weights && { file: path.join(directory, weights), tensors: manifest.weights[weights] ?? [] }
     const settings = { target: manifest.target, fold, kernels, provider, weights: stored || undefined, updates }
     if (own) await waitForFiles(pkg, (name) => name === file || name === weights)
-    return openSession(path.join(directory, file), { ...settings, device, threads, binding, mapsWeights })
+    return openSession(path.join(directory, file), { ...settings, device, threads, binding, mapsWeights, capture })
   }
 }
 

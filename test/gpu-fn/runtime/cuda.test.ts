@@ -1,17 +1,13 @@
-// GPU memory with fake CUDA libraries (test/support/native/fake-cuda.cc), in a child process with these in its library path.
-import { execFile } from 'node:child_process'
+// GPU memory with fake CUDA libraries.
 import { randomBytes } from 'node:crypto'
-import { mkdtemp, open, readFile, rm, symlink, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { open, readFile, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { hasAddon, hasCompiler } from '../../support/native/addon.ts'
+import { buildFakeCuda, type FakeCuda, runWithFakeCuda } from '../../support/native/fake-cuda.ts'
 
-const ROOT = path.join(import.meta.dirname, '../../..')
-const FAKE = path.join(ROOT, 'test/support/native/fake-cuda.cc')
 /** The directory of the fake libraries. */
 let libraries: string
 
@@ -32,47 +28,28 @@ async function writeChunks(name: string, count: number): Promise<string> {
   return file
 }
 
-type Limits = { bytes?: number /** Of pinned memory. */; pinned?: number /** Until the GPU fails. */; copies?: number }
+const PRELUDE = `
+  const { loadCuda } = cuda, { loadNative } = native, { openNativeSession } = session_native
+  const { addressOf, copyMemory } = loadNative()
+  const read = (address, bytes) => { const copy = Buffer.alloc(bytes); copyMemory(addressOf(copy), address, bytes); return copy }
+  const upload = async (file, bytes) => {
+    const memory = loadCuda(0)
+    const range = Math.ceil(bytes / memory.granularity) * memory.granularity
+    const to = memory.reserve(range)
+    const mapping = memory.map(to, range)
+    await memory.uploadFile(file, to, bytes)
+    const isEqual = read(to, bytes).equals(readFileSync(file).subarray(0, bytes))
+    mapping.free()
+    return isEqual
+  }`
 
 /** Runs a program with `loadCuda` and the fake libraries; returns the JSON that it prints. */
-async function run(program: string, { bytes = 1 << 30, pinned, copies }: Limits = {}): Promise<unknown> {
-  const imports = ['cuda', 'native', 'session-native'].map(
-    (name) => `import * as ${name.replace('-', '_')} from '${ROOT}/gpu-fn/runtime/${name}.ts'`,
-  )
-  const source = `${imports.join('\n')}
-    import { readFileSync } from 'node:fs'
-    const { loadCuda } = cuda, { loadNative } = native, { openNativeSession } = session_native
-    const { addressOf, copyMemory } = loadNative()
-    const read = (address, bytes) => { const copy = Buffer.alloc(bytes); copyMemory(addressOf(copy), address, bytes); return copy }
-    const failure = async (action) => { try { await action() } catch (error) { return error.message } }
-    const print = (value) => console.log(JSON.stringify(value))
-    const upload = async (file, bytes) => {
-      const memory = loadCuda(0)
-      const range = Math.ceil(bytes / memory.granularity) * memory.granularity
-      const to = memory.reserve(range)
-      const mapping = memory.map(to, range)
-      await memory.uploadFile(file, to, bytes)
-      const isEqual = read(to, bytes).equals(readFileSync(file).subarray(0, bytes))
-      mapping.free()
-      return isEqual
-    }
-    ${program}`
-  const limits = {
-    FAKE_CUDA_BYTES: String(bytes),
-    ...(pinned !== undefined && { FAKE_CUDA_PINNED_BYTES: String(pinned) }),
-    ...(copies !== undefined && { FAKE_CUDA_COPIES: String(copies) }),
-  }
-  const env = { ...process.env, LD_LIBRARY_PATH: libraries, ...limits }
-  const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', source], { env })
-  return JSON.parse(stdout)
-}
+const run = async (program: string, limits?: FakeCuda) =>
+  (await runWithFakeCuda(libraries, PRELUDE + program, limits)).result
 
 describe.skipIf(!hasAddon() || !hasCompiler())('GPU memory', () => {
   beforeAll(async () => {
-    libraries = await mkdtemp(path.join(tmpdir(), 'octet-cuda-'))
-    const library = path.join(libraries, 'libcudart.so.13')
-    await promisify(execFile)('g++', ['-std=c++17', '-shared', '-fPIC', '-o', library, FAKE])
-    await symlink(library, path.join(libraries, 'libcuda.so.1'))
+    libraries = await buildFakeCuda()
   })
   afterAll(() => rm(libraries, { recursive: true }))
 
