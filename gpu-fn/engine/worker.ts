@@ -17,8 +17,15 @@ import { endPart, type Part } from './start/parts.ts'
 import { warmSizes, warmWhileLoading } from './start/warm-up.ts'
 import { endsStep, StepBatches } from './step-batches.ts'
 
-const { memoryBytes, deviceBytes, devices = 1, promptCacheBytes = 0, sharing, mapsWeights, capture } =
-  workerData as Settings
+const {
+  memoryBytes,
+  deviceBytes,
+  devices = 1,
+  promptCacheBytes = 0,
+  sharing,
+  mapsWeights,
+  capture,
+} = workerData as Settings
 const port = parentPort!
 /**
  * `runs`: the number of unfinished runs, during which the package must stay open. `whole`: its memory with all weights. `sessions`: its

@@ -118,7 +118,8 @@ describe.skipIf(!hasAddon() || !hasCompiler())('runs as CUDA graphs', () => {
   })
 
   test('are destroyed with their session, with all memory', async () => {
-    const program = 'for (const x of [1, 2, 3]) await run(x)\n await session.release()\n print(await failure(() => run(4)))'
+    const program =
+      'for (const x of [1, 2, 3]) await run(x)\n await session.release()\n print(await failure(() => run(4)))'
     const { result, calls, memories } = await run(program)
     expect(result).toMatch(/the session was released/)
     expect(calls).toEqual([...CAPTURE, LAUNCH, DESTROY])

@@ -41,7 +41,8 @@ const PRELUDE = `
     const isEqual = read(to, bytes).equals(readFileSync(file).subarray(0, bytes))
     mapping.free()
     return isEqual
-  }`
+  }
+`
 
 /** Runs a program with `loadCuda` and the fake libraries; returns the JSON that it prints. */
 const run = async (program: string, limits?: FakeCuda) =>

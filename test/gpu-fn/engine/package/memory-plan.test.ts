@@ -204,6 +204,22 @@ test('jobs that share steps keep their conditions on the device at the same time
   expect(peakOf(4) - peakOf(1)).toBeGreaterThan(3 * conditions)
 })
 
+test('steps are captured only if all networks are resident and the budget has memory for a second arena', () => {
+  const manifest = describeNetworks('large fp8')
+  const size = createSquare(1024)
+  const planOf = (budget: number | null, how = NATIVE) => planMemory(manifest, size, budget, { ...how, capture: true })
+  const plain = planMemory(manifest, size, null, NATIVE)
+  const captured = planOf(null)
+  expect(plain.captures).toBe(0)
+  expect(captured.captures).toBeGreaterThan(256 * 2 ** 20)
+  expect(captured).toEqual({ ...plain, peak: plain.peak + captured.captures, captures: captured.captures })
+  expect(planOf(captured.peak).captures).toBe(captured.captures)
+  // Otherwise the plan is that without captures.
+  expect(planOf(captured.peak - 1)).toEqual({ ...plain, budget: captured.peak - 1 })
+  expect(planOf(plain.peak - 1)).toMatchObject({ captures: 0, offloaded: expect.arrayContaining([expect.anything()]) })
+  expect(planOf(null, WEIGHT_ONLY).captures).toBe(0)
+})
+
 test('a plan with the memory arena of larger images has fewer resident networks', () => {
   const manifest = describeNetworks('large fp8')
   const small = { width: 512, height: 512 }
