@@ -10,6 +10,7 @@ import type { Session, Tensor } from '../../gpu-fn/runtime/session.ts'
 import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
 import { makeScratch } from '../../infra/command/scratch.ts'
 import { CHECKPOINTS } from '../../infra/local/models/built-in-model.ts'
+import { render, withPipeline } from '../../infra/local/models/render.ts'
 
 export type CaptureOptions = { readonly rounds: number }
 
@@ -22,10 +23,11 @@ const SHAPES = [
   ]),
   { B: 1, h: 32, w: 32, L: 77 },
 ]
+const REQUEST = { prompt: 'a red heart on a blue sky', steps: 8, guidance_scale: 3 }
 /** Shapes of the first half of the rounds, which are captured and stay so. */
 const KEPT = 3
 
-/** Prints the number of different results. Throws if there are any, or if a step was not captured. */
+/** Prints the number of different steps and images. Throws if there are any, or if a step was not captured. */
 export async function compareCaptures({ rounds }: CaptureOptions): Promise<void> {
   await using temporary = makeScratch('octet-capture-')
   const tiny = await writeTinyCheckpoint(path.join(temporary.directory, 'checkpoint'), { variant: 'tiny-medium' })
@@ -38,10 +40,11 @@ export async function compareCaptures({ rounds }: CaptureOptions): Promise<void>
       variant: variant as keyof typeof checkpoints,
     })
     const { different, states } = await countDifferences({ directory, manifest }, rounds)
+    const images = await countDifferentImages(directory)
     const captured = states.filter((state) => state.endsWith(': captured')).length
-    const good = different === 0 && captured === SHAPES.length
+    const good = different === 0 && images === 0 && captured === SHAPES.length
     console.log(
-      `${good ? ' ' : '✗'} ${variant}: ${different} results differ; ${captured} of ${SHAPES.length} shapes captured`,
+      `${good ? ' ' : '✗'} ${variant}: ${different} steps and ${images} images differ; ${captured} of ${SHAPES.length} shapes captured`,
     )
     for (const state of states) if (!state.endsWith('captured')) console.log(`    ${state}`)
     if (!good) failures.push(variant)
@@ -53,14 +56,14 @@ type Opened = { directory: string; manifest: Manifest }
 
 async function countDifferences(pkg: Opened, rounds: number): Promise<{ different: number; states: string[] }> {
   const [ordinary, captured] = [await open(pkg, 'transformer'), await open(pkg, 'transformer', { capture: true })]
-  let different = 0
+  let [different, seed] = [0, 0]
   const states = new Set<string>()
   try {
     for (let round = 0; round < rounds; round++) {
       const shapes = round < rounds / 2 ? SHAPES.slice(0, KEPT) : SHAPES
       // Runs of a shape follow each other as in a job, and alternate as with guidance.
       for (const shape of round % 2 === 0 ? shapes : shapes.flatMap((each) => [each, each, each])) {
-        const inputs = inputsOf(pkg.manifest, 'transformer', shape, round)
+        const inputs = inputsOf(pkg.manifest, 'transformer', shape, seed++)
         const [expected, given] = [await ordinary.run(inputs), await captured.run(inputs)]
         if (!isEqual(expected.velocity!, given.velocity!)) different++
         for (const state of await captured.describeCaptures!()) states.add(state)
@@ -72,6 +75,24 @@ async function countDifferences(pkg: Opened, rounds: number): Promise<{ differen
     await ordinary.release()
     await captured.release()
   }
+}
+
+/** Images of alternating sizes with guidance. Without a budget, the memory plan allows captures. */
+async function countDifferentImages(directory: string): Promise<number> {
+  const make = (capture: boolean) =>
+    withPipeline(
+      directory,
+      async (pipeline) => {
+        if (pipeline.plan.captures > 0 !== capture) throw new Error('the memory plan does not follow the option')
+        const files: Uint8Array[] = []
+        for (const [seed, side] of [256, 128, 256, 128].entries())
+          files.push(await render(pipeline, { ...REQUEST, width: side, height: side, seed }))
+        return files
+      },
+      { capture },
+    )
+  const [ordinary, captured] = [await make(false), await make(true)]
+  return captured.filter((file, i) => !Buffer.from(file).equals(ordinary[i]!)).length
 }
 
 /** Runs and opens other sessions, some of them during steps, and moves the weights out of the GPU and back. */
