@@ -173,7 +173,7 @@ describe('a process exits', () => {
 })
 
 test('a job is canceled after its only reader disconnects, and the next job runs', async () => {
-  await using gpu = await startGpuProcess(packages, { OCTET_UNREAD_SECONDS: '1' })
+  await using gpu = await startGpuProcess(packages, { OCTET_UNREAD_SECONDS: '1', OCTET_AGING_SECONDS: '3600' })
   await gpu.ready()
   await readUntil(await putJob(gpu.url, 'left', long), 'step')
   const next = await putJob(gpu.url, 'next', { seed: 1 })
