@@ -18,8 +18,7 @@ const SCHEMA = `CREATE TABLE IF NOT EXISTS events (
   seq INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, at INTEGER NOT NULL, event TEXT NOT NULL) STRICT`
 
 /**
- * Opens the log over a job object's storage. Before `create`, only `find`, `create`, `erase`, `isErased`, `refuses` and `after` (empty) may
- * be called.
+ * Opens the log in a job object's storage. Allowed before `create`: `find`, `erase`, `isErased`, `refuses`, and `after`, which is then empty.
  */
 export function openJobLog(storage: DurableObjectStorage) {
   let changed = Promise.withResolvers<void>()

@@ -40,7 +40,7 @@ export interface EngineOptions extends ThreadOptions {
   verifier: Verifier
   /** Minimum time without a step before a call counts as hung (watchdog.ts). */
   stallSeconds: number
-  /** Called once when a call hangs. A hung call can only be stopped by ending the process. */
+  /** Called once, for the first hung call. Only the end of the process stops a hung call. */
   onStall: (stall: Stall) => void
 }
 

@@ -213,7 +213,7 @@ async function apply(opened: OpenPackage, { size, controlnet }: Requirements) {
   }
 }
 
-/** The progress of opening a package. `warm`: the size of an image that runs while the networks load. */
+/** Times of the parts of an opening package. `warm`: size of the warm-up image, which runs while networks load. */
 type OpeningProgress = { networks: OpeningTimes; parts: Part[]; warm?: Size | undefined }
 
 async function openOrThrow(pkg: Package, needed: Requirements, send: Send): Promise<OpenPackage> {

@@ -131,7 +131,7 @@ export class Admission {
     const isHeavy = heavy.has(tenant)
     const others = this.#demand.shareOf((each) => each.tenant !== tenant, now)
     const light = this.#demand.shareOf((each) => each.tenant !== tenant && !heavy.has(each.tenant), now)
-    // Light tenants precede heavy ones, which divide the rest fairly, however much they request.
+    // Light tenants precede heavy ones, which divide the rest fairly, regardless of their demand.
     const all = Math.max(MIN_SHARE, 1 - (isHeavy ? others : light), isHeavy ? (1 - light) / heavy.size : 0)
     const own = (ofClass: boolean) =>
       this.#demand.shareOf((each) => each.tenant === tenant && each.interactive === ofClass, now)

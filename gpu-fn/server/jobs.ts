@@ -40,7 +40,7 @@ export interface JobsOptions extends RetentionLimits {
 
 /** Twice the duration of the built-in model's longest job on a slow CPU, so that there is room for others. */
 const AGING_SECONDS = 60
-/** Longer than the pause between the jobs of a caller who submits one after another. */
+/** Longer than a sequential caller's pause between jobs. */
 const IDLE_MS = 500
 /** Bounds on remembered cancellations. A PUT overtaken by its DELETE arrives while the edge still retries. */
 const CANCELLATIONS = { seconds: 600, max: 16_384 }

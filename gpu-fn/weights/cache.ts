@@ -79,7 +79,7 @@ export class PackageCache {
         await arriving.discard()
         throw error
       })
-    // The caller may await it after its rejection.
+    // Prevents an unhandled rejection before the caller awaits it.
     complete.catch(() => {})
     return { package: arriving.package, complete }
   }

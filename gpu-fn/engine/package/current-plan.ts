@@ -28,7 +28,7 @@ export class CurrentPlan {
   #wanted: ControlnetPackage | null = null
   /** Cache of plans by size and ControlNet: planning takes milliseconds, and jobs request a plan before every step. */
   readonly #next = new Map<string, PlannedMemory>()
-  /** The first change. */
+  /** The application of the first plan. */
   #started: Promise<void> = Promise.resolve()
   /** The last change. Jobs in a shared step request plans concurrently. */
   #last: Promise<unknown> = Promise.resolve()

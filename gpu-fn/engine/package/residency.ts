@@ -162,7 +162,7 @@ export class Residency {
     this.#offloaded.set(network, session)
   }
 
-  /** Closes a network, once it is loaded if it is being loaded: a GPU must not copy weights to memory that is freed. */
+  /** Closes a network after any load in progress: a GPU must not copy weights to freed memory. */
   async #close(network: NetworkName): Promise<void> {
     const loading = this.#loading.get(network)
     if (loading) await loading.catch(() => {})

@@ -36,7 +36,7 @@ export class PackageFiles {
     this.#downloads.set(pkg.digest, { package: pkg, complete: download })
   }
 
-  /** Starts to read and to verify the files of the first package to load, unless it is incomplete. */
+  /** Starts reading and verifying the files of the first package to load, unless it is incomplete. */
   begin(pkg: Package): void {
     if (pkg.arrival) return
     const onFile = () => first.onFile()
@@ -50,7 +50,7 @@ export class PackageFiles {
     void readAhead(pkg, first.reading.signal)
   }
 
-  /** Waits for the download of a package, and verifies the files that it did not verify. Throws the errors of both. */
+  /** Waits for the download of a package, and verifies its remaining files. Throws the errors of both. */
   async verify(pkg: Package, { progress }: Watch): Promise<void> {
     // The duration of a download has no limit.
     const timer = setInterval(progress, DOWNLOAD_PROGRESS_MS)

@@ -5,10 +5,10 @@ import type { Size } from '../../pipeline/pipeline.ts'
 /** In pixels. */
 type SideLimits = { side: { max: number; multipleOf: number } }
 
-/** The size of a request, without its other fields, which a message to the engine's thread would copy. */
+/** The size alone: a message to the engine's thread would copy the other fields of a request. */
 export const sizeOf = ({ width, height }: Size): Size => ({ width, height })
 
-/** Those of the sizes that the model supports; by default, the package's own size. */
+/** The supported sizes among the given ones; by default, the package's own size. */
 export function supportedSizesOf(
   { manifest: { defaults } }: Pick<Package, 'manifest'>,
   { side }: SideLimits,
@@ -18,6 +18,6 @@ export function supportedSizesOf(
   return sizes.filter(({ width, height }) => isSupported(width) && isSupported(height)).map(sizeOf)
 }
 
-/** The largest of the sizes that the model supports; undefined if it supports none. */
+/** The largest supported size; undefined if none is supported. */
 export const largestSizeOf = (...given: Parameters<typeof supportedSizesOf>): Size | undefined =>
   supportedSizesOf(...given).toSorted((a, b) => b.width * b.height - a.width * a.height)[0]

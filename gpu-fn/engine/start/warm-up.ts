@@ -31,7 +31,7 @@ export async function warmWhileLoading(
     onPart(part, (performance.now() - start) / 1000)
   }
   const [way] = waysOf(pipeline)
-  // On a CPU, the first run of a shape is not slower than the second.
+  // A CPU has no warm-up cost per shape.
   const isOnGpu = pipeline.package.manifest.target !== 'cpu'
   await settleAll([
     isOnGpu ? time('first run of vae_decoder', () => decodeZeros(pipeline, size)) : Promise.resolve(),
@@ -54,7 +54,7 @@ const PARTS: Record<string, string> = {
   finished: 'first image: decoding and file',
 }
 
-/** The model's defaults first. Guidance uses a batch of two, for which the GPU's libraries create other plans. */
+/** The model's defaults first. The batch of two for guidance has its own plans in the GPU's libraries. */
 function waysOf({ package: { manifest }, others }: OpenPipeline): Way[] {
   const { guidance_scale } = manifest.defaults
   const scales = manifest.target === 'cpu' ? [guidance_scale] : [guidance_scale, 1]

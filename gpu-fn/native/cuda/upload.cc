@@ -130,7 +130,7 @@ struct Uploader {
     const int64_t chunks = (bytes + CHUNK_BYTES - 1) / CHUNK_BYTES;
     Upload upload{gpu, file, to, bytes};
     std::vector<std::future<void>> readers;
-    // An exception does not end the upload before the other readers: the destructor of such a future blocks.
+    // The destructor of a future of std::async blocks, so all readers end before an exception leaves this function.
     for (int64_t i = 0; i < std::min(MAX_READERS, chunks); i++)
       readers.push_back(std::async(std::launch::async, copyChunks, std::ref(upload), std::ref(buffers[i])));
     for (auto& reader : readers) reader.get();

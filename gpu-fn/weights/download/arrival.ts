@@ -1,4 +1,4 @@
-// The states of a package's files during its download, in shared memory, so that every thread can wait for a file.
+// The download state of each file of a package, in shared memory for waits in any thread.
 import type { Package } from '../../manifest.ts'
 import { PackageError } from '../packages.ts'
 
@@ -18,7 +18,7 @@ export function setArrived(arrival: Arrival, file: number): void {
   Atomics.notify(arrival, file)
 }
 
-/** Marks all files that have not arrived as failed. */
+/** Marks all missing files as failed. */
 export function endArrival(arrival: Arrival): void {
   for (const file of arrival.keys()) {
     Atomics.compareExchange(arrival, file, STATE.pending, STATE.failed)
@@ -26,7 +26,7 @@ export function endArrival(arrival: Arrival): void {
   }
 }
 
-/** Waits for those files of a package that `isNeeded` selects by name. Throws PackageError if the download of one failed. */
+/** Waits for the files selected by `isNeeded`. Throws PackageError after a failed download of one of them. */
 export async function waitForFiles(
   { directory, manifest, arrival }: Package,
   isNeeded: (name: string) => boolean,

@@ -6,7 +6,7 @@ import type { Package } from '../../manifest.ts'
 import type { ServedPackage } from '../served-package.ts'
 import { createArrival, endArrival, hasArrived, setArrived } from './arrival.ts'
 
-/** Shorter than the age at which a temporary directory counts as that of a process that has ended (budget.ts). */
+/** Interval between updates of the modification time; shorter than the minimum age of abandoned directories (budget.ts). */
 const TOUCH_MS = 5_000
 
 export type ArrivingPackage = Awaited<ReturnType<typeof createArrivingPackage>>
@@ -15,13 +15,13 @@ export type ArrivingPackage = Awaited<ReturnType<typeof createArrivingPackage>>
 const LINKS = 'links'
 const PREFIX = '.arriving-'
 
-/** Whether this is the directory of a package during its download by a process that has not ended, which sets the present time on it. */
+/** Whether this directory belongs to an active download, whose process keeps the modification time current. */
 export const isKept = ({ name, modified }: { name: string; modified: number }): boolean =>
   name.startsWith(PREFIX) && Math.abs(Date.now() - modified) < 2 * TOUCH_MS
 
 /**
- * Creates a package without files. `packages`: the directory of complete packages. The path of the package is a link, first to a temporary
- * directory and then to the complete package, so that it stays valid.
+ * Creates a package without files. `packages`: the directory of complete packages. The package's path is a link and stays valid: its target
+ * is a temporary directory during the download, and the complete package afterward.
  */
 export async function createArrivingPackage({ digest, manifest }: ServedPackage, packages: string) {
   const links = path.resolve(packages, '..', LINKS)
@@ -31,12 +31,12 @@ export async function createArrivingPackage({ digest, manifest }: ServedPackage,
   const directory = path.join(links, randomBytes(8).toString('hex'))
   await symlink(files, directory)
   const arrival = createArrival(manifest)
-  // NFS keeps open files in their directory, which is then removed later as that of a process that has ended (budget.ts).
+  // NFS keeps open files in their directory, which is then removed later as an abandoned one (budget.ts).
   const removeFiles = () => rm(files, { recursive: true, force: true }).catch(() => {})
   const timer = setInterval(() => void utimes(files, new Date(), new Date()).catch(() => {}), TOUCH_MS).unref()
   return {
     package: { directory, manifest, digest, arrival } satisfies Package,
-    /** Adds the files with this content, unless they were added before. `blob`: a verified file with the content. */
+    /** Adds the missing files with this content. `blob`: a verified file with the content. */
     async add(sha256: string, blob: string): Promise<void> {
       for (const [file, [name, expected]] of Object.entries(manifest.files).entries()) {
         if (expected.sha256 !== sha256 || hasArrived(arrival, file)) continue
@@ -54,7 +54,7 @@ export async function createArrivingPackage({ digest, manifest }: ServedPackage,
       await rename(next, directory)
       await removeFiles()
     },
-    /** Removes the files, and ends all waits for others. */
+    /** Removes the files. Pending waits for files fail. */
     async discard(): Promise<void> {
       clearInterval(timer)
       endArrival(arrival)

@@ -20,7 +20,7 @@ export async function copyCold(packages: string, directory: string): Promise<voi
 async function evict(directory: string): Promise<void> {
   for (const entry of await fs.readdir(directory, { recursive: true, withFileTypes: true })) {
     if (!entry.isFile()) continue
-    // GNU's dd evicts a whole file if it copies nothing of it.
+    // With count=0, GNU dd evicts the whole file.
     const file = path.join(entry.parentPath, entry.name)
     const { status } = spawnSync('dd', [`if=${file}`, 'iflag=nocache', 'count=0', 'status=none'], { stdio: 'inherit' })
     if (status !== 0) throw new Error(`${file} cannot be evicted from the page cache`)

@@ -89,7 +89,7 @@ export const tableOf = (figures: readonly Figure[]): string =>
     })
     .join('\n\n')
 
-/** The times of the parts of each start, in the order of their ends in the first one; empty without a start. */
+/** The times of the parts of each start, sorted by their ends in the first start; empty without a start. */
 function formatStartTable(cells: Cells): string {
   const partsOf = (metrics: ReadonlyMap<string, number>) =>
     [...metrics.keys()].filter((metric) => metric.startsWith(PART_TO)).map((metric) => metric.slice(PART_TO.length))

@@ -118,7 +118,7 @@ export async function benchReal(options: RealOptions): Promise<void> {
   )
   for (const load of loadsOf(options)) {
     const trace = drawLoad(costs, load, minutes, seed)
-    // Prints the figures of each trace at its end, because all of them together take three times as long.
+    // Printed after each trace: the complete comparison takes three times as long.
     const run = async (gpu: string | undefined, name: string, jobs: readonly Arrival[], isFair: boolean) => {
       const outcome = await runTrace({ ...setup, gpu }, `load ${load}, ${name}`, jobs, isFair)
       printOutcome(name, outcome, { load, minutes, seed, aging })

@@ -101,7 +101,7 @@ export function printComparison(runs: Runs, conditions: Conditions): void {
   if (!isMet(verdict)) process.exitCode = 1
 }
 
-/** Prints the percentiles of a trace, and the accuracy of Retry-After. */
+/** Prints the latency percentiles and the Retry-After accuracy of a trace. */
 export function printOutcome(name: string, outcome: Outcome, conditions: Conditions): void {
   printHead(conditions)
   printRows(name, outcome.served)
@@ -109,7 +109,7 @@ export function printOutcome(name: string, outcome: Outcome, conditions: Conditi
   printRefusals(outcome, conditions)
 }
 
-/** The same of a load above the capacity. Sets exit code 1 after a late image. */
+/** Prints these figures for a load above the capacity. Sets exit code 1 after a late image. */
 export function printOverload(outcome: Outcome, conditions: Conditions): void {
   printOutcome('scheduler', outcome, conditions)
   const longest = findLongestMs(outcome.served)

@@ -5,8 +5,8 @@ import { createFirstComeFirstServed, simulate, stepScheduler } from './simulate.
 import { drawLoad, H200, OVERLOAD, removeFlood, slowDown } from './trace.ts'
 
 /**
- * `real`: runs GPU functions instead of a simulation, which ignores the model and its size. `slowdown`: simulated phases relative to those
- * from which the load is computed.
+ * `real`: run GPU functions instead of a simulation. The model and the size apply to these only. `slowdown`: factor of the simulated phase
+ * durations; the load is computed without it.
  */
 export type ScheduleBenchOptions = RealOptions & { real?: boolean; slowdown: number }
 type Settings = Pick<ScheduleBenchOptions, 'minutes' | 'seed' | 'aging'> & { slowdown?: number }

@@ -26,7 +26,7 @@ const FLOODING_SHARE = 1 - HONEST.length * HONEST_SHARE
 /** Jobs that the flooding account submits at once. */
 const BURST = 10
 
-/** The costs with all phases on the device `factor` times as long, as those of a warm GPU. */
+/** Multiplies the durations of the device phases by `factor`, to simulate a warm GPU. */
 export const slowDown = ({ turbo, full }: CostTable, factor: number): CostTable => {
   const slow = ({ encode, step, decode, ...rest }: Costs): Costs => ({
     ...{ encode: factor * encode, step: factor * step, decode: factor * decode, ...rest },

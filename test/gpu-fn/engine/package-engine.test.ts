@@ -1,47 +1,23 @@
-import { cp, mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { cp, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { cpus, tmpdir } from 'node:os'
 import path from 'node:path'
-import { pino } from 'pino'
 import sharp from 'sharp'
-import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
+import { expect, onTestFinished, test, vi } from 'vitest'
 import type { JobRequest } from '../../../gpu-fn/contract.ts'
 import { footprintOf, sumDenoiserBytes } from '../../../gpu-fn/engine/package/graphs.ts'
-import { type EngineOptions, PackageEngine } from '../../../gpu-fn/engine/package-engine.ts'
-import type { Stall } from '../../../gpu-fn/engine/watchdog.ts'
 import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
-import { createArrival, endArrival, setArrived } from '../../../gpu-fn/weights/download/arrival.ts'
 import { findPackages, openPackage } from '../../../gpu-fn/weights/packages.ts'
-import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { findMinimumBudget } from '../../support/checkpoints/minimum-budget.ts'
 import { collect, typesOf } from '../../support/engine/collect.ts'
+import { useEngines } from '../../support/engine/engines.ts'
 import { createJobBody } from '../../support/gpu/client.ts'
 
 const CRASHING = new URL('../../support/engine/crashing-worker.ts', import.meta.url)
 const HANGING = new URL('../../support/engine/hanging-worker.ts', import.meta.url)
 
-let scratch: string
-let packages: string
-beforeAll(async () => {
-  scratch = await mkdtemp(path.join(tmpdir(), 'octet-engine-'))
-  packages = path.join(scratch, 'packages')
-  await cp(await compileTiny({ tier: 'fp8' }), path.join(packages, 'custom-fp8'), { recursive: true })
-  await cp(await compileTiny({ tier: 'fp32' }), path.join(packages, 'custom-fp32'), { recursive: true })
-})
-afterAll(() => rm(scratch, { recursive: true }))
-
-/** A started engine that stops with the test, and the messages it logs. */
-async function startEngine(options: Partial<EngineOptions> = {}) {
-  const logs: { msg: string; err?: { message: string } }[] = []
-  const log = pino({}, { write: (line) => void logs.push(JSON.parse(line)) })
-  const stalls: Stall[] = []
-  const limits = { memoryBytes: 1e9, stallSeconds: 60, onStall: (stall: Stall) => stalls.push(stall) }
-  const verifier = new Verifier({ directory: path.join(scratch, 'cache'), log })
-  const engine = new PackageEngine({ packages, verifier, log, ...limits, ...options })
-  onTestFinished(() => engine.stop())
-  await engine.start()
-  return { engine, logs, stalls }
-}
+const engines = useEngines()
+const startEngine = engines.start
 
 const createRequest = (overrides: Partial<JobRequest> = {}) =>
   createJobBody({ model: 'custom', steps: 2, ...overrides })
@@ -71,7 +47,7 @@ test('splits the samples of guidance between two sessions of the denoiser, and c
   const alone = await one.engine.load(model)
   const loaded = await two.engine.load(model)
   expect([alone.devices, loaded.devices]).toEqual([1, 2])
-  const { manifest } = (await findPackages(packages)).find(({ digest }) => digest === model.package)!
+  const { manifest } = (await findPackages(engines.packages)).find(({ digest }) => digest === model.package)!
   expect(loaded.bytes! - alone.bytes!).toBe(sumDenoiserBytes({ manifest }))
   const job = createRequest({ guidance_scale: 3, steps: 4 })
   const pixelsOf = async ({ engine }: typeof two, parallel: boolean) => {
@@ -162,7 +138,7 @@ test('a package stays open during an unfinished run, and another that does not f
 const ENCODER = /^(clip|t5)/
 
 test('a repeated prompt of a tenant is not encoded again, and results in the same image', async () => {
-  const own = path.join(scratch, 'repeated')
+  const own = path.join(engines.scratch, 'repeated')
   const directory = path.join(own, 'custom-fp8')
   await cp(await compileTiny({ tier: 'fp8' }), directory, { recursive: true })
   const deviceBytes = findMinimumBudget(await openPackage(directory))
@@ -236,7 +212,7 @@ test('warms up every supported size, by default its own', async () => {
 test('counts the memory of the image that runs while a model loads', async () => {
   const directory = await mkdtemp(path.join(tmpdir(), 'octet-small-'))
   onTestFinished(() => rm(directory, { recursive: true }))
-  await cp(path.join(packages, 'custom-fp8'), directory, { recursive: true })
+  await cp(path.join(engines.packages, 'custom-fp8'), directory, { recursive: true })
   const file = path.join(directory, 'manifest.json')
   const manifest = JSON.parse(await readFile(file, 'utf8'))
   Object.assign(manifest.defaults, { width: 64, height: 64 })
@@ -251,27 +227,11 @@ test('counts the memory of the image that runs while a model loads', async () =>
   expect((await other.engine.load(model, size)).bytes).toBe(bytes)
 })
 
-test('a package whose download fails while it loads is not available', async () => {
-  const pkg = await openPackage(path.join(packages, 'custom-fp8'))
-  const arrival = createArrival(pkg.manifest)
-  const names = Object.keys(pkg.manifest.files)
-  const { promise, reject } = Promise.withResolvers<void>()
-  const fetchPackages = async () => [{ package: { ...pkg, arrival }, complete: promise }]
-  const { engine } = await startEngine({ fetchPackages })
-  const loading = engine.load(engine.models[0]!, undefined, { sizes: undefined }).catch((error: unknown) => error)
-  for (const [file, name] of names.entries()) if (name !== 'transformer.weights') setArrived(arrival, file)
-  endArrival(arrival)
-  reject(new Error('the bucket is gone'))
-  expect(await loading).toMatchObject({ code: 'model_not_available', cause: { message: 'the bucket is gone' } })
-  await expect(engine.waitForDownloads()).rejects.toThrow('the bucket is gone')
-  await expect(engine.load(engine.models[0]!)).rejects.toMatchObject({ code: 'model_not_available' })
-})
-
 test('an engine on the CPU does not wait for the list of GPUs', async () => {
-  const tool = path.join(scratch, 'nvidia-smi')
+  const tool = path.join(engines.scratch, 'nvidia-smi')
   await writeFile(tool, '#!/bin/sh\nexec sleep 100\n', { mode: 0o755 })
   onTestFinished(() => rm(tool))
-  vi.stubEnv('PATH', `${scratch}:${process.env.PATH}`)
+  vi.stubEnv('PATH', `${engines.scratch}:${process.env.PATH}`)
   onTestFinished(() => void vi.unstubAllEnvs())
   const { engine } = await startEngine()
   const { parts } = await engine.load(engine.models[0]!)
@@ -279,7 +239,7 @@ test('an engine on the CPU does not wait for the list of GPUs', async () => {
 })
 
 test('the budget counts the memory of packages, not the size of their files', async () => {
-  const [fp32, fp8] = await findPackages(packages)
+  const [fp32, fp8] = await findPackages(engines.packages)
   const taken = footprintOf(fp32!).bytes + footprintOf(fp8!).bytes
   for (const [memoryBytes, kept] of [
     [taken, true],
@@ -323,43 +283,8 @@ test('a run left over from a dead thread fails, and does not delay the run of it
   await next.return?.(undefined)
 })
 
-test('a package damaged after startup is unavailable, and the others stay available', async () => {
-  const directory = await mkdtemp(path.join(tmpdir(), 'octet-damaged-'))
-  onTestFinished(() => rm(directory, { recursive: true }))
-  await cp(packages, directory, { recursive: true })
-  const { engine } = await startEngine({ packages: directory })
-  await truncate(path.join(directory, 'custom-fp32', 'transformer.onnx'), 100)
-  const [damaged, sound] = engine.models
-  // The run reports the fault rather than the cancellation.
-  const canceled = AbortSignal.abort(new Error('enough'))
-  await expect(collect(engine, createRequest({ tier: 'fp32' }), canceled)).rejects.toMatchObject({ code: 'internal' })
-  await expect(engine.load(damaged!)).rejects.toMatchObject({
-    name: 'JobError',
-    code: 'model_not_available',
-    message: expect.not.stringContaining(directory),
-  })
-  expect((await engine.load(sound!)).seconds).toBeGreaterThan(0)
-})
-
-test('a package with one flipped bit fails to load every time, and other packages still load', async () => {
-  const directory = path.join(scratch, 'flipped')
-  await cp(packages, directory, { recursive: true })
-  const weights = path.join(directory, 'custom-fp32', 'transformer.weights')
-  const bytes = await readFile(weights)
-  bytes[bytes.length >> 1]! ^= 1
-  await writeFile(weights, bytes)
-  const { engine } = await startEngine({ packages: directory })
-  const [flipped, sound] = engine.models
-  const failed = await engine.load(flipped!).catch((error) => error)
-  expect(failed).toMatchObject({ name: 'JobError', code: 'model_not_available', cause: { name: 'PackageError' } })
-  expect(failed.cause.message).toMatch(/transformer\.weights does not have the SHA-256/)
-  expect(failed.message).not.toContain(directory)
-  await expect(engine.load(flipped!)).rejects.toMatchObject({ code: 'model_not_available' })
-  expect((await engine.load(sound!)).seconds).toBeGreaterThan(0)
-})
-
 test('a run that hangs after a step is reported once, with the duration of the longest step so far', async () => {
-  const release = path.join(scratch, 'release')
+  const release = path.join(engines.scratch, 'release')
   vi.stubEnv('HANG_UNTIL', release)
   onTestFinished(() => void vi.unstubAllEnvs())
   const { engine, stalls } = await startEngine({ program: HANGING, stallSeconds: 0.3 })
@@ -379,7 +304,7 @@ test('does not start without a package, or with two of the same name', async () 
   onTestFinished(() => rm(directory, { recursive: true }))
   await expect(startEngine({ packages: directory })).rejects.toThrow(`no package in ${directory}`)
   for (const name of ['one', 'two']) {
-    await cp(path.join(packages, 'custom-fp8'), path.join(directory, name), { recursive: true })
+    await cp(path.join(engines.packages, 'custom-fp8'), path.join(directory, name), { recursive: true })
   }
   await expect(startEngine({ packages: directory })).rejects.toThrow('more than one package of custom:fp8')
 })

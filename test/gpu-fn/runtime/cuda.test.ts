@@ -32,7 +32,8 @@ async function writeChunks(name: string, count: number): Promise<string> {
   return file
 }
 
-type Limits = { bytes?: number /** Of pinned memory. */; pinned?: number /** Until the GPU fails. */; copies?: number }
+/** Limits of the fake GPU: device memory and pinned memory in bytes, and the number of copies before it fails. */
+type Limits = { bytes?: number; pinned?: number; copies?: number }
 
 /** Runs a program with `loadCuda` and the fake libraries; returns the JSON that it prints. */
 async function run(program: string, { bytes = 1 << 30, pinned, copies }: Limits = {}): Promise<unknown> {
@@ -133,7 +134,7 @@ describe.skipIf(!hasAddon() || !hasCompiler())('GPU memory', () => {
     const file = await writeChunks('many-chunks', chunks)
     const program = `print(await upload(${JSON.stringify(file)}, ${chunks << 23}))`
     expect(await run(program)).toBe(true)
-    // None of the buffers, or some of them, are pinned.
+    // Without pinned buffers, and with fewer than it needs.
     for (const pinned of [0, 20_000_000]) expect(await run(program, { pinned })).toBe(true)
   })
 

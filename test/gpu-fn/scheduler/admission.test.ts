@@ -54,7 +54,7 @@ test('a heavy tenant is promised its part of the device, whatever another heavy 
   expect(submit(taskOf('a1', { left: 6_000 }))).toBeNull()
   expect(submit(taskOf('a2', { left: 6_000 }))).not.toBeNull()
   expect(submit(taskOf('b1'))).toBeNull()
-  // Its work exceeds its limit by 0.8 s, for which half of the device takes 1.6 s.
+  // Half of the device takes 1.6 s for the excess of 0.8 s over its limit.
   expect(submit(taskOf('b2'))).toMatchObject({ retryAfterMs: 1_600 })
 })
 
