@@ -6,12 +6,9 @@ import type { GpuSlots } from '../config/gpu.ts'
 const HALF_LIFE_MS = 60_000
 /** Lower usage is dropped. */
 const NEGLIGIBLE_MS = 50
-/** An account is heavy above this multiple of the reference usage. A lower one would demote regular users by chance. */
+/** An account is heavy above this multiple of the reference usage, which is the mean or a share of the largest. A lower one would demote regular users by chance. */
 const HEAVY = 1.25
-/**
- * The reference is the mean usage, at least this share of the largest one. Accounts with little usage lower the mean, so that without a
- * minimum, regular users would be as heavy as one that uses most of the GPUs.
- */
+/** Minimum of the reference, relative to the largest usage. With the mean alone, many small accounts would make regular ones heavy. */
 const LARGEST_SHARE = 0.6
 /** Jobs of an account per round. With only one, the jobs of light users would often be reordered for no gain. */
 const JOBS_PER_ROUND = 3
@@ -185,7 +182,7 @@ export class SlotQueue {
 
   #heavyAccounts(now: number): Set<string> {
     const usage = this.#usage(now)
-    const threshold = HEAVY * Math.max(meanOf(usage), LARGEST_SHARE * Math.max(0, ...usage.values()))
+    const threshold = HEAVY * Math.max(meanOf(usage), LARGEST_SHARE * largestOf(usage))
     return new Set([...usage].filter(([, ms]) => ms > threshold).map(([name]) => name))
   }
 
@@ -204,6 +201,9 @@ export class SlotQueue {
     return now - renewed > this.#leaseMs
   }
 }
+
+const largestOf = (usage: ReadonlyMap<string, number>) =>
+  [...usage.values()].reduce((largest, ms) => Math.max(largest, ms), 0)
 
 const meanOf = (usage: ReadonlyMap<string, number>) =>
   [...usage.values()].reduce((sum, ms) => sum + ms, 0) / Math.max(1, usage.size)

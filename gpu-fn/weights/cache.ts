@@ -76,7 +76,7 @@ export class PackageCache {
       .then(() => this.#fetch(name, served, arriving))
       .then(({ directory }) => arriving.complete(directory))
       .catch(async (error: unknown) => {
-        await arriving.discard()
+        await arriving.discard().catch(() => {})
         throw error
       })
     // Prevents an unhandled rejection before the caller awaits it.

@@ -68,6 +68,14 @@ test('tenants with little usage do not make a regular one as heavy as the one wi
   expect(idsOf(scheduler.order(now))).toEqual(['b2', 'a2'])
 })
 
+test('a tenant that had the device to itself is heavy once others arrive', () => {
+  const scheduler = schedulerOf([])
+  let now = 0
+  for (; now < 300_000; now += 1_000) scheduler.usage.charge(taskOf('a1'), 1_000, now)
+  for (const tenant of ['b', 'c', 'd', 'e', 'f', 'g']) scheduler.usage.enter(tenant, now)
+  expect([...scheduler.usage.heavyTenants(now)]).toEqual(['a'])
+})
+
 test('after some minutes without jobs, usage does not count', () => {
   const scheduler = schedulerOf([taskOf('a1', { left: 20_000 })])
   run(scheduler)
