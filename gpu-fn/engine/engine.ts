@@ -74,8 +74,8 @@ export interface Engine {
   start(): Promise<void>
   /**
    * Opens the model, and the ControlNet of a job's `controls`. Calls must not overlap. Throws JobError; with `invalid_request`, before
-   * opening anything, if images of the size exceed the memory budget. `warm`: while the networks of a newly opened model load, an image of the
-   * largest of these sizes that it supports, by default its own, runs.
+   * opening anything, if images of the size exceed the memory budget. `warm`: also generates an image while the networks of a newly opened
+   * model load, in the largest supported size of these, or in the model's own.
    */
   load(
     model: Model,

@@ -81,8 +81,8 @@ export class CacheBudget {
   async #waitForOthers(needed: number, wanted: ReadonlySet<string>): Promise<void> {
     const { directory, bytes } = this.#options
     while (!(await this.#fits(needed))) {
-      // A download in progress has temporary files besides the directory of its package. Two processes that have only the directories would
-      // wait for each other, and one process for itself.
+      // Without other temporary files there is no download whose end could free space, so that the wait would be endless: two processes
+      // would wait for each other, and one for itself.
       if ((await this.#partials()).every(isKept))
         throw new CacheFull(
           `${directory} may take ${bytes} bytes, ${await this.#sumBytes()} are in use, and ${needed} more are needed: raise OCTET_CACHE_BYTES or serve fewer models`,

@@ -45,7 +45,7 @@ export class CurrentPlan {
     return this.#current.plan
   }
 
-  /** Applies the first plan, for images of this size. `use` does not wait for it if it covers the job. Throws BudgetError. */
+  /** Applies the first plan, for images of this size. A job within this plan does not wait for its application. Throws BudgetError. */
   start(size: Size = this.#pkg.manifest.defaults): Promise<void> {
     this.#current = this.#choose(size, null)
     this.#started = this.#change(this.#current, false)

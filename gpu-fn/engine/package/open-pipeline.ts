@@ -72,7 +72,7 @@ export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding
   onTokenizers?: (seconds: number) => void
   /** The image size of the first plan, if it is larger than the package's. */
   size?: Size | undefined
-  /** Called once the tokenizers are open. Its runs wait for their own network only. An error fails the opening. */
+  /** Called once the tokenizers are open, while networks load. Each of its runs waits for its network. An error fails the opening. */
   warmUp?: (pipeline: OpenPipeline) => Promise<void> | undefined
 }
 

@@ -59,8 +59,8 @@ export class Residency {
   }
 
   /**
-   * Makes these networks resident, opening them in this order as needed, and offloads all others. Runs during this call wait for their own
-   * network only. Throws the errors of opening.
+   * Makes these networks resident, opening them in this order as needed, and offloads all others. A run during this call
+   * waits for its network, not for all of them. Throws the errors of opening.
    */
   async setResident(networks: readonly NetworkName[]): Promise<void> {
     const before = this.#resident

@@ -65,7 +65,7 @@ export class PackageFiles {
     return this.#first.verified
   }
 
-  /** Reads the files of a package ahead, unless they are being read, or are in the page cache after their download. */
+  /** Reads the files of a package ahead, except during such a read, and after a download by this process. */
   readAhead(pkg: Package, signal: AbortSignal): void {
     if (this.#first?.digest !== pkg.digest && !pkg.arrival) void readAhead(pkg, signal)
   }

@@ -29,6 +29,7 @@ export async function createArrivingPackage({ digest, manifest }: ServedPackage,
   await removeBroken(links)
   const files = await mkdtemp(path.join(path.resolve(packages), PREFIX))
   const directory = path.join(links, randomBytes(8).toString('hex'))
+  const next = `${directory}.next`
   await symlink(files, directory)
   const arrival = createArrival(manifest)
   // NFS keeps open files in their directory, which is then removed later as an abandoned one (budget.ts).
@@ -49,7 +50,6 @@ export async function createArrivingPackage({ digest, manifest }: ServedPackage,
     /** Replaces the temporary directory with that of the complete package. */
     async complete(place: string): Promise<void> {
       clearInterval(timer)
-      const next = `${directory}.next`
       await symlink(path.resolve(place), next)
       await rename(next, directory)
       await removeFiles()
@@ -59,7 +59,7 @@ export async function createArrivingPackage({ digest, manifest }: ServedPackage,
       clearInterval(timer)
       endArrival(arrival)
       await removeFiles()
-      await rm(directory, { force: true })
+      for (const at of [directory, next]) await rm(at, { force: true })
     },
   }
 }

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 
-/** Copies packages to a disk and empties the page cache; without the permission for that, evicts only their files. */
+/** Copies packages to a disk, then empties the page cache, or, without root, evicts their files from it. */
 export async function copyCold(packages: string, directory: string): Promise<void> {
   await fs.cp(packages, directory, { recursive: true })
   // Only written pages can be evicted.
